@@ -1,0 +1,134 @@
+"""What an algorithm is: a frozen record of pure functions over flat float32 vectors and explicit state."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from engine.oracle import Batch, Oracle
+
+State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The beats of one part of one hospital: index array into (memory-mapped) beat arrays."""
+
+    x: np.ndarray
+    rr: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def labels(self) -> np.ndarray:
+        """int8[n], classes in the order of `index`."""
+        return np.asarray(self.y[self.index])
+
+    def batch(self, positions: np.ndarray | slice = slice(None)) -> Batch:
+        """The beats at `positions`, 0..n-1, of this part."""
+        rows = self.index[positions]
+        return Batch(self.x[rows], self.rr[rows], self.y[rows])
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one hospital's work of one round gives.
+
+    Attributes:
+        update: float32[parameters], what the server receives: the change of the parameters.
+        loss: mean loss over the batches that were stepped on.
+        gradient_evaluations: gradients of one batch that were computed; a Hessian-vector product counts as two.
+        state: the hospital's private state after the round.
+    """
+
+    update: np.ndarray
+    loss: float
+    gradient_evaluations: int
+    state: State = field(default_factory=dict)
+
+
+# (oracle, global parameters, private state, train samples, random numbers, round from 1) -> result
+Local = Callable[[Oracle, np.ndarray, State, Samples, np.random.Generator, int], LocalResult]
+# (oracle, global parameters, private state, train samples, random numbers) -> personal parameters, gradient evaluations
+Personalise = Callable[[Oracle, np.ndarray, State, Samples, np.random.Generator], tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A federated algorithm.
+
+    Attributes:
+        local: a hospital's work in one round.
+        personalise: from the final global model to the hospital's own, on its train data only.
+        weighting: how updates are averaged; "none" leaves the global model as it is.
+        pooled: one imaginary hospital holds everybody's train data and works alone.
+    """
+
+    local: Local
+    personalise: Personalise
+    weighting: Literal["samples", "uniform", "none"]
+    pooled: bool = False
+
+
+def passes(n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches of positions 0..n-1, shuffled anew for each pass, without end. The last of a pass may be smaller."""
+    while True:
+        order = draw.permutation(n)
+        for start in range(0, n, batch_size):
+            yield order[start : start + batch_size]
+
+
+def stratified(labels: np.ndarray, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches with the same number of beats of each class there is, without end.
+
+    Each class is passed through in shuffled order, as often as needed; a class with fewer beats than its share comes
+    more than once in a batch.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    streams = [_stream(group, draw) for group in groups]
+    shares = [batch_size // len(groups) + (i < batch_size % len(groups)) for i in range(len(groups))]
+    while True:
+        yield np.array([next(stream) for stream, share in zip(streams, shares, strict=True) for _ in range(share)])
+
+
+def _stream(group: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from draw.permutation(group)
+
+
+def batches_per_pass(n: int, batch_size: int) -> int:
+    """Number of batches in one pass over n beats."""
+    return -(-n // batch_size)
+
+
+def sgd(
+    oracle: Oracle,
+    params: np.ndarray,
+    samples: Samples,
+    draw: np.random.Generator,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    anchor: tuple[np.ndarray, float] | None = None,
+) -> tuple[np.ndarray, float]:
+    """Plain SGD over shuffled passes.
+
+    Args:
+        anchor: (point, weight): adds weight / 2 * |params - point|^2 to the loss, FedProx's proximal term.
+
+    Returns:
+        The new parameters (the given ones are not touched) and the mean loss of the batches, without the anchor.
+    """
+    params = params.copy()
+    losses = []
+    batches = passes(len(samples), batch_size, draw)
+    for _ in range(steps):
+        loss, gradient = oracle.gradient(params, samples.batch(next(batches)))
+        if anchor is not None:
+            gradient = gradient + np.float32(anchor[1]) * (params - anchor[0])
+        params -= np.float32(rate) * gradient
+        losses.append(loss)
+    return params, float(np.mean(losses)) if losses else 0.0

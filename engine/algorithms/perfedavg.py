@@ -1,0 +1,85 @@
+"""Per-FedAvg: a global model from which one step of SGD gives each hospital a good model.
+
+Fallah, Mokhtari, Ozdaglar 2020, "Personalized Federated Learning with Theoretical Guarantees" (arXiv 2002.07948).
+Minimised is the mean of F_i(w) = f_i(w - alpha grad f_i(w)), whose gradient is
+(I - alpha H_i(w)) grad f_i(w - alpha grad f_i(w)). A meta-step, on three independent batches D, D', D'':
+
+    w~ = w - alpha grad f(w; D)              inner step
+    v  = grad f(w~; D')                      outer gradient
+    w <- w - beta (v - alpha h)              applied to w, not to w~
+
+where h = 0 (first-order), [grad f(w + d v/|v|; D'') - grad f(w - d v/|v|; D'')] |v| / (2 d) (Hessian-free), or the
+Hessian-vector product itself (exact). The difference is taken along v/|v| because its best length in float32 depends
+on the weights, not on how large v happens to be.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from engine.algorithms.base import LocalResult, Samples, State, batches_per_pass, passes, stratified
+from engine.config import FederationConfig, PerFedAvgConfig
+from engine.oracle import Batch, Oracle
+
+# Gradients of one batch for one meta-step; the exact Hessian-vector product costs about two.
+COST = {"first-order": 2, "hessian-free": 4, "exact": 4}
+
+
+def meta_gradient(
+    oracle: Oracle, params: np.ndarray, batches: tuple[Batch, Batch, Batch], config: PerFedAvgConfig, decay: float = 1.0
+) -> tuple[float, np.ndarray]:
+    """Loss after the inner step, and the meta-gradient in the chosen variant, float32[parameters]."""
+    support, query, curvature = batches
+    alpha = np.float32(config.alpha * decay)
+    _, inner = oracle.gradient(params, support)
+    loss, outer = oracle.gradient(params - alpha * inner, query)
+    if config.variant == "first-order":
+        return loss, outer
+    if config.variant == "exact":
+        product = oracle.hessian_vector(params, curvature, outer)
+    else:
+        product = _central_difference(oracle, params, curvature, outer, config.delta)
+    return loss, outer - alpha * product
+
+
+def _central_difference(
+    oracle: Oracle, params: np.ndarray, batch: Batch, vector: np.ndarray, delta: float
+) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    if length == 0.0:
+        return np.zeros_like(vector)
+    step = np.float32(delta / length) * vector
+    _, ahead = oracle.gradient(params + step, batch)
+    _, behind = oracle.gradient(params - step, batch)
+    return (ahead - behind) * np.float32(length / (2 * delta))
+
+
+def meta_steps(config: FederationConfig):  # type: ignore[no-untyped-def]
+    """Local work: tau meta-steps. Every hospital takes them all, however few beats it has."""
+    settings = config.perfedavg
+
+    def local(
+        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
+    ) -> LocalResult:
+        cost = COST[settings.variant]
+        epoch = config.local_epochs * batches_per_pass(len(samples), config.batch_size)
+        tau = settings.tau or max(1, epoch // cost)
+        decay = config.decay ** (round - 1)
+        # three streams that share nothing but the generator: the batches of a meta-step are independent
+        streams = [_batches(samples, config.batch_size, settings.stratified, child) for child in draw.spawn(3)]
+        trained = params.copy()
+        losses = []
+        for _ in range(tau):
+            support, query, curvature = (samples.batch(next(stream)) for stream in streams)
+            loss, gradient = meta_gradient(oracle, trained, (support, query, curvature), settings, decay)
+            trained -= np.float32(settings.beta * decay) * gradient
+            losses.append(loss)
+        return LocalResult(trained - params, float(np.mean(losses)), tau * cost)
+
+    return local
+
+
+def _batches(
+    samples: Samples, batch_size: int, by_class: bool, draw: np.random.Generator
+) -> Iterator[np.ndarray]:
+    return stratified(samples.labels(), batch_size, draw) if by_class else passes(len(samples), batch_size, draw)

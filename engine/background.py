@@ -1,0 +1,100 @@
+"""Runs one object's methods beside the caller, in order: in a thread, or in a Ray actor of its own.
+
+The ledger and the tracker live here, so that a round never waits for a database or a chain.
+"""
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+
+class Answer(Protocol):
+    """The result of a call that may still be under way."""
+
+    def result(self) -> Any:
+        """Waits; raises what the call raised."""
+        ...
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        ...
+
+
+class Background:
+    """An object made by `factory(*args)`, used from afar. Calls run one after another in the order of submission."""
+
+    def __init__(self, factory: Callable[..., Any], *args: Any, actor: bool) -> None:
+        """Args: factory and args make the object in its own place; `actor` picks a Ray actor, else a thread."""
+        self._executor: ThreadPoolExecutor | None = None
+        self._actor: Any = None
+        if actor:
+            from engine.pool import imported_ray
+
+            # no CPU is claimed: it mostly waits for a disk or a node
+            self._actor = imported_ray().remote(num_cpus=0, max_restarts=0)(_Holder).remote(factory, args)
+        else:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
+            self._object = self._executor.submit(factory, *args)
+
+    def submit(self, method: str, *args: Any) -> Answer:
+        """Calls `method` of the object; does not wait."""
+        if self._executor is not None:
+            return self._executor.submit(lambda: getattr(self._object.result(), method)(*args))
+        return _RayAnswer(self._actor.call.remote(method, args))
+
+    def close(self, method: str = "close") -> None:
+        """Calls the object's closing method, waits for it, and lets go of thread or actor."""
+        try:
+            self.submit(method).result()
+        finally:
+            self._let_go()
+
+    def abandon(self) -> None:
+        """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
+        with contextlib.suppress(Exception):
+            self.submit("close").result()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()
+        else:
+            import ray
+
+            ray.kill(self._actor)
+
+
+class _Holder:
+    """The Ray actor."""
+
+    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        # An exception in an actor's constructor would reach callers as a dead actor without the message.
+        self._error: Exception | None = None
+        try:
+            self._object = factory(*args)
+        except Exception as error:
+            self._error = error
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        if self._error is not None:
+            raise self._error
+        return getattr(self._object, method)(*args)
+
+
+class _RayAnswer:
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def result(self) -> Any:
+        import ray
+
+        try:
+            return ray.get(self._reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None  # our own exception, not Ray's wrapping of it
+
+    def done(self) -> bool:
+        import ray
+
+        return bool(ray.wait([self._reference], timeout=0)[0])

@@ -1,0 +1,71 @@
+"""The state of the loop after a round, in one file that appears whole or not at all."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from engine.errors import DataError, StudyError
+from engine.rounds import LoopState
+
+NAME = "checkpoint.safetensors"
+
+
+def save(folder: Path, state: LoopState, config_hash: str, ledger_entries: Sequence[Any] = (), attempt: int = 0) -> None:
+    """Writes the checkpoint of a run's folder.
+
+    Args:
+        ledger_entries: rounds, as JSON values, that the ledger may not have written yet.
+        attempt: number of this attempt at the run; see `fence`.
+
+    Raises:
+        StudyError: a newer attempt has taken over this folder.
+    """
+    fence(folder, attempt)
+    tensors = {"params": state.params}
+    for hospital, own in state.states.items():
+        tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
+    meta = {"round": state.round, "history": state.history, "config_hash": config_hash, "ledger": list(ledger_entries)}
+    part = folder / f"{NAME}.{os.getpid()}"
+    save_file(tensors, part, {"state": json.dumps(meta)})
+    part.replace(folder / NAME)
+
+
+def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
+    """The state and the ledger entries of a run's folder, or None when there is no checkpoint.
+
+    Raises:
+        DataError: the file is damaged, or of another configuration.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            meta = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
+    if meta["config_hash"] != config_hash:
+        raise DataError(f"{path}: belongs to another configuration ({meta['config_hash'][:12]}, not {config_hash[:12]}).")
+    states: dict[int, dict[str, Any]] = {}
+    for name, array in tensors.items():
+        if name.startswith("state/"):
+            _, hospital, key = name.split("/", 2)
+            states.setdefault(int(hospital), {})[key] = array
+    return LoopState(meta["round"], tensors["params"], states, tuple(meta["history"])), meta["ledger"]
+
+
+def fence(folder: Path, attempt: int) -> None:
+    """Stops a runner that outlived its driver: processes on Ray live on for a moment after a SIGKILL.
+
+    Raises:
+        StudyError: the folder's `attempt` file holds a higher number.
+    """
+    path = folder / "attempt"
+    if path.exists() and int(path.read_text() or 0) > attempt:
+        raise StudyError(f"{folder}: attempt {path.read_text().strip()} has taken over from attempt {attempt}.")

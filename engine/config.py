@@ -1,0 +1,376 @@
+"""The settings of one run: frozen, checked before any work starts, read from and written to YAML.
+
+Unknown keys are refused. `config_hash` identifies what was computed: it leaves out paths, hosts and concurrency,
+which may not change a single number.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engine.errors import ConfigError
+
+RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
+RR_FEATURES: tuple[RrFeature, ...] = get_args(RrFeature)
+CLASSES = "NSVFQ"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SimulationConfig(_Section):
+    """The embedded cohort: real WFDB files written by `engine/data/simulate.py`."""
+
+    patients: int = Field(12, ge=1, le=10_000, description="number of simulated patients, one record each")
+    minutes: float = Field(8.0, gt=0.5, le=60, description="length of each record in minutes")
+    seed: int = Field(0, ge=0, description="seed of the generator; the run's seed does not change the data")
+
+
+class DataConfig(_Section):
+    """Which records, and how beats are cut out of them."""
+
+    source: Literal["simulated", "mitdb", "folder"] = Field(
+        "simulated", description="simulated records, MIT-BIH, or any folder of WFDB records (data.folder)"
+    )
+    folder: str | None = Field(None, description="folder that holds the WFDB records")
+    records: Literal["all"] | tuple[str, ...] = Field("all", description="'all' or a list of record names")
+    exclude: tuple[str, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
+    window: tuple[int, int] = Field((180, 180), description="samples before and after the R peak")
+    lead: str | int = Field("MLII", description="name of the lead, or its number from 0")
+    lead_fallback: str | None = Field("V5", description="lead for records that lack `lead`; null refuses them")
+    normalise: Literal["record", "beat", "none"] = Field(
+        "record", description="scale by the record's median and spread, each beat by its own, or keep mV"
+    )
+    rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
+    rr_context: int = Field(10, ge=1, le=500, description="beats on each side that make the local mean of the RR ratios")
+    classes: str = Field("NSVFQ", description="AAMI EC57 classes that are kept, a part of NSVFQ")
+    drop_symbols: tuple[str, ...] = Field((), description="annotation symbols to leave out, such as Q")
+    simulated: SimulationConfig = SimulationConfig()
+
+    @field_validator("records", "exclude", "drop_symbols", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # YAML reads 100 as a number; record names are text.
+        return tuple(str(v) for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("window")
+    @classmethod
+    def _window(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 1 or sum(value) > 4096:
+            raise ValueError("both numbers must be at least 1 and their sum at most 4096 samples")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _classes(cls, value: str) -> str:
+        if len(value) < 2 or any(c not in CLASSES for c in value) or len(set(value)) != len(value):
+            raise ValueError("must be at least two different letters out of NSVFQ")
+        return "".join(c for c in CLASSES if c in value)
+
+    @model_validator(mode="after")
+    def _folder(self) -> "DataConfig":
+        if self.source == "folder" and not self.folder:
+            raise ValueError("source 'folder' needs data.folder")
+        return self
+
+    @property
+    def rr_names(self) -> tuple[RrFeature, ...]:
+        """Names of the RR features in the order of the columns."""
+        return (RR_FEATURES if self.rr_features else ()) if isinstance(self.rr_features, bool) else self.rr_features
+
+
+class CohortConfig(_Section):
+    """How records become hospitals, and each hospital's beats become train, validation and test."""
+
+    hospitals: int = Field(5, ge=1, le=100_000, description="number of hospitals")
+    partition: Literal[
+        "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity"
+    ] = Field("pathology", description="how records are given to hospitals")
+    alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed")
+    exponent: float = Field(1.0, ge=0, description="partition quantity: hospital sizes fall like rank ** -exponent")
+    groups: tuple[tuple[str, ...], ...] | None = Field(None, description="partition records: the records of each hospital")
+    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out"] = Field(
+        "chronological", description="how beats are parted into train, validation and test"
+    )
+    fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
+    held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")
+    adapt_minutes: float = Field(5.0, gt=0, description="minutes at the start of an unseen record used to adapt")
+    seed: int = Field(0, ge=0, description="seed of partition and split, apart from the run's seed")
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(tuple(str(v) for v in group) for group in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("fractions")
+    @classmethod
+    def _fractions(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or value[0] <= 0 or value[2] <= 0 or abs(sum(value) - 1) > 1e-9:
+            raise ValueError("three numbers that add up to 1, train and test above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "CohortConfig":
+        if self.partition == "records" and not self.groups:
+            raise ValueError("partition 'records' needs cohort.groups, a list of record lists")
+        if self.groups and self.partition == "records" and len(self.groups) != self.hospitals:
+            raise ValueError(f"cohort.groups has {len(self.groups)} lists but cohort.hospitals is {self.hospitals}")
+        if self.split == "leave-one-hospital-out" and (self.held_out >= self.hospitals or self.hospitals < 2):
+            raise ValueError("held_out must be below hospitals, and there must be at least two hospitals")
+        return self
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    network: Literal["cnn"] = Field("cnn", description="the small 1-D CNN of engine/model.py")
+    channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
+    kernels: tuple[int, int, int] = Field((7, 5, 5), description="kernel widths, odd")
+    hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
+    groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
+    pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelConfig":
+        if min(self.channels) < 1 or any(c % self.groups for c in self.channels):
+            raise ValueError(f"each of model.channels must be a multiple of model.groups ({self.groups})")
+        if any(k < 1 or k % 2 == 0 for k in self.kernels):
+            raise ValueError("model.kernels must be odd numbers, at least 1")
+        return self
+
+
+class PerFedAvgConfig(_Section):
+    """Per-FedAvg (Fallah, Mokhtari, Ozdaglar 2020). The letters are the paper's."""
+
+    variant: Literal["first-order", "hessian-free", "exact"] = Field(
+        "hessian-free", description="how the second-order term is treated"
+    )
+    alpha: float = Field(0.02, ge=0, description="rate of the inner step, also of the adaptation")
+    beta: float = Field(0.1, gt=0, description="rate of the outer step")
+    tau: int | None = Field(
+        None, ge=1, description="meta-steps a round; null takes as many as cost no more gradients than FedAvg's epochs"
+    )
+    delta: float = Field(1e-2, gt=0, description="length of the central difference of the Hessian-free variant")
+    stratified: bool = Field(True, description="draw support and query batches evenly over the hospital's classes")
+
+
+class FederationConfig(_Section):
+    """The federated loop."""
+
+    algorithm: Literal["fedavg", "fedprox", "perfedavg", "local", "centralised"] = Field(
+        "fedavg", description="'local' and 'centralised' are the reference lines without and with pooled data"
+    )
+    rounds: int = Field(20, ge=1, le=100_000, description="number of rounds")
+    participation: float = Field(1.0, gt=0, le=1, description="share of hospitals that train in a round")
+    local_epochs: int = Field(1, ge=1, le=1000, description="passes over the train data in a round")
+    batch_size: int = Field(32, ge=1, le=65536, description="beats in a batch")
+    learning_rate: float = Field(0.1, gt=0, description="rate of local SGD")
+    decay: float = Field(1.0, gt=0, le=1, description="factor on the rates after each round")
+    mu: float = Field(0.01, ge=0, description="FedProx: weight of the proximal term")
+    weighting: Literal["auto", "samples", "uniform"] = Field(
+        "auto", description="weights of the mean; auto is uniform for perfedavg (as in the paper), else samples"
+    )
+    min_hospitals: int | None = Field(None, ge=1, description="go on with this many when hospitals fail; null: all")
+    perfedavg: PerFedAvgConfig = PerFedAvgConfig()
+
+
+class PersonalisationConfig(_Section):
+    """What each hospital does with the final global model, on its own train data only."""
+
+    method: Literal["none", "finetune"] = Field("finetune", description="plain SGD from the global model, or nothing")
+    steps: int = Field(10, ge=1, description="number of SGD steps")
+    epochs: float | None = Field(None, gt=0, description="passes over the train data instead of `steps`")
+    learning_rate: float | None = Field(
+        None, gt=0, description="null: perfedavg.alpha for Per-FedAvg, else federation.learning_rate"
+    )
+
+
+class BalanceConfig(_Section):
+    """Class balancing of the local train data."""
+
+    method: Literal["none"] = Field("none", description="no balancing")
+
+
+class LedgerConfig(_Section):
+    """Where rounds are anchored."""
+
+    backend: Literal["embedded", "rpc", "none"] = Field("embedded", description="py-evm here, a JSON-RPC node, or nothing")
+    url: str | None = Field(None, description="rpc: address of the node")
+    chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
+    contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
+    key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
+    archive: bool = Field(True, description="keep every update, so that the audit can recompute the aggregates")
+    federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
+
+    @model_validator(mode="after")
+    def _url(self) -> "LedgerConfig":
+        if self.backend == "rpc" and not self.url:
+            raise ValueError("backend 'rpc' needs ledger.url")
+        return self
+
+
+class TrackingConfig(_Section):
+    """Where curves and scores go."""
+
+    backend: Literal["mlflow", "none"] = Field("mlflow", description="an MLflow store, or nothing")
+    uri: str | None = Field(None, description="MLflow store; null: mlflow.db beside the runs")
+    experiment: str = Field("pulseledger", min_length=1, description="name of the MLflow experiment")
+
+
+class ExecutionConfig(_Section):
+    """Where the work runs. May not change a single number."""
+
+    pool: Literal["ray", "inprocess"] = Field("ray", description="Ray actors, or this process")
+    hospitals_per_actor: Literal["auto"] | int = Field("auto", description="1: an actor each; auto: few one each, many shared")
+    oracle: Literal["auto", "torch"] = Field("auto", description="what computes gradients")
+    address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
+    cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray; null: all")
+    deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
+
+    @field_validator("hospitals_per_actor")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value != "auto" and value < 1:
+            raise ValueError("must be 'auto' or a number of at least 1")
+        return value
+
+
+class RunConfig(_Section):
+    """One federation: the whole configuration of `pulseledger run`."""
+
+    name: str = Field("run", min_length=1, max_length=200, description="name of the run")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, batches and sampling")
+    out: str | None = Field(None, description="folder for the results; null: runs/<name>")
+    data: DataConfig = DataConfig()
+    cohort: CohortConfig = CohortConfig()
+    model: ModelConfig = ModelConfig()
+    federation: FederationConfig = FederationConfig()
+    personalisation: PersonalisationConfig = PersonalisationConfig()
+    balance: BalanceConfig = BalanceConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    @model_validator(mode="after")
+    def _together(self) -> "RunConfig":
+        if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
+            raise ValueError(
+                f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
+                f"{self.cohort.hospitals} hospitals"
+            )
+        return self
+
+
+# What may differ between two runs that must give the same numbers.
+_NOT_HASHED = {
+    "name": True,
+    "out": True,
+    "data": {"folder"},
+    "ledger": True,
+    "tracking": True,
+    "execution": True,
+}
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces and plain ASCII: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def config_hash(config: RunConfig) -> str:
+    """SHA-256, in hex, of everything in `config` that can change a number."""
+    return hashlib.sha256(canonical_json(config.model_dump(mode="json", exclude=_NOT_HASHED))).hexdigest()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], values: Any, source: str) -> Model:
+    """Checks `values` against `model`; a mistake becomes one sentence that names the key and what is allowed."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: must be a mapping of keys such as {', '.join(list(model.model_fields)[:4])}.")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(model, error)}") from None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads one YAML mapping. Raises ConfigError for a missing file, a folder or broken YAML."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or 'syntax'}).") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys, not a {type(values).__name__}.")
+    return values
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """The YAML that `load_yaml` and `parse` turn into an equal model."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key such as `cohort.alpha` in nested dictionaries, in place."""
+    *path, last = key.split(".")
+    for name in path:
+        child = values.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {name} is not a section.")
+        values = child
+    values[last] = value
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every leaf key of `model`, dotted, with its pydantic field."""
+    keys: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys.update(dotted_keys(kind, f"{prefix}{name}."))
+        else:
+            keys[prefix + name] = field
+    return keys
+
+
+def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    # pydantic puts the tried alternatives of a union and "function-after" into the path; keys are what users typed.
+    path: list[str] = []
+    section: Any = model
+    for part in first["loc"]:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            path.append(part)
+            field = section.model_fields.get(part)
+            section = field.annotation if field else None
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        owner: Any = model
+        for name in path[:-1]:
+            owner = owner.model_fields[name].annotation
+        allowed = list(owner.model_fields)
+        near = difflib.get_close_matches(path[-1], allowed, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"{key} is not a known key; allowed here: {', '.join(allowed)}.{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = f" is {given!r}" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}{shown}: {message[0].lower() + message[1:]}." if key else f"{message}."

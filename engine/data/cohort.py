@@ -1,0 +1,159 @@
+"""The cohort: all hospitals of one experiment, with what makes them differ measured and reported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.config import CohortConfig, DataConfig
+from engine.data import partitions
+from engine.data.beats import Beats, load_beats
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class HospitalData:
+    """One hospital's share of the beats: index arrays into `Beats`, small enough to send anywhere.
+
+    Attributes:
+        id: hospital id, from 0.
+        train, validation, test: int64 index arrays, ascending.
+        trains: whether it takes part in training; one that does not only adapts and is tested.
+    """
+
+    id: int
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    trains: bool = True
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All hospitals, and the report that goes into `result.json` and `pulseledger data describe`."""
+
+    beats: Beats
+    hospitals: tuple[HospitalData, ...]
+    report: dict[str, Any]
+
+
+def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str], None] = lambda text: None) -> Cohort:
+    """Loads the beats, gives them to hospitals and measures the result.
+
+    Raises:
+        DataError: the records cannot be read.
+        ConfigError: the records do not allow these hospitals, or leave one without train beats.
+    """
+    beats = load_beats(data, progress)
+    owner = partitions.partition(beats, config)
+    part, trains = partitions.split(beats, owner, config)
+    hospitals = tuple(
+        HospitalData(
+            id=h,
+            train=np.flatnonzero((owner == h) & (part == partitions.TRAIN)),
+            validation=np.flatnonzero((owner == h) & (part == partitions.VALIDATION)),
+            test=np.flatnonzero((owner == h) & (part == partitions.TEST)),
+            trains=bool(trains[h]),
+        )
+        for h in range(len(trains))
+    )
+    for hospital in hospitals:
+        if not len(hospital.train):
+            names = [beats.records[r]["name"] for r in np.unique(beats.record[owner == hospital.id])]
+            raise ConfigError(
+                f"cohort: hospital {hospital.id} ({', '.join(names)}) has no train beats with split {config.split}; "
+                "give it more records, fewer hospitals, or other data.classes."
+            )
+    return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
+
+
+def describe(
+    beats: Beats, hospitals: tuple[HospitalData, ...], owner: np.ndarray, config: CohortConfig
+) -> dict[str, Any]:
+    """Sizes, classes, heterogeneity and trivial baselines of a cohort, as plain JSON values.
+
+    Accuracies of the baselines are over the test beats: `local_majority_accuracy` predicts each hospital's commonest
+    train class, `global_majority_accuracy` the commonest train class of all. `local_majority_accuracy_all` does the
+    former over all beats of each hospital, tested or not.
+    """
+    y, classes = np.asarray(beats.y), beats.classes
+    table = np.array([np.bincount(y[owner == h.id], minlength=len(classes)) for h in hospitals])
+    train = np.array([np.bincount(y[h.train], minlength=len(classes)) for h in hospitals])
+    test = np.array([np.bincount(y[h.test], minlength=len(classes)) for h in hospitals])
+    rows, where = [], {}
+    for h in hospitals:
+        records = [beats.records[r] for r in np.unique(beats.record[owner == h.id])]
+        for patient in {record["patient"] for record in records}:
+            where.setdefault(patient, []).append(h.id)
+        rows.append(
+            {
+                "id": h.id,
+                "records": [record["name"] for record in records],
+                "trains": h.trains,
+                "train": len(h.train),
+                "validation": len(h.validation),
+                "test": len(h.test),
+                "classes": dict(zip(classes, table[h.id].tolist(), strict=True)),
+                "local_majority_accuracy": _share(test[h.id, train[h.id].argmax()], test[h.id].sum()),
+            }
+        )
+    majority = train.argmax(1)
+    shared = sorted(patient for patient, holders in where.items() if len(holders) > 1)
+    leaks = []
+    if config.split == "random":
+        leaks.append("random split: neighbouring beats of one patient are in train and test")
+    if shared:
+        leaks.append(f"patients in more than one hospital: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}")
+    return {
+        "beats": int((owner >= 0).sum()),
+        "edge_beats": sum(record["edge"] for record in beats.records),
+        "digest": beats.digest,
+        "classes": dict(zip(classes, table.sum(0).tolist(), strict=True)),
+        "hospitals": rows,
+        "heterogeneity": heterogeneity(table),
+        "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
+        "local_majority_accuracy": _share(test[np.arange(len(test)), majority].sum(), test.sum()),
+        "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
+        "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
+        "patients_shared": shared,
+        "leaky": leaks,
+    }
+
+
+def heterogeneity(table: np.ndarray) -> dict[str, float]:
+    """How different the hospitals' class distributions and sizes are.
+
+    Args:
+        table: int[hospitals, classes], beats of each class.
+
+    Returns:
+        emd_mean, emd_max: mean and maximum over hospitals of sum_y |p_k(y) - p(y)|, 0..2 (Zhao et al. 2018, arXiv
+            1806.00582), p the pooled distribution. A Wasserstein distance between the probability *vectors*, as one
+            library computes it, is blind to which class a hospital has.
+        js: square root of the generalised Jensen-Shannon divergence over log2(hospitals), 0..1.
+        hellinger: root mean square over pairs of hospitals of the Hellinger distance, 0..1.
+        size_cv: coefficient of variation of the hospitals' sizes.
+    """
+    sizes = table.sum(1)
+    p = table / sizes[:, None]
+    distance = np.abs(p - table.sum(0) / table.sum()).sum(1)
+    k = len(table)
+    divergence = _entropy(p.mean(0)) - np.mean([_entropy(row) for row in p])
+    root = np.sqrt(p)
+    squared = [0.5 * ((root[a] - root[b]) ** 2).sum() for a in range(k) for b in range(a)]
+    return {
+        "emd_mean": float(distance.mean()),
+        "emd_max": float(distance.max()),
+        "js": float(np.sqrt(max(divergence, 0.0) / np.log2(k))) if k > 1 else 0.0,
+        "hellinger": float(np.sqrt(np.mean(squared))) if k > 1 else 0.0,
+        "size_cv": float(sizes.std() / sizes.mean()),
+    }
+
+
+def _entropy(p: np.ndarray) -> float:
+    return float(-(p[p > 0] * np.log2(p[p > 0])).sum())
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None

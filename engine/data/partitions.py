@@ -1,0 +1,296 @@
+"""Partitions: which hospital holds which beats, and which beats train, validate and test.
+
+Partitions work on whole patients, because a patient split over hospitals is absurd in a clinic and leaks: the only
+exception, `beat-dirichlet`, is reported as leaky by the cohort.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.config import CohortConfig
+from engine.data.beats import Beats
+from engine.errors import ConfigError
+from engine.seeds import generator
+
+TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
+
+# de Chazal, O'Dwyer, Reilly 2004 (doi 10.1109/TBME.2004.827359). 201 (DS1) and 202 (DS2) are one man.
+DS1 = "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
+DS2 = "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
+PACED = "102 104 107 217".split()
+
+# Five hospitals of MIT-BIH by what their patients suffer from: paced, supraventricular, ventricular,
+# mixed with bundle-branch block, and nearly normal.
+PATHOLOGY_HOSPITALS = [
+    PACED,
+    "232 209 222 220 118 201 202 207 234 100 124".split(),
+    "208 233 200 106 223 203 119 221 228".split(),
+    "213 214 109 111 212 231 210 215 205 116".split(),
+    "101 103 105 108 112 113 114 115 117 121 122 123 219 230".split(),
+]
+RARE_ENOUGH = 50  # beats of a class that make it a patient's pathology (or 2 % of a shorter record)
+
+
+def partition(beats: Beats, config: CohortConfig) -> np.ndarray:
+    """The hospital of each beat.
+
+    Returns:
+        int32[beats], hospital id from 0, or -1 for beats that belong to none.
+
+    Raises:
+        ConfigError: the records do not allow this many hospitals, or the lists of records are wrong.
+    """
+    if config.split == "inter-patient":
+        return _inter_patient(beats, config)
+    if config.partition == "beat-dirichlet":
+        return _beat_dirichlet(beats, config)
+    return _by_record(beats, config, range(len(beats.records)))[beats.record]
+
+
+def _by_record(beats: Beats, config: CohortConfig, records: Sequence[int]) -> np.ndarray:
+    """int32[records], the hospital of each record out of `records`; -1 for the others."""
+    patients = _patients(beats, records)
+    hospitals = config.hospitals
+    if config.partition == "records":
+        groups = _listed(beats, config)
+    else:
+        if hospitals > len(patients):
+            raise ConfigError(
+                f"cohort.hospitals is {hospitals}, but the {len(records)} records come from {len(patients)} patients and "
+                "a patient is never split; allowed: at most that many, or cohort.partition: beat-dirichlet."
+            )
+        if config.partition == "one-record":
+            if hospitals != len(patients):
+                raise ConfigError(
+                    f"cohort.hospitals is {hospitals}, but partition one-record makes a hospital of each of the "
+                    f"{len(patients)} patients; allowed: {len(patients)}."
+                )
+            groups = patients
+        elif config.partition == "consecutive":
+            groups = _contiguous(patients, hospitals)
+        elif config.partition == "pathology":
+            groups = _pathology(beats, patients, hospitals)
+        elif config.partition == "record-dirichlet":
+            groups = _record_dirichlet(beats, patients, config)
+        else:
+            groups = _quantity(patients, config)
+    result = np.full(len(beats.records), UNUSED, np.int32)
+    for hospital, group in enumerate(groups):
+        result[group] = hospital
+    return result
+
+
+def _patients(beats: Beats, records: Sequence[int]) -> list[list[int]]:
+    """Record indices grouped by patient, in order of each patient's first record."""
+    groups: dict[str, list[int]] = {}
+    for index in records:
+        groups.setdefault(beats.records[index]["patient"], []).append(index)
+    return list(groups.values())
+
+
+def _listed(beats: Beats, config: CohortConfig) -> list[list[int]]:
+    index = {record["name"]: i for i, record in enumerate(beats.records)}
+    holder: dict[str, int] = {}
+    assert config.groups is not None
+    for hospital, names in enumerate(config.groups):
+        for name in names:
+            if name not in index:
+                raise ConfigError(f"cohort.groups: there is no record {name!r} among {', '.join(list(index)[:6])} ...")
+            patient = beats.records[index[name]]["patient"]
+            if holder.setdefault(patient, hospital) != hospital:
+                raise ConfigError(
+                    f"cohort.groups: record {name} gives patient {patient} to hospitals {holder[patient]} and {hospital}; "
+                    "a patient belongs to one hospital."
+                )
+    return [[index[name] for name in names] for names in config.groups]
+
+
+def _contiguous(patients: list[list[int]], hospitals: int) -> list[list[int]]:
+    """Cuts patients, in their order, into groups of nearly equal numbers of records, none empty."""
+    ends = np.cumsum([len(records) for records in patients])
+    cuts = [0]
+    for hospital in range(1, hospitals):
+        wanted = int(np.searchsorted(ends, round(ends[-1] * hospital / hospitals)) + 1)
+        # every hospital keeps at least one patient, also the ones still to come
+        cuts.append(min(max(wanted, cuts[-1] + 1), len(patients) - (hospitals - hospital)))
+    cuts.append(len(patients))
+    return [sum(patients[a:b], []) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int]]:
+    """For each patient the commonest class other than N that is frequent enough, and its count; else ("N", 0)."""
+    result = []
+    for records in patients:
+        counts = {c: sum(beats.records[i]["annotated"][c] for i in records) for c in "NSVFQ"}
+        needed = min(RARE_ENOUGH, 0.02 * sum(counts.values()))
+        label = max("SVFQ", key=lambda c: counts[c])
+        result.append((label, counts[label]) if counts[label] >= needed else ("N", 0))
+    return result
+
+
+def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[list[int]]:
+    """MIT-BIH's five pathology hospitals where they fit; else patients sorted by pathology and cut."""
+    names = {record["name"]: i for i, record in enumerate(beats.records)}
+    listed = [[names[name] for name in group if name in names] for group in PATHOLOGY_HOSPITALS]
+    listed = [group for group in listed if group]
+    if len(listed) == hospitals and sum(map(len, listed)) == len(names):
+        return listed
+    order = {"Q": 0, "S": 1, "V": 2, "F": 3, "N": 4}
+    labels = _pathologies(beats, patients)
+    ranked = sorted(range(len(patients)), key=lambda p: (order[labels[p][0]], -labels[p][1], p))
+    return _contiguous([patients[p] for p in ranked], hospitals)
+
+
+def _record_dirichlet(beats: Beats, patients: list[list[int]], config: CohortConfig) -> list[list[int]]:
+    """Each pathology's patients are spread over the hospitals with Dirichlet(alpha) shares."""
+    draw = generator(config.seed, "partition")
+    labels = [label for label, _ in _pathologies(beats, patients)]
+    groups: list[list[int]] = [[] for _ in range(config.hospitals)]  # of patients
+    for label in "QSVFN":
+        members = [p for p, its in enumerate(labels) if its == label]
+        shares = _dirichlet(draw, config.alpha, config.hospitals)
+        for patient, hospital in zip(members, draw.choice(config.hospitals, len(members), p=shares), strict=True):
+            groups[hospital].append(patient)
+    return [sum((patients[p] for p in group), []) for group in _fill(groups, draw)]
+
+
+def _fill(groups: list[list[int]], draw: np.random.Generator) -> list[list[int]]:
+    """Gives each empty hospital one patient of the hospital that has the most."""
+    for group in groups:
+        if not group:
+            richest = max(groups, key=len)
+            group.append(richest.pop(int(draw.integers(len(richest)))))
+    return groups
+
+
+def _dirichlet(draw: np.random.Generator, alpha: float, size: int) -> np.ndarray:
+    shares = draw.dirichlet(np.full(size, alpha))
+    # With a tiny alpha all gamma draws may underflow to zero: the limit is one hospital that takes all.
+    return shares if np.isfinite(shares).all() else np.eye(size)[int(draw.integers(size))]
+
+
+def _quantity(patients: list[list[int]], config: CohortConfig) -> list[list[int]]:
+    """Hospital sizes (in patients) that fall like rank ** -exponent, each at least one."""
+    draw = generator(config.seed, "partition")
+    weights = np.arange(1, config.hospitals + 1, dtype=float) ** -config.exponent
+    spare = len(patients) - config.hospitals
+    exact = weights / weights.sum() * spare
+    sizes = np.floor(exact).astype(int) + 1
+    leftover = len(patients) - int(sizes.sum())
+    sizes[np.argsort(-(exact - np.floor(exact)), kind="stable")[:leftover]] += 1
+    shuffled = draw.permutation(len(patients))
+    ends = np.cumsum(sizes)
+    return [sum((patients[p] for p in sorted(shuffled[end - size : end])), []) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
+    """Each class's beats are spread with Dirichlet(alpha) shares, whatever patient they come from (leaky).
+
+    After Hsu, Qi, Brown 2019 (arXiv 1909.06335), drawn again until every hospital has some beats.
+    """
+    least = 10
+    if config.hospitals * least > len(beats):
+        raise ConfigError(
+            f"cohort.hospitals is {config.hospitals}, but {len(beats)} beats give fewer than {least} to each; "
+            f"allowed: at most {len(beats) // least}."
+        )
+    draw = generator(config.seed, "partition")
+    y = np.asarray(beats.y)
+    for _ in range(200):
+        result = np.empty(len(y), np.int32)
+        for label in range(len(beats.classes)):
+            members = draw.permutation(np.flatnonzero(y == label))
+            ends = np.floor(np.cumsum(_dirichlet(draw, config.alpha, config.hospitals)) * len(members)).astype(int)
+            ends[-1] = len(members)
+            result[members] = np.repeat(np.arange(config.hospitals), np.diff(ends, prepend=0))
+        if np.bincount(result, minlength=config.hospitals).min() >= least:
+            return result
+    # So skewed that some hospital always stays empty: top the poorest up from the richest.
+    while (sizes := np.bincount(result, minlength=config.hospitals)).min() < least:
+        giver = np.flatnonzero(result == sizes.argmax())
+        result[draw.choice(giver, least, replace=False)] = sizes.argmin()
+    return result
+
+
+def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
+    """DS1's records form `hospitals` hospitals; each patient of DS2 is one more, unseen hospital after them."""
+    if config.partition in ("beat-dirichlet", "records"):
+        raise ConfigError(f"cohort.split inter-patient does not go with cohort.partition {config.partition}.")
+    seen, unseen = inter_patient_records(beats)
+    of_record = _by_record(beats, config, seen)
+    for offset, group in enumerate(_patients(beats, unseen)):
+        of_record[group] = config.hospitals + offset
+    return of_record[beats.record]
+
+
+def inter_patient_records(beats: Beats) -> tuple[list[int], list[int]]:
+    """Record indices that train and that stay unseen: DS1 and DS2 for MIT-BIH, every second patient elsewhere."""
+    names = [record["name"] for record in beats.records]
+    if set(names) <= {*DS1, *DS2, *PACED}:
+        seen, unseen = [i for i, n in enumerate(names) if n in DS1], [i for i, n in enumerate(names) if n in DS2]
+    else:
+        patients = _patients(beats, range(len(names)))
+        seen, unseen = sum(patients[::2], []), sum(patients[1::2], [])
+    if not seen or not unseen:
+        raise ConfigError("cohort.split inter-patient needs records of both DS1 and DS2 (data.records, data.exclude).")
+    return seen, unseen
+
+
+def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Train, validation or test for each beat, and which hospitals take part in training.
+
+    Args:
+        hospital: int32[beats] from `partition`.
+
+    Returns:
+        part: int8[beats], TRAIN, VALIDATION, TEST, or UNUSED for guard gaps and beats of no hospital.
+        trains: bool[hospitals]. A hospital that does not train still adapts on its own train part.
+    """
+    trains = np.ones(int(hospital.max()) + 1, bool)
+    part = np.full(len(beats), UNUSED, np.int8)
+    if config.split == "leave-one-hospital-out":
+        trains[config.held_out] = False
+    elif config.split == "inter-patient":
+        trains[config.hospitals :] = False
+    if config.split == "random":
+        for h in range(len(trains)):
+            members = np.flatnonzero(hospital == h)
+            shuffled = generator(config.seed, "split", hospital=h).permutation(members)
+            part[shuffled] = _parts(len(members), config.fractions)
+        return part, trains
+    train, validation, test = config.fractions
+    for r, record in enumerate(beats.records):
+        members = np.flatnonzero((beats.record == r) & (hospital >= 0))
+        if not len(members):
+            continue
+        sample = np.asarray(beats.sample[members])
+        if not trains[hospital[members[0]]]:
+            early = sample < config.adapt_minutes * 60 * record["sampling_rate"]
+            parts = np.where(early, TRAIN, TEST).astype(np.int8)
+        elif config.split == "inter-patient":
+            # the training side keeps no test part: its patients are tested nowhere
+            known = train + validation
+            parts = _parts(len(members), (train / known, validation / known, 0.0))
+        else:
+            parts = _parts(len(members), config.fractions)
+        part[members] = _with_gap(parts, sample, beats.x.shape[1])
+    return part, trains
+
+
+def _parts(n: int, fractions: tuple[float, float, float]) -> np.ndarray:
+    """int8[n]: the first beats train, the next validate, the last test."""
+    tested = round(n * fractions[2])
+    trained = min(round(n * fractions[0]), n - tested) if fractions[1] > 0 else n - tested
+    return np.repeat(np.array([TRAIN, VALIDATION, TEST], np.int8), [trained, n - tested - trained, tested])
+
+
+def _with_gap(parts: np.ndarray, sample: np.ndarray, window: int) -> np.ndarray:
+    """Drops the beats before each boundary whose window overlaps a window after it."""
+    result = parts.copy()
+    for boundary in np.flatnonzero(np.diff(parts)) + 1:
+        before = np.arange(len(parts)) < boundary
+        result[before & (sample > sample[boundary] - window)] = UNUSED
+    return result
+
+

@@ -1,0 +1,46 @@
+"""Errors with a story: a user's mistake is one sentence, a failure names hospital, round and stage."""
+
+
+class PulseLedgerError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(PulseLedgerError):
+    """A setting is wrong. The message is one sentence naming the key and what is allowed."""
+
+
+class DataError(PulseLedgerError):
+    """A record or folder cannot be used. The message is one sentence naming the file."""
+
+
+class ResourceError(PulseLedgerError):
+    """What was asked for does not fit on this machine or cluster: says what was wanted and what there is."""
+
+
+class LedgerError(PulseLedgerError):
+    """The ledger refuses: chain and journal contradict, a node is unreachable, a signature is wrong."""
+
+
+class StudyError(PulseLedgerError):
+    """A study cannot go on: another driver holds it, or its definition changed."""
+
+
+class HospitalError(PulseLedgerError):
+    """One hospital failed.
+
+    Attributes:
+        hospital: id of the hospital.
+        round: number of the round, from 1; 0 before the first.
+        stage: what it was doing, such as "train" or "evaluate".
+    """
+
+    def __init__(self, hospital: int, round: int, stage: str, cause: str) -> None:
+        super().__init__(f"hospital {hospital}, round {round}, {stage}: {cause}")
+        self.hospital = hospital
+        self.round = round
+        self.stage = stage
+        self.cause = cause
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        # The default pickles only the message, which would lose the fields on the way through Ray.
+        return type(self), (self.hospital, self.round, self.stage, self.cause)

@@ -1,0 +1,342 @@
+"""run(config) -> result: the one place where the parts are joined."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import checkpoint
+from engine.algorithms import build_algorithm
+from engine.background import Background
+from engine.config import RunConfig, config_hash, dump_yaml
+from engine.data.cohort import Cohort, HospitalData, build_cohort
+from engine.errors import DataError, PulseLedgerError
+from engine.hospital import Outcome, Signing, Task
+from engine.ledger import archive
+from engine.ledger.canonical import json_hash, unflatten, vector_hash
+from engine.ledger.observer import LedgerObserver
+from engine.ledger.records import Federation
+from engine.ledger.signing import address, hospital_key
+from engine.metrics import confusion, federation_scores
+from engine.model import Network, build_network, initial_parameters
+from engine.pool import HospitalPool, build_pool, start_ray, stop_ray
+from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
+from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker, store_uri
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run works, and who listens; for runs that are part of something larger.
+
+    Attributes:
+        attempt: number of this attempt at the run; a newer one stops an older.
+        observers: told after each round.
+        note: told in plain words what is going on.
+    """
+
+    attempt: int = 0
+    observers: tuple[Observer, ...] = ()
+    note: Callable[[str], None] = lambda text: None
+
+
+def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, Any]:
+    """Trains and tests one federation, or goes on with one that was interrupted.
+
+    Everything is written into `folder`; a finished run there is returned as it is, a checkpoint is continued. The
+    result does not depend on where hospitals live, on interruptions, or on the ledger.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        PulseLedgerError: a setting, file or resource is not usable, or a hospital failed.
+    """
+    hashed = config_hash(config)
+    if (folder / RESULT).exists():
+        return finished(folder, hashed)
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.fence(folder, place.attempt)
+    cohort = build_cohort(config.data, config.cohort, place.note)
+    algorithm = build_algorithm(config.federation, config.personalisation)
+    hospitals = cohort.hospitals
+    trainers = tuple(h.id for h in hospitals if h.trains)
+    if algorithm.pooled:
+        hospitals = (*hospitals, _pooled(hospitals))
+        trainers = (hospitals[-1].id,)
+    beats = cohort.beats
+    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    loaded = checkpoint.load(folder, hashed)
+    state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
+    if state.round:
+        place.note(f"going on after round {state.round}")
+    _write(folder / "config.yaml", dump_yaml(config))
+
+    with _ray(config), contextlib.ExitStack() as stack:
+        ledger, signing = _open_ledger(config, folder, network, hospitals, algorithm.weighting, hashed, stack)
+        if ledger is not None:
+            ledger.replay(pending)
+        place.note(f"starting {len(hospitals)} hospitals")
+        pool = build_pool(hospitals, Task(config, network, beats.folder, signing))
+        stack.callback(pool.close)
+        if state.states:
+            pool.restore(state.states)
+        plan = Plan(
+            rounds=config.federation.rounds,
+            seed=config.seed,
+            trainers=trainers,
+            validators=tuple(h.id for h in cohort.hospitals if len(h.validation)),
+            per_round=max(1, round(config.federation.participation * len(trainers))),
+            weighting=algorithm.weighting,
+            min_hospitals=config.federation.min_hospitals,
+            classes=beats.classes,
+            model_hash=(lambda vector: vector_hash(vector, network.layout)) if ledger is not None else lambda vector: b"",
+        )
+        observers = (*((ledger,) if ledger is not None else ()), *place.observers)
+        before = time.perf_counter()
+
+        def save(new: LoopState) -> None:
+            checkpoint.save(folder, new, hashed, ledger.pending() if ledger is not None else [], place.attempt)
+
+        state = run_rounds(state, plan, pool, observers, save)
+        outcomes = _finish(pool, cohort, state)
+        waited = time.perf_counter() - before
+        summary: dict[str, Any] = {"backend": "none"}
+        if ledger is not None:
+            summary = ledger.finish()
+            critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
+            summary |= {
+                "open_seconds": ledger.open_seconds,
+                "critical_path_seconds": critical,
+                "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
+            }
+    result = _result(config, hashed, cohort, network, state, outcomes, summary)
+    result["timing"] |= {"total_seconds": time.perf_counter() - started}
+    checkpoint.fence(folder, place.attempt)
+    _write_outputs(folder, result, cohort, network, state.params, outcomes)
+    return result
+
+
+def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Place()) -> dict[str, Any]:
+    """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
+    if config.tracking.backend == "none":
+        return run(config, folder, place)
+    with _ray(config):
+        store.mkdir(parents=True, exist_ok=True)
+        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
+        try:
+            key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
+            return track(config, folder, place, tracker, key, config.name, {}, None)
+        finally:
+            tracker.close()
+
+
+def track(
+    config: RunConfig,
+    folder: Path,
+    place: Place,
+    tracker: Background,
+    key: str,
+    name: str,
+    tags: dict[str, str],
+    parent: str | None,
+) -> dict[str, Any]:
+    """Runs under the MLflow run of `key`, which is created or found again."""
+    tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
+    run_id = tracker.submit("open_run", key, name, tags, flat_params(config), parent).result()
+    following = RunTracker(tracker, run_id)
+    if (loaded := checkpoint.load(folder, config_hash(config))) is not None:
+        for row in loaded[0].history:  # what an interrupted attempt did not get through
+            following.round_summary(row)
+    try:
+        result = run(config, folder, Place(place.attempt, (following, *place.observers), place.note))
+        following.result(result, [folder / n for n in (RESULT, "config.yaml", "confusion.png")])
+        following.end("COMPLETE")
+    except BaseException as error:
+        tracker.submit("tags", run_id, {"error": f"{type(error).__name__}: {error}"})
+        following.end("FAIL")
+        raise
+    for problem in following.problems:
+        place.note(problem)
+    return result
+
+
+def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
+    """The result of a finished run.
+
+    Raises:
+        DataError: there is none, it is damaged, or it belongs to another configuration.
+    """
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text())
+        belongs = result["config_hash"]
+    except FileNotFoundError:
+        raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is not readable ({error}).") from None
+    if hashed is not None and belongs != hashed:
+        raise DataError(f"{path}: belongs to another configuration ({belongs[:12]}, not {hashed[:12]}); use another folder.")
+    return result
+
+
+@contextlib.contextmanager
+def _ray(config: RunConfig) -> Iterator[None]:
+    started = config.execution.pool == "ray" and start_ray(config.execution)
+    try:
+        yield
+    finally:
+        if started:
+            stop_ray()
+
+
+def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
+    """The imaginary hospital of the centralised reference line: everybody's train data."""
+    train = np.sort(np.concatenate([h.train for h in hospitals if h.trains]))
+    none = np.zeros(0, np.int64)
+    return HospitalData(len(hospitals), train, none, none)
+
+
+def _open_ledger(
+    config: RunConfig,
+    folder: Path,
+    network: Network,
+    hospitals: Sequence[HospitalData],
+    weighting: str,
+    hashed: str,
+    stack: contextlib.ExitStack,
+) -> tuple[LedgerObserver | None, Signing | None]:
+    if config.ledger.backend == "none":
+        return None, None
+    genesis = initial_parameters(network, config.seed)
+    identity = json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+    federation = Federation(
+        id=identity,
+        config_hash=bytes.fromhex(hashed),
+        hospitals=tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals),
+        genesis_model=vector_hash(genesis, network.layout),
+        layout=network.layout,
+        weighting=weighting,
+    )
+    home = folder / "ledger"
+    home.mkdir(exist_ok=True)
+    if config.ledger.archive:
+        archive.write_genesis(home, genesis)
+    ledger = LedgerObserver(home, federation, config.ledger, actor=config.execution.pool == "ray")
+    stack.callback(ledger.abandon)
+    return ledger, Signing(identity, federation.config_hash, ledger.domain)
+
+
+def _finish(pool: HospitalPool, cohort: Cohort, state: LoopState) -> list[Outcome]:
+    ids = [h.id for h in cohort.hospitals]
+    return list(survivors(pool.finish(state.round, state.params, ids), None)[0])
+
+
+def _result(
+    config: RunConfig,
+    hashed: str,
+    cohort: Cohort,
+    network: Network,
+    state: LoopState,
+    outcomes: Sequence[Outcome],
+    ledger: dict[str, Any],
+) -> dict[str, Any]:
+    classes = cohort.beats.classes
+    test = {
+        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
+        for model in ("global", "personal")
+    }
+    validation = {model: {o.hospital: o.validation[model] for o in outcomes} for model in ("global", "personal")}
+    return {
+        "name": config.name,
+        "config_hash": hashed,
+        "config": config.model_dump(mode="json"),
+        "model_hash": vector_hash(state.params, network.layout).hex(),
+        "parameters": network.size,
+        "cohort": cohort.report,
+        "final": {
+            "global": federation_scores(test["global"], classes),
+            "personal": federation_scores(test["personal"], classes, test["global"]),
+        },
+        "validation": {
+            "global": federation_scores(validation["global"], classes),
+            "personal": federation_scores(validation["personal"], classes, validation["global"]),
+        },
+        "rounds": list(state.history),
+        "ledger": ledger,
+        "timing": {
+            "train_seconds": sum(row["train_seconds"] for row in state.history),
+            "rounds_seconds": sum(row["seconds"] for row in state.history),
+            "gradient_evaluations": sum(row["gradient_evaluations"] for row in state.history),
+            "personalisation_gradient_evaluations": sum(o.gradient_evaluations for o in outcomes),
+        },
+    }
+
+
+def _write_outputs(
+    folder: Path,
+    result: dict[str, Any],
+    cohort: Cohort,
+    network: Network,
+    params: np.ndarray,
+    outcomes: Sequence[Outcome],
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.numpy import save_file
+
+    beats = cohort.beats
+    letters = np.array(list(beats.classes))
+    names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
+    tables = []
+    for outcome in outcomes:
+        record = np.asarray(beats.record[outcome.rows])
+        for model, predicted in outcome.predicted.items():
+            columns = {
+                "hospital": np.full(len(record), outcome.hospital, np.int32),
+                "record": names[record],
+                "patient": patients[record],
+                "sample": np.asarray(beats.sample[outcome.rows]),
+                "model": np.full(len(record), model),
+                "true": letters[outcome.true],
+                "predicted": letters[predicted],
+            }
+            tables.append(pa.table({k: v if v.dtype.kind == "i" else v.tolist() for k, v in columns.items()}))
+    part = folder / f".predictions.{os.getpid()}"
+    pq.write_table(pa.concat_tables(tables), part)
+    part.replace(folder / "predictions.parquet")
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}
+    part = folder / f".model.{os.getpid()}"
+    save_file(tensors, part)
+    part.replace(folder / "model.safetensors")
+    draw_confusion(result, folder / "confusion.png")
+    # last: a result says that everything else is there
+    _write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _folder_id(folder: Path) -> str:
+    """A stable id of a run's folder, so that its MLflow run is found again after an interruption."""
+    import uuid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".id"
+    if not path.exists():
+        _write(path, uuid.uuid4().hex[:16])
+    return path.read_text()
+
+
+__all__ = ["Place", "PulseLedgerError", "finished", "run", "run_tracked", "store_uri", "track"]

@@ -1,0 +1,193 @@
+"""One hospital: its own data, its own key, its private state. Nothing here knows where it runs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.algorithms import build_algorithm
+from engine.algorithms.base import Samples, State
+from engine.config import RunConfig
+from engine.data.beats import open_beats
+from engine.data.cohort import HospitalData
+from engine.errors import HospitalError
+from engine.ledger.canonical import vector_hash
+from engine.ledger.records import Domain, SignedUpdate, UpdateRecord
+from engine.ledger.signing import hospital_key, sign
+from engine.metrics import confusion
+from engine.model import Network
+from engine.oracle import Oracle, TorchOracle
+from engine.seeds import generator
+
+
+@dataclass(frozen=True)
+class Signing:
+    """What a hospital needs to sign its updates: the federation it belongs to and the contract that anchors it."""
+
+    federation: bytes
+    config_hash: bytes
+    domain: Domain
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that makes a hospital besides its share of the data; small, and sent once.
+
+    Attributes:
+        beats: folder of the cut beats, mapped by every process.
+        signing: None when no ledger is kept.
+    """
+
+    config: RunConfig
+    network: Network
+    beats: Path
+    signing: Signing | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a hospital sends after a round.
+
+    Attributes:
+        vector: float32[parameters], the change of the parameters.
+        samples: number of train beats.
+        loss: mean train loss.
+        state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
+        signed: the hospital's signature over the update, or None without a ledger.
+        sign_seconds: time that hashing and signing took.
+    """
+
+    hospital: int
+    vector: np.ndarray
+    samples: int
+    loss: float
+    gradient_evaluations: int
+    state: State = field(default_factory=dict)
+    signed: SignedUpdate | None = None
+    sign_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A hospital's answer to the final global model.
+
+    Attributes:
+        validation: confusion matrices of the validation part, under "global" and "personal".
+        rows: positions of the test beats in the beat arrays, int64[n].
+        true: int8[n].
+        predicted: int8[n] under "global" and "personal".
+        gradient_evaluations: spent on personalisation.
+    """
+
+    hospital: int
+    validation: dict[str, np.ndarray]
+    rows: np.ndarray
+    true: np.ndarray
+    predicted: dict[str, np.ndarray]
+    gradient_evaluations: int
+
+
+def build_oracle(network: Network) -> Oracle:
+    """The oracle of a network; one for each process, shared by its hospitals."""
+    return TorchOracle(network)
+
+
+class Hospital:
+    """One hospital. Only this object reads its data.
+
+    Every random number depends on (run seed, purpose, round, hospital), so a repeated call gives the same bits.
+    """
+
+    def __init__(self, data: HospitalData, task: Task, oracle: Oracle) -> None:
+        self.id = data.id
+        self.state: State = {}
+        self._seed = task.config.seed
+        self._oracle = oracle
+        self._layout = task.network.layout
+        self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
+        self._signing = task.signing
+        beats = open_beats(task.beats)
+        self._classes = len(beats.classes)
+        self._train, self._validation, self._test = (
+            Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
+        )
+        if task.signing is not None:
+            self._key = hospital_key(task.config.seed, task.signing.federation, self.id)
+
+    def train(self, round: int, params: np.ndarray, parent: bytes) -> Update:
+        """One round of local work from `params`, whose model hash is `parent`."""
+        return self._guard(round, "train", lambda: self._do_train(round, params, parent))
+
+    def validate(self, round: int, params: np.ndarray) -> np.ndarray:
+        """Confusion matrix of `params` on the validation part."""
+        return self._guard(round, "validate", lambda: self._confusion(params, self._validation))
+
+    def finish(self, round: int, params: np.ndarray) -> Outcome:
+        """Personalises the final model on the train part and tests both models."""
+        return self._guard(round, "finish", lambda: self._do_finish(round, params))
+
+    def _do_train(self, round: int, params: np.ndarray, parent: bytes) -> Update:
+        draw = generator(self._seed, "batches", round, self.id)
+        result = self._algorithm.local(self._oracle, params, self.state, self._train, draw, round)
+        if not np.isfinite(result.update).all():
+            raise FloatingPointError("the update is not finite; try a smaller learning rate")
+        self.state = result.state
+        started = time.perf_counter()
+        signed = self._sign(round, parent, result.update)
+        return Update(
+            hospital=self.id,
+            vector=result.update,
+            samples=len(self._train),
+            loss=result.loss,
+            gradient_evaluations=result.gradient_evaluations,
+            state=result.state,
+            signed=signed,
+            sign_seconds=time.perf_counter() - started,
+        )
+
+    def _sign(self, round: int, parent: bytes, vector: np.ndarray) -> SignedUpdate | None:
+        if self._signing is None:
+            return None
+        record = UpdateRecord(
+            federation=self._signing.federation,
+            round=round,
+            slot=self.id,
+            parent_model=parent,
+            update=vector_hash(vector, self._layout),
+            samples=len(self._train),
+            config_hash=self._signing.config_hash,
+            nonce=round,
+        )
+        return sign(record, self._signing.domain, self._key)
+
+    def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
+        draw = generator(self._seed, "personalise", round, self.id)
+        personal, cost = self._algorithm.personalise(self._oracle, params, self.state, self._train, draw)
+        models = {"global": params, "personal": personal}
+        return Outcome(
+            hospital=self.id,
+            validation={name: self._confusion(model, self._validation) for name, model in models.items()},
+            rows=self._test.index,
+            true=self._test.labels(),
+            predicted={name: self._predict(model, self._test) for name, model in models.items()},
+            gradient_evaluations=cost,
+        )
+
+    def _predict(self, params: np.ndarray, samples: Samples) -> np.ndarray:
+        # in blocks, so that a large hospital does not copy all of its mapped beats at once
+        blocks = [samples.batch(slice(i, i + 4096)) for i in range(0, len(samples), 4096)]
+        return np.concatenate(
+            [self._oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
+        )
+
+    def _confusion(self, params: np.ndarray, samples: Samples) -> np.ndarray:
+        return confusion(samples.labels(), self._predict(params, samples), self._classes)
+
+    def _guard(self, round: int, stage: str, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except Exception as error:
+            raise HospitalError(self.id, round, stage, f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,71 @@
+"""Scores out of confusion matrices, pooled and per hospital."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int64[classes, classes]: rows are true classes, columns predicted ones."""
+    return np.bincount(np.asarray(true, np.int64) * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
+    """Accuracy, balanced accuracy, macro-F1, and recall, precision, F1 and support of each class.
+
+    Macro-F1 and balanced accuracy are means over the classes that are present among the true labels. Recall and F1 of
+    an absent class, and precision of a class that was never predicted, are None.
+
+    Args:
+        table: int64[classes, classes] from `confusion`.
+        classes: one letter each.
+    """
+    hits, support, called = np.diag(table), table.sum(1), table.sum(0)
+    recall = [h / s if s else None for h, s in zip(hits.tolist(), support.tolist(), strict=True)]
+    precision = [h / c if c else None for h, c in zip(hits.tolist(), called.tolist(), strict=True)]
+    f1 = [2 * h / (s + c) if s else None for h, s, c in zip(hits.tolist(), support.tolist(), called.tolist(), strict=True)]
+    total = int(support.sum())
+
+    def named(values: list[Any]) -> dict[str, Any]:
+        return dict(zip(classes, values, strict=True))
+
+    return {
+        "accuracy": int(hits.sum()) / total if total else None,
+        "balanced_accuracy": _mean(recall),
+        "macro_f1": _mean(f1),
+        "recall": named(recall),
+        "precision": named(precision),
+        "f1": named(f1),
+        "support": named(support.tolist()),
+    }
+
+
+def federation_scores(
+    tables: Mapping[int, np.ndarray], classes: str, reference: Mapping[int, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """Pooled scores of all hospitals, each hospital's own, the worst one, and the share that was hurt.
+
+    Args:
+        tables: hospital id -> confusion matrix. A hospital without test beats is left out of the rows.
+        reference: the same of the model to compare with; a hospital is hurt if its macro-F1 is below the reference's.
+    """
+    rows = [
+        {"id": h, **{k: v for k, v in scores(table, classes).items() if k not in ("precision", "f1")}}
+        for h, table in sorted(tables.items())
+        if table.sum()
+    ]
+    result = scores(sum(tables.values(), np.zeros((len(classes), len(classes)), np.int64)), classes)
+    result["confusion"] = sum(tables.values(), np.zeros((len(classes), len(classes)), np.int64)).tolist()
+    result["per_hospital"] = rows
+    result["worst_hospital_macro_f1"] = min((row["macro_f1"] for row in rows), default=None)
+    result["worst_hospital_accuracy"] = min((row["accuracy"] for row in rows), default=None)
+    if reference is not None:
+        hurt = [row["macro_f1"] < scores(reference[row["id"]], classes)["macro_f1"] for row in rows]
+        result["hurt_share"] = sum(hurt) / len(hurt) if hurt else None
+    return result
+
+
+def _mean(values: list[Any]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

@@ -1,0 +1,101 @@
+"""The oracle: what an algorithm may ask of a network, over flat float32 vectors.
+
+Every algorithm goes through `gradient`, `hessian_vector` and `scores`, so that a faster oracle speeds up all of them,
+and a hand-solvable one can check all of them. The one here uses torch and is the reference.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from engine.model import Network
+
+
+class Batch(NamedTuple):
+    """Beats: x float32[n, window], rr float32[n, features], y int[n]."""
+
+    x: np.ndarray
+    rr: np.ndarray
+    y: np.ndarray
+
+
+class Oracle(Protocol):
+    """Mean cross-entropy of a network on a batch, and its derivatives."""
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        """The loss and its gradient, float32[parameters]."""
+        ...
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        """The Hessian of the loss times `vector`, float32[parameters]."""
+        ...
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        """Logits, float32[n, classes]."""
+        ...
+
+
+class TorchOracle:
+    """The oracle of a `cnn`, by torch's automatic differentiation on one CPU thread.
+
+    One thread, because the order of a sum must not depend on the machine's load or on where a hospital lives, and
+    because at this size a second thread gains nothing.
+    """
+
+    def __init__(self, network: Network, evaluation_batch: int = 512) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._torch = torch
+        self._network = network
+        self._evaluation_batch = evaluation_batch
+        self._shapes = [shape for _, shape in network.layout]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        torch = self._torch
+        flat = torch.tensor(params).requires_grad_()
+        loss = self._loss(flat, batch)
+        (gradient,) = torch.autograd.grad(loss, flat)
+        return loss.item(), gradient.numpy()
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        torch = self._torch
+        flat = torch.tensor(params).requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(flat, batch), flat, create_graph=True)
+        (product,) = torch.autograd.grad(gradient @ torch.tensor(vector), flat)
+        return product.numpy()
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        torch = self._torch
+        size = self._evaluation_batch
+        with torch.inference_mode():
+            flat = torch.tensor(params)
+            parts = [
+                self._forward(flat, torch.tensor(x[i : i + size]), torch.tensor(rr[i : i + size]))
+                for i in range(0, len(x), size)
+            ]
+            return torch.cat(parts).numpy() if parts else np.zeros((0, self._network.classes), np.float32)
+
+    def _loss(self, flat, batch: Batch):  # type: ignore[no-untyped-def]
+        torch = self._torch
+        logits = self._forward(flat, torch.tensor(batch.x), torch.tensor(batch.rr))
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(batch.y, dtype=torch.int64))
+
+    def _forward(self, flat, x, rr):  # type: ignore[no-untyped-def]
+        torch = self._torch
+        F = torch.nn.functional
+        net = self._network
+        parameters = iter([part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)])
+        signal = x.unsqueeze(1)
+        for layer, kernel in enumerate(net.kernels):
+            weight, bias, scale, shift = (next(parameters) for _ in range(4))
+            stride = 2 if layer == 0 else 1
+            signal = F.conv1d(signal, weight, bias, stride=stride, padding=kernel // 2)
+            if layer < 2:  # a maximum commutes with nothing of the norm, so pool after it
+                signal = F.max_pool1d(F.relu(F.group_norm(signal, net.groups, scale, shift)), 2)
+            else:
+                signal = F.relu(F.group_norm(signal, net.groups, scale, shift))
+        joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
+        hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
+        return F.linear(hidden, next(parameters), next(parameters))

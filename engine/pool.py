@@ -1,0 +1,291 @@
+"""Where hospitals live: in this process, or in Ray actors. One interface, the same numbers.
+
+On Ray a host actor holds one or many hospitals and answers one call a round. A host that dies is built again, its
+hospitals get their last returned state back, and the call is repeated: a round is a pure function of its arguments,
+so the repetition gives the same bits.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.config import ExecutionConfig
+from engine.data.cohort import HospitalData
+from engine.errors import HospitalError, PulseLedgerError, ResourceError
+from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
+
+ATTEMPTS = 3  # of one call on a host that keeps dying
+CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
+
+
+class HospitalPool(Protocol):
+    """All hospitals of one run. Answers come in the order of the ids that were asked for.
+
+    A hospital that fails is answered by its HospitalError in place of a result; the caller decides what that means.
+    """
+
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+        """One round of local work; `parent` is the model hash of `params`."""
+        ...
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        """Confusion matrices on the validation parts, int64[classes, classes] each."""
+        ...
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        """Personalisation and test."""
+        ...
+
+    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+        """Gives hospitals the private states of a checkpoint."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of processes."""
+        ...
+
+
+class InProcessPool:
+    """All hospitals in this process, one after another."""
+
+    def __init__(self, hospitals: Sequence[HospitalData], task: Task) -> None:
+        oracle = build_oracle(task.network)
+        self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
+
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+        return self._each("train", ids, round, params, parent)
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        return self._each("validate", ids, round, params)
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        return self._each("finish", ids, round, params)
+
+    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+        for hospital, state in states.items():
+            self._hospitals[hospital].state = state
+
+    def close(self) -> None:
+        pass
+
+    def _each(self, method: str, ids: Sequence[int], *args: Any) -> list[Any]:
+        answers: list[Any] = []
+        for hospital in ids:
+            try:
+                answers.append(getattr(self._hospitals[hospital], method)(*args))
+            except HospitalError as error:
+                answers.append(error)
+        return answers
+
+
+class RayPool:
+    """Hospitals in Ray actors: one each while they are few, host actors that hold many beyond that."""
+
+    def __init__(self, hospitals: Sequence[HospitalData], task: Task) -> None:
+        self._ray = imported_ray()
+        execution = task.config.execution
+        self._hospitals = {data.id: data for data in hospitals}
+        self._deadline = execution.deadline
+        cpus = self._free_cpus()
+        groups = host_groups([(data.id, len(data.train)) for data in hospitals], execution, cpus)
+        self._task = self._ray.put(task)
+        self._share = min(1.0, CPU_SHARE * cpus / len(groups))
+        self._groups = {i: group for i, group in enumerate(groups)}
+        self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
+        self._states: dict[int, dict[str, np.ndarray]] = {}
+        self._hosts = {i: self._start(i) for i in self._groups}
+        self._wait_until_ready()
+
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+        answers = self._each("train", ids, round, params, parent)
+        self._states.update({a.hospital: a.state for a in answers if isinstance(a, Update)})
+        return answers
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        return self._each("validate", ids, round, params)
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        return self._each("finish", ids, round, params)
+
+    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+        self._states = dict(states)
+        self._ray.get([host.restore.remote(self._states_of(i)) for i, host in self._hosts.items()])
+
+    def close(self) -> None:
+        for host in self._hosts.values():
+            self._ray.kill(host)
+        self._hosts = {}
+
+    def processes(self) -> list[int]:
+        """Process ids of the hosts, for tests that kill one."""
+        return self._ray.get([host.process.remote() for host in self._hosts.values()])
+
+    def _each(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> list[Any]:
+        wanted = {i: [h for h in ids if self._host_of[h] == i] for i in self._hosts}
+        shared = self._ray.put(params)
+        calls = {
+            i: getattr(self._hosts[i], method).remote(round, shared, *args, hospitals)
+            for i, hospitals in wanted.items()
+            if hospitals
+        }
+        answers: dict[int, Any] = {}
+        end = time.monotonic() + self._deadline
+        for i, call in calls.items():
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    answers.update(zip(wanted[i], self._ray.get(call, timeout=max(end - time.monotonic(), 0.0)), strict=True))
+                    break
+                except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
+                    late = isinstance(error, self._ray.exceptions.GetTimeoutError)
+                    self._restart(i)
+                    if attempt == ATTEMPTS:
+                        cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
+                        answers.update({h: HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]})
+                    else:
+                        end = time.monotonic() + self._deadline
+                        call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
+        return [answers[h] for h in ids]
+
+    def _start(self, i: int) -> Any:
+        actor = self._ray.remote(num_cpus=self._share, max_restarts=0)(_Host)
+        return actor.remote(self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i))
+
+    def _restart(self, i: int) -> None:
+        self._ray.kill(self._hosts[i])
+        self._hosts[i] = self._start(i)
+
+    def _states_of(self, i: int) -> dict[int, dict[str, np.ndarray]]:
+        return {h: self._states[h] for h in self._groups[i] if h in self._states}
+
+    def _wait_until_ready(self, seconds: float = 120.0) -> None:
+        """Waits for all hosts; a host whose construction failed raises here, an infeasible one says what it wanted."""
+        calls = [host.process.remote() for host in self._hosts.values()]
+        ready, waiting = self._ray.wait(calls, num_returns=len(calls), timeout=seconds)
+        if waiting:
+            there = self._ray.cluster_resources().get("CPU", 0)
+            free = self._ray.available_resources().get("CPU", 0)
+            self.close()
+            raise ResourceError(
+                f"{len(waiting)} of {len(calls)} hospital actors did not start in {seconds:g} s: each wants "
+                f"{self._share:.2g} CPU, the cluster has {there:g} CPU of which {free:g} are free."
+            )
+        try:
+            self._ray.get(ready)
+        except self._ray.exceptions.RayActorError as error:
+            self.close()
+            cause = getattr(error, "cause", None) or error
+            raise PulseLedgerError(f"a hospital actor could not be built: {cause}") from None
+
+    def _free_cpus(self) -> float:
+        group = self._ray.util.get_current_placement_group()
+        if group is not None:
+            # bundle 0 is the runner's own
+            return sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:])
+        there = self._ray.cluster_resources().get("CPU", 0.0)
+        free = self._ray.available_resources().get("CPU", 0.0)
+        if free <= 0:
+            raise ResourceError(f"the hospitals want CPUs, but none of the cluster's {there:g} is free.")
+        return free
+
+
+class _Host:
+    """The Ray actor: holds hospitals, has one oracle, answers one call a round."""
+
+    def __init__(self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any]) -> None:
+        self._pool = InProcessPool(hospitals, task)
+        self.restore(states)
+
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+        return self._pool.train(round, params, parent, ids)
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        return self._pool.validate(round, params, ids)
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        return self._pool.finish(round, params, ids)
+
+    def restore(self, states: dict[int, Any]) -> None:
+        # arrays that came through Ray are read-only views of its store; a state must outlive them
+        self._pool.restore({h: {k: np.array(v) for k, v in state.items()} for h, state in states.items()})
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float) -> list[list[int]]:
+    """Which hospitals share a host actor.
+
+    Args:
+        sizes: (hospital id, number of train beats) of each hospital.
+        cpus: CPUs that the hosts may use.
+
+    Returns:
+        Lists of hospital ids. With "auto", one hospital each up to two for each CPU; beyond that as many hosts as
+        CPUs, the largest hospitals placed first, each on the host with the least work so far.
+    """
+    per = execution.hospitals_per_actor
+    if per == "auto":
+        hosts = len(sizes) if len(sizes) <= 2 * cpus else max(1, round(cpus))
+    else:
+        hosts = -(-len(sizes) // int(per))
+    hosts = min(hosts, len(sizes))
+    groups: list[list[int]] = [[] for _ in range(hosts)]
+    work = [0] * hosts
+    limit = len(sizes) if per == "auto" else int(per)
+    for hospital, beats in sorted(sizes, key=lambda item: (-item[1], item[0])):
+        host = min((i for i in range(hosts) if len(groups[i]) < limit), key=lambda i: (work[i], i))
+        groups[host].append(hospital)
+        work[host] += beats
+    return [sorted(group) for group in groups]
+
+
+def build_pool(hospitals: Sequence[HospitalData], task: Task) -> HospitalPool:
+    """The pool that `execution.pool` names. For "ray", Ray must have been started: see `start_ray`."""
+    return RayPool(hospitals, task) if task.config.execution.pool == "ray" else InProcessPool(hospitals, task)
+
+
+def start_ray(execution: ExecutionConfig) -> bool:
+    """Starts or joins the Ray of `execution.address`, quietly; returns whether this call did it.
+
+    An address is always given: a bare `ray.init()` would join whatever other Ray runs on the machine.
+
+    Raises:
+        ResourceError: no Ray answers at the address.
+    """
+    ray = imported_ray()
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if execution.address == "local":
+        options |= {"include_dashboard": False}
+        if execution.cpus is not None:
+            options["num_cpus"] = execution.cpus
+    try:
+        ray.init(address=execution.address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+    return True
+
+
+def stop_ray() -> None:
+    """Leaves or stops the Ray that `start_ray` started."""
+    imported_ray().shutdown()
+
+
+def imported_ray() -> Any:
+    """Ray, imported with the settings that keep it quiet and at normal priority."""
+    for name, value in {
+        "RAY_worker_niceness": "0",  # the default of 15 lets any other process on the machine win
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SCHEDULER_EVENTS": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    return ray

@@ -1,0 +1,150 @@
+"""The loop: select hospitals, train locally, verify, aggregate, record. It knows protocols only."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.aggregation import weight, weighted_mean
+from engine.errors import HospitalError, PulseLedgerError
+from engine.hospital import Update
+from engine.metrics import federation_scores
+from engine.pool import HospitalPool
+from engine.seeds import generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know of the configuration.
+
+    Attributes:
+        trainers: ids of the hospitals that may be selected.
+        validators: ids of the hospitals whose validation part scores each global model.
+        per_round: how many trainers a round selects.
+        weighting: "samples", "uniform" or "none".
+        min_hospitals: with fewer updates a round fails; None wants all that were selected.
+        classes: class letters.
+        model_hash: names a parameter vector; b"" where nobody asks.
+    """
+
+    rounds: int
+    seed: int
+    trainers: tuple[int, ...]
+    validators: tuple[int, ...]
+    per_round: int
+    weighting: str
+    min_hospitals: int | None
+    classes: str
+    model_hash: Callable[[np.ndarray], bytes]
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """Everything that a later round depends on; a checkpoint is exactly this.
+
+    Attributes:
+        round: rounds that are done.
+        params: float32[parameters], the global model after them.
+        states: hospital id -> private state.
+        history: one plain record for each round, as in `result.json`.
+    """
+
+    round: int
+    params: np.ndarray
+    states: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One finished round, as observers see it."""
+
+    round: int
+    parent: bytes
+    model: bytes
+    updates: tuple[Update, ...]
+    summary: dict[str, Any]
+
+
+class Observer(Protocol):
+    """Listens to the loop; may not change it."""
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """Called once after each round, before its checkpoint."""
+        ...
+
+
+def run_rounds(
+    state: LoopState,
+    plan: Plan,
+    pool: HospitalPool,
+    observers: Sequence[Observer] = (),
+    save: Callable[[LoopState], None] = lambda state: None,
+) -> LoopState:
+    """Runs the rounds that `state` has not yet seen.
+
+    Raises:
+        HospitalError: a hospital failed and `min_hospitals` does not allow to go on without it.
+    """
+    model = plan.model_hash(state.params)
+    for round in range(state.round + 1, plan.rounds + 1):
+        started = time.perf_counter()
+        selected = select(plan, round)
+        updates, lost = survivors(pool.train(round, state.params, model, selected), plan.min_hospitals)
+        params = weighted_mean(state.params, [(weight(plan.weighting, u.samples), u.vector) for u in updates])
+        trained = time.perf_counter()
+        parent, model = model, plan.model_hash(params)
+        hashed = time.perf_counter()
+        tables, blind = survivors(pool.validate(round, params, plan.validators), plan.min_hospitals)
+        summary = {
+            "round": round,
+            "seconds": time.perf_counter() - started,
+            "train_seconds": trained - started,
+            "hash_seconds": hashed - trained,
+            "sign_seconds": sum(u.sign_seconds for u in updates),
+            "participants": len(updates),
+            "lost": [str(error) for error in (*lost, *blind)],
+            "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+            "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
+            "validation": federation_scores(dict(enumerate(tables)), plan.classes),
+        }
+        state = replace(
+            state,
+            round=round,
+            params=params,
+            states={**state.states, **{u.hospital: u.state for u in updates if u.state}},
+            history=(*state.history, summary),
+        )
+        record = RoundRecord(round, parent, model, updates, summary)
+        for observer in observers:
+            observer.round_finished(record)
+        save(state)
+    return state
+
+
+def select(plan: Plan, round: int) -> list[int]:
+    """The hospitals of a round, ascending; drawn from (seed, round) alone, so a resumed run draws the same."""
+    if plan.per_round >= len(plan.trainers):
+        return list(plan.trainers)
+    draw = generator(plan.seed, "participation", round)
+    return sorted(draw.choice(plan.trainers, plan.per_round, replace=False).tolist())
+
+
+def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:
+    """Parts answers from failures. Going on with fewer hospitals is something that somebody must ask for.
+
+    Raises:
+        HospitalError: the first failure, when `min_hospitals` is None.
+        PulseLedgerError: fewer than `min_hospitals` answered; tells the first failure.
+    """
+    good = tuple(answer for answer in answers if not isinstance(answer, HospitalError))
+    lost = tuple(answer for answer in answers if isinstance(answer, HospitalError))
+    if lost and min_hospitals is None:
+        raise lost[0]
+    if lost and len(good) < min_hospitals:
+        raise PulseLedgerError(
+            f"{len(good)} hospitals answered, federation.min_hospitals is {min_hospitals}; first failure: {lost[0]}"
+        )
+    return good, lost
