@@ -15,7 +15,9 @@ from engine.rounds import LoopState
 NAME = "checkpoint.safetensors"
 
 
-def save(folder: Path, state: LoopState, config_hash: str, ledger_entries: Sequence[Any] = (), attempt: int = 0) -> None:
+def save(
+    folder: Path, state: LoopState, config_hash: str, ledger_entries: Sequence[Any] = (), attempt: int = 0
+) -> None:
     """Writes the checkpoint of a run's folder.
 
     Args:
@@ -51,7 +53,9 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
     if meta["config_hash"] != config_hash:
-        raise DataError(f"{path}: belongs to another configuration ({meta['config_hash'][:12]}, not {config_hash[:12]}).")
+        raise DataError(
+            f"{path}: belongs to another configuration ({meta['config_hash'][:12]}, not {config_hash[:12]})."
+        )
     states: dict[int, dict[str, Any]] = {}
     for name, array in tensors.items():
         if name.startswith("state/"):

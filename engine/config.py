@@ -48,7 +48,9 @@ class DataConfig(_Section):
         "record", description="scale by the record's median and spread, each beat by its own, or keep mV"
     )
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
-    rr_context: int = Field(10, ge=1, le=500, description="beats on each side that make the local mean of the RR ratios")
+    rr_context: int = Field(
+        10, ge=1, le=500, description="beats on each side that make the local mean of the RR ratios"
+    )
     classes: str = Field("NSVFQ", description="AAMI EC57 classes that are kept, a part of NSVFQ")
     drop_symbols: tuple[str, ...] = Field((), description="annotation symbols to leave out, such as Q")
     simulated: SimulationConfig = SimulationConfig()
@@ -94,7 +96,9 @@ class CohortConfig(_Section):
     ] = Field("pathology", description="how records are given to hospitals")
     alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed")
     exponent: float = Field(1.0, ge=0, description="partition quantity: hospital sizes fall like rank ** -exponent")
-    groups: tuple[tuple[str, ...], ...] | None = Field(None, description="partition records: the records of each hospital")
+    groups: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="partition records: the records of each hospital"
+    )
     split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out"] = Field(
         "chronological", description="how beats are parted into train, validation and test"
     )
@@ -200,12 +204,13 @@ class BalanceConfig(_Section):
 class LedgerConfig(_Section):
     """Where rounds are anchored."""
 
-    backend: Literal["embedded", "rpc", "none"] = Field("embedded", description="py-evm here, a JSON-RPC node, or nothing")
+    backend: Literal["embedded", "rpc", "none"] = Field(
+        "embedded", description="py-evm here, a JSON-RPC node, or nothing"
+    )
     url: str | None = Field(None, description="rpc: address of the node")
     chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
     contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
-    archive: bool = Field(True, description="keep every update, so that the audit can recompute the aggregates")
     federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
     @model_validator(mode="after")
@@ -227,7 +232,9 @@ class ExecutionConfig(_Section):
     """Where the work runs. May not change a single number."""
 
     pool: Literal["ray", "inprocess"] = Field("ray", description="Ray actors, or this process")
-    hospitals_per_actor: Literal["auto"] | int = Field("auto", description="1: an actor each; auto: few one each, many shared")
+    hospitals_per_actor: Literal["auto"] | int = Field(
+        "auto", description="1: an actor each; auto: few one each, many shared"
+    )
     oracle: Literal["auto", "torch"] = Field("auto", description="what computes gradients")
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
     cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray; null: all")
@@ -268,7 +275,7 @@ class RunConfig(_Section):
 
 
 # What may differ between two runs that must give the same numbers.
-_NOT_HASHED = {
+_NOT_HASHED: Any = {
     "name": True,
     "out": True,
     "data": {"folder"},
@@ -313,7 +320,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or 'syntax'}).") from None
+        raise ConfigError(
+            f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or 'syntax'})."
+        ) from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

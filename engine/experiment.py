@@ -16,7 +16,7 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import DataError, PulseLedgerError
+from engine.errors import DataError
 from engine.hospital import Outcome, Signing, Task
 from engine.ledger import archive
 from engine.ledger.canonical import json_hash, unflatten, vector_hash
@@ -27,7 +27,7 @@ from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
 from engine.pool import HospitalPool, build_pool, start_ray, stop_ray
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
-from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker, store_uri
+from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
 
 RESULT = "result.json"
 
@@ -98,7 +98,9 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
             classes=beats.classes,
-            model_hash=(lambda vector: vector_hash(vector, network.layout)) if ledger is not None else lambda vector: b"",
+            model_hash=(lambda vector: vector_hash(vector, network.layout))
+            if ledger is not None
+            else lambda vector: b"",
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()
@@ -184,7 +186,9 @@ def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is not readable ({error}).") from None
     if hashed is not None and belongs != hashed:
-        raise DataError(f"{path}: belongs to another configuration ({belongs[:12]}, not {hashed[:12]}); use another folder.")
+        raise DataError(
+            f"{path}: belongs to another configuration ({belongs[:12]}, not {hashed[:12]}); use another folder."
+        )
     return result
 
 
@@ -228,8 +232,7 @@ def _open_ledger(
     )
     home = folder / "ledger"
     home.mkdir(exist_ok=True)
-    if config.ledger.archive:
-        archive.write_genesis(home, genesis)
+    archive.write_genesis(home, genesis)
     ledger = LedgerObserver(home, federation, config.ledger, actor=config.execution.pool == "ray")
     stack.callback(ledger.abandon)
     return ledger, Signing(identity, federation.config_hash, ledger.domain)
@@ -337,6 +340,3 @@ def _folder_id(folder: Path) -> str:
     if not path.exists():
         _write(path, uuid.uuid4().hex[:16])
     return path.read_text()
-
-
-__all__ = ["Place", "PulseLedgerError", "finished", "run", "run_tracked", "store_uri", "track"]

@@ -12,7 +12,7 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
 
 
 def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
-    """Accuracy, balanced accuracy, macro-F1, and recall, precision, F1 and support of each class.
+    """Accuracy, balanced accuracy, macro-F1, lowest recall, and recall, precision, F1 and support of each class.
 
     Macro-F1 and balanced accuracy are means over the classes that are present among the true labels. Recall and F1 of
     an absent class, and precision of a class that was never predicted, are None.
@@ -24,8 +24,11 @@ def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
     hits, support, called = np.diag(table), table.sum(1), table.sum(0)
     recall = [h / s if s else None for h, s in zip(hits.tolist(), support.tolist(), strict=True)]
     precision = [h / c if c else None for h, c in zip(hits.tolist(), called.tolist(), strict=True)]
-    f1 = [2 * h / (s + c) if s else None for h, s, c in zip(hits.tolist(), support.tolist(), called.tolist(), strict=True)]
+    f1 = [
+        2 * h / (s + c) if s else None for h, s, c in zip(hits.tolist(), support.tolist(), called.tolist(), strict=True)
+    ]
     total = int(support.sum())
+    present = [r for r in recall if r is not None]
 
     def named(values: list[Any]) -> dict[str, Any]:
         return dict(zip(classes, values, strict=True))
@@ -34,6 +37,7 @@ def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
         "accuracy": int(hits.sum()) / total if total else None,
         "balanced_accuracy": _mean(recall),
         "macro_f1": _mean(f1),
+        "recall_min": min(present, default=None),
         "recall": named(recall),
         "precision": named(precision),
         "f1": named(f1),

@@ -93,7 +93,7 @@ class RayPool:
         groups = host_groups([(data.id, len(data.train)) for data in hospitals], execution, cpus)
         self._task = self._ray.put(task)
         self._share = min(1.0, CPU_SHARE * cpus / len(groups))
-        self._groups = {i: group for i, group in enumerate(groups)}
+        self._groups = dict(enumerate(groups))
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
@@ -136,14 +136,18 @@ class RayPool:
         for i, call in calls.items():
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    answers.update(zip(wanted[i], self._ray.get(call, timeout=max(end - time.monotonic(), 0.0)), strict=True))
+                    answers.update(
+                        zip(wanted[i], self._ray.get(call, timeout=max(end - time.monotonic(), 0.0)), strict=True)
+                    )
                     break
                 except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
                     late = isinstance(error, self._ray.exceptions.GetTimeoutError)
                     self._restart(i)
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
-                        answers.update({h: HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]})
+                        answers.update(
+                            {h: HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]}
+                        )
                     else:
                         end = time.monotonic() + self._deadline
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])

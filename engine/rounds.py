@@ -143,7 +143,7 @@ def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[
     lost = tuple(answer for answer in answers if isinstance(answer, HospitalError))
     if lost and min_hospitals is None:
         raise lost[0]
-    if lost and len(good) < min_hospitals:
+    if lost and min_hospitals is not None and len(good) < min_hospitals:
         raise PulseLedgerError(
             f"{len(good)} hospitals answered, federation.min_hospitals is {min_hospitals}; first failure: {lost[0]}"
         )

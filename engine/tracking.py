@@ -43,11 +43,21 @@ class Tracker:
         self._last_step: dict[str, int] = {}
         try:
             found = self._client.get_experiment_by_name(experiment)
-            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+            # a file store without an artifact folder of its own would put it into the working directory
+            files = Path(uri.removeprefix("sqlite:///")).parent / "artifacts" if uri.startswith("sqlite:///") else None
+            self._experiment = (
+                found.experiment_id
+                if found
+                else self._client.create_experiment(experiment, files.resolve().as_uri() if files else None)
+            )
         except (MlflowException, OSError) as error:
-            raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({str(error).splitlines()[0][:200]}).") from None
+            raise PulseLedgerError(
+                f"tracking.uri: no MLflow store at {uri} ({str(error).splitlines()[0][:200]})."
+            ) from None
 
-    def open_run(self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None) -> str:
+    def open_run(
+        self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None
+    ) -> str:
         """Creates the run of `key`, or finds it again; returns its id."""
         # keys hold paths and names of users: a quote would end the filter's string
         found = self._client.search_runs(
@@ -197,14 +207,13 @@ def start_tracker(config: TrackingConfig, folder: Path, actor: bool) -> Backgrou
 def round_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """Curves: names with a slash make sections in MLflow's UI."""
     validation = summary["validation"]
-    recalls = [r for r in validation["recall"].values() if r is not None]
     return {
         "train/loss": summary["train_loss"],
         "val/accuracy": validation["accuracy"],
         "val/macro_f1": validation["macro_f1"],
         "val/balanced_accuracy": validation["balanced_accuracy"],
         **{f"val/recall/{c}": r for c, r in validation["recall"].items()},
-        "val/recall_min": min(recalls, default=None),
+        "val/recall_min": validation["recall_min"],
         "fl/participants": summary["participants"],
         "fl/gradient_evaluations": summary["gradient_evaluations"],
         "ledger/hash_sign_seconds": summary["hash_seconds"] + summary["sign_seconds"],
@@ -216,11 +225,17 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Single points of a finished run: `final/...` for the personal models, `final_global/...`, ledger, baselines."""
     metrics: dict[str, float | None] = {}
     for prefix, scores in (("final", result["final"]["personal"]), ("final_global", result["final"]["global"])):
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "worst_hospital_macro_f1", "hurt_share"):
+        for name in (
+            "accuracy",
+            "balanced_accuracy",
+            "macro_f1",
+            "recall_min",
+            "worst_hospital_macro_f1",
+            "hurt_share",
+        ):
             metrics[f"{prefix}/{name}"] = scores.get(name)
         for c, recall in scores["recall"].items():
             metrics[f"{prefix}/recall/{c}"] = recall
-        metrics[f"{prefix}/recall_min"] = min((r for r in scores["recall"].values() if r is not None), default=None)
     cohort, ledger, timing = result["cohort"], result["ledger"], result["timing"]
     metrics |= {
         "baseline/local_majority_accuracy": cohort["local_majority_accuracy"],

@@ -79,7 +79,5 @@ def meta_steps(config: FederationConfig):  # type: ignore[no-untyped-def]
     return local
 
 
-def _batches(
-    samples: Samples, batch_size: int, by_class: bool, draw: np.random.Generator
-) -> Iterator[np.ndarray]:
+def _batches(samples: Samples, batch_size: int, by_class: bool, draw: np.random.Generator) -> Iterator[np.ndarray]:
     return stratified(samples.labels(), batch_size, draw) if by_class else passes(len(samples), batch_size, draw)

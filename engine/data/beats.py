@@ -167,7 +167,9 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
         )
     whole = {name: np.concatenate(parts[name]) for name in ARRAYS}
     if not len(whole["y"]):
-        raise DataError(f"{source}: no beat is left; data.classes is {data.classes} and data.window {list(data.window)}.")
+        raise DataError(
+            f"{source}: no beat is left; data.classes is {data.classes} and data.window {list(data.window)}."
+        )
     _save(folder, whole, {"classes": data.classes, "records": records, "digest": digest, "rr_names": data.rr_names})
     return open_beats(folder)
 

@@ -81,7 +81,8 @@ def describe(
     table = np.array([np.bincount(y[owner == h.id], minlength=len(classes)) for h in hospitals])
     train = np.array([np.bincount(y[h.train], minlength=len(classes)) for h in hospitals])
     test = np.array([np.bincount(y[h.test], minlength=len(classes)) for h in hospitals])
-    rows, where = [], {}
+    rows: list[dict[str, Any]] = []
+    where: dict[str, list[int]] = {}
     for h in hospitals:
         records = [beats.records[r] for r in np.unique(beats.record[owner == h.id])]
         for patient in {record["patient"] for record in records}:

@@ -4,6 +4,7 @@ Partitions work on whole patients, because a patient split over hospitals is abs
 exception, `beat-dirichlet`, is reported as leaky by the cohort.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,7 +116,7 @@ def _contiguous(patients: list[list[int]], hospitals: int) -> list[list[int]]:
         # every hospital keeps at least one patient, also the ones still to come
         cuts.append(min(max(wanted, cuts[-1] + 1), len(patients) - (hospitals - hospital)))
     cuts.append(len(patients))
-    return [sum(patients[a:b], []) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [sum(patients[a:b], []) for a, b in itertools.pairwise(cuts)]
 
 
 def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int]]:
@@ -181,7 +182,10 @@ def _quantity(patients: list[list[int]], config: CohortConfig) -> list[list[int]
     sizes[np.argsort(-(exact - np.floor(exact)), kind="stable")[:leftover]] += 1
     shuffled = draw.permutation(len(patients))
     ends = np.cumsum(sizes)
-    return [sum((patients[p] for p in sorted(shuffled[end - size : end])), []) for end, size in zip(ends, sizes, strict=True)]
+    return [
+        sum((patients[p] for p in sorted(shuffled[end - size : end])), [])
+        for end, size in zip(ends, sizes, strict=True)
+    ]
 
 
 def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
@@ -259,7 +263,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
             shuffled = generator(config.seed, "split", hospital=h).permutation(members)
             part[shuffled] = _parts(len(members), config.fractions)
         return part, trains
-    train, validation, test = config.fractions
+    train, validation, _test = config.fractions
     for r, record in enumerate(beats.records):
         members = np.flatnonzero((beats.record == r) & (hospital >= 0))
         if not len(members):
@@ -292,5 +296,3 @@ def _with_gap(parts: np.ndarray, sample: np.ndarray, window: int) -> np.ndarray:
         before = np.arange(len(parts)) < boundary
         result[before & (sample > sample[boundary] - window)] = UNUSED
     return result
-
-

@@ -130,7 +130,9 @@ def read_record(folder: Path, name: str, data: DataConfig) -> Record:
     try:
         signal = wfdb.rdrecord(stem, channels=[channel]).p_signal[:, 0].astype(np.float32)
     except Exception as error:
-        raise DataError(f"{stem}.dat: does not hold the {length} samples its header promises ({_reason(error)}).") from None
+        raise DataError(
+            f"{stem}.dat: does not hold the {length} samples its header promises ({_reason(error)})."
+        ) from None
     if len(signal) != length:
         raise DataError(f"{stem}.dat: holds {len(signal)} samples, its header promises {length}.")
     try:
@@ -142,7 +144,9 @@ def read_record(folder: Path, name: str, data: DataConfig) -> Record:
     if not beat.any():
         raise DataError(f"{stem}.atr: has no annotated beat of the classes N, S, V, F, Q.")
     if samples[beat].min() < 0 or samples[beat].max() >= length:
-        raise DataError(f"{stem}.atr: has beats outside the {length} samples of the signal; do the files belong together?")
+        raise DataError(
+            f"{stem}.atr: has beats outside the {length} samples of the signal; do the files belong together?"
+        )
     if not np.isfinite(signal).all():
         # WFDB marks lost samples as NaN; the median keeps them from shifting the record's scale.
         signal = np.where(np.isfinite(signal), signal, np.nanmedian(signal)).astype(np.float32)
@@ -175,7 +179,9 @@ def file_digests(folder: Path, names: Iterable[str], data: DataConfig) -> dict[s
                 with path.open("rb") as file:
                     digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror}); a record needs .hea, .dat and .atr.") from None
+                raise DataError(
+                    f"{path}: cannot be read ({error.strerror}); a record needs .hea, .dat and .atr."
+                ) from None
             if published and digests[path.name] != published.get(path.name):
                 raise DataError(
                     f"{path}: differs from MIT-BIH 1.0.0 (SHA-256); fetch it again or use data.source: folder."

@@ -1,7 +1,8 @@
-"""One definition each: the hash of a model, the hash of a configuration, and the weighted mean of updates."""
+"""One definition each: the hash of a model and the hash of a JSON value."""
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ Layout = Sequence[tuple[str, tuple[int, ...]]]
 
 # A change of the byte format below needs a new version here: it starts every hash.
 _MODEL_FORMAT = b"PulseLedger model 1"
+
+# Brackets outside of strings: a string is taken as one piece.
+_JSON_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
 def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -78,30 +82,21 @@ def canonical_json(obj: Any) -> str:
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def read_json(text: Any) -> Any:
+    """Read JSON that may have been tampered with; raises ValueError for anything else, deep nesting included.
+
+    The embedded chain raises the interpreter's recursion limit so far that the standard reader would end the process.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"expected text, found {type(text).__name__}")
+    depth = 0
+    for token in _JSON_BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > 100:
+            raise ValueError("nested too deeply")
+    return json.loads(text)
+
+
 def json_hash(obj: Any) -> bytes:
     """Hash plain data, 32 bytes of SHA-256 over its canonical JSON."""
     return hashlib.sha256(canonical_json(obj).encode()).digest()
-
-
-def weighted_mean_update(global_params: np.ndarray, updates: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    """Add the weighted mean of updates to the global parameters: the definition that training and audit share.
-
-    Sums in float64 and in the order given, which must be the order of the slots: another order may change the last bit.
-
-    Args:
-        global_params: f32[P] before the round.
-        updates: (weight, f32[P] change) of each participant, by ascending slot.
-
-    Returns:
-        f32[P] after the round, always a new array.
-
-    Raises:
-        LedgerError: there is no update, or the weights do not sum to more than zero.
-    """
-    total = sum(weight for weight, _ in updates)
-    if not total > 0:
-        raise LedgerError(f"the weights of {len(updates)} updates sum to {total}, expected more than zero")
-    accumulated = np.zeros(global_params.shape, dtype=np.float64)
-    for weight, delta in updates:
-        accumulated += weight * delta.astype(np.float64)
-    return (global_params.astype(np.float64) + accumulated / total).astype(np.float32)

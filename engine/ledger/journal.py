@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import LedgerError
+from engine.ledger.canonical import read_json
 from engine.ledger.records import (
     Domain,
     Federation,
@@ -210,7 +211,7 @@ class Journal:
             connection.execute("PRAGMA synchronous=FULL")
             state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if state != "ok":
-                raise LedgerError(f"the journal {self.path} is damaged: {state}")
+                raise LedgerError(f"the journal {self.path} is damaged: {' '.join(state.split())}")
             self.meta = read_meta(connection, self.path)
 
 
@@ -228,11 +229,11 @@ def read_meta(connection: sqlite3.Connection, path: Path) -> Meta:
     if values.get("format") != str(FORMAT):
         raise LedgerError(f"the journal {path} has format {values.get('format')}, expected {FORMAT}")
     try:
-        backend = json.loads(values["backend"])
+        backend = read_json(values["backend"])
         if not isinstance(backend, dict):
             raise LedgerError("backend: not an object")
         return Meta(federation_from_json(values["federation"]), domain_from_json(values["domain"]), backend)
-    except (KeyError, TypeError, ValueError, RecursionError, LedgerError) as error:
+    except (KeyError, TypeError, ValueError, LedgerError) as error:
         raise LedgerError(f"the journal {path} is damaged: {error}") from error
 
 
@@ -272,8 +273,8 @@ def receipt_to_json(receipt: Receipt) -> str:
 def receipt_from_json(text: str) -> Receipt:
     """Read what `receipt_to_json` wrote; raises LedgerError when it is something else."""
     try:
-        receipt = Receipt(**json.loads(text))
-    except (TypeError, ValueError, RecursionError) as error:
+        receipt = Receipt(**read_json(text))
+    except (TypeError, ValueError) as error:
         raise LedgerError(f"a receipt is damaged: {error}") from error
     if not isinstance(receipt.transaction, str) or not all(type(n) is int for n in (receipt.status, receipt.gas)):
         raise LedgerError("a receipt is damaged: a value has the wrong type")

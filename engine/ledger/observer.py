@@ -1,4 +1,4 @@
-"""The ledger as an observer of the loop: it hands signed rounds to the ledger in the background and keeps the vectors."""
+"""The ledger as an observer of the loop: hands signed rounds to the ledger in the background, keeps the vectors."""
 
 import time
 from pathlib import Path
@@ -28,7 +28,6 @@ class LedgerObserver:
         """
         started = time.perf_counter()
         self._folder = folder
-        self._archive = config.archive
         settings = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
@@ -44,8 +43,7 @@ class LedgerObserver:
     def round_finished(self, record: Any) -> None:
         """Archives the updates and submits the round; raises what the ledger refused of an earlier one."""
         started = time.perf_counter()
-        if self._archive:
-            archive.write_round(self._folder, record.round, {u.hospital: u.vector for u in record.updates})
+        archive.write_round(self._folder, record.round, {u.hospital: u.vector for u in record.updates})
         signed = tuple(u.signed for u in record.updates)
         self._submit(RoundEntry(record.round, record.parent, record.model, signed))
         self.seconds += time.perf_counter() - started

@@ -1,6 +1,5 @@
 """What the ledger writes down, as frozen plain data; JSON forms for the journal; EIP-712 digest of an update."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Any
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json
+from engine.ledger.canonical import canonical_json, read_json
 
 WEIGHTINGS = ("samples", "uniform", "none")
 
@@ -273,8 +272,8 @@ def _plain(value: Any) -> Any:
 
 def _read(what: str, text: Any, kind: type, convert: Mapping[str, Callable[[Any], bytes]]) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
+        values = read_json(text)
+    except ValueError as error:
         raise LedgerError(f"{what}: not JSON ({error})") from error
     names = {field.name for field in fields(kind)}
     if not isinstance(values, dict) or set(values) != names:

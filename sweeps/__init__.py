@@ -1,0 +1,1 @@
+"""Studies: many federations, compared over conditions and tuned within them."""

@@ -1,0 +1,394 @@
+"""The command line: `pulseledger VERB ...`.
+
+argparse for the verbs; every key of the configuration is a flag of the same dotted name, checked by the same model
+and answered with the same sentence as a key in the YAML. Imports are inside the verbs, so that --help is quick.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine import __version__
+from engine.config import RunConfig, dotted_keys, load_yaml, parse, set_key
+from engine.errors import ConfigError, PulseLedgerError
+
+MISTAKE = 2  # exit code of a user's mistake
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.takes_keys:
+        parser.error(f"unknown argument {rest[0]!r}")
+    try:
+        return options.run(options, rest)
+    except PulseLedgerError as error:
+        print(f"pulseledger: {error}", file=sys.stderr)
+        return MISTAKE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"pulseledger: {where}{error.strerror or error}.", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pulseledger",
+        description="Experiments in personalised federated learning on ECG records, with a ledger.",
+        epilog="Every key of the configuration is a flag: --cohort.hospitals 10. `pulseledger keys` lists them.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[..., int], help: str, takes_keys: bool = False) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(run=run, takes_keys=takes_keys)
+        return sub
+
+    sub = verb("run", _run, "one federation", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a run")
+    sub.add_argument("--json", action="store_true", help="print the result as one JSON document and nothing else")
+    sub = verb("sweep", _sweep, "a study of many federations", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a study")
+    sub = verb("plan", _plan, "what a study would run; starts nothing", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a study")
+    sub = verb("resume", _resume, "go on with a killed study or run")
+    sub.add_argument("folder", type=Path)
+    sub = verb("compare", _compare, "table of the runs of a study, best first, per condition")
+    sub.add_argument("folder", type=Path)
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead")
+    form.add_argument("--csv", action="store_true", help="print CSV instead")
+    sub = verb("audit", _audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    sub = verb("data", _data, "fetch MIT-BIH, describe a cohort, or write simulated records", takes_keys=True)
+    sub.add_argument("what", choices=("fetch", "describe", "simulate"))
+    sub.add_argument("config", nargs="?", help="YAML file of a run or study, for describe and simulate")
+    sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
+    sub.add_argument("--json", action="store_true", help="describe: print JSON")
+    sub = verb("ui", _ui, "MLflow on a folder's store")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--port", type=int, default=5000)
+    verb("keys", _keys, "all keys of the configuration, with defaults")
+    return parser
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.experiment import RESULT, run_tracked
+    from sweeps.progress import RoundProgress
+
+    config = parse(RunConfig, _values(options.config, rest, RunConfig), options.config)
+    folder = Path(config.out or f"runs/{config.name}")
+    with _only_json(options.json) as show, RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+        if (folder / RESULT).exists():
+            progress.note(f"{folder} is finished already; nothing is run again")
+        result = run_tracked(config, folder, folder.parent, progress.place())
+    if options.json:
+        show(json.dumps(result))
+    else:
+        _print_result(result, folder)
+    return 0
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.compare import print_table, rows_of
+    from sweeps.space import StudyConfig, load_study
+    from sweeps.study import start_study
+
+    study = load_study(_values(options.config, rest, StudyConfig), options.config)
+    folder = Path(study.out or f"runs/{study.name}")
+    start_study(study, folder, _say)
+    print_table(rows_of(folder), _console())
+    _print_store(study, folder)
+    return 0
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.space import StudyConfig, conditions, load_study, search_space, total_trials
+
+    study = load_study(_values(options.config, rest, StudyConfig), options.config)
+    print(
+        f"{study.name}: {total_trials(study)} trials of {study.repeats} repeat(s), {study.federation.rounds} rounds each"
+    )
+    print(f"sampler {study.sampler}, objectives " + ", ".join(f"{d} {name}" for name, d in study.objectives.items()))
+    for condition in conditions(study):
+        print(f"  condition {condition.label}")
+    for keys in study.baselines:
+        print(f"  baseline in each condition: {keys}")
+    for key, distribution in search_space(study).items():
+        print(f"  tuned {key}: {distribution}")
+    cpus = os.cpu_count() or 1
+    at_once = study.concurrency or cpus
+    print(f"at a time: {at_once} trials, each one placement group of {cpus / at_once:.2g} of {cpus} CPU")
+    return 0
+
+
+def _resume(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.experiment import run_tracked
+    from sweeps.compare import print_table, rows_of
+    from sweeps.progress import RoundProgress
+    from sweeps.study import STUDY_FILE, read_study, resume_study
+
+    folder: Path = options.folder
+    if (folder / STUDY_FILE).exists():
+        resume_study(folder, _say)
+        print_table(rows_of(folder), _console())
+        _print_store(read_study(folder), folder)
+        return 0
+    if not (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a run (config.yaml).")
+    config = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    with RoundProgress(config.federation.rounds) as progress:
+        result = run_tracked(config, folder, folder.parent, progress.place())
+    _print_result(result, folder)
+    return 0
+
+
+def _compare(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.compare import as_csv, as_json, print_table, rows_of
+
+    rows = rows_of(options.folder)
+    if options.json:
+        print(as_json(rows))
+    elif options.csv:
+        print(as_csv(rows), end="")
+    else:
+        print_table(rows, _console())
+    return 0
+
+
+def _audit(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.ledger.audit import audit
+    from sweeps.study import STUDY_FILE
+
+    folder: Path = options.folder
+    if (folder / STUDY_FILE).exists():
+        runs = sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger"))
+    else:
+        runs = [folder]
+    if not runs:
+        raise ConfigError(f"{folder}: holds no run with a ledger.")
+    reports = {str(run): audit(run) for run in runs}
+    if options.json:
+        print(json.dumps({name: report.to_dict() for name, report in reports.items()}))
+    else:
+        for name, report in reports.items():
+            for line in report.lines():
+                print(line if len(runs) == 1 else f"{Path(name).relative_to(folder)}: {line}")
+    return int(any(report.findings for report in reports.values()))
+
+
+def _data(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.what == "fetch":
+        return _fetch(options.folder)
+    values = _values(options.config, rest, RunConfig) if options.config else _overrides({}, rest, RunConfig)
+    config = parse(
+        RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
+    )
+    if options.what == "simulate":
+        from engine.data.simulate import write_records
+
+        if options.folder is None:
+            raise ConfigError("data simulate: --folder is needed, the folder to write.")
+        settings = config.data.simulated
+        names = write_records(options.folder, settings.patients, settings.seed, settings.minutes)
+        print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
+        return 0
+    from engine.data.cohort import build_cohort
+
+    cohort = build_cohort(config.data, config.cohort, _say if not options.json else lambda text: None)
+    if options.json:
+        print(json.dumps(cohort.report))
+    else:
+        _print_cohort(cohort.report)
+    return 0
+
+
+def _fetch(folder: Path | None) -> int:
+    from rich.progress import Progress
+
+    from engine.data.records import cache_folder, fetch_mitdb
+
+    where = folder or cache_folder() / "mitdb"
+    with Progress(console=_console(), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("MIT-BIH", total=None)
+
+        def progress(text: str) -> None:
+            done, total = text.split(" ", 1)[0].split("/")
+            bar.update(task, completed=int(done), total=int(total), description=text.split(" ", 1)[1])
+
+        fetched = fetch_mitdb(where, progress=progress)
+    print(f"{fetched} files fetched, all 144 are in {where}")
+    return 0
+
+
+def _ui(options: argparse.Namespace, rest: list[str]) -> int:
+    import socket
+    import subprocess
+
+    store = next((p for p in (options.folder / "mlflow.db", options.folder.parent / "mlflow.db") if p.exists()), None)
+    if store is None:
+        raise ConfigError(f"{options.folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", options.port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "must be 0 to 65535"
+            raise ConfigError(
+                f"--port {options.port}: cannot be used ({reason}); choose another with --port."
+            ) from None
+    print(f"MLflow on http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store.resolve()}"]
+    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(options.port)])
+
+
+def _keys(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.space import STUDY_KEYS, StudyConfig
+
+    for key, field in dotted_keys(StudyConfig).items():
+        default = field.get_default(call_default_factory=True)
+        shown = list(default) if isinstance(default, tuple) else default
+        mark = "  (studies)" if key in STUDY_KEYS else ""
+        print(f"{key:40} {json.dumps(shown):28} {field.description or ''}{mark}")
+    return 0
+
+
+def _values(path: str, rest: list[str], model: type[RunConfig]) -> dict[str, Any]:
+    ready = Path(__file__).parent / Path(path).name
+    # the ready-made files are found wherever the package is installed
+    return _overrides(load_yaml(path if Path(path).exists() or not ready.exists() else ready), rest, model)
+
+
+def _overrides(values: dict[str, Any], rest: list[str], model: type[RunConfig]) -> dict[str, Any]:
+    """Puts `--key value` and `--key=value` flags over the values of a file."""
+    words = list(rest)
+    while words:
+        flag = words.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"{flag!r} is not a flag; keys are given as --cohort.hospitals 10.")
+        key, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ConfigError(f"--{key}: a value is missing.")
+            text = words.pop(0)
+        key = "execution.address" if key == "address" else key.replace("-", "_")
+        if key in ("conditions", "search", "objectives") or key not in dotted_keys(model):
+            import difflib
+
+            near = difflib.get_close_matches(key, dotted_keys(model), 1)
+            hint = f" Did you mean --{near[0]}?" if near else " `pulseledger keys` lists all."
+            raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
+        try:
+            set_key(values, key, yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ConfigError(f"--{key}: {text!r} is not a YAML value.") from None
+    return values
+
+
+@contextlib.contextmanager
+def _only_json(wanted: bool):  # type: ignore[no-untyped-def]
+    """With --json, stdout carries the document alone: Ray prints messages of lost workers there."""
+    if not wanted:
+        yield print
+        return
+    real = os.dup(1)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    try:
+        yield lambda text: os.write(real, (text + "\n").encode())
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _print_result(result: dict[str, Any], folder: Path) -> None:
+    from sweeps.compare import print_table, rows_of
+
+    print_table(rows_of(folder), _console())
+    ledger = result["ledger"]
+    if ledger["backend"] != "none":
+        print(
+            f"ledger: head {ledger['head'][:18]}..., {ledger['updates']} updates in {ledger['rounds']} rounds, "
+            f"{ledger['gas_per_round']:,.0f} gas a round, {ledger['critical_path_seconds']:.3f} s "
+            f"({100 * ledger['overhead_share']:.2f} %) on the critical path"
+        )
+    print(f"results: {folder}")
+    if result["config"]["tracking"]["backend"] == "mlflow":
+        print(f"MLflow: pulseledger ui {folder}")
+
+
+def _print_store(study: Any, folder: Path) -> None:
+    from engine.tracking import store_uri
+
+    if study.tracking.backend == "mlflow":
+        print(f"MLflow store: {store_uri(study.tracking, folder)}\nopen it with: pulseledger ui {folder}")
+    print(f"audit it with: pulseledger audit {folder}")
+
+
+def _print_cohort(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = _console()
+    classes = list(report["classes"])
+    title = f"{report['beats']:,} beats, {report['edge_beats']} more lie too near the end of a record for a window"
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in ("hospital", "records", "train", "val", "test", *classes, "local majority"):
+        table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
+    for h in report["hospitals"]:
+        share = h["local_majority_accuracy"]
+        table.add_row(
+            f"{h['id']}{'' if h['trains'] else ' (unseen)'}",
+            " ".join(h["records"]) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
+            *(f"{h[k]:,}" for k in ("train", "validation", "test")),
+            *(f"{h['classes'][c]:,}" for c in classes),
+            "-" if share is None else f"{100 * share:.2f} %",
+        )
+    table.add_row("all", "", "", "", "", *(f"{report['classes'][c]:,}" for c in classes), style="bold")
+    console.print(table)
+    h = report["heterogeneity"]
+    print(
+        f"label distance (EMD) mean {h['emd_mean']:.3f}, max {h['emd_max']:.3f}; Jensen-Shannon {h['js']:.3f}; "
+        f"Hellinger {h['hellinger']:.3f}; variation of sizes {h['size_cv']:.2f}"
+    )
+    for c, missing in report["missing"].items():
+        if missing:
+            print(f"without {c}: hospitals {', '.join(map(str, missing))}")
+    for name in ("local_majority_accuracy", "global_majority_accuracy"):
+        print(f"{name.replace('_', ' ')} on the test beats: {100 * report[name]:.2f} %")
+    print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
+    print(f"patients in more than one hospital: {len(report['patients_shared'])}")
+    for text in report["leaky"]:
+        print(f"leaky: {text}")
+
+
+def _console():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    # without a terminal there is no width to ask for, and a table folded at 80 columns cannot be read
+    return Console(width=None if sys.stdout.isatty() else 170)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

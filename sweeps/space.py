@@ -1,0 +1,213 @@
+"""What a study varies: conditions that are compared, hyper-parameters that are tuned, repeats over seeds.
+
+All of it is plain data from the study's YAML, checked against the run's configuration before anything starts.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field, model_validator
+
+from engine.config import CLASSES, RunConfig, dotted_keys, parse, set_key
+from engine.errors import ConfigError
+from engine.seeds import generator
+
+STUDY_KEYS = ("conditions", "search", "baselines", "repeats", "objectives", "sampler", "trials", "joint", "concurrency")
+
+_SCORES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "recall_min",
+    "worst_hospital_macro_f1",
+    "worst_hospital_accuracy",
+)
+OBJECTIVES = (
+    *(f"{part}/{model}/{s}" for part in ("validation", "final") for model in ("global", "personal") for s in _SCORES),
+    *(
+        f"{part}/{model}/recall/{c}"
+        for part in ("validation", "final")
+        for model in ("global", "personal")
+        for c in CLASSES
+    ),
+    *(f"{part}/personal/hurt_share" for part in ("validation", "final")),
+    *(f"ledger/{name}" for name in ("overhead_share", "critical_path_seconds", "gas_per_round")),
+    *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
+)
+
+
+class StudyConfig(RunConfig):
+    """A study: a run's configuration, and what is varied around it."""
+
+    name: str = Field("study", min_length=1, max_length=200, description="name of the study")
+    conditions: dict[str, list[Any]] = Field(
+        {}, description="grid that is compared: dotted key -> values; a value may be a mapping of several keys"
+    )
+    search: dict[str, dict[str, Any]] = Field(
+        {}, description="what is tuned: dotted key -> {uniform|log_uniform|int|log_int: [low, high]} or {choice: [...]}"
+    )
+    baselines: list[dict[str, Any]] = Field(
+        [], description="runs in each condition that are compared but not tuned: dotted keys that differ from the base"
+    )
+    repeats: int = Field(1, ge=1, le=1000, description="seeds of each trial: seed, seed + 1, ... of the run")
+    objectives: dict[str, Literal["maximize", "minimize"]] = Field(
+        {"validation/personal/macro_f1": "maximize"}, description="what is tuned for, and in which direction"
+    )
+    sampler: Literal["tpe", "random", "grid", "nsga2", "qmc"] = Field("tpe", description="Optuna's sampler")
+    trials: int | None = Field(None, ge=1, description="all trials of the study; null: baselines and the whole grid")
+    joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
+    concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
+
+    @model_validator(mode="after")
+    def _objectives(self) -> "StudyConfig":
+        if not self.objectives:
+            raise ValueError("objectives must name at least one score")
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise ValueError(
+                    f"objectives: {name!r} is no score; allowed: {', '.join(OBJECTIVES[:3])} ... or see README"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One point of the grid.
+
+    Attributes:
+        label: short text that names it, such as "hospitals=5, skew=record-dirichlet 0.1"; "all" without a grid.
+        keys: dotted key -> value.
+    """
+
+    label: str
+    keys: dict[str, Any]
+
+
+def load_study(values: dict[str, Any], source: str) -> StudyConfig:
+    """Checks a study with all its conditions, baselines and the ends of its search ranges.
+
+    Raises:
+        ConfigError: one sentence about the first thing that is wrong.
+    """
+    study = parse(StudyConfig, values, source)
+    distributions = search_space(study, source)
+    if study.sampler == "grid" and not all(isinstance(d, CategoricalDistribution) for d in distributions.values()):
+        raise ConfigError(f"{source}: sampler grid needs every search key as choice.")
+    if study.sampler == "nsga2" and len(study.objectives) < 2:
+        raise ConfigError(f"{source}: sampler nsga2 needs at least two objectives.")
+    if study.trials is None and study.sampler != "grid" and distributions:
+        raise ConfigError(f"{source}: trials is needed, the number of all trials of the study.")
+    for condition in conditions(study):
+        for baseline in study.baselines:
+            resolve(study, condition, baseline, 0, source)
+        for corner in _corners(distributions):
+            resolve(study, condition, corner, 0, source)
+    return study
+
+
+def conditions(study: StudyConfig) -> list[Condition]:
+    """All points of the grid, in the order of the file, the last axis running fastest."""
+    points = []
+    for values in itertools.product(*study.conditions.values()):
+        keys: dict[str, Any] = {}
+        words = []
+        for axis, value in zip(study.conditions, values, strict=True):
+            keys.update(value if isinstance(value, dict) else {axis: value})
+            shown = " ".join(str(v) for v in value.values()) if isinstance(value, dict) else str(value)
+            words.append(f"{axis.rsplit('.', 1)[-1]}={shown}")
+        points.append(Condition(", ".join(words) or "all", keys))
+    return points
+
+
+def search_space(study: StudyConfig, source: str = "search") -> dict[str, BaseDistribution]:
+    """Dotted key -> Optuna distribution.
+
+    Raises:
+        ConfigError: a key is unknown or a range is not one.
+    """
+    known = dotted_keys(RunConfig)
+    space: dict[str, BaseDistribution] = {}
+    for key, spec in study.search.items():
+        if key not in known:
+            raise ConfigError(f"{source}: search.{key} is not a key of a run's configuration.")
+        kind, value = next(iter(spec.items())) if len(spec) == 1 else ("", [])
+        try:
+            match kind:
+                case "uniform" | "log_uniform":
+                    low, high = value
+                    space[key] = FloatDistribution(float(low), float(high), log=kind == "log_uniform")
+                case "int" | "log_int":
+                    low, high = value
+                    space[key] = IntDistribution(int(low), int(high), log=kind == "log_int")
+                case "choice":
+                    space[key] = CategoricalDistribution(value)
+                case _:
+                    raise ValueError("allowed: uniform, log_uniform, int, log_int or choice, one of them")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{source}: search.{key} is {spec}: {error}.") from None
+    return space
+
+
+def resolve(
+    study: StudyConfig, condition: Condition, keys: dict[str, Any], repeat: int, source: str = "study"
+) -> RunConfig:
+    """The run's configuration for one condition, tuned or baseline keys, and repeat.
+
+    Raises:
+        ConfigError: the combination is not allowed.
+    """
+    values = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"})
+    for key, value in {**condition.keys, **keys}.items():
+        set_key(values, key, value)
+    values["seed"] = study.seed + repeat
+    where = f"{source}, condition {condition.label}" if study.conditions else source
+    return parse(RunConfig, values, where)
+
+
+def total_trials(study: StudyConfig) -> int:
+    """How many trials the study wants over all conditions."""
+    if study.trials is not None:
+        return study.trials
+    points = 1
+    for distribution in search_space(study).values():
+        assert isinstance(distribution, CategoricalDistribution)
+        points *= len(distribution.choices)
+    tuned = points if study.search or not study.baselines else 0
+    return len(conditions(study)) * (len(study.baselines) + tuned)
+
+
+def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samplers.BaseSampler:
+    """A sampler for the next trial.
+
+    It is made anew for each trial with a seed that counts the trials so far: one that is seeded only once draws the
+    same points again after a resume.
+    """
+    seed = int(generator(study.seed, "sampler", asked, condition).integers(2**31))
+    match study.sampler:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "grid":
+            space = {
+                k: list(d.choices) for k, d in search_space(study).items() if isinstance(d, CategoricalDistribution)
+            }
+            return optuna.samplers.GridSampler(space, seed=study.seed)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        case "qmc":
+            return optuna.samplers.QMCSampler(seed=study.seed, warn_independent_sampling=False)
+        case _:
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+
+def _corners(space: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
+    """The first and the last value of every range, all choices in turn: enough to notice a value out of range."""
+    ends = {
+        key: list(d.choices) if isinstance(d, CategoricalDistribution) else [d.low, d.high]  # type: ignore[attr-defined]
+        for key, d in space.items()
+    }
+    for i in range(max((len(values) for values in ends.values()), default=1)):
+        yield {key: values[min(i, len(values) - 1)] for key, values in ends.items()}

@@ -1,0 +1,490 @@
+"""The study driver: one process owns the Optuna study and its database, Ray only executes.
+
+ask -> placement group and runner -> wait for any -> tell. Every `tell` is committed, every trial has its folder with
+a checkpoint after each round, so a driver that is killed at any moment loses nothing: `resume` adopts what it left.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.trial import TrialState
+
+from engine.background import Background
+from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
+from engine.errors import ResourceError, StudyError
+from engine.pool import imported_ray, start_ray, stop_ray
+from engine.tracking import start_tracker
+from sweeps.space import Condition, StudyConfig, build_sampler, conditions, resolve, search_space, total_trials
+from sweeps.trial import RUNNER_CPU, TrialRunner, repeat_folder
+
+STUDY_FILE = "study.yaml"
+FAIL_FAST = 3  # trials that all fail at the start end the study
+LOSSES = 2  # times that a trial is started again after its processes were lost
+START_SECONDS = 180.0  # a placement group that is not there by then never will be
+
+
+@dataclass
+class _Running:
+    """A trial under way."""
+
+    study: optuna.Study
+    number: int  # in its Optuna study
+    trial: int  # in the whole study; names its folder
+    order: dict[str, Any]
+    group: Any = None
+    runner: Any = None
+    call: Any = None
+    losses: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+def start_study(study: StudyConfig, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Begins a study in `folder`, or goes on with the same one there.
+
+    Raises:
+        StudyError: another driver holds the folder, or it holds another study.
+        ResourceError: a trial does not fit on the machine or cluster.
+    """
+    path = folder / STUDY_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        there = parse(StudyConfig, load_yaml(path), str(path))
+        # more trials, another concurrency or cluster are still the same study
+        changed = [
+            key
+            for key in StudyConfig.model_fields
+            if key not in ("out", "trials", "concurrency", "execution") and getattr(there, key) != getattr(study, key)
+        ]
+        if changed:
+            raise StudyError(
+                f"{path}: holds a study with another {changed[0]}; use another --out, or pulseledger resume."
+            )
+    part = folder / f".{STUDY_FILE}.{os.getpid()}"
+    part.write_text(dump_yaml(study), encoding="utf-8")
+    part.replace(path)
+    resume_study(folder, say)
+
+
+def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
+    """Goes on with the study of `folder` until every wanted trial has ended."""
+    study = read_study(folder)
+    with _lock(folder), _ray(study):
+        Driver(study, folder, say).drive()
+
+
+def read_study(folder: Path) -> StudyConfig:
+    """The study of a folder.
+
+    Raises:
+        StudyError: there is none.
+    """
+    if not (folder / STUDY_FILE).exists():
+        raise StudyError(f"{folder}: holds no study ({STUDY_FILE} is missing).")
+    return parse(StudyConfig, load_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
+
+
+def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
+    """The Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
+
+    Every baseline is enqueued once. Reading and writing go through the same database, `optuna.db`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    storage = optuna.storages.RDBStorage(storage_url(folder))
+    directions = list(study.objectives.values())
+    opened = []
+    everything = conditions(study)
+    for condition in [None] if study.joint else everything:
+        name = study.name if condition is None else f"{study.name} | {condition.label}"
+        made = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+        )
+        made.set_metric_names(list(study.objectives))
+        if "baselines" not in made.user_attrs:
+            for place in everything if condition is None else [condition]:
+                for keys in study.baselines:
+                    fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
+                    made.enqueue_trial(fixed, user_attrs={"baseline": keys})
+            made.set_user_attr("baselines", study.baselines)
+        opened.append((made, condition))
+    return opened
+
+
+def storage_url(folder: Path) -> str:
+    """The address of the folder's Optuna database."""
+    return f"sqlite:///{(folder / 'optuna.db').resolve()}"
+
+
+class Driver:
+    """Asks, starts, waits and tells. One at a time for each study folder."""
+
+    def __init__(self, study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
+        self._study = study
+        self._folder = folder.resolve()
+        self._say = say
+        self._ray = imported_ray()
+        self._cpus = _trial_cpus(self._ray, study)
+        self._concurrency = study.concurrency or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cpus))
+        self._conditions = {c.label: c for c in conditions(study)}
+        self._studies = open_studies(study, self._folder)
+        self._total = total_trials(study)
+        self._space = search_space(study)
+        self._tracker: Background | None = None
+        self._parent: str | None = None
+
+    def drive(self) -> None:
+        """Runs until every wanted trial has ended.
+
+        Raises:
+            StudyError: the first trials all failed.
+        """
+        running: list[_Running] = []
+        try:
+            self._start_tracking()
+            waiting = self._adopt()
+            while True:
+                while len(running) < self._concurrency and (waiting or self._asked() < self._total):
+                    trial = waiting.pop(0) if waiting else self._ask()
+                    if trial is None:
+                        break  # a grid is used up
+                    running.append(trial)
+                    self._launch(trial)
+                if not running:
+                    break
+                done, _ = self._ray.wait([trial.call for trial in running], num_returns=1, timeout=5)
+                for call in done:
+                    trial = next(t for t in running if t.call is call)
+                    if self._conclude(trial):
+                        running.remove(trial)
+                self._fail_fast()
+            self._finish_tracking()
+        finally:
+            for trial in running:
+                self._release(trial)
+            if self._tracker is not None:
+                self._tracker.close()
+
+    def _asked(self) -> int:
+        """Trials that count against the wanted number: all that got as far as having a configuration."""
+        return sum("config" in t.user_attrs for study, _ in self._studies for t in study.get_trials(deepcopy=False))
+
+    def _ask(self) -> _Running | None:
+        """The next trial: conditions in turn, the one with the fewest trials first."""
+        counts = [sum("config" in t.user_attrs for t in study.get_trials(deepcopy=False)) for study, _ in self._studies]
+        for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
+            study, condition = self._studies[index]
+            study.sampler = build_sampler(self._study, counts[index], index)
+            if isinstance(study.sampler, optuna.samplers.GridSampler) and not _grid_open(study, self._study):
+                continue
+            # public Optuna samples what `ask` is given; a waiting trial is a baseline and gets nothing tuned
+            baseline_next = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
+            pick = self._condition_choice()
+            asked = study.ask({**pick, **({} if baseline_next else self._space)})
+            baseline = asked.user_attrs.get("baseline")
+            if condition is None:
+                condition = self._conditions[asked.params.get("condition", next(iter(self._conditions)))]
+            keys = baseline if baseline is not None else {key: asked.params[key] for key in self._space}
+            trial = self._asked()
+            configs = [resolve(self._study, condition, keys, r) for r in range(self._study.repeats)]
+            asked.set_user_attr("trial", trial)
+            asked.set_user_attr("condition", condition.label)
+            asked.set_user_attr("keys", keys)
+            # last: a trial with a configuration can be adopted, one without never began
+            asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
+            return self._order(study, asked.number)
+        return None
+
+    def _condition_choice(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """With `joint`, the condition is one more parameter."""
+        joint = self._study.joint and len(self._conditions) > 1
+        return {"condition": optuna.distributions.CategoricalDistribution(list(self._conditions))} if joint else {}
+
+    def _order(self, study: optuna.Study, number: int) -> _Running:
+        attributes = study.get_trials(deepcopy=False)[number].user_attrs
+        trial = attributes["trial"]
+        name = f"trial-{trial:04d}"
+        tags = {
+            "study": self._study.name,
+            "condition": attributes["condition"],
+            "number": str(trial),
+            "trial_name": name,
+            "state": "RUNNING",
+            "direction": ", ".join(self._study.objectives.values()),
+            "optuna.study": study.study_name,
+            "method": attributes["config"][0]["federation"]["algorithm"],
+            **{f"condition.{k}": str(v) for k, v in self._conditions[attributes["condition"]].keys.items()},
+        }
+        order = {
+            "configs": attributes["config"],
+            "folder": str(trial_folder(self._folder, trial)),
+            "attempt": 0,
+            "key": f"{self._key()}/{trial}",
+            "name": name,
+            "tags": tags,
+            "parent": self._parent,
+        }
+        return _Running(study, number, trial, order)
+
+    def _adopt(self) -> list[_Running]:
+        """Trials that an earlier driver left RUNNING: continued, or failed when they never got a configuration."""
+        adopted = []
+        for study, _ in self._studies:
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if "config" in trial.user_attrs:
+                    adopted.append(self._order(study, trial.number))
+                else:
+                    study.tell(trial.number, state=TrialState.FAIL)
+        if adopted:
+            self._say(f"going on with {len(adopted)} trials of an earlier driver")
+        return sorted(adopted, key=lambda t: t.trial)
+
+    def _launch(self, trial: _Running) -> None:
+        folder = Path(trial.order["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
+        ray = self._ray
+        trial.group = ray.util.placement_group([{"CPU": RUNNER_CPU}, {"CPU": self._cpus - RUNNER_CPU}], strategy="PACK")
+        if not trial.group.wait(START_SECONDS):
+            there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+            raise ResourceError(
+                f"trial {trial.trial} wants {self._cpus:g} CPU; after {START_SECONDS:g} s the cluster's {there:g} CPU "
+                f"have {free:g} free."
+            )
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            trial.group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        )
+        actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(TrialRunner)
+        trial.runner = actor.options(scheduling_strategy=strategy).remote()
+        trial.call = trial.runner.run.remote(trial.order, self._tracker)
+
+    def _release(self, trial: _Running) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.kill(trial.runner)
+        with contextlib.suppress(Exception):
+            self._ray.util.remove_placement_group(trial.group)
+
+    def _conclude(self, trial: _Running) -> bool:
+        """Tells how a trial ended; returns False when it was started again instead."""
+        try:
+            results = self._ray.get(trial.call)
+        except self._ray.exceptions.RayActorError:
+            self._release(trial)
+            trial.losses += 1
+            if trial.losses <= LOSSES:
+                self._say(f"trial {trial.trial}: its processes were lost, going on from its checkpoint")
+                self._launch(trial)
+                return False
+            self._fail(trial, f"its processes were lost {trial.losses} times", "")
+            return True
+        except self._ray.exceptions.RayTaskError as error:
+            self._release(trial)
+            self._fail(trial, f"{type(error.cause).__name__}: {error.cause}", str(error))
+            return True
+        self._release(trial)
+        self._tell(trial, results)
+        return True
+
+    def _tell(self, trial: _Running, results: list[dict[str, Any]]) -> None:
+        wanted = [config_hash(RunConfig.model_validate(values)) for values in trial.order["configs"]]
+        if [r["config_hash"] for r in results] != wanted:
+            self._fail(trial, "the runner ran another configuration than it was asked to", "")
+            return
+        means = []
+        for name in self._study.objectives:
+            values = [value for result in results if (value := lookup(result, name)) is not None]
+            if len(values) < len(results):
+                self._fail(trial, f"the objective {name} has no value in this cohort", "")
+                return
+            means.append(statistics.fmean(values))
+        self._spread(trial, results)
+        trial.study.tell(trial.number, means)
+        said = ", ".join(f"{name} {value:.4f}" for name, value in zip(self._study.objectives, means, strict=True))
+        seconds = time.monotonic() - trial.started
+        self._say(f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  {said}  ({seconds:.0f} s)")
+
+    def _fail(self, trial: _Running, error: str, trace: str) -> None:
+        path = error_file(self._folder, trial.trial)
+        path.write_text(f"{error}\n\n{trace}")
+        trial.study.tell(trial.number, state=TrialState.FAIL)
+        if self._tracker is not None:
+            run = self._tracker.submit(
+                "open_run", trial.order["key"], trial.order["name"], {}, {}, self._parent
+            ).result()
+            self._tracker.submit("tags", run, {"error": error}).result()
+            self._tracker.submit("finish", run, "FAIL").result()
+        self._say(
+            f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  FAILED: {error.splitlines()[0]} ({path})"
+        )
+
+    def _label(self, trial: _Running) -> str:
+        attributes = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
+        keys = " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in attributes["keys"].items())
+        return f"[{attributes['condition']}] {keys}"
+
+    def _fail_fast(self) -> None:
+        ended = [
+            t
+            for study, _ in self._studies
+            for t in study.get_trials(deepcopy=False)
+            if t.state.is_finished() and "config" in t.user_attrs
+        ]
+        if len(ended) >= FAIL_FAST and all(t.state == TrialState.FAIL for t in ended):
+            first = min(ended, key=lambda t: t.user_attrs["trial"])
+            raise StudyError(
+                f"the first {len(ended)} trials all failed; trial {first.user_attrs['trial']}: "
+                f"{read_error(self._folder, first.user_attrs['trial'])}"
+            )
+
+    def _key(self) -> str:
+        """Names this study in MLflow, wherever its folder is moved."""
+        path = self._folder / ".id"
+        if not path.exists():
+            path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
+        return f"{self._study.name}/{path.read_text()}"
+
+    def _start_tracking(self) -> None:
+        if self._study.tracking.backend == "none":
+            return
+        self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
+        note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
+        tags = {"study": self._study.name, "optuna.storage": storage_url(self._folder), "mlflow.note.content": note}
+        self._parent = self._tracker.submit("open_run", self._key(), self._study.name, tags, {}, None).result()
+        self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
+
+    def _finish_tracking(self) -> None:
+        if self._tracker is None or self._parent is None:
+            return
+        states = [t.state for study, _ in self._studies for t in study.get_trials(deepcopy=False)]
+        counts = {f"sweep/n_{s.name.lower()}": float(states.count(s)) for s in (TrialState.COMPLETE, TrialState.FAIL)}
+        self._tracker.submit("summary", self._parent, counts).result()
+        self._tracker.submit("finish", self._parent, "COMPLETE").result()
+
+    def _spread(self, trial: _Running, results: list[dict[str, Any]]) -> None:
+        """Mean and standard deviation over the repeats, in MLflow's run of the trial."""
+        if self._tracker is None or len(results) < 2:
+            return
+        metrics = {}
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min"):
+            values = [result["final"]["personal"][name] for result in results]
+            metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
+            metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
+        run = self._tracker.submit("open_run", trial.order["key"], "", {}, {}, None).result()
+        self._tracker.submit("summary", run, metrics).result()
+        self._tracker.submit("finish", run, "COMPLETE").result()
+
+
+def lookup(result: dict[str, Any], name: str) -> float | None:
+    """The score at a path such as "validation/personal/macro_f1"; None where the cohort does not have it."""
+    value: Any = result
+    for part in name.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def trial_folder(folder: Path, trial: int) -> Path:
+    """Where a trial writes."""
+    return folder / "trials" / f"{trial:04d}"
+
+
+def error_file(folder: Path, trial: int) -> Path:
+    """Where a failed trial's reason and traceback are kept."""
+    return trial_folder(folder, trial) / "error.txt"
+
+
+def read_error(folder: Path, trial: int) -> str:
+    """The reason of a failed trial in one line; empty when none was written."""
+    try:
+        return error_file(folder, trial).read_text().split("\n", 1)[0]
+    except OSError:
+        return ""
+
+
+def _grid_open(study: optuna.Study, config: StudyConfig) -> bool:
+    """Whether a grid still has a point that nobody took, or a baseline waits."""
+    trials = study.get_trials(deepcopy=False)
+    if any(t.state == TrialState.WAITING for t in trials):
+        return True
+    points = 1
+    for distribution in search_space(config).values():
+        points *= len(distribution.choices)  # type: ignore[attr-defined]
+    return sum("baseline" not in t.user_attrs and "config" in t.user_attrs for t in trials) < points
+
+
+def _next_attempt(folder: Path, repeats: int) -> int:
+    """Counts up the attempts at a trial, which fences off a runner that is still alive from an earlier one."""
+    attempt = 0
+    for repeat in range(repeats):
+        path = repeat_folder(folder, repeat) / "attempt"
+        attempt = max(attempt, int(path.read_text() or 0) if path.exists() else 0)
+    for repeat in range(repeats):
+        place = repeat_folder(folder, repeat)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "attempt").write_text(str(attempt + 1))
+    return attempt + 1
+
+
+def _trial_cpus(ray: Any, study: StudyConfig) -> float:
+    """CPUs of one trial: all divided by the wanted concurrency, at least one if there is.
+
+    Raises:
+        ResourceError: the trials at a time want more than there is.
+    """
+    there = ray.cluster_resources().get("CPU", 0.0)
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
+    if cpus < 2 * RUNNER_CPU or cpus > largest:
+        raise ResourceError(
+            f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
+            f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
+        )
+    return cpus
+
+
+@contextlib.contextmanager
+def _ray(study: StudyConfig) -> Iterator[None]:
+    started = start_ray(study.execution)
+    try:
+        yield
+    finally:
+        if started:
+            stop_ray()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Only one driver at a time; the second one is told who the first is."""
+    lock = filelock.FileLock(folder / ".lock")
+    owner = folder / ".driver.json"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            first = json.loads(owner.read_text())
+            who = f"process {first['pid']} on {first['host']}"
+        except (OSError, ValueError, KeyError):
+            who = "another process"
+        raise StudyError(f"{folder}: is being driven by {who}; wait for it, or stop it and resume.") from None
+    try:
+        owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        yield
+    finally:
+        lock.release()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,831 @@
+"""Hashes, signatures, tree, journal and both chains; numbers are computed again without the engine's code."""
+
+import copy
+import hashlib
+import multiprocessing
+import os
+import pickle
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eth_abi import encode
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_keys.datatypes import Signature
+from eth_utils import keccak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.aggregation import weighted_mean
+from engine.errors import LedgerError
+from engine.ledger import archive, canonical, chain, journal, merkle, records, signing
+from engine.ledger.ledger import Ledger
+from engine.ledger.records import Domain, Federation, RoundEntry, SignedUpdate, UpdateRecord
+
+ROOT = Path(__file__).parents[1]
+LAYOUT = (("conv.weight", (2, 3)), ("bias", (4,)), ("scale", ()))
+SIZE = 11
+FEDERATION_ID, CONFIG = b"\x11" * 32, b"\x22" * 32
+DOMAIN = Domain(1337, "0x9Be9069a4d2Fb9ec284cc4d149b6388A279f4ABa")
+
+
+def record(**changes: object) -> UpdateRecord:
+    values: dict = {
+        "federation": FEDERATION_ID,
+        "round": 1,
+        "slot": 0,
+        "parent_model": b"\x33" * 32,
+        "update": b"\x44" * 32,
+        "samples": 100,
+        "config_hash": CONFIG,
+        "nonce": 7,
+    }
+    return UpdateRecord(**{**values, **changes})
+
+
+@dataclass
+class Run:
+    """A small federation that can make its rounds again, bit for bit."""
+
+    folder: Path
+    hospitals: int = 3
+    weighting: str = "samples"
+
+    def __post_init__(self) -> None:
+        self.keys = [signing.hospital_key(5, FEDERATION_ID, slot) for slot in range(self.hospitals)]
+        self.genesis = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
+        self.federation = Federation(
+            FEDERATION_ID,
+            CONFIG,
+            tuple(signing.address(key) for key in self.keys),
+            canonical.vector_hash(self.genesis, LAYOUT),
+            LAYOUT,
+            self.weighting,
+        )
+
+    @property
+    def ledger_folder(self) -> Path:
+        return self.folder / "ledger"
+
+    def open(self, **settings: object) -> Ledger:
+        return Ledger(self.ledger_folder, self.federation, **settings)  # type: ignore[arg-type]
+
+    def vectors(self, number: int) -> dict[int, np.ndarray]:
+        """Updates of a round: hospital 1 is away in even rounds."""
+        away = {1} if number % 2 == 0 and self.hospitals > 1 else set()
+        return {
+            slot: np.random.default_rng([number, slot]).normal(size=SIZE).astype(np.float32)
+            for slot in range(self.hospitals)
+            if slot not in away
+        }
+
+    def samples(self, slot: int) -> int:
+        return 100 + 10 * slot
+
+    def params(self, number: int) -> np.ndarray:
+        """Parameters after a round, with the definition written out."""
+        params = self.genesis
+        for earlier in range(1, number + 1):
+            weights = {"samples": self.samples, "uniform": lambda slot: 1}.get(self.weighting)
+            if weights is None:
+                continue
+            total, summed = 0, np.zeros(SIZE)
+            for slot, vector in sorted(self.vectors(earlier).items()):
+                total += weights(slot)
+                summed += weights(slot) * vector.astype(np.float64)
+            params = (params.astype(np.float64) + summed / total).astype(np.float32)
+        return params
+
+    def entry(self, number: int, domain: Domain) -> RoundEntry:
+        parent = canonical.vector_hash(self.params(number - 1), LAYOUT)
+        signed = [
+            signing.sign(
+                UpdateRecord(
+                    federation=FEDERATION_ID,
+                    round=number,
+                    slot=slot,
+                    parent_model=parent,
+                    update=canonical.vector_hash(vector, LAYOUT),
+                    samples=self.samples(slot),
+                    config_hash=CONFIG,
+                    nonce=1000 * number + slot,
+                ),
+                domain,
+                self.keys[slot],
+            )
+            for slot, vector in self.vectors(number).items()
+        ]
+        return RoundEntry(number, parent, canonical.vector_hash(self.params(number), LAYOUT), tuple(signed))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+# --- Canonical hashes -------------------------------------------------------------------------------------------------
+
+
+def test_model_hash_is_the_written_out_one():
+    tensors = {"b": np.array([[1.5, -0.0]], np.float32), "a": np.array(7, np.int64)}
+
+    def field(data: bytes) -> bytes:
+        return len(data).to_bytes(8, "big") + data
+
+    expected = field(b"PulseLedger model 1") + (2).to_bytes(8, "big")
+    expected += field(b"a") + field(b"<i8") + field(b"") + field((7).to_bytes(8, "little"))
+    shape = (1).to_bytes(8, "big") + (2).to_bytes(8, "big")
+    expected += field(b"b") + field(b"<f4") + field(shape) + field(bytes.fromhex("0000c03f00000080"))
+    assert canonical.model_hash(tensors) == hashlib.sha256(expected).digest()
+    assert canonical.model_hash(dict(reversed(tensors.items()))) == canonical.model_hash(tensors)
+
+
+def test_model_hash_depends_on_bytes_names_shapes_and_types_only():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    same = [
+        np.asfortranarray(values),
+        values.astype(">f4"),
+        np.arange(12, dtype=np.float32)[::2].reshape(2, 3) / 2,
+    ]
+    expected = canonical.model_hash({"w": values})
+    assert all(canonical.model_hash({"w": array}) == expected for array in same)
+
+    quiet, payload = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
+    others = [
+        {"v": values},
+        {"w": values.reshape(3, 2)},
+        {"w": values.astype(np.float64)},
+        {"w": values.view(np.int32)},
+        {"w": np.array([[-0.0, 1, 2], [3, 4, 5]], np.float32)},
+        {"w": values, "empty": np.zeros(0, np.float32)},
+        {"n": np.array([quiet])},
+        {"n": np.array([payload])},
+        {"w": np.float32(1)},
+        {"w": np.ones(1, np.float32)},
+        {},
+    ]
+    hashes = [canonical.model_hash(tensors) for tensors in others]
+    assert len({expected, *hashes}) == len(others) + 1
+    with pytest.raises(LedgerError, match="tensor w has type object"):
+        canonical.model_hash({"w": np.array([object()])})
+
+
+def test_flat_vectors_hash_as_the_model_they_stand_for():
+    vector = np.arange(SIZE, dtype=np.float32)
+    tensors = canonical.unflatten(vector, LAYOUT)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == dict(LAYOUT)
+    assert tensors["scale"] == 10
+    assert all(np.shares_memory(tensor, vector) for tensor in tensors.values())
+    assert canonical.vector_hash(vector, LAYOUT) == canonical.model_hash(copy.deepcopy(tensors))
+    for wrong in (vector[:-1], vector.astype(np.float64), vector.reshape(1, -1)):
+        with pytest.raises(LedgerError, match="expected a flat float32 vector of 11 values"):
+            canonical.vector_hash(wrong, LAYOUT)
+
+
+def test_json_hash_knows_one_way_to_write():
+    expected = hashlib.sha256('{"a":[1,2.5,null],"ü":"x"}'.encode()).digest()
+    assert canonical.json_hash({"ü": "x", "a": [1, 2.5, None]}) == expected
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical.json_hash({"a": float("nan")})
+
+
+def test_weighted_mean_by_hand():
+    start = np.array([1, 2], np.float32)
+    updates = [(1, np.array([4, 0], np.float32)), (3, np.array([0, 8], np.float32))]
+    np.testing.assert_array_equal(weighted_mean(start, updates), np.array([2, 8], np.float32))
+    assert weighted_mean(start, updates).dtype == np.float32
+    np.testing.assert_array_equal(weighted_mean(start, [(0, updates[0][1])]), start)
+
+
+# --- Records and signatures -------------------------------------------------------------------------------------------
+
+
+def typed_data(given: UpdateRecord, domain: Domain) -> dict:
+    def fields(text: str) -> list[dict]:
+        return [dict(zip(("type", "name"), pair.split(), strict=True)) for pair in text.split(",")]
+
+    return {
+        "types": {
+            "EIP712Domain": fields("string name,string version,uint256 chainId,address verifyingContract"),
+            "ModelUpdate": fields(
+                "uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,bytes32 update,"
+                "uint64 samples,bytes32 configHash,uint64 nonce"
+            ),
+        },
+        "primaryType": "ModelUpdate",
+        "domain": {
+            "name": "PulseLedger",
+            "version": "1",
+            "chainId": domain.chain_id,
+            "verifyingContract": domain.contract,
+        },
+        "message": {
+            "schema": given.schema,
+            "federation": given.federation,
+            "round": given.round,
+            "slot": given.slot,
+            "parentModel": given.parent_model,
+            "update": given.update,
+            "samples": given.samples,
+            "configHash": given.config_hash,
+            "nonce": given.nonce,
+        },
+    }
+
+
+@pytest.mark.parametrize("given", [record(), record(round=2**64 - 1, slot=2**32 - 1, samples=0, nonce=2**64 - 1)])
+def test_digest_and_signature_equal_those_of_an_independent_library(given: UpdateRecord):
+    key = signing.hospital_key(1, FEDERATION_ID, 0)
+    message = encode_typed_data(full_message=typed_data(given, DOMAIN))
+    independent = Account.sign_message(message, key)
+    assert records.update_digest(given, DOMAIN) == bytes(independent.message_hash)
+    signed = signing.sign(given, DOMAIN, key)
+    assert signed.signature == bytes(independent.signature)
+    assert signing.address(key) == Account.from_key(key).address
+    assert signing.recover(signed, DOMAIN) == Account.from_key(key).address
+
+
+def test_a_signature_counts_for_one_record_chain_and_contract():
+    key = signing.hospital_key(1, FEDERATION_ID, 0)
+    signed = signing.sign(record(), DOMAIN, key)
+    other_contract = replace(DOMAIN, contract=signing.address(key))
+    for domain in (replace(DOMAIN, chain_id=1), other_contract):
+        assert signing.recover(signed, domain) != signing.address(key)
+    changes: dict = {"schema": 2, "round": 2, "slot": 1, "samples": 101, "nonce": 8}
+    changes |= dict.fromkeys(("federation", "parent_model", "update", "config_hash"), b"\x99" * 32)
+    assert set(changes) == set(records.UPDATE_FIELDS)
+    for name, value in changes.items():
+        changed = SignedUpdate(replace(signed.record, **{name: value}), signed.signature)
+        assert signing.recover(changed, DOMAIN) != signing.address(key), name
+
+
+def test_malformed_signatures_are_refused():
+    signed = signing.sign(record(), DOMAIN, signing.hospital_key(1, FEDERATION_ID, 0))
+    r, s, v = signed.signature[:32], signed.signature[32:64], signed.signature[64]
+    high = (signing.CURVE_ORDER - int.from_bytes(s, "big")).to_bytes(32, "big")
+    # The mirrored signature comes from the same key: only the rule of the lower half refuses it.
+    digest = records.update_digest(signed.record, DOMAIN)
+    mirrored = Signature(r + high + bytes([28 - v]))
+    assert mirrored.recover_public_key_from_msg_hash(digest).to_checksum_address() == signing.recover(signed, DOMAIN)
+    cases = {
+        "upper half": r + high + bytes([55 - v]),
+        "65 bytes": signed.signature[:-1],
+        "expected 27 or 28": r + s + bytes([v - 27]),
+        "belongs to no key": b"\xff" * 32 + s + bytes([v]),
+    }
+    for message, signature in cases.items():
+        with pytest.raises(LedgerError, match=message):
+            signing.recover(SignedUpdate(signed.record, signature), DOMAIN)
+    with pytest.raises(LedgerError, match="no key"):
+        signing.recover(SignedUpdate(signed.record, bytes(64) + b"\x1b"), DOMAIN)
+    with pytest.raises(LedgerError, match="not a valid secp256k1 scalar"):
+        signing.sign(record(), DOMAIN, bytes(32))
+
+
+def test_hospital_keys_differ_and_repeat():
+    keys = [signing.hospital_key(*args) for args in [(1, b"a", 0), (1, b"a", 1), (1, b"b", 0), (2, b"a", 0)]]
+    assert len(set(keys)) == 4
+    assert signing.hospital_key(1, b"a", 0) == keys[0]
+
+
+def test_records_survive_json_and_pickle(run: Run):
+    entry = run.entry(1, DOMAIN)
+    assert pickle.loads(pickle.dumps(entry)) == entry
+    assert pickle.loads(pickle.dumps(run.federation)) == run.federation
+    assert records.record_from_json(records.record_to_json(record())) == record()
+    assert records.federation_from_json(records.federation_to_json(run.federation)) == run.federation
+    assert records.domain_from_json(records.domain_to_json(DOMAIN)) == DOMAIN
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", "[" * 100_000, records.record_to_json(record()).replace("100", '"100"')]
+)
+def test_damaged_records_give_one_sentence(text: str):
+    with pytest.raises(LedgerError, match="record"):
+        records.record_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("samples", -1), ("round", 2**64), ("slot", True), ("update", b"short"), ("nonce", 1.0)]
+)
+def test_records_refuse_wrong_values(name: str, value: object):
+    with pytest.raises(LedgerError, match=name):
+        record(**{name: value})
+
+
+def test_federations_refuse_wrong_values(run: Run):
+    first = run.federation.hospitals[0]
+    for change in (
+        {"hospitals": ()},
+        {"hospitals": (first, first)},
+        {"hospitals": (first.lower(),)},
+        {"weighting": "median"},
+        {"id": b""},
+    ):
+        with pytest.raises(LedgerError):
+            replace(run.federation, **change)  # type: ignore[arg-type]
+
+
+def test_a_hospital_process_loads_neither_web3_nor_eth_account():
+    slow = ("web3", "eth_account", "eth_tester", "eth", "requests")
+    code = f"import sys, engine.ledger.signing; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- Tree -------------------------------------------------------------------------------------------------------------
+
+
+def reference_root(leaves: list[bytes]) -> bytes:
+    """The tree written as a recursion from the top, unlike the engine's level by level."""
+    size = 1
+    while size < len(leaves):
+        size *= 2
+    empty = keccak(b"\x02PulseLedger empty slot")
+
+    def node(start: int, width: int) -> bytes:
+        if width == 1:
+            return leaves[start] if start < len(leaves) else empty
+        half = width // 2
+        return keccak(b"\x01" + node(start, half) + node(start + half, half))
+
+    return node(0, size)
+
+
+trees = st.lists(st.one_of(st.binary(min_size=32, max_size=32), st.just(merkle.EMPTY)), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=60)
+@given(trees, st.data())
+def test_proofs_show_presence_and_absence_in_one_position(leaves: list[bytes], data: st.DataObject):
+    root = merkle.root(leaves)
+    assert root == reference_root(leaves)
+    slot = data.draw(st.integers(0, len(leaves) - 1))
+    proof = merkle.prove(leaves, slot)
+    assert merkle.verify(root, leaves[slot], slot, len(leaves), proof)
+    other_leaf = data.draw(st.binary(min_size=32, max_size=32).filter(lambda leaf: leaf != leaves[slot]))
+    assert not merkle.verify(root, other_leaf, slot, len(leaves), proof)
+    assert not merkle.verify(root, leaves[slot], len(leaves), len(leaves), proof)
+    assert not merkle.verify(root, leaves[slot], slot, len(leaves), [*proof, merkle.EMPTY])
+    for other in range(len(leaves)):
+        if leaves[other] != leaves[slot]:
+            assert not merkle.verify(root, leaves[slot], other, len(leaves), merkle.prove(leaves, other))
+            assert not merkle.verify(root, leaves[slot], other, len(leaves), proof)
+
+
+@settings(deadline=None, max_examples=40)
+@given(trees, st.data())
+def test_any_other_leaf_gives_another_root(leaves: list[bytes], data: st.DataObject):
+    slot = data.draw(st.integers(0, len(leaves) - 1))
+    changed = list(leaves)
+    changed[slot] = data.draw(st.binary(min_size=32, max_size=32).filter(lambda leaf: leaf != leaves[slot]))
+    assert merkle.root(changed) != merkle.root(leaves)
+
+
+def test_leaf_and_registry_are_the_written_out_ones(run: Run):
+    signed = run.entry(1, DOMAIN).updates[2]
+    digest = bytes(encode_typed_data(full_message=typed_data(signed.record, DOMAIN)).body)
+    assert len(digest) == 32
+    message = encode_typed_data(full_message=typed_data(signed.record, DOMAIN))
+    digest = keccak(b"\x19" + message.version + message.header + message.body)
+    assert merkle.update_leaf(signed, DOMAIN) == keccak(b"\0\0\1\0\0\0\2" + digest + signed.signature)
+    hospitals = [bytes.fromhex(h[2:]) for h in run.federation.hospitals]
+    leaves = [keccak(b"\0" + slot.to_bytes(4, "big") + raw) for slot, raw in enumerate(hospitals)]
+    assert merkle.registry_root(run.federation.hospitals) == reference_root(leaves)
+    with pytest.raises(LedgerError, match="at least one slot"):
+        merkle.root([])
+    with pytest.raises(LedgerError, match="slot 3"):
+        merkle.prove(leaves, 3)
+
+
+# --- Ledger -----------------------------------------------------------------------------------------------------------
+
+
+def expected_heads(run: Run, domain: Domain, rounds: int) -> list[bytes]:
+    """The chain of heads computed from the rounds alone."""
+    registry = merkle.registry_root(run.federation.hospitals)
+    where = [domain.chain_id, domain.contract, FEDERATION_ID]
+    values = [*where, CONFIG, registry, run.federation.genesis_model]
+    heads = [keccak(encode(["uint256", "address"] + ["bytes32"] * 4, values))]
+    for number in range(1, rounds + 1):
+        entry = run.entry(number, domain)
+        leaves = {u.record.slot: merkle.update_leaf(u, domain) for u in entry.updates}
+        root = reference_root([leaves.get(slot, merkle.EMPTY) for slot in range(run.hospitals)])
+        types = ["bytes32", "uint256", "address", "bytes32", "uint64"] + ["bytes32"] * 3 + ["uint32"] * 2
+        content = [number, root, entry.parent_model, entry.model, len(leaves), run.hospitals]
+        heads.append(keccak(encode(types, [heads[-1], *where, *content])))
+    return heads
+
+
+def test_seals_follow_the_independent_heads(run: Run):
+    with run.open() as ledger:
+        heads = expected_heads(run, ledger.domain, 4)
+        assert ledger.summary()["head"] == "0x" + heads[0].hex()
+        for number in range(1, 5):
+            seal = ledger.append(run.entry(number, ledger.domain))
+            assert (seal.round, seal.head, seal.count) == (number, heads[number], 3 if number % 2 else 2)
+            assert 0 < seal.gas <= 75_000
+        summary = ledger.summary()
+    assert summary["head"] == "0x" + heads[-1].hex()
+    assert {k: summary[k] for k in ("backend", "updates", "rounds", "transactions")} == {
+        "backend": "embedded",
+        "updates": 10,
+        "rounds": 4,
+        "transactions": 6,
+    }
+    assert summary["gas_per_round"] == sum(s.gas for s in ledger.seals()) / 4
+    assert summary["gas_total"] > 4 * summary["gas_per_round"]
+    assert summary["seconds"] > 0
+
+
+def test_reopening_gives_the_same_head_contract_and_seals(run: Run):
+    with run.open() as ledger:
+        for number in (1, 2):
+            ledger.append(run.entry(number, ledger.domain))
+        before, seals, domain = ledger.summary(), ledger.seals(), ledger.domain
+    with run.open() as ledger:
+        assert ledger.domain == domain
+        assert ledger.seals() == seals
+        assert ledger.append(run.entry(1, domain)) == seals[0]
+        after = ledger.summary()
+        assert {**after, "seconds": 0} == {**before, "seconds": 0}
+        assert ledger.append(run.entry(3, domain)).head == expected_heads(run, domain, 3)[3]
+
+
+def break_off(*arguments: object) -> None:
+    raise OSError("the power went")
+
+
+@pytest.mark.parametrize("where", ["send", "receipt"])
+@pytest.mark.parametrize("reopen", [True, False])
+def test_a_crash_between_journal_and_chain_loses_and_doubles_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, where: str, reopen: bool
+):
+    ledger = run.open()
+    domain = ledger.domain
+    ledger.append(run.entry(1, domain))
+    target = (chain.EmbeddedChain, "send") if where == "send" else (journal.Journal, "set_receipt")
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, break_off)
+        with pytest.raises(OSError, match="the power went"):
+            ledger.append(run.entry(2, domain))
+        with pytest.raises(LedgerError, match="round 2 is recorded but not sealed"):
+            ledger.append(run.entry(3, domain))
+        with pytest.raises(LedgerError, match="round 2 is already recorded with another model"):
+            ledger.append(replace(run.entry(2, domain), model=b"\x77" * 32))
+    if reopen:
+        ledger.close()
+        ledger = run.open()
+        assert len(ledger.seals()) == 2
+    seal = ledger.append(run.entry(2, domain))
+    assert seal.head == expected_heads(run, domain, 2)[2]
+    assert ledger.append(run.entry(2, domain)) == seal
+    assert ledger.summary()["transactions"] == 4
+    ledger.close()
+
+
+def test_a_crash_while_the_journal_is_created_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", break_off)
+        with pytest.raises(LedgerError):
+            run.open()
+    assert not (run.ledger_folder / "journal.sqlite").exists()
+    run.open().close()
+
+
+def bad_entries(run: Run, domain: Domain) -> dict[str, RoundEntry]:
+    entry = run.entry(1, domain)
+    first, second, third = entry.updates
+
+    def signed(hospital: int, key: int | None = None, where: Domain = domain, **changes: object) -> SignedUpdate:
+        changed = replace(entry.updates[hospital].record, **changes)  # type: ignore[arg-type]
+        return signing.sign(changed, where, run.keys[hospital if key is None else key])
+
+    def with_first(update: SignedUpdate) -> RoundEntry:
+        return replace(entry, updates=(update, second, third))
+
+    return {
+        "hospital 0: signed by": with_first(signed(0, key=1)),
+        "hospital 0: signed by .* for chain": with_first(signed(0, where=replace(domain, chain_id=1))),
+        "hospital 0: federation is": with_first(signed(0, federation=b"\x99" * 32)),
+        "hospital 0: round is 2": with_first(signed(0, round=2)),
+        "hospital 0: parent_model is": with_first(signed(0, parent_model=b"\x99" * 32)),
+        "hospital 0: config_hash is": with_first(signed(0, config_hash=b"\x99" * 32)),
+        "hospital 0: schema is 2": with_first(signed(0, schema=2)),
+        "hospital 0: the signature is not 65": with_first(SignedUpdate(first.record, b"")),
+        "hospital 3: there are only 3": with_first(signed(0, slot=3)),
+        "sorted by slot": replace(entry, updates=(second, first)),
+        "one for each hospital": replace(entry, updates=(first, first)),
+        "has no update": replace(entry, updates=()),
+        "model is not a hash": replace(entry, model=bytes(32)),
+        "round 2 cannot follow round 0": run.entry(2, domain),
+        "round 1 starts from model": RoundEntry(
+            1, b"\x88" * 32, entry.model, tuple(signed(s, parent_model=b"\x88" * 32) for s in range(3))
+        ),
+    }
+
+
+def test_every_wrong_round_is_refused_and_leaves_no_trace(run: Run):
+    with run.open() as ledger:
+        for message, entry in bad_entries(run, ledger.domain).items():
+            with pytest.raises(LedgerError, match=message):
+                ledger.append(entry)
+        assert ledger.summary()["transactions"] == 2
+        assert ledger.append(run.entry(1, ledger.domain)).round == 1
+
+
+def test_a_sealed_round_cannot_be_replaced(run: Run):
+    with run.open() as ledger:
+        entry = run.entry(1, ledger.domain)
+        ledger.append(entry)
+        with pytest.raises(LedgerError, match="round 1 is already recorded with another model"):
+            ledger.append(replace(entry, model=b"\x77" * 32))
+        with pytest.raises(LedgerError, match="round 1 is already recorded with another root"):
+            ledger.append(replace(entry, updates=entry.updates[:2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("id", b"\x99" * 32), ("config_hash", b"\x99" * 32), ("genesis_model", b"\x99" * 32), ("weighting", "uniform")],
+)
+def test_a_journal_of_another_federation_is_refused(run: Run, name: str, value: object):
+    run.open().close()
+    run.federation = replace(run.federation, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(LedgerError, match=rf"another federation: .*\({name}\)"):
+        run.open()
+
+
+def test_a_journal_that_the_chain_contradicts_is_refused(run: Run):
+    with run.open() as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+    path = run.ledger_folder / "journal.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE rounds SET head = ?", (b"\x55" * 32,))
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerError, match=f"contradict each other: head of round 1 is 0x{'55' * 32}.* and 0x"):
+        run.open()
+
+
+def test_settings_that_cannot_be_meant_are_refused(run: Run):
+    for message, given_settings in {
+        "expected embedded or rpc, found 'fabric'": {"backend": "fabric"},
+        "needs ledger.url": {"backend": "rpc"},
+        "ledger.chain_id is 5": {"chain_id": 5},
+        "the embedded chain deploys its own": {"contract": DOMAIN.contract},
+        "not an address": {"contract": "0x12"},
+    }.items():
+        with pytest.raises(LedgerError, match=message):
+            run.open(**given_settings)
+    assert not (run.ledger_folder / "journal.sqlite").exists()
+    run.open().close()
+    with pytest.raises(LedgerError, match=r"written with ledger.backend embedded, this run has rpc"):
+        run.open(backend="rpc", url="http://127.0.0.1:1")
+
+
+# --- Journal ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(run: Run):
+    with run.open(), pytest.raises(LedgerError, match=f"process {os.getpid()} is writing the journal"):
+        run.open()
+    run.open().close()
+
+
+def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    journal.Journal(folder)
+    ready.set()
+    time.sleep(60)
+
+
+def test_a_killed_writer_leaves_no_lock(run: Run):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=hold, args=(run.ledger_folder, ready))
+    process.start()
+    assert ready.wait(30)
+    with pytest.raises(LedgerError, match=f"process {process.pid} is writing"):
+        run.open()
+    process.kill()
+    process.join(10)
+    run.open().close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "text", "empty"])
+def test_a_damaged_journal_gives_one_sentence(run: Run, damage: str):
+    with run.open() as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+    path = run.ledger_folder / "journal.sqlite"
+    data = path.read_bytes()
+    damaged = {
+        "cut": data[: len(data) // 2],
+        "zeros": data[:4096] + bytes(len(data) - 4096),
+        "text": b"not a database" * 100,
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(LedgerError, match=r"the journal .*journal\.sqlite is damaged") as refused:
+        run.open()
+    assert "\n" not in str(refused.value)
+
+
+def append_many(ledger: Ledger, run: Run, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        ledger.append(run.entry(number, ledger.domain))
+
+
+def test_a_full_disk_gives_one_sentence_and_keeps_what_was_sealed(run: Run):
+    ledger = run.open()
+    ledger.append(run.entry(1, ledger.domain))
+    connection = ledger._journal._open()
+    [pages] = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(LedgerError, match="cannot be written: the disk is full"):
+        append_many(ledger, run, 2, 60)
+    sealed = len(ledger.seals())
+    assert ledger.append(run.entry(1, ledger.domain)).round == 1
+    ledger.close()
+    with run.open() as ledger:
+        # A receipt that found no room is written on opening, so there may be one more.
+        assert sealed <= len(ledger.seals()) <= sealed + 1
+
+
+# --- Archive ----------------------------------------------------------------------------------------------------------
+
+
+def test_archive_round_trip(run: Run):
+    archive.write_genesis(run.folder, run.genesis)
+    path = archive.write_round(run.folder, 2, run.vectors(2))
+    assert path == run.folder / "updates" / "00002.safetensors"
+    np.testing.assert_array_equal(archive.read_genesis(run.folder), run.genesis)
+    vectors = archive.read_round(run.folder, 2)
+    assert list(vectors) == [0, 2]
+    for slot, vector in run.vectors(2).items():
+        np.testing.assert_array_equal(vectors[slot], vector)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["00000.safetensors", "00002.safetensors"]
+    with pytest.raises(LedgerError, match=r"00003\.safetensors is missing"):
+        archive.read_round(run.folder, 3)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(LedgerError, match=r"00002\.safetensors is damaged"):
+        archive.read_round(run.folder, 2)
+    with pytest.raises(LedgerError, match="expected flat float32"):
+        archive.write_round(run.folder, 3, {0: np.zeros(3)})
+
+
+# --- Chains -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_chain_refuses_another_chain_id_though_its_machine_does_not():
+    embedded = chain.EmbeddedChain()
+    raw = chain.sign_transaction(chain._EMBEDDED_KEY, 1, 0, None, b"", 100_000, 0, 10**10)
+    with pytest.raises(LedgerError, match="signed for chain 1, the embedded chain is"):
+        embedded.send(raw)
+    assert embedded.receipt(keccak(raw)) is None
+    raw = embedded.sign(None, b"", 100_000)
+    embedded.send(raw)
+    with pytest.raises(LedgerError, match="does not take the transaction"):
+        embedded.send(raw)
+    with pytest.raises(LedgerError, match="not a signed transaction"):
+        embedded.send(b"\x02nonsense")
+
+
+def test_a_refusal_of_the_contract_is_told_by_name(run: Run):
+    with run.open() as ledger:
+        data = chain.call_data("openFederation", FEDERATION_ID, CONFIG, CONFIG, CONFIG)
+        with pytest.raises(chain.ContractRevert, match=rf"FederationAlreadyOpen\(federation=0x{FEDERATION_ID.hex()}\)"):
+            ledger._open_chain().call(ledger.domain.contract, data)
+
+
+def test_an_unreachable_node_is_told_in_one_sentence_and_soon(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(chain.KEY_VARIABLE, "07" * 32)
+    # One port refuses, the other accepts and never answers.
+    with socket.socket() as closed, socket.socket() as silent:
+        closed.bind(("127.0.0.1", 0))
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for listener in (closed, silent):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            started = time.monotonic()
+            with pytest.raises(LedgerError, match=f"no Ethereum node answers at {url}") as refused:
+                run.open(backend="rpc", url=url.replace("//", "//user:secret@"))
+            assert time.monotonic() - started < 6
+            assert "\n" not in str(refused.value)
+            assert "secret" not in str(refused.value)
+    with pytest.raises(LedgerError, match="not an http or https address"):
+        run.open(backend="rpc", url="localhost:8545")
+
+
+def test_the_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(chain.KEY_VARIABLE, raising=False)
+    with pytest.raises(LedgerError, match="needs a private key"):
+        chain.read_key(None)
+    file = tmp_path / "key"
+    file.write_text("0x" + "07" * 32 + "\n")
+    assert chain.read_key(file) == b"\x07" * 32
+    file.write_text("0x" + "00" * 32)
+    with pytest.raises(LedgerError, match="does not hold a private key") as refused:
+        chain.read_key(file)
+    assert "0000" not in str(refused.value)
+    with pytest.raises(LedgerError, match="cannot be read"):
+        chain.read_key(tmp_path / "absent")
+    monkeypatch.setenv(chain.KEY_VARIABLE, "08" * 32)
+    assert chain.read_key(file) == b"\x08" * 32
+
+
+ANVIL = shutil.which("anvil") or shutil.which("anvil", path=str(ROOT / "contracts/node_modules/.bin"))
+# The first account of the node's own well-known test phrase.
+ANVIL_KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch):
+    """A fresh local node: yields (url, restart)."""
+    if ANVIL is None:
+        pytest.skip("anvil is not installed")
+    monkeypatch.setenv(chain.KEY_VARIABLE, ANVIL_KEY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes: list[subprocess.Popen] = []
+
+    def restart() -> None:
+        stop()
+        command = [ANVIL, "--port", str(port), "--chain-id", "4242", "--silent"]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the node did not start")
+
+    def stop() -> None:
+        for process in processes:
+            process.kill()
+            process.wait()
+        processes.clear()
+
+    restart()
+    yield f"http://127.0.0.1:{port}", restart
+    stop()
+
+
+def test_rpc_seals_reopens_and_replays_what_the_node_lost(run: Run, node):
+    from engine.ledger.audit import audit
+
+    url, restart = node
+    with pytest.raises(LedgerError, match=r"is on chain 4242, ledger.chain_id is 1"):
+        run.open(backend="rpc", url=url, chain_id=1)
+    with run.open(backend="rpc", url=url, chain_id=4242) as ledger:
+        domain = ledger.domain
+        heads = expected_heads(run, domain, 3)
+        assert [ledger.append(run.entry(n, domain)).head for n in (1, 2)] == heads[1:3]
+        foreign = chain.sign_transaction(bytes.fromhex(ANVIL_KEY), 1, 99, None, b"", 10**5, 0, 10**10)
+        with pytest.raises(LedgerError, match="signed for chain 1, the rpc chain is 4242"):
+            ledger._open_chain().send(foreign)
+    with run.open(backend="rpc", url=url) as ledger:
+        assert ledger.head == heads[2]
+    restart()  # it forgets everything
+    with run.open(backend="rpc", url=url) as ledger:
+        assert ledger.domain == domain
+        assert ledger.append(run.entry(3, domain)).head == heads[3]
+    assert not [f for f in audit(run.folder).findings if f.record not in ("archive",)]
+
+
+def test_rpc_signs_again_when_the_nonce_went_elsewhere(run: Run, node, monkeypatch: pytest.MonkeyPatch):
+    url, _ = node
+    ledger = run.open(backend="rpc", url=url)
+    domain = ledger.domain
+    with monkeypatch.context() as patch:
+        patch.setattr(chain.RpcChain, "send", break_off)
+        with pytest.raises(OSError, match="the power went"):
+            ledger.append(run.entry(1, domain))
+    ledger._open_chain().send(ledger._open_chain().sign(domain.contract, b"", 100_000))
+    ledger.close()
+    with run.open(backend="rpc", url=url) as ledger:
+        assert ledger.append(run.entry(1, domain)).head == expected_heads(run, domain, 1)[1]
+    with run.open(backend="rpc", url=url) as ledger:
+        assert [seal.round for seal in ledger.seals()] == [1]
+
+
+def test_rpc_shares_a_contract_and_refuses_a_federation_that_is_already_there(run: Run, tmp_path: Path, node):
+    url, _ = node
+    with run.open(backend="rpc", url=url) as ledger:
+        contract = ledger.domain.contract
+    again = Run(tmp_path / "again")
+    with pytest.raises(LedgerError, match="already holds federation"):
+        again.open(backend="rpc", url=url, contract=contract)
+    again.federation = replace(again.federation, id=b"\x12" * 32)
+    with again.open(backend="rpc", url=url, contract=contract) as ledger:
+        assert ledger.domain.contract == contract
+    with pytest.raises(LedgerError, match="is not this version's RoundLedger"):
+        Run(tmp_path / "third").open(backend="rpc", url=url, contract=DOMAIN.contract)
