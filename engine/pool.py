@@ -5,6 +5,7 @@ hospitals get their last returned state back, and the call is repeated: a round 
 so the repetition gives the same bits.
 """
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -292,4 +293,6 @@ def imported_ray() -> Any:
         os.environ.setdefault(name, value)
     import ray
 
+    # a local Ray makes itself a token and says so at every start
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     return ray

@@ -344,12 +344,13 @@ def _print_store(study: Any, folder: Path) -> None:
 
 
 def _print_cohort(report: dict[str, Any]) -> None:
+    from rich import box
     from rich.table import Table
 
     console = _console()
     classes = list(report["classes"])
     title = f"{report['beats']:,} beats, {report['edge_beats']} more lie too near the end of a record for a window"
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("hospital", "records", "train", "val", "test", *classes, "local majority"):
         table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
     for h in report["hospitals"]:

@@ -99,7 +99,7 @@ def load_study(values: dict[str, Any], source: str) -> StudyConfig:
         raise ConfigError(f"{source}: sampler grid needs every search key as choice.")
     if study.sampler == "nsga2" and len(study.objectives) < 2:
         raise ConfigError(f"{source}: sampler nsga2 needs at least two objectives.")
-    if study.trials is None and study.sampler != "grid" and distributions:
+    if study.trials is None and study.sampler != "grid" and study.search:
         raise ConfigError(f"{source}: trials is needed, the number of all trials of the study.")
     for condition in conditions(study):
         for baseline in study.baselines:
@@ -172,12 +172,33 @@ def total_trials(study: StudyConfig) -> int:
     """How many trials the study wants over all conditions."""
     if study.trials is not None:
         return study.trials
-    points = 1
-    for distribution in search_space(study).values():
-        assert isinstance(distribution, CategoricalDistribution)
-        points *= len(distribution.choices)
-    tuned = points if study.search or not study.baselines else 0
+    # without a search there is nothing to draw: one trial of the base, unless baselines are all that is wanted
+    tuned = len(grid(study)) if study.search else int(not study.baselines)
     return len(conditions(study)) * (len(study.baselines) + tuned)
+
+
+def grid(study: StudyConfig) -> list[dict[str, Any]]:
+    """All points of the grid in the order of the file, the last key running fastest; none for other samplers.
+
+    They are enqueued: Optuna's own GridSampler stops the study from inside `tell`, which ask-and-tell does not allow.
+    """
+    if study.sampler != "grid":
+        return []
+    space = {k: d.choices for k, d in search_space(study).items() if isinstance(d, CategoricalDistribution)}
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+
+
+def suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
+    """Draws one value through Optuna's public interface."""
+    match distribution:
+        case FloatDistribution():
+            return trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+        case IntDistribution():
+            return trial.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
+        case CategoricalDistribution():
+            return trial.suggest_categorical(key, distribution.choices)
+        case _:
+            raise TypeError(f"{key}: {distribution} is no distribution that search_space makes")
 
 
 def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samplers.BaseSampler:
@@ -188,13 +209,8 @@ def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samp
     """
     seed = int(generator(study.seed, "sampler", asked, condition).integers(2**31))
     match study.sampler:
-        case "random":
+        case "random" | "grid":  # the points of a grid wait in the queue
             return optuna.samplers.RandomSampler(seed=seed)
-        case "grid":
-            space = {
-                k: list(d.choices) for k, d in search_space(study).items() if isinstance(d, CategoricalDistribution)
-            }
-            return optuna.samplers.GridSampler(space, seed=study.seed)
         case "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)
         case "qmc":

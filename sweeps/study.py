@@ -11,6 +11,7 @@ import os
 import socket
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,17 @@ from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import ResourceError, StudyError
 from engine.pool import imported_ray, start_ray, stop_ray
 from engine.tracking import start_tracker
-from sweeps.space import Condition, StudyConfig, build_sampler, conditions, resolve, search_space, total_trials
+from sweeps.space import (
+    Condition,
+    StudyConfig,
+    build_sampler,
+    conditions,
+    grid,
+    resolve,
+    search_space,
+    suggest,
+    total_trials,
+)
 from sweeps.trial import RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
@@ -97,7 +108,7 @@ def read_study(folder: Path) -> StudyConfig:
 def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
     """The Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
 
-    Every baseline is enqueued once. Reading and writing go through the same database, `optuna.db`.
+    Every baseline, and every point of a grid, is enqueued once. Reading and writing go through the same database, `optuna.db`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -114,13 +125,17 @@ def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, C
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )
-        made.set_metric_names(list(study.objectives))
-        if "baselines" not in made.user_attrs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made.set_metric_names(list(study.objectives))
+        if "enqueued" not in made.user_attrs:
             for place in everything if condition is None else [condition]:
+                fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
                 for keys in study.baselines:
-                    fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
                     made.enqueue_trial(fixed, user_attrs={"baseline": keys})
-            made.set_user_attr("baselines", study.baselines)
+                for point in grid(study):
+                    made.enqueue_trial({**fixed, **point})
+            made.set_user_attr("enqueued", True)
         opened.append((made, condition))
     return opened
 
@@ -188,17 +203,20 @@ class Driver:
         counts = [sum("config" in t.user_attrs for t in study.get_trials(deepcopy=False)) for study, _ in self._studies]
         for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
             study, condition = self._studies[index]
+            waiting = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
+            if self._study.sampler == "grid" and not waiting:
+                continue  # this condition's grid is used up
             study.sampler = build_sampler(self._study, counts[index], index)
-            if isinstance(study.sampler, optuna.samplers.GridSampler) and not _grid_open(study, self._study):
-                continue
-            # public Optuna samples what `ask` is given; a waiting trial is a baseline and gets nothing tuned
-            baseline_next = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
-            pick = self._condition_choice()
-            asked = study.ask({**pick, **({} if baseline_next else self._space)})
+            asked = study.ask()
             baseline = asked.user_attrs.get("baseline")
             if condition is None:
-                condition = self._conditions[asked.params.get("condition", next(iter(self._conditions)))]
-            keys = baseline if baseline is not None else {key: asked.params[key] for key in self._space}
+                labels = list(self._conditions)
+                label = asked.suggest_categorical("condition", labels) if len(labels) > 1 else labels[0]
+                condition = self._conditions[label]
+            if baseline is not None:
+                keys = baseline
+            else:
+                keys = {key: suggest(asked, key, distribution) for key, distribution in self._space.items()}
             trial = self._asked()
             configs = [resolve(self._study, condition, keys, r) for r in range(self._study.repeats)]
             asked.set_user_attr("trial", trial)
@@ -208,11 +226,6 @@ class Driver:
             asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
             return self._order(study, asked.number)
         return None
-
-    def _condition_choice(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        """With `joint`, the condition is one more parameter."""
-        joint = self._study.joint and len(self._conditions) > 1
-        return {"condition": optuna.distributions.CategoricalDistribution(list(self._conditions))} if joint else {}
 
     def _order(self, study: optuna.Study, number: int) -> _Running:
         attributes = study.get_trials(deepcopy=False)[number].user_attrs
@@ -412,17 +425,6 @@ def read_error(folder: Path, trial: int) -> str:
         return error_file(folder, trial).read_text().split("\n", 1)[0]
     except OSError:
         return ""
-
-
-def _grid_open(study: optuna.Study, config: StudyConfig) -> bool:
-    """Whether a grid still has a point that nobody took, or a baseline waits."""
-    trials = study.get_trials(deepcopy=False)
-    if any(t.state == TrialState.WAITING for t in trials):
-        return True
-    points = 1
-    for distribution in search_space(config).values():
-        points *= len(distribution.choices)  # type: ignore[attr-defined]
-    return sum("baseline" not in t.user_attrs and "config" in t.user_attrs for t in trials) < points
 
 
 def _next_attempt(folder: Path, repeats: int) -> int:

@@ -10,6 +10,7 @@ from engine.config import CohortConfig, DataConfig
 from engine.data import partitions
 from engine.data.beats import Beats, load_beats
 from engine.errors import ConfigError
+from engine.metrics import scores
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ def describe(
             }
         )
     majority = train.argmax(1)
+    constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
+    for h in hospitals:
+        constant[:, majority[h.id]] += test[h.id]
     shared = sorted(patient for patient, holders in where.items() if len(holders) > 1)
     leaks = []
     if config.split == "random":
@@ -114,7 +118,8 @@ def describe(
         "hospitals": rows,
         "heterogeneity": heterogeneity(table),
         "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
-        "local_majority_accuracy": _share(test[np.arange(len(test)), majority].sum(), test.sum()),
+        "local_majority_accuracy": _share(np.trace(constant), test.sum()),
+        "local_majority_macro_f1": scores(constant, classes)["macro_f1"],
         "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
         "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
         "patients_shared": shared,
