@@ -128,8 +128,9 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
                 _with_sd(row, "personal_accuracy", 100, 2),
                 _with_sd(row, "personal_macro_f1", 1, 3),
                 *(_number(row[f"personal_recall_{c}"], 1, 3) for c in classes),
-                _number(row["global_accuracy"], 100, 2),
-                _number(row["global_macro_f1"], 1, 3),
+                # local-only has no global model: what the loop carries along was never trained
+                "-" if row["method"] == "local" else _number(row["global_accuracy"], 100, 2),
+                "-" if row["method"] == "local" else _number(row["global_macro_f1"], 1, 3),
                 f"{row['gradient_evaluations']:,.0f}",
                 f"{row['seconds']:.0f}",
             )

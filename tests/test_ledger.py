@@ -594,7 +594,8 @@ def test_settings_that_cannot_be_meant_are_refused(run: Run):
 # --- Journal ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_writer_is_refused_and_told_who_writes(run: Run):
+def test_a_second_writer_is_refused_and_told_who_writes(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(journal, "LOCK_SECONDS", 0.2)
     with run.open(), pytest.raises(LedgerError, match=f"process {os.getpid()} is writing the journal"):
         run.open()
     run.open().close()
@@ -606,7 +607,8 @@ def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
     time.sleep(60)
 
 
-def test_a_killed_writer_leaves_no_lock(run: Run):
+def test_a_killed_writer_leaves_no_lock(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(journal, "LOCK_SECONDS", 0.2)
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=hold, args=(run.ledger_folder, ready))

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from engine.ledger.records import (
     record_to_json,
 )
 
+LOCK_SECONDS = 5.0  # a ledger actor lives on for a moment after its driver was killed
 FILE = "journal.sqlite"
 FORMAT = 1
 
@@ -284,14 +286,20 @@ def receipt_from_json(text: str) -> Receipt:
 def _lock(path: Path, journal: Path) -> int | None:
     # The lock dies with the process, so a crash leaves nothing behind that a person would have to clear away.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        raise LedgerError(f"process {holder} is writing the journal {journal}, one writer at a time") from error
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN) and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise LedgerError(f"process {holder} is writing the journal {journal}, one writer at a time") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor

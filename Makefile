@@ -1,0 +1,37 @@
+# demo and test are all a newcomer needs; each does its whole set-up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-long lint install contracts clean
+
+demo: install ## a small study on simulated records, with its table
+	rm -rf runs/quickstart
+	$(BIN)/pulseledger sweep sweeps/quickstart.yaml --out runs/quickstart
+	@echo
+	@echo "Next: pulseledger ui runs/quickstart, or README.md for MIT-BIH. (The command is $(BIN)/pulseledger.)"
+
+test: install ## the default suite
+	$(BIN)/python -m pytest
+
+test-long: install ## what takes minutes
+	$(BIN)/python -m pytest -m long
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy engine sweeps
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $(STAMP)
+
+contracts: ## rebuild the contract (needs Node)
+	cd contracts && npm ci && npm run build
+
+clean:
+	rm -rf .venv runs build dist *.egg-info
