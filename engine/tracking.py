@@ -6,7 +6,6 @@ thread-local and mixes up parallel runs.
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +47,11 @@ class Tracker:
             self._experiment = (
                 found.experiment_id
                 if found
-                else self._client.create_experiment(experiment, files.resolve().as_uri() if files else None)
+                else self._client.create_experiment(
+                    experiment,
+                    artifact_location=files.resolve().as_uri() if files else None,
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
             )
         except (MlflowException, OSError) as error:
             raise PulseLedgerError(
@@ -280,7 +283,7 @@ def flat_params(config: RunConfig) -> dict[str, Any]:
 def source_tags() -> dict[str, str]:
     """Who and what produced a run; `MlflowClient.create_run` fills none of these in."""
     tags = {
-        "mlflow.source.name": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv[:3])),
+        "mlflow.source.name": "pulseledger",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": os.environ.get("USER") or os.environ.get("USERNAME") or "unknown",
     }

@@ -254,7 +254,9 @@ def _ui(options: argparse.Namespace, rest: list[str]) -> int:
             raise ConfigError(
                 f"--port {options.port}: cannot be used ({reason}); choose another with --port."
             ) from None
-    print(f"MLflow on http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    # without the last part MLflow 3 opens on traces of language models; 1 is the first experiment of a store of ours
+    runs = "?workflowType=machine_learning#/experiments/1/runs?workflowType=machine_learning"
+    print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store.resolve()}"]
     return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(options.port)])
 
