@@ -21,13 +21,13 @@ CLASSES = "NSVFQ"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class SimulationConfig(_Section):
     """The embedded cohort: real WFDB files written by `engine/data/simulate.py`."""
 
-    patients: int = Field(12, ge=1, le=10_000, description="number of simulated patients, one record each")
+    patients: int = Field(12, ge=1, le=9_999, description="number of simulated patients, one record each")
     minutes: float = Field(8.0, gt=0.5, le=60, description="length of each record in minutes")
     seed: int = Field(0, ge=0, description="seed of the generator; the run's seed does not change the data")
 
@@ -60,6 +60,13 @@ class DataConfig(_Section):
     def _names(cls, value: Any) -> Any:
         # YAML reads 100 as a number; record names are text.
         return tuple(str(v) for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("records")
+    @classmethod
+    def _once(cls, value: Any) -> Any:
+        if value != "all" and len(set(value)) < len(value):
+            raise ValueError("must name each record once")
+        return value
 
     @field_validator("window")
     @classmethod
@@ -110,7 +117,10 @@ class CohortConfig(_Section):
     @field_validator("groups", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        return tuple(tuple(str(v) for v in group) for group in value) if isinstance(value, list | tuple) else value
+        # A group that is no list is left for pydantic to refuse: the letters of "100" are not three records.
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(tuple(str(v) for v in g) if isinstance(g, list | tuple) else g for g in value)
 
     @field_validator("fractions")
     @classmethod
@@ -125,6 +135,8 @@ class CohortConfig(_Section):
             raise ValueError("partition 'records' needs cohort.groups, a list of record lists")
         if self.groups and self.partition == "records" and len(self.groups) != self.hospitals:
             raise ValueError(f"cohort.groups has {len(self.groups)} lists but cohort.hospitals is {self.hospitals}")
+        if self.groups and self.partition == "records" and not all(self.groups):
+            raise ValueError("each list of cohort.groups needs at least one record")
         if self.split == "leave-one-hospital-out" and (self.held_out >= self.hospitals or self.hospitals < 2):
             raise ValueError("held_out must be below hospitals, and there must be at least two hospitals")
         return self
@@ -155,8 +167,8 @@ class PerFedAvgConfig(_Section):
     variant: Literal["first-order", "hessian-free", "exact"] = Field(
         "hessian-free", description="how the second-order term is treated"
     )
-    alpha: float = Field(0.02, ge=0, description="rate of the inner step, also of the adaptation")
-    beta: float = Field(0.1, gt=0, description="rate of the outer step")
+    alpha: float = Field(0.05, ge=0, description="rate of the inner step, also of the adaptation")
+    beta: float = Field(0.2, gt=0, description="rate of the outer step")
     tau: int | None = Field(
         None, ge=1, description="meta-steps a round; null takes as many as cost no more gradients than FedAvg's epochs"
     )
@@ -179,6 +191,9 @@ class FederationConfig(_Section):
     mu: float = Field(0.01, ge=0, description="FedProx: weight of the proximal term")
     weighting: Literal["auto", "samples", "uniform"] = Field(
         "auto", description="weights of the mean; auto is uniform for perfedavg (as in the paper), else samples"
+    )
+    validation: Literal["all", "participants"] = Field(
+        "all", description="hospitals whose validation beats score each round's model"
     )
     min_hospitals: int | None = Field(None, ge=1, description="go on with this many when hospitals fail; null: all")
     perfedavg: PerFedAvgConfig = PerFedAvgConfig()
@@ -231,13 +246,15 @@ class TrackingConfig(_Section):
 class ExecutionConfig(_Section):
     """Where the work runs. May not change a single number."""
 
-    pool: Literal["ray", "inprocess"] = Field("ray", description="Ray actors, or this process")
+    pool: Literal["ray", "inprocess", "threads"] = Field(
+        "ray", description="Ray actors, this process, or threads of this process"
+    )
     hospitals_per_actor: Literal["auto"] | int = Field(
         "auto", description="1: an actor each; auto: few one each, many shared"
     )
     oracle: Literal["auto", "torch"] = Field("auto", description="what computes gradients")
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
-    cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray; null: all")
+    cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray, or number of threads; null: all")
     deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
 
     @field_validator("hospitals_per_actor")
@@ -317,12 +334,11 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such day, as in 2024-02-31
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{path}{where}: is not valid YAML ({getattr(error, 'problem', None) or 'syntax'})."
-        ) from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{path}{where}: is not valid YAML ({problem}).") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -377,8 +393,8 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
             owner = owner.model_fields[name].annotation
         allowed = list(owner.model_fields)
         near = difflib.get_close_matches(path[-1], allowed, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"{key} is not a known key; allowed here: {', '.join(allowed)}.{hint}"
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}."
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
     shown = f" is {given!r}" if not isinstance(given, dict | BaseModel) else ""

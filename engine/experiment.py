@@ -97,6 +97,7 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             per_round=max(1, round(config.federation.participation * len(trainers))),
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
+            validate_participants=config.federation.validation == "participants",
             classes=beats.classes,
             model_hash=(lambda vector: vector_hash(vector, network.layout))
             if ledger is not None

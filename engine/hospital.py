@@ -1,5 +1,6 @@
 """One hospital: its own data, its own key, its private state. Nothing here knows where it runs."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 from engine.algorithms import build_algorithm
 from engine.algorithms.base import Samples, State
 from engine.config import RunConfig
-from engine.data.beats import open_beats
+from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.ledger.canonical import vector_hash
@@ -90,6 +91,12 @@ class Outcome:
     gradient_evaluations: int
 
 
+@functools.lru_cache(maxsize=4)
+def _mapped(folder: Path) -> Beats:
+    """The beat arrays, mapped once for all hospitals of a process."""
+    return open_beats(folder)
+
+
 def build_oracle(network: Network) -> Oracle:
     """The oracle of a network; one for each process, shared by its hospitals."""
     return TorchOracle(network)
@@ -109,7 +116,7 @@ class Hospital:
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
         self._signing = task.signing
-        beats = open_beats(task.beats)
+        beats = _mapped(task.beats)
         self._classes = len(beats.classes)
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)

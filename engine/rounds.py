@@ -22,6 +22,7 @@ class Plan:
     Attributes:
         trainers: ids of the hospitals that may be selected.
         validators: ids of the hospitals whose validation part scores each global model.
+        validate_participants: score each model by this round's participants only.
         per_round: how many trainers a round selects.
         weighting: "samples", "uniform" or "none".
         min_hospitals: with fewer updates a round fails; None wants all that were selected.
@@ -38,6 +39,7 @@ class Plan:
     min_hospitals: int | None
     classes: str
     model_hash: Callable[[np.ndarray], bytes]
+    validate_participants: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def run_rounds(
         trained = time.perf_counter()
         parent, model = model, plan.model_hash(params)
         hashed = time.perf_counter()
-        tables, blind = survivors(pool.validate(round, params, plan.validators), plan.min_hospitals)
+        scored = [h for h in plan.validators if h in selected] if plan.validate_participants else plan.validators
+        tables = dict(zip(scored, pool.validate(round, params, scored), strict=True))
+        _, blind = survivors(list(tables.values()), plan.min_hospitals)
         summary = {
             "round": round,
             "seconds": time.perf_counter() - started,
@@ -108,7 +112,9 @@ def run_rounds(
             "lost": [str(error) for error in (*lost, *blind)],
             "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
             "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
-            "validation": federation_scores(dict(enumerate(tables)), plan.classes),
+            "validation": federation_scores(
+                {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}, plan.classes
+            ),
         }
         state = replace(
             state,

@@ -4,6 +4,7 @@ All of it is plain data from the study's YAML, checked against the run's configu
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -216,7 +217,9 @@ def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samp
         case "qmc":
             return optuna.samplers.QMCSampler(seed=study.seed, warn_independent_sampling=False)
         case _:
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def _corners(space: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Shared by all tests: a cache of their own, the real records where they are, a small simulated federation."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from engine.config import DataConfig, RunConfig, parse, set_key
+from engine.config import CLASSES, DataConfig, RunConfig, SimulationConfig, parse, set_key
+from engine.data.beats import Beats
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +36,7 @@ def mitdb() -> Path:
 @pytest.fixture(scope="session")
 def simulated() -> DataConfig:
     """Six simulated patients of two minutes, cut into windows of 252 samples."""
-    return DataConfig(window=(90, 162), simulated={"patients": 6, "minutes": 2.0})
+    return DataConfig(window=(90, 162), simulated=SimulationConfig(patients=6, minutes=2.0))
 
 
 @pytest.fixture(scope="session")
@@ -59,5 +61,42 @@ def tiny_config() -> Callable[..., RunConfig]:
         for key, value in settings.items():
             set_key(values, key, value)
         return parse(RunConfig, values, "tiny_config")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def beats_of() -> Callable[..., Beats]:
+    """Makes beats in memory: `beats_of({"100": "NNV", "101": "NS"})` has two records with these classes.
+
+    Beats lie `interval` samples apart at 360 Hz and their windows are `window` samples long; `patients` says whose
+    a record is where that is not its own name.
+    """
+
+    def build(
+        records: Mapping[str, str], patients: Mapping[str, str] | None = None, interval: int = 300, window: int = 8
+    ) -> Beats:
+        number = np.repeat(np.arange(len(records)), [len(letters) for letters in records.values()])
+        return Beats(
+            folder=Path(),
+            classes=CLASSES,
+            x=np.zeros((len(number), window), np.float32),
+            rr=np.zeros((len(number), 0), np.float32),
+            y=np.array([CLASSES.index(letter) for letters in records.values() for letter in letters], np.int8),
+            record=number.astype(np.int16),
+            sample=np.array([interval * (i + 1) for letters in records.values() for i in range(len(letters))]),
+            records=tuple(
+                {
+                    "name": name,
+                    "patient": (patients or {}).get(name, name),
+                    "sampling_rate": 360.0,
+                    "annotated": {c: letters.count(c) for c in CLASSES},
+                    "edge": 0,
+                }
+                for name, letters in records.items()
+            ),
+            digest="0" * 64,
+            rr_names=(),
+        )
 
     return build

@@ -85,11 +85,12 @@ def stratified(labels: np.ndarray, batch_size: int, draw: np.random.Generator) -
     """Batches with the same number of beats of each class there is, without end.
 
     Each class is passed through in shuffled order, as often as needed; a class with fewer beats than its share comes
-    more than once in a batch.
+    more than once in a batch. With more classes than `batch_size`, a batch holds one beat of each.
     """
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     streams = [_stream(group, draw) for group in groups]
-    shares = [batch_size // len(groups) + (i < batch_size % len(groups)) for i in range(len(groups))]
+    size = max(batch_size, len(groups))
+    shares = [size // len(groups) + (i < size % len(groups)) for i in range(len(groups))]
     while True:
         yield np.array([next(stream) for stream, share in zip(streams, shares, strict=True) for _ in range(share)])
 

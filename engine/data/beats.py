@@ -132,8 +132,9 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     source = locate(data, progress)
     names = record_names(source, data)
     settings = data.model_dump(mode="json", exclude={"folder", "source", "simulated", "records", "exclude"})
-    # This file is part of the key too: other code cuts other beats.
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    # The code that reads and cuts is part of the key too: other code makes other beats.
+    sources = [Path(__file__).with_name(file) for file in ("records.py", "beats.py")]
+    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
     key = [code, data.source == "mitdb", settings, names, file_digests(source, names, data)]
     digest = hashlib.sha256(canonical_json(key)).hexdigest()
     folder = cache_folder() / "beats" / digest[:24]
@@ -171,7 +172,7 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
             f"{source}: no beat is left; data.classes is {data.classes} and data.window {list(data.window)}."
         )
     _save(folder, whole, {"classes": data.classes, "records": records, "digest": digest, "rr_names": data.rr_names})
-    return open_beats(folder)
+    return open_beats(folder, check=True)
 
 
 def open_beats(folder: Path, check: bool = False) -> Beats:

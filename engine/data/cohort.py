@@ -63,7 +63,7 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
         if not len(hospital.train):
             names = [beats.records[r]["name"] for r in np.unique(beats.record[owner == hospital.id])]
             raise ConfigError(
-                f"cohort: hospital {hospital.id} ({', '.join(names)}) has no train beats with split {config.split}; "
+                f"cohort: hospital {hospital.id} ({', '.join(names) or 'no beats'}) has no train beats with split {config.split}; "
                 "give it more records, fewer hospitals, or other data.classes."
             )
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))

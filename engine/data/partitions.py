@@ -132,7 +132,7 @@ def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int
 
 def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[list[int]]:
     """MIT-BIH's five pathology hospitals where they fit; else patients sorted by pathology and cut."""
-    names = {record["name"]: i for i, record in enumerate(beats.records)}
+    names = {beats.records[i]["name"]: i for records in patients for i in records}
     listed = [[names[name] for name in group if name in names] for group in PATHOLOGY_HOSPITALS]
     listed = [group for group in listed if group]
     if len(listed) == hospitals and sum(map(len, listed)) == len(names):
@@ -213,7 +213,9 @@ def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
     # So skewed that some hospital always stays empty: top the poorest up from the richest.
     while (sizes := np.bincount(result, minlength=config.hospitals)).min() < least:
         giver = np.flatnonzero(result == sizes.argmax())
-        result[draw.choice(giver, least, replace=False)] = sizes.argmin()
+        # no more than it lacks and the giver can spare, else two hospitals could give each other the same beats for ever
+        given = min(least - sizes.min(), sizes.max() - least)
+        result[draw.choice(giver, given, replace=False)] = sizes.argmin()
     return result
 
 
@@ -251,7 +253,8 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         part: int8[beats], TRAIN, VALIDATION, TEST, or UNUSED for guard gaps and beats of no hospital.
         trains: bool[hospitals]. A hospital that does not train still adapts on its own train part.
     """
-    trains = np.ones(int(hospital.max()) + 1, bool)
+    # Also hospitals without any beat of the wanted classes count: they must be missed, not forgotten.
+    trains = np.ones(max(int(hospital.max()) + 1, config.hospitals), bool)
     part = np.full(len(beats), UNUSED, np.int8)
     if config.split == "leave-one-hospital-out":
         trains[config.held_out] = False
@@ -264,12 +267,14 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
             part[shuffled] = _parts(len(members), config.fractions)
         return part, trains
     train, validation, _test = config.fractions
-    for r, record in enumerate(beats.records):
-        members = np.flatnonzero((beats.record == r) & (hospital >= 0))
+    # Only beat-dirichlet puts one record's beats into hospitals that train and into one that does not.
+    learning, adapting = (hospital >= 0) & trains[hospital], (hospital >= 0) & ~trains[hospital]
+    for side, (r, record) in itertools.product((learning, adapting), enumerate(beats.records)):
+        members = np.flatnonzero((beats.record == r) & side)
         if not len(members):
             continue
         sample = np.asarray(beats.sample[members])
-        if not trains[hospital[members[0]]]:
+        if side is adapting:
             early = sample < config.adapt_minutes * 60 * record["sampling_rate"]
             parts = np.where(early, TRAIN, TEST).astype(np.int8)
         elif config.split == "inter-patient":

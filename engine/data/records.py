@@ -95,7 +95,8 @@ def record_names(folder: Path, data: DataConfig) -> list[str]:
     Raises:
         DataError: a wanted record is not there, or none is left.
     """
-    there = sorted(path.stem for path in folder.glob("*.hea"))
+    # Annotations without a header count too: a lost header must not make a patient vanish unnoticed.
+    there = sorted({path.stem for suffix in (".hea", ".atr") for path in folder.glob(f"*{suffix}")})
     wanted = there if data.records == "all" else list(data.records)
     unknown = [name for name in (*wanted, *data.exclude) if name not in there]
     if data.records != "all" and unknown:
@@ -122,8 +123,8 @@ def read_record(folder: Path, name: str, data: DataConfig) -> Record:
         header = wfdb.rdheader(stem)
         leads = list(header.sig_name or [])
         length, rate = int(header.sig_len or 0), float(header.fs)
-        if not leads or length <= 0:
-            raise ValueError("no signal")
+        if not leads or length <= 0 or rate <= 0:
+            raise ValueError("no signal or no sampling rate")
     except Exception as error:
         raise DataError(f"{stem}.hea: is not a readable WFDB header ({_reason(error)}).") from None
     channel = _channel(leads, data, f"{stem}.hea")
@@ -147,6 +148,10 @@ def read_record(folder: Path, name: str, data: DataConfig) -> Record:
         raise DataError(
             f"{stem}.atr: has beats outside the {length} samples of the signal; do the files belong together?"
         )
+    if (np.diff(samples[beat]) < 0).any():
+        raise DataError(f"{stem}.atr: its beats are not in order of time; is the file damaged?")
+    if not np.isfinite(signal).any():
+        raise DataError(f"{stem}.dat: every sample of lead {leads[channel]} is marked as lost.")
     if not np.isfinite(signal).all():
         # WFDB marks lost samples as NaN; the median keeps them from shifting the record's scale.
         signal = np.where(np.isfinite(signal), signal, np.nanmedian(signal)).astype(np.float32)
@@ -206,7 +211,10 @@ def fetch_mitdb(
     missing = [name for name in digests if not (folder / name).is_file()]
     if not missing:
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror}).") from None
     with requests.Session() as session:
         for position, name in enumerate(missing):
             progress(f"{position}/{len(missing)} {name}")
@@ -227,6 +235,8 @@ def fetch_mitdb(
                     f"{url}{name}: cannot be fetched ({type(error).__name__}); "
                     "set data.folder or PULSELEDGER_DATA to a copy of MIT-BIH."
                 ) from None
+            except OSError as error:
+                raise DataError(f"{part}: cannot be stored ({error.strerror}).") from None
             if hashlib.sha256(part.read_bytes()).hexdigest() != digests[name]:
                 part.unlink()
                 raise DataError(f"{url}{name}: is not the published file (SHA-256 differs); it was thrown away.")
@@ -246,12 +256,14 @@ def _simulated(data: DataConfig) -> Path:
     if not folder.is_dir():
         part = folder.with_name(f"{key}.{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        simulate.write_records(part, settings.patients, settings.seed, settings.minutes)
         try:
+            part.mkdir(parents=True)
+            simulate.write_records(part, settings.patients, settings.seed, settings.minutes)
             part.replace(folder)
-        except OSError:  # another process was faster
+        except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
+            if not folder.is_dir():  # otherwise another process was faster
+                raise DataError(f"{folder}: the simulated records cannot be stored ({error.strerror}).") from None
     return folder
 
 

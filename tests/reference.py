@@ -1,0 +1,189 @@
+"""Things that can be solved by hand, and small helpers that several test files share.
+
+The oracles are quadratics with known derivatives; `logits` is the network once more, in plain float64 NumPy.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from engine.algorithms.base import Samples
+from engine.config import ExecutionConfig
+from engine.ledger.canonical import unflatten
+from engine.model import Network
+from engine.oracle import Batch
+from engine.pool import start_ray, stop_ray
+
+ROOT = Path(__file__).parents[1]
+
+
+class Quadratic:
+    """f(w) = 1/2 |A w - b|^2 whatever the batch: gradient A'(A w - b), Hessian A'A."""
+
+    def __init__(self, a: Any, b: Any) -> None:
+        self.a, self.b = np.atleast_2d(np.asarray(a, float)), np.atleast_1d(np.asarray(b, float))
+        self.hessian = self.a.T @ self.a
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        residual = self.a @ params.astype(float) - self.b
+        return float(residual @ residual / 2), (self.a.T @ residual).astype(np.float32)
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        return (self.hessian @ vector.astype(float)).astype(np.float32)
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        raise AssertionError("nobody scores a quadratic")
+
+
+class Towards:
+    """f(w; batch) = mean over the batch of 1/2 |w - x|^2: gradient w - mean(x), Hessian 1."""
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        loss = float(((params - batch.x) ** 2).sum(1).mean() / 2)
+        return loss, (params - batch.x.mean(0, dtype=float)).astype(np.float32)
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        return vector.copy()
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        return np.zeros((len(x), 2), np.float32)
+
+
+SQUARE = Quadratic(np.sqrt(2), 0)  # f(w) = w^2
+
+
+class Recorder:
+    """Passes on to another oracle and remembers (method, params, batch) of everything that derives."""
+
+    def __init__(self, oracle: Any) -> None:
+        self.oracle = oracle
+        self.calls: list[tuple[str, np.ndarray, Batch]] = []
+        self.scored: list[np.ndarray] = []
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        self.calls.append(("gradient", params.copy(), batch))
+        return self.oracle.gradient(params, batch)
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        self.calls.append(("hessian_vector", params.copy(), batch))
+        return self.oracle.hessian_vector(params, batch, vector)
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        self.scored.append(x)
+        return self.oracle.scores(params, x, rr)
+
+
+def samples(x: Any, y: Any = None) -> Samples:
+    """All of the given beats; `x` may be a list of numbers, a window of one each."""
+    x = np.asarray(x, np.float32)
+    x = x[:, None] if x.ndim == 1 else x
+    y = np.zeros(len(x), np.int8) if y is None else np.asarray(y, np.int8)
+    return Samples(x, np.zeros((len(x), 0), np.float32), y, np.arange(len(x)))
+
+
+def f32(*values: float) -> np.ndarray:
+    """float32[n]"""
+    return np.array(values, np.float32)
+
+
+def logits(network: Network, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+    """The scores of the network, written down a second time: loops and float64, no torch."""
+    p = {name: tensor.astype(float) for name, tensor in unflatten(params, network.layout).items()}
+    rows = []
+    for beat, timing in zip(x.astype(float), rr.astype(float), strict=True):
+        signal = beat[None, :]
+        for layer, kernel in enumerate(network.kernels, 1):
+            padded = np.pad(signal, ((0, 0), (kernel // 2, kernel // 2)))
+            stride = 2 if layer == 1 else 1
+            starts = range(0, padded.shape[1] - kernel + 1, stride)
+            weight, bias = p[f"conv{layer}.weight"], p[f"conv{layer}.bias"]
+            signal = np.array([(weight * padded[:, s : s + kernel]).sum((1, 2)) + bias for s in starts]).T
+            groups = signal.reshape(network.groups, -1)
+            centred = groups - groups.mean(1, keepdims=True)
+            signal = (centred / np.sqrt(groups.var(1, keepdims=True) + 1e-5)).reshape(signal.shape)
+            signal = signal * p[f"norm{layer}.weight"][:, None] + p[f"norm{layer}.bias"][:, None]
+            signal = np.maximum(signal, 0)
+            if layer < 3:
+                half = signal.shape[1] // 2
+                signal = signal[:, : 2 * half].reshape(len(signal), half, 2).max(2)
+        length, parts = signal.shape[1], network.pooled
+        ends = [(i * length // parts, -(-(i + 1) * length // parts)) for i in range(parts)]
+        pooled = np.array([signal[:, a:b].mean(1) for a, b in ends]).T.ravel()
+        joined = np.concatenate([pooled, timing])
+        hidden = np.maximum(p["hidden.weight"] @ joined + p["hidden.bias"], 0)
+        rows.append(p["head.weight"] @ hidden + p["head.bias"])
+    return np.array(rows)
+
+
+@pytest.fixture(scope="session")
+def ray2() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests that want one."""
+    start_ray(ExecutionConfig(address="local", cpus=2))
+    yield
+    stop_ray()
+
+
+TIMES = ("seconds", "train_seconds", "hash_seconds", "sign_seconds")
+
+
+def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Everything of a run that has to be the same wherever and however often it was begun."""
+    return {
+        "model": result["model_hash"],
+        "rounds": [{k: v for k, v in row.items() if k not in TIMES} for row in result["rounds"]],
+        "scores": [result["validation"], result["final"]],
+        "gradients": [v for k, v in result["timing"].items() if k.endswith("evaluations")],
+        "predictions": pq.read_table(folder / "predictions.parquet").to_pydict(),
+        "ledger": [result["ledger"].get(name) for name in ("head", "contract", "updates", "rounds", "transactions")],
+    }
+
+
+class Interrupted(Exception):
+    """What an observer raises to end a run in the middle."""
+
+
+class StopAfter:
+    """Observer that ends the run once a round is finished, before its checkpoint."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+
+    def round_finished(self, record: Any) -> None:
+        if record.round == self.round:
+            raise Interrupted
+
+
+class Watch:
+    """Observer that calls `work` once a round is finished."""
+
+    def __init__(self, round: int, work: Callable[[], None]) -> None:
+        self.round, self.work = round, work
+
+    def round_finished(self, record: Any) -> None:
+        if record.round == self.round:
+            self.work()
+
+
+def command(*words: str | Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sweeps", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def as_flags(**keys: Any) -> list[str]:
+    """Dotted keys as flags."""
+    return [word for key, value in keys.items() for word in (f"--{key}", json.dumps(value))]
