@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from engine.actors import end_actor, give_back, take_actor
+
 
 class Answer(Protocol):
     """The result of a call that may still be under way."""
@@ -29,10 +31,9 @@ class Background:
         self._executor: ThreadPoolExecutor | None = None
         self._actor: Any = None
         if actor:
-            from engine.pool import imported_ray
-
             # no CPU is claimed: it mostly waits for a disk or a node
-            self._actor = imported_ray().remote(num_cpus=0, max_restarts=0)(_Holder).remote(factory, args)
+            self._actor = take_actor(_Holder, 0)
+            self._actor.make.remote(factory, args)
         else:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
             self._object = self._executor.submit(factory, *args)
@@ -47,30 +48,38 @@ class Background:
         """Calls the object's closing method, waits for it, and lets go of thread or actor."""
         try:
             self.submit(method).result()
-        finally:
-            self._let_go()
+        except BaseException:
+            self.abandon()
+            raise
+        if self._executor is not None:
+            self._executor.shutdown()
+        elif self._actor is not None:
+            give_back(self._actor, _Holder, 0)
+            self._actor = None
 
     def abandon(self) -> None:
         """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
-        with contextlib.suppress(Exception):
-            self.submit("close").result()
-        self._let_go()
-
-    def _let_go(self) -> None:
         if self._executor is not None:
+            with contextlib.suppress(Exception):
+                self.submit("close").result()
             self._executor.shutdown()
-        else:
-            import ray
-
-            ray.kill(self._actor)
+        elif self._actor is not None:
+            with contextlib.suppress(Exception):
+                self.submit("close").result()
+            end_actor(self._actor)
+            self._actor = None
 
 
 class _Holder:
     """The Ray actor."""
 
-    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        # An exception in an actor's constructor would reach callers as a dead actor without the message.
+    def __init__(self) -> None:
+        self._object: Any = None
         self._error: Exception | None = None
+
+    def make(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        # The error waits for the first call, which somebody listens to.
+        self._object = self._error = None
         try:
             self._object = factory(*args)
         except Exception as error:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoint
+from engine.actors import start_ray, stop_ray
 from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
@@ -25,7 +26,7 @@ from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
-from engine.pool import HospitalPool, build_pool, start_ray, stop_ray
+from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
 from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
 

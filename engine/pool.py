@@ -5,7 +5,6 @@ hospitals get their last returned state back, and the call is repeated: a round 
 so the repetition gives the same bits.
 """
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from engine.actors import end_actor, give_back, imported_ray, take_actor
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
@@ -110,6 +110,7 @@ class RayPool:
         self._groups = dict(enumerate(groups))
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
+        self._ready: dict[int, Any] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
 
@@ -130,7 +131,7 @@ class RayPool:
 
     def close(self) -> None:
         for host in self._hosts.values():
-            self._ray.kill(host)
+            give_back(host, _Host, self._share)
         self._hosts = {}
 
     def processes(self) -> list[int]:
@@ -168,11 +169,15 @@ class RayPool:
         return [answers[h] for h in ids]
 
     def _start(self, i: int) -> Any:
-        actor = self._ray.remote(num_cpus=self._share, max_restarts=0)(_Host)
-        return actor.remote(self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i))
+        host = take_actor(_Host, self._share)
+        # not waited for: whatever goes wrong here comes back with the first answer
+        self._ready[i] = host.setup.remote(
+            self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i)
+        )
+        return host
 
     def _restart(self, i: int) -> None:
-        self._ray.kill(self._hosts[i])
+        end_actor(self._hosts[i])
         self._hosts[i] = self._start(i)
 
     def _states_of(self, i: int) -> dict[int, dict[str, np.ndarray]]:
@@ -180,22 +185,31 @@ class RayPool:
 
     def _wait_until_ready(self, seconds: float = 120.0) -> None:
         """Waits for all hosts; a host whose construction failed raises here, an infeasible one says what it wanted."""
-        calls = [host.process.remote() for host in self._hosts.values()]
-        ready, waiting = self._ray.wait(calls, num_returns=len(calls), timeout=seconds)
+        calls = list(self._ready.values())
+        _, waiting = self._ray.wait(calls, num_returns=len(calls), timeout=seconds)
         if waiting:
             there = self._ray.cluster_resources().get("CPU", 0)
             free = self._ray.available_resources().get("CPU", 0)
-            self.close()
+            self._end()
             raise ResourceError(
                 f"{len(waiting)} of {len(calls)} hospital actors did not start in {seconds:g} s: each wants "
                 f"{self._share:.2g} CPU, the cluster has {there:g} CPU of which {free:g} are free."
             )
-        try:
-            self._ray.get(ready)
-        except self._ray.exceptions.RayActorError as error:
-            self.close()
-            cause = getattr(error, "cause", None) or error
-            raise PulseLedgerError(f"a hospital actor could not be built: {cause}") from None
+        for i in self._hosts:
+            try:
+                self._ray.get(self._ready[i])
+            except self._ray.exceptions.RayActorError:
+                self._restart(i)  # an idle actor may have died unnoticed
+            except self._ray.exceptions.RayTaskError as error:
+                self._end()
+                raise PulseLedgerError(
+                    f"a hospital could not be built: {type(error.cause).__name__}: {error.cause}"
+                ) from None
+
+    def _end(self) -> None:
+        for host in self._hosts.values():
+            end_actor(host)
+        self._hosts = {}
 
     def _free_cpus(self) -> float:
         group = self._ray.util.get_current_placement_group()
@@ -212,7 +226,7 @@ class RayPool:
 class _Host:
     """The Ray actor: holds hospitals, has one oracle, answers one call a round."""
 
-    def __init__(self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any]) -> None:
+    def setup(self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any]) -> None:
         self._pool = InProcessPool(hospitals, task)
         self.restore(states)
 
@@ -270,49 +284,3 @@ def build_pool(hospitals: Sequence[HospitalData], task: Task) -> HospitalPool:
             return InProcessPool(hospitals, task, threads=execution.cpus or os.cpu_count() or 1)
         case "inprocess":
             return InProcessPool(hospitals, task)
-
-
-def start_ray(execution: ExecutionConfig) -> bool:
-    """Starts or joins the Ray of `execution.address`, quietly; returns whether this call did it.
-
-    An address is always given: a bare `ray.init()` would join whatever other Ray runs on the machine.
-
-    Raises:
-        ResourceError: no Ray answers at the address.
-    """
-    ray = imported_ray()
-    if ray.is_initialized():
-        return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if execution.address == "local":
-        options |= {"include_dashboard": False}
-        if execution.cpus is not None:
-            options["num_cpus"] = execution.cpus
-    try:
-        ray.init(address=execution.address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
-    return True
-
-
-def stop_ray() -> None:
-    """Leaves or stops the Ray that `start_ray` started."""
-    imported_ray().shutdown()
-
-
-def imported_ray() -> Any:
-    """Ray, imported with the settings that keep it quiet and at normal priority."""
-    for name, value in {
-        "RAY_worker_niceness": "0",  # the default of 15 lets any other process on the machine win
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SCHEDULER_EVENTS": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    # a local Ray makes itself a token and says so at every start
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    return ray

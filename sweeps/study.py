@@ -21,10 +21,10 @@ import filelock
 import optuna
 from optuna.trial import TrialState
 
+from engine.actors import end_actor, imported_ray, start_ray, stop_ray
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import ResourceError, StudyError
-from engine.pool import imported_ray, start_ray, stop_ray
 from engine.tracking import start_tracker
 from sweeps.space import (
     Condition,
@@ -46,6 +46,14 @@ START_SECONDS = 180.0  # a placement group that is not there by then never will 
 
 
 @dataclass
+class _Slot:
+    """A placement group and its runner, used by one trial after another."""
+
+    group: Any
+    runner: Any
+
+
+@dataclass
 class _Running:
     """A trial under way."""
 
@@ -53,8 +61,7 @@ class _Running:
     number: int  # in its Optuna study
     trial: int  # in the whole study; names its folder
     order: dict[str, Any]
-    group: Any = None
-    runner: Any = None
+    slot: _Slot | None = None
     call: Any = None
     losses: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -159,6 +166,7 @@ class Driver:
         self._studies = open_studies(study, self._folder)
         self._total = total_trials(study)
         self._space = search_space(study)
+        self._idle: list[_Slot] = []
         self._tracker: Background | None = None
         self._parent: str | None = None
 
@@ -189,8 +197,8 @@ class Driver:
                 self._fail_fast()
             self._finish_tracking()
         finally:
-            for trial in running:
-                self._release(trial)
+            for slot in (*(trial.slot for trial in running), *self._idle):
+                self._close_slot(slot)
             if self._tracker is not None:
                 self._tracker.close()
 
@@ -270,33 +278,36 @@ class Driver:
         folder = Path(trial.order["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
+        trial.slot = self._idle.pop() if self._idle else self._open_slot(trial.trial)
+        trial.call = trial.slot.runner.run.remote(trial.order, self._tracker)
+
+    def _open_slot(self, trial: int) -> _Slot:
         ray = self._ray
-        trial.group = ray.util.placement_group([{"CPU": RUNNER_CPU}, {"CPU": self._cpus - RUNNER_CPU}], strategy="PACK")
-        if not trial.group.wait(START_SECONDS):
+        group = ray.util.placement_group([{"CPU": RUNNER_CPU}, {"CPU": self._cpus - RUNNER_CPU}], strategy="PACK")
+        if not group.wait(START_SECONDS):
             there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
             raise ResourceError(
-                f"trial {trial.trial} wants {self._cpus:g} CPU; after {START_SECONDS:g} s the cluster's {there:g} CPU "
+                f"trial {trial} wants {self._cpus:g} CPU; after {START_SECONDS:g} s the cluster's {there:g} CPU "
                 f"have {free:g} free."
             )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-            trial.group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(TrialRunner)
-        trial.runner = actor.options(scheduling_strategy=strategy).remote()
-        trial.call = trial.runner.run.remote(trial.order, self._tracker)
+        return _Slot(group, actor.options(scheduling_strategy=strategy).remote())
 
-    def _release(self, trial: _Running) -> None:
-        with contextlib.suppress(Exception):
-            self._ray.kill(trial.runner)
-        with contextlib.suppress(Exception):
-            self._ray.util.remove_placement_group(trial.group)
+    def _close_slot(self, slot: _Slot | None) -> None:
+        if slot is not None:
+            end_actor(slot.runner)  # its hospitals belong to it and end with it
+            with contextlib.suppress(Exception):
+                self._ray.util.remove_placement_group(slot.group)
 
     def _conclude(self, trial: _Running) -> bool:
         """Tells how a trial ended; returns False when it was started again instead."""
         try:
             results = self._ray.get(trial.call)
         except self._ray.exceptions.RayActorError:
-            self._release(trial)
+            self._close_slot(trial.slot)
             trial.losses += 1
             if trial.losses <= LOSSES:
                 self._say(f"trial {trial.trial}: its processes were lost, going on from its checkpoint")
@@ -305,10 +316,11 @@ class Driver:
             self._fail(trial, f"its processes were lost {trial.losses} times", "")
             return True
         except self._ray.exceptions.RayTaskError as error:
-            self._release(trial)
+            self._close_slot(trial.slot)
             self._fail(trial, f"{type(error.cause).__name__}: {error.cause}", str(error))
             return True
-        self._release(trial)
+        assert trial.slot is not None
+        self._idle.append(trial.slot)
         self._tell(trial, results)
         return True
 

@@ -1,0 +1,88 @@
+"""Starting and leaving Ray, and actors that are used again.
+
+An actor costs a process: half a second to two seconds of start-up. One that did its work is kept, and given to the
+next that wants the same kind with the same share of a CPU.
+"""
+
+import contextlib
+import logging
+import os
+from typing import Any
+
+from engine.config import ExecutionConfig
+from engine.errors import ResourceError
+
+_idle: dict[tuple[str, float], list[Any]] = {}
+
+
+def imported_ray() -> Any:
+    """Ray, imported with the settings that keep it quiet and at normal priority."""
+    for name, value in {
+        "RAY_worker_niceness": "0",  # the default of 15 lets any other process on the machine win
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SCHEDULER_EVENTS": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    # a local Ray makes itself a token and says so at every start
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    return ray
+
+
+def start_ray(execution: ExecutionConfig) -> bool:
+    """Starts or joins the Ray of `execution.address`, quietly; returns whether this call did it.
+
+    An address is always given: a bare `ray.init()` would join whatever other Ray runs on the machine.
+
+    Raises:
+        ResourceError: no Ray answers at the address.
+    """
+    ray = imported_ray()
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if execution.address == "local":
+        options |= {"include_dashboard": False}
+        if execution.cpus is not None:
+            options["num_cpus"] = execution.cpus
+    try:
+        ray.init(address=execution.address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+    return True
+
+
+def stop_ray() -> None:
+    """Leaves or stops the Ray that `start_ray` started."""
+    _idle.clear()
+    imported_ray().shutdown()
+
+
+def take_actor(kind: type, num_cpus: float) -> Any:
+    """An actor of class `kind`, whose constructor takes no arguments: one that was given back, else a new one.
+
+    Idle actors of the same class with another share are ended first, so that they do not hold CPUs that are wanted.
+    """
+    for (name, share), actors in list(_idle.items()):
+        if name == kind.__name__ and share != num_cpus:
+            for actor in actors:
+                end_actor(actor)
+            del _idle[name, share]
+    if waiting := _idle.get((kind.__name__, num_cpus)):
+        return waiting.pop()
+    return imported_ray().remote(num_cpus=num_cpus, max_restarts=0)(kind).remote()
+
+
+def give_back(actor: Any, kind: type, num_cpus: float) -> None:
+    """Keeps an actor that did its work for the next that wants one; a broken one must be ended instead."""
+    _idle.setdefault((kind.__name__, num_cpus), []).append(actor)
+
+
+def end_actor(actor: Any) -> None:
+    """Ends an actor's process."""
+    with contextlib.suppress(Exception):
+        imported_ray().kill(actor)
