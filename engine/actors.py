@@ -82,6 +82,11 @@ def give_back(actor: Any, kind: type, num_cpus: float) -> None:
     _idle.setdefault((kind.__name__, num_cpus), []).append(actor)
 
 
+def idle_cpus(kind: type) -> float:
+    """CPUs held by idle actors of class `kind`: free for whoever takes them or ends them."""
+    return sum(share * len(actors) for (name, share), actors in _idle.items() if name == kind.__name__)
+
+
 def end_actor(actor: Any) -> None:
     """Ends an actor's process."""
     with contextlib.suppress(Exception):

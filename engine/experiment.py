@@ -153,10 +153,10 @@ def track(
     tags: dict[str, str],
     parent: str | None,
 ) -> dict[str, Any]:
-    """Runs under the MLflow run of `key`, which is created or found again."""
+    """Runs under the MLflow run of `key`, which is created or found again; `parent` is a key, too."""
     tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
-    run_id = tracker.submit("open_run", key, name, tags, flat_params(config), parent).result()
-    following = RunTracker(tracker, run_id)
+    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
+    following = RunTracker(tracker, key)
     if (loaded := checkpoint.load(folder, config_hash(config))) is not None:
         for row in loaded[0].history:  # what an interrupted attempt did not get through
             following.round_summary(row)
@@ -165,7 +165,7 @@ def track(
         following.result(result, [folder / n for n in (RESULT, "config.yaml", "confusion.png")])
         following.end("COMPLETE")
     except BaseException as error:
-        tracker.submit("tags", run_id, {"error": f"{type(error).__name__}: {error}"})
+        tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")
         raise
     for problem in following.problems:

@@ -4,7 +4,8 @@
 // channels-last: with time as the row, the kernel*channels numbers that one output position sees are one contiguous run,
 // and the output channels of a position are whole vectors. A sample's working set stays in the nearest caches.
 //
-// NaN: comparisons are written so that a NaN passes through ReLU, pooling and masks, as it does in torch.
+// NaN: comparisons are written so that a NaN passes through ReLU and masks, as it does in torch. Pooling may drop one of
+// two, but GroupNorm has spread it over the whole channel by then.
 
 #include <cmath>
 #include <cstdint>
@@ -121,12 +122,12 @@ struct Layer {
   struct alignas(64) Reversed {
     float weight[STRIDE == 2 ? 1 : K * O * C];
   };
-  struct alignas(64) State {
-    float delta[(L + 2 * pad) * O];    // gradient of the layer's output; its margins stay zero
-    float normed[L * O];               // convolution's output, then normalised
-    float input_gradient[IN * C];
-    float inverse[O];                  // 1 / standard deviation of the channel's group
-    float input[(IN + 2 * pad) * C];   // its margins stay zero
+  struct State {
+    alignas(64) float input[(IN + 2 * pad) * C];  // its margins stay zero
+    alignas(64) float normed[L * O];              // the convolution's output, then normalised
+    alignas(64) float inverse[O];                 // 1 / standard deviation of the channel's group
+    alignas(64) float delta[(L + 2 * pad) * O];   // gradient of that, first of what ReLU sees; its margins too
+    alignas(64) float input_gradient[IN * C];
   };
 
   // Calls move(packed, flat) for each number in the order of the flat vector; returns the end of the layer there.
@@ -188,7 +189,7 @@ struct Layer {
     }
   }
 
-  // state.delta, the gradient of the norm's output -> sums of the parameters' gradients, and state.input_gradient.
+  // state.delta, the gradient of what ReLU sees -> the parameters' gradients, added, and state.input_gradient.
   static void backward(const Parameters& p, const Reversed& reversed, State& s, Parameters& gradient) {
     float* const delta = s.delta + pad * O;
     alignas(64) float mean[O], slope[O];  // of the gradient of the normalised signal; its regression on that signal

@@ -36,17 +36,18 @@ class Oracle(Protocol):
 
 
 class TorchOracle:
-    """The oracle of a `cnn`, by torch's automatic differentiation on one CPU thread.
+    """The oracle of a `cnn`, by torch's automatic differentiation on one CPU thread, or on a device such as "cuda".
 
     One thread, because the order of a sum must not depend on the machine's load or on where a hospital lives, and
     because at this size a second thread gains nothing.
     """
 
-    def __init__(self, network: Network, evaluation_batch: int = 512) -> None:
+    def __init__(self, network: Network, evaluation_batch: int = 512, device: str = "cpu") -> None:
         import torch
 
         torch.set_num_threads(1)
         self._torch = torch
+        self._device = torch.device(device)
         self._network = network
         self._evaluation_batch = evaluation_batch
         self._shapes = [shape for _, shape in network.layout]
@@ -54,33 +55,36 @@ class TorchOracle:
 
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         torch = self._torch
-        flat = torch.tensor(params).requires_grad_()
+        flat = self._tensor(params).requires_grad_()
         loss = self._loss(flat, batch)
         (gradient,) = torch.autograd.grad(loss, flat)
-        return loss.item(), gradient.numpy()
+        return loss.item(), gradient.cpu().numpy()
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
         torch = self._torch
-        flat = torch.tensor(params).requires_grad_()
+        flat = self._tensor(params).requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss(flat, batch), flat, create_graph=True)
-        (product,) = torch.autograd.grad(gradient @ torch.tensor(vector), flat)
-        return product.numpy()
+        (product,) = torch.autograd.grad(gradient @ self._tensor(vector), flat)
+        return product.cpu().numpy()
 
     def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
         torch = self._torch
         size = self._evaluation_batch
         with torch.inference_mode():
-            flat = torch.tensor(params)
+            flat = self._tensor(params)
             parts = [
-                self._forward(flat, torch.tensor(x[i : i + size]), torch.tensor(rr[i : i + size]))
+                self._forward(flat, self._tensor(x[i : i + size]), self._tensor(rr[i : i + size]))
                 for i in range(0, len(x), size)
             ]
-            return torch.cat(parts).numpy() if parts else np.zeros((0, self._network.classes), np.float32)
+            return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, self._network.classes), np.float32)
 
     def _loss(self, flat, batch: Batch):  # type: ignore[no-untyped-def]
         torch = self._torch
-        logits = self._forward(flat, torch.tensor(batch.x), torch.tensor(batch.rr))
-        return torch.nn.functional.cross_entropy(logits, torch.tensor(batch.y, dtype=torch.int64))
+        logits = self._forward(flat, self._tensor(batch.x), self._tensor(batch.rr))
+        return torch.nn.functional.cross_entropy(logits, self._tensor(batch.y).long())
+
+    def _tensor(self, array: np.ndarray):  # type: ignore[no-untyped-def]
+        return self._torch.tensor(array, device=self._device)  # a copy: the array may be a read-only map
 
     def _forward(self, flat, x, rr):  # type: ignore[no-untyped-def]
         torch = self._torch

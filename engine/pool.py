@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.actors import end_actor, give_back, imported_ray, take_actor
+from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_actor
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
@@ -106,7 +106,8 @@ class RayPool:
         cpus = self._free_cpus()
         groups = host_groups([(data.id, len(data.train)) for data in hospitals], execution, cpus)
         self._task = self._ray.put(task)
-        self._share = min(1.0, CPU_SHARE * cpus / len(groups))
+        # in whole ten-thousandths, as Ray counts
+        self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * cpus / len(groups)))) / 1e4
         self._groups = dict(enumerate(groups))
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
@@ -217,7 +218,8 @@ class RayPool:
             # bundle 0 is the runner's own
             return sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:])
         there = self._ray.cluster_resources().get("CPU", 0.0)
-        free = self._ray.available_resources().get("CPU", 0.0)
+        # Ray's count lags behind; and rounded, as a share that differs in its last bit is another kind of actor
+        free = min(there, round(self._ray.available_resources().get("CPU", 0.0) + idle_cpus(_Host), 3))
         if free <= 0:
             raise ResourceError(f"the hospitals want CPUs, but none of the cluster's {there:g} is free.")
         return free

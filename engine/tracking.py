@@ -5,8 +5,10 @@ thread-local and mixes up parallel runs.
 """
 
 import os
+import socket
 import subprocess
 import time
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING
 class Tracker:
     """Writes runs into one MLflow store. Lives in a `Background`; metrics are sent in batches.
 
-    A step that a run already holds is not written again, so a resumed run may send its whole history.
+    Callers name a run by a key of their own, so that nobody has to wait for MLflow to make it. A step that a run already holds is not written again, so a resumed run may send its whole history.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -40,6 +42,7 @@ class Tracker:
         self._buffer: dict[str, list[Any]] = {}
         self._flushed = time.monotonic()
         self._last_step: dict[str, int] = {}
+        self._runs: dict[str, str] = {}
         try:
             found = self._client.get_experiment_by_name(experiment)
             # a file store without an artifact folder of its own would put it into the working directory
@@ -59,69 +62,69 @@ class Tracker:
             ) from None
 
     def open_run(
-        self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None
+        self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
     ) -> str:
-        """Creates the run of `key`, or finds it again; returns its id."""
-        # keys hold paths and names of users: a quote would end the filter's string
-        found = self._client.search_runs(
-            [self._experiment], f"tags.`pulseledger.key` = '{key.replace(chr(39), '_')}'", max_results=1
-        )
+        """Creates the run of `key`, or finds it again; returns MLflow's id. `parent` is the key of its parent run."""
+        # keys hold names that users gave: a quote would end the filter's string
+        tag = key.replace("'", "_")
+        found = self._client.search_runs([self._experiment], f"tags.`pulseledger.key` = '{tag}'", max_results=1)
         if found:
-            run = found[0].info.run_id
+            run = self._runs[key] = found[0].info.run_id
             self._client.update_run(run, status="RUNNING")
             history = self._client.get_metric_history(run, "train/loss")
-            self._last_step[run] = max((metric.step for metric in history), default=0)
+            self._last_step[key] = max((metric.step for metric in history), default=0)
             return run
-        all_tags = {**source_tags(), **tags, "pulseledger.key": key.replace("'", "_")}
-        if parent:
-            all_tags["mlflow.parentRunId"] = parent
+        all_tags = {**source_tags(), **tags, "pulseledger.key": tag}
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = self._runs[parent]
         run = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
-        self._last_step[run] = 0
+        self._runs[key] = run
+        self._last_step[key] = 0
         self._params(run, params)
         return run
 
-    def log(self, run: str, step: int, metrics: Mapping[str, float | None]) -> None:
+    def log(self, key: str, step: int, metrics: Mapping[str, float | None]) -> None:
         """Points of curves; None is left out."""
-        if step <= self._last_step.get(run, 0):
+        if step <= self._last_step[key]:
             return
-        self._last_step[run] = step
-        self._put(run, step, metrics)
+        self._last_step[key] = step
+        self._put(key, step, metrics)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def summary(self, run: str, metrics: Mapping[str, float | None]) -> None:
+    def summary(self, key: str, metrics: Mapping[str, float | None]) -> None:
         """Single points, without a curve."""
-        self._put(run, 0, metrics)
+        self._put(key, 0, metrics)
 
-    def tags(self, run: str, tags: Mapping[str, str]) -> None:
+    def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Sets tags."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(run, tags=[RunTag(name, str(value)[:8000]) for name, value in tags.items()])
+        self._client.log_batch(self._runs[key], tags=[RunTag(name, str(value)[:8000]) for name, value in tags.items()])
 
-    def dataset(self, run: str, name: str, digest: str, source: str, profile: str) -> None:
+    def dataset(self, key: str, name: str, digest: str, source: str, profile: str) -> None:
         """The data as a digest: no beat leaves the hospitals."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name=name, digest=digest[:36], source_type="pulseledger", source=source, profile=profile)
-        self._client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
+        self._client.log_inputs(self._runs[key], [DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
 
-    def artifacts(self, run: str, paths: Sequence[str]) -> None:
+    def artifacts(self, key: str, paths: Sequence[str]) -> None:
         """Copies files into the run."""
         for path in paths:
-            self._client.log_artifact(run, path)
+            self._client.log_artifact(self._runs[key], path)
 
-    def finish(self, run: str, state: str) -> None:
+    def finish(self, key: str, state: str) -> None:
         """Writes what is waiting, then ends the run as COMPLETE, PRUNED or FAIL."""
         self.flush()
-        self._client.set_terminated(run, STATUS[state])
-        self._client.set_tag(run, "state", state)
+        self._client.set_terminated(self._runs[key], STATUS[state])
+        self._client.set_tag(self._runs[key], "state", state)
 
     def flush(self) -> None:
         """Writes everything that is waiting."""
-        for run, metrics in self._buffer.items():
+        for key, metrics in self._buffer.items():
             while metrics:
-                self._client.log_batch(run, metrics=metrics[:FLUSH_METRICS])
+                self._client.log_batch(self._runs[key], metrics=metrics[:FLUSH_METRICS])
                 del metrics[:FLUSH_METRICS]
         self._flushed = time.monotonic()
 
@@ -129,12 +132,12 @@ class Tracker:
         """Writes everything that is waiting."""
         self.flush()
 
-    def _put(self, run: str, step: int, metrics: Mapping[str, float | None]) -> None:
+    def _put(self, key: str, step: int, metrics: Mapping[str, float | None]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         points = [Metric(name, float(value), now, step) for name, value in metrics.items() if value is not None]
-        self._buffer.setdefault(run, []).extend(points)
+        self._buffer.setdefault(key, []).extend(points)
 
     def _params(self, run: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -150,9 +153,10 @@ class RunTracker:
     MLflow being away must not stop a training: what went wrong is kept in `problems` and reported at the end.
     """
 
-    def __init__(self, tracker: Background, run: str) -> None:
+    def __init__(self, tracker: Background, key: str) -> None:
+        """Args: key of a run for which `open_run` was already submitted."""
         self._tracker = tracker
-        self._run = run
+        self._key = key
         self._waiting: list[Answer] = []
         self.problems: list[str] = []
 
@@ -192,7 +196,7 @@ class RunTracker:
         self._waiting = still
 
     def _send(self, method: str, *args: Any) -> None:
-        self._waiting.append(self._tracker.submit(method, self._run, *args))
+        self._waiting.append(self._tracker.submit(method, self._key, *args))
         if len(self._waiting) > 50:
             self.settle()
 
@@ -203,8 +207,27 @@ def store_uri(config: TrackingConfig, folder: Path) -> str:
 
 
 def start_tracker(config: TrackingConfig, folder: Path, actor: bool) -> Background:
-    """Starts the tracker of the store; `folder` must exist."""
+    """Starts the tracker of the store; `folder` must exist.
+
+    Raises:
+        PulseLedgerError: nobody listens at the configured address.
+    """
+    _check_store(store_uri(config, folder))
     return Background(Tracker, store_uri(config, folder), config.experiment, actor=actor)
+
+
+def _check_store(uri: str) -> None:
+    """Notices a wrong address before any work; the tracker itself starts in the background and only reports."""
+    parts = urllib.parse.urlsplit(uri)
+    try:
+        if parts.scheme in ("http", "https"):
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname or "", port), timeout=5).close()
+        elif parts.scheme == "sqlite" and not Path(uri.removeprefix("sqlite:///")).parent.is_dir():
+            raise ValueError("its folder does not exist")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({reason}).") from None
 
 
 def round_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:

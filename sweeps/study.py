@@ -347,11 +347,10 @@ class Driver:
         path.write_text(f"{error}\n\n{trace}")
         trial.study.tell(trial.number, state=TrialState.FAIL)
         if self._tracker is not None:
-            run = self._tracker.submit(
-                "open_run", trial.order["key"], trial.order["name"], {}, {}, self._parent
-            ).result()
-            self._tracker.submit("tags", run, {"error": error}).result()
-            self._tracker.submit("finish", run, "FAIL").result()
+            key = trial.order["key"]
+            self._tracker.submit("open_run", key, trial.order["name"], trial.order["tags"], {}, self._parent).result()
+            self._tracker.submit("tags", key, {"error": error}).result()
+            self._tracker.submit("finish", key, "FAIL").result()
         self._say(
             f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  FAILED: {error.splitlines()[0]} ({path})"
         )
@@ -388,7 +387,8 @@ class Driver:
         self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
         note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
         tags = {"study": self._study.name, "optuna.storage": storage_url(self._folder), "mlflow.note.content": note}
-        self._parent = self._tracker.submit("open_run", self._key(), self._study.name, tags, {}, None).result()
+        self._parent = self._key()
+        self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
         self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
 
     def _finish_tracking(self) -> None:
@@ -408,9 +408,8 @@ class Driver:
             values = [result["final"]["personal"][name] for result in results]
             metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
             metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
-        run = self._tracker.submit("open_run", trial.order["key"], "", {}, {}, None).result()
-        self._tracker.submit("summary", run, metrics).result()
-        self._tracker.submit("finish", run, "COMPLETE").result()
+        self._tracker.submit("summary", trial.order["key"], metrics).result()
+        self._tracker.submit("flush").result()
 
 
 def lookup(result: dict[str, Any], name: str) -> float | None:

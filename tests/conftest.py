@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from engine.config import CLASSES, DataConfig, RunConfig, SimulationConfig, parse, set_key
 from engine.data.beats import Beats
 
 ROOT = Path(__file__).parents[1]
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("pulseledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pulseledger")
 
 
 @pytest.fixture(scope="session", autouse=True)

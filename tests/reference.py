@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.actors import start_ray, stop_ray
+from engine.actors import start_ray, stop_ray
 from engine.algorithms.base import Samples
 from engine.config import ExecutionConfig
 from engine.ledger.canonical import unflatten
 from engine.model import Network
 from engine.oracle import Batch
-from engine.pool import start_ray, stop_ray
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import actors
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
 from engine.experiment import run
 from engine.hospital import Task, Update
 from engine.model import build_network, initial_parameters
-from engine.pool import ATTEMPTS, CPU_SHARE, InProcessPool, RayPool, build_pool, host_groups, start_ray
+from engine.pool import ATTEMPTS, InProcessPool, RayPool, build_pool, host_groups
 
-pytest_plugins = ["reference"]
+ray2 = reference.ray2
 
 SIZES = st.lists(st.integers(0, 500), min_size=1, max_size=80).map(lambda sizes: list(enumerate(sizes)))
 
@@ -144,9 +146,13 @@ def test_an_update_that_is_not_finite_is_a_failure(tiny_config, cohort):
 
 
 def settled() -> None:
-    """Waits until Ray has noticed that all CPUs are free again."""
+    """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
     import ray
 
+    for idle in actors._idle.values():
+        for actor in idle:
+            actors.end_actor(actor)
+    actors._idle.clear()
     end = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < end:
         time.sleep(0.1)
@@ -213,6 +219,7 @@ def test_hosts_that_do_not_fit_are_refused_in_one_sentence(ray2, tiny_config, co
 def test_no_free_cpu_is_refused_at_once(ray2, tiny_config, cohort):
     import ray
 
+    settled()
     group = ray.util.placement_group([{"CPU": 2}])
     assert group.wait(60)
     try:
@@ -225,28 +232,32 @@ def test_no_free_cpu_is_refused_at_once(ray2, tiny_config, cohort):
 
 def test_a_host_that_cannot_be_built_says_why(ray2, tiny_config, cohort, tmp_path):
     config = tiny_config(**{"execution.pool": "ray", "execution.hospitals_per_actor": 3})
-    with pytest.raises(PulseLedgerError, match="a hospital actor could not be built: ") as caught:
+    with pytest.raises(PulseLedgerError, match="a hospital could not be built: ") as caught:
         build_pool(cohort.hospitals, replace(task(config, cohort), beats=tmp_path / "nowhere"))
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-def test_the_pool_leaves_nothing_running(ray2, tiny_config, cohort):
+def test_hosts_are_used_again(ray2, tiny_config, cohort):
+    """By the next pool of the same share, for other hospitals with other settings."""
     settled()
-    pool, _ = start(
-        tiny_config(**{"execution.pool": "ray", "execution.hospitals_per_actor": 3}), cohort, cohort.hospitals
-    )
-    assert pool._share == pytest.approx(min(1.0, CPU_SHARE * 2))
-    (pid,) = pool.processes()
-    pool.close()
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail(f"process {pid} is still there")
+    keys = {"execution.pool": "ray", "execution.hospitals_per_actor": 2}
+    first, params = start(tiny_config(**keys), cohort, cohort.hospitals)
+    pids = first.processes()
+    trained = first.train(1, params, b"", [0, 1, 2])
+    first.close()
+    for rate, same in ((0.1, True), (0.05, False)):
+        again, _ = start(tiny_config(**keys, **{"federation.learning_rate": rate}), cohort, cohort.hospitals)
+        assert sorted(again.processes()) == sorted(pids)
+        for before, now in zip(trained, again.train(1, params, b"", [0, 1, 2]), strict=True):
+            assert np.array_equal(before.vector, now.vector) == same
+        again.close()
+    # one that died while nobody looked is replaced
+    os.kill(pids[0], signal.SIGKILL)
+    last, _ = start(tiny_config(**keys), cohort, cohort.hospitals)
+    for before, now in zip(trained, last.train(1, params, b"", [0, 1, 2]), strict=True):
+        np.testing.assert_array_equal(before.vector, now.vector)
+    assert pids[0] not in last.processes()
+    last.close()
 
 
 def test_private_states_are_restored_into_the_hospitals(tiny_config, cohort):

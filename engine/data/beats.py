@@ -38,7 +38,7 @@ class Beats:
         sample: int64[beats], position of the R peak in its record.
         records: for each record its name, patient, sex, age, lead, sampling_rate, samples, annotated (beats of
             the five classes in the file, as a mapping), edge (beats left out because their window leaves the record).
-        digest: SHA-256 over the files' digests, the data configuration and the code that cuts.
+        digest: SHA-256 over the files' digests and the data configuration.
         rr_names: names of the columns of `rr`.
     """
 
@@ -132,12 +132,11 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     source = locate(data, progress)
     names = record_names(source, data)
     settings = data.model_dump(mode="json", exclude={"folder", "source", "simulated", "records", "exclude"})
-    # The code that reads and cuts is part of the key too: other code makes other beats.
-    sources = [Path(__file__).with_name(file) for file in ("records.py", "beats.py")]
-    code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    key = [code, data.source == "mitdb", settings, names, file_digests(source, names, data)]
-    digest = hashlib.sha256(canonical_json(key)).hexdigest()
-    folder = cache_folder() / "beats" / digest[:24]
+    described = [data.source == "mitdb", settings, names, file_digests(source, names, data)]
+    digest = hashlib.sha256(canonical_json(described)).hexdigest()
+    # The code that reads and cuts is part of the cache's key too: other code makes other beats.
+    code = [Path(__file__).with_name(file).read_bytes() for file in ("records.py", "beats.py")]
+    folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
     try:
         return open_beats(folder, check=True)
     except DataError:
@@ -195,7 +194,7 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
             rr_names=tuple(meta["rr_names"]),
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a complete cache of beats ({error}).") from None
 
 

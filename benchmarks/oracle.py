@@ -1,0 +1,67 @@
+"""The native oracle against torch's, in one process on one thread: python benchmarks/oracle.py [repetitions].
+
+The two take turns, so that other work on the machine slows both; medians are printed.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from engine.model import Network, initial_parameters
+from engine.native import NativeOracle
+from engine.oracle import Batch, Oracle, TorchOracle
+
+NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
+BATCH, EVALUATED = 32, 512
+
+
+def multiply_adds(network: Network) -> tuple[int, int]:
+    """Of one beat, forward and backward; the first layer needs no gradient of its input. Norms and pools not counted."""
+    length = (network.window + 1) // 2
+    layers = []
+    for before, after, kernel in zip((1, *network.channels[:2]), network.channels, network.kernels, strict=True):
+        layers.append(length * after * before * kernel)
+        length //= 2
+    layers.append((network.channels[2] * network.pooled + network.rr) * network.hidden)
+    layers.append(network.hidden * network.classes)
+    return sum(layers), 2 * sum(layers) - layers[0]
+
+
+def milliseconds(work: Callable[[Oracle], object], oracle: Oracle, calls: int = 10) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        work(oracle)
+    return (time.perf_counter() - start) / calls * 1e3
+
+
+def main(repetitions: int) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((EVALUATED, NETWORK.window)).astype(np.float32)
+    rr = draw.standard_normal((EVALUATED, NETWORK.rr)).astype(np.float32)
+    y = draw.integers(0, NETWORK.classes, EVALUATED)
+    params = initial_parameters(NETWORK, 1)
+    batch = Batch(x[:BATCH], rr[:BATCH], y[:BATCH])
+    forward, backward = multiply_adds(NETWORK)
+    oracles: dict[str, Oracle] = {"torch": TorchOracle(NETWORK), "native": NativeOracle(NETWORK)}
+    works: dict[str, tuple[Callable[[Oracle], object], int]] = {
+        f"gradient of {BATCH}": (lambda o: o.gradient(params, batch), 2 * BATCH * (forward + backward)),
+        f"scores of {EVALUATED}": (lambda o: o.scores(params, x, rr), 2 * EVALUATED * forward),
+    }
+    print(f"{repetitions} repetitions, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before")
+    print(f"{'':16}{'torch ms':>10}{'native ms':>11}{'GFLOP/s':>14}{'ratio':>8}")
+    for name, (work, flop) in works.items():
+        taken: dict[str, list[float]] = {oracle: [] for oracle in oracles}
+        for _ in range(repetitions):
+            for oracle, kept in taken.items():
+                kept.append(milliseconds(work, oracles[oracle]))
+        torch, native = (statistics.median(kept) for kept in taken.values())
+        rates = f"{flop / torch / 1e6:.0f} -> {flop / native / 1e6:.0f}"
+        print(f"{name:16}{torch:10.2f}{native:11.3f}{rates:>14}{torch / native:7.1f}x")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
