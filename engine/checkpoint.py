@@ -1,7 +1,6 @@
 """The state of the loop after a round, in one file that appears whole or not at all."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
+from engine.files import whole
 from engine.rounds import LoopState
 
 NAME = "checkpoint.safetensors"
@@ -26,15 +26,15 @@ def save(
 
     Raises:
         StudyError: a newer attempt has taken over this folder.
+        DataError: the disk is full.
     """
     fence(folder, attempt)
     tensors = {"params": state.params}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
     meta = {"round": state.round, "history": state.history, "config_hash": config_hash, "ledger": list(ledger_entries)}
-    part = folder / f"{NAME}.{os.getpid()}"
-    save_file(tensors, part, {"state": json.dumps(meta)})
-    part.replace(folder / NAME)
+    with whole(folder / NAME) as part:
+        save_file(tensors, part, {"state": json.dumps(meta)})
 
 
 def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:

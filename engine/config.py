@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -252,7 +252,9 @@ class ExecutionConfig(_Section):
     hospitals_per_actor: Literal["auto"] | int = Field(
         "auto", description="1: an actor each; auto: few one each, many shared"
     )
-    oracle: Literal["auto", "torch"] = Field("auto", description="what computes gradients")
+    oracle: Literal["auto", "native", "torch", "stacked"] = Field(
+        "auto", description="what computes gradients: compiled kernel, torch, or torch for all hospitals at once (GPU)"
+    )
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
     cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray, or number of threads; null: all")
     deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
@@ -386,6 +388,9 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
             path.append(part)
             field = section.model_fields.get(part)
             section = field.annotation if field else None
+        elif get_origin(section) is dict:
+            path.append(part)
+            section = None
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         owner: Any = model

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import DataError
-from engine.hospital import Outcome, Signing, Task
+from engine.files import whole
+from engine.hospital import Outcome, Signing, Task, choose_oracle
 from engine.ledger import archive
 from engine.ledger.canonical import json_hash, unflatten, vector_hash
 from engine.ledger.observer import LedgerObserver
@@ -79,6 +79,9 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
     if state.round:
         place.note(f"going on after round {state.round}")
+    oracle = choose_oracle(config.execution, network, place.note)
+    # what was really used: a resumed run asks for the same, as another oracle would give other last bits
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     _write(folder / "config.yaml", dump_yaml(config))
 
     with _ray(config), contextlib.ExitStack() as stack:
@@ -86,7 +89,7 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         if ledger is not None:
             ledger.replay(pending)
         place.note(f"starting {len(hospitals)} hospitals")
-        pool = build_pool(hospitals, Task(config, network, beats.folder, signing))
+        pool = build_pool(hospitals, Task(config, network, beats.folder, signing, oracle))
         stack.callback(pool.close)
         if state.states:
             pool.restore(state.states)
@@ -136,11 +139,15 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Pla
     with _ray(config):
         store.mkdir(parents=True, exist_ok=True)
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
+        key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
         try:
-            key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
-            return track(config, folder, place, tracker, key, config.name, {}, None)
-        finally:
+            result = track(config, folder, place, tracker, key, config.name, {}, None)
+        except BaseException:
+            tracker.abandon()
+            raise
+        with contextlib.suppress(Exception):  # what MLflow refused was said already
             tracker.close()
+        return result
 
 
 def track(
@@ -168,7 +175,7 @@ def track(
         tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")
         raise
-    for problem in following.problems:
+    for problem in dict.fromkeys(following.problems):
         place.note(problem)
     return result
 
@@ -315,22 +322,20 @@ def _write_outputs(
                 "predicted": letters[predicted],
             }
             tables.append(pa.table({k: v if v.dtype.kind == "i" else v.tolist() for k, v in columns.items()}))
-    part = folder / f".predictions.{os.getpid()}"
-    pq.write_table(pa.concat_tables(tables), part)
-    part.replace(folder / "predictions.parquet")
+    with whole(folder / "predictions.parquet") as part:
+        pq.write_table(pa.concat_tables(tables), part)
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}
-    part = folder / f".model.{os.getpid()}"
-    save_file(tensors, part)
-    part.replace(folder / "model.safetensors")
-    draw_confusion(result, folder / "confusion.png")
+    with whole(folder / "model.safetensors") as part:
+        save_file(tensors, part)
+    with whole(folder / "confusion.png") as part:
+        draw_confusion(result, part)
     # last: a result says that everything else is there
     _write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _folder_id(folder: Path) -> str:

@@ -163,16 +163,16 @@ struct Layer {
   // Replaces each channel's number by the mean over its group and all positions.
   static void group_mean(float* channel) {
     for (int g = 0; g < GROUPS; g++) {
-      float sum = 0;
+      double sum = 0;
       for (int c = g * share; c < (g + 1) * share; c++) sum += channel[c];
-      for (int c = g * share; c < (g + 1) * share; c++) channel[c] = sum / (share * L);
+      for (int c = g * share; c < (g + 1) * share; c++) channel[c] = float(sum / (share * L));
     }
   }
 
   // state.input -> state.normed
   static void forward(const Parameters& p, State& s) {
     multiply<L, K * C, O, STRIDE * C, 1, 0>(s.input, p.weight, p.bias, s.normed);
-    alignas(64) float mean[O], variance[O];
+    alignas(64) float mean[O], rest[O], variance[O];
     for (int o = 0; o < O; o += W) store<W>(mean + o, total([&](int l) { return load<W>(s.normed + l * O + o); }));
     group_mean(mean);
     for (int o = 0; o < O; o += W) {
@@ -180,12 +180,14 @@ struct Layer {
       for (int l = 0; l < L; l++) store<W>(s.normed + l * O + o, load<W>(s.normed + l * O + o) - m);
       auto square = [&](int l) { return load<W>(s.normed + l * O + o) * load<W>(s.normed + l * O + o); };
       store<W>(variance + o, total(square));
+      store<W>(rest + o, total([&](int l) { return load<W>(s.normed + l * O + o); }));
     }
     group_mean(variance);
+    group_mean(rest);  // what rounding left of the mean, which a flat signal's small deviation would blow up
     for (int o = 0; o < COUT; o++) s.inverse[o] = 1 / std::sqrt(variance[o] + 1e-5f);
     for (int o = 0; o < O; o += W) {
-      const vec inverse = load<W>(s.inverse + o);
-      for (int l = 0; l < L; l++) store<W>(s.normed + l * O + o, load<W>(s.normed + l * O + o) * inverse);
+      const vec inverse = load<W>(s.inverse + o), r = load<W>(rest + o);
+      for (int l = 0; l < L; l++) store<W>(s.normed + l * O + o, (load<W>(s.normed + l * O + o) - r) * inverse);
     }
   }
 

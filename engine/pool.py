@@ -5,6 +5,7 @@ hospitals get their last returned state back, and the call is repeated: a round 
 so the repetition gives the same bits.
 """
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
+from engine.stacked import Lockstep
 
 ATTEMPTS = 3  # of one call on a host that keeps dying
 CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
@@ -58,7 +60,8 @@ class InProcessPool:
     """
 
     def __init__(self, hospitals: Sequence[HospitalData], task: Task, threads: int = 1) -> None:
-        oracle = build_oracle(task.network)
+        oracle = build_oracle(task.oracle, task.network)
+        self._lockstep = oracle if isinstance(oracle, Lockstep) else None
         self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
         self._size = {data.id: len(data.train) for data in hospitals}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
@@ -87,6 +90,8 @@ class InProcessPool:
             except HospitalError as error:
                 return error
 
+        if self._lockstep is not None:
+            return self._lockstep.run([functools.partial(one, hospital) for hospital in ids])
         if self._threads is None:
             return [one(hospital) for hospital in ids]
         # the largest first, so that no thread starts a long hospital when the others are done

@@ -31,19 +31,19 @@ class Tracker:
     def __init__(self, uri: str, experiment: str) -> None:
         import logging
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
-        self._client = MlflowClient(tracking_uri=uri)
+        for name in ("mlflow", "alembic"):  # after the import, which sets its own level
+            logging.getLogger(name).setLevel(logging.ERROR)
         self._buffer: dict[str, list[Any]] = {}
         self._flushed = time.monotonic()
         self._last_step: dict[str, int] = {}
         self._runs: dict[str, str] = {}
+        self._single: dict[str, dict[str, float]] = {}  # single points that a run holds already
         try:
+            self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             # a file store without an artifact folder of its own would put it into the working directory
             files = Path(uri.removeprefix("sqlite:///")).parent / "artifacts" if uri.startswith("sqlite:///") else None
@@ -56,7 +56,7 @@ class Tracker:
                     tags={"mlflow.experimentKind": "custom_model_development"},
                 )
             )
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # MLflow's own, the database's, the network's
             raise PulseLedgerError(
                 f"tracking.uri: no MLflow store at {uri} ({str(error).splitlines()[0][:200]})."
             ) from None
@@ -73,6 +73,7 @@ class Tracker:
             self._client.update_run(run, status="RUNNING")
             history = self._client.get_metric_history(run, "train/loss")
             self._last_step[key] = max((metric.step for metric in history), default=0)
+            self._single[key] = dict(found[0].data.metrics)
             return run
         all_tags = {**source_tags(), **tags, "pulseledger.key": tag}
         if parent is not None:
@@ -93,8 +94,11 @@ class Tracker:
             self.flush()
 
     def summary(self, key: str, metrics: Mapping[str, float | None]) -> None:
-        """Single points, without a curve."""
-        self._put(key, 0, metrics)
+        """Single points, without a curve; one that the run holds already is not written again."""
+        held = self._single.setdefault(key, {})
+        new = {name: float(value) for name, value in metrics.items() if value is not None}
+        self._put(key, 0, {name: value for name, value in new.items() if held.get(name) != value})
+        held |= new
 
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         """Sets tags."""
@@ -223,8 +227,14 @@ def _check_store(uri: str) -> None:
         if parts.scheme in ("http", "https"):
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname or "", port), timeout=5).close()
-        elif parts.scheme == "sqlite" and not Path(uri.removeprefix("sqlite:///")).parent.is_dir():
-            raise ValueError("its folder does not exist")
+        elif parts.scheme == "sqlite":
+            path = Path(uri.removeprefix("sqlite:///"))
+            if not path.parent.is_dir():
+                raise ValueError("its folder does not exist")
+            if path.exists() and path.open("rb").read(15) not in (b"", b"SQLite format 3"):
+                raise ValueError("it is not an SQLite file")
+        elif not parts.scheme.startswith(("postgresql", "mysql", "mssql")):
+            raise ValueError("give sqlite:///PATH, http://HOST:PORT or another database that MLflow knows")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({reason}).") from None
@@ -344,4 +354,4 @@ def draw_confusion(result: Mapping[str, Any], path: Path) -> None:
             xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
             xlabel="predicted", ylabel="true", title=f"{model}: accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.3f}",
         )  # fmt: skip
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")

@@ -102,6 +102,13 @@ def load_study(values: dict[str, Any], source: str) -> StudyConfig:
         raise ConfigError(f"{source}: sampler nsga2 needs at least two objectives.")
     if study.trials is None and study.sampler != "grid" and study.search:
         raise ConfigError(f"{source}: trials is needed, the number of all trials of the study.")
+    for axis, points in study.conditions.items():
+        if not points:
+            raise ConfigError(f"{source}: conditions.{axis} is [], it needs at least one value.")
+    labels = [condition.label for condition in conditions(study)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"{source}: condition {label} is there twice.")
     for condition in conditions(study):
         for baseline in study.baselines:
             resolve(study, condition, baseline, 0, source)
@@ -161,11 +168,14 @@ def resolve(
     Raises:
         ConfigError: the combination is not allowed.
     """
+    where = f"{source}, condition {condition.label}" if study.conditions else source
     values = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"})
     for key, value in {**condition.keys, **keys}.items():
-        set_key(values, key, value)
+        try:
+            set_key(values, key, value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
     values["seed"] = study.seed + repeat
-    where = f"{source}, condition {condition.label}" if study.conditions else source
     return parse(RunConfig, values, where)
 
 
@@ -209,16 +219,16 @@ def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samp
     same points again after a resume.
     """
     seed = int(generator(study.seed, "sampler", asked, condition).integers(2**31))
-    match study.sampler:
-        case "random" | "grid":  # the points of a grid wait in the queue
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
-        case "qmc":
-            return optuna.samplers.QMCSampler(seed=study.seed, warn_independent_sampling=False)
-        case _:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match study.sampler:
+            case "random" | "grid":  # the points of a grid wait in the queue
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed)
+            case "qmc":
+                return optuna.samplers.QMCSampler(seed=study.seed, warn_independent_sampling=False)
+            case _:
                 return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 

@@ -50,7 +50,7 @@ def tiny_config() -> Callable[..., RunConfig]:
 
     def build(**changes: Any) -> RunConfig:
         values: dict[str, Any] = {}
-        settings = {
+        keys = {
             "data.window": [90, 162],
             "data.simulated.patients": 6,
             "data.simulated.minutes": 1.5,
@@ -63,7 +63,7 @@ def tiny_config() -> Callable[..., RunConfig]:
             "execution.pool": "inprocess",
             **changes,
         }
-        for key, value in settings.items():
+        for key, value in keys.items():
             set_key(values, key, value)
         return parse(RunConfig, values, "tiny_config")
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.actors import start_ray, stop_ray
+from engine import actors
 from engine.actors import start_ray, stop_ray
 from engine.algorithms.base import Samples
 from engine.config import ExecutionConfig
@@ -130,6 +131,19 @@ def ray2() -> Iterator[None]:
     start_ray(ExecutionConfig(address="local", cpus=2))
     yield
     stop_ray()
+
+
+def settled() -> None:
+    """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
+    import ray
+
+    for idle in actors._idle.values():
+        for actor in idle:
+            actors.end_actor(actor)
+    actors._idle.clear()
+    end = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 TIMES = ("seconds", "train_seconds", "hash_seconds", "sign_seconds")

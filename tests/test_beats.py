@@ -157,12 +157,11 @@ def test_two_beats_on_one_sample_stay_finite() -> None:
     assert np.isfinite(rr_features(np.array([1.0, 1.0, 2.0]), DataConfig())).all()
 
 
-@given(st.lists(st.floats(0.2, 2.0), min_size=1, max_size=40), st.floats(0.5, 2.0))
+@given(st.lists(st.floats(0.2, 1.4), min_size=1, max_size=40), st.floats(0.5, 2.0))
 def test_ratios_do_not_depend_on_the_heart_rate(intervals: list[float], factor: float) -> None:
     seconds = np.concatenate([[0.0], np.cumsum(intervals)])
     data = DataConfig(rr_features=("previous_ratio", "next_ratio"), rr_context=3)
-    if max(intervals) * factor < 3.0:
-        assert np.allclose(rr_features(seconds, data), rr_features(seconds * factor, data), atol=1e-3)
+    assert np.allclose(rr_features(seconds, data), rr_features(seconds * factor, data), atol=1e-3)
 
 
 def test_timing_counts_the_beats_that_are_left_out() -> None:

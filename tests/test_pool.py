@@ -12,8 +12,8 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import settled
 
-from engine import actors
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
@@ -143,19 +143,6 @@ def test_an_update_that_is_not_finite_is_a_failure(tiny_config, cohort):
     assert isinstance(error, HospitalError)
     assert "not finite" in str(error)
     assert "learning rate" in str(error)
-
-
-def settled() -> None:
-    """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
-    import ray
-
-    for idle in actors._idle.values():
-        for actor in idle:
-            actors.end_actor(actor)
-    actors._idle.clear()
-    end = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------

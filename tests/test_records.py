@@ -291,6 +291,14 @@ def write_signal(folder: Path, digital: np.ndarray) -> None:
     wfdb.wrann("s001", "atr", np.array([200]), ["N"], write_dir=str(folder))
 
 
+def test_the_last_sample_is_the_last_that_can_hold_a_beat(folder: Path) -> None:
+    write_signal(folder, np.zeros(1000, np.int64))
+    wfdb.wrann("s001", "atr", np.array([999]), ["N"], write_dir=str(folder))
+    assert read_record(folder, "s001", of(folder)).peaks.tolist() == [999]
+    wfdb.wrann("s001", "atr", np.array([1000]), ["N"], write_dir=str(folder))
+    assert "has beats outside the 1000 samples" in refusal(lambda: read_record(folder, "s001", of(folder)))
+
+
 def test_lost_samples_become_the_median(folder: Path) -> None:
     digital = np.full(1000, 250, np.int64)
     digital[:100] = 750

@@ -15,6 +15,7 @@ import functools
 import sys
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
     steps = common.train(task, data, network, hospital, int(message.content["config"]["server-round"]))
     return _reply(
         message,
-        {"num-examples": data.train_size(hospital), "steps": steps},
+        {"num-examples": data.train_size(hospital), "steps": steps, "hospital": hospital},
         arrays=ArrayRecord({"flat": Array(common.flatten(network))}),
     )
 
@@ -69,15 +70,16 @@ def _reply(message: Message, metrics: dict[str, Any], **more: Any) -> Message:
 
 
 class Strategy(FedAvg):
-    """FedAvg that evaluates on the nodes that trained, keeps the time, and lets no client fail silently."""
+    """FedAvg on the hospitals that the task selects, evaluated where it trained; it keeps the time.
+
+    A client that fails is an error here: `FedAvg` goes on without it, and would seem fast.
+    """
 
     def __init__(self, task: common.Task) -> None:
-        super().__init__(
-            fraction_train=task.per_round / task.hospitals,
-            min_train_nodes=task.per_round,
-            min_available_nodes=task.hospitals,
-        )
+        super().__init__(min_available_nodes=task.hospitals)
+        self._task = task
         self._nodes: list[int] = []
+        self._chosen: list[int] = []
         self.marks: list[float] = []
         self.accuracy: list[float] = []
         self.steps = 0
@@ -87,21 +89,22 @@ class Strategy(FedAvg):
     ) -> Iterable[Message]:
         if not self.marks:
             self.marks.append(time.perf_counter())
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        self._nodes = [message.metadata.dst_node_id for message in messages]
-        return messages
+            self._nodes = self._registered(grid)
+        self._chosen = common.selected(self._task, server_round)
+        return self._messages(server_round, arrays, config, MessageType.TRAIN)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
         replies = self._complete(replies)
+        answered = sorted(int(reply.content["metrics"]["hospital"]) for reply in replies)
+        if answered != self._chosen:
+            raise RuntimeError(f"round {server_round}: asked {self._chosen}, answered {answered}")
         self.steps += sum(int(reply.content["metrics"]["steps"]) for reply in replies)
         return super().aggregate_train(server_round, replies)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        config["server-round"] = server_round
-        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return self._construct_messages(record, self._nodes, MessageType.EVALUATE)
+        return self._messages(server_round, arrays, config, MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         metrics = super().aggregate_evaluate(server_round, self._complete(replies))
@@ -109,11 +112,24 @@ class Strategy(FedAvg):
         self.marks.append(time.perf_counter())
         return metrics
 
+    def _registered(self, grid: Grid) -> list[int]:
+        """The nodes in the order of their partitions, in which the simulation registers them."""
+        while len(nodes := list(grid.get_nodes())) < self._task.hospitals:
+            time.sleep(0.05)
+        return [node.node_id for node in sorted(nodes, key=lambda node: datetime.fromisoformat(node.registered_at))]
+
+    def _messages(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, message_type: str
+    ) -> Iterable[Message]:
+        config["server-round"] = server_round
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return self._construct_messages(record, [self._nodes[hospital] for hospital in self._chosen], message_type)
+
     def _complete(self, replies: Iterable[Message]) -> list[Message]:
         replies = list(replies)
         errors = [reply.error.reason for reply in replies if reply.has_error()]
-        if errors or len(replies) != len(self._nodes):
-            raise RuntimeError(f"{len(replies)} of {len(self._nodes)} replies, {len(errors)} errors: {errors[:1]}")
+        if errors or len(replies) != len(self._chosen):
+            raise RuntimeError(f"{len(replies)} of {len(self._chosen)} replies, {len(errors)} errors: {errors[:1]}")
         return replies
 
 

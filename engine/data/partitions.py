@@ -213,9 +213,8 @@ def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
     # So skewed that some hospital always stays empty: top the poorest up from the richest.
     while (sizes := np.bincount(result, minlength=config.hospitals)).min() < least:
         giver = np.flatnonzero(result == sizes.argmax())
-        # no more than it lacks and the giver can spare, else two hospitals could give each other the same beats for ever
-        given = min(least - sizes.min(), sizes.max() - least)
-        result[draw.choice(giver, given, replace=False)] = sizes.argmin()
+        # just what it lacks: with more, two hospitals could hand each other the same beats for ever
+        result[draw.choice(giver, least - sizes.min(), replace=False)] = sizes.argmin()
     return result
 
 
