@@ -63,9 +63,7 @@ def _study_rows(folder: Path) -> list[dict[str, Any]]:
     first, direction = next(iter(study.objectives.items()))
     sign = -1 if direction == "maximize" else 1
     order = {label: i for i, label in enumerate(dict.fromkeys(row["condition"] for row in rows))}
-    rows.sort(
-        key=lambda r: (order[r["condition"]], sign * r["objectives"].get(first, -sign * float("inf")), r["trial"])
-    )
+    rows.sort(key=lambda r: (order[r["condition"]], sign * r["objectives"].get(first, sign * float("inf")), r["trial"]))
     return rows
 
 

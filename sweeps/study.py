@@ -25,6 +25,7 @@ from engine.actors import end_actor, imported_ray, start_ray, stop_ray
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import ResourceError, StudyError
+from engine.files import whole
 from engine.tracking import start_tracker
 from sweeps.space import (
     Condition,
@@ -74,8 +75,26 @@ def start_study(study: StudyConfig, folder: Path, say: Callable[[str], None] = p
         StudyError: another driver holds the folder, or it holds another study.
         ResourceError: a trial does not fit on the machine or cluster.
     """
-    path = folder / STUDY_FILE
     folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        _write_study(study, folder)
+        _drive(study, folder, say)
+
+
+def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
+    """Goes on with the study of `folder` until every wanted trial has ended."""
+    study = read_study(folder)
+    with _lock(folder):
+        _drive(study, folder, say)
+
+
+def _drive(study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
+    with _ray(study):
+        Driver(study, folder, say).drive()
+
+
+def _write_study(study: StudyConfig, folder: Path) -> None:
+    path = folder / STUDY_FILE
     if path.exists():
         there = parse(StudyConfig, load_yaml(path), str(path))
         # more trials, another concurrency or cluster are still the same study
@@ -88,17 +107,8 @@ def start_study(study: StudyConfig, folder: Path, say: Callable[[str], None] = p
             raise StudyError(
                 f"{path}: holds a study with another {changed[0]}; use another --out, or pulseledger resume."
             )
-    part = folder / f".{STUDY_FILE}.{os.getpid()}"
-    part.write_text(dump_yaml(study), encoding="utf-8")
-    part.replace(path)
-    resume_study(folder, say)
-
-
-def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
-    """Goes on with the study of `folder` until every wanted trial has ended."""
-    study = read_study(folder)
-    with _lock(folder), _ray(study):
-        Driver(study, folder, say).drive()
+    with whole(path) as part:
+        part.write_text(dump_yaml(study), encoding="utf-8")
 
 
 def read_study(folder: Path) -> StudyConfig:
@@ -136,12 +146,14 @@ def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, C
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names(list(study.objectives))
         if "enqueued" not in made.user_attrs:
+            queue: list[tuple[dict[str, Any], dict[str, Any]]] = []
             for place in everything if condition is None else [condition]:
                 fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
-                for keys in study.baselines:
-                    made.enqueue_trial(fixed, user_attrs={"baseline": keys})
-                for point in grid(study):
-                    made.enqueue_trial({**fixed, **point})
+                queue += [(fixed, {"baseline": keys}) for keys in study.baselines]
+                queue += [({**fixed, **point}, {}) for point in grid(study)]
+            # a driver that was killed here left the first of them; nobody asks before the mark is set
+            for params, attributes in queue[len(made.get_trials(deepcopy=False)) :]:
+                made.enqueue_trial(params, user_attrs=attributes)
             made.set_user_attr("enqueued", True)
         opened.append((made, condition))
     return opened
@@ -195,12 +207,16 @@ class Driver:
                     if self._conclude(trial):
                         running.remove(trial)
                 self._fail_fast()
-            self._finish_tracking()
+            self._finish_tracking("COMPLETE")
+        except StudyError:
+            self._finish_tracking("FAIL")
+            raise
         finally:
             for slot in (*(trial.slot for trial in running), *self._idle):
                 self._close_slot(slot)
             if self._tracker is not None:
-                self._tracker.close()
+                with contextlib.suppress(Exception):
+                    self._tracker.close()
 
     def _asked(self) -> int:
         """Trials that count against the wanted number: all that got as far as having a configuration."""
@@ -262,14 +278,22 @@ class Driver:
         return _Running(study, number, trial, order)
 
     def _adopt(self) -> list[_Running]:
-        """Trials that an earlier driver left RUNNING: continued, or failed when they never got a configuration."""
+        """Trials that an earlier driver left RUNNING: continued, or failed when they never got a configuration.
+
+        What such a trial had taken out of the queue, a baseline or a point of the grid, is put back there.
+        """
         adopted = []
         for study, _ in self._studies:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if "config" in trial.user_attrs:
                     adopted.append(self._order(study, trial.number))
-                else:
-                    study.tell(trial.number, state=TrialState.FAIL)
+                    continue
+                fixed = trial.system_attrs.get("fixed_params")
+                there = study.get_trials(deepcopy=False)
+                if fixed is not None and not any(t.user_attrs.get("instead_of") == trial.number for t in there):
+                    kept = {k: v for k, v in trial.user_attrs.items() if k == "baseline"}
+                    study.enqueue_trial(fixed, user_attrs={**kept, "instead_of": trial.number})
+                study.tell(trial.number, state=TrialState.FAIL)
         if adopted:
             self._say(f"going on with {len(adopted)} trials of an earlier driver")
         return sorted(adopted, key=lambda t: t.trial)
@@ -346,11 +370,10 @@ class Driver:
         path = error_file(self._folder, trial.trial)
         path.write_text(f"{error}\n\n{trace}")
         trial.study.tell(trial.number, state=TrialState.FAIL)
-        if self._tracker is not None:
-            key = trial.order["key"]
-            self._tracker.submit("open_run", key, trial.order["name"], trial.order["tags"], {}, self._parent).result()
-            self._tracker.submit("tags", key, {"error": error}).result()
-            self._tracker.submit("finish", key, "FAIL").result()
+        key = trial.order["key"]
+        self._track("open_run", key, trial.order["name"], trial.order["tags"], {}, self._parent)
+        self._track("tags", key, {"error": error})
+        self._track("finish", key, "FAIL")
         self._say(
             f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  FAILED: {error.splitlines()[0]} ({path})"
         )
@@ -367,7 +390,7 @@ class Driver:
             for t in study.get_trials(deepcopy=False)
             if t.state.is_finished() and "config" in t.user_attrs
         ]
-        if len(ended) >= FAIL_FAST and all(t.state == TrialState.FAIL for t in ended):
+        if len(ended) >= min(FAIL_FAST, self._total) and all(t.state == TrialState.FAIL for t in ended):
             first = min(ended, key=lambda t: t.user_attrs["trial"])
             raise StudyError(
                 f"the first {len(ended)} trials all failed; trial {first.user_attrs['trial']}: "
@@ -391,13 +414,19 @@ class Driver:
         self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
         self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
 
-    def _finish_tracking(self) -> None:
-        if self._tracker is None or self._parent is None:
-            return
+    def _track(self, method: str, *args: Any) -> None:
+        """Tells MLflow; a study goes on without it when it is away."""
+        if self._tracker is not None:
+            try:
+                self._tracker.submit(method, *args).result()
+            except Exception as error:
+                self._say(f"MLflow: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+
+    def _finish_tracking(self, state: str) -> None:
         states = [t.state for study, _ in self._studies for t in study.get_trials(deepcopy=False)]
         counts = {f"sweep/n_{s.name.lower()}": float(states.count(s)) for s in (TrialState.COMPLETE, TrialState.FAIL)}
-        self._tracker.submit("summary", self._parent, counts).result()
-        self._tracker.submit("finish", self._parent, "COMPLETE").result()
+        self._track("summary", self._parent, counts)
+        self._track("finish", self._parent, state)
 
     def _spread(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         """Mean and standard deviation over the repeats, in MLflow's run of the trial."""
@@ -408,8 +437,8 @@ class Driver:
             values = [result["final"]["personal"][name] for result in results]
             metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
             metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
-        self._tracker.submit("summary", trial.order["key"], metrics).result()
-        self._tracker.submit("flush").result()
+        self._track("summary", trial.order["key"], metrics)
+        self._track("flush")
 
 
 def lookup(result: dict[str, Any], name: str) -> float | None:

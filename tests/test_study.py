@@ -1,0 +1,375 @@
+"""Whole studies on Ray: small ones that run through, and one whose driver is killed."""
+
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import reference
+import yaml
+from optuna.trial import TrialState
+from reference import ROOT, settled
+
+from engine.config import RunConfig, config_hash
+from engine.errors import ResourceError, StudyError
+from engine.ledger.audit import audit
+from sweeps.__main__ import main
+from sweeps.compare import rows_of
+from sweeps.space import StudyConfig, conditions, load_study, resolve
+from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study, trial_folder
+
+ray2 = reference.ray2
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
+    "model": {"channels": [8, 8, 16], "hidden": 16},
+    "federation": {"rounds": 2},
+    "ledger": {"backend": "none"},
+    "tracking": {"backend": "none"},
+    "execution": {"cpus": 2, "hospitals_per_actor": 3},
+}
+TUNED: dict[str, Any] = {
+    **BASE,
+    "ledger": {"backend": "embedded"},
+    "tracking": {"backend": "mlflow"},
+    "conditions": {"cohort.hospitals": [2, 3]},
+    "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}},
+    "sampler": "random",
+    "trials": 4,
+}
+
+
+def study_of(values: dict[str, Any], **keys: Any) -> StudyConfig:
+    return load_study({**values, **keys}, "test")
+
+
+def trials_of(folder: Path) -> list[Any]:
+    """All trials of a study, in the order of their numbers in the whole study."""
+    found = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    return sorted((t for t in found if "trial" in t.user_attrs), key=lambda t: t.user_attrs["trial"])
+
+
+def outcome(folder: Path) -> list[Any]:
+    """What has to be the same however often a study was interrupted."""
+    return [(t.user_attrs["trial"], t.user_attrs["condition"], t.params, t.state, t.values) for t in trials_of(folder)]
+
+
+# --- A study that runs through ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def done(ray2, said: list[str], tmp_path_factory) -> Path:
+    """The folder of a finished study: two conditions, two trials in each, tracked, with ledgers."""
+    settled()
+    folder = tmp_path_factory.mktemp("studies") / "tiny"
+    start_study(study_of(TUNED), folder, said.append)
+    return folder
+
+
+def test_every_trial_is_complete(done: Path, said: list[str]):
+    trials = trials_of(done)
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 4
+    assert [t.user_attrs["trial"] for t in trials] == [0, 1, 2, 3]
+    assert [t.user_attrs["condition"] for t in trials] == ["hospitals=2", "hospitals=3"] * 2
+    assert len({t.params["federation.learning_rate"] for t in trials}) == 4
+    assert sum(line.startswith("trial ") for line in said) == 4
+
+
+def test_each_trial_ran_what_it_was_asked(done: Path):
+    study = read_study(done)
+    by_label = {c.label: c for c in conditions(study)}
+    for trial in trials_of(done):
+        home = trial_folder(done, trial.user_attrs["trial"])
+        result = json.loads((home / "seed-0" / "result.json").read_text())
+        wanted = resolve(study, by_label[trial.user_attrs["condition"]], trial.params, 0)
+        assert RunConfig.model_validate(result["config"]) == wanted
+        assert result["config_hash"] == config_hash(wanted)
+        assert len(result["cohort"]["hospitals"]) == wanted.cohort.hospitals
+        assert trial.values == [result["validation"]["personal"]["macro_f1"]]
+        assert audit(home / "seed-0").clean
+    assert yaml.safe_load((done / STUDY_FILE).read_text())["search"] == TUNED["search"]
+
+
+def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pulseledger").experiment_id
+    runs = client.search_runs([experiment])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert len(children) == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.tags["number"] for run in children) == ["0", "1", "2", "3"]
+    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_fail": 0.0}
+    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == [STUDY_FILE]
+    trials = {str(t.user_attrs["trial"]): t for t in trials_of(done)}
+    for run in children:
+        trial = trials[run.data.tags["number"]]
+        assert run.data.tags["condition"] == trial.user_attrs["condition"]
+        assert run.data.params["federation.learning_rate"] == str(trial.params["federation.learning_rate"])
+        curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
+        assert [point.step for point in curve] == [1, 2]
+        result = json.loads((trial_folder(done, int(run.data.tags["number"])) / "seed-0" / "result.json").read_text())
+        assert run.data.metrics["final/macro_f1"] == pytest.approx(result["final"]["personal"]["macro_f1"])
+        assert run.data.tags["ledger.head"] == result["ledger"]["head"]
+
+
+def test_the_table_is_sorted_best_first_in_each_condition(done: Path):
+    rows = rows_of(done)
+    assert [row["condition"] for row in rows] == ["hospitals=2"] * 2 + ["hospitals=3"] * 2
+    for label in ("hospitals=2", "hospitals=3"):
+        scores = [r["objectives"]["validation/personal/macro_f1"] for r in rows if r["condition"] == label]
+        assert scores == sorted(scores, reverse=True)
+    for row in rows:
+        assert 0 < row["local_majority_accuracy"] <= 1
+        assert 0 < row["local_majority_macro_f1"] < 1
+        assert row["gas_per_round"] > 30_000
+        assert row["repeats"] == 1
+
+
+def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
+    assert main(["compare", str(done), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(rows_of(done)))
+    assert main(["compare", str(done), "--csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert "federation.learning_rate" in lines[0].split(",")
+    assert main(["compare", str(done)]) == 0
+    table = capsys.readouterr().out
+    assert "hospitals=2" in table
+    assert "local majority" in table
+    assert main(["audit", str(done), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert len(reports) == 4
+    assert all(report["clean"] for report in reports.values())
+
+
+def test_a_finished_study_has_nothing_left_to_do(done: Path, ray2):
+    before = outcome(done)
+    said: list[str] = []
+    resume_study(done, said.append)
+    assert said == []
+    assert outcome(done) == before
+
+
+def test_a_changed_study_is_refused(done: Path):
+    kept = (done / STUDY_FILE).read_text()
+    for keys, name in (({"seed": 1}, "seed"), ({"repeats": 2}, "repeats"), ({"sampler": "tpe"}, "sampler")):
+        with pytest.raises(StudyError) as error:
+            start_study(study_of(TUNED, **keys), done)
+        assert f"holds a study with another {name};" in str(error.value)
+        assert str(done / STUDY_FILE) in str(error.value)
+    assert (done / STUDY_FILE).read_text() == kept
+
+
+def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
+    """Runs after the other tests of `done`: it adds a trial to it."""
+    settled()
+    before = outcome(done)
+    start_study(study_of(TUNED, trials=5), done, lambda text: None)
+    after = outcome(done)
+    assert after[:4] == before
+    assert [row[0] for row in after] == [0, 1, 2, 3, 4]
+    assert after[4][3] == TrialState.COMPLETE
+
+
+# --- Baselines, grids, repeats, failures ------------------------------------------------------------------------------
+
+
+def test_a_grid_with_baselines_repeats_and_a_failure(ray2, tmp_path: Path):
+    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
+    settled()
+    values = {
+        **BASE,
+        "tracking": {"backend": "mlflow"},
+        "baselines": [{"federation.learning_rate": 1e30}, {"federation.algorithm": "local"}],
+        "search": {"federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
+        "sampler": "grid",
+        "repeats": 2,
+        "concurrency": 1,
+    }
+    study = study_of(values)
+    ((opened, _),) = open_studies(study, tmp_path)
+    for _ in range(2):
+        opened.ask()  # the first baseline and the second, lost
+    start_study(study, tmp_path, lambda text: None)
+    trials = trials_of(tmp_path)
+    wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
+    assert [t.user_attrs["keys"] for t in trials] == wanted
+    assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    rows = rows_of(tmp_path)
+    assert rows[-1]["trial"] == 2  # what failed comes last, with its reason
+    assert rows[-1]["error"].startswith("HospitalError: hospital 0, round 1, train")
+    assert [row["baseline"] for row in sorted(rows, key=lambda r: r["trial"])] == [False, False, True, True]
+    for trial in (t for t in trials if t.state == TrialState.COMPLETE):
+        number = trial.user_attrs["trial"]
+        results = [
+            json.loads((trial_folder(tmp_path, number) / f"seed-{r}" / "result.json").read_text()) for r in range(2)
+        ]
+        assert [r["config"]["seed"] for r in results] == [0, 1]
+        assert results[0]["model_hash"] != results[1]["model_hash"]
+        assert trial.values == [pytest.approx(_mean(results, "validation", "macro_f1"))]
+        (row,) = [row for row in rows if row["trial"] == number]
+        assert row["repeats"] == 2
+        assert row["personal_accuracy"] == pytest.approx(_mean(results, "final", "accuracy"))
+        both = [r["final"]["personal"]["accuracy"] for r in results]
+        assert row["personal_accuracy_sd"] == pytest.approx(statistics.stdev(both))
+    from mlflow import MlflowClient
+
+    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    by_number = {run.data.tags.get("number"): run for run in runs}
+    assert len(runs) == 5
+    assert by_number["2"].info.status == "FAILED"
+    assert "hospital 0, round 1, train" in by_number["2"].data.tags["error"]
+    assert by_number["0"].data.metrics["repeats/macro_f1_mean"] == pytest.approx(
+        next(row["personal_macro_f1"] for row in rows if row["trial"] == 0)
+    )
+    assert by_number[None].data.metrics["sweep/n_complete"] == 3.0
+
+
+def _mean(results: list[dict[str, Any]], part: str, score: str) -> float:
+    return statistics.fmean(result[part]["personal"][score] for result in results)
+
+
+def test_joint_studies_draw_the_condition_too(ray2, tmp_path: Path):
+    settled()
+    values = {**TUNED, "tracking": {"backend": "none"}, "ledger": {"backend": "none"}, "joint": True, "trials": 2}
+    study = study_of(values, baselines=[{"federation.algorithm": "local"}])
+    start_study(study, tmp_path, lambda text: None)
+    (opened,) = open_studies(study, tmp_path)
+    assert opened[1] is None
+    trials = trials_of(tmp_path)
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 2
+    # the baseline comes first, once in each condition
+    assert [t.params["condition"] for t in trials] == ["hospitals=2", "hospitals=3"]
+    assert [t.user_attrs["condition"] for t in trials] == ["hospitals=2", "hospitals=3"]
+    assert [t.user_attrs["config"][0]["cohort"]["hospitals"] for t in trials] == [2, 3]
+    assert [t.user_attrs["config"][0]["federation"]["algorithm"] for t in trials] == ["local"] * 2
+
+
+@pytest.mark.parametrize(("trials", "ended"), [(6, 3), (2, 2)])
+def test_a_study_whose_trials_all_fail_ends_with_the_first_reason(ray2, tmp_path: Path, trials: int, ended: int):
+    settled()
+    broken = {**BASE["data"], "source": "folder", "folder": str(tmp_path / "nowhere")}
+    study = study_of(TUNED, data=broken, trials=trials, tracking={"backend": "none"}, concurrency=1)
+    said: list[str] = []
+    with pytest.raises(StudyError) as error:
+        start_study(study, tmp_path / "study", said.append)
+    assert str(error.value).startswith(f"the first {ended} trials all failed; trial 0: DataError: ")
+    assert str(tmp_path / "nowhere") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [t.state for t in trials_of(tmp_path / "study")] == [TrialState.FAIL] * ended
+    assert sum("FAILED: DataError" in line for line in said) == ended
+    assert "Traceback" in (trial_folder(tmp_path / "study", 0) / "error.txt").read_text()
+
+
+def test_more_trials_at_a_time_than_there_are_cpus_are_refused(ray2, tmp_path: Path):
+    with pytest.raises(ResourceError) as error:
+        start_study(study_of(TUNED, concurrency=100), tmp_path)
+    assert "concurrency 100" in str(error.value)
+    assert "the cluster has 2 CPU" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_queue_that_was_half_written_is_completed(tmp_path: Path, monkeypatch):
+    values = {**BASE, "search": {"federation.batch_size": {"choice": [8, 16, 32]}}, "sampler": "grid"}
+    study = study_of(values, baselines=[{"federation.algorithm": "local"}])
+    enqueue = optuna.Study.enqueue_trial
+    left = [2]
+
+    def dies(self: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        enqueue(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", dies)
+        with pytest.raises(KeyboardInterrupt):
+            open_studies(study, tmp_path)
+    for _ in range(2):
+        ((opened, _),) = open_studies(study, tmp_path)
+        fixed = [t.system_attrs["fixed_params"] for t in opened.get_trials()]
+        assert fixed == [{}, *({"federation.batch_size": size} for size in (8, 16, 32))]
+        assert [t.user_attrs for t in opened.get_trials()] == [
+            {"baseline": {"federation.algorithm": "local"}},
+            {},
+            {},
+            {},
+        ]
+
+
+# --- A driver that is killed ------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp_path: Path):
+    """The same study as `done`, with longer rounds; killed when one trial has ended or the first has a checkpoint."""
+    settled()
+    values = {**TUNED, "federation": {"rounds": 12, "local_epochs": 3}, "ledger": {"backend": "none"}}
+    start_study(study_of(values), tmp_path / "undisturbed", lambda text: None)
+    folder, file = tmp_path / "killed", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values))
+    words = [sys.executable, "-m", "sweeps", "sweep", str(file), "--out", str(folder)]
+    driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), driver)
+        kept = (folder / STUDY_FILE).read_text()
+        with pytest.raises(StudyError) as error:
+            start_study(study_of(values, trials=9), folder)
+        assert str(error.value).startswith(
+            f"{folder}: is being driven by process {driver.pid} on {socket.gethostname()};"
+        )
+        assert (folder / STUDY_FILE).read_text() == kept  # a refused driver changes nothing
+        until(lambda: list(folder.glob("trials/*/seed-0/result.json")), driver)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    assert len(list(folder.glob("trials/*/seed-0/result.json"))) < 4
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/seed-0/result.json")}
+    settled()
+    said: list[str] = []
+    resume_study(folder, said.append)
+    assert any("of an earlier driver" in line for line in said)
+    assert outcome(folder) == outcome(tmp_path / "undisturbed")
+    assert [row[3] for row in outcome(folder)] == [TrialState.COMPLETE] * 4
+    everything = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    assert len(everything) in (4, 5)  # one may have been asked for without a configuration yet
+    assert sum(t.state != TrialState.COMPLETE for t in everything) == len(everything) - 4
+    for path, time_written in before.items():
+        assert path.stat().st_mtime_ns == time_written  # what was finished was not run again
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs(["1"])
+    assert len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        if "mlflow.parentRunId" in run.data.tags:
+            curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
+            assert sorted(point.step for point in curve) == list(range(1, 13))
+            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
