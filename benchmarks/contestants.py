@@ -100,8 +100,8 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     from engine.config import RunConfig, parse
     from engine.data.beats import open_beats
     from engine.data.cohort import HospitalData
-    from engine.errors import ConfigError
-    from engine.hospital import Task
+    from engine.errors import PulseLedgerError
+    from engine.hospital import Task, choose_oracle
     from engine.model import build_network
     from engine.pool import build_pool
     from engine.rounds import LoopState, Plan, RoundRecord, run_rounds
@@ -126,13 +126,16 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     }
     try:
         config = parse(RunConfig, settings, "benchmark")
-    except ConfigError as error:
+        network = build_network(config.model, task["window"], task["rr"], len(task["classes"]))
+        chosen = choose_oracle(config.execution, network, print)
+    except PulseLedgerError as error:
         return {"skipped": str(error)}
+    if chosen != oracle:
+        return {"skipped": f"the oracle would be {chosen}"}
     beats = open_beats(given.folder)
     ranges = np.load(given.folder / "hospitals.npy").tolist()
     none = np.zeros(0, np.int64)
     hospitals = [HospitalData(h, np.arange(a, b), np.arange(b, c), none) for h, (a, b, c) in enumerate(ranges)]
-    network = build_network(config.model, task["window"], task["rr"], len(task["classes"]))
     ids = tuple(range(len(hospitals)))
     plan = Plan(
         rounds=given.rounds,
@@ -154,7 +157,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
 
     if pool_name == "ray":
         start_ray(config.execution)
-    pool = build_pool(hospitals, Task(config=config, network=network, beats=given.folder, signing=None))
+    pool = build_pool(hospitals, Task(config, network, given.folder, signing=None, oracle=chosen))
     try:
         marks.append(time.perf_counter())
         state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), plan, pool, [Clock()])

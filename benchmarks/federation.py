@@ -403,12 +403,12 @@ def table(name: str, workload: Workload, result: dict[str, Any], given: argparse
         )
     lines += [f"{contestant:<22}left out: {why.splitlines()[-1]}" for contestant, why in result["skipped"].items()]
     lines.append(
-        "Median: of rounds 2 and later, then of the repetitions; min and max: of all those rounds. RSS and PSS: peak, all"
-        " processes of the run together."
+        "Median: of rounds 2 and later, then of the repetitions; min and max: of all those rounds. RSS and PSS: peak,"
+        " all processes of the run together."
     )
     lines.append(
-        f"Same network, initial weights, data, hospitals and batches, {workload.steps(given.rounds)} SGD steps in all; two workers,"
-        " but one for bare-1, pfl-1 and ours-inprocess."
+        f"Same network, initial weights, data, hospitals and batches, {workload.steps(given.rounds)} SGD steps in all;"
+        " two workers, but one for bare-1, pfl-1 and ours-inprocess."
     )
     off = max((row["loss_off"] for row in result["rows"].values()), default=0.0)
     verdict = "NOT THE SAME WORK" if result["problems"] else "checked"

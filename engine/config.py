@@ -18,6 +18,7 @@ from engine.errors import ConfigError
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
 RR_FEATURES: tuple[RrFeature, ...] = get_args(RrFeature)
 CLASSES = "NSVFQ"
+BEAT_SYMBOLS = "NLRejAaJSVEF/fQ"  # the annotation symbols of these classes
 
 
 class _Section(BaseModel):
@@ -73,6 +74,13 @@ class DataConfig(_Section):
     def _window(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 1 or sum(value) > 4096:
             raise ValueError("both numbers must be at least 1 and their sum at most 4096 samples")
+        return value
+
+    @field_validator("drop_symbols")
+    @classmethod
+    def _symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [symbol for symbol in value if symbol not in BEAT_SYMBOLS]:
+            raise ValueError(f"{unknown[0]!r} is no beat symbol; allowed: {' '.join(BEAT_SYMBOLS)}")
         return value
 
     @field_validator("classes")
@@ -335,7 +343,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such day, as in 2024-02-31
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -377,20 +385,8 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
-    # pydantic puts the tried alternatives of a union and "function-after" into the path; keys are what users typed.
-    path: list[str] = []
-    section: Any = model
-    for part in first["loc"]:
-        if isinstance(part, int):
-            path.append(str(part))
-        elif isinstance(section, type) and issubclass(section, BaseModel):
-            path.append(part)
-            field = section.model_fields.get(part)
-            section = field.annotation if field else None
-        elif get_origin(section) is dict:
-            path.append(part)
-            section = None
+    errors = error.errors()
+    first, path = errors[0], _user_path(model, errors[0]["loc"])
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         owner: Any = model
@@ -400,7 +396,39 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         near = difflib.get_close_matches(path[-1], allowed, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}."
-    message = first["msg"].removeprefix("Value error, ")
+    # a value that may be of several kinds has one error for each kind
+    same = [e["msg"] for e in errors if _user_path(model, e["loc"])[: len(path)] == path]
+    messages = [m.removeprefix("Value error, ") for m in dict.fromkeys(same)]
+    message = ", or ".join(m[0].lower() + m[1:] for m in messages)
     given = first["input"]
     shown = f" is {given!r}" if not isinstance(given, dict | BaseModel) else ""
-    return f"{key}{shown}: {message[0].lower() + message[1:]}." if key else f"{message}."
+    return f"{key}{shown}: {message}." if key else f"{messages[0]}."
+
+
+def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a user typed: pydantic adds the tried alternatives of a union, and "function-after"."""
+    path: list[str] = []
+    section: Any = model
+    for part in location:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            path.append(part)
+            field = section.model_fields.get(part)
+            section = field.annotation if field else None
+        elif get_origin(section) is dict:
+            path.append(part)
+            section = None
+    return path
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

@@ -19,7 +19,7 @@ import pytest
 from engine import actors
 from engine.actors import start_ray, stop_ray
 from engine.algorithms.base import Samples
-from engine.config import ExecutionConfig
+from engine.config import ExecutionConfig, RunConfig
 from engine.ledger.canonical import unflatten
 from engine.model import Network
 from engine.oracle import Batch
@@ -185,6 +185,12 @@ class Watch:
     def round_finished(self, record: Any) -> None:
         if record.round == self.round:
             self.work()
+
+
+def as_run(config: RunConfig, oracle: str) -> RunConfig:
+    """A configuration as a run echoes it, with the oracle that "auto" became."""
+    assert oracle in ("native", "torch", "stacked")
+    return config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
 
 
 def command(*words: str | Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

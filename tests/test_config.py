@@ -370,3 +370,19 @@ def test_dotted_keys_are_the_leaves() -> None:
     assert set(LEAVES) == leaves(RunConfig().model_dump())
     assert {"seed", "data.simulated.patients", "federation.perfedavg.alpha"} < set(LEAVES)
     assert all(field.description for field in LEAVES.values())
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\ncohort:\n  alpha: 1\n  hospitals: 3\n  alpha: 2\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml, line 5: is not valid YAML \(the key alpha stands twice\)\.$"):
+        load_yaml(path)
+
+
+def test_unknown_symbols_and_every_alternative_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"data.drop_symbols is .*'x' is no beat symbol; allowed: N L R e j"):
+        parse(RunConfig, {"data": {"drop_symbols": ["x"]}}, "c.yaml")
+    with pytest.raises(
+        ConfigError, match=r"data.records is 3: input should be 'all', or input should be a valid tuple"
+    ):
+        parse(RunConfig, {"data": {"records": 3}}, "c.yaml")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from reference import Interrupted, StopAfter, Watch, numbers
+from reference import Interrupted, StopAfter, Watch, as_run, numbers
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -52,8 +52,9 @@ def finished_run(tiny_config, tmp_path_factory) -> tuple[RunConfig, Path, dict[s
 def test_a_run_echoes_its_configuration(finished_run):
     config, folder, result = finished_run
     assert json.loads((folder / RESULT).read_text()) == result
-    assert parse(RunConfig, load_yaml(folder / "config.yaml"), "echo") == config
-    assert parse(RunConfig, result["config"], "echo") == config
+    used = as_run(config, result["config"]["execution"]["oracle"])
+    assert parse(RunConfig, load_yaml(folder / "config.yaml"), "echo") == used
+    assert parse(RunConfig, result["config"], "echo") == used
     assert result["config_hash"] == config_hash(config)
 
 

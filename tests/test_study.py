@@ -17,7 +17,7 @@ import pytest
 import reference
 import yaml
 from optuna.trial import TrialState
-from reference import ROOT, settled
+from reference import ROOT, as_run, settled
 
 from engine.config import RunConfig, config_hash
 from engine.errors import ResourceError, StudyError
@@ -97,7 +97,7 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
         home = trial_folder(done, trial.user_attrs["trial"])
         result = json.loads((home / "seed-0" / "result.json").read_text())
         wanted = resolve(study, by_label[trial.user_attrs["condition"]], trial.params, 0)
-        assert RunConfig.model_validate(result["config"]) == wanted
+        assert as_run(wanted, result["config"]["execution"]["oracle"]) == RunConfig.model_validate(result["config"])
         assert result["config_hash"] == config_hash(wanted)
         assert len(result["cohort"]["hospitals"]) == wanted.cohort.hospitals
         assert trial.values == [result["validation"]["personal"]["macro_f1"]]

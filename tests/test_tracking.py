@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference import Interrupted, StopAfter
+from reference import Interrupted, StopAfter, as_run
 
 from engine.config import RunConfig, config_hash, dotted_keys, load_yaml, parse
 from engine.errors import HospitalError, PulseLedgerError
@@ -110,7 +110,7 @@ def test_artifacts_and_the_dataset_are_there_without_a_beat(tracked, client):
     names = {a.path for a in client.list_artifacts(run.info.run_id)}
     assert names == {"result.json", "config.yaml", "confusion.png"}
     copy = client.download_artifacts(run.info.run_id, "config.yaml")
-    assert parse(RunConfig, load_yaml(copy), copy) == tracked[0]
+    assert parse(RunConfig, load_yaml(copy), copy) == as_run(tracked[0], result["config"]["execution"]["oracle"])
     (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
     assert dataset.name == "simulated"
     assert result["cohort"]["digest"].startswith(dataset.digest)
