@@ -59,9 +59,8 @@ template <int W>
 float lane_sum(vector<W> v) {
   float sums[W];
   std::memcpy(sums, &v, sizeof v);
-  UNROLL for (int half = W / 2; half > 0; half /= 2) {
-    UNROLL for (int i = 0; i < half; i++) sums[i] += sums[i + half];
-  }
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) sums[i] += sums[i + half];
   return sums[0];
 }
 

@@ -14,6 +14,8 @@ from engine.metrics import federation_scores
 from engine.pool import HospitalPool
 from engine.seeds import generator
 
+ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -92,30 +94,16 @@ def run_rounds(
     """
     model = plan.model_hash(state.params)
     for round in range(state.round + 1, plan.rounds + 1):
-        started = time.perf_counter()
+        times = [time.perf_counter()]
         selected = select(plan, round)
         updates, lost = survivors(pool.train(round, state.params, model, selected), plan.min_hospitals)
         params = weighted_mean(state.params, [(weight(plan.weighting, u.samples), u.vector) for u in updates])
-        trained = time.perf_counter()
+        times.append(time.perf_counter())
         parent, model = model, plan.model_hash(params)
-        hashed = time.perf_counter()
-        scored = [h for h in plan.validators if h in selected] if plan.validate_participants else plan.validators
-        tables = dict(zip(scored, pool.validate(round, params, scored), strict=True))
-        _, blind = survivors(list(tables.values()), plan.min_hospitals)
-        summary = {
-            "round": round,
-            "seconds": time.perf_counter() - started,
-            "train_seconds": trained - started,
-            "hash_seconds": hashed - trained,
-            "sign_seconds": sum(u.sign_seconds for u in updates),
-            "participants": len(updates),
-            "lost": [str(error) for error in (*lost, *blind)],
-            "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
-            "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
-            "validation": federation_scores(
-                {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}, plan.classes
-            ),
-        }
+        times.append(time.perf_counter())
+        scores, blind = validate(plan, pool, round, params, selected)
+        times.append(time.perf_counter())
+        summary = summarise(round, updates, (*lost, *blind), scores, times)
         state = replace(
             state,
             round=round,
@@ -123,9 +111,8 @@ def run_rounds(
             states={**state.states, **{u.hospital: u.state for u in updates if u.state}},
             history=(*state.history, summary),
         )
-        record = RoundRecord(round, parent, model, updates, summary)
         for observer in observers:
-            observer.round_finished(record)
+            observer.round_finished(RoundRecord(round, parent, model, updates, summary))
         save(state)
     return state
 
@@ -154,3 +141,41 @@ def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[
             f"{len(good)} hospitals answered, federation.min_hospitals is {min_hospitals}; first failure: {lost[0]}"
         )
     return good, lost
+
+
+def validate(
+    plan: Plan, pool: HospitalPool, round: int, params: np.ndarray, selected: Sequence[int]
+) -> tuple[dict[str, Any], tuple[HospitalError, ...]]:
+    """Scores of a global model on validation beats, and the hospitals that failed to give theirs."""
+    scored = plan.validators
+    if plan.validate_participants:
+        scored = tuple(h for h in plan.validators if h in set(selected))
+    tables = dict(zip(scored, pool.validate(round, params, scored), strict=True))
+    _, blind = survivors(list(tables.values()), plan.min_hospitals)
+    known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
+    scores = federation_scores(known, plan.classes)
+    if len(known) > ROWS:
+        scores["per_hospital"] = []
+    return scores, blind
+
+
+def summarise(
+    round: int,
+    updates: Sequence[Update],
+    failed: Sequence[HospitalError],
+    validation: dict[str, Any],
+    times: Sequence[float],
+) -> dict[str, Any]:
+    """One round's record in `result.json`; `times` are the start and the ends of training, hashing and validation."""
+    return {
+        "round": round,
+        "seconds": times[-1] - times[0],
+        "train_seconds": times[1] - times[0],
+        "hash_seconds": times[2] - times[1],
+        "sign_seconds": sum(u.sign_seconds for u in updates),
+        "participants": len(updates),
+        "lost": [str(error) for error in failed],
+        "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+        "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
+        "validation": validation,
+    }
