@@ -1,11 +1,11 @@
 // The network of engine/model.py, forward and backward by hand, one sample after another. docs/native.md explains it.
 //
 // All sizes come from the command line (-DWINDOW=252 ...), so that every loop has constant bounds. Signals are stored
-// channels-last: with time as the row, the kernel*channels numbers that one output position sees are one contiguous run,
-// and the output channels of a position are whole vectors. A sample's working set stays in the nearest caches.
+// channels-last: with time as the row, the kernel*channels numbers that one output position sees are one contiguous
+// run, and the output channels of a position are whole vectors. A sample's working set stays in the nearest caches.
 //
-// NaN: comparisons are written so that a NaN passes through ReLU and masks, as it does in torch. Pooling may drop one of
-// two, but GroupNorm has spread it over the whole channel by then.
+// NaN: comparisons are written so that a NaN passes through ReLU and masks, as it does in torch. Pooling may drop one
+// of two, but GroupNorm has spread it over the whole channel by then.
 
 #include <cmath>
 #include <cstdint>
@@ -39,7 +39,7 @@ struct Vector {
 template <int W>
 using vector = typename Vector<W>::type;
 
-// Width of the vectors that carry n channels, and n rounded up to whole vectors. The channels added are zero throughout.
+// Width of the vectors that carry n channels, and n rounded up to whole vectors. The channels added stay zero.
 constexpr int width(int n) {
   int w = 4;
   while (w < n && w < lanes) w *= 2;
@@ -95,7 +95,7 @@ inline void rows(const float* a, const float* b, const float* start, float* c) {
 }
 
 // c[m][n] = start[m*SM + n] + sum over r < R of a[m*AM + r*AR] * b[r][n], for m < M and n < N; N whole vectors.
-// Every entry is summed in the same order, whichever tile it falls into: equal inputs give equal bits, so ties stay ties.
+// Every entry is summed in the same order, whichever tile it falls into: equal inputs give equal bits, ties stay ties.
 template <int M, int R, int N, int AM, int AR, int SM>
 void multiply(const float* a, const float* b, const float* start, float* c) {
   constexpr int W = width(N), vectors = N / W, V = vectors < 2 ? vectors : 2;
@@ -106,7 +106,7 @@ void multiply(const float* a, const float* b, const float* start, float* c) {
 
 // ---- convolution, GroupNorm, ReLU, pooling -------------------------------------------------------------------------
 
-// One convolution with its GroupNorm: IN positions of CIN channels -> L positions of COUT channels. Stride 2: the first.
+// One convolution with its GroupNorm: IN positions of CIN channels -> L of COUT channels. Stride 2: the first.
 template <int IN, int CIN, int COUT, int K, int STRIDE>
 struct Layer {
   static constexpr int C = STRIDE == 2 ? 1 : padded(CIN), O = padded(COUT), W = width(COUT);
@@ -249,7 +249,7 @@ struct Layer {
     if constexpr (L % 2) std::memset(delta + (L - 1) * O, 0, O * sizeof(float));
   }
 
-  // ReLU and the mean over each of POOLED stretches, which overlap where POOLED does not divide L; out[channel][stretch].
+  // ReLU and the mean over each of POOLED stretches, which overlap where POOLED does not divide L.
   static void average(const Parameters& p, const State& s, float* out) {
     for (int part = 0; part < POOLED; part++) {
       const int begin = part * L / POOLED, end = ((part + 1) * L + POOLED - 1) / POOLED;
@@ -304,7 +304,8 @@ struct Linear {
       out[o] = p.bias[o] + lane_sum<W>(sum);
     }
   }
-  static void backward(const Parameters& p, const float* in, const float* delta, Parameters& gradient, float* in_gradient) {
+  static void backward(const Parameters& p, const float* in, const float* delta, Parameters& gradient,
+                       float* in_gradient) {
     alignas(64) static constexpr float zero[I] = {};
     multiply<OUT, 1, I, 1, 1, I>(delta, in, gradient.weight, gradient.weight);
     multiply<1, OUT, I, 1, 1, 0>(delta, p.weight, zero, in_gradient);
@@ -405,7 +406,7 @@ void give(const Parameters& packed, float* flat) {
 
 }  // namespace
 
-// ---- what Python calls; labels must lie in 0..CLASSES-1 ---------------------------------------------------------------
+// ---- what Python calls; labels must lie in 0..CLASSES-1 ------------------------------------------------------------
 
 // Returns the mean over n > 0 samples of scale[i] * loss_i (scale null: 1) and writes its gradient.
 extern "C" double loss_gradient(const float* params, const float* x, const float* rr, const int32_t* y, int64_t n,

@@ -51,18 +51,18 @@ def test_training_in_lockstep_equals_training_alone():
 
 
 def test_requests_are_answered_together():
-    class Counting(StackedOracle):
-        sizes: list[int] = []
+    sizes = []
 
+    class Counting(StackedOracle):
         def gradients(self, params, batches):
-            self.sizes.append(len(batches))
+            sizes.append(len(batches))
             return super().gradients(params, batches)
 
     lockstep = Lockstep(Counting(NETWORK, "cpu"), TorchOracle(NETWORK))
     start = initial_parameters(NETWORK, 0)
     part = Samples(*beats(16, 0), index=np.arange(16))
     lockstep.run([lambda s=s: sgd(lockstep, start, part, np.random.default_rng(0), s, 8, 0.1) for s in (1, 2, 4)])
-    assert Counting.sizes == [3, 2, 1, 1]
+    assert sizes == [3, 2, 1, 1]
 
 
 def test_a_failing_task_is_raised_and_holds_up_nobody():

@@ -16,6 +16,7 @@ import optuna
 import pytest
 import reference
 import yaml
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 from reference import ROOT, as_run, settled
 
@@ -29,11 +30,13 @@ from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, sta
 
 ray2 = reference.ray2
 
+ROUNDS = 8
+
 BASE: dict[str, Any] = {
     "name": "tiny",
     "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
     "model": {"channels": [8, 8, 16], "hidden": 16},
-    "federation": {"rounds": 2},
+    "federation": {"rounds": ROUNDS, "local_epochs": 3},
     "ledger": {"backend": "none"},
     "tracking": {"backend": "none"},
     "execution": {"cpus": 2, "hospitals_per_actor": 3},
@@ -106,8 +109,6 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
 
 
 def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("pulseledger").experiment_id
     runs = client.search_runs([experiment])
@@ -125,7 +126,7 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
         assert run.data.tags["condition"] == trial.user_attrs["condition"]
         assert run.data.params["federation.learning_rate"] == str(trial.params["federation.learning_rate"])
         curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
-        assert [point.step for point in curve] == [1, 2]
+        assert [point.step for point in curve] == list(range(1, ROUNDS + 1))
         result = json.loads((trial_folder(done, int(run.data.tags["number"])) / "seed-0" / "result.json").read_text())
         assert run.data.metrics["final/macro_f1"] == pytest.approx(result["final"]["personal"]["macro_f1"])
         assert run.data.tags["ledger.head"] == result["ledger"]["head"]
@@ -179,17 +180,6 @@ def test_a_changed_study_is_refused(done: Path):
     assert (done / STUDY_FILE).read_text() == kept
 
 
-def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
-    """Runs after the other tests of `done`: it adds a trial to it."""
-    settled()
-    before = outcome(done)
-    start_study(study_of(TUNED, trials=5), done, lambda text: None)
-    after = outcome(done)
-    assert after[:4] == before
-    assert [row[0] for row in after] == [0, 1, 2, 3, 4]
-    assert after[4][3] == TrialState.COMPLETE
-
-
 # --- Baselines, grids, repeats, failures ------------------------------------------------------------------------------
 
 
@@ -231,8 +221,6 @@ def test_a_grid_with_baselines_repeats_and_a_failure(ray2, tmp_path: Path):
         assert row["personal_accuracy"] == pytest.approx(_mean(results, "final", "accuracy"))
         both = [r["final"]["personal"]["accuracy"] for r in results]
         assert row["personal_accuracy_sd"] == pytest.approx(statistics.stdev(both))
-    from mlflow import MlflowClient
-
     runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
@@ -277,7 +265,9 @@ def test_a_study_whose_trials_all_fail_ends_with_the_first_reason(ray2, tmp_path
     assert "\n" not in str(error.value)
     assert [t.state for t in trials_of(tmp_path / "study")] == [TrialState.FAIL] * ended
     assert sum("FAILED: DataError" in line for line in said) == ended
-    assert "Traceback" in (trial_folder(tmp_path / "study", 0) / "error.txt").read_text()
+    kept = (trial_folder(tmp_path / "study", 0) / "error.txt").read_text()
+    assert kept.startswith("DataError: ")
+    assert 'experiment.py", line ' in kept  # with its traceback
 
 
 def test_more_trials_at_a_time_than_there_are_cpus_are_refused(ray2, tmp_path: Path):
@@ -328,19 +318,16 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds:
 
 
 def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp_path: Path):
-    """The same study as `done`, with longer rounds; killed when one trial has ended or the first has a checkpoint."""
-    settled()
-    values = {**TUNED, "federation": {"rounds": 12, "local_epochs": 3}, "ledger": {"backend": "none"}}
-    start_study(study_of(values), tmp_path / "undisturbed", lambda text: None)
+    """The same study as `done`, killed when its first trial has ended and others are under way."""
     folder, file = tmp_path / "killed", tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(values))
+    file.write_text(yaml.safe_dump(TUNED))
     words = [sys.executable, "-m", "sweeps", "sweep", str(file), "--out", str(folder)]
     driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), driver)
         kept = (folder / STUDY_FILE).read_text()
         with pytest.raises(StudyError) as error:
-            start_study(study_of(values, trials=9), folder)
+            start_study(study_of(TUNED, trials=9), folder)
         assert str(error.value).startswith(
             f"{folder}: is being driven by process {driver.pid} on {socket.gethostname()};"
         )
@@ -355,15 +342,14 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
     said: list[str] = []
     resume_study(folder, said.append)
     assert any("of an earlier driver" in line for line in said)
-    assert outcome(folder) == outcome(tmp_path / "undisturbed")
+    assert outcome(folder) == outcome(done)[:4]
     assert [row[3] for row in outcome(folder)] == [TrialState.COMPLETE] * 4
     everything = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
     assert len(everything) in (4, 5)  # one may have been asked for without a configuration yet
     assert sum(t.state != TrialState.COMPLETE for t in everything) == len(everything) - 4
     for path, time_written in before.items():
         assert path.stat().st_mtime_ns == time_written  # what was finished was not run again
-    from mlflow import MlflowClient
-
+    assert all(audit(path.parent).clean for path in folder.glob("trials/*/seed-0/ledger"))
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs(["1"])
     assert len(runs) == 5
@@ -371,5 +357,16 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
     for run in runs:
         if "mlflow.parentRunId" in run.data.tags:
             curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
-            assert sorted(point.step for point in curve) == list(range(1, 13))
+            assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+
+
+def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
+    """The last test of `done`: it adds a trial to it."""
+    settled()
+    before = outcome(done)
+    start_study(study_of(TUNED, trials=5), done, lambda text: None)
+    after = outcome(done)
+    assert after[:4] == before
+    assert [row[0] for row in after] == [0, 1, 2, 3, 4]
+    assert after[4][3] == TrialState.COMPLETE
