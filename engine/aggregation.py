@@ -21,9 +21,9 @@ def weighted_mean(params: np.ndarray, updates: Sequence[tuple[float, np.ndarray]
     total = float(sum(weight for weight, _ in updates))
     if total == 0.0:
         return params.copy()
-    mean, scaled = np.zeros(len(params), np.float64), np.empty(len(params), np.float64)
+    mean = np.zeros(len(params), np.float64)
     for weight, update in updates:
-        mean += np.multiply(update, weight, out=scaled, dtype=np.float64)
+        mean += weight * update.astype(np.float64)
     return (params.astype(np.float64) + mean / total).astype(np.float32)
 
 
