@@ -56,6 +56,16 @@ def study_of(values: dict[str, Any], **keys: Any) -> StudyConfig:
     return load_study({**values, **keys}, "test")
 
 
+def store_of(done: Path, experiment: str) -> dict[str, str]:
+    """An experiment of its own in the store of `done`: making the tables of a store takes seconds."""
+    return {"backend": "mlflow", "uri": f"sqlite:///{done / 'mlflow.db'}", "experiment": experiment}
+
+
+def runs_of(done: Path, experiment: str) -> tuple[MlflowClient, list[Any]]:
+    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
+    return client, client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
 def trials_of(folder: Path) -> list[Any]:
     """All trials of a study, in the order of their numbers in the whole study."""
     found = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
@@ -109,9 +119,7 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
 
 
 def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
-    client = MlflowClient(f"sqlite:///{done / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("pulseledger").experiment_id
-    runs = client.search_runs([experiment])
+    client, runs = runs_of(done, "pulseledger")
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run is not parent]
     assert len(children) == 4
@@ -183,12 +191,12 @@ def test_a_changed_study_is_refused(done: Path):
 # --- Baselines, grids, repeats, failures ------------------------------------------------------------------------------
 
 
-def test_a_grid_with_baselines_repeats_and_a_failure(ray2, tmp_path: Path):
+def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path: Path):
     """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
     settled()
     values = {
         **BASE,
-        "tracking": {"backend": "mlflow"},
+        "tracking": store_of(done, "grid"),
         "baselines": [{"federation.learning_rate": 1e30}, {"federation.algorithm": "local"}],
         "search": {"federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
         "sampler": "grid",
@@ -221,7 +229,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(ray2, tmp_path: Path):
         assert row["personal_accuracy"] == pytest.approx(_mean(results, "final", "accuracy"))
         both = [r["final"]["personal"]["accuracy"] for r in results]
         assert row["personal_accuracy_sd"] == pytest.approx(statistics.stdev(both))
-    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    _, runs = runs_of(done, "grid")
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
     assert by_number["2"].info.status == "FAILED"
@@ -320,14 +328,15 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds:
 def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp_path: Path):
     """The same study as `done`, killed when its first trial has ended and others are under way."""
     folder, file = tmp_path / "killed", tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(TUNED))
+    values = {**TUNED, "tracking": store_of(done, "killed")}
+    file.write_text(yaml.safe_dump(values))
     words = [sys.executable, "-m", "sweeps", "sweep", str(file), "--out", str(folder)]
     driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), driver)
         kept = (folder / STUDY_FILE).read_text()
         with pytest.raises(StudyError) as error:
-            start_study(study_of(TUNED, trials=9), folder)
+            start_study(study_of(values, trials=9), folder)
         assert str(error.value).startswith(
             f"{folder}: is being driven by process {driver.pid} on {socket.gethostname()};"
         )
@@ -350,8 +359,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
     for path, time_written in before.items():
         assert path.stat().st_mtime_ns == time_written  # what was finished was not run again
     assert all(audit(path.parent).clean for path in folder.glob("trials/*/seed-0/ledger"))
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    runs = client.search_runs(["1"])
+    client, runs = runs_of(done, "killed")
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
@@ -361,6 +369,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
 
 
+@pytest.mark.long
 def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
     """The last test of `done`: it adds a trial to it."""
     settled()
