@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -46,8 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, like everything else here; the usage is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"pulseledger: {message} (see {self.prog} --help).\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pulseledger",
         description="Experiments in personalised federated learning on ECG records, with a ledger.",
         epilog="Every key of the configuration is a flag: --cohort.hospitals 10. `pulseledger keys` lists them.",

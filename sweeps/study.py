@@ -19,6 +19,7 @@ from typing import Any
 
 import filelock
 import optuna
+import sqlalchemy.exc
 from optuna.trial import TrialState
 
 from engine.actors import end_actor, imported_ray, start_ray, stop_ray
@@ -89,7 +90,7 @@ def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
 
 
 def _drive(study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
-    with _ray(study):
+    with _ray(study), _database(folder):
         Driver(study, folder, say).drive()
 
 
@@ -126,7 +127,15 @@ def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, C
     """The Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
 
     Every baseline, and every point of a grid, is enqueued once. Reading and writing go through the same database, `optuna.db`.
+
+    Raises:
+        StudyError: the database is damaged, or the disk is full.
     """
+    with _database(folder):
+        return _open_studies(study, folder)
+
+
+def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
     storage = optuna.storages.RDBStorage(storage_url(folder))
@@ -505,6 +514,18 @@ def _ray(study: StudyConfig) -> Iterator[None]:
     finally:
         if started:
             stop_ray()
+
+
+@contextlib.contextmanager
+def _database(folder: Path) -> Iterator[None]:
+    """Turns what the study's database raises into one sentence."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__ or error.__context__
+        reason = getattr(cause, "orig", None) or cause or error
+        text = str(reason).splitlines()[0][:200]
+        raise StudyError(f"{folder / 'optuna.db'}: cannot be used ({text}).") from None
 
 
 @contextlib.contextmanager
