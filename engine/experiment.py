@@ -89,7 +89,10 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         if ledger is not None:
             ledger.replay(pending)
         place.note(f"starting {len(hospitals)} hospitals")
-        pool = build_pool(hospitals, Task(config, network, beats.folder, signing, oracle))
+        pool = build_pool(
+            hospitals,
+            Task(config, network, beats.folder, signing, oracle, algorithm.weighting, keep_vectors=ledger is not None),
+        )
         stack.callback(pool.close)
         if state.states:
             pool.restore(state.states)

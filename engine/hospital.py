@@ -41,6 +41,8 @@ class Task:
         beats: folder of the cut beats, mapped by every process.
         signing: None when no ledger is kept.
         oracle: what computes gradients, from `choose_oracle`.
+        weighting: of the updates in the sum that a pool returns.
+        keep_vectors: send each update, too; without, only the sum leaves a host.
     """
 
     config: RunConfig
@@ -48,6 +50,8 @@ class Task:
     beats: Path
     signing: Signing | None
     oracle: str = "torch"
+    weighting: str = "samples"
+    keep_vectors: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Update:
     """What a hospital sends after a round.
 
     Attributes:
-        vector: float32[parameters], the change of the parameters.
+        vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
         samples: number of train beats.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
@@ -64,7 +68,7 @@ class Update:
     """
 
     hospital: int
-    vector: np.ndarray
+    vector: np.ndarray | None
     samples: int
     loss: float
     gradient_evaluations: int

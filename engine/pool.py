@@ -10,11 +10,13 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_actor
+from engine.aggregation import fixed_point, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
@@ -25,13 +27,25 @@ ATTEMPTS = 3  # of one call on a host that keeps dying
 CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
 
 
+class Trained(NamedTuple):
+    """A round's local work.
+
+    Attributes:
+        answers: an update or a failure for each hospital that was asked, in the order of the ids.
+        summed: int64[parameters], the weighted updates added up in fixed point (see `engine/aggregation.py`).
+    """
+
+    answers: Sequence[Update | HospitalError]
+    summed: np.ndarray
+
+
 class HospitalPool(Protocol):
     """All hospitals of one run. Answers come in the order of the ids that were asked for.
 
     A hospital that fails is answered by its HospitalError in place of a result; the caller decides what that means.
     """
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
         """One round of local work; `parent` is the model hash of `params`."""
         ...
 
@@ -63,11 +77,24 @@ class InProcessPool:
         oracle = build_oracle(task.oracle, task.network)
         self._lockstep = oracle if isinstance(oracle, Lockstep) else None
         self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
+        self._weighting = task.weighting
+        self._keep_vectors = task.keep_vectors
         self._size = {data.id: len(data.train) for data in hospitals}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
-        return self._each("train", ids, round, params, parent)
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
+        answers = self._each("train", ids, round, params, parent)
+        parts = []
+        for i, answer in enumerate(answers):
+            if isinstance(answer, Update) and answer.vector is not None:
+                try:
+                    parts.append(fixed_point(weight(self._weighting, answer.samples), answer.vector))
+                except PulseLedgerError as error:
+                    answers[i] = HospitalError(answer.hospital, round, "aggregate", str(error))
+        summed = total(parts, len(params))
+        if not self._keep_vectors:
+            answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
+        return Trained(answers, summed)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)
@@ -120,10 +147,11 @@ class RayPool:
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
-        answers = self._each("train", ids, round, params, parent)
-        self._states.update({a.hospital: a.state for a in answers if isinstance(a, Update)})
-        return answers
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
+        by_host = self._ask("train", ids, round, params, parent)
+        answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part.answers, strict=True)}
+        self._states.update({a.hospital: a.state for a in answers.values() if isinstance(a, Update)})
+        return Trained([answers[h] for h in ids], total((part.summed for part in by_host.values()), len(params)))
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)
@@ -145,7 +173,16 @@ class RayPool:
         return self._ray.get([host.process.remote() for host in self._hosts.values()])
 
     def _each(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> list[Any]:
-        wanted = {i: [h for h in ids if self._host_of[h] == i] for i in self._hosts}
+        by_host = self._ask(method, ids, round, params, *args)
+        answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part, strict=True)}
+        return [answers[h] for h in ids]
+
+    def _wanted(self, host: int, ids: Sequence[int]) -> list[int]:
+        return [h for h in ids if self._host_of[h] == host]
+
+    def _ask(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> dict[int, Any]:
+        """One call to each host that holds one of `ids`; host -> its answer, of failures when it is lost for good."""
+        wanted = {i: self._wanted(i, ids) for i in self._hosts}
         shared = self._ray.put(params)
         calls = {
             i: getattr(self._hosts[i], method).remote(round, shared, *args, hospitals)
@@ -157,22 +194,19 @@ class RayPool:
         for i, call in calls.items():
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    answers.update(
-                        zip(wanted[i], self._ray.get(call, timeout=max(end - time.monotonic(), 0.0)), strict=True)
-                    )
+                    answers[i] = self._ray.get(call, timeout=max(end - time.monotonic(), 0.0))
                     break
                 except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
                     late = isinstance(error, self._ray.exceptions.GetTimeoutError)
                     self._restart(i)
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
-                        answers.update(
-                            {h: HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]}
-                        )
+                        lost = [HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
+                        answers[i] = Trained(lost, np.zeros(len(params), np.int64)) if method == "train" else lost
                     else:
                         end = time.monotonic() + self._deadline
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
-        return [answers[h] for h in ids]
+        return answers
 
     def _start(self, i: int) -> Any:
         host = take_actor(_Host, self._share)
@@ -237,7 +271,7 @@ class _Host:
         self._pool = InProcessPool(hospitals, task)
         self.restore(states)
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list[Update | HospitalError]:
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
         return self._pool.train(round, params, parent, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.aggregation import weight, weighted_mean
+from engine.aggregation import moved, weight
 from engine.errors import HospitalError, PulseLedgerError
 from engine.hospital import Update
 from engine.metrics import federation_scores
@@ -96,8 +96,9 @@ def run_rounds(
     for round in range(state.round + 1, plan.rounds + 1):
         times = [time.perf_counter()]
         selected = select(plan, round)
-        updates, lost = survivors(pool.train(round, state.params, model, selected), plan.min_hospitals)
-        params = weighted_mean(state.params, [(weight(plan.weighting, u.samples), u.vector) for u in updates])
+        answers, summed = pool.train(round, state.params, model, selected)
+        updates, lost = survivors(answers, plan.min_hospitals)
+        params = moved(state.params, summed, sum(weight(plan.weighting, u.samples) for u in updates))
         times.append(time.perf_counter())
         parent, model = model, plan.model_hash(params)
         times.append(time.perf_counter())

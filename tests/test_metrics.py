@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import f32
 
-from engine.aggregation import weight, weighted_mean
+from engine.aggregation import fixed_point, moved, total, weight, weighted_mean
+from engine.errors import PulseLedgerError
 from engine.metrics import confusion, federation_scores, scores
 
 #              predicted N, S, V
@@ -114,14 +115,34 @@ def test_weights():
     assert [weight(w, 7) for w in ("samples", "uniform", "none")] == [7.0, 1.0, 0.0]
 
 
-def test_the_sum_runs_in_the_order_given():
-    # 2^60 + 1 is no float64: what is added after it is lost unless it has gone again
-    big, one = float(2**60), f32(1)
-    assert weighted_mean(f32(0), [(1, f32(big)), (1, one), (1, f32(-big))]).tolist() == [0]
-    assert weighted_mean(f32(0), [(1, f32(big)), (1, f32(-big)), (1, one)]).tolist() == [np.float32(1 / 3)]
+def test_the_order_of_a_sum_and_adding_in_groups_change_no_bit():
+    # in float64 the sum of these depends on the order
+    draw = np.random.default_rng(0)
+    updates = [(float(abs(w) + 1), draw.standard_normal(50).astype(np.float32) * 10.0**w) for w in range(-3, 6)]
+    params = draw.standard_normal(50).astype(np.float32)
+    expected = weighted_mean(params, updates)
+    assert np.array_equal(weighted_mean(params, updates[::-1]), expected)
+    parts = [fixed_point(w, u) for w, u in updates]
+    grouped = total([total(parts[:2], 50), total(parts[2:], 50)], 50)
+    assert np.array_equal(moved(params, grouped, sum(w for w, _ in updates)), expected)
 
 
-def test_the_sum_runs_in_float64():
-    # 2^25 + 1 is no float32
-    total = weighted_mean(f32(0), [(1, f32(2**25)), (1, f32(1)), (1, f32(-(2**25)))])
-    assert total.tolist() == [np.float32(1 / 3)]
+def test_fixed_point_by_hand():
+    # 3 * 2^-37 is half a unit: rounded to even, 1.5 units -> 2
+    assert fixed_point(3.0, f32(2**-37, 1, -2)).tolist() == [2, 3 * 2**36, -6 * 2**36]
+
+
+def test_rounding_is_far_below_float32():
+    draw = np.random.default_rng(1)
+    updates = [
+        (float(draw.integers(1, 3000)), (1e-3 * draw.standard_normal(500)).astype(np.float32)) for _ in range(20)
+    ]
+    params = (0.1 * draw.standard_normal(500)).astype(np.float32)
+    exact = params + sum(w * u.astype(np.float64) for w, u in updates) / sum(w for w, _ in updates)
+    np.testing.assert_array_max_ulp(weighted_mean(params, updates), exact.astype(np.float32), maxulp=1)
+
+
+def test_a_diverging_update_is_refused():
+    for wrong in (1e30, np.inf, np.nan):
+        with pytest.raises(PulseLedgerError, match=r"the limit is 1\.67772e\+07; the training diverges"):
+            weighted_mean(f32(0), [(1, f32(wrong))])

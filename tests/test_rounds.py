@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import f32
 
+from engine.aggregation import fixed_point, total
 from engine.errors import HospitalError, PulseLedgerError
 from engine.hospital import Update
+from engine.pool import Trained
 from engine.rounds import LoopState, Plan, RoundRecord, run_rounds, select, survivors
 
 PLAN = Plan(
@@ -38,11 +40,13 @@ class Pool:
         self.asked.append((stage, round, float(params[0]), parent, list(ids)))
         return [HospitalError(h, round, stage, "boom") if self.fails(h, round, stage) else answer(h) for h in ids]
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> list:
+    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
         def answer(h: int) -> Update:
             return Update(h, f32(h + 1), samples=h + 1, loss=float(h), gradient_evaluations=10, state={"r": f32(round)})
 
-        return self._each("train", round, params, parent, ids, answer)
+        answers = self._each("train", round, params, parent, ids, answer)
+        parts = (fixed_point(u.samples, u.vector) for u in answers if isinstance(u, Update))
+        return Trained(answers, total(parts, len(params)))
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list:
         return self._each("validate", round, params, b"", ids, lambda h: np.array([[h + 1, 0], [0, 0]]))
