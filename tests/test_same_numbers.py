@@ -108,7 +108,9 @@ class Hunter:
         def disturbed(round: int, *args: Any) -> Any:
             pids, hosts = self.pool.processes(), dict(self.pool._hosts)
             assert not set(pids) & set(self.killed)
-            killer = threading.Timer(0.1, self._kill, [pids])
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)  # a round of the fast oracle would be over before the killer comes
+            killer = threading.Timer(0.3, self._kill, [pids])
             killer.start()
             answers = train(round, *args)
             killer.join()
