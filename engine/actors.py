@@ -7,6 +7,7 @@ next that wants the same kind with the same share of a CPU.
 import contextlib
 import logging
 import os
+import socket
 from typing import Any
 
 from engine.config import ExecutionConfig
@@ -48,9 +49,13 @@ def start_ray(execution: ExecutionConfig) -> bool:
         options |= {"include_dashboard": False}
         if execution.cpus is not None:
             options["num_cpus"] = execution.cpus
+    host, colon, port = execution.address.rpartition(":")
     try:
+        if colon and "/" not in host and port.isdigit():
+            # Ray itself goes on trying for many minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=execution.address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
     return True

@@ -102,12 +102,12 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
 
     config = parse(RunConfig, _values(options.config, rest, RunConfig), options.config)
     folder = Path(config.out or f"runs/{config.name}")
-    with _only_json(options.json) as show, RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+    with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
         if (folder / RESULT).exists():
             progress.note(f"{folder} is finished already; nothing is run again")
         result = run_tracked(config, folder, folder.parent, progress.place())
     if options.json:
-        show(json.dumps(result))
+        print(json.dumps(result))
     else:
         _print_result(result, folder)
     return 0
@@ -312,16 +312,16 @@ def _overrides(values: dict[str, Any], rest: list[str], model: type[RunConfig]) 
 
 
 @contextlib.contextmanager
-def _only_json(wanted: bool):  # type: ignore[no-untyped-def]
-    """With --json, stdout carries the document alone: Ray prints messages of lost workers there."""
+def _quiet_stdout(wanted: bool):  # type: ignore[no-untyped-def]
+    """With --json, stdout is for the document alone: Ray prints messages of lost workers there."""
     if not wanted:
-        yield print
+        yield
         return
-    real = os.dup(1)
     sys.stdout.flush()
+    real = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield lambda text: os.write(real, (text + "\n").encode())
+        yield
     finally:
         sys.stdout.flush()
         os.dup2(real, 1)
