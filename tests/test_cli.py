@@ -55,7 +55,7 @@ def test_help_imports_nothing_heavy():
         "try: main(['run', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'web3', 'pandas', 'wfdb'} & set(sys.modules)\n"
-        "sys.exit(' '.join(heavy))"
+        "sys.exit(' '.join(heavy) or 0)"
     )
     done = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -153,7 +153,7 @@ def test_keys_lists_every_key(capsys):
 
 
 def test_resume_goes_on_with_a_single_run(tmp_path: Path, capsys):
-    """The checkpoint of two rounds is all that is left of a finished run, of which three are wanted."""
+    """Of a finished run, the checkpoint of the last round and the ledger are left."""
     folder = tmp_path / "run"
     assert main(list(map(str, tiny_run(folder, "--json")))) == 0
     whole = json.loads(capsys.readouterr().out)
@@ -278,10 +278,9 @@ def test_a_full_disk_ends_in_one_sentence_wherever_it_is_noticed(tmp_path: Path,
         patch.setattr(Path, "write_text", no_space)
         assert main(["sweep", str(study), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert (
-        error == f"pulseledger: {tmp_path / 'out' / 'study.yaml'}: cannot be written (No space left on device).\n"
-        or (error.startswith("pulseledger: ") and "No space left on device" in error and error.count("\n") == 1)
-    )
+    assert error.startswith(f"pulseledger: {tmp_path / 'out'}")
+    assert error.endswith(": No space left on device.\n")
+    assert error.count("\n") == 1
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path: Path):
