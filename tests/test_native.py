@@ -32,7 +32,6 @@ SMALL = Network(60, 2, 5, (4, 8, 4), (3, 5, 3), 6, 2, 3)
 TOLERANCE = 1e-5
 FLAT = 1e-4  # a group of one channel that hardly moves: GroupNorm blows up the last bits, in torch too
 PROFILE = settings(
-    derandomize=True,
     derandomize=True,  # a handful of networks, always the same: each is compiled once
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
