@@ -12,7 +12,7 @@ import numpy as np
 from engine.errors import PulseLedgerError
 
 SCALE = 2.0**36
-LIMIT = 2.0**24  # of a weighted entry; 2^27 * 2^36 is all that fits into 64 bits, so a sum of eight such still does
+LIMIT = 2.0**24  # of a weighted entry: training that works stays far below, and a few such still fit into 64 bits
 
 
 def fixed_point(weight: float, update: np.ndarray) -> np.ndarray:
@@ -31,9 +31,16 @@ def fixed_point(weight: float, update: np.ndarray) -> np.ndarray:
 
 
 def total(parts: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """The sum of fixed-point vectors, int64[size]. The order does not matter, and neither does adding in groups."""
-    result = np.zeros(size, np.int64)
+    """The sum of fixed-point vectors, int64[size]. The order does not matter, and neither does adding in groups.
+
+    Raises:
+        PulseLedgerError: the sum might not fit into 64 bits.
+    """
+    result, bound = np.zeros(size, np.int64), 0
     for part in parts:
+        bound += int(np.abs(part).max(initial=0))
+        if bound >= 2**63:
+            raise PulseLedgerError("the updates of a round are too large to add up; the training diverges")
         result += part
     return result
 

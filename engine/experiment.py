@@ -26,7 +26,7 @@ from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
-from engine.pool import HospitalPool, build_pool
+from engine.pool import build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
 from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
 
@@ -117,7 +117,8 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             checkpoint.save(folder, new, hashed, ledger.pending() if ledger is not None else [], place.attempt)
 
         state = run_rounds(state, plan, pool, observers, save)
-        outcomes = _finish(pool, cohort, state)
+        everybody = [h.id for h in cohort.hospitals]
+        outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
         waited = time.perf_counter() - before
         summary: dict[str, Any] = {"backend": "none"}
         if ledger is not None:
@@ -129,6 +130,7 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
                 "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
             }
     result = _result(config, hashed, cohort, network, state, outcomes, summary)
+    result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
     result["timing"] |= {"total_seconds": time.perf_counter() - started}
     checkpoint.fence(folder, place.attempt)
     _write_outputs(folder, result, cohort, network, state.params, outcomes)
@@ -248,11 +250,6 @@ def _open_ledger(
     ledger = LedgerObserver(home, federation, config.ledger, actor=config.execution.pool == "ray")
     stack.callback(ledger.abandon)
     return ledger, Signing(identity, federation.config_hash, ledger.domain)
-
-
-def _finish(pool: HospitalPool, cohort: Cohort, state: LoopState) -> list[Outcome]:
-    ids = [h.id for h in cohort.hospitals]
-    return list(survivors(pool.finish(state.round, state.params, ids), None)[0])
 
 
 def _result(

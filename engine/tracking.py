@@ -293,7 +293,7 @@ def ledger_tags(result: Mapping[str, Any]) -> dict[str, str]:
     tags = {"model_hash": result["model_hash"], "ledger.backend": ledger["backend"]}
     if ledger["backend"] != "none":
         tags |= {f"ledger.{name}": str(ledger[name]) for name in ("head", "contract", "chain_id")}
-    if any(row["lost"] for row in result["rounds"]):
+    if result["lost"] or any(row["lost"] for row in result["rounds"]):
         tags["degraded"] = "true"
     return tags
 

@@ -210,7 +210,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, mon
         assert begins is None or begins in told
         assert audit(folder).clean  # of a run that is not finished, too
     with monkeypatch.context() as patch:  # once more when all rounds are done
-        patch.setattr("engine.experiment._finish", lambda *args: (_ for _ in ()).throw(Interrupted))
+        patch.setattr("engine.pool.InProcessPool.finish", lambda *args: (_ for _ in ()).throw(Interrupted))
         with pytest.raises(Interrupted):
             run(config, folder)
     seen: list[int] = []

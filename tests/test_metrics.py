@@ -146,3 +146,10 @@ def test_a_diverging_update_is_refused():
     for wrong in (1e30, np.inf, np.nan):
         with pytest.raises(PulseLedgerError, match=r"the limit is 1\.67772e\+07; the training diverges"):
             weighted_mean(f32(0), [(1, f32(wrong))])
+
+
+def test_a_sum_that_would_wrap_is_refused():
+    large = fixed_point(1.0, f32(2**24 - 1))
+    assert total([large] * 7, 1).tolist() == [7 * (2**24 - 1) * 2**36]
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        total([large] * 9, 1)
