@@ -157,7 +157,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
 
     if pool_name == "ray":
         start_ray(config.execution)
-    pool = build_pool(hospitals, Task(config, network, given.folder, signing=None, oracle=chosen))
+    pool = build_pool(hospitals, Task(config, network, given.folder, None, oracle=chosen, keep_vectors=False))
     try:
         marks.append(time.perf_counter())
         state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), plan, pool, [Clock()])
