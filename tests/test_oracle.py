@@ -5,10 +5,12 @@ import pytest
 import torch
 from reference import logits
 
-from engine.config import ModelConfig
+from engine.config import ExecutionConfig, ModelConfig
 from engine.errors import LedgerError
+from engine.hospital import choose_oracle
 from engine.ledger.canonical import unflatten
 from engine.model import Network, build_network, initial_parameters
+from engine.native import NativeUnavailable
 from engine.oracle import Batch, TorchOracle
 
 TINY = Network(
@@ -174,3 +176,24 @@ def test_an_oracle_computes_on_one_thread_and_repeats_itself():
     again = TorchOracle(TINY).gradient(params, batch)
     assert first[0] == again[0]
     np.testing.assert_array_equal(first[1], again[1])
+
+
+def test_without_a_compiler_torch_takes_over_and_says_so_once(monkeypatch: pytest.MonkeyPatch):
+    def unavailable(*_):
+        raise NativeUnavailable("There is no C++ compiler.")
+
+    monkeypatch.setattr("engine.native.compile_kernel", unavailable)
+    said: list[str] = []
+    assert choose_oracle(ExecutionConfig(pool="threads"), TINY, said.append) == "torch"
+    assert said == ["gradients by torch, about five times slower than the native kernel: There is no C++ compiler."]
+    with pytest.raises(NativeUnavailable):  # asked for by name, it is not silently something else
+        choose_oracle(ExecutionConfig(oracle="native"), TINY, said.append)
+    assert choose_oracle(ExecutionConfig(oracle="torch"), TINY, said.append) == "torch"
+    assert len(said) == 1
+
+
+def test_a_gpu_stacks_the_hospitals_of_one_process_only(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("engine.hospital._has_gpu", lambda: True)
+    monkeypatch.setattr("engine.native.compile_kernel", lambda network: None)
+    for pool, expected in (("inprocess", "stacked"), ("ray", "native"), ("threads", "native")):
+        assert choose_oracle(ExecutionConfig(pool=pool), TINY, print) == expected
