@@ -15,34 +15,55 @@ SCALE = 2.0**36
 LIMIT = 2.0**24  # of a weighted entry: training that works stays far below, and a few such still fit into 64 bits
 
 
-def fixed_point(weight: float, update: np.ndarray) -> np.ndarray:
-    """One update times its weight, int64[parameters] in units of 2^-36.
+def add(summed: np.ndarray, weight: float, update: np.ndarray) -> int:
+    """Adds one update times its weight to int64[parameters] in units of 2^-36, in place.
+
+    Returns:
+        The largest absolute value that was added to an entry, for a bound on the sum.
 
     Raises:
         PulseLedgerError: an entry is so large that sums might overflow; no training that works comes near.
     """
-    weighted = update.astype(np.float64) * weight
-    if not np.abs(weighted).max(initial=0.0) < LIMIT:
+    scaled = update.astype(np.float64)
+    scaled *= weight * SCALE  # a power of two: the product is rounded as without it
+    np.rint(scaled, out=scaled)
+    largest = float(max(scaled.max(initial=0.0), -scaled.min(initial=0.0)))
+    if not largest < LIMIT * SCALE:
         raise PulseLedgerError(
-            f"an update times its weight of {weight:g} reaches {np.abs(weighted).max():.3g}, the limit is {LIMIT:g}; "
+            f"an update times its weight of {weight:g} reaches {largest / SCALE:.3g}, the limit is {LIMIT:g}; "
             "the training diverges, try a smaller learning rate"
         )
-    return np.rint(weighted * SCALE).astype(np.int64)
+    summed += scaled.astype(np.int64)
+    return int(largest)
+
+
+def weighted_sum(updates: Iterable[tuple[float, np.ndarray]], size: int) -> np.ndarray:
+    """The sum of (weight, update) in fixed point, int64[size]. The order does not matter."""
+    summed, bound = np.zeros(size, np.int64), 0
+    for weight, update in updates:
+        bound += add(summed, weight, update)
+        require_room(bound)
+    return summed
 
 
 def total(parts: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """The sum of fixed-point vectors, int64[size]. The order does not matter, and neither does adding in groups.
+    """The sum of such sums, int64[size]: updates may be added in groups.
 
     Raises:
         PulseLedgerError: the sum might not fit into 64 bits.
     """
-    result, bound = np.zeros(size, np.int64), 0
+    summed, bound = np.zeros(size, np.int64), 0
     for part in parts:
         bound += int(np.abs(part).max(initial=0))
-        if bound >= 2**63:
-            raise PulseLedgerError("the updates of a round are too large to add up; the training diverges")
-        result += part
-    return result
+        require_room(bound)
+        summed += part
+    return summed
+
+
+def require_room(bound: int) -> None:
+    """Refuses a sum whose entries may reach `bound`: beyond 64 bits integers wrap without a word."""
+    if bound >= 2**63:
+        raise PulseLedgerError("the updates of a round are too large to add up; the training diverges")
 
 
 def moved(params: np.ndarray, summed: np.ndarray, weight: float) -> np.ndarray:
@@ -50,7 +71,7 @@ def moved(params: np.ndarray, summed: np.ndarray, weight: float) -> np.ndarray:
 
     Args:
         params: float32[parameters].
-        summed: int64[parameters] from `total`.
+        summed: int64[parameters] from `weighted_sum` or `total`.
         weight: the sum of the weights; with 0, the model stays as it is.
     """
     if weight == 0.0:
@@ -68,8 +89,7 @@ def weighted_mean(params: np.ndarray, updates: Sequence[tuple[float, np.ndarray]
     Returns:
         float32[parameters], a new array.
     """
-    summed = total((fixed_point(weight, update) for weight, update in updates), len(params))
-    return moved(params, summed, float(sum(weight for weight, _ in updates)))
+    return moved(params, weighted_sum(updates, len(params)), float(sum(weight for weight, _ in updates)))
 
 
 def weight(weighting: str, samples: int) -> float:

@@ -46,21 +46,26 @@ def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
 
 
 def federation_scores(
-    tables: Mapping[int, np.ndarray], classes: str, reference: Mapping[int, np.ndarray] | None = None
+    tables: Mapping[int, np.ndarray],
+    classes: str,
+    reference: Mapping[int, np.ndarray] | None = None,
+    most_rows: int | None = None,
 ) -> dict[str, Any]:
     """Pooled scores of all hospitals, each hospital's own, the worst one, and the share that was hurt.
 
     Args:
         tables: hospital id -> confusion matrix. A hospital without test beats is left out of the rows.
+        most_rows: with more hospitals than this, no row is made and only pooled scores are given.
         reference: the same of the model to compare with; a hospital is hurt if its macro-F1 is below the reference's.
     """
     rows = [
         {"id": h, **{k: v for k, v in scores(table, classes).items() if k not in ("precision", "f1")}}
-        for h, table in sorted(tables.items())
+        for h, table in sorted(tables.items() if most_rows is None or len(tables) <= most_rows else ())
         if table.sum()
     ]
-    result = scores(sum(tables.values(), np.zeros((len(classes), len(classes)), np.int64)), classes)
-    result["confusion"] = sum(tables.values(), np.zeros((len(classes), len(classes)), np.int64)).tolist()
+    pooled = sum(tables.values(), np.zeros((len(classes), len(classes)), np.int64))
+    result = scores(pooled, classes)
+    result["confusion"] = pooled.tolist()
     result["per_hospital"] = rows
     result["worst_hospital_macro_f1"] = min((row["macro_f1"] for row in rows), default=None)
     result["worst_hospital_accuracy"] = min((row["accuracy"] for row in rows), default=None)

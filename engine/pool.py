@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_actor
-from engine.aggregation import fixed_point, total, weight
+from engine.aggregation import add, require_room, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
@@ -84,14 +84,14 @@ class InProcessPool:
 
     def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
         answers = self._each("train", ids, round, params, parent)
-        parts = []
+        summed, bound = np.zeros(len(params), np.int64), 0
         for i, answer in enumerate(answers):
             if isinstance(answer, Update) and answer.vector is not None:
                 try:
-                    parts.append(fixed_point(weight(self._weighting, answer.samples), answer.vector))
+                    bound += add(summed, weight(self._weighting, answer.samples), answer.vector)
                 except PulseLedgerError as error:
                     answers[i] = HospitalError(answer.hospital, round, "aggregate", str(error))
-        summed = total(parts, len(params))
+        require_room(bound)
         if not self._keep_vectors:
             answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)

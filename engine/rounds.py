@@ -154,10 +154,7 @@ def validate(
     tables = dict(zip(scored, pool.validate(round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), plan.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
-    scores = federation_scores(known, plan.classes)
-    if len(known) > ROWS:
-        scores["per_hospital"] = []
-    return scores, blind
+    return federation_scores(known, plan.classes, most_rows=ROWS), blind
 
 
 def summarise(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import f32
 
-from engine.aggregation import fixed_point, moved, total, weight, weighted_mean
+from engine.aggregation import moved, total, weight, weighted_mean, weighted_sum
 from engine.errors import PulseLedgerError
 from engine.metrics import confusion, federation_scores, scores
 
@@ -122,14 +122,14 @@ def test_the_order_of_a_sum_and_adding_in_groups_change_no_bit():
     params = draw.standard_normal(50).astype(np.float32)
     expected = weighted_mean(params, updates)
     assert np.array_equal(weighted_mean(params, updates[::-1]), expected)
-    parts = [fixed_point(w, u) for w, u in updates]
+    parts = [weighted_sum([update], 50) for update in updates]
     grouped = total([total(parts[:2], 50), total(parts[2:], 50)], 50)
     assert np.array_equal(moved(params, grouped, sum(w for w, _ in updates)), expected)
 
 
 def test_fixed_point_by_hand():
     # 3 * 2^-37 is half a unit: rounded to even, 1.5 units -> 2
-    assert fixed_point(3.0, f32(2**-37, 1, -2)).tolist() == [2, 3 * 2**36, -6 * 2**36]
+    assert weighted_sum([(3.0, f32(2**-37, 1, -2))], 3).tolist() == [2, 3 * 2**36, -6 * 2**36]
 
 
 def test_rounding_is_far_below_float32():
@@ -149,7 +149,9 @@ def test_a_diverging_update_is_refused():
 
 
 def test_a_sum_that_would_wrap_is_refused():
-    large = fixed_point(1.0, f32(2**24 - 1))
+    large = weighted_sum([(1.0, f32(2**24 - 1))], 1)
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        weighted_sum([(1.0, f32(2**24 - 1))] * 9, 1)
     assert total([large] * 7, 1).tolist() == [7 * (2**24 - 1) * 2**36]
     with pytest.raises(PulseLedgerError, match="too large to add up"):
         total([large] * 9, 1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import f32
 
-from engine.aggregation import fixed_point, total
+from engine.aggregation import weighted_sum
 from engine.errors import HospitalError, PulseLedgerError
 from engine.hospital import Update
 from engine.pool import Trained
@@ -45,8 +45,8 @@ class Pool:
             return Update(h, f32(h + 1), samples=h + 1, loss=float(h), gradient_evaluations=10, state={"r": f32(round)})
 
         answers = self._each("train", round, params, parent, ids, answer)
-        parts = (fixed_point(u.samples, u.vector) for u in answers if isinstance(u, Update))
-        return Trained(answers, total(parts, len(params)))
+        updates = ((u.samples, u.vector) for u in answers if isinstance(u, Update))
+        return Trained(answers, weighted_sum(updates, len(params)))
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list:
         return self._each("validate", round, params, b"", ids, lambda h: np.array([[h + 1, 0], [0, 0]]))
