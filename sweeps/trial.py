@@ -27,16 +27,12 @@ class TrialRunner:
             config = RunConfig.model_validate(values)
             folder = repeat_folder(Path(order["folder"]), repeat)
             place = Place(attempt=order["attempt"])
-            if tracker is None:
-                result = run(config, folder, place)
-            else:
+            if tracker is not None and repeat == 0:
                 # MLflow has one run for each trial: the first repeat's curves; the driver adds mean and spread
-                key, name = order["key"], order["name"]
-                if repeat == 0:
-                    result = track(config, folder, place, tracker, key, name, order["tags"], order["parent"])
-                else:
-                    result = run(config, folder, place)
-            results.append(result)
+                named = (order["key"], order["name"], order["tags"], order["parent"])
+                results.append(track(config, folder, place, tracker, *named))
+            else:
+                results.append(run(config, folder, place))
         return [
             {k: result[k] for k in ("validation", "final", "ledger", "timing", "config_hash")} for result in results
         ]

@@ -18,6 +18,19 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("pulseledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pulseledger")
 
+# A run of seconds.
+TINY: dict[str, Any] = {
+    "data.window": [90, 162],
+    "data.simulated.patients": 6,
+    "data.simulated.minutes": 1.5,
+    "cohort.hospitals": 3,
+    "model.channels": [8, 8, 16],
+    "model.hidden": 16,
+    "federation.rounds": 2,
+    "tracking.backend": "none",
+    "execution.pool": "inprocess",
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -51,16 +64,8 @@ def tiny_config() -> Callable[..., RunConfig]:
     def build(**changes: Any) -> RunConfig:
         values: dict[str, Any] = {}
         keys = {
-            "data.window": [90, 162],
-            "data.simulated.patients": 6,
-            "data.simulated.minutes": 1.5,
-            "cohort.hospitals": 3,
-            "model.channels": [8, 8, 16],
-            "model.hidden": 16,
-            "federation.rounds": 2,
+            **TINY,
             "ledger.backend": "none",
-            "tracking.backend": "none",
-            "execution.pool": "inprocess",
             **changes,
         }
         for key, value in keys.items():

@@ -12,22 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import TINY
 from reference import ROOT, as_flags, command
 
 from engine.config import RunConfig, dotted_keys
 from sweeps.__main__ import main
 
-TINY = {
-    "data.window": [90, 162],
-    "data.simulated.patients": 6,
-    "data.simulated.minutes": 1.5,
-    "cohort.hospitals": 3,
-    "model.channels": [8, 8, 16],
-    "model.hidden": 16,
-    "federation.rounds": 2,
-    "tracking.backend": "none",
-    "execution.pool": "inprocess",
-}
 RUN = ROOT / "sweeps" / "run.yaml"
 
 
