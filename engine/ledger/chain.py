@@ -444,7 +444,6 @@ def coordinator_role() -> bytes:
 def explain_revert(data: bytes) -> str:
     """Turn the bytes of a custom error into its name and arguments."""
     for contract in CONTRACTS:
-        if not Path(__file__).with_name(f"{contract}.json").exists(): continue
         for item in artefact(contract)["abi"]:
             if item["type"] == "error" and _selector(item["name"], "error", contract) == data[:4]:
                 try:

@@ -353,6 +353,14 @@ class Ledger:
         if voided:
             self._model = self._headers[round].parent_model
 
+    def grant(self, role: str, account: str) -> None:
+        """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
+
+        Raises:
+            ContractRevert: it is not, or the account holds a role that excludes this one.
+        """
+        self._transact("grant", 0, call_data("grantRole", keccak(role.encode()), account))
+
     def round_status(self, round: int) -> str:
         """Return the contract's word on a round: NONE, OPEN, SEALED, DISPUTED, FINAL or VOID."""
         return _STATUS[query(self._open_chain(), self._domain.contract, "roundStatus", self._federation.id, round)]
@@ -394,7 +402,7 @@ class Ledger:
     def request_state(self, request: bytes) -> dict[str, Any]:
         """Return what the contract holds of a request, by the names of its ABI."""
         contract = self.synthetic_domain.contract
-        return query(self._open_chain(), contract, "requestOf", request, contract="SyntheticLedger")
+        return query(self._open_chain(), contract, "requestState", request, contract="SyntheticLedger")
 
     def summary(self) -> dict[str, Any]:
         """Return what a run reports of its ledger; `seconds` is the time spent in `append` of this process."""
@@ -804,6 +812,7 @@ class Ledger:
                 return identity, (federation, tuple(content[item["name"]] for item in names), identity)
             case Mapping() if kind == "reviewer":
                 account = content["account"]
+                self.grant("REVIEWER_ROLE", account)
                 return word(address_bytes(account)), (account, content["organisation"])
             case Mapping() if kind == "expire":
                 return content["request"], (content["request"],)

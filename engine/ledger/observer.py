@@ -171,9 +171,7 @@ class LedgerObserver:
         head = next_head(before, domain, self._federation.id, entry.round, *content)
         self._headers.append(Header(entry.round, before, *content, head))
         self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
-        self._open.append(
-            (entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round))
-        )
+        self._open.append((entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round)))
 
     def _collect(self) -> None:
         while self._open and self._open[0][2].done():
