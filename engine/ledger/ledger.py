@@ -1,7 +1,6 @@
 """The ledger of one run: checks what hospitals signed, writes it down, and seals it round by round on a chain."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,18 @@ from engine.errors import LedgerError
 from engine.ledger.chain import (
     GAS,
     Chain,
-    ContractRevert,
     EmbeddedChain,
     RpcChain,
     call_data,
     coordinator_role,
     created_contract,
-    decode_transaction,
     deploy_data,
     deployed_code,
     public_url,
     read_key,
     read_state,
 )
+from engine.ledger.delivery import Refused, settle
 from engine.ledger.journal import Journal, JournalRound, JournalTransaction, Meta
 from engine.ledger.merkle import EMPTY, genesis_head, next_head, registry_root, root, update_leaf
 from engine.ledger.records import Domain, Federation, RoundEntry, Seal, address_bytes
@@ -46,6 +44,8 @@ class Ledger:
         chain_id: int | None = None,
         contract: str | None = None,
         key_file: str | Path | None = None,
+        confirmations: int = 0,
+        timeout: float = 300.0,
     ) -> None:
         """Open or create the ledger; rebuild the chain or compare with it.
 
@@ -57,6 +57,8 @@ class Ledger:
             chain_id: the chain that the caller means; None takes the one that is there.
             contract: a RoundLedger that is already deployed, for rpc; None deploys one.
             key_file: file with the coordinator's key, for rpc, where the environment has none.
+            confirmations: blocks on top of a transaction's own before it counts, for rpc.
+            timeout: seconds that a transaction may take, for rpc.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, or journal, chain
@@ -66,7 +68,6 @@ class Ledger:
         # A round without a seal is in the journal, but the chain has not answered; there is at most one, the last.
         self._rounds: list[JournalRound] = []
         self._seals: list[Seal] = []
-        self._last: JournalTransaction | None = None
         self._seconds = 0.0
         self._chain: Chain | None = None
         self._registry_root = registry_root(federation.hospitals)
@@ -76,7 +77,7 @@ class Ledger:
         try:
             if self._journal.meta is not None:
                 self._require_same(self._journal.meta, backend, contract)
-            self._chain = _connect(backend, url, chain_id, key_file)
+            self._chain = _connect(backend, url, chain_id, key_file, confirmations, timeout)
             if self._journal.meta is None:
                 if contract is not None and backend == "embedded":
                     raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
@@ -199,26 +200,27 @@ class Ledger:
                 f"the journal {self._journal.path} belongs to chain {meta.domain.chain_id}, "
                 f"the {chain.name} chain is {chain.chain_id}"
             )
-        transactions = self._journal.transactions()
-        attempts = {(t.purpose, t.round): t for t in transactions}
-        for transaction in transactions:
-            # An attempt that got no answer and was replaced by a later one never happened.
-            newest = attempts[transaction.purpose, transaction.round]
-            if transaction.seq == newest.seq:
-                attempts[transaction.purpose, transaction.round] = self._settle(transaction)
-            elif transaction.receipt is not None:
-                self._deliver(transaction)
+        self._rounds = self._journal.rounds()
+        self._restore()
         self._require_contract(meta.domain.contract)
-
-        for recorded in self._journal.rounds():
-            done = attempts.get(("seal", recorded.round))
-            if done is None or recorded.round != len(self._rounds) + 1:
-                raise LedgerError(
-                    f"the journal {self._journal.path} is damaged: round {len(self._rounds) + 1} is not whole"
-                )
-            self._rounds.append(recorded)
-            self._seals.append(_seal(recorded, done))
         self._require_state(len(self._rounds), self.head, self._model)
+
+    def _attempts(self) -> dict[tuple[str, int], list[JournalTransaction]]:
+        """Return the transactions of the journal by purpose and round, in the order in which they were first signed."""
+        attempts: dict[tuple[str, int], list[JournalTransaction]] = {}
+        for transaction in self._journal.transactions():
+            attempts.setdefault((transaction.purpose, transaction.round), []).append(transaction)
+        return attempts
+
+    def _restore(self) -> None:
+        """Bring everything that the journal holds onto the chain, in order; most often it is there already."""
+        done = {key: self._settle(attempts) for key, attempts in self._attempts().items()}
+        self._seals = []
+        for number, recorded in enumerate(self._rounds, 1):
+            sealed = done.get(("seal", number))
+            if sealed is None or recorded.round != number:
+                raise LedgerError(f"the journal {self._journal.path} is damaged: round {number} is not whole")
+            self._seals.append(_seal(recorded, sealed))
 
     def _require_contract(self, contract: str) -> None:
         chain = self._open_chain()
@@ -335,64 +337,42 @@ class Ledger:
             )
         fields = (federation.id, entry.round, tree_root, entry.parent_model, entry.model, len(leaves), slots)
         head = next_head(self.head, self._domain, *fields)
+        if read_state(chain, self._domain.contract, federation.id)["head"] != self.head:
+            # A reorganisation took rounds away that were sealed.
+            self._restore()
+            self._require_state(last, self.head, self._model)
         raw = chain.sign(self._domain.contract, call_data("sealRound", *fields), GAS["seal"])
-        self._last = self._journal.add_round(entry, list(leaves.values()), tree_root, head, (keccak(raw), raw))
+        self._journal.add_round(entry, list(leaves.values()), tree_root, head, (keccak(raw), raw))
         self._rounds.append(JournalRound(entry.round, entry.parent_model, entry.model, len(leaves), tree_root, head))
 
     def _finish(self) -> None:
         """Seal the last recorded round."""
         recorded = self._rounds[-1]
-        assert self._last is not None
-        self._last = self._settle(self._last)
+        try:
+            done = self._settle([t for t in self._journal.transactions(recorded.round) if t.purpose == "seal"])
+        except Refused:
+            # A reorganisation may have taken the rounds before it away.
+            self._restore()
+        else:
+            self._seals.append(_seal(recorded, done))
         self._require_state(recorded.round, recorded.head, recorded.model)
-        self._seals.append(_seal(recorded, self._last))
 
-    def _settle(self, transaction: JournalTransaction) -> JournalTransaction:
-        """Bring a transaction to success on the chain, by another attempt if need be."""
-        chain = self._open_chain()
-        lost = transaction.receipt is None and chain.receipt(transaction.hash) is None and chain.spent(transaction.raw)
-        if not lost:
-            transaction = self._deliver(transaction)
-        if (lost or _status(transaction) != 1) and transaction.purpose != "deploy":
-            # Its nonce went to something else, or the chain refused it: the same content needs a new signature.
-            content = decode_transaction(transaction.raw)
-            try:
-                chain.call(content["to"], content["data"])
-            except ContractRevert as error:
-                raise LedgerError(
-                    f"the contract refuses to {transaction.purpose} round {transaction.round}: {error}"
-                ) from error
-            raw = chain.sign(content["to"], content["data"], GAS[transaction.purpose])
-            self._last = self._journal.add_transaction(transaction.purpose, transaction.round, keccak(raw), raw)
-            transaction = self._deliver(self._last)
-        if _status(transaction) != 1:
-            raise LedgerError(f"the chain refuses to {transaction.purpose} round {transaction.round}")
-        return transaction
-
-    def _deliver(self, transaction: JournalTransaction) -> JournalTransaction:
-        """Send a transaction unless the chain has it; return it with its receipt, which is then in the journal."""
-        chain = self._open_chain()
-        receipt = chain.receipt(transaction.hash)
-        if receipt is None:
-            chain.send(transaction.raw)
-            receipt = chain.receipt(transaction.hash, wait=True)
-        assert receipt is not None
-        if transaction.receipt is None:
-            self._journal.set_receipt(transaction.seq, receipt)
-        elif transaction.receipt != receipt:
-            raise LedgerError(
-                f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
-                f"{transaction.receipt.status} and gas {transaction.receipt.gas} in {self._journal.path}, "
-                f"status {receipt.status} and gas {receipt.gas} on the {chain.name} chain"
-            )
-        return replace(transaction, receipt=receipt)
+    def _settle(self, attempts: list[JournalTransaction]) -> JournalTransaction:
+        return settle(self._open_chain(), self._journal, attempts, GAS[attempts[-1].purpose])
 
 
-def _connect(backend: str, url: str | None, chain_id: int | None, key_file: str | Path | None) -> Chain:
+def _connect(
+    backend: str,
+    url: str | None,
+    chain_id: int | None,
+    key_file: str | Path | None,
+    confirmations: int,
+    timeout: float,
+) -> Chain:
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        return RpcChain(url, chain_id, read_key(key_file))
+        return RpcChain(url, chain_id, read_key(key_file), confirmations, timeout)
     if backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {backend!r}")
     chain = EmbeddedChain()
@@ -405,10 +385,6 @@ def _seal(recorded: JournalRound, transaction: JournalTransaction) -> Seal:
     receipt = transaction.receipt
     assert receipt is not None
     return Seal(recorded.round, recorded.root, recorded.head, recorded.count, receipt.transaction, receipt.gas)
-
-
-def _status(transaction: JournalTransaction) -> int | None:
-    return None if transaction.receipt is None else transaction.receipt.status
 
 
 def _show(value: Any) -> str:

@@ -28,7 +28,8 @@ class LedgerObserver:
         """
         started = time.perf_counter()
         self._folder = folder
-        settings = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        where = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
             opened = self._ledger.submit("summary").result()
