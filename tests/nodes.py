@@ -4,7 +4,9 @@ A test that asks for one is skipped, with the reason, where it is not installed 
 """
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -30,16 +32,19 @@ class Node:
             pytest.skip(f"{program} is not installed: run `npm ci` in contracts/")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self._command = [found, "--port", str(port), *_identity(program, chain_id), *options]
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._command = [found, "--port", str(self._port), *_identity(program, chain_id), *options]
         self._process: subprocess.Popen | None = None
         self.start()
 
     def start(self) -> None:
         """Start the node and wait until it answers."""
         silent = subprocess.DEVNULL
-        self._process = subprocess.Popen(self._command, stdin=silent, stdout=silent, stderr=silent)
+        # A session of its own: what npm installs is a script that starts the node, and both must end.
+        self._process = subprocess.Popen(
+            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+        )
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -53,17 +58,27 @@ class Node:
 
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         """End it in order, so that it writes what it was told to keep."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-            self._process = None
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, how)
+        self._process.wait(20)
+        self._process = None
+        # The port is free when the node itself has gone.
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+            except OSError:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{self._command[0]} did not end")
 
     def __call__(self, method: str, *params: Any) -> Any:
         """Ask the node something, without any code of the engine."""

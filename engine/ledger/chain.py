@@ -259,13 +259,15 @@ class RpcChain:
         return Receipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
 
     def where(self, raw: bytes) -> Whereabouts:
+        nonce = decode_transaction(raw)["nonce"]
+        used, queued = self._count("latest"), self._count("pending")
+        # Last, so that a block in between does not make a transaction look displaced by itself.
         found = self._request("eth_getTransactionByHash", "0x" + keccak(raw).hex())
         if found is not None and found.get("blockNumber") is not None:
             return "mined"
-        nonce = decode_transaction(raw)["nonce"]
-        if self._count("latest") > nonce:
+        if used > nonce:
             return "displaced"
-        if self._count("pending") < nonce:
+        if queued < nonce:
             return "gap"
         return "absent" if found is None else "pending"
 
@@ -280,6 +282,19 @@ class RpcChain:
 
     def close(self) -> None:
         self._provider = None
+
+    def require_rules(self) -> None:
+        """Refuse a node that does not run the code of our contracts, which are compiled for the Cancun rules.
+
+        Raises:
+            LedgerError: it does not.
+        """
+        try:
+            self._request("eth_call", {"data": "0x" + _MCOPY.hex()}, "latest")
+        except ContractRevert as error:
+            raise LedgerError(
+                f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
+            ) from error
 
     def _count(self, block: str) -> int:
         """Number of transactions of the account, which is the next nonce; "pending" counts the pool's as well."""
@@ -492,6 +507,9 @@ def _integer(data: bytes) -> int:
 def _raised(price: int) -> int:
     return (price * 9 + 7) // 8  # by an eighth, rounded up
 
+
+# Copies no bytes from 0 to 0: an instruction that came with Cancun.
+_MCOPY = bytes.fromhex("6000600060005e00")
 
 # Words of geth, Besu, anvil and ganache for a price below what the pool or the next block asks.
 _FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap|base ?fee|gas ?price", re.IGNORECASE)

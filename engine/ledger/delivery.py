@@ -21,6 +21,10 @@ class Refused(LedgerError):
     """The contract does not take the content of a transaction, whoever sends it and whenever."""
 
 
+class Contradiction(LedgerError):
+    """Journal and chain hold different things. The message names both."""
+
+
 def settle(chain: Chain, journal: Journal, attempts: list[JournalTransaction], gas: int) -> JournalTransaction:
     """Bring one transaction onto the chain and return the attempt that counts, with its receipt.
 
@@ -34,8 +38,8 @@ def settle(chain: Chain, journal: Journal, attempts: list[JournalTransaction], g
 
     Raises:
         Refused: the contract refuses the content.
-        LedgerError: time is up, the nonce of a contract's creation is lost, the node refuses the transaction, or
-            journal and chain contradict each other.
+        Contradiction: the chain gives another receipt than the journal holds.
+        LedgerError: time is up, the nonce of a contract's creation is lost, or the node refuses the transaction.
     """
     return _Delivery(chain, journal, attempts, gas).run()
 
@@ -47,6 +51,7 @@ class _Delivery:
         self._content = decode_transaction(attempts[-1].raw)
         self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
         self._signed = self._raised = 0
+        self._problem = ""
         self._since = time.monotonic()  # when the newest attempt began to wait
 
     def run(self) -> JournalTransaction:
@@ -67,7 +72,8 @@ class _Delivery:
             if time.monotonic() > deadline:
                 raise LedgerError(
                     f"the {self._chain.name} chain gave no receipt for transaction 0x{self._attempts[-1].hash.hex()} "
-                    f"({self._what}) within {self._chain.timeout:g} s; it is in the journal and can be settled later"
+                    f"({self._what}) within {self._chain.timeout:g} s{self._problem}; it is in the journal and can be settled "
+                    "later"
                 )
             time.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
@@ -88,20 +94,25 @@ class _Delivery:
             return None, False
         newest = where[-1] if waiting and waiting[-1] is self._attempts[-1] else "displaced"
         if newest == "displaced":
-            return None, self._sign_again()
-        waited = time.monotonic() - self._since
+            # An earlier attempt with the same nonce may have got into a block after we asked for it.
+            displaced = all(chain.where(attempt.raw) != "mined" for attempt in waiting)
+            return None, displaced and self._sign_again()
         if newest == "pending":
-            return None, waited > chain.timeout / 10 and self._raise_fee()
+            return None, self._is_stuck() and self._raise_fee()
         if "absent" in where:
             # The newest, or an earlier one that stands before it.
             return None, self._send(waiting[where.index("absent")])
+        waited = time.monotonic() - self._since
         return None, waited >= min(_GAP_SECONDS, chain.timeout) and self._sign_again()
+
+    def _is_stuck(self) -> bool:
+        return time.monotonic() - self._since > self._chain.timeout / 10
 
     def _note(self, attempt: JournalTransaction, receipt: Receipt) -> JournalTransaction:
         """Write down what the chain answered. A success does not change any more, a refusal may after a replay."""
         known = attempt.receipt
         if known is not None and known != receipt and known.status == 1:
-            raise LedgerError(
+            raise Contradiction(
                 f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
                 f"{known.status} and gas {known.gas} in {self._journal.path}, "
                 f"status {receipt.status} and gas {receipt.gas} on the {self._chain.name} chain"
@@ -115,9 +126,10 @@ class _Delivery:
     def _send(self, attempt: JournalTransaction) -> bool:
         try:
             self._chain.send(attempt.raw)
-        except FeeTooLow:
-            if not self._raise_fee():
-                raise
+        except FeeTooLow as error:
+            self._problem = f" ({error})"
+            # Once at once. After that its nonce is held by a dearer transaction from elsewhere, and we wait.
+            return (self._raised == 0 or self._is_stuck()) and self._raise_fee()
         except NodeUnreachable:
             raise
         except LedgerError:

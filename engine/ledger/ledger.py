@@ -21,11 +21,13 @@ from engine.ledger.chain import (
     read_key,
     read_state,
 )
-from engine.ledger.delivery import Refused, settle
+from engine.ledger.delivery import Contradiction, Refused, settle
 from engine.ledger.journal import Journal, JournalRound, JournalTransaction, Meta
 from engine.ledger.merkle import EMPTY, genesis_head, next_head, registry_root, root, update_leaf
 from engine.ledger.records import Domain, Federation, RoundEntry, Seal, address_bytes
 from engine.ledger.signing import recover
+
+_RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
 
 
 class Ledger:
@@ -202,8 +204,6 @@ class Ledger:
             )
         self._rounds = self._journal.rounds()
         self._restore()
-        self._require_contract(meta.domain.contract)
-        self._require_state(len(self._rounds), self.head, self._model)
 
     def _attempts(self) -> dict[tuple[str, int], list[JournalTransaction]]:
         """Return the transactions of the journal by purpose and round, in the order in which they were first signed."""
@@ -213,14 +213,26 @@ class Ledger:
         return attempts
 
     def _restore(self) -> None:
-        """Bring everything that the journal holds onto the chain, in order; most often it is there already."""
-        done = {key: self._settle(attempts) for key, attempts in self._attempts().items()}
-        self._seals = []
-        for number, recorded in enumerate(self._rounds, 1):
-            sealed = done.get(("seal", number))
-            if sealed is None or recorded.round != number:
-                raise LedgerError(f"the journal {self._journal.path} is damaged: round {number} is not whole")
-            self._seals.append(_seal(recorded, sealed))
+        """Bring the chain to what the journal holds, in order; most often it is there already.
+
+        Raises:
+            Refused, Contradiction: it cannot be brought there, and that was no reorganisation in between.
+        """
+        for again in range(_RESTORES, -1, -1):
+            try:
+                done = {key: self._settle(attempts) for key, attempts in self._attempts().items()}
+                self._require_contract(self._domain.contract)
+                self._seals = []
+                for number, recorded in enumerate(self._rounds, 1):
+                    sealed = done.get(("seal", number))
+                    if sealed is None or recorded.round != number:
+                        raise LedgerError(f"the journal {self._journal.path} is damaged: round {number} is not whole")
+                    self._seals.append(_seal(recorded, sealed))
+                self._require_state(len(self._rounds), self.head, self._model)
+                return
+            except (Refused, Contradiction):
+                if not again:
+                    raise
 
     def _require_contract(self, contract: str) -> None:
         chain = self._open_chain()
@@ -241,7 +253,7 @@ class Ledger:
         }
         for name, value in expected.items():
             if state[name] != value:
-                raise LedgerError(
+                raise Contradiction(
                     f"journal and chain contradict each other: {name} of round {round} is {_show(value)} in "
                     f"{self._journal.path} and {_show(state[name])} in contract {self._domain.contract}"
                 )
@@ -337,10 +349,9 @@ class Ledger:
             )
         fields = (federation.id, entry.round, tree_root, entry.parent_model, entry.model, len(leaves), slots)
         head = next_head(self.head, self._domain, *fields)
-        if read_state(chain, self._domain.contract, federation.id)["head"] != self.head:
-            # A reorganisation took rounds away that were sealed.
+        if chain.call(self._domain.contract, call_data("head", federation.id)) != self.head:
+            # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
             self._restore()
-            self._require_state(last, self.head, self._model)
         raw = chain.sign(self._domain.contract, call_data("sealRound", *fields), GAS["seal"])
         self._journal.add_round(entry, list(leaves.values()), tree_root, head, (keccak(raw), raw))
         self._rounds.append(JournalRound(entry.round, entry.parent_model, entry.model, len(leaves), tree_root, head))
@@ -350,12 +361,11 @@ class Ledger:
         recorded = self._rounds[-1]
         try:
             done = self._settle([t for t in self._journal.transactions(recorded.round) if t.purpose == "seal"])
-        except Refused:
+            self._require_state(recorded.round, recorded.head, recorded.model)
+            self._seals.append(_seal(recorded, done))
+        except (Refused, Contradiction):
             # A reorganisation may have taken the rounds before it away.
             self._restore()
-        else:
-            self._seals.append(_seal(recorded, done))
-        self._require_state(recorded.round, recorded.head, recorded.model)
 
     def _settle(self, attempts: list[JournalTransaction]) -> JournalTransaction:
         return settle(self._open_chain(), self._journal, attempts, GAS[attempts[-1].purpose])
@@ -372,7 +382,9 @@ def _connect(
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        return RpcChain(url, chain_id, read_key(key_file), confirmations, timeout)
+        node = RpcChain(url, chain_id, read_key(key_file), confirmations, timeout)
+        node.require_rules()
+        return node
     if backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {backend!r}")
     chain = EmbeddedChain()
