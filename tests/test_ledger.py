@@ -5,7 +5,6 @@ import hashlib
 import multiprocessing
 import os
 import pickle
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -740,94 +739,3 @@ def test_the_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatc
         chain.read_key(tmp_path / "absent")
     monkeypatch.setenv(chain.KEY_VARIABLE, "08" * 32)
     assert chain.read_key(file) == b"\x08" * 32
-
-
-ANVIL = shutil.which("anvil") or shutil.which("anvil", path=str(ROOT / "contracts/node_modules/.bin"))
-# The first account of the node's own well-known test phrase.
-ANVIL_KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch):
-    """A fresh local node: yields (url, restart)."""
-    if ANVIL is None:
-        pytest.skip("anvil is not installed")
-    monkeypatch.setenv(chain.KEY_VARIABLE, ANVIL_KEY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes: list[subprocess.Popen] = []
-
-    def restart() -> None:
-        stop()
-        command = [ANVIL, "--port", str(port), "--chain-id", "4242", "--silent"]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the node did not start")
-
-    def stop() -> None:
-        for process in processes:
-            process.kill()
-            process.wait()
-        processes.clear()
-
-    restart()
-    yield f"http://127.0.0.1:{port}", restart
-    stop()
-
-
-def test_rpc_seals_reopens_and_replays_what_the_node_lost(run: Run, node):
-    from engine.ledger.audit import audit
-
-    url, restart = node
-    with pytest.raises(LedgerError, match=r"is on chain 4242, ledger.chain_id is 1"):
-        run.open(backend="rpc", url=url, chain_id=1)
-    with run.open(backend="rpc", url=url, chain_id=4242) as ledger:
-        domain = ledger.domain
-        heads = expected_heads(run, domain, 3)
-        assert [ledger.append(run.entry(n, domain)).head for n in (1, 2)] == heads[1:3]
-        foreign = chain.sign_transaction(bytes.fromhex(ANVIL_KEY), 1, 99, None, b"", 10**5, 0, 10**10)
-        with pytest.raises(LedgerError, match="signed for chain 1, the rpc chain is 4242"):
-            ledger._open_chain().send(foreign)
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.head == heads[2]
-    restart()  # it forgets everything
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.domain == domain
-        assert ledger.append(run.entry(3, domain)).head == heads[3]
-    assert not [f for f in audit(run.folder).findings if f.record not in ("archive",)]
-
-
-def test_rpc_signs_again_when_the_nonce_went_elsewhere(run: Run, node, monkeypatch: pytest.MonkeyPatch):
-    url, _ = node
-    ledger = run.open(backend="rpc", url=url)
-    domain = ledger.domain
-    with monkeypatch.context() as patch:
-        patch.setattr(chain.RpcChain, "send", break_off)
-        with pytest.raises(OSError, match="the power went"):
-            ledger.append(run.entry(1, domain))
-    ledger._open_chain().send(ledger._open_chain().sign(domain.contract, b"", 100_000))
-    ledger.close()
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.append(run.entry(1, domain)).head == expected_heads(run, domain, 1)[1]
-    with run.open(backend="rpc", url=url) as ledger:
-        assert [seal.round for seal in ledger.seals()] == [1]
-
-
-def test_rpc_shares_a_contract_and_refuses_a_federation_that_is_already_there(run: Run, tmp_path: Path, node):
-    url, _ = node
-    with run.open(backend="rpc", url=url) as ledger:
-        contract = ledger.domain.contract
-    again = Run(tmp_path / "again")
-    with pytest.raises(LedgerError, match="already holds federation"):
-        again.open(backend="rpc", url=url, contract=contract)
-    again.federation = replace(again.federation, id=b"\x12" * 32)
-    with again.open(backend="rpc", url=url, contract=contract) as ledger:
-        assert ledger.domain.contract == contract
-    with pytest.raises(LedgerError, match="is not this version's RoundLedger"):
-        Run(tmp_path / "third").open(backend="rpc", url=url, contract=DOMAIN.contract)
