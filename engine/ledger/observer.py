@@ -49,14 +49,12 @@ class LedgerObserver:
         started = time.perf_counter()
         self._folder, self._federation, self._rounds = folder, federation, rounds
         keystore = None if config.keystore is None else Path(config.keystore)
-        rotations = read_rotations(keystore) if keystore is not None else []
+        self._rotations = read_rotations(keystore) if keystore is not None else []
         where = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
         settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
             opened: Opened = self._ledger.submit("opened").result()
-            for rotation in rotations:
-                self._ledger.submit("rotate", *rotation).result()
         except BaseException:
             self._ledger.abandon()
             raise
@@ -134,6 +132,8 @@ class LedgerObserver:
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
         self._last = {}  # hospitals begin anew, too
+        for rotation in self._rotations:
+            self._ledger.submit("rotate", *rotation).result()
 
     def finish(self) -> None:
         """Waits until the last round is sealed, so that its receipts can be given out."""
