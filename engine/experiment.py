@@ -118,6 +118,7 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             classes=beats.classes,
             model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
             notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
+            received=lambda number, updates: ledger.received(number, updates) if ledger is not None else None,
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()

@@ -6,6 +6,7 @@ send. Checking signatures, journal, receipts and chain go on in the background; 
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class LedgerObserver:
             opened.headers[0].head,
             keystore,
         )
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
+        self._writing: Future[Path] | None = None
         self._open: list[tuple[RoundEntry, Answer, Answer]] = []
         self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
@@ -90,10 +93,16 @@ class LedgerObserver:
         self.seconds += time.perf_counter() - started
         return notice
 
+    def received(self, round: int, updates: Sequence[Any]) -> None:
+        """Begins to archive the updates of a round, beside what the loop does with them."""
+        vectors = {u.hospital: u.vector for u in updates}
+        self._writing = self._writer.submit(archive.write_round, self._folder, round, vectors)
+
     def round_finished(self, record: Any) -> None:
-        """Archives the updates and submits the round; raises what the ledger refused of an earlier one."""
+        """Waits for the archive and submits the round; raises what the ledger refused of an earlier one."""
         started = time.perf_counter()
-        archive.write_round(self._folder, record.round, {u.hospital: u.vector for u in record.updates})
+        if self._writing is not None:
+            self._writing.result()
         signed = tuple(u.signed for u in record.updates)
         entry = RoundEntry(
             record.round,
@@ -151,6 +160,7 @@ class LedgerObserver:
         summary: dict[str, Any] = self._ledger.submit("summary").result()
         self.seconds += time.perf_counter() - started
         self._ledger.close()
+        self._writer.shutdown()
         return summary
 
     def bundle(self, result: Mapping[str, Any], config: str) -> str:
@@ -159,6 +169,7 @@ class LedgerObserver:
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""
+        self._writer.shutdown()
         self._ledger.abandon()
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:

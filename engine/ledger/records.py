@@ -282,7 +282,7 @@ def _domain_separator(domain: Domain) -> bytes:
 
 def struct_hash(record: Record) -> bytes:
     """Compute the EIP-712 hash of a record without its domain."""
-    kind = type(record)
+    kind: type = type(record)
     words = [_word(getattr(record, name), solidity) for name, solidity in FIELDS[kind].items()]
     return keccak(_type_hash(kind) + b"".join(words))
 
