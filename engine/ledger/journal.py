@@ -126,7 +126,7 @@ class ChainReceipt:
 class JournalTransaction:
     """A signed transaction; `receipt` is None until the chain has answered.
 
-    Purposes: deploy, open, open-round, seal, finalize; rotate, submit, dispute, resolve, reputation, claim;
+    Purposes: deploy, open, open-round, seal, finalize, grant; rotate, submit, dispute, resolve, reputation, claim;
     deploy-synthetic, and the kinds of `GOVERNED`.
     """
 
@@ -205,9 +205,7 @@ class Journal:
         with _storage(self.path):
             for round, parent_model, model, count, root, scores_root, decisions, head in self._open().execute(query):
                 previous = headers[-1].head if headers else genesis
-                headers.append(
-                    Header(round, previous, root, parent_model, model, count, scores_root, decisions, head)
-                )
+                headers.append(Header(round, previous, root, parent_model, model, count, scores_root, decisions, head))
         return headers
 
     def transactions(self) -> list[JournalTransaction]:

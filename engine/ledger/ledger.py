@@ -65,7 +65,6 @@ from engine.ledger.records import (
     commitments,
     digest,
     record_to_json,
-    struct_hash,
     word,
 )
 from engine.ledger.signing import recover
@@ -353,6 +352,14 @@ class Ledger:
         if voided:
             self._model = self._headers[round].parent_model
 
+    def grant(self, role: str, account: str) -> None:
+        """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
+
+        Raises:
+            ContractRevert: it is not, or the account holds a role that excludes this one.
+        """
+        self._transact("grant", 0, call_data("grantRole", keccak(role.encode()), account))
+
     def round_status(self, round: int) -> str:
         """Return the contract's word on a round: NONE, OPEN, SEALED, DISPUTED, FINAL or VOID."""
         return _STATUS[query(self._open_chain(), self._domain.contract, "roundStatus", self._federation.id, round)]
@@ -394,7 +401,7 @@ class Ledger:
     def request_state(self, request: bytes) -> dict[str, Any]:
         """Return what the contract holds of a request, by the names of its ABI."""
         contract = self.synthetic_domain.contract
-        return query(self._open_chain(), contract, "requestOf", request, contract="SyntheticLedger")
+        return query(self._open_chain(), contract, "requestState", request, contract="SyntheticLedger")
 
     def summary(self) -> dict[str, Any]:
         """Return what a run reports of its ledger; `seconds` is the time spent in `append` of this process."""
@@ -783,7 +790,13 @@ class Ledger:
             case SyntheticRequest() if kind == "request":
                 account = self.holder(content.slot, NO_ROUND)
                 organisation, proof = self._membership(content.slot)
-                return struct_hash(content), (abi_tuple(content), signature, account, organisation, proof)
+                return digest(content, self.synthetic_domain), (
+                    abi_tuple(content),
+                    signature,
+                    account,
+                    organisation,
+                    proof,
+                )
             case SyntheticReview() if kind == "review":
                 return content.request, (content.request, abi_tuple(content), signature, sender)
             case SyntheticReport() if kind == "report":
@@ -804,6 +817,7 @@ class Ledger:
                 return identity, (federation, tuple(content[item["name"]] for item in names), identity)
             case Mapping() if kind == "reviewer":
                 account = content["account"]
+                self.grant("REVIEWER_ROLE", account)
                 return word(address_bytes(account)), (account, content["organisation"])
             case Mapping() if kind == "expire":
                 return content["request"], (content["request"],)

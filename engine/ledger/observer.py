@@ -141,6 +141,17 @@ class LedgerObserver:
             self._settle()
         self.seconds += time.perf_counter() - started
 
+    def summary(self) -> dict[str, Any]:
+        """What the ledger holds, once it has sealed the last round."""
+        self.finish()
+        summary: dict[str, Any] = self._ledger.submit("summary").result()
+        return summary
+
+    def leave(self) -> None:
+        """Waits for everything submitted and lets go of a run that may go on later."""
+        self.finish()
+        self._ledger.close()
+
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
         started = time.perf_counter()
@@ -170,9 +181,7 @@ class LedgerObserver:
         head = next_head(before, domain, self._federation.id, entry.round, *content)
         self._headers.append(Header(entry.round, before, *content, head))
         self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
-        self._open.append(
-            (entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round))
-        )
+        self._open.append((entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round)))
 
     def _collect(self) -> None:
         while self._open and self._open[0][2].done():
