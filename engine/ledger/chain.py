@@ -1,17 +1,18 @@
 """Where the contracts live: an Ethereum virtual machine in this process, or a node behind JSON-RPC.
 
 Both refuse a transaction that was signed for another chain id before it gets any further: the embedded virtual machine
-does not look at the chain id itself.
+does not look at the chain id itself. How a transaction gets onto a chain that forgets, reorders or waits is the business
+of `engine.ledger.delivery`.
 """
 
 import hashlib
 import json
 import os
-import time
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from eth_hash.auto import keccak
@@ -34,8 +35,22 @@ GAS = {"deploy": 7_000_000, "deploy-synthetic": 7_000_000, "seal": 200_000}
 GAS_OTHER = 1_500_000
 
 
+# What became of a transaction: in a block (deep enough or not); waiting in the pool with no number missing before it;
+# not known, and its number is the next one; not known or waiting, and a smaller number is missing; its number was used
+# by another transaction.
+Whereabouts = Literal["mined", "pending", "absent", "gap", "displaced"]
+
+
 class ContractRevert(LedgerError):
     """The contract refused a call. The message names its error and the arguments."""
+
+
+class NodeUnreachable(LedgerError):
+    """No node answered; the same question may get an answer later."""
+
+
+class FeeTooLow(LedgerError):
+    """The node takes this transaction only with a higher fee."""
 
 
 class Chain(Protocol):
@@ -43,6 +58,7 @@ class Chain(Protocol):
 
     name: str
     chain_id: int
+    timeout: float  # seconds after which a transaction without a receipt is an error
 
     @property
     def sender(self) -> str:
@@ -54,14 +70,22 @@ class Chain(Protocol):
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes with the key of the account, as receipts are."""
 
+    def dearer(self, raw: bytes) -> bytes | None:
+        """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
+
     def send(self, raw: bytes) -> None:
-        """Send a signed transaction. Raises LedgerError if it is for another chain or the chain does not take it."""
+        """Send a signed transaction.
 
-    def receipt(self, transaction: bytes, wait: bool = False) -> ChainReceipt | None:
-        """Return the receipt of a transaction hash, None if unknown. `wait` raises LedgerError when time runs out."""
+        Raises:
+            FeeTooLow: the chain would take it for more.
+            LedgerError: it is for another chain, or the chain does not take it (also one that it has already).
+        """
 
-    def spent(self, raw: bytes) -> bool:
-        """Tell whether the account has already used the nonce of this transaction."""
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
+        """Return the receipt of a transaction hash; None if it is in no block, or not yet in one deep enough."""
+
+    def where(self, raw: bytes) -> Whereabouts:
+        """Tell what became of a transaction of this account."""
 
     def call(self, to: str, data: bytes) -> bytes:
         """Call the contract without a transaction. Raises ContractRevert if it refuses."""
@@ -77,6 +101,7 @@ class EmbeddedChain:
     """py-evm in this process: empty each time, filled by replaying the raw transactions of the journal."""
 
     name = "embedded"
+    timeout = 0.0
 
     def __init__(self) -> None:
         # Slow imports, and only this back end needs them.
@@ -108,6 +133,9 @@ class EmbeddedChain:
     def sign_digest(self, digest: bytes) -> bytes:
         return sign_digest(digest, _EMBEDDED_KEY)
 
+    def dearer(self, raw: bytes) -> bytes | None:
+        return None
+
     def send(self, raw: bytes) -> None:
         from eth_utils import ValidationError
 
@@ -123,14 +151,14 @@ class EmbeddedChain:
         identity = keccak(raw)
         self._receipts[identity] = ChainReceipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
 
-    def receipt(self, transaction: bytes, wait: bool = False) -> ChainReceipt | None:
-        receipt = self._receipts.get(transaction)
-        if receipt is None and wait:
-            raise LedgerError(f"the embedded chain has no transaction 0x{transaction.hex()}")
-        return receipt
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
+        return self._receipts.get(transaction)
 
-    def spent(self, raw: bytes) -> bool:
-        return decode_transaction(raw)["nonce"] < self._nonce
+    def where(self, raw: bytes) -> Whereabouts:
+        nonce = decode_transaction(raw)["nonce"]
+        if keccak(raw) in self._receipts:
+            return "mined"
+        return "absent" if nonce == self._nonce else "displaced" if nonce < self._nonce else "gap"
 
     def call(self, to: str, data: bytes) -> bytes:
         from eth.exceptions import Revert, VMError
@@ -170,21 +198,38 @@ class EmbeddedChain:
 
 
 class RpcChain:
-    """A node behind JSON-RPC, through web3.py. `key` None reads only."""
+    """A node behind JSON-RPC, through web3.py. `key` None reads only.
+
+    Networks with fees after EIP-1559 get a transaction of type 2, older ones one of the old type bound to the chain id
+    (EIP-155); where the node asks no price at all (a permissioned network with free gas) none is offered.
+    """
 
     name = "rpc"
 
     def __init__(
-        self, url: str, chain_id: int | None = None, key: bytes | None = None, receipt_seconds: float = 60.0
+        self,
+        url: str,
+        chain_id: int | None = None,
+        key: bytes | None = None,
+        confirmations: int = 0,
+        timeout: float = 300.0,
     ) -> None:
         """Connect.
+
+        Args:
+            url: http or https address.
+            chain_id: the chain that the caller means; None takes the node's.
+            key: 32 bytes, signs transactions.
+            confirmations: number of blocks on top of a transaction's own before its receipt counts.
+            timeout: seconds that a transaction may take.
 
         Raises:
             LedgerError: nothing answers at the URL within about five seconds, or the node is on another chain.
         """
         self.url = public_url(url)
+        self.timeout = timeout
         self._key = key
-        self._receipt_seconds = receipt_seconds
+        self._confirmations = confirmations
         # The first question has little time, so that a wrong URL is told soon; a busy node has more of it later.
         self._provider = _provider(url, (1.5, 3.0))
         self.chain_id = int(self._request("eth_chainId"), 16)
@@ -197,43 +242,63 @@ class RpcChain:
         return address(self._signing_key())
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
-        nonce = int(self._request("eth_getTransactionCount", self.sender, "pending"), 16) + ahead
-        base = (self._request("eth_getBlockByNumber", "latest", False) or {}).get("baseFeePerGas")
-        if base is None:
-            price = int(self._request("eth_gasPrice"), 16)
-            return sign_transaction(self._signing_key(), self.chain_id, nonce, to, data, gas, None, price)
-        # Room for the base fee to double; a network with free gas has base 0 and pays nothing.
-        tip = min(int(base, 16), 10**9)
-        fee = 2 * int(base, 16) + tip
+        tip, fee = self._fees()
+        nonce = self._count("pending") + ahead
         return sign_transaction(self._signing_key(), self.chain_id, nonce, to, data, gas, tip, fee)
 
     def sign_digest(self, digest: bytes) -> bytes:
         return sign_digest(digest, self._signing_key())
 
+    def dearer(self, raw: bytes) -> bytes | None:
+        old = decode_transaction(raw)
+        tip, fee = self._fees()
+        if fee == old["fee"] == 0:
+            return None
+        # Nodes ask for 10 % more of both numbers, some for 12.5 %.
+        fee = max(fee, _raised(old["fee"]))
+        tip = None if tip is None else max(tip, _raised(old["tip"] or 0))
+        # One that was signed before the network had a base fee stays of the old type.
+        tip = None if old["tip"] is None else tip
+        content = (old["nonce"], old["to"], old["data"], old["gas"])
+        return sign_transaction(self._signing_key(), self.chain_id, *content, tip, fee)
+
     def send(self, raw: bytes) -> None:
         require_chain_id(raw, self)
-        self._request("eth_sendRawTransaction", "0x" + raw.hex())
+        # The node behind a URL can change, and some nodes take transactions of any chain.
+        found = int(self._request("eth_chainId"), 16)
+        if found != self.chain_id:
+            raise LedgerError(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
+        try:
+            self._request("eth_sendRawTransaction", "0x" + raw.hex())
+        except NodeUnreachable:
+            raise
+        except LedgerError as error:
+            if _FEE_PROBLEM.search(str(error)):
+                raise FeeTooLow(str(error)) from error
+            raise
 
-    def receipt(self, transaction: bytes, wait: bool = False) -> ChainReceipt | None:
-        deadline = time.monotonic() + self._receipt_seconds
-        pause = 0.01
-        while True:
-            found = self._request("eth_getTransactionReceipt", "0x" + transaction.hex())
-            if found is not None:
-                return ChainReceipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
-            if not wait:
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
+        found = self._request("eth_getTransactionReceipt", "0x" + transaction.hex())
+        if found is None or found.get("blockNumber") is None:
+            return None
+        if self._confirmations:
+            depth = int(self._request("eth_blockNumber"), 16) - int(found["blockNumber"], 16)
+            if depth < self._confirmations:
                 return None
-            if time.monotonic() > deadline:
-                raise LedgerError(
-                    f"the node at {self.url} gave no receipt for transaction 0x{transaction.hex()} "
-                    f"within {self._receipt_seconds:g} s; it is in the journal and can be settled later"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+        return ChainReceipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
 
-    def spent(self, raw: bytes) -> bool:
-        count = int(self._request("eth_getTransactionCount", self.sender, "latest"), 16)
-        return decode_transaction(raw)["nonce"] < count
+    def where(self, raw: bytes) -> Whereabouts:
+        nonce = decode_transaction(raw)["nonce"]
+        used, queued = self._count("latest"), self._count("pending")
+        # Last, so that a block in between does not make a transaction look displaced by itself.
+        found = self._request("eth_getTransactionByHash", "0x" + keccak(raw).hex())
+        if found is not None and found.get("blockNumber") is not None:
+            return "mined"
+        if used > nonce:
+            return "displaced"
+        if queued < nonce:
+            return "gap"
+        return "absent" if found is None else "pending"
 
     def call(self, to: str, data: bytes) -> bytes:
         call = {"to": to, "data": "0x" + data.hex()}
@@ -246,6 +311,33 @@ class RpcChain:
 
     def close(self) -> None:
         self._provider = None
+
+    def require_rules(self) -> None:
+        """Refuse a node that does not run the code of our contracts, which are compiled for the Cancun rules.
+
+        Raises:
+            LedgerError: it does not.
+        """
+        try:
+            self._request("eth_call", {"data": "0x" + _MCOPY.hex()}, "latest")
+        except ContractRevert as error:
+            raise LedgerError(
+                f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
+            ) from error
+
+    def _count(self, block: str) -> int:
+        """Number of transactions of the account, which is the next nonce; "pending" counts the pool's as well."""
+        return int(self._request("eth_getTransactionCount", self.sender, block), 16)
+
+    def _fees(self) -> tuple[int | None, int]:
+        """Return tip (None before EIP-1559) and fee of a transaction that should get into the next blocks, in wei."""
+        price = int(self._request("eth_gasPrice"), 16)
+        base = (self._request("eth_getBlockByNumber", "latest", False) or {}).get("baseFeePerGas")
+        if base is None:
+            return None, price
+        # Room for the base fee to double. What the node asks on top of the base fee is its own idea of a tip.
+        tip = max(price - int(base, 16), 0)
+        return tip, 2 * int(base, 16) + tip
 
     def _signing_key(self) -> bytes:
         if self._key is None:
@@ -260,8 +352,9 @@ class RpcChain:
             answer: Any = self._provider.make_request(method, list(params))
         except (RequestException, Web3Exception, OSError, ValueError) as error:
             # What the library says repeats the URL, with any credentials in it.
-            raise LedgerError(f"no Ethereum node answers at {self.url} ({method}: {type(error).__name__})") from None
-        if "error" in answer:
+            message = f"no Ethereum node answers at {self.url} ({method}: {type(error).__name__})"
+            raise NodeUnreachable(message) from None
+        if answer.get("error") is not None:
             problem = answer["error"]
             data = problem.get("data") if isinstance(problem, dict) else None
             message = problem.get("message", problem) if isinstance(problem, dict) else problem
@@ -330,7 +423,7 @@ def sign_transaction(
 
 
 def decode_transaction(raw: bytes) -> dict[str, Any]:
-    """Read chain_id (None if it is bound to none), nonce, to (None for a new contract) and data.
+    """Read chain_id (None if it is bound to none), nonce, tip (None in the old type), fee, gas, to (None: creates), data.
 
     Raises:
         LedgerError: it is not a transaction of the two types that `sign_transaction` makes.
@@ -339,14 +432,18 @@ def decode_transaction(raw: bytes) -> dict[str, Any]:
 
     try:
         if raw[:1] == b"\x02":
-            chain, nonce, _, _, _, to, _, data = rlp.decode(raw[1:])[:8]
+            chain, nonce, tip, fee, gas, to, _, data = rlp.decode(raw[1:])[:8]
             chain_id: int | None = _integer(chain)
         else:
-            nonce, _, _, to, _, data, v = rlp.decode(raw)[:7]
+            nonce, fee, gas, to, _, data, v = rlp.decode(raw)[:7]
+            tip = None
             chain_id = (_integer(v) - 35) // 2 if _integer(v) >= 35 else None
         return {
             "chain_id": chain_id,
             "nonce": _integer(nonce),
+            "tip": None if tip is None else _integer(tip),
+            "fee": _integer(fee),
+            "gas": _integer(gas),
             "to": checksum_address(bytes(to)) if to else None,
             "data": bytes(data),
         }
@@ -523,6 +620,17 @@ def _named(item: dict[str, Any], value: Any) -> Any:
 
 def _integer(data: bytes) -> int:
     return int.from_bytes(data, "big")
+
+
+def _raised(price: int) -> int:
+    return (price * 9 + 7) // 8  # by an eighth, rounded up
+
+
+# Copies no bytes from 0 to 0: an instruction that came with Cancun.
+_MCOPY = bytes.fromhex("6000600060005e00")
+
+# Words of geth, Besu, anvil and ganache for a price below what the pool or the next block asks.
+_FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap|base ?fee|gas ?price", re.IGNORECASE)
 
 
 def _provider(url: str, timeout: tuple[float, float]) -> Any:

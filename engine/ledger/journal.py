@@ -208,11 +208,11 @@ class Journal:
                 headers.append(Header(round, previous, root, parent_model, model, count, scores_root, decisions, head))
         return headers
 
-    def transactions(self) -> list[JournalTransaction]:
-        """Return all transactions in the order in which they were signed."""
-        query = "SELECT seq, purpose, round, hash, raw, receipt FROM transactions ORDER BY seq"
+    def transactions(self, round: int | None = None) -> list[JournalTransaction]:
+        """Return all transactions, or those of one round, in the order in which they were signed."""
+        query = "SELECT seq, purpose, round, hash, raw, receipt FROM transactions WHERE ?1 IS NULL OR round = ?1 ORDER BY seq"
         with _storage(self.path):
-            rows = self._open().execute(query).fetchall()
+            rows = self._open().execute(query, (round,)).fetchall()
         return [
             JournalTransaction(seq, purpose, round, identity, raw, receipt_from_json(receipt) if receipt else None)
             for seq, purpose, round, identity, raw, receipt in rows

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from engine.ledger.chain import (
     GAS,
     GAS_OTHER,
     Chain,
-    ContractRevert,
     EmbeddedChain,
+    NodeUnreachable,
     RpcChain,
     artefact,
     call_arguments,
@@ -29,6 +29,7 @@ from engine.ledger.chain import (
     query,
     read_key,
 )
+from engine.ledger.delivery import Contradiction, Refused, settle
 from engine.ledger.journal import GOVERNED, RULE, Journal, JournalTransaction, Meta
 from engine.ledger.merkle import (
     EMPTY,
@@ -71,6 +72,7 @@ from engine.ledger.signing import recover
 
 # These must come through, whatever it takes; another transaction may be refused and stays refused.
 _NEEDED = ("deploy", "open", "open-round", "seal", "deploy-synthetic")
+_RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class Ledger:
         chain_id: int | None = None,
         contract: str | None = None,
         key_file: str | Path | None = None,
+        confirmations: int = 0,
+        timeout: float = 300.0,
     ) -> None:
         """Open or create the ledger; rebuild the chain or compare with it.
 
@@ -142,6 +146,8 @@ class Ledger:
             chain_id: the chain that the caller means; None takes the one that is there.
             contract: a RoundLedger that is already deployed, for rpc; None deploys one.
             key_file: file with the coordinator's key, for rpc, where the environment has none.
+            confirmations: blocks on top of a transaction's own before it counts, for rpc.
+            timeout: seconds that a transaction may take, for rpc.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, or journal, chain
@@ -151,10 +157,10 @@ class Ledger:
         # A round without a seal is in the journal, but the chain has not answered; there is at most one, the last.
         self._headers: list[Header] = []
         self._seals: list[Seal] = []
-        self._last: JournalTransaction | None = None
+        self._open: _Key | None = None  # what was written down last, if the chain has not answered
         self._seconds = 0.0
         self._chain: Chain | None = None
-        self._sent: dict[tuple[str, int, bytes], JournalTransaction] = {}
+        self._sent: dict[_Key, JournalTransaction] = {}
         self._rotations: list[KeyRotation] = []
         self._synthetic: str | None = None
         self._registry_root = registry_root(federation)
@@ -164,7 +170,7 @@ class Ledger:
         try:
             if self._journal.meta is not None:
                 self._require_same(self._journal.meta, backend, contract)
-            self._chain = _connect(backend, url, chain_id, key_file)
+            self._chain = _connect(backend, url, chain_id, key_file, confirmations, timeout)
             if self._journal.meta is None:
                 if contract is not None and backend == "embedded":
                     raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
@@ -187,9 +193,8 @@ class Ledger:
             chain = self._open_chain()
             data = deploy_data(self._domain.contract, 0, contract="SyntheticLedger")
             raw = chain.sign(None, data, GAS["deploy-synthetic"])
-            self._last = self._journal.add_transaction("deploy-synthetic", 0, keccak(raw), raw)
-            self._last = self._settle(self._last)
-            self._synthetic = created_contract(chain.sender, self._last.raw)
+            self._open = _key(self._journal.add_transaction("deploy-synthetic", 0, keccak(raw), raw))
+            self._synthetic = created_contract(chain.sender, self._settle(self._open).raw)
         return Domain(self._domain.chain_id, self._synthetic)
 
     @property
@@ -498,35 +503,51 @@ class Ledger:
                 f"the journal {self._journal.path} belongs to chain {meta.domain.chain_id}, "
                 f"the {chain.name} chain is {chain.chain_id}"
             )
-        transactions = self._journal.transactions()
-        newest = {_key(t): t.seq for t in transactions}
-        for transaction in transactions:
-            # An attempt that got no answer and was replaced by a later one never happened.
-            if transaction.seq == newest[_key(transaction)]:
-                self._sent[_key(transaction)] = self._last = self._settle(transaction)
-                if transaction.purpose == "deploy-synthetic":
-                    self._synthetic = created_contract(chain.sender, self._last.raw)
-            elif transaction.receipt is not None:
-                self._deliver(transaction)
-        self._require_contract(meta.domain.contract)
-        self._rotations = [rotation for rotation, _, _ in self._journal.rotations()]
-
         genesis = genesis_header(self._domain, self._federation)
         self._headers = [genesis, *self._journal.rounds(genesis.head)]
-        self._model = genesis.model
-        seals = {t.round: t for t in self._sent.values() if t.purpose == "seal"}
-        for position, header in enumerate(self._headers[1:], start=1):
-            if header.round != position or position not in seals:
-                raise LedgerError(f"the journal {self._journal.path} is damaged: round {position} is not whole")
-            self._seals.append(_seal(header, seals[position]))
-        for transaction in sorted(self._sent.values(), key=lambda t: t.seq):
-            if transaction.purpose == "seal":
-                self._model = self._headers[transaction.round].model
-            elif transaction.purpose == "resolve" and _status(transaction) == 1:
-                _, arguments = call_arguments(decode_transaction(transaction.raw)["data"])
+        self._rotations = [rotation for rotation, _, _ in self._journal.rotations()]
+        self._restore()
+
+    def _restore(self) -> None:
+        """Bring the chain to what the journal holds, in order; most often it is there already.
+
+        Raises:
+            Refused, Contradiction: it cannot be brought there, and that was no reorganisation in between.
+        """
+        for again in range(_RESTORES, -1, -1):
+            try:
+                self._replay()
+                self._require_contract(self._domain.contract)
+                self._require_state()
+                return
+            except (Refused, Contradiction):
+                if not again:
+                    raise
+
+    def _replay(self) -> None:
+        chain = self._open_chain()
+        self._seals, self._model, self._open = [], self._federation.genesis_model, None
+        for key in dict.fromkeys(_key(transaction) for transaction in self._journal.transactions()):
+            try:
+                done = self._settle(key)
+            except Refused:
+                if key[0] in _NEEDED:
+                    raise
+                continue  # the contract did not take it then, either
+            if done.purpose == "deploy-synthetic":
+                self._synthetic = created_contract(chain.sender, done.raw)
+            elif done.purpose == "seal":
+                if done.round != len(self._seals) + 1 or done.round >= len(self._headers):
+                    raise LedgerError(f"the journal {self._journal.path} is damaged: round {done.round} is not whole")
+                self._seals.append(_seal(self._headers[done.round], done))
+                self._model = self._headers[done.round].model
+            elif done.purpose == "resolve":
+                _, arguments = call_arguments(decode_transaction(done.raw)["data"])
                 if arguments["voided"]:
-                    self._model = self._headers[transaction.round].parent_model
-        self._require_state()
+                    self._model = self._headers[done.round].parent_model
+        numbers = [header.round for header in self._headers]
+        if numbers != list(range(len(self._seals) + 1)):
+            raise LedgerError(f"the journal {self._journal.path} is damaged: round {len(self._seals) + 1} is not whole")
 
     def _require_contract(self, contract: str) -> None:
         chain = self._open_chain()
@@ -551,7 +572,7 @@ class Ledger:
         }
         for name, value in expected.items():
             if state[name] != value:
-                raise LedgerError(
+                raise Contradiction(
                     f"journal and chain contradict each other: {name} of round {round} is {_show(value)} in "
                     f"{self._journal.path} and {_show(state[name])} in contract {self._domain.contract}"
                 )
@@ -669,12 +690,21 @@ class Ledger:
         direct = self._require_open(entry)
         data = call_data("sealRound", federation.id, _abi_header(header), direct, entry.next_deadline)
         raw = chain.sign(domain.contract, data, GAS["seal"])
-        self._last = self._journal.add_round(entry, list(leaves.values()), receipts, header, (keccak(raw), raw))
+        self._open = _key(self._journal.add_round(entry, list(leaves.values()), receipts, header, (keccak(raw), raw)))
         self._headers.append(header)
 
     def _require_open(self, entry: RoundEntry) -> int:
         """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
-        state = self._state(self._domain.contract)
+        try:
+            state = self._state(self._domain.contract)
+        except NodeUnreachable:
+            raise
+        except LedgerError:
+            state = {"head": None}
+        if state["head"] != self.head:
+            # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
+            self._restore()
+            state = self._state(self._domain.contract)
         if state["phase"] != _OPEN:
             data = call_data("openRound", self._federation.id, entry.round, entry.parent_model, 0)
             self._transact("open-round", entry.round, data)
@@ -695,73 +725,47 @@ class Ledger:
         chain, to = self._open_chain(), to or self._domain.contract
         key = (purpose, round, address_bytes(to) + data)
         known = self._sent.get(key)
-        if known is not None and _status(known) == 1:
+        if known is not None:
             return known
         # What the contract refuses now is refused before it is written down.
         chain.call(to, data)
+        written = bool(self._attempts(key))
         raw = chain.sign(to, data, GAS.get(purpose, GAS_OTHER))
-        self._last = self._journal.add_transaction(purpose, round, keccak(raw), raw, row if known is None else None)
-        self._last = self._sent[key] = self._settle(self._last)
-        if _status(self._last) != 1:
-            raise LedgerError(f"the chain refuses to {purpose} round {round}")
-        return self._last
+        self._journal.add_transaction(purpose, round, keccak(raw), raw, None if written else row)
+        self._open = key
+        try:
+            return self._settle(key)
+        except Refused:
+            self._open = None
+            raise
 
     def _finish_open(self) -> None:
-        """Bring the last transaction to an end, and with it the round that it seals."""
-        last = self._last
-        if last is None:
+        """Bring what was written down last to an end, and with it the round that it seals."""
+        if self._open is None:
             return
-        if last.receipt is None or (last.purpose in _NEEDED and _status(last) != 1):
-            self._last = self._sent[_key(last)] = last = self._settle(last)
-        if last.purpose == "seal" and last.round > len(self._seals):
-            header = self._headers[last.round]
-            self._seals.append(_seal(header, last))
-            self._model = header.model
-            self._require_state()
+        purpose, round, _ = self._open
+        try:
+            done = self._settle(self._open)
+            if purpose == "seal":
+                self._seals.append(_seal(self._headers[round], done))
+                self._model = self._headers[round].model
+                self._require_state()
+        except (Refused, Contradiction):
+            if purpose not in _NEEDED:
+                self._open = None
+                return
+            # A reorganisation may have taken the rounds before it away.
+            self._restore()
 
-    def _settle(self, transaction: JournalTransaction) -> JournalTransaction:
+    def _settle(self, key: "_Key") -> JournalTransaction:
         """Bring a transaction to an end on the chain, by another attempt if need be."""
-        chain = self._open_chain()
-        lost = transaction.receipt is None and chain.receipt(transaction.hash) is None and chain.spent(transaction.raw)
-        if not lost:
-            transaction = self._deliver(transaction)
-        needed = transaction.purpose in _NEEDED
-        if (lost or (needed and _status(transaction) != 1)) and transaction.purpose != "deploy":
-            # Its nonce went to something else, or the chain refused it: the same content needs a new signature.
-            content = decode_transaction(transaction.raw)
-            if content["to"] is not None:
-                try:
-                    chain.call(content["to"], content["data"])
-                except ContractRevert as error:
-                    if not needed:
-                        return transaction
-                    raise LedgerError(
-                        f"the contract refuses to {transaction.purpose} round {transaction.round}: {error}"
-                    ) from error
-            raw = chain.sign(content["to"], content["data"], GAS.get(transaction.purpose, GAS_OTHER))
-            self._last = self._journal.add_transaction(transaction.purpose, transaction.round, keccak(raw), raw)
-            transaction = self._deliver(self._last)
-        if needed and _status(transaction) != 1:
-            raise LedgerError(f"the chain refuses to {transaction.purpose} round {transaction.round}")
-        return transaction
+        gas = GAS.get(key[0], GAS_OTHER)
+        self._sent[key] = done = settle(self._open_chain(), self._journal, self._attempts(key), gas)
+        self._open = None
+        return done
 
-    def _deliver(self, transaction: JournalTransaction) -> JournalTransaction:
-        """Send a transaction unless the chain has it; return it with its receipt, which is then in the journal."""
-        chain = self._open_chain()
-        receipt = chain.receipt(transaction.hash)
-        if receipt is None:
-            chain.send(transaction.raw)
-            receipt = chain.receipt(transaction.hash, wait=True)
-        assert receipt is not None
-        if transaction.receipt is None:
-            self._journal.set_receipt(transaction.seq, receipt)
-        elif transaction.receipt != receipt:
-            raise LedgerError(
-                f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
-                f"{transaction.receipt.status} and gas {transaction.receipt.gas} in {self._journal.path}, "
-                f"status {receipt.status} and gas {receipt.gas} on the {chain.name} chain"
-            )
-        return replace(transaction, receipt=receipt)
+    def _attempts(self, key: "_Key") -> list[JournalTransaction]:
+        return [t for t in self._journal.transactions(key[1]) if _key(t) == key]
 
     # --- Arguments of calls -------------------------------------------------------------------------------------------
 
@@ -833,7 +837,10 @@ def _abi_header(header: Header) -> tuple[Any, ...]:
     return tuple(getattr(header, name) for name in _ABI_HEADER)
 
 
-def _key(transaction: JournalTransaction) -> tuple[str, int, bytes]:
+_Key = tuple[str, int, bytes]  # purpose, round, address and data of a call
+
+
+def _key(transaction: JournalTransaction) -> _Key:
     """What a transaction is for: two with the same key are attempts at the same."""
     if transaction.purpose in ("seal", "deploy", "deploy-synthetic"):
         return transaction.purpose, transaction.round, b""
@@ -841,11 +848,20 @@ def _key(transaction: JournalTransaction) -> tuple[str, int, bytes]:
     return transaction.purpose, transaction.round, address_bytes(content["to"]) + content["data"]
 
 
-def _connect(backend: str, url: str | None, chain_id: int | None, key_file: str | Path | None) -> Chain:
+def _connect(
+    backend: str,
+    url: str | None,
+    chain_id: int | None,
+    key_file: str | Path | None,
+    confirmations: int,
+    timeout: float,
+) -> Chain:
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        return RpcChain(url, chain_id, read_key(key_file))
+        node = RpcChain(url, chain_id, read_key(key_file), confirmations, timeout)
+        node.require_rules()
+        return node
     if backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {backend!r}")
     chain = EmbeddedChain()
@@ -858,10 +874,6 @@ def _seal(recorded: Header, transaction: JournalTransaction) -> Seal:
     receipt = transaction.receipt
     assert receipt is not None
     return Seal(recorded.round, recorded.root, recorded.head, recorded.count, receipt.transaction, receipt.gas)
-
-
-def _status(transaction: JournalTransaction) -> int | None:
-    return None if transaction.receipt is None else transaction.receipt.status
 
 
 def _show(value: Any) -> str:

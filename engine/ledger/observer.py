@@ -50,7 +50,8 @@ class LedgerObserver:
         self._folder, self._federation, self._rounds = folder, federation, rounds
         keystore = None if config.keystore is None else Path(config.keystore)
         rotations = read_rotations(keystore) if keystore is not None else []
-        settings = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        where = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
             opened: Opened = self._ledger.submit("opened").result()
