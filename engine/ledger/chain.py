@@ -180,21 +180,27 @@ class EmbeddedChain:
             nonce=self._nonce, gas_price=10**10, gas=10**7, to=address_bytes(to), value=0, data=data
         )
         transaction = SpoofTransaction(unsigned, from_=self._account)
-        # As in the next block; left alone, the virtual machine would take the time of the wall clock.
-        head, vm = self._chain.get_canonical_head(), self._chain.get_vm()
-        header = vm.create_header_from_parent(head, timestamp=head.timestamp + 1).copy(base_fee_per_gas=0)
-        state = vm.build_state(vm.chaindb.db, header, vm.chain_context, (head.hash,))
-        before = state.snapshot()
         try:
-            computation = state.costless_execute_transaction(transaction)
-            computation.raise_if_error()
-            return bytes(computation.output)
+            return bytes(self._execute(transaction))
         except Revert as error:
             raise ContractRevert(explain_revert(error.args[0] if error.args else b"")) from error
         except VMError as error:
             raise ContractRevert(str(error)) from error
+
+    def _execute(self, transaction: Any) -> bytes:
+        # As the chain's own method, but at the time of the next block: that one takes the time of day, and deadlines pass.
+        head = self._chain.get_canonical_head()
+        vm = self._chain.get_vm(head)
+        block = vm.generate_block_from_parent_header_and_coinbase(head, head.coinbase)
+        header = block.header.copy(base_fee_per_gas=0, timestamp=head.timestamp + 1)
+        state = vm.build_state(self._chain.chaindb.db, header, vm.chain_context, (head.hash, *vm.previous_hashes))
+        snapshot = state.snapshot()
+        try:
+            computation = state.costless_execute_transaction(transaction)
+            computation.raise_if_error()
+            return bytes(computation.output)
         finally:
-            state.revert(before)
+            state.revert(snapshot)
 
     def code(self, contract: str) -> bytes:
         return bytes(self._chain.get_vm().state.get_code(address_bytes(contract)))

@@ -151,6 +151,18 @@ class LedgerObserver:
             self._settle()
         self.seconds += time.perf_counter() - started
 
+    def summary(self) -> dict[str, Any]:
+        """What the ledger holds, once it has sealed the last round."""
+        self.finish()
+        summary: dict[str, Any] = self._ledger.submit("summary").result()
+        return summary
+
+    def leave(self) -> None:
+        """Waits for everything submitted and lets go of a run that may go on later."""
+        self.finish()
+        self._ledger.close()
+        self._writer.shutdown()
+
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
         started = time.perf_counter()
