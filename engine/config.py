@@ -236,6 +236,8 @@ class LedgerConfig(_Section):
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
+    keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
+    window: int = Field(0, ge=0, lt=2**24, description="seconds in which a sealed round can be disputed")
     federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
     @model_validator(mode="after")

@@ -18,9 +18,10 @@ from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import DataError
 from engine.files import whole
-from engine.hospital import Outcome, Signing, Task, choose_oracle
+from engine.hospital import Outcome, Task, choose_oracle
 from engine.ledger import archive
 from engine.ledger.canonical import json_hash, unflatten, vector_hash
+from engine.ledger.keys import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
@@ -85,13 +86,22 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
     _write(folder / "config.yaml", dump_yaml(config))
 
     with _ray(config), contextlib.ExitStack() as stack:
-        ledger, signing = _open_ledger(config, folder, network, hospitals, algorithm.weighting, hashed, stack)
+        per_round = max(1, round(config.federation.participation * len(trainers)))
+        ledger = _open_ledger(config, folder, network, hospitals, algorithm.weighting, per_round, hashed, stack)
         if ledger is not None:
-            ledger.replay(pending)
+            ledger.replay(pending, state.round)
         place.note(f"starting {len(hospitals)} hospitals")
         pool = build_pool(
             hospitals,
-            Task(config, network, beats.folder, signing, oracle, algorithm.weighting, keep_vectors=ledger is not None),
+            Task(
+                config,
+                network,
+                beats.folder,
+                None if ledger is None else ledger.signing,
+                oracle,
+                algorithm.weighting,
+                keep_vectors=ledger is not None,
+            ),
         )
         stack.callback(pool.close)
         if state.states:
@@ -101,14 +111,13 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             seed=config.seed,
             trainers=trainers,
             validators=tuple(h.id for h in cohort.hospitals if len(h.validation)),
-            per_round=max(1, round(config.federation.participation * len(trainers))),
+            per_round=per_round,
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
             validate_participants=config.federation.validation == "participants",
             classes=beats.classes,
-            model_hash=(lambda vector: vector_hash(vector, network.layout))
-            if ledger is not None
-            else lambda vector: b"",
+            model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
+            notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()
@@ -119,10 +128,15 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         state = run_rounds(state, plan, pool, observers, save)
         everybody = [h.id for h in cohort.hospitals]
         outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-        waited = time.perf_counter() - before
         summary: dict[str, Any] = {"backend": "none"}
         if ledger is not None:
-            summary = ledger.finish()
+            ledger.finish()
+            signers = [h.id for h in hospitals]
+            model = plan.model_hash(state.params)
+            heads = dict(zip(signers, pool.sign_head(state.round, ledger.notice(model, signers), signers), strict=True))
+            survivors(list(heads.values()), plan.min_hospitals)
+            summary = ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+            waited = time.perf_counter() - before
             critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
             summary |= {
                 "open_seconds": ledger.open_seconds,
@@ -131,6 +145,8 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             }
     result = _result(config, hashed, cohort, network, state, outcomes, summary)
     result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
+    if ledger is not None:
+        result["ledger"]["bundle"] = ledger.bundle(result, dump_yaml(config))
     result["timing"] |= {"total_seconds": time.perf_counter() - started}
     checkpoint.fence(folder, place.attempt)
     _write_outputs(folder, result, cohort, network, state.params, outcomes)
@@ -229,27 +245,36 @@ def _open_ledger(
     network: Network,
     hospitals: Sequence[HospitalData],
     weighting: str,
+    per_round: int,
     hashed: str,
     stack: contextlib.ExitStack,
-) -> tuple[LedgerObserver | None, Signing | None]:
+) -> LedgerObserver | None:
     if config.ledger.backend == "none":
-        return None, None
+        return None
     genesis = initial_parameters(network, config.seed)
     identity = json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+    addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
+    organisations: tuple[bytes, ...] = ()
+    if config.ledger.keystore is not None:
+        addresses, organisations = read_registry(Path(config.ledger.keystore), len(hospitals))
     federation = Federation(
         id=identity,
         config_hash=bytes.fromhex(hashed),
-        hospitals=tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals),
+        hospitals=addresses,
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         weighting=weighting,
+        organisations=organisations,
+        quorum=min(config.federation.min_hospitals or per_round, per_round),
+        window=config.ledger.window,
     )
     home = folder / "ledger"
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
-    ledger = LedgerObserver(home, federation, config.ledger, actor=config.execution.pool == "ray")
+    actor = config.execution.pool == "ray"
+    ledger = LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
     stack.callback(ledger.abandon)
-    return ledger, Signing(identity, federation.config_hash, ledger.domain)
+    return ledger
 
 
 def _result(

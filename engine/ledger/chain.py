@@ -1,14 +1,16 @@
-"""Where the contract lives: an Ethereum virtual machine in this process, or a node behind JSON-RPC.
+"""Where the contracts live: an Ethereum virtual machine in this process, or a node behind JSON-RPC.
 
 Both refuse a transaction that was signed for another chain id before it gets any further: the embedded virtual machine
 does not look at the chain id itself. How a transaction gets onto a chain that forgets, reorders or waits is the business
 of `engine.ledger.delivery`.
 """
 
+import hashlib
 import json
 import os
 import re
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -16,10 +18,11 @@ from urllib.parse import urlsplit, urlunsplit
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.journal import Receipt
-from engine.ledger.records import address_bytes, checksum_address, word
+from engine.ledger.journal import ChainReceipt
+from engine.ledger.records import address_bytes, checksum_address
 from engine.ledger.signing import address, sign_digest
 
+CONTRACTS = ("RoundLedger", "SyntheticLedger", "StudyLedger")
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 
 # The embedded chain dies with its process, so its one account protects nothing; a fixed key gives the contract the
@@ -27,7 +30,9 @@ KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 _EMBEDDED_KEY = keccak(b"PulseLedger embedded coordinator 1")
 _EMBEDDED_TIME = 1_700_000_000  # seconds since 1970; no hash of ours depends on it
 
-GAS = {"deploy": 3_000_000, "open": 300_000, "seal": 200_000}  # limits; the measured use is well below each
+# Limits; the measured use is well below each.
+GAS = {"deploy": 7_000_000, "deploy-synthetic": 7_000_000, "seal": 200_000}
+GAS_OTHER = 1_500_000
 
 
 # What became of a transaction: in a block (deep enough or not); waiting in the pool with no number missing before it;
@@ -62,6 +67,9 @@ class Chain(Protocol):
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
         """Sign the next transaction (the one `ahead` places after it); `to=None` creates a contract. Sends nothing."""
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign 32 bytes with the key of the account, as receipts are."""
+
     def dearer(self, raw: bytes) -> bytes | None:
         """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
 
@@ -73,7 +81,7 @@ class Chain(Protocol):
             LedgerError: it is for another chain, or the chain does not take it (also one that it has already).
         """
 
-    def receipt(self, transaction: bytes) -> Receipt | None:
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
         """Return the receipt of a transaction hash; None if it is in no block, or not yet in one deep enough."""
 
     def where(self, raw: bytes) -> Whereabouts:
@@ -110,7 +118,7 @@ class EmbeddedChain:
         )
         # The virtual machine itself: the layers above it look up a receipt by walking through all blocks.
         self._chain: Any = backend.chain
-        self._receipts: dict[bytes, Receipt] = {}
+        self._receipts: dict[bytes, ChainReceipt] = {}
         self._nonce = 0
         self.chain_id = int(self._chain.chain_id)
 
@@ -121,6 +129,9 @@ class EmbeddedChain:
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
         # The base fee only falls from its first value, as the blocks are nearly empty.
         return sign_transaction(_EMBEDDED_KEY, self.chain_id, self._nonce + ahead, to, data, gas, 0, 10**10)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        return sign_digest(digest, _EMBEDDED_KEY)
 
     def dearer(self, raw: bytes) -> bytes | None:
         return None
@@ -138,9 +149,9 @@ class EmbeddedChain:
             raise LedgerError(f"the embedded chain does not take the transaction: {error}") from error
         self._nonce = transaction.nonce + 1
         identity = keccak(raw)
-        self._receipts[identity] = Receipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
+        self._receipts[identity] = ChainReceipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
 
-    def receipt(self, transaction: bytes) -> Receipt | None:
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
         return self._receipts.get(transaction)
 
     def where(self, raw: bytes) -> Whereabouts:
@@ -220,6 +231,9 @@ class RpcChain:
         nonce = self._count("pending") + ahead
         return sign_transaction(self._signing_key(), self.chain_id, nonce, to, data, gas, tip, fee)
 
+    def sign_digest(self, digest: bytes) -> bytes:
+        return sign_digest(digest, self._signing_key())
+
     def dearer(self, raw: bytes) -> bytes | None:
         old = decode_transaction(raw)
         tip, fee = self._fees()
@@ -248,7 +262,7 @@ class RpcChain:
                 raise FeeTooLow(str(error)) from error
             raise
 
-    def receipt(self, transaction: bytes) -> Receipt | None:
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
         found = self._request("eth_getTransactionReceipt", "0x" + transaction.hex())
         if found is None or found.get("blockNumber") is None:
             return None
@@ -256,7 +270,7 @@ class RpcChain:
             depth = int(self._request("eth_blockNumber"), 16) - int(found["blockNumber"], 16)
             if depth < self._confirmations:
                 return None
-        return Receipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
+        return ChainReceipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
 
     def where(self, raw: bytes) -> Whereabouts:
         nonce = decode_transaction(raw)["nonce"]
@@ -440,64 +454,153 @@ def created_contract(sender: str, raw: bytes) -> str:
     return checksum_address(keccak(rlp.encode([address_bytes(sender), decode_transaction(raw)["nonce"]]))[-20:])
 
 
-# --- The contract -----------------------------------------------------------------------------------------------------
+# --- The contracts ----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def artefact() -> dict[str, Any]:
-    """Return the committed build of RoundLedger: abi, bytecode, deployedBytecode, sources, compiler."""
-    content: dict[str, Any] = json.loads(Path(__file__).with_name("RoundLedger.json").read_text(encoding="utf-8"))
+@cache
+def artefact(contract: str = "RoundLedger") -> dict[str, Any]:
+    """Return the committed build of RoundLedger, SyntheticLedger or StudyLedger: abi, bytecode, deployedBytecode, ..."""
+    content: dict[str, Any] = json.loads(Path(__file__).with_name(f"{contract}.json").read_text(encoding="utf-8"))
     return content
 
 
-def deployed_code() -> bytes:
-    """Return the code that the contract's address must hold."""
-    return bytes.fromhex(artefact()["deployedBytecode"][2:])
+def artefact_digest(contract: str = "RoundLedger") -> str:
+    """Return the SHA-256, in hex, of the committed build as it lies in its file."""
+    return hashlib.sha256(Path(__file__).with_name(f"{contract}.json").read_bytes()).hexdigest()
 
 
-def deploy_data(admin: str, coordinator: str) -> bytes:
-    """Encode the creation of the contract."""
-    return bytes.fromhex(artefact()["bytecode"][2:]) + word(address_bytes(admin)) + word(address_bytes(coordinator))
+def is_deployed(code: bytes, contract: str = "RoundLedger") -> bool:
+    """Tell whether the code at an address is this version's; values that the constructor filled in are skipped."""
+    expected = bytearray.fromhex(artefact(contract)["deployedBytecode"][2:])
+    if len(code) != len(expected):
+        return False
+    found = bytearray(code)
+    for start in _immutables(contract):
+        found[start : start + 32] = bytes(32)
+    return found == expected
 
 
-def call_data(function: str, *arguments: int | bytes) -> bytes:
-    """Encode a call. Every argument of this contract is one static word, which is all the encoding there is."""
-    return _selector(function, "function") + b"".join(word(argument) for argument in arguments)
+@cache
+def _immutables(contract: str) -> list[int]:
+    """Where the committed code leaves room for a word that the constructor knows: PUSH32 of zero."""
+    code = bytes.fromhex(artefact(contract)["deployedBytecode"][2:])
+    hole, places, start = b"\x7f" + bytes(32), [], 0
+    while (start := code.find(hole, start)) >= 0:
+        places.append(start + 1)
+        start += len(hole)
+    return places
 
 
-@lru_cache(maxsize=64)
-def _selector(name: str, kind: str) -> bytes:
-    inputs = next(item["inputs"] for item in artefact()["abi"] if item["type"] == kind and item["name"] == name)
-    return keccak(f"{name}({','.join(item['type'] for item in inputs)})".encode())[:4]
+def deploy_data(*arguments: Any, contract: str = "RoundLedger") -> bytes:
+    """Encode the creation of a contract with the arguments of its constructor."""
+    return bytes.fromhex(artefact(contract)["bytecode"][2:]) + _encode(_entry("constructor", None, contract), arguments)
 
 
-@lru_cache(maxsize=1)
+def call_data(function: str, *arguments: Any, contract: str = "RoundLedger") -> bytes:
+    """Encode a call; a struct is a tuple of its values.
+
+    Raises:
+        LedgerError: an argument is not of the type that the contract takes.
+    """
+    entry = _entry("function", function, contract)
+    return _selector(function, "function", contract) + _encode(entry, arguments)
+
+
+def call_arguments(data: bytes, contract: str = "RoundLedger") -> tuple[str, dict[str, Any]]:
+    """Read the function of a call and its arguments by name, as `call_data` takes them; bytes stay bytes.
+
+    Raises:
+        LedgerError: it is not a call of this contract.
+    """
+    for item in artefact(contract)["abi"]:
+        if item["type"] == "function" and _selector(item["name"], "function", contract) == data[:4]:
+            return item["name"], _decode(item["inputs"], data[4:])
+    raise LedgerError(f"the data is not a call of {contract}")
+
+
+def query(chain: Chain, address: str, function: str, *arguments: Any, contract: str = "RoundLedger") -> Any:
+    """Ask a contract: one answer as it is, several by name; a struct is a mapping of its values by name.
+
+    Raises:
+        ContractRevert: the contract refuses.
+        LedgerError: what lives at the address does not answer as this contract.
+    """
+    answer = chain.call(address, call_data(function, *arguments, contract=contract))
+    try:
+        values = _decode(_entry("function", function, contract)["outputs"], answer)
+        return values if len(values) > 1 else next(iter(values.values()), None)
+    except LedgerError as error:
+        raise LedgerError(f"{address} on the {chain.name} chain does not answer as a {contract}") from error
+
+
 def coordinator_role() -> bytes:
     """Return the identifier of the role that may open federations and seal rounds."""
     return keccak(b"COORDINATOR_ROLE")
 
 
-def read_state(chain: Chain, contract: str, federation: bytes) -> dict[str, Any]:
-    """Ask the contract for a federation: head, model, config_hash, registry_root (bytes) and round (int)."""
-    answer = chain.call(contract, call_data("federationState", federation))
-    if len(answer) != 160:
-        raise LedgerError(f"{contract} on the {chain.name} chain does not answer as a RoundLedger")
-    words = [answer[i : i + 32] for i in range(0, 160, 32)]
-    names = ("head", "model", "config_hash", "registry_root")
-    return {**dict(zip(names, words, strict=False)), "round": _integer(words[4])}
-
-
 def explain_revert(data: bytes) -> str:
     """Turn the bytes of a custom error into its name and arguments."""
-    for item in artefact()["abi"]:
-        if item["type"] == "error" and _selector(item["name"], "error") == data[:4]:
-            words = [data[4 + 32 * i : 36 + 32 * i] for i in range(len(item["inputs"]))]
-            shown = [
-                f"{given['name']}={_integer(value) if given['type'].startswith('uint') else '0x' + value.hex()}"
-                for given, value in zip(item["inputs"], words, strict=True)
-            ]
-            return f"{item['name']}({', '.join(shown)})"
+    for contract in CONTRACTS:
+        for item in artefact(contract)["abi"]:
+            if item["type"] == "error" and _selector(item["name"], "error", contract) == data[:4]:
+                try:
+                    values = _decode(item["inputs"], data[4:])
+                except LedgerError:
+                    break
+                shown = [f"{name}={'0x' + v.hex() if isinstance(v, bytes) else v}" for name, v in values.items()]
+                return f"{item['name']}({', '.join(shown)})"
     return f"reverted with 0x{data.hex()}"
+
+
+@cache
+def _entry(kind: str, name: str | None, contract: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        item for item in artefact(contract)["abi"] if item["type"] == kind and item.get("name") == name
+    )
+    return found
+
+
+@cache
+def _selector(name: str, kind: str, contract: str) -> bytes:
+    inputs = _entry(kind, name, contract)["inputs"]
+    return keccak(f"{name}({','.join(_type(item) for item in inputs)})".encode())[:4]
+
+
+def _type(item: dict[str, Any]) -> str:
+    """The canonical type of an argument; a struct is written as the tuple of its types."""
+    if not item["type"].startswith("tuple"):
+        return str(item["type"])
+    return f"({','.join(_type(part) for part in item['components'])}){item['type'].removeprefix('tuple')}"
+
+
+def _encode(entry: dict[str, Any], arguments: Sequence[Any]) -> bytes:
+    from eth_abi import encode
+    from eth_abi.exceptions import EncodingError
+
+    try:
+        return encode([_type(item) for item in entry["inputs"]], list(arguments))
+    except (EncodingError, ValueError, TypeError) as error:
+        raise LedgerError(f"the arguments of {entry.get('name', 'the constructor')} do not fit: {error}") from error
+
+
+def _decode(items: Sequence[dict[str, Any]], data: bytes) -> dict[str, Any]:
+    from eth_abi import decode
+    from eth_abi.exceptions import DecodingError
+
+    try:
+        values = decode([_type(item) for item in items], data)
+    except (DecodingError, ValueError, OverflowError) as error:
+        raise LedgerError(f"the data does not have the expected form: {error}") from error
+    return {item["name"] or str(i): _named(item, v) for i, (item, v) in enumerate(zip(items, values, strict=True))}
+
+
+def _named(item: dict[str, Any], value: Any) -> Any:
+    """A decoded value with structs as mappings and addresses in checksum form."""
+    if item["type"] == "address":
+        return checksum_address(bytes.fromhex(value[2:]))
+    if item["type"] == "tuple":
+        return {part["name"]: _named(part, v) for part, v in zip(item["components"], value, strict=True)}
+    return value
 
 
 def _integer(data: bytes) -> int:

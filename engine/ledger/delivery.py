@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
 from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
-from engine.ledger.journal import Journal, JournalTransaction, Receipt
+from engine.ledger.journal import ChainReceipt, Journal, JournalTransaction
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 _FIRST_PAUSE, _LAST_PAUSE = 0.01, 1.0  # seconds between two looks at the chain
@@ -108,7 +108,7 @@ class _Delivery:
     def _is_stuck(self) -> bool:
         return time.monotonic() - self._since > self._chain.timeout / 10
 
-    def _note(self, attempt: JournalTransaction, receipt: Receipt) -> JournalTransaction:
+    def _note(self, attempt: JournalTransaction, receipt: ChainReceipt) -> JournalTransaction:
         """Write down what the chain answered. A success does not change any more, a refusal may after a replay."""
         known = attempt.receipt
         if known is not None and known != receipt and known.status == 1:
