@@ -23,7 +23,7 @@ from engine.errors import LedgerError
 from engine.ledger import chain
 from engine.ledger.chain import EmbeddedChain, RpcChain, sign_transaction
 from engine.ledger.delivery import ATTEMPTS, Refused, settle
-from engine.ledger.journal import JournalTransaction, Receipt
+from engine.ledger.journal import ChainReceipt as Receipt, JournalTransaction
 from engine.ledger.signing import sign_digest
 
 # calldataload(0) == sload(0) + 1 ? sstore(0, calldataload(0)) : revert
