@@ -254,7 +254,7 @@ def predict(
     Args:
         round_seconds: T_train + T_critical.
         block: seconds between two blocks; 0: a block at once.
-        prepare: seconds from taking a round up to sending its transaction, and those after its receipt.
+        prepare: seconds from taking a round up to sending its transaction.
         phase: when the first block comes, 0 to `block`.
     """
     done = 0.0
