@@ -17,13 +17,13 @@ import pytest
 import rlp
 from eth_utils import keccak
 from nodes import CHAIN_ID, KEY, Node
-from test_ledger import DOMAIN, Run, break_off, expected_heads
+from test_ledger import DOMAIN, Run, break_off
 
 from engine.errors import LedgerError
 from engine.ledger import chain
 from engine.ledger.chain import EmbeddedChain, RpcChain, sign_transaction
 from engine.ledger.delivery import ATTEMPTS, Refused, settle
-from engine.ledger.journal import ChainReceipt as Receipt, JournalTransaction
+from engine.ledger.journal import ChainReceipt, JournalTransaction
 from engine.ledger.signing import sign_digest
 
 # calldataload(0) == sload(0) + 1 ? sstore(0, calldataload(0)) : revert
@@ -45,7 +45,7 @@ class Memory:
         self.rows.append(JournalTransaction(len(self.rows), purpose, round, hash, raw, None))
         return self.rows[-1]
 
-    def set_receipt(self, seq: int, receipt: Receipt) -> None:
+    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         self.rows[seq] = replace(self.rows[seq], receipt=receipt)
 
     def of(self, round: int) -> list[JournalTransaction]:
@@ -236,7 +236,7 @@ def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(
         with run.open(**settings) as ledger:
             seals = [ledger.append(run.entry(number, ledger.domain)) for number in range(1, 5)]
             found.append((ledger.domain, [(seal.head, seal.root, seal.gas) for seal in seals]))
-            assert [seal.head for seal in seals] == expected_heads(run, ledger.domain, 4)[1:]
+            assert [seal.head for seal in seals] == run.heads(ledger.domain, 4)[1:]
     assert found[0] == found[1]
 
 
@@ -530,7 +530,7 @@ def test_a_node_that_was_killed_gets_back_what_it_lost(run: Run, start: Callable
         opened(run, node, chain_id=1)
     with opened(run, node, chain_id=CHAIN_ID) as ledger:
         domain = ledger.domain
-        heads = expected_heads(run, domain, 4)
+        heads = run.heads(domain, 4)
         seals = [ledger.append(run.entry(n, domain)) for n in (1, 2)]
     node.kill()
     node.start()  # it remembers nothing
@@ -566,7 +566,7 @@ def test_rounds_that_a_reorganisation_took_are_sealed_again(
 ):
     node = start("anvil")
     ledger = opened(run, node)
-    domain, heads = ledger.domain, expected_heads(run, ledger.domain, 4)
+    domain, heads = ledger.domain, run.heads(ledger.domain, 4)
     seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
     node("anvil_reorg", depth, [])
     if reopen:
@@ -583,7 +583,7 @@ def test_rounds_that_a_reorganisation_took_are_sealed_again(
 def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, start: Callable[..., Node]):
     node = start("anvil")
     with opened(run, node) as ledger:
-        domain, heads = ledger.domain, expected_heads(run, ledger.domain, 4)
+        domain, heads = ledger.domain, run.heads(ledger.domain, 4)
         seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
         node("anvil_reorg", 2, [])
         sender = RpcChain(node.url, key=KEY).sender
@@ -628,7 +628,7 @@ def test_a_lost_number_is_signed_for_again(run: Run, start: Callable[..., Node],
     ledger._open_chain().send(ledger._open_chain().sign(domain.contract, b"", 100_000))
     ledger.close()
     with opened(run, node) as ledger:
-        assert ledger.append(run.entry(1, domain)).head == expected_heads(run, domain, 1)[1]
+        assert ledger.append(run.entry(1, domain)).head == run.heads(domain, 1)[1]
     with opened(run, node) as ledger:
         assert [seal.round for seal in ledger.seals()] == [1]
 
@@ -651,7 +651,7 @@ def test_slow_blocks(run: Run, start: Callable[..., Node]):
     node = start("anvil", "--block-time", "1")
     with opened(run, node) as ledger:
         for number in (1, 2):
-            assert ledger.append(run.entry(number, ledger.domain)).head == expected_heads(run, ledger.domain, 2)[number]
+            assert ledger.append(run.entry(number, ledger.domain)).head == run.heads(ledger.domain, 2)[number]
         assert len(ledger._journal.transactions()) == 4
 
 
@@ -680,7 +680,7 @@ def test_many_accidents_end_in_the_same_head(
                     node("eth_sendRawTransaction", "0x" + foreign.hex())
 
     with opened(run, node, confirmations=confirmations) as ledger:
-        domain, heads = ledger.domain, expected_heads(run, ledger.domain, 20)
+        domain, heads = ledger.domain, run.heads(ledger.domain, 20)
         troubling = Meanwhile(trouble)
         for number in range(1, 21):
             assert ledger.append(run.entry(number, domain)).head == heads[number]

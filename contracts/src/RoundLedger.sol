@@ -1098,7 +1098,7 @@ contract RoundLedger is AccessControlDefaultAdminRules, EIP712, Pausable {
      */
     function submitted(bytes32 federation, uint64 round, bytes32 parentModel, uint32 slot) public view returns (bool) {
         bytes32 key = _submissionKey(federation, round, parentModel, slot);
-        return _submissions[key] & (1 << (slot % 256)) != 0;
+        return (_submissions[key] >> (slot % 256)) & 1 == 1;
     }
 
     /**
@@ -1256,7 +1256,7 @@ contract RoundLedger is AccessControlDefaultAdminRules, EIP712, Pausable {
 
     function _countSubmission(ModelUpdate calldata record) private {
         bytes32 key = _submissionKey(record.federation, record.round, record.parentModel, record.slot);
-        uint256 bit = 1 << (record.slot % 256);
+        uint256 bit = uint256(1) << (record.slot % 256);
         if (_submissions[key] & bit != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
         _submissions[key] |= bit;
         _federations[record.federation].progress.submissions += 1;

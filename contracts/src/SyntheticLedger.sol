@@ -547,7 +547,7 @@ contract SyntheticLedger is EIP712 {
         uint256 count = versions.length;
         // Only the last version can be waiting, see `setPolicy`.
         if (count != 0 && versions[count - 1].effectiveAt > block.timestamp) --count;
-        return uint32(count);
+        return SafeCast.toUint32(count);
     }
 
     /**
