@@ -19,7 +19,8 @@ Part "latency": T_round = T_train + T_critical is what a run's rounds take. Seal
 the other: it prepares (T_prepare: checks, journal, signature), waits for the next block and for `confirmations` more,
 and notices the receipt at its next look. Rounds longer than that never wait; the run ends one seal late. Shorter ones
 queue up, and the run ends when the queue is empty, about (block time) x (rounds) after its start. `predict` computes it;
-the part compares it with runs on anvil with interval mining, whose training is a sleep.
+the part compares it, run by run, with runs on anvil with interval mining, whose training is a sleep. Its "error" is the
+largest of the runs; "wait" is what the run takes beyond its rounds.
 """
 
 import argparse
@@ -200,7 +201,10 @@ def table(hospitals: list[int], rounds: int, steps: int) -> list[dict[str, Any]]
         repeats = rounds if number <= 100 else max(1, rounds // 3)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), number)
-            designs = {"store": Baseline("UpdateStore", "store", number), "event": Baseline("UpdateEvents", "write", number)}
+            designs = {
+                "store": Baseline("UpdateStore", "store", number),
+                "event": Baseline("UpdateEvents", "write", number),
+            }
             taken: dict[str, dict[str, list[float]]] = {
                 name: {"gas": [], "critical": [], "total": []} for name in ("none", "store", "event", "seal")
             }
@@ -240,7 +244,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             continue
         gas = f"{row['gas'].median:,.0f}"
         shares = f"{row['share_critical']:.2f} % | {row['share_total']:.2f} %"
-        print(f"| {row['hospitals']:,} | {row['design']} | {gas} | {row['critical']} | {row['total']} | {shares} |", flush=True)
+        print(
+            f"| {row['hospitals']:,} | {row['design']} | {gas} | {row['critical']} | {row['total']} | {shares} |",
+            flush=True,
+        )
 
 
 # --- The latency model ------------------------------------------------------------------------------------------------
@@ -278,20 +285,25 @@ def predicted(round_seconds: float, rounds: int, block: float, prepare: float, c
 
 
 @contextmanager
-def anvil(block: float) -> Iterator[str]:
-    """A node with this block time (0: a block for each transaction); yields its URL."""
+def anvil(block: float) -> Iterator[Any]:
+    """A node with this block time (0: a block for each transaction)."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from nodes import KEY, Node
 
     os.environ[KEY_VARIABLE] = KEY.hex()
     with Node("anvil", *(["--block-time", f"{block:g}"] if block else [])) as node:
-        yield node.url
+        yield node
 
 
-def measure(block: float, train: float, rounds: int, hospitals: int, confirmations: int = 0) -> dict[str, float]:
-    """A run on a node, with sleep for training."""
-    with tempfile.TemporaryDirectory() as folder, anvil(block) as url:
-        run = Run(Path(folder), hospitals, backend="rpc", url=url, confirmations=confirmations)
+def measure(block: float, train: float, rounds: int, delay: float, confirmations: int = 0) -> dict[str, float]:
+    """A run of three hospitals on a node, with sleep for training, that begins `delay` seconds after a block."""
+    with tempfile.TemporaryDirectory() as folder, anvil(block) as node:
+        run = Run(Path(folder), 3, backend="rpc", url=node.url, confirmations=confirmations)
+        before, last = node("eth_blockNumber"), time.perf_counter()
+        while block and node("eth_blockNumber") == before:
+            last = time.perf_counter()
+            time.sleep(0.002)
+        time.sleep(delay)
         started, critical = time.perf_counter(), []
         for _ in range(rounds):
             time.sleep(train)
@@ -300,34 +312,37 @@ def measure(block: float, train: float, rounds: int, hospitals: int, confirmatio
         seconds = time.perf_counter() - started
         sealing = run.observer._ledger.submit("summary").result()["seconds"] / rounds
         run.observer.abandon()
-    return {"seconds": seconds, "critical": statistics.mean(critical), "sealing": sealing, "opening": run.opening}
+    return {
+        "seconds": seconds,
+        "round": train + statistics.mean(critical),
+        "sealing": sealing,
+        "opening": run.opening,
+        "phase": block - (started - last) % block if block else 0.0,
+    }
 
 
-def latency(full: bool, hospitals: int = 3) -> list[dict[str, Any]]:
+def latency(full: bool) -> None:
     """Compare prediction and measurement; prints as it goes."""
     repeats, rounds = (5, 20) if full else (2, 10)
-    at_once = [measure(0, 0.05, rounds, hospitals) for _ in range(repeats)]
+    at_once = [measure(0, 0.05, rounds, 0.0) for _ in range(repeats)]
     prepare = statistics.median(run["sealing"] for run in at_once)
-    print(f"T_prepare (node that seals at once): {1000 * prepare:.1f} ms a round, {hospitals} hospitals")
-    print("| block s | confirmations | training s a round | predicted s of the run | measured s | error | error of the wait |")
-    print("|---|---|---|---|---|---|---|")
-    rows = []
+    print(f"T_prepare (node that seals at once): {1000 * prepare:.1f} ms a round, 3 hospitals, {rounds} rounds")
+    print(
+        "| block s | confirmations | training s a round | predicted s | measured s | error | wait: predicted s | measured s | opening s |"
+    )
+    print("|" + "---|" * 9)
     for block, confirmations, train in ((1, 0, 0.3), (1, 0, 1.5), (1, 2, 0.3), (2, 0, 0.5), (2, 0, 2.5)):
-        runs = [measure(block, train, rounds, hospitals, confirmations) for _ in range(repeats)]
-        round_seconds = train + statistics.mean(run["critical"] for run in runs)
-        expected = predicted(round_seconds, rounds, block, prepare, confirmations)
-        found = Spread([run["seconds"] for run in runs])
-        mean = statistics.mean(expected.values)
-        error = statistics.mean(found.values) / mean - 1
-        wait = mean - rounds * round_seconds
-        of_wait = (statistics.mean(found.values) - mean) / wait
-        rows.append({"block": block, "train": train, "predicted": expected, "measured": found, "error": error})
-        print(
-            f"| {block} | {confirmations} | {train} | {expected} | {found} | {100 * error:+.1f} % | {100 * of_wait:+.1f} % |",
-            flush=True,
-        )
+        taken = [measure(block, train, rounds, block * i / repeats, confirmations) for i in range(repeats)]
+        expected = [predict(t["round"], rounds, block, prepare, t["phase"], confirmations) for t in taken]
+        found = [t["seconds"] for t in taken]
+        error = max((f / e - 1 for f, e in zip(found, expected, strict=True)), key=abs)
+        waits = [
+            [s - rounds * t["round"] for s, t in zip(seconds, taken, strict=True)] for seconds in (expected, found)
+        ]
+        opening = Spread([t["opening"] for t in taken])
+        cells = [block, confirmations, train, Spread(expected), Spread(found), f"{100 * error:+.1f} %"]
+        print("| " + " | ".join(map(str, [*cells, *map(Spread, waits), opening])) + " |", flush=True)
     print_outlook(prepare)
-    return rows
 
 
 def print_outlook(prepare: float, rounds: int = 20) -> None:
