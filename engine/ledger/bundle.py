@@ -62,7 +62,8 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> str:
             add("config.yaml", [config.encode()])
             with read_only(folder / FILE) as connection:
                 for table in sorted(TABLES):
-                    add(f"journal/{table}.jsonl", _rows(connection, table))
+                    rows = journal_rows(connection, table)
+                    add(f"journal/{table}.jsonl", (json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in rows))
             for vectors in sorted((folder / "updates").glob("*.safetensors")):
                 add(f"updates/{vectors.name}", _blocks(vectors))
             manifest = {
@@ -82,18 +83,19 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> str:
     return digest
 
 
+def journal_rows(connection: sqlite3.Connection, table: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table in the order in which they were written, BLOBs as 0x hex."""
+    columns = TABLES[table]
+    for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY rowid"):
+        values = ["0x" + value.hex() if isinstance(value, bytes) else value for value in row]
+        yield dict(zip(columns, values, strict=True))
+
+
 def _entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, _TIME)
     entry.external_attr = 0o644 << 16
     entry.create_system = 3  # the same on every system
     return entry
-
-
-def _rows(connection: sqlite3.Connection, table: str) -> Iterator[bytes]:
-    columns = TABLES[table]
-    for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY rowid"):
-        values = ["0x" + value.hex() if isinstance(value, bytes) else value for value in row]
-        yield json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False).encode() + b"\n"
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
