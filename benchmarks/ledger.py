@@ -13,7 +13,7 @@ Part "table": one round of 3 to 1,000 hospitals, four designs on the embedded ch
 
 The two baselines sign nothing but their transactions, keep no journal and no vectors, and wait for the chain before the
 next round. "Critical" is what the next round waits for, as if all hospitals shared one core; "total" adds what goes on
-beside it. Shares are of a round that also trains `--steps` gradient steps of 32 beats for each hospital.
+beside it; its CPU time is what a busy machine does not stretch. Shares are of a round that also trains `--steps` gradient steps of 32 beats for each hospital.
 
 Part "latency": T_round = T_train + T_critical is what a run's rounds take. Sealing goes on beside it, one round after
 the other: it prepares (T_prepare: checks, journal, signature), waits for the next block and for `confirmations` more,
@@ -206,19 +206,22 @@ def table(hospitals: list[int], rounds: int, steps: int) -> list[dict[str, Any]]
                 "event": Baseline("UpdateEvents", "write", number),
             }
             taken: dict[str, dict[str, list[float]]] = {
-                name: {"gas": [], "critical": [], "total": []} for name in ("none", "store", "event", "seal")
+                name: {"gas": [], "critical": [], "total": [], "cpu": []} for name in ("none", "store", "event", "seal")
             }
             trained = []
             # The first round pays for storage that the others only change.
             for repeat in range(repeats + 1):
-                measured: dict[str, tuple[float, float, float]] = {"none": (0.0, 0.0, 0.0)}
+                measured: dict[str, tuple[float, ...]] = {"none": (0.0, 0.0, 0.0, 0.0)}
                 trained.append(1000 * number * statistics.median(train() for _ in range(3)))
                 for name, design in designs.items():
+                    used = time.process_time()
                     seconds, gas = design.play()
-                    measured[name] = (gas, 1000 * seconds, 1000 * seconds)
+                    measured[name] = (gas, 1000 * seconds, 1000 * seconds, 1000 * (time.process_time() - used))
+                used = time.process_time()
                 critical = run.play()
                 total = critical + run.settle()
-                measured["seal"] = (run.gas()[-1], 1000 * critical, 1000 * total)
+                used = time.process_time() - used
+                measured["seal"] = (run.gas()[-1], 1000 * critical, 1000 * total, 1000 * used)
                 for name, values in measured.items() if repeat else ():
                     for kept, value in zip(taken[name].values(), values, strict=True):
                         kept.append(value)
@@ -236,16 +239,16 @@ def table(hospitals: list[int], rounds: int, steps: int) -> list[dict[str, Any]]
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """As Markdown."""
-    print("| hospitals | design | gas a round | critical ms | total ms | share critical | share total |")
-    print("|---|---|---|---|---|---|---|")
+    print("| hospitals | design | gas a round | critical ms | total ms | of it CPU ms | share critical | share total |")
+    print("|" + "---|" * 8)
     for row in rows:
         if row["design"] == "none":
-            print(f"| {row['hospitals']:,} | none | 0 | training {row['training']} | | | |")
+            print(f"| {row['hospitals']:,} | none | 0 | training {row['training']} | | | | |")
             continue
         gas = f"{row['gas'].median:,.0f}"
         shares = f"{row['share_critical']:.2f} % | {row['share_total']:.2f} %"
         print(
-            f"| {row['hospitals']:,} | {row['design']} | {gas} | {row['critical']} | {row['total']} | {shares} |",
+            f"| {row['hospitals']:,} | {row['design']} | {gas} | {row['critical']} | {row['total']} | {row['cpu']} | {shares} |",
             flush=True,
         )
 
