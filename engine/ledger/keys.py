@@ -248,6 +248,8 @@ def create_keystore(
     Raises:
         LedgerError: there is a keystore already, no password, or the folder cannot be written.
     """
+    if hospitals < 1:
+        raise LedgerError(f"a federation needs at least one hospital, not {hospitals}")
     if organisations and len(organisations) != hospitals:
         raise LedgerError(f"expected {hospitals} organisations, one for each hospital, found {len(organisations)}")
     folder, password = Path(folder), _password(password)
