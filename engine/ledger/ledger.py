@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -500,6 +501,10 @@ class Ledger:
         sign("open", 0, contract, call_data("openFederation", *fixed, *sizes))
         sign("open-round", 1, contract, call_data("openRound", federation.id, 1, federation.genesis_model, 0))
         self._journal.create(Meta(federation, Domain(chain.chain_id, contract), backend), transactions)
+        # Together, so that they can share a block. What does not get through now is sent again by `_replay`.
+        with suppress(LedgerError):
+            for _, _, _, raw in transactions:
+                chain.send(raw)
 
     def _load(self) -> None:
         """Replay what the chain lacks, note what the journal lacks, refuse what contradicts."""
