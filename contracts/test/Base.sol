@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {RoundLedger} from "../src/RoundLedger.sol";
 
 /// @dev The cheat codes of forge that the tests use.
@@ -107,22 +108,22 @@ abstract contract Base {
     }
 
     /// @dev Seals the open round and opens the next.
-    function seal() internal returns (RoundLedger.Header memory header) {
+    function seal() internal returns (IRoundLedger.Header memory header) {
         return seal(nextHeader(keccak256(abi.encode("root", progress().round + 1))));
     }
 
-    function seal(RoundLedger.Header memory header) internal returns (RoundLedger.Header memory) {
+    function seal(IRoundLedger.Header memory header) internal returns (IRoundLedger.Header memory) {
         uint32 submissions = progress().submissions;
         vm.prank(coordinator);
         ledger.sealRound(FEDERATION, header, submissions, 0);
         return header;
     }
 
-    function nextHeader(bytes32 root) internal view returns (RoundLedger.Header memory) {
-        RoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+    function nextHeader(bytes32 root) internal view returns (IRoundLedger.Header memory) {
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         uint64 round = state.progress.round + 1;
         bytes32 model = keccak256(abi.encode("model", round, state.head));
-        return RoundLedger.Header(round, state.head, root, state.model, model, 2, keccak256("scores"), 0);
+        return IRoundLedger.Header(round, state.head, root, state.model, model, 2, keccak256("scores"), 0);
     }
 
     function grant(bytes32 role, address account) internal {
@@ -130,7 +131,7 @@ abstract contract Base {
         ledger.grantRole(role, account);
     }
 
-    function progress() internal view returns (RoundLedger.Progress memory) {
+    function progress() internal view returns (IRoundLedger.Progress memory) {
         return ledger.federationState(FEDERATION).progress;
     }
 
@@ -175,9 +176,9 @@ abstract contract Base {
         return bytes.concat(r, s, bytes1(v));
     }
 
-    function updateOf(uint32 slot) internal view returns (RoundLedger.ModelUpdate memory) {
-        RoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
-        return RoundLedger.ModelUpdate({
+    function updateOf(uint32 slot) internal view returns (IRoundLedger.ModelUpdate memory) {
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        return IRoundLedger.ModelUpdate({
             schema: 2,
             federation: FEDERATION,
             round: state.progress.round + 1,
@@ -194,27 +195,26 @@ abstract contract Base {
         });
     }
 
-    function updateDigest(RoundLedger.ModelUpdate memory record) internal view returns (bytes32) {
+    function updateDigest(IRoundLedger.ModelUpdate memory record) internal view returns (bytes32) {
         bytes32 kind = keccak256(
             "ModelUpdate(uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,bytes32 parentHead,bytes32 update,bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,uint64 deadline)"
         );
         return typed(address(ledger), keccak256(bytes.concat(kind, abi.encode(record))));
     }
 
-    function receiptDigest(RoundLedger.Receipt memory receipt) internal view returns (bytes32) {
+    function receiptDigest(IRoundLedger.Receipt memory receipt) internal view returns (bytes32) {
         bytes32 kind = keccak256("Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)");
         return typed(address(ledger), keccak256(bytes.concat(kind, abi.encode(receipt))));
     }
 
-    function rotationDigest(RoundLedger.KeyRotation memory rotation) internal view returns (bytes32) {
-        bytes32 kind =
-            keccak256("KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)");
+    function rotationDigest(IRoundLedger.KeyRotation memory rotation) internal view returns (bytes32) {
+        bytes32 kind = keccak256("KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)");
         return typed(address(ledger), keccak256(bytes.concat(kind, abi.encode(rotation))));
     }
 
     /// @dev Submits the update of a slot and returns the leaf that the sealed tree must hold.
     function submit(uint32 slot) internal returns (bytes32) {
-        RoundLedger.ModelUpdate memory record = updateOf(slot);
+        IRoundLedger.ModelUpdate memory record = updateOf(slot);
         bytes memory signature = sign(keyOf(slot), updateDigest(record));
         ledger.submitUpdate(record, signature, hospitalOf(slot), organisation(slot), registryProof(slot));
         return keccak256(bytes.concat(hex"000002", bytes4(slot), updateDigest(record), signature));
@@ -223,9 +223,9 @@ abstract contract Base {
     function promise_(uint64 round, uint32 slot, bytes32 leaf)
         internal
         view
-        returns (RoundLedger.Receipt memory receipt, bytes memory signature)
+        returns (IRoundLedger.Receipt memory receipt, bytes memory signature)
     {
-        receipt = RoundLedger.Receipt(FEDERATION, round, slot, leaf);
+        receipt = IRoundLedger.Receipt(FEDERATION, round, slot, leaf);
         signature = sign(COORDINATOR_KEY, receiptDigest(receipt));
     }
 
@@ -238,18 +238,18 @@ abstract contract Base {
     }
 
     /// @dev Seals a round whose slot 1 is empty although a receipt promised a leaf, and disputes it.
-    function disputeEmptySlot() internal returns (RoundLedger.Header memory header) {
+    function disputeEmptySlot() internal returns (IRoundLedger.Header memory header) {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
         header = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(header, leaves);
     }
 
-    function disputeSlot(RoundLedger.Header memory header, bytes32[] memory leaves) internal {
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(header.round, 1, keccak256("promised"));
+    function disputeSlot(IRoundLedger.Header memory header, bytes32[] memory leaves) internal {
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(header.round, 1, keccak256("promised"));
         ledger.dispute(FEDERATION, header, receipt, signature, leaves[1], Tree.prove(leaves, 1));
     }
 
-    function status(uint64 round) internal view returns (RoundLedger.RoundStatus) {
+    function status(uint64 round) internal view returns (IRoundLedger.RoundStatus) {
         return ledger.roundStatus(FEDERATION, round);
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {RoundLedger} from "../src/RoundLedger.sol";
+import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {StudyLedger} from "../src/StudyLedger.sol";
 import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {Tree} from "./Base.sol";
@@ -28,8 +28,8 @@ contract GasSnapshot is SyntheticBase {
         ledger.openRound(federation, 1, GENESIS, uint64(block.timestamp + 1 hours));
         vm.snapshotGasLastCall("rounds", string.concat(name, " 1 openRound"));
         for (uint64 round = 1; round <= 9; ++round) {
-            RoundLedger.FederationState memory state = ledger.federationState(federation);
-            RoundLedger.Header memory header = RoundLedger.Header({
+            IRoundLedger.FederationState memory state = ledger.federationState(federation);
+            IRoundLedger.Header memory header = IRoundLedger.Header({
                 round: round,
                 previousHead: state.head,
                 root: keccak256(abi.encode("root", round)),
@@ -60,7 +60,7 @@ contract GasSnapshot is SyntheticBase {
         submit(1);
         vm.snapshotGasLastCall("rare", "submitUpdate, next");
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
-        RoundLedger.Header memory header = nextHeader(Tree.root(leaves));
+        IRoundLedger.Header memory header = nextHeader(Tree.root(leaves));
         header.scoresRoot = scoresLeaf(1, 0, 7, 5, 10);
         seal(header);
         vm.prank(coordinator);
@@ -81,9 +81,9 @@ contract GasSnapshot is SyntheticBase {
         ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
         vm.snapshotGasLastCall("rare", "claimReward, first");
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, STRANGER, RoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
         vm.snapshotGasLastCall("rare", "setHospital");
-        RoundLedger.KeyRotation memory rotation = RoundLedger.KeyRotation(FEDERATION, 2, hospitalOf(2), vm.addr(7), 3);
+        IRoundLedger.KeyRotation memory rotation = IRoundLedger.KeyRotation(FEDERATION, 2, hospitalOf(2), vm.addr(7), 3);
         bytes32 digest = rotationDigest(rotation);
         ledger.rotateKey(rotation, organisation(2), registryProof(2), sign(keyOf(2), digest), sign(7, digest));
         vm.snapshotGasLastCall("rare", "rotateKey");

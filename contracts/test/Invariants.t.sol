@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {RoundLedger} from "../src/RoundLedger.sol";
 import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {Tree} from "./Base.sol";
@@ -8,12 +9,12 @@ import {SyntheticBase} from "./SyntheticBase.sol";
 
 /// @dev Drives a federation by random calls and remembers what must not change afterwards.
 contract RoundHandler is SyntheticBase {
-    RoundLedger.Header[] internal headers;
+    IRoundLedger.Header[] internal headers;
     bytes32[] internal none;
     uint256 internal cumulative;
     uint256 internal lastClaimed;
 
-    mapping(uint64 round => RoundLedger.RoundStatus) internal settled;
+    mapping(uint64 round => IRoundLedger.RoundStatus) internal settled;
     mapping(bytes32 action => uint256) public done;
     string public violation;
 
@@ -25,10 +26,10 @@ contract RoundHandler is SyntheticBase {
 
     /// @dev Runs an action; `seals` and `moves` say whether it may change the head and the model.
     modifier watched(bytes32 action, bool seals, bool moves) {
-        RoundLedger.FederationState memory before = ledger.federationState(FEDERATION);
+        IRoundLedger.FederationState memory before = ledger.federationState(FEDERATION);
         _;
         ++done[action];
-        RoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         bool sealed_ = state.progress.round != before.progress.round;
         if (sealed_ != (state.head != before.head)) violation = "a head moves with a round, and only then";
         if (sealed_ && !seals) violation = "only a seal moves the round";
@@ -38,11 +39,11 @@ contract RoundHandler is SyntheticBase {
         lastClaimed = ledger.claimed(FEDERATION, 1);
         bool endedBefore = true;
         for (uint64 round = 1; round <= state.progress.round; ++round) {
-            RoundLedger.RoundStatus now_ = status(round);
-            bool ended = now_ == RoundLedger.RoundStatus.FINAL || now_ == RoundLedger.RoundStatus.VOID;
-            RoundLedger.RoundStatus was = settled[round];
-            if (was != RoundLedger.RoundStatus.NONE && was != now_) violation = "FINAL and VOID never change";
-            if (now_ == RoundLedger.RoundStatus.FINAL && !endedBefore) violation = "finality has no gaps";
+            IRoundLedger.RoundStatus now_ = status(round);
+            bool ended = now_ == IRoundLedger.RoundStatus.FINAL || now_ == IRoundLedger.RoundStatus.VOID;
+            IRoundLedger.RoundStatus was = settled[round];
+            if (was != IRoundLedger.RoundStatus.NONE && was != now_) violation = "FINAL and VOID never change";
+            if (now_ == IRoundLedger.RoundStatus.FINAL && !endedBefore) violation = "finality has no gaps";
             endedBefore = endedBefore && ended;
             if (ended) settled[round] = now_;
         }
@@ -58,7 +59,7 @@ contract RoundHandler is SyntheticBase {
 
     function sealNext(uint32 judged, bool keepClosed) public watched("seal", true, true) {
         if (!ledger.isOpen(FEDERATION)) return;
-        RoundLedger.Header memory header = nextHeader(Tree.root(leavesWith(Tree.EMPTY)));
+        IRoundLedger.Header memory header = nextHeader(Tree.root(leavesWith(Tree.EMPTY)));
         header.scoresRoot = scoresLeaf(header.round, 0, uint16(judged & 7), uint16((judged >> 3) & judged & 7), 10);
         uint32 submissions = progress().submissions;
         vm.prank(coordinator);
@@ -68,7 +69,7 @@ contract RoundHandler is SyntheticBase {
     }
 
     function reopen(bool timed) public watched("open", false, false) {
-        if (ledger.isOpen(FEDERATION) || progress().phase == RoundLedger.Phase.DISPUTED) return;
+        if (ledger.isOpen(FEDERATION) || progress().phase == IRoundLedger.Phase.DISPUTED) return;
         uint64 round = progress().round + 1;
         bytes32 model = ledger.federationState(FEDERATION).model;
         vm.prank(coordinator);
@@ -77,29 +78,29 @@ contract RoundHandler is SyntheticBase {
 
     function submitNext(uint32 slot) public watched("submit", false, false) {
         slot %= SLOTS;
-        RoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         if (!ledger.isOpen(FEDERATION)) return;
         if (ledger.submitted(FEDERATION, state.progress.round + 1, state.model, slot)) return;
         submit(slot);
     }
 
     function disputeOne(uint256 back) public watched("dispute", false, false) {
-        if (headers.length == 0 || progress().phase == RoundLedger.Phase.DISPUTED) return;
-        RoundLedger.Header memory header = headers[headers.length - 1 - (back % headers.length) % 4];
-        if (status(header.round) != RoundLedger.RoundStatus.SEALED) return;
+        if (headers.length == 0 || progress().phase == IRoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Header memory header = headers[headers.length - 1 - (back % headers.length) % 4];
+        if (status(header.round) != IRoundLedger.RoundStatus.SEALED) return;
         disputeSlot(header, leavesWith(Tree.EMPTY));
     }
 
     function resolve(bool voided) public watched("resolve", false, voided) {
-        if (progress().phase != RoundLedger.Phase.DISPUTED) return;
-        RoundLedger.Header memory header = headers[ledger.federationState(FEDERATION).disputed - 1];
+        if (progress().phase != IRoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Header memory header = headers[ledger.federationState(FEDERATION).disputed - 1];
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, voided);
     }
 
     function finalize(uint16 reward) public watched("finalize", false, false) {
-        RoundLedger.Progress memory now_ = progress();
-        if (now_.round == 0 || now_.phase == RoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Progress memory now_ = progress();
+        if (now_.round == 0 || now_.phase == IRoundLedger.Phase.DISPUTED) return;
         if (block.timestamp < now_.sealedAt + now_.window) return;
         // Now and then the coordinator publishes less than before.
         cumulative = reward % 4 == 0 ? cumulative / 2 : cumulative + reward;
@@ -119,7 +120,7 @@ contract RoundHandler is SyntheticBase {
 
     function judge(uint32 judged) public watched("judge", false, false) {
         if (headers.length == 0) return;
-        RoundLedger.Header memory header = headers[headers.length - 1];
+        IRoundLedger.Header memory header = headers[headers.length - 1];
         uint16 participated = uint16(judged & 7);
         uint16 accepted = uint16((judged >> 3) & judged & 7);
         vm.prank(coordinator);
@@ -194,8 +195,8 @@ contract RoundInvariants {
         RoundLedger ledger = handler.contractUnderTest();
         if (ledger.claimed(keccak256("federation"), 1) != 5) revert Violated("claim");
         if (handler.done("judged") != 3) revert Violated("judge");
-        if (ledger.roundStatus(keccak256("federation"), 2) != RoundLedger.RoundStatus.VOID) revert Violated("void");
-        if (ledger.roundStatus(keccak256("federation"), 4) != RoundLedger.RoundStatus.FINAL) revert Violated("final");
+        if (ledger.roundStatus(keccak256("federation"), 2) != IRoundLedger.RoundStatus.VOID) revert Violated("void");
+        if (ledger.roundStatus(keccak256("federation"), 4) != IRoundLedger.RoundStatus.FINAL) revert Violated("final");
         invariantNothingForbiddenHappened();
     }
 }
@@ -269,9 +270,8 @@ contract SyntheticHandler is SyntheticBase {
         amount = grants ? 1 + amount % allowed : 0;
         (SyntheticLedger.SyntheticReview memory given, bytes memory signature) = reviewOf(id, grants, amount);
         synthetic.reviewSynthetic(id, given, signature, vm.addr(REVIEWER_KEY));
-        bytes32 kind = keccak256(
-            "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)"
-        );
+        bytes32 kind =
+            keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
         note("reviewed", id, amount, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(given)))));
     }
 
@@ -356,8 +356,7 @@ contract SyntheticInvariants {
         handler.newPolicy(120, false, 0);
         handler.request(1, 1, 3, 20);
         handler.review(3, true, 7);
-        bytes32[6] memory actions =
-            [bytes32("approved"), "accepted", "rejected", "expired", "reviewed", "policy"];
+        bytes32[6] memory actions = [bytes32("approved"), "accepted", "rejected", "expired", "reviewed", "policy"];
         for (uint256 i = 0; i < 6; ++i) {
             if (handler.done(actions[i]) == 0) revert Violated(string(bytes.concat(actions[i])));
         }

@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {RoundLedger} from "../src/RoundLedger.sol";
 import {Base, Tree} from "./Base.sol";
 
@@ -22,7 +23,7 @@ contract Multisig {
 }
 
 contract RoundLedgerTest is Base {
-    RoundLedger.Header internal header;
+    IRoundLedger.Header internal header;
     bytes32[] internal none;
 
     function setUp() public {
@@ -35,7 +36,7 @@ contract RoundLedgerTest is Base {
         vm.expectRevert(bytes.concat(selector, arguments));
     }
 
-    function expectedHead(RoundLedger.Header memory h) internal view returns (bytes32) {
+    function expectedHead(IRoundLedger.Header memory h) internal view returns (bytes32) {
         return keccak256(
             bytes.concat(
                 abi.encode(h.previousHead, block.chainid, address(ledger), FEDERATION, h.round),
@@ -61,19 +62,19 @@ contract RoundLedgerTest is Base {
     function testOpenFederationRefusals() public {
         bytes32 other = keccak256("other");
         vm.prank(coordinator);
-        refuse(RoundLedger.FederationAlreadyOpen.selector, abi.encode(FEDERATION));
+        refuse(IRoundLedger.FederationAlreadyOpen.selector, abi.encode(FEDERATION));
         ledger.openFederation(FEDERATION, CONFIG, CONFIG, GENESIS, 3, 1, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.RegistryIsZero.selector, abi.encode(other));
+        refuse(IRoundLedger.RegistryIsZero.selector, abi.encode(other));
         ledger.openFederation(other, CONFIG, 0, GENESIS, 3, 1, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.ModelIsZero.selector, abi.encode(other, uint64(0)));
+        refuse(IRoundLedger.ModelIsZero.selector, abi.encode(other, uint64(0)));
         ledger.openFederation(other, CONFIG, CONFIG, 0, 3, 1, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.QuorumOutOfRange.selector, abi.encode(other, 0, 3));
+        refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 0, 3));
         ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 0, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.QuorumOutOfRange.selector, abi.encode(other, 4, 3));
+        refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 4, 3));
         ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 4, 0);
         vm.prank(coordinator);
         refuse(SafeCast.SafeCastOverflowedUintDowncast.selector, abi.encode(24, 1 << 24));
@@ -83,26 +84,26 @@ contract RoundLedgerTest is Base {
     function testUnknownFederation() public {
         bytes32 other = keccak256("other");
         vm.prank(coordinator);
-        refuse(RoundLedger.FederationUnknown.selector, abi.encode(other));
+        refuse(IRoundLedger.FederationUnknown.selector, abi.encode(other));
         ledger.openRound(other, 1, GENESIS, 0);
     }
 
     function testOpenRoundRefusals() public {
         vm.prank(coordinator);
-        refuse(RoundLedger.RoundAlreadyOpen.selector, abi.encode(FEDERATION, 1));
+        refuse(IRoundLedger.RoundAlreadyOpen.selector, abi.encode(FEDERATION, 1));
         ledger.openRound(FEDERATION, 1, GENESIS, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
         ledger.openRound(FEDERATION, 2, GENESIS, 0);
 
         header = nextHeader(keccak256("root"));
         vm.prank(coordinator);
         ledger.sealRound(FEDERATION, header, 0, CLOSED);
         vm.prank(coordinator);
-        refuse(RoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 2, header.model, GENESIS));
+        refuse(IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 2, header.model, GENESIS));
         ledger.openRound(FEDERATION, 2, GENESIS, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp, block.timestamp));
+        refuse(IRoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp, block.timestamp));
         ledger.openRound(FEDERATION, 2, header.model, uint64(block.timestamp));
     }
 
@@ -112,54 +113,54 @@ contract RoundLedgerTest is Base {
             bytes32 expected = expectedHead(header);
             vm.prank(coordinator);
             vm.expectEmit(address(ledger));
-            emit RoundLedger.RoundSealed(FEDERATION, round, header, 0, 0, expected);
+            emit IRoundLedger.RoundSealed(FEDERATION, round, header, 0, 0, expected);
             ledger.sealRound(FEDERATION, header, 0, 0);
-            RoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+            IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
             check(state.head == expected && state.model == header.model, "head and model");
             check(state.progress.round == round && ledger.isOpen(FEDERATION), "round");
             check(ledger.headAt(FEDERATION, round) == expected, "head at");
         }
         check(ledger.headAt(FEDERATION, 3) != 0 && ledger.headAt(FEDERATION, 2) == 0, "eight heads are kept");
-        check(status(2) == RoundLedger.RoundStatus.FINAL && status(3) == RoundLedger.RoundStatus.SEALED, "ring");
-        check(status(11) == RoundLedger.RoundStatus.OPEN && status(12) == RoundLedger.RoundStatus.NONE, "next");
-        check(status(0) == RoundLedger.RoundStatus.NONE, "round 0");
+        check(status(2) == IRoundLedger.RoundStatus.FINAL && status(3) == IRoundLedger.RoundStatus.SEALED, "ring");
+        check(status(11) == IRoundLedger.RoundStatus.OPEN && status(12) == IRoundLedger.RoundStatus.NONE, "next");
+        check(status(0) == IRoundLedger.RoundStatus.NONE, "round 0");
     }
 
     function testSealRefusals() public {
         header = nextHeader(keccak256("root"));
-        RoundLedger.Header memory bad = header;
+        IRoundLedger.Header memory bad = header;
         bad.round = 2;
-        refuseSeal(bad, RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        refuseSeal(bad, IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
         bad = header;
         bad.previousHead = CONFIG;
-        refuseSeal(bad, RoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, header.previousHead, CONFIG));
+        refuseSeal(bad, IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, header.previousHead, CONFIG));
         bad = header;
         bad.parentModel = CONFIG;
-        refuseSeal(bad, RoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG));
+        refuseSeal(bad, IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG));
         bad = header;
         bad.count = 1;
-        refuseSeal(bad, RoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 1, 2, 3));
+        refuseSeal(bad, IRoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 1, 2, 3));
         bad = header;
         bad.count = 4;
-        refuseSeal(bad, RoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 4, 2, 3));
+        refuseSeal(bad, IRoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 4, 2, 3));
         bad = header;
         bad.root = 0;
-        refuseSeal(bad, RoundLedger.RootIsZero.selector, abi.encode(FEDERATION, 1));
+        refuseSeal(bad, IRoundLedger.RootIsZero.selector, abi.encode(FEDERATION, 1));
         bad = header;
         bad.model = 0;
-        refuseSeal(bad, RoundLedger.ModelIsZero.selector, abi.encode(FEDERATION, 1));
+        refuseSeal(bad, IRoundLedger.ModelIsZero.selector, abi.encode(FEDERATION, 1));
         vm.prank(coordinator);
-        refuse(RoundLedger.SubmissionsMissed.selector, abi.encode(FEDERATION, 1, 0, 1));
+        refuse(IRoundLedger.SubmissionsMissed.selector, abi.encode(FEDERATION, 1, 0, 1));
         ledger.sealRound(FEDERATION, header, 1, 0);
         vm.prank(coordinator);
-        refuse(RoundLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
+        refuse(IRoundLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
         ledger.sealRound(FEDERATION, header, 0, 1);
         vm.prank(coordinator);
         refuse(SafeCast.SafeCastOverflowedUintDowncast.selector, abi.encode(40, 1 << 40));
         ledger.sealRound(FEDERATION, header, 0, 1 << 40);
     }
 
-    function refuseSeal(RoundLedger.Header memory bad, bytes4 selector, bytes memory arguments) internal {
+    function refuseSeal(IRoundLedger.Header memory bad, bytes4 selector, bytes memory arguments) internal {
         vm.prank(coordinator);
         refuse(selector, arguments);
         ledger.sealRound(FEDERATION, bad, 0, 0);
@@ -170,14 +171,14 @@ contract RoundLedgerTest is Base {
         vm.prank(coordinator);
         ledger.sealRound(FEDERATION, header, 0, uint64(block.timestamp + 60));
         vm.warp(block.timestamp + 60);
-        check(status(2) == RoundLedger.RoundStatus.OPEN, "the last second counts");
+        check(status(2) == IRoundLedger.RoundStatus.OPEN, "the last second counts");
         submit(1);
         vm.warp(block.timestamp + 1);
-        check(status(2) == RoundLedger.RoundStatus.VOID && !ledger.isOpen(FEDERATION), "void");
+        check(status(2) == IRoundLedger.RoundStatus.VOID && !ledger.isOpen(FEDERATION), "void");
         header = nextHeader(keccak256("root"));
-        refuseSeal(header, RoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
+        refuseSeal(header, IRoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
         openRound();
-        check(status(2) == RoundLedger.RoundStatus.OPEN, "open again");
+        check(status(2) == IRoundLedger.RoundStatus.OPEN, "open again");
         check(ledger.submitted(FEDERATION, 2, header.parentModel, 1), "the submission still counts");
         check(progress().submissions == 1, "so does its number");
         seal();
@@ -200,7 +201,7 @@ contract RoundLedgerTest is Base {
         ledger.openFederation(keccak256("other"), CONFIG, CONFIG, GENESIS, 3, 1, 0);
         vm.warp(block.timestamp + WINDOW);
         ledger.finalizeRound(FEDERATION, 0);
-        check(status(1) == RoundLedger.RoundStatus.FINAL, "finalized in a pause");
+        check(status(1) == IRoundLedger.RoundStatus.FINAL, "finalized in a pause");
         vm.prank(ADMIN);
         ledger.unpause();
         openRound();
@@ -209,25 +210,22 @@ contract RoundLedgerTest is Base {
     // --- Direct submission -------------------------------------------------------------------------------------------
 
     function testSubmitUpdate() public {
-        RoundLedger.ModelUpdate memory record = updateOf(1);
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
         bytes memory signature = sign(keyOf(1), updateDigest(record));
         bytes32 leaf = keccak256(bytes.concat(hex"000002", bytes4(uint32(1)), updateDigest(record), signature));
         vm.prank(STRANGER);
         vm.expectEmit(address(ledger));
-        emit RoundLedger.UpdateSubmitted(FEDERATION, 1, 1, hospitalOf(1), leaf, record, signature);
+        emit IRoundLedger.UpdateSubmitted(FEDERATION, 1, 1, hospitalOf(1), leaf, record, signature);
         ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), registryProof(1));
         check(ledger.submitted(FEDERATION, 1, GENESIS, 1), "bit of slot 1");
         check(!ledger.submitted(FEDERATION, 1, GENESIS, 0), "no bit of slot 0");
         check(progress().submissions == 1, "counted");
-        refuseUpdate(record, 1, RoundLedger.AlreadySubmitted.selector, abi.encode(FEDERATION, 1, 1));
+        refuseUpdate(record, 1, IRoundLedger.AlreadySubmitted.selector, abi.encode(FEDERATION, 1, 1));
     }
 
-    function refuseUpdate(
-        RoundLedger.ModelUpdate memory record,
-        uint32 slot,
-        bytes4 selector,
-        bytes memory arguments
-    ) internal {
+    function refuseUpdate(IRoundLedger.ModelUpdate memory record, uint32 slot, bytes4 selector, bytes memory arguments)
+        internal
+    {
         bytes memory signature = sign(keyOf(slot), updateDigest(record));
         bytes32[] memory proof = registryProof(slot);
         refuse(selector, arguments);
@@ -235,46 +233,42 @@ contract RoundLedgerTest is Base {
     }
 
     function testSubmitRefusals() public {
-        RoundLedger.ModelUpdate memory record = updateOf(1);
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
         record.schema = 1;
-        refuseUpdate(record, 1, RoundLedger.SchemaMismatch.selector, abi.encode(2, 1));
+        refuseUpdate(record, 1, IRoundLedger.SchemaMismatch.selector, abi.encode(2, 1));
         record = updateOf(1);
         record.deadline = uint64(block.timestamp - 1);
-        refuseUpdate(
-            record, 1, RoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp)
-        );
+        refuseUpdate(record, 1, IRoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp));
         record = updateOf(1);
         record.parentHead = CONFIG;
         refuseUpdate(
-            record, 1, RoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, ledger.head(FEDERATION), CONFIG)
+            record, 1, IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, ledger.head(FEDERATION), CONFIG)
         );
         record = updateOf(1);
         record.parentModel = CONFIG;
-        refuseUpdate(
-            record, 1, RoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG)
-        );
+        refuseUpdate(record, 1, IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG));
         record = updateOf(1);
         record.configHash = GENESIS;
-        refuseUpdate(record, 1, RoundLedger.ConfigMismatch.selector, abi.encode(FEDERATION, CONFIG, GENESIS));
+        refuseUpdate(record, 1, IRoundLedger.ConfigMismatch.selector, abi.encode(FEDERATION, CONFIG, GENESIS));
         record = updateOf(1);
         record.round = 2;
-        refuseUpdate(record, 1, RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        refuseUpdate(record, 1, IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
         record = updateOf(2);
-        refuseUpdate(record, 1, RoundLedger.NotHospital.selector, abi.encode(FEDERATION, 2, hospitalOf(1)));
+        refuseUpdate(record, 1, IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 2, hospitalOf(1)));
         record = updateOf(1);
         bytes memory signature = sign(keyOf(2), updateDigest(record));
         bytes32[] memory proof = registryProof(1);
-        refuse(RoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), updateDigest(record)));
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), updateDigest(record)));
         ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), proof);
         header = nextHeader(keccak256("root"));
         vm.prank(coordinator);
         ledger.sealRound(FEDERATION, header, 0, CLOSED);
-        refuseUpdate(updateOf(1), 1, RoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
+        refuseUpdate(updateOf(1), 1, IRoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
     }
 
     /// @dev Every field is signed: any other value makes the signature worthless or is refused before.
     function testFuzzSubmitOfAChangedRecord(uint8 field, bytes32 value) public {
-        RoundLedger.ModelUpdate memory record = updateOf(1);
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
         bytes memory signature = sign(keyOf(1), updateDigest(record));
         bytes memory encoded = abi.encode(record);
         uint256 offset = 32 * (uint256(field) % 13);
@@ -308,8 +302,8 @@ contract RoundLedgerTest is Base {
     function testContractWalletSubmits() public {
         Multisig wallet = new Multisig(vm.addr(99));
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, address(wallet), RoundLedger.HospitalStatus.ACTIVE, organisation(1));
-        RoundLedger.ModelUpdate memory record = updateOf(1);
+        ledger.setHospital(FEDERATION, 1, address(wallet), IRoundLedger.HospitalStatus.ACTIVE, organisation(1));
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
         ledger.submitUpdate(record, sign(99, updateDigest(record)), address(wallet), organisation(1), none);
         check(ledger.submitted(FEDERATION, 1, GENESIS, 1), "a contract may hold a slot");
     }
@@ -319,20 +313,20 @@ contract RoundLedgerTest is Base {
     function testReceiptAgainstAnEmptySlot() public {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
         header = seal(nextHeader(Tree.root(leaves)));
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
         vm.prank(STRANGER);
         vm.expectEmit(address(ledger));
-        emit RoundLedger.RoundDisputed(FEDERATION, 1, 1, keccak256("promised"), Tree.EMPTY);
+        emit IRoundLedger.RoundDisputed(FEDERATION, 1, 1, keccak256("promised"), Tree.EMPTY);
         ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
-        check(status(1) == RoundLedger.RoundStatus.DISPUTED, "disputed");
-        check(status(2) == RoundLedger.RoundStatus.NONE, "the open round is closed");
-        RoundLedger.Header memory next = nextHeader(keccak256("root"));
-        refuseSeal(next, RoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
+        check(status(2) == IRoundLedger.RoundStatus.NONE, "the open round is closed");
+        IRoundLedger.Header memory next = nextHeader(keccak256("root"));
+        refuseSeal(next, IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         vm.prank(coordinator);
-        refuse(RoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         ledger.openRound(FEDERATION, 2, header.model, 0);
         vm.warp(block.timestamp + WINDOW);
-        refuse(RoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         ledger.finalizeRound(FEDERATION, 0);
     }
 
@@ -340,7 +334,7 @@ contract RoundLedgerTest is Base {
         bytes32[] memory leaves = leavesWith(keccak256("another"));
         header = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(header, leaves);
-        check(status(1) == RoundLedger.RoundStatus.DISPUTED, "disputed");
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
     }
 
     function testSubmissionAgainstAnEmptySlot() public {
@@ -348,32 +342,32 @@ contract RoundLedgerTest is Base {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
         header = seal(nextHeader(Tree.root(leaves)));
         ledger.dispute(
-            FEDERATION, header, RoundLedger.Receipt(FEDERATION, 1, 1, 0), "", Tree.EMPTY, Tree.prove(leaves, 1)
+            FEDERATION, header, IRoundLedger.Receipt(FEDERATION, 1, 1, 0), "", Tree.EMPTY, Tree.prove(leaves, 1)
         );
-        check(status(1) == RoundLedger.RoundStatus.DISPUTED, "disputed");
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
     }
 
     function testDisputeRefusals() public {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
         header = seal(nextHeader(Tree.root(leaves)));
         bytes32[] memory proof = Tree.prove(leaves, 1);
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
 
-        RoundLedger.Header memory forged = header;
+        IRoundLedger.Header memory forged = header;
         forged.root = CONFIG;
         bytes32 held = ledger.head(FEDERATION);
-        refuse(RoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, held, expectedHead(forged)));
+        refuse(IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, held, expectedHead(forged)));
         ledger.dispute(FEDERATION, forged, receipt, signature, Tree.EMPTY, proof);
 
-        refuse(RoundLedger.ProofInvalid.selector, abi.encode(header.root, CONFIG));
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(header.root, CONFIG));
         ledger.dispute(FEDERATION, header, receipt, signature, CONFIG, proof);
 
-        (RoundLedger.Receipt memory other, bytes memory otherSignature) = promise_(2, 1, keccak256("promised"));
-        refuse(RoundLedger.ReceiptMismatch.selector, abi.encode(FEDERATION, 1, FEDERATION, 2));
+        (IRoundLedger.Receipt memory other, bytes memory otherSignature) = promise_(2, 1, keccak256("promised"));
+        refuse(IRoundLedger.ReceiptMismatch.selector, abi.encode(FEDERATION, 1, FEDERATION, 2));
         ledger.dispute(FEDERATION, header, other, otherSignature, Tree.EMPTY, proof);
 
-        RoundLedger.Header memory open = nextHeader(keccak256("root"));
-        refuse(RoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, RoundLedger.RoundStatus.OPEN));
+        IRoundLedger.Header memory open = nextHeader(keccak256("root"));
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, IRoundLedger.RoundStatus.OPEN));
         ledger.dispute(FEDERATION, open, receipt, signature, CONFIG, proof);
     }
 
@@ -383,28 +377,28 @@ contract RoundLedgerTest is Base {
         bytes32[] memory proof = Tree.prove(leaves, 1);
 
         // What was promised is there; nothing was promised; nobody signed; a hospital signed.
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, Tree.EMPTY);
-        refuse(RoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, Tree.EMPTY);
+        refuse(IRoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
         ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, proof);
         receipt.leaf = 0;
-        refuse(RoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
+        refuse(IRoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
         ledger.dispute(FEDERATION, header, receipt, "", Tree.EMPTY, proof);
         receipt.leaf = keccak256("promised");
         bytes32 digest = receiptDigest(receipt);
-        refuse(RoundLedger.SignatureInvalid.selector, abi.encode(address(0), digest));
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(address(0), digest));
         ledger.dispute(FEDERATION, header, receipt, "", Tree.EMPTY, proof);
         signature = sign(keyOf(1), digest);
-        refuse(RoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
         ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, proof);
     }
 
     function testOnlyOneDisputeAtATime() public {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
-        RoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
-        RoundLedger.Header memory second = seal(nextHeader(Tree.root(leaves)));
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        IRoundLedger.Header memory second = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(first, leaves);
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(2, 1, CONFIG);
-        refuse(RoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(2, 1, CONFIG);
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         ledger.dispute(FEDERATION, second, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
     }
 
@@ -413,31 +407,31 @@ contract RoundLedgerTest is Base {
         bytes32 headBefore = ledger.head(FEDERATION);
         vm.prank(AUDITOR);
         vm.expectEmit(address(ledger));
-        emit RoundLedger.DisputeResolved(FEDERATION, 1, true, GENESIS);
+        emit IRoundLedger.DisputeResolved(FEDERATION, 1, true, GENESIS);
         ledger.resolveDispute(FEDERATION, header, true);
-        check(status(1) == RoundLedger.RoundStatus.VOID, "void");
+        check(status(1) == IRoundLedger.RoundStatus.VOID, "void");
         check(ledger.head(FEDERATION) == headBefore && progress().round == 1, "heads and rounds are not rewritten");
         openRound();
-        RoundLedger.Header memory next = seal();
+        IRoundLedger.Header memory next = seal();
         check(next.parentModel == GENESIS && next.round == 2, "the next round starts from the model before");
-        check(status(1) == RoundLedger.RoundStatus.VOID, "still void");
+        check(status(1) == IRoundLedger.RoundStatus.VOID, "still void");
         vm.warp(block.timestamp + WINDOW);
         ledger.finalizeRound(FEDERATION, 0);
-        check(status(1) == RoundLedger.RoundStatus.VOID && status(2) == RoundLedger.RoundStatus.FINAL, "for good");
+        check(status(1) == IRoundLedger.RoundStatus.VOID && status(2) == IRoundLedger.RoundStatus.FINAL, "for good");
     }
 
     function testVoidTakesLaterRoundsAlong() public {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
-        RoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
         header = seal(nextHeader(Tree.root(leaves)));
         seal();
         submit(0);
         disputeSlot(header, leaves);
-        check(status(1) == RoundLedger.RoundStatus.SEALED && status(3) == RoundLedger.RoundStatus.SEALED, "others");
+        check(status(1) == IRoundLedger.RoundStatus.SEALED && status(3) == IRoundLedger.RoundStatus.SEALED, "others");
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, true);
-        check(status(1) == RoundLedger.RoundStatus.SEALED, "the round before stays");
-        check(status(2) == RoundLedger.RoundStatus.VOID && status(3) == RoundLedger.RoundStatus.VOID, "void");
+        check(status(1) == IRoundLedger.RoundStatus.SEALED, "the round before stays");
+        check(status(2) == IRoundLedger.RoundStatus.VOID && status(3) == IRoundLedger.RoundStatus.VOID, "void");
         check(ledger.federationState(FEDERATION).model == first.model, "model of the round before");
         check(progress().submissions == 0, "a submission for another model does not count");
         openRound();
@@ -447,17 +441,15 @@ contract RoundLedgerTest is Base {
 
     function testUpheldRoundIsFinal() public {
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
-        RoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
         header = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(header, leaves);
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, false);
-        check(status(1) == RoundLedger.RoundStatus.FINAL && status(2) == RoundLedger.RoundStatus.FINAL, "final");
+        check(status(1) == IRoundLedger.RoundStatus.FINAL && status(2) == IRoundLedger.RoundStatus.FINAL, "final");
         check(ledger.federationState(FEDERATION).model == header.model, "model unchanged");
-        (RoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, CONFIG);
-        refuse(
-            RoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 1, RoundLedger.RoundStatus.FINAL)
-        );
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, CONFIG);
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 1, IRoundLedger.RoundStatus.FINAL));
         ledger.dispute(FEDERATION, first, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
         openRound();
         seal();
@@ -466,29 +458,29 @@ contract RoundLedgerTest is Base {
     function testResolveRefusals() public {
         header = nextHeader(keccak256("root"));
         vm.prank(AUDITOR);
-        refuse(RoundLedger.NoDispute.selector, abi.encode(FEDERATION));
+        refuse(IRoundLedger.NoDispute.selector, abi.encode(FEDERATION));
         ledger.resolveDispute(FEDERATION, header, true);
         header = disputeEmptySlot();
-        RoundLedger.Header memory forged = header;
+        IRoundLedger.Header memory forged = header;
         forged.round = 2;
         vm.prank(AUDITOR);
-        refuse(RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
         ledger.resolveDispute(FEDERATION, forged, true);
         forged = header;
         forged.parentModel = CONFIG;
         bytes memory detail = abi.encode(FEDERATION, 1, ledger.head(FEDERATION), expectedHead(forged));
         vm.prank(AUDITOR);
-        refuse(RoundLedger.HeadMismatch.selector, detail);
+        refuse(IRoundLedger.HeadMismatch.selector, detail);
         ledger.resolveDispute(FEDERATION, forged, true);
     }
 
     function testFinalize() public {
-        refuse(RoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 0));
+        refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 0));
         ledger.finalizeRound(FEDERATION, 0);
         seal();
         uint256 until = block.timestamp + WINDOW;
         vm.warp(until - 1);
-        refuse(RoundLedger.WindowOpen.selector, abi.encode(FEDERATION, 1, until));
+        refuse(IRoundLedger.WindowOpen.selector, abi.encode(FEDERATION, 1, until));
         ledger.finalizeRound(FEDERATION, 0);
         vm.warp(until);
         bytes memory detail = abi.encode(STRANGER, ledger.COORDINATOR_ROLE());
@@ -497,8 +489,8 @@ contract RoundLedgerTest is Base {
         ledger.finalizeRound(FEDERATION, CONFIG);
         vm.prank(STRANGER);
         ledger.finalizeRound(FEDERATION, 0);
-        check(status(1) == RoundLedger.RoundStatus.FINAL, "final");
-        refuse(RoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 1));
+        check(status(1) == IRoundLedger.RoundStatus.FINAL, "final");
+        refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 1));
         ledger.finalizeRound(FEDERATION, 0);
         vm.prank(coordinator);
         ledger.finalizeRound(FEDERATION, CONFIG);
@@ -523,76 +515,74 @@ contract RoundLedgerTest is Base {
     function testSetHospital() public {
         vm.prank(ADMIN);
         vm.expectEmit(address(ledger));
-        emit RoundLedger.HospitalSet(FEDERATION, 1, STRANGER, RoundLedger.HospitalStatus.ACTIVE, CONFIG);
-        ledger.setHospital(FEDERATION, 1, STRANGER, RoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        emit IRoundLedger.HospitalSet(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
         check(holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "replaced");
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, STRANGER, RoundLedger.HospitalStatus.SUSPENDED, CONFIG);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.SUSPENDED, CONFIG);
         check(!holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "suspended");
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, address(0), RoundLedger.HospitalStatus.NONE, 0);
+        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.NONE, 0);
         check(!holds(1, STRANGER, CONFIG) && holds(1, hospitalOf(1), organisation(1)), "the registry is back");
-        check(ledger.hospital(FEDERATION, 1).status == RoundLedger.HospitalStatus.NONE, "entry");
+        check(ledger.hospital(FEDERATION, 1).status == IRoundLedger.HospitalStatus.NONE, "entry");
     }
 
     function testSetHospitalRefusals() public {
         vm.prank(ADMIN);
-        refuse(RoundLedger.SlotOutOfRange.selector, abi.encode(FEDERATION, 3, 3));
-        ledger.setHospital(FEDERATION, 3, STRANGER, RoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        refuse(IRoundLedger.SlotOutOfRange.selector, abi.encode(FEDERATION, 3, 3));
+        ledger.setHospital(FEDERATION, 3, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
         vm.prank(ADMIN);
-        refuse(RoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
-        ledger.setHospital(FEDERATION, 1, address(0), RoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
+        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
     }
 
-    function rotate(RoundLedger.KeyRotation memory rotation, uint256 oldKey, uint256 newKey) internal {
+    function rotate(IRoundLedger.KeyRotation memory rotation, uint256 oldKey, uint256 newKey) internal {
         bytes32 digest = rotationDigest(rotation);
-        ledger.rotateKey(
-            rotation, organisation(1), registryProof(1), sign(oldKey, digest), sign(newKey, digest)
-        );
+        ledger.rotateKey(rotation, organisation(1), registryProof(1), sign(oldKey, digest), sign(newKey, digest));
     }
 
     function testRotateKey() public {
-        RoundLedger.KeyRotation memory rotation =
-            RoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 1);
+        IRoundLedger.KeyRotation memory rotation =
+            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 1);
         vm.expectEmit(address(ledger));
-        emit RoundLedger.KeyRotated(FEDERATION, 1, hospitalOf(1), vm.addr(77), organisation(1), 1);
+        emit IRoundLedger.KeyRotated(FEDERATION, 1, hospitalOf(1), vm.addr(77), organisation(1), 1);
         rotate(rotation, keyOf(1), 77);
         check(holds(1, vm.addr(77), organisation(1)) && !holds(1, hospitalOf(1), organisation(1)), "rotated");
         seal();
-        rotate(RoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 2), 77, keyOf(1));
+        rotate(IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 2), 77, keyOf(1));
         check(holds(1, hospitalOf(1), organisation(1)), "and back");
     }
 
     function testRotateRefusals() public {
-        RoundLedger.KeyRotation memory rotation =
-            RoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 2);
+        IRoundLedger.KeyRotation memory rotation =
+            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 2);
         (bytes memory oldSignature, bytes memory newSignature) = bothSign(rotation);
-        refuse(RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
         ledger.rotateKey(rotation, organisation(1), registryProof(1), oldSignature, newSignature);
 
         rotation.round = 1;
         (oldSignature, newSignature) = bothSign(rotation);
         bytes32 digest = rotationDigest(rotation);
         bytes32[] memory proof = registryProof(1);
-        refuse(RoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
         ledger.rotateKey(rotation, organisation(1), proof, newSignature, newSignature);
-        refuse(RoundLedger.SignatureInvalid.selector, abi.encode(vm.addr(77), digest));
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(vm.addr(77), digest));
         ledger.rotateKey(rotation, organisation(1), proof, oldSignature, oldSignature);
-        refuse(RoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
+        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
         ledger.rotateKey(rotation, CONFIG, proof, oldSignature, newSignature);
         ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
 
         // Back and forth in one round would let the first record be replayed.
-        rotation = RoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 1);
+        rotation = IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 1);
         (newSignature, oldSignature) = bothSign(rotation);
-        refuse(RoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 1));
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 1));
         ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
         rotation.to = address(0);
-        refuse(RoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
+        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
         ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
     }
 
-    function bothSign(RoundLedger.KeyRotation memory rotation) internal view returns (bytes memory, bytes memory) {
+    function bothSign(IRoundLedger.KeyRotation memory rotation) internal view returns (bytes memory, bytes memory) {
         bytes32 digest = rotationDigest(rotation);
         return (sign(keyOf(1), digest), sign(77, digest));
     }
@@ -602,15 +592,15 @@ contract RoundLedgerTest is Base {
         bytes32[2] memory others = [ledger.REVIEWER_ROLE(), ledger.AUDITOR_ROLE()];
         for (uint256 i = 0; i < 2; ++i) {
             vm.prank(ADMIN);
-            refuse(RoundLedger.RolesConflict.selector, abi.encode(coordinator, coordinates, others[i]));
+            refuse(IRoundLedger.RolesConflict.selector, abi.encode(coordinator, coordinates, others[i]));
             ledger.grantRole(others[i], coordinator);
         }
         vm.prank(ADMIN);
-        refuse(RoundLedger.RolesConflict.selector, abi.encode(AUDITOR, others[1], coordinates));
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, others[1], coordinates));
         ledger.grantRole(coordinates, AUDITOR);
         address reviewer = vm.addr(REVIEWER_KEY);
         vm.prank(ADMIN);
-        refuse(RoundLedger.RolesConflict.selector, abi.encode(reviewer, others[0], coordinates));
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(reviewer, others[0], coordinates));
         ledger.grantRole(coordinates, reviewer);
     }
 
@@ -676,11 +666,11 @@ contract RoundLedgerTest is Base {
     function testReputationRefusals() public {
         judge(7, 7, 10);
         vm.prank(coordinator);
-        refuse(RoundLedger.ReputationOutOfOrder.selector, abi.encode(FEDERATION, 0, 1, 1));
+        refuse(IRoundLedger.ReputationOutOfOrder.selector, abi.encode(FEDERATION, 0, 1, 1));
         ledger.updateReputation(FEDERATION, header, 0, 7, 7, 10, none);
         bytes32 leaf = scoresLeaf(1, 0, 7, 3, 10);
         vm.prank(coordinator);
-        refuse(RoundLedger.ProofInvalid.selector, abi.encode(header.scoresRoot, leaf));
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(header.scoresRoot, leaf));
         ledger.updateReputation(FEDERATION, header, 0, 7, 3, 10, none);
         uint16[3] memory wrong = [uint16(8), 1, 7];
         for (uint256 i = 0; i < 3; ++i) {
@@ -688,23 +678,21 @@ contract RoundLedgerTest is Base {
             uint32 index = i == 2 ? 1 : 0;
             uint16 accepted = i == 1 ? 2 : 0;
             vm.prank(coordinator);
-            refuse(RoundLedger.MaskInvalid.selector, abi.encode(FEDERATION, index, wrong[i], accepted));
+            refuse(IRoundLedger.MaskInvalid.selector, abi.encode(FEDERATION, index, wrong[i], accepted));
             ledger.updateReputation(FEDERATION, header, index, wrong[i], accepted, 10, none);
         }
         vm.prank(coordinator);
-        refuse(RoundLedger.ThresholdOutOfRange.selector, abi.encode(101, 100));
+        refuse(IRoundLedger.ThresholdOutOfRange.selector, abi.encode(101, 100));
         ledger.updateReputation(FEDERATION, header, 0, 7, 7, 101, none);
-        RoundLedger.Header memory forged = header;
+        IRoundLedger.Header memory forged = header;
         forged.scoresRoot = leaf;
         bytes memory detail = abi.encode(FEDERATION, 1, ledger.head(FEDERATION), expectedHead(forged));
         vm.prank(coordinator);
-        refuse(RoundLedger.HeadMismatch.selector, detail);
+        refuse(IRoundLedger.HeadMismatch.selector, detail);
         ledger.updateReputation(FEDERATION, forged, 0, 7, 3, 10, none);
         forged = disputeEmptySlot();
         vm.prank(coordinator);
-        refuse(
-            RoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, RoundLedger.RoundStatus.DISPUTED)
-        );
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, IRoundLedger.RoundStatus.DISPUTED));
         ledger.updateReputation(FEDERATION, forged, 0, 7, 7, 10, none);
     }
 
@@ -720,25 +708,23 @@ contract RoundLedgerTest is Base {
     }
 
     function claim(uint256 cumulative) internal {
-        ledger.claimReward(
-            FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none
-        );
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none);
     }
 
     function testClaimsAreCumulative() public {
         publish(rewardLeaf(1, 30));
         vm.expectEmit(address(ledger));
-        emit RoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 30, 30);
+        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 30, 30);
         claim(30);
-        refuse(RoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 30, 30));
+        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 30, 30));
         ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
         publish(rewardLeaf(1, 50));
         vm.expectEmit(address(ledger));
-        emit RoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 20, 50);
+        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 20, 50);
         claim(50);
         publish(rewardLeaf(1, 40));
         bytes32[] memory proof = registryProof(1);
-        refuse(RoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 50, 40));
+        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 50, 40));
         ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 40, none);
         check(ledger.claimed(FEDERATION, 1) == 50, "never falls");
     }
@@ -746,9 +732,9 @@ contract RoundLedgerTest is Base {
     function testClaimRefusals() public {
         publish(rewardLeaf(1, 30));
         bytes32[] memory proof = registryProof(1);
-        refuse(RoundLedger.ProofInvalid.selector, abi.encode(rewardLeaf(1, 30), rewardLeaf(1, 31)));
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(rewardLeaf(1, 30), rewardLeaf(1, 31)));
         ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 31, none);
-        refuse(RoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, STRANGER));
+        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, STRANGER));
         ledger.claimReward(FEDERATION, 1, STRANGER, organisation(1), proof, 30, none);
     }
 

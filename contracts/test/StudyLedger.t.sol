@@ -43,9 +43,7 @@ contract StudyLedgerTest is Base {
         for (uint32 trial = 0; trial < 2; ++trial) {
             uint64 next = 2 * trial + 1;
             for (uint256 i = 0; i < 4; ++i) {
-                refuse(
-                    StudyLedger.StageOutOfOrder.selector, abi.encode(STUDY, trial, StudyLedger.Stage.NONE, ends[i])
-                );
+                refuse(StudyLedger.StageOutOfOrder.selector, abi.encode(STUDY, trial, StudyLedger.Stage.NONE, ends[i]));
                 record(next, trial, ends[i]);
             }
             record(next, trial, StudyLedger.Stage.BEGUN);

@@ -69,8 +69,7 @@ abstract contract SyntheticBase is Base {
     function ask(SyntheticLedger.SyntheticRequest memory request) internal returns (bytes32) {
         uint32 slot = request.slot;
         bytes memory signature = sign(keyOf(slot), requestId(request));
-        return
-            synthetic.requestSynthetic(request, signature, hospitalOf(slot), organisation(slot), registryProof(slot));
+        return synthetic.requestSynthetic(request, signature, hospitalOf(slot), organisation(slot), registryProof(slot));
     }
 
     function reviewOf(bytes32 id, bool grants, uint32 granted)
@@ -82,8 +81,7 @@ abstract contract SyntheticBase is Base {
             "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)"
         );
         review = SyntheticLedger.SyntheticReview(id, grants, granted, keccak256("reason"), 0);
-        signature =
-            sign(REVIEWER_KEY, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review)))));
+        signature = sign(REVIEWER_KEY, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review)))));
     }
 
     function approve(bytes32 id, uint32 granted) internal {

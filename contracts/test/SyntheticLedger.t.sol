@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
-import {RoundLedger} from "../src/RoundLedger.sol";
+import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
@@ -75,9 +75,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 head = keccak256(abi.encode(bytes32(0), id, SyntheticLedger.Status.DENIED, 0, id));
         uint16 reasons = synthetic.NO_POLICY() | synthetic.POLICY_VERSION();
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticStatusChanged(
-            id, other, SyntheticLedger.Status.DENIED, 0, reasons, id, head
-        );
+        emit SyntheticLedger.SyntheticStatusChanged(id, other, SyntheticLedger.Status.DENIED, 0, reasons, id, head);
         ask(request);
     }
 
@@ -193,8 +191,30 @@ contract SyntheticLedgerTest is SyntheticBase {
 
     function testLadder() public {
         uint32[24] memory steps = [
-            uint32(0), 1, 2, 6, 10, 20, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000,
-            1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 500_000_000, 2_000_000_000
+            uint32(0),
+            1,
+            2,
+            6,
+            10,
+            20,
+            30,
+            50,
+            100,
+            200,
+            500,
+            1_000,
+            2_000,
+            5_000,
+            10_000,
+            20_000,
+            50_000,
+            100_000,
+            1_000_000,
+            10_000_000,
+            100_000_000,
+            1_000_000_000,
+            500_000_000,
+            2_000_000_000
         ];
         for (uint256 i = 0; i < steps.length; ++i) {
             ask(requestOf(1, V, SMOTE, 1, steps[i]));
@@ -260,9 +280,8 @@ contract SyntheticLedgerTest is SyntheticBase {
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
         (review, signature) = reviewOf(id, true, 9);
         review.granted = 8;
-        bytes32 kind = keccak256(
-            "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)"
-        );
+        bytes32 kind =
+            keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
         bytes32 digest = typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review))));
         refuse(SyntheticLedger.SignatureInvalid.selector, abi.encode(vm.addr(REVIEWER_KEY), digest));
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
@@ -331,8 +350,7 @@ contract SyntheticLedgerTest is SyntheticBase {
     }
 
     function testReportRejected() public {
-        uint16[4] memory reasons =
-            [synthetic.AUC(), synthetic.NNDR(), synthetic.DUPLICATES(), synthetic.UTILITY()];
+        uint16[4] memory reasons = [synthetic.AUC(), synthetic.NNDR(), synthetic.DUPLICATES(), synthetic.UTILITY()];
         for (uint256 i = 0; i < 4; ++i) {
             bytes32 id = granted10();
             SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
@@ -391,13 +409,11 @@ contract SyntheticLedgerTest is SyntheticBase {
     function testReportIsSignedByThePresentHolder() public {
         bytes32 id = granted10();
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, hospitalOf(1), RoundLedger.HospitalStatus.SUSPENDED, organisation(1));
+        ledger.setHospital(FEDERATION, 1, hospitalOf(1), IRoundLedger.HospitalStatus.SUSPENDED, organisation(1));
         SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
-        refuseReport(
-            id, report, 1, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1))
-        );
+        refuseReport(id, report, 1, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
         vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, hospitalOf(2), RoundLedger.HospitalStatus.ACTIVE, organisation(1));
+        ledger.setHospital(FEDERATION, 1, hospitalOf(2), IRoundLedger.HospitalStatus.ACTIVE, organisation(1));
         refuseReport(
             id, report, 1, SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(2), reportDigest(report))
         );

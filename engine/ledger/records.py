@@ -34,6 +34,7 @@ def word(value: int | bytes) -> bytes:
     return value.rjust(32, b"\0")
 
 
+@lru_cache(maxsize=4096)
 def checksum_address(raw: bytes) -> str:
     """Write 20 bytes as an address in mixed-case checksum form (EIP-55)."""
     plain = raw.hex()
