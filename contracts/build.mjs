@@ -42,12 +42,12 @@ for (const name of names) {
 }
 
 function artefact(name) {
-  const sourceName = `contracts/${name}.sol`;
-  const contents = { [sourceName]: readFileSync(join(here, `${name}.sol`), "utf8") };
+  const sourceName = `contracts/src/${name}.sol`;
+  const contents = { [sourceName]: readFileSync(join(here, "src", `${name}.sol`), "utf8") };
 
   // Called by the compiler for each import; remembers what was really used.
   function findImport(path) {
-    const ours = /^contracts\/\w+\.sol$/.test(path);
+    const ours = /^contracts\/src\/\w+\.sol$/.test(path);
     if (!ours && !path.startsWith("@openzeppelin/contracts/")) return { error: `import outside the packages: ${path}` };
     contents[path] = readFileSync(ours ? join(here, "..", path) : join(here, "node_modules", path), "utf8");
     return { contents: contents[path] };

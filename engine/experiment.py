@@ -131,6 +131,7 @@ def steps(
             classes=beats.classes,
             model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
             notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
+            received=lambda number, updates: ledger.received(number, updates) if ledger is not None else None,
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()

@@ -31,6 +31,7 @@ class Plan:
         classes: class letters.
         model_hash: names a parameter vector; b"" where nobody asks.
         notice: what these hospitals are told of the ledger, given the hash of the model; None where none is kept.
+        received: called with a round's updates as soon as they are there, to work on them beside the validation.
     """
 
     rounds: int
@@ -44,6 +45,7 @@ class Plan:
     model_hash: Callable[[np.ndarray], bytes]
     validate_participants: bool = False
     notice: Callable[[bytes, Sequence[int]], Any] = lambda model, hospitals: None
+    received: Callable[[int, Sequence[Update]], None] = lambda round, updates: None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def run_rounds(
         selected = select(plan, round)
         answers, summed = pool.train(round, state.params, plan.notice(model, selected), selected)
         updates, lost = survivors(answers, plan.min_hospitals)
+        plan.received(round, updates)
         params = moved(state.params, summed, sum(weight(plan.weighting, u.samples) for u in updates))
         times.append(time.perf_counter())
         parent, model = model, plan.model_hash(params)

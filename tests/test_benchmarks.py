@@ -1,10 +1,12 @@
-"""The federation benchmark: its second writing of the network and the draws, and one tiny race."""
+"""The benchmarks: the second writing of network and draws, one tiny race, what the ledger costs and how long it waits."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -77,3 +79,49 @@ def test_a_tiny_race(tmp_path: Path):
         assert runs[0]["rss_mb"] > 50
         assert runs[0]["wall"] > sum(runs[0]["rounds"])
     assert result["rows"]["ours-threads-torch"]["loss_off"] < 1e-4
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/ledger.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("ledger")
+
+
+def test_the_wait_for_a_slow_chain_by_hand(costs: ModuleType):
+    """The looks at the chain come 0.01, 0.03, 0.07, 0.15, 0.31, 0.56, 0.81, 1.06, ... seconds after sending."""
+    # A chain that seals at once holds nobody up: the last of ten rounds of 2 s is sealed when it is prepared.
+    assert costs.predict(2.0, 10, 0.0, 0.05) == pytest.approx(20.05)
+    # Blocks at 0.5, 1.5, ...: the round ends at 2, is sent at 2.1, mined at 2.5, noticed at the look at 2.1 + 0.56.
+    assert costs.predict(2.0, 1, 1.0, 0.1, phase=0.5) == pytest.approx(2.66)
+    # Two more blocks on top come at 4.5; looks from 2.1 + 0.56 on are 0.25 apart: 4.66.
+    assert costs.predict(2.0, 1, 1.0, 0.1, phase=0.5, confirmations=2) == pytest.approx(4.66)
+    # Rounds longer than the block time wait for their own seal only, however many there are.
+    assert costs.predict(3.0, 50, 1.0, 0.1) - 150 == pytest.approx(costs.predict(3.0, 5, 1.0, 0.1) - 15)
+    # Shorter ones queue up: every further round costs one block.
+    assert costs.predict(0.3, 60, 5.0, 0.1) - costs.predict(0.3, 50, 5.0, 0.1) == pytest.approx(50, abs=0.3)
+
+
+def test_the_cost_table(costs: ModuleType, capsys: pytest.CaptureFixture[str]):
+    rows = {(row["hospitals"], row["design"]): row for row in costs.table([2, 5], rounds=2, steps=2)}
+    assert set(rows) == {(n, design) for n in (2, 5) for design in ("none", "store", "event", "seal")}
+    gas = {key: row["gas"].median for key, row in rows.items()}
+    for design in ("store", "event"):
+        each = (gas[5, design] - gas[2, design]) / 3  # for one more hospital
+        assert each > 30_000
+        assert gas[2, design] - 2 * each < 80_000  # what is left is the closing transaction
+    assert gas[2, "seal"] == pytest.approx(gas[5, "seal"], abs=100)
+    assert gas[2, "seal"] < 75_000
+    assert rows[2, "none"]["total"].values == [0.0, 0.0]
+    assert all(0 < row["critical"].median <= row["total"].median for key, row in rows.items() if key[1] != "none")
+    costs.print_table(list(rows.values()))
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+@pytest.mark.long
+def test_the_latency_model_against_a_node(costs: ModuleType):
+    prepare = costs.measure(0, 0.05, 5, 0.0)["sealing"]
+    for train in (0.3, 1.5):
+        found = costs.measure(1, train, 8, 0.4)
+        expected = costs.predict(found["round"], 8, 1, prepare, found["phase"])
+        assert found["seconds"] == pytest.approx(expected, abs=2)  # one block, and one for a busy machine

@@ -31,6 +31,7 @@ CODE = bytes.fromhex("60003580600054600101146013576000" + "6000fd5b60005500")
 CREATION = bytes.fromhex("6018600c60003960186000f3") + CODE
 GAS = 200_000
 LEGACY = ("--hardfork", "berlin")
+OPENING = 3  # transactions before round 1: deploy, open the federation, open round 1
 
 
 class Memory:
@@ -523,8 +524,6 @@ def opened(run: Run, node: Node, **settings: Any) -> Any:
 
 
 def test_a_node_that_was_killed_gets_back_what_it_lost(run: Run, start: Callable[..., Node]):
-    from engine.ledger.audit import audit
-
     node = start("anvil")
     with pytest.raises(LedgerError, match=r"is on chain 4242, ledger.chain_id is 1"):
         opened(run, node, chain_id=1)
@@ -543,7 +542,6 @@ def test_a_node_that_was_killed_gets_back_what_it_lost(run: Run, start: Callable
         node.start()
         assert ledger.append(run.entry(4, domain)).head == heads[4]
         assert [seal.head for seal in ledger.seals()] == heads[1:]
-    assert not [f for f in audit(run.folder).findings if f.record not in ("archive",)]
 
 
 def test_a_node_that_kept_its_state_is_only_compared(run: Run, tmp_path: Path, start: Callable[..., Node]):
@@ -553,7 +551,7 @@ def test_a_node_that_kept_its_state_is_only_compared(run: Run, tmp_path: Path, s
     node.stop()
     node.start()
     before = height(node)
-    assert before == 3
+    assert before == OPENING + 1
     with opened(run, node) as ledger:
         assert ledger.seals() == [seal]
         assert height(node) == before
@@ -577,7 +575,7 @@ def test_rounds_that_a_reorganisation_took_are_sealed_again(
     ledger.close()
     with opened(run, node) as ledger:
         assert [seal.head for seal in ledger.seals()] == heads[1:]
-    assert int(node("eth_getTransactionCount", RpcChain(node.url, key=KEY).sender, "latest"), 16) == 6
+    assert int(node("eth_getTransactionCount", RpcChain(node.url, key=KEY).sender, "latest"), 16) == OPENING + 4
 
 
 def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, start: Callable[..., Node]):
@@ -587,7 +585,10 @@ def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, st
         seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
         node("anvil_reorg", 2, [])
         sender = RpcChain(node.url, key=KEY).sender
-        node("eth_sendRawTransaction", "0x" + sign_transaction(KEY, CHAIN_ID, 3, sender, b"", 21_000, 1, 10**11).hex())
+        node(
+            "eth_sendRawTransaction",
+            "0x" + sign_transaction(KEY, CHAIN_ID, OPENING + 1, sender, b"", 21_000, 1, 10**11).hex(),
+        )
         assert ledger.append(run.entry(4, domain)).head == heads[4]
         after = ledger.seals()
         assert [seal.head for seal in after] == heads[1:]
@@ -650,9 +651,14 @@ def test_a_contract_is_shared_but_a_federation_is_there_once(run: Run, tmp_path:
 def test_slow_blocks(run: Run, start: Callable[..., Node]):
     node = start("anvil", "--block-time", "1")
     with opened(run, node) as ledger:
+        blocks = {
+            node("eth_getTransactionReceipt", "0x" + t.hash.hex())["blockNumber"]
+            for t in ledger._journal.transactions()
+        }
+        assert len(blocks) < OPENING  # what opens a ledger is sent together
         for number in (1, 2):
             assert ledger.append(run.entry(number, ledger.domain)).head == run.heads(ledger.domain, 2)[number]
-        assert len(ledger._journal.transactions()) == 4
+        assert len(ledger._journal.transactions()) == OPENING + 2
 
 
 @pytest.mark.long

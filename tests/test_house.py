@@ -86,6 +86,7 @@ def test_the_loop_knows_protocols_only():
 # --- Documents and ready-made files -----------------------------------------------------------------------------------
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "contracts").glob("*.md"))]
+DOCUMENTS += sorted((ROOT / "deploy").rglob("*.md"))
 
 
 def targets(text: str) -> list[str]:

@@ -28,6 +28,7 @@ KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 # The embedded chain dies with its process, so its one account protects nothing; a fixed key gives the contract the
 # same address in every run, and a replay the same hashes.
 _EMBEDDED_KEY = keccak(b"PulseLedger embedded coordinator 1")
+EMBEDDED_AUDITOR = keccak(b"PulseLedger embedded auditor 1")
 _EMBEDDED_TIME = 1_700_000_000  # seconds since 1970; no hash of ours depends on it
 
 # Limits; the measured use is well below each.
@@ -66,6 +67,9 @@ class Chain(Protocol):
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
         """Sign the next transaction (the one `ahead` places after it); `to=None` creates a contract. Sends nothing."""
+
+    def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
+        """Sign the next call of another account, as an auditor does. Sends nothing."""
 
     def sign_digest(self, digest: bytes) -> bytes:
         """Sign 32 bytes with the key of the account, as receipts are."""
@@ -112,7 +116,10 @@ class EmbeddedChain:
         self._account = address_bytes(address(_EMBEDDED_KEY))
         backend = PyEVMBackend(
             genesis_parameters=get_default_genesis_params({"timestamp": _EMBEDDED_TIME}),
-            genesis_state={self._account: {"balance": 10**30, "nonce": 0, "code": b"", "storage": {}}},
+            genesis_state={
+                account: {"balance": 10**30, "nonce": 0, "code": b"", "storage": {}}
+                for account in (self._account, address_bytes(address(EMBEDDED_AUDITOR)))
+            },
             # The rules that the contract was compiled for, whatever a later version takes as its default.
             vm_configuration=((0, CancunVM),),
         )
@@ -129,6 +136,10 @@ class EmbeddedChain:
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
         # The base fee only falls from its first value, as the blocks are nearly empty.
         return sign_transaction(_EMBEDDED_KEY, self.chain_id, self._nonce + ahead, to, data, gas, 0, 10**10)
+
+    def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
+        nonce = self._chain.get_vm().state.get_nonce(address_bytes(address(key)))
+        return sign_transaction(key, self.chain_id, nonce, to, data, gas, 0, 10**10)
 
     def sign_digest(self, digest: bytes) -> bytes:
         return sign_digest(digest, _EMBEDDED_KEY)
@@ -147,7 +158,8 @@ class EmbeddedChain:
             self._chain.mine_block()
         except ValidationError as error:
             raise LedgerError(f"the embedded chain does not take the transaction: {error}") from error
-        self._nonce = transaction.nonce + 1
+        if transaction.sender == self._account:
+            self._nonce = transaction.nonce + 1
         identity = keccak(raw)
         self._receipts[identity] = ChainReceipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
 
@@ -245,6 +257,11 @@ class RpcChain:
         tip, fee = self._fees()
         nonce = self._count("pending") + ahead
         return sign_transaction(self._signing_key(), self.chain_id, nonce, to, data, gas, tip, fee)
+
+    def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
+        tip, fee = self._fees()
+        nonce = int(self._request("eth_getTransactionCount", address(key), "pending"), 16)
+        return sign_transaction(key, self.chain_id, nonce, to, data, gas, tip, fee)
 
     def sign_digest(self, digest: bytes) -> bytes:
         return sign_digest(digest, self._signing_key())

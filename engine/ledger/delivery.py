@@ -13,7 +13,7 @@ from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachabl
 from engine.ledger.journal import ChainReceipt, Journal, JournalTransaction
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
-_FIRST_PAUSE, _LAST_PAUSE = 0.01, 1.0  # seconds between two looks at the chain
+FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
 _GAP_SECONDS = 2.0  # a missing number may be on its way to this node
 
 
@@ -56,7 +56,7 @@ class _Delivery:
 
     def run(self) -> JournalTransaction:
         deadline = time.monotonic() + self._chain.timeout
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 done, moved = self._look()
@@ -67,7 +67,7 @@ class _Delivery:
             if done is not None:
                 return done
             if moved:
-                pause = _FIRST_PAUSE
+                pause = FIRST_PAUSE
                 continue
             if time.monotonic() > deadline:
                 raise LedgerError(
@@ -76,7 +76,7 @@ class _Delivery:
                     "later"
                 )
             time.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
+            pause = min(2 * pause, LAST_PAUSE)
 
     def _look(self) -> tuple[JournalTransaction | None, bool]:
         """Compare with the chain and do the next thing; return the attempt that counts, and whether something moved."""

@@ -159,6 +159,7 @@ class Signer:
         round = header.round + 1
         salts = [salt(self._key, signing.federation, round, purpose) for purpose in (SALT_SAMPLES, SALT_METRICS)]
         opening = Opening(samples, salts[0], metrics, salts[1], privacy)
+        committed = commitments(opening)
         record = ModelUpdate(
             federation=signing.federation,
             round=round,
@@ -166,9 +167,11 @@ class Signer:
             parent_model=notice.model,
             parent_head=header.head,
             update=vector_hash,
+            samples=committed["samples"],
+            metrics=committed["metrics"],
+            privacy=committed["privacy"],
             config_hash=signing.config_hash,
             nonce=round,
-            **commitments(opening),
         )
         signed = SignedUpdate(record, sign(record, signing.domain, self._key))
         leaf = update_leaf(signed, signing.domain)
@@ -245,6 +248,8 @@ def create_keystore(
     Raises:
         LedgerError: there is a keystore already, no password, or the folder cannot be written.
     """
+    if hospitals < 1:
+        raise LedgerError(f"a federation needs at least one hospital, not {hospitals}")
     if organisations and len(organisations) != hospitals:
         raise LedgerError(f"expected {hospitals} organisations, one for each hospital, found {len(organisations)}")
     folder, password = Path(folder), _password(password)
@@ -333,10 +338,11 @@ def read_rotations(folder: Path) -> list[tuple[KeyRotation, bytes, bytes]]:
     if not path.exists():
         return []
     try:
-        return [
-            (record_from_json(KeyRotation, one["record"]), *(bytes.fromhex(text) for text in one["signatures"]))
-            for one in _read_json(path)
-        ]
+        found = []
+        for one in _read_json(path):
+            old, new = (bytes.fromhex(text) for text in one["signatures"])
+            found.append((record_from_json(KeyRotation, one["record"]), old, new))
+        return found
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{path} is damaged: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from engine.ledger.chain import (
     NodeUnreachable,
     RpcChain,
     artefact,
-    call_arguments,
     call_data,
     coordinator_role,
     created_contract,
@@ -30,7 +30,7 @@ from engine.ledger.chain import (
     read_key,
 )
 from engine.ledger.delivery import Contradiction, Refused, settle
-from engine.ledger.journal import GOVERNED, RULE, Journal, JournalTransaction, Meta
+from engine.ledger.journal import GOVERNED, RULE, ChainReceipt, Journal, JournalTransaction, Meta
 from engine.ledger.merkle import (
     EMPTY,
     genesis_header,
@@ -304,8 +304,10 @@ class Ledger:
             holder = self.holder(rotation.slot, NO_ROUND)
             if rotation.from_ != holder:
                 raise LedgerError(f"{where}: it leaves {rotation.from_}, the slot is held by {holder}")
-            if rotation.round <= len(self._headers) - 1:
-                raise LedgerError(f"{where}: round {rotation.round} is already recorded")
+            if rotation.round != len(self._headers):
+                raise LedgerError(
+                    f"{where}: it is for round {rotation.round}, the next one is round {len(self._headers)}"
+                )
             known = {self.holder(s, NO_ROUND) for s in range(len(self._federation.hospitals))}
             if rotation.to in known:
                 raise LedgerError(f"{where}: {rotation.to} already holds a slot")
@@ -346,16 +348,23 @@ class Ledger:
         data = call_data("dispute", self._federation.id, self._abi_header(round), *arguments)
         self._transact("dispute", round, data)
 
-    def resolve(self, round: int, voided: bool) -> None:
-        """Decide a dispute: the round is final, or void, and the model is again the one before it.
+    def resolve(self, round: int, voided: bool, key: bytes) -> None:
+        """Decide a dispute with an auditor's key: the round is final, or void with all rounds after it.
+
+        The model is then again the one before the first void round. An auditor is no coordinator, so that the decision
+        is not taken by whom it is about; `grant("AUDITOR_ROLE", account)` makes one.
 
         Raises:
-            ContractRevert: there is no such dispute, or this account is no auditor.
+            LedgerError: there is no such dispute, the account is no auditor, or the chain does not answer.
         """
+        self._finish_open()
+        chain, contract = self._open_chain(), self._domain.contract
         data = call_data("resolveDispute", self._federation.id, self._abi_header(round), voided)
-        self._transact("resolve", round, data)
-        if voided:
-            self._model = self._headers[round].parent_model
+        raw = chain.sign_as(key, contract, data, GAS_OTHER)
+        receipt = self._pass_on(self._journal.add_transaction("resolve", round, keccak(raw), raw))
+        if receipt.status != 1:
+            raise LedgerError(f"the contract refuses to resolve round {round}")
+        self._model = self._current_model()
 
     def grant(self, role: str, account: str) -> None:
         """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
@@ -399,7 +408,7 @@ class Ledger:
                 break
         data = call_data(GOVERNED[kind], *arguments, contract="SyntheticLedger")
         row = ("synthetic", (None, kind, identity, text, signature, sender))
-        done = self._transact(kind, len(self._seals), data, contract, row)
+        done = self._transact(kind, 0, data, contract, row)
         assert done.receipt is not None
         return Governed(kind, identity, done.receipt.transaction, done.receipt.gas, self._decisions())
 
@@ -492,6 +501,10 @@ class Ledger:
         sign("open", 0, contract, call_data("openFederation", *fixed, *sizes))
         sign("open-round", 1, contract, call_data("openRound", federation.id, 1, federation.genesis_model, 0))
         self._journal.create(Meta(federation, Domain(chain.chain_id, contract), backend), transactions)
+        # Together, so that they can share a block. What does not get through now is sent again by `_replay`.
+        with suppress(LedgerError):
+            for _, _, _, raw in transactions:
+                chain.send(raw)
 
     def _load(self) -> None:
         """Replay what the chain lacks, note what the journal lacks, refuse what contradicts."""
@@ -526,8 +539,16 @@ class Ledger:
 
     def _replay(self) -> None:
         chain = self._open_chain()
-        self._seals, self._model, self._open = [], self._federation.genesis_model, None
-        for key in dict.fromkeys(_key(transaction) for transaction in self._journal.transactions()):
+        self._seals, self._open = [], None
+        done_keys: set[_Key] = set()
+        for transaction in self._journal.transactions():
+            key = _key(transaction)
+            if transaction.purpose == "resolve":
+                self._pass_on(transaction)
+                continue
+            if key in done_keys:
+                continue
+            done_keys.add(key)
             try:
                 done = self._settle(key)
             except Refused:
@@ -540,11 +561,7 @@ class Ledger:
                 if done.round != len(self._seals) + 1 or done.round >= len(self._headers):
                     raise LedgerError(f"the journal {self._journal.path} is damaged: round {done.round} is not whole")
                 self._seals.append(_seal(self._headers[done.round], done))
-                self._model = self._headers[done.round].model
-            elif done.purpose == "resolve":
-                _, arguments = call_arguments(decode_transaction(done.raw)["data"])
-                if arguments["voided"]:
-                    self._model = self._headers[done.round].parent_model
+        self._model = self._current_model()
         numbers = [header.round for header in self._headers]
         if numbers != list(range(len(self._seals) + 1)):
             raise LedgerError(f"the journal {self._journal.path} is damaged: round {len(self._seals) + 1} is not whole")
@@ -763,6 +780,28 @@ class Ledger:
         self._sent[key] = done = settle(self._open_chain(), self._journal, self._attempts(key), gas)
         self._open = None
         return done
+
+    def _pass_on(self, transaction: JournalTransaction) -> ChainReceipt:
+        """Send the transaction of another account, once; it is not ours to sign again."""
+        chain = self._open_chain()
+        receipt = chain.receipt(transaction.hash)
+        if receipt is None:
+            chain.send(transaction.raw)
+            deadline = time.monotonic() + chain.timeout
+            while (receipt := chain.receipt(transaction.hash)) is None:
+                if time.monotonic() > deadline:
+                    raise LedgerError(f"the {chain.name} chain gave no receipt within {chain.timeout:g} s")
+                time.sleep(0.1)
+        if transaction.receipt is None:
+            self._journal.set_receipt(transaction.seq, receipt)
+        return receipt
+
+    def _current_model(self) -> bytes:
+        """Return the model that the next round starts from: the last one that was not voided."""
+        round = len(self._seals)
+        while round and self.round_status(round) == "VOID":
+            round -= 1
+        return self._headers[round].model
 
     def _attempts(self, key: "_Key") -> list[JournalTransaction]:
         return [t for t in self._journal.transactions(key[1]) if _key(t) == key]

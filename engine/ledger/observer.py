@@ -6,6 +6,7 @@ send. Checking signatures, journal, receipts and chain go on in the background; 
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,12 @@ class LedgerObserver:
         started = time.perf_counter()
         self._folder, self._federation, self._rounds = folder, federation, rounds
         keystore = None if config.keystore is None else Path(config.keystore)
-        rotations = read_rotations(keystore) if keystore is not None else []
+        self._rotations = read_rotations(keystore) if keystore is not None else []
         where = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
         settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
             opened: Opened = self._ledger.submit("opened").result()
-            for rotation in rotations:
-                self._ledger.submit("rotate", *rotation).result()
         except BaseException:
             self._ledger.abandon()
             raise
@@ -71,6 +70,8 @@ class LedgerObserver:
             opened.headers[0].head,
             keystore,
         )
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
+        self._writing: Future[Path] | None = None
         self._open: list[tuple[RoundEntry, Answer, Answer]] = []
         self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
@@ -92,10 +93,16 @@ class LedgerObserver:
         self.seconds += time.perf_counter() - started
         return notice
 
+    def received(self, round: int, updates: Sequence[Any]) -> None:
+        """Begins to archive the updates of a round, beside what the loop does with them."""
+        vectors = {u.hospital: u.vector for u in updates}
+        self._writing = self._writer.submit(archive.write_round, self._folder, round, vectors)
+
     def round_finished(self, record: Any) -> None:
-        """Archives the updates and submits the round; raises what the ledger refused of an earlier one."""
+        """Waits for the archive and submits the round; raises what the ledger refused of an earlier one."""
         started = time.perf_counter()
-        archive.write_round(self._folder, record.round, {u.hospital: u.vector for u in record.updates})
+        if self._writing is not None:
+            self._writing.result()
         signed = tuple(u.signed for u in record.updates)
         entry = RoundEntry(
             record.round,
@@ -134,6 +141,8 @@ class LedgerObserver:
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
         self._last = {}  # hospitals begin anew, too
+        for rotation in self._rotations:
+            self._ledger.submit("rotate", *rotation).result()
 
     def finish(self) -> None:
         """Waits until the last round is sealed, so that its receipts can be given out."""
@@ -152,6 +161,7 @@ class LedgerObserver:
         """Waits for everything submitted and lets go of a run that may go on later."""
         self.finish()
         self._ledger.close()
+        self._writer.shutdown()
 
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
@@ -161,6 +171,8 @@ class LedgerObserver:
             self._ledger.submit("finalize").result()
         summary: dict[str, Any] = self._ledger.submit("summary").result()
         self.seconds += time.perf_counter() - started
+        self._ledger.close()
+        self._writer.shutdown()
         return summary
 
     def bundle(self, result: Mapping[str, Any], config: str) -> str:
@@ -169,6 +181,7 @@ class LedgerObserver:
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""
+        self._writer.shutdown()
         self._ledger.abandon()
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:

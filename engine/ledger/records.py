@@ -34,6 +34,7 @@ def word(value: int | bytes) -> bytes:
     return value.rjust(32, b"\0")
 
 
+@lru_cache(maxsize=4096)
 def checksum_address(raw: bytes) -> str:
     """Write 20 bytes as an address in mixed-case checksum form (EIP-55)."""
     plain = raw.hex()
@@ -281,14 +282,14 @@ def _domain_separator(domain: Domain) -> bytes:
 
 
 def struct_hash(record: Record) -> bytes:
-    """Compute the EIP-712 hash of a record without its domain; the contracts use it as the id of a request."""
-    kind = type(record)
+    """Compute the EIP-712 hash of a record without its domain."""
+    kind: type = type(record)
     words = [_word(getattr(record, name), solidity) for name, solidity in FIELDS[kind].items()]
     return keccak(_type_hash(kind) + b"".join(words))
 
 
 def digest(record: Record, domain: Domain) -> bytes:
-    """Compute the 32 bytes that are signed (EIP-712 typed data)."""
+    """Compute the 32 bytes that are signed (EIP-712 typed data); of a request they are its id, too."""
     return keccak(b"\x19\x01" + _domain_separator(domain) + struct_hash(record))
 
 

@@ -1,6 +1,7 @@
 """Keys, salts and signatures of hospitals. Imports neither web3 nor eth_account, so that a hospital starts quickly."""
 
 import hashlib
+from functools import lru_cache
 
 from coincurve import PrivateKey, PublicKey
 from eth_hash.auto import keccak
@@ -86,6 +87,7 @@ def recover_digest(digest: bytes, signature: bytes) -> str:
         raise LedgerError("the signature belongs to no key") from error
 
 
+@lru_cache(maxsize=1024)  # making one costs as much as signing with it
 def _private(key: bytes) -> PrivateKey:
     if not isinstance(key, bytes) or len(key) != 32 or not 0 < int.from_bytes(key, "big") < CURVE_ORDER:
         raise LedgerError("the private key is not a valid secp256k1 scalar of 32 bytes")
