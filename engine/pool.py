@@ -255,7 +255,7 @@ class RayPool:
         group = self._ray.util.get_current_placement_group()
         if group is not None:
             # bundle 0 is the runner's own
-            return sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:])
+            return round(sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:]), 4)
         there = self._ray.cluster_resources().get("CPU", 0.0)
         # Ray's count lags behind; and rounded, as a share that differs in its last bit is another kind of actor
         free = min(there, round(self._ray.available_resources().get("CPU", 0.0) + idle_cpus(_Host), 3))
