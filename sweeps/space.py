@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from engine.config import CLASSES, RunConfig, dotted_keys, parse, set_key
+from engine.config import CLASSES, RunConfig, dotted_keys, has_password, parse, set_key
 from engine.errors import ConfigError
 from engine.seeds import generator
 
@@ -31,6 +31,7 @@ STUDY_KEYS = (
     "trials",
     "joint",
     "concurrency",
+    "storage",
 )
 
 _SCORES = (
@@ -127,6 +128,7 @@ class StudyConfig(RunConfig):
     joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
 
+<<<<<<< HEAD
     @field_validator("constraints")
     @classmethod
     def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
@@ -136,6 +138,25 @@ class StudyConfig(RunConfig):
             if not _BOUND.fullmatch(bound):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
         return value
+=======
+    storage: str | None = Field(
+        None,
+        description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
+        "with the password in PGPASSWORD",
+    )
+
+    @model_validator(mode="after")
+    def _storage(self) -> "StudyConfig":
+        # the value is not shown: it may hold a password
+        if self.storage is not None:
+            if not self.storage.startswith("postgresql+psycopg://"):
+                raise ValueError("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE")
+            if has_password(self.storage):
+                raise ValueError(
+                    "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass"
+                )
+        return self
+>>>>>>> 2d769b608ccb108f444b4fcbb0f34effbb0a4079
 
     @model_validator(mode="after")
     def _objectives(self) -> "StudyConfig":
