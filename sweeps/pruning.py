@@ -60,15 +60,11 @@ def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: in
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        view = optuna.create_study(
-            storage=optuna.storages.InMemoryStorage(), study_name=name, direction=directions[0]
-        )
+        view = optuna.create_study(storage=optuna.storages.InMemoryStorage(), study_name=name, direction=directions[0])
         for c in contenders:
             reported = {step: values[0] for step, values in c.rungs.items()}
             view.add_trial(
-                create_trial(
-                    state=c.state, value=c.value, intermediate_values=reported, system_attrs=c.memory
-                )
+                create_trial(state=c.state, value=c.value, intermediate_values=reported, system_attrs=c.memory)
             )
         pruned = build_pruner(study.pruner, study.federation.rounds).prune(view, view.get_trials()[own])
         return not pruned, view.get_trials()[own].system_attrs

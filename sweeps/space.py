@@ -74,9 +74,7 @@ class PrunerConfig(BaseModel):
         "patient",
         "wilcoxon",
         "rungs",
-    ] = Field(
-        "none", description="Optuna's pruners; rungs: ours, for several objectives; wilcoxon: after each repeat"
-    )
+    ] = Field("none", description="Optuna's pruners; rungs: ours, for several objectives; wilcoxon: after each repeat")
     first: int = Field(1, ge=1, description="round of the first rung")
     factor: int = Field(3, ge=2, description="each rung is this many times the one before; 1/factor is kept at least")
     n_startup_trials: int = Field(
@@ -128,7 +126,6 @@ class StudyConfig(RunConfig):
     joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
 
-<<<<<<< HEAD
     @field_validator("constraints")
     @classmethod
     def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
@@ -138,7 +135,7 @@ class StudyConfig(RunConfig):
             if not _BOUND.fullmatch(bound):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
         return value
-=======
+
     storage: str | None = Field(
         None,
         description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
@@ -156,7 +153,6 @@ class StudyConfig(RunConfig):
                     "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass"
                 )
         return self
->>>>>>> 2d769b608ccb108f444b4fcbb0f34effbb0a4079
 
     @model_validator(mode="after")
     def _objectives(self) -> "StudyConfig":
