@@ -32,15 +32,21 @@ class Contender:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-def contender(trial: optuna.trial.FrozenTrial) -> Contender:
-    """A trial of the study's database, which holds every rung as the user attribute `rung/ROUND`."""
-    rungs = {int(k[5:]): v for k, v in trial.user_attrs.items() if k.startswith("rung/")}
-    return Contender(
-        trial.state,
-        trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None,
-        {step: tuple(rungs[step]["values"]) for step in sorted(rungs)},
-        rungs[max(rungs)]["memory"] if rungs else {},
-    )
+def competitors(trials: Sequence[optuna.trial.FrozenTrial], condition: str) -> dict[int, Contender]:
+    """Number in the whole study -> contender, for the tuned trials of one condition."""
+    found = {}
+    for trial in trials:
+        attributes = trial.user_attrs
+        if "config" not in attributes or "baseline" in attributes or attributes["condition"] != condition:
+            continue
+        rungs = {int(k[5:]): v for k, v in attributes.items() if k.startswith("rung/")}
+        found[attributes["trial"]] = Contender(
+            trial.state,
+            trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None,
+            {step: tuple(rungs[step]["values"]) for step in sorted(rungs)},
+            dict(rungs[max(rungs)]["memory"]) if rungs else {},
+        )
+    return found
 
 
 def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: int) -> tuple[bool, dict[str, Any]]:
@@ -75,16 +81,15 @@ def keep_at_rung(
 ) -> bool:
     """The rung pruner for several objectives: a trial goes on unless two things hold.
 
-    It is dominated (another trial was as good in every objective at this rung and better in one), and by its first
-    objective it is not among the best 1/`factor` of all that reached the rung. The second is the rule of asynchronous
-    successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning").
+    It is dominated: another trial was better in every objective at this rung. (A tie counts for the trial: at early
+    rungs a rare class has recall 0 everywhere, which says nothing yet.) And by its first objective it is not among the
+    best 1/`factor` of all that reached the rung, the rule of asynchronous successive halving (Li et al. 2020, "A System
+    for Massively Parallel Hyperparameter Tuning").
     """
     signs = [1 if direction == "maximize" else -1 for direction in directions]
-    mine = [s * v for s, v in zip(signs, own, strict=True)]
-    theirs = [[s * v for s, v in zip(signs, other, strict=True)] for other in others]
-    dominated = any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in theirs)
-    better = sum(other[0] > mine[0] for other in theirs)
-    return not dominated or better * factor < len(theirs) + 1
+    dominated = any(all(s * o > s * m for s, o, m in zip(signs, other, own, strict=True)) for other in others)
+    better = sum(signs[0] * other[0] > signs[0] * own[0] for other in others)
+    return not dominated or better * factor < len(others) + 1
 
 
 def build_pruner(pruner: PrunerConfig, rounds: int) -> optuna.pruners.BasePruner:

@@ -46,7 +46,7 @@ from engine.files import whole
 from engine.pool import ATTEMPTS, host_groups
 from engine.tracking import RunTracker, flat_params, start_tracker
 from sweeps.progress import StudyProgress
-from sweeps.pruning import contender, keep
+from sweeps.pruning import competitors, keep
 from sweeps.space import (
     Condition,
     StudyConfig,
@@ -531,18 +531,12 @@ class Driver:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # reported already, by a driver that was killed here
                 handle.report(known[0], step)
-        own = {"values": known, "kept": True, "memory": {}}
-        attributes = self._attributes(trial)
-        there = {}
-        for t in _trials(trial.study):
-            mine = t.user_attrs.get("condition") == attributes["condition"]
-            if mine and "config" in t.user_attrs and "baseline" not in t.user_attrs:
-                there[t.user_attrs["trial"]] = contender(t)
+        there = competitors(_trials(trial.study), self._attributes(trial)["condition"])
         there[trial.trial].rungs[step] = tuple(known)
         order = sorted(there)
         kept, memory = keep(self._study, trial.study.study_name, [there[n] for n in order], order.index(trial.trial))
         # one write: a driver that is killed before it decides again, one that is killed after it abides by this
-        handle.set_user_attr(f"rung/{step}", {**own, "kept": kept, "memory": memory})
+        handle.set_user_attr(f"rung/{step}", {"values": known, "kept": kept, "memory": memory})
         return kept
 
     def _leave(self, trial: _Running) -> None:
