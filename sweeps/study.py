@@ -449,7 +449,7 @@ class Driver:
         trial.seen = (-1, time.monotonic())
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
         self._progress.started(trial.trial, self._label(trial), attributes["condition"], rounds)
-        bundles = trial_bundles(RunConfig.model_validate(trial.order["configs"][0]), self._cpus)
+        bundles = trial_bundles(RunConfig.model_validate(trial.order["configs"][0]), self._cpus, _nodes(self._ray))
         trial.slot = next((slot for slot in self._idle if slot.bundles == bundles), None)
         if trial.slot is not None:
             self._idle.remove(trial.slot)
@@ -773,9 +773,12 @@ def rounds_saved(study: StudyConfig, trials: list[optuna.trial.FrozenTrial]) -> 
     return saved / wanted if wanted else 0.0
 
 
-def trial_bundles(config: RunConfig, cpus: float) -> list[dict[str, float]]:
-    """The bundles of a trial's placement group: its runner, and one for each actor that holds hospitals."""
-    n = len(trial_hosts(config, cpus))
+def trial_bundles(config: RunConfig, cpus: float, nodes: int) -> list[dict[str, float]]:
+    """The bundles of a trial's placement group: its runner, and one for each actor that holds hospitals.
+
+    On one node the actors share a bundle, so that the next trial can use the group whatever its number of hospitals.
+    """
+    n = len(trial_hosts(config, cpus)) if nodes > 1 else 1
     rest = round(cpus - RUNNER_CPU, 4)
     share = int(1e4 * rest / n) / 1e4
     shares = [share] * (n - 1) + [round(rest - share * (n - 1), 4)]
@@ -921,6 +924,10 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _nodes(ray: Any) -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _cause(ray: Any, error: BaseException) -> BaseException:
