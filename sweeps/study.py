@@ -22,11 +22,12 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from engine.actors import end_actor, imported_ray, start_ray, stop_ray
+from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import ResourceError, StudyError
 from engine.files import whole
+from engine.pool import site_names
 from engine.tracking import start_tracker
 from sweeps.space import (
     Condition,
@@ -194,8 +195,10 @@ class Driver:
         self._folder = folder.resolve()
         self._say = say
         self._ray = imported_ray()
-        self._cpus = _trial_cpus(self._ray, study)
-        self._concurrency = study.concurrency or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cpus))
+        cpus = _trial_bundles(self._ray, study)
+        # over several nodes, only the user knows what each of them may hold
+        at_once = int(self._ray.cluster_resources().get("CPU", 1) // sum(cpus)) if len(cpus) == 2 else 1
+        self._concurrency = study.concurrency or max(1, at_once)
         self._conditions = {c.label: c for c in conditions(study)}
         self._studies = open_studies(study, self._folder, storage)
         self._total = total_trials(study)
@@ -329,11 +332,20 @@ class Driver:
 
     def _open_slot(self, trial: int) -> _Slot:
         ray = self._ray
-        group = ray.util.placement_group([{"CPU": RUNNER_CPU}, {"CPU": self._cpus - RUNNER_CPU}], strategy="PACK")
+        execution = self._study.execution
+        cpus = _trial_bundles(ray, self._study)
+        sites = site_names(execution)
+        group = ray.util.placement_group(
+            [{"CPU": share} for share in cpus],
+            strategy="SPREAD" if execution.placement == "spread" else "PACK",
+            bundle_label_selector=[{}, *({SITE: site} for site in sites)] if sites else None,
+        )
         if not group.wait(START_SECONDS):
             there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+            where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+            ray.util.remove_placement_group(group)
             raise ResourceError(
-                f"trial {trial} wants {self._cpus:g} CPU; after {START_SECONDS:g} s the cluster's {there:g} CPU "
+                f"trial {trial} wants {sum(cpus):.2g} CPU{where}; after {START_SECONDS:g} s the cluster's {there:g} CPU "
                 f"have {free:g} free."
             )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
@@ -503,21 +515,35 @@ def _next_attempt(folder: Path, repeats: int) -> int:
     return attempt + 1
 
 
-def _trial_cpus(ray: Any, study: StudyConfig) -> float:
-    """CPUs of one trial: all divided by the wanted concurrency, at least one if there is.
+def _trial_bundles(ray: Any, study: StudyConfig) -> list[float]:
+    """CPUs of a trial's bundles: the runner's first, then that of the hospitals, or one for each node or site.
+
+    A trial gets all CPUs divided by the wanted concurrency, one without; over several nodes as much of each as the
+    smallest has.
 
     Raises:
         ResourceError: the trials at a time want more than there is.
     """
     there = ray.cluster_resources().get("CPU", 0.0)
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0]
+    sites = site_names(study.execution)
+    labelled = [node for node in nodes if node["Labels"].get(SITE) in sites] if sites else nodes
+    largest = max((node["Resources"]["CPU"] for node in nodes), default=0.0)
+    parts = len(sites) or (len(nodes) if study.execution.placement == "spread" else 1)
+    if parts > 1 or sites:
+        rooms = [node["Resources"]["CPU"] for node in labelled]
+        # a node that has not joined yet has at least one CPU
+        rooms += [1.0] * any(site not in {node["Labels"].get(SITE) for node in labelled} for site in sites)
+        room = min(rooms, default=1.0)
+        cpus = largest = room / (study.concurrency or 1)
+    else:
+        cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
     if cpus < 2 * RUNNER_CPU or cpus > largest:
         raise ResourceError(
             f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
             f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
         )
-    return cpus
+    return [RUNNER_CPU, *[cpus - RUNNER_CPU] * parts]
 
 
 def _require_head(study: StudyConfig) -> None:
