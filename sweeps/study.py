@@ -39,6 +39,7 @@ from sweeps.space import (
     suggest,
     total_trials,
 )
+from sweeps.tracking import StudyRun
 from sweeps.trial import RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
@@ -190,6 +191,7 @@ class Driver:
         self._idle: list[_Slot] = []
         self._tracker: Background | None = None
         self._parent: str | None = None
+        self._run: StudyRun | None = None
 
     def drive(self) -> None:
         """Runs until every wanted trial has ended.
@@ -215,6 +217,8 @@ class Driver:
                     trial = next(t for t in running if t.call is call)
                     if self._conclude(trial):
                         running.remove(trial)
+                        if self._run is not None:
+                            self._run.ended(self._trials())
                 self._fail_fast()
             self._finish_tracking("COMPLETE")
         except StudyError:
@@ -417,11 +421,10 @@ class Driver:
         if self._study.tracking.backend == "none":
             return
         self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
-        note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
-        tags = {"study": self._study.name, "optuna.storage": storage_url(self._folder), "mlflow.note.content": note}
         self._parent = self._key()
-        self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
-        self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
+        self._run = StudyRun(self._track, self._parent, self._study, self._folder)
+        self._run.open({"optuna.storage": storage_url(self._folder)})
+        self._run.ended(self._trials())  # what a driver that was killed had no time to say
 
     def _track(self, method: str, *args: Any) -> None:
         """Tells MLflow; a study goes on without it when it is away."""
@@ -432,10 +435,11 @@ class Driver:
                 self._say(f"MLflow: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
 
     def _finish_tracking(self, state: str) -> None:
-        states = [t.state for study, _ in self._studies for t in study.get_trials(deepcopy=False)]
-        counts = {f"sweep/n_{s.name.lower()}": float(states.count(s)) for s in (TrialState.COMPLETE, TrialState.FAIL)}
-        self._track("summary", self._parent, counts)
-        self._track("finish", self._parent, state)
+        if self._run is not None:
+            self._run.close(state, self._trials())
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for study, _ in self._studies for trial in study.get_trials(deepcopy=False)]
 
     def _spread(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         """Mean and standard deviation over the repeats, in MLflow's run of the trial."""

@@ -126,9 +126,22 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.data.tags["number"] for run in children) == ["0", "1", "2", "3"]
-    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_fail": 0.0}
-    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == [STUDY_FILE]
     trials = {str(t.user_attrs["trial"]): t for t in trials_of(done)}
+    counts = {name: parent.data.metrics[name] for name in parent.data.metrics if name.startswith("sweep/n_")}
+    assert counts == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
+    best = "sweep/best/validation personal macro_f1"
+    points = client.get_metric_history(parent.info.run_id, best)
+    assert [p.step for p in points] == [1, 2, 3, 4]
+    assert points[-1].value == max(t.values[0] for t in trials.values())
+    assert sorted(p.value for p in points) == [p.value for p in points]
+    assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
+    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert files == {STUDY_FILE, "pareto.json", "trials.parquet"}
+    assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
+    assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
+    (winner,) = [run for run in children if "model.id" in run.data.tags]
+    assert trials[winner.data.tags["number"]].values[0] == points[-1].value
+    assert [m.model_id for m in parent.outputs.model_outputs] == [winner.data.tags["model.id"]]
     for run in children:
         trial = trials[run.data.tags["number"]]
         assert run.data.tags["condition"] == trial.user_attrs["condition"]
