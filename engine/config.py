@@ -250,6 +250,9 @@ class TrackingConfig(_Section):
     backend: Literal["mlflow", "none"] = Field("mlflow", description="an MLflow store, or nothing")
     uri: str | None = Field(None, description="MLflow store; null: mlflow.db beside the runs")
     experiment: str = Field("pulseledger", min_length=1, description="name of the MLflow experiment")
+    models: Literal["best", "conditions", "none"] = Field(
+        "best", description="studies: log the global model of the best trial, of the best of each condition, or none"
+    )
 
 
 class ExecutionConfig(_Section):

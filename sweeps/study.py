@@ -10,8 +10,8 @@ User attributes of a trial in Optuna's database:
     rung/ROUND                          values of the objectives there, kept, and what Optuna's pruner noted
     pruned                              round, or repeat, at which it was pruned
     repeats                             objective -> mean, sd, low, high (95 % interval), n
-    infeasible                          constraints that it does not keep to, in words
-    error                               of a failed trial: reason, hospital, round, stage, traceback
+    reason                              why it was pruned or failed, in a line
+    error                               of a failed trial: hospital, round, stage, traceback
 """
 
 import contextlib
@@ -61,6 +61,7 @@ from sweeps.space import (
     violation,
 )
 from sweeps.storage import driver_storage, one_sentence, open_storage, storage_url
+from sweeps.tracking import StudyRun
 from sweeps.trial import PROGRESS, RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
@@ -110,7 +111,7 @@ def start_study(study: StudyConfig, folder: Path, progress: StudyProgress | None
         KeyboardInterrupt: SIGINT or SIGTERM; after the first, all trials have reached a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder), driver_storage(study, folder, _sayer(quiet)) as storage:
+    with _lock(folder), driver_storage(study, folder, _sayer(progress, quiet)) as storage:
         _write_study(study, folder)
         _drive(study, folder, storage, progress, quiet)
 
@@ -118,7 +119,7 @@ def start_study(study: StudyConfig, folder: Path, progress: StudyProgress | None
 def resume_study(folder: Path, progress: StudyProgress | None = None, quiet: bool = False) -> None:
     """Goes on with the study of `folder` until every wanted trial has ended; see `start_study`."""
     study = read_study(folder)
-    with _lock(folder), driver_storage(study, folder, _sayer(quiet)) as storage:
+    with _lock(folder), driver_storage(study, folder, _sayer(progress, quiet)) as storage:
         _drive(study, folder, storage, progress, quiet)
 
 
@@ -131,7 +132,9 @@ def _drive(study: StudyConfig, folder: Path, storage: BaseStorage, progress: Stu
         Driver(study, folder, opened, shown).drive()
 
 
-def _sayer(quiet: bool) -> Callable[[str], None]:
+def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:
+    if progress is not None:
+        return progress.note
     return lambda text: None if quiet else print(text, file=sys.stderr, flush=True)
 
 
@@ -243,8 +246,7 @@ class Driver:
         self._folder = folder.resolve()
         self._progress = progress
         self._ray = imported_ray()
-        most = max(config.cohort.hospitals for config in largest_trials(study))
-        cpus = _trial_bundles(self._ray, study, study.concurrency, most)
+        cpus = _trial_bundles(self._ray, study)
         # over several nodes, only the user knows what each of them may hold
         at_once = int(self._ray.cluster_resources().get("CPU", 1) // sum(cpus)) if len(cpus) == 2 else 1
         self._concurrency = study.concurrency or max(1, at_once)
@@ -262,6 +264,8 @@ class Driver:
         self._trained = 0.0  # seconds of training, times the CPUs of the trial
         self._tracker: Background | None = None
         self._parent: str | None = None
+        self._run: StudyRun | None = None
+        self._restarting = False
 
     def drive(self) -> None:
         """Runs until every wanted trial has ended.
@@ -296,6 +300,8 @@ class Driver:
                         trial = next(t for t in running if t.call is call)
                         if self._conclude(trial):
                             running.remove(trial)
+                            if self._run is not None:
+                                self._run.ended(self._trials())
                     self._fail_fast()
                 if self._signals:
                     raise KeyboardInterrupt(
@@ -452,8 +458,7 @@ class Driver:
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
         self._progress.started(trial.trial, self._label(trial), attributes["condition"], rounds)
         hospitals = trial.order["configs"][0]["cohort"]["hospitals"]
-        concurrency = self._concurrency if self._study.concurrency else None
-        bundles = _trial_bundles(self._ray, self._study, concurrency, hospitals)
+        bundles = _trial_bundles(self._ray, self._study, hospitals)
         trial.slot = next((slot for slot in self._idle if slot.bundles == bundles), None)
         if trial.slot is not None:
             self._idle.remove(trial.slot)
@@ -561,11 +566,14 @@ class Driver:
             self._close_slot(trial.slot)
 
     def _prune(self, trial: _Running, step: int) -> None:
-        self._handle(trial).set_user_attr("pruned", step)
-        self._settle(trial, "PRUNED", {"pruned": str(step)})
+        handle = self._handle(trial)
+        handle.set_user_attr("pruned", step)
+        reason = pruned_at(self._attributes(trial), self._study)
+        handle.set_user_attr("reason", reason)
+        self._settle(trial, "PRUNED", {"reason": reason})
         trial.study.tell(trial.number, state=TrialState.PRUNED)
         values = dict(zip(self._study.objectives, self._attributes(trial)[f"rung/{step}"]["values"], strict=True))
-        self._ended(trial, "PRUNED", values, pruned_at(self._attributes(trial), self._study))
+        self._ended(trial, "PRUNED", values, reason)
 
     def _tell(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         wanted = [config_hash(RunConfig.model_validate(values)) for values in trial.order["configs"]]
@@ -585,16 +593,11 @@ class Driver:
             self._republish(trial)
         self._spread(trial, results)
         handle = self._handle(trial)
-        infeasible = []
         for name, bound in self._study.constraints.items():
             value = statistics.fmean(scores[name])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # set already, by a driver that was killed here
                 handle.set_constraint(name, violation(bound, value))
-            if violation(bound, value) > 0:
-                infeasible.append(f"{name} is {value:.4g}, not {bound.strip()}")
-        if infeasible:
-            handle.set_user_attr("infeasible", infeasible)
         handle.set_user_attr("repeats", {name: interval(values) for name, values in scores.items()})
         means = {name: statistics.fmean(scores[name]) for name in self._study.objectives}
         trial.study.tell(trial.number, list(means.values()))
@@ -610,7 +613,9 @@ class Driver:
             part.write_text(
                 "\n".join([reason, *(f"{name}: {value}" for name, value in where.items()), "", trace]), encoding="utf-8"
             )
-        self._handle(trial).set_user_attr("error", {"reason": reason, **where, "traceback": trace})
+        handle = self._handle(trial)
+        handle.set_user_attr("reason", reason)
+        handle.set_user_attr("error", {**where, "traceback": trace})
         tags = {"error": reason, **{f"error.{name}": str(value) for name, value in where.items()}}
         self._settle(trial, "FAIL", tags, [str(path)])
         trial.study.tell(trial.number, state=TrialState.FAIL)
@@ -687,15 +692,10 @@ class Driver:
         if self._study.tracking.backend == "none":
             return
         self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
-        note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
-        tags = {
-            "study": self._study.name,
-            "optuna.storage": storage_url(self._study, self._folder),
-            "mlflow.note.content": note,
-        }
         self._parent = self._key()
-        self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
-        self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
+        self._run = StudyRun(self._track, self._parent, self._study, self._folder)
+        self._run.open({"optuna.storage": storage_url(self._study, self._folder)})
+        self._run.ended(self._trials())  # what a driver that was killed had no time to say
 
     def _track(self, method: str, *args: Any) -> None:
         """Tells MLflow; a study goes on without it when it is away."""
@@ -706,7 +706,7 @@ class Driver:
                 self._tracker.submit(method, *args).result()
                 return
             except self._ray.exceptions.RayActorError:
-                if attempt == 0:
+                if attempt == 0 and not self._restarting:
                     self._restart_tracking()
             except Exception as error:
                 self._progress.note(f"MLflow: {type(error).__name__}: {_line(error)}")
@@ -719,26 +719,30 @@ class Driver:
             self._tracker.abandon()
         for trial in self._running:
             trial.untracked = True
+        self._restarting = True
         try:
             self._start_tracking()
-        except Exception as error:
-            self._progress.note(f"MLflow: {type(error).__name__}: {_line(error)}")
+        except PulseLedgerError as error:
+            self._progress.note(f"MLflow: {_line(error)}")
+        finally:
+            self._restarting = False
 
     def _finish_tracking(self, state: str, seconds: float) -> None:
-        trials = [t for study, _ in self._studies for t in _trials(study) if "config" in t.user_attrs]
-        states = [t.state for t in trials]
-        named = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        counts = {f"sweep/n_{s.name.lower()}": float(states.count(s)) for s in named}
+        trials = [t for t in self._trials() if "config" in t.user_attrs]
+        shares = {}
         cores = self._ray.cluster_resources().get("CPU", 1.0)
         if self._trained:
-            share = self._trained / (seconds * cores)
-            counts["sweep/training_share"] = share
+            share = shares["sweep/training_share"] = self._trained / (seconds * cores)
             self._progress.note(f"{share:.0%} of the {cores:g} CPUs' time was training")
         if any(t.state == TrialState.PRUNED for t in trials):
-            saved = counts["sweep/rounds_saved"] = rounds_saved(self._study, trials)
+            saved = shares["sweep/rounds_saved"] = rounds_saved(self._study, trials)
             self._progress.note(f"pruning saved {saved:.0%} of all rounds")
-        self._track("summary", self._parent, counts)
-        self._track("finish", self._parent, state)
+        if self._run is not None:
+            self._track("summary", self._parent, shares)
+            self._run.close(state, self._trials())
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for study, _ in self._studies for trial in _trials(study)]
 
     def _spread(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         """Mean and standard deviation over the repeats, in MLflow's run of the trial."""
@@ -852,11 +856,11 @@ def _free_memory(ray: Any, study: StudyConfig) -> float:
     return float(ray.available_resources().get("memory", 0.0)) or float("inf")
 
 
-def _trial_bundles(ray: Any, study: StudyConfig, concurrency: int | None, hospitals: int) -> list[float]:
+def _trial_bundles(ray: Any, study: StudyConfig, hospitals: int | None = None) -> list[float]:
     """CPUs of a trial's bundles: the runner's first, then that of the hospitals, or one for each node or site.
 
     A trial gets all CPUs divided by the wanted concurrency, one without; over several nodes as much of each as the
-    smallest has.
+    smallest has, on no more nodes than it has `hospitals`.
 
     Raises:
         ResourceError: the trials at a time want more than there is.
@@ -866,18 +870,18 @@ def _trial_bundles(ray: Any, study: StudyConfig, concurrency: int | None, hospit
     sites = site_names(study.execution)
     labelled = [node for node in nodes if node["Labels"].get(SITE) in sites] if sites else nodes
     largest = max((node["Resources"]["CPU"] for node in nodes), default=0.0)
-    parts = len(sites) or (min(len(nodes), hospitals) if study.execution.placement == "spread" else 1)
+    parts = len(sites) or (min(len(nodes), hospitals or len(nodes)) if study.execution.placement == "spread" else 1)
     if parts > 1 or sites:
         rooms = [node["Resources"]["CPU"] for node in labelled]
         # a node that has not joined yet has at least one CPU
         rooms += [1.0] * any(site not in {node["Labels"].get(SITE) for node in labelled} for site in sites)
         room = min(rooms, default=1.0)
-        cpus = largest = room / (concurrency or 1)
+        cpus = largest = room / (study.concurrency or 1)
     else:
-        cpus = min(there / concurrency, largest) if concurrency else 1.0
+        cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
     if cpus < 2 * RUNNER_CPU or cpus > largest:
         raise ResourceError(
-            f"concurrency {concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
+            f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
             f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
         )
     return [RUNNER_CPU, *[cpus - RUNNER_CPU] * parts]

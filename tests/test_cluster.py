@@ -65,7 +65,7 @@ def test_hospitals_are_dealt_to_the_rooms_or_go_to_their_sites():
     ("execution", "words"),
     [
         ({"sites": {0: "a", 1: "b"}}, "execution.sites names no site for hospital 2"),
-        ({"sites": {h: "a" for h in range(4)}, "pool": "threads"}, "execution.sites needs execution.pool ray"),
+        ({"sites": dict.fromkeys(range(4), "a"), "pool": "threads"}, "execution.sites needs execution.pool ray"),
         ({"sites": {"first": "a"}}, "execution.sites.first"),
         ({"placement": "strict"}, "execution.placement is 'strict'"),
     ],

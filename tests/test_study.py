@@ -128,11 +128,23 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.data.tags["number"] for run in children) == ["0", "1", "2", "3"]
-    share = parent.data.metrics.pop("sweep/training_share")
-    assert 0 < share < 1
-    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
-    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == [STUDY_FILE]
+    assert 0 < parent.data.metrics["sweep/training_share"] < 1
     trials = {str(t.user_attrs["trial"]): t for t in trials_of(done)}
+    counts = {name: parent.data.metrics[name] for name in parent.data.metrics if name.startswith("sweep/n_")}
+    assert counts == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
+    best = "sweep/best/validation personal macro_f1"
+    points = client.get_metric_history(parent.info.run_id, best)
+    assert [p.step for p in points] == [1, 2, 3, 4]
+    assert points[-1].value == max(t.values[0] for t in trials.values())
+    assert sorted(p.value for p in points) == [p.value for p in points]
+    assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
+    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert files == {STUDY_FILE, "pareto.json", "trials.parquet"}
+    assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
+    assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
+    (winner,) = [run for run in children if "model.id" in run.data.tags]
+    assert trials[winner.data.tags["number"]].values[0] == points[-1].value
+    assert [m.model_id for m in parent.outputs.model_outputs] == [winner.data.tags["model.id"]]
     for run in children:
         trial = trials[run.data.tags["number"]]
         assert run.data.tags["condition"] == trial.user_attrs["condition"]
@@ -219,6 +231,10 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     rows = rows_of(tmp_path)
     assert rows[-1]["trial"] == 2  # what failed comes last, with its reason
     assert rows[-1]["error"].startswith("HospitalError: hospital 0, round 1, train")
+    failed = trials[2].user_attrs
+    assert failed["reason"] == rows[-1]["error"]
+    assert [failed["error"][key] for key in ("hospital", "round", "stage")] == [0, 1, "train"]
+    assert "hospital.py" in failed["error"]["traceback"]
     assert [row["baseline"] for row in sorted(rows, key=lambda r: r["trial"])] == [False, False, True, True]
     for trial in (t for t in trials if t.state == TrialState.COMPLETE):
         number = trial.user_attrs["trial"]
@@ -233,11 +249,20 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         assert row["personal_accuracy"] == pytest.approx(_mean(results, "final", "accuracy"))
         both = [r["final"]["personal"]["accuracy"] for r in results]
         assert row["personal_accuracy_sd"] == pytest.approx(statistics.stdev(both))
-    _, runs = runs_of(done, "grid")
+        told = trial.user_attrs["repeats"]["validation/personal/macro_f1"]
+        values = [r["validation"]["personal"]["macro_f1"] for r in results]
+        half = 12.706205 * statistics.stdev(values) / 2**0.5  # Student's t, one degree of freedom
+        assert [told[key] for key in ("mean", "low", "high", "n")] == pytest.approx(
+            [trial.value, trial.value - half, trial.value + half, 2]
+        )
+    client, runs = runs_of(done, "grid")
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
     assert by_number["2"].info.status == "FAILED"
-    assert "hospital 0, round 1, train" in by_number["2"].data.tags["error"]
+    tags = by_number["2"].data.tags
+    assert "hospital 0, round 1, train" in tags["error"]
+    assert [tags[f"error.{key}"] for key in ("hospital", "round", "stage")] == ["0", "1", "train"]
+    assert "error.txt" in [a.path for a in client.list_artifacts(by_number["2"].info.run_id)]
     assert by_number["0"].data.metrics["repeats/macro_f1_mean"] == pytest.approx(
         next(row["personal_macro_f1"] for row in rows if row["trial"] == 0)
     )
