@@ -25,8 +25,9 @@ from engine.errors import ResourceError, StudyError
 from engine.ledger.audit import audit
 from sweeps.__main__ import main
 from sweeps.compare import rows_of
-from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study, trial_folder
+from sweeps.space import StudyConfig, conditions, load_study, resolve, total_trials
+from sweeps.study import STUDY_FILE, Driver, open_studies, read_study, resume_study, start_study, trial_folder
+from sweeps.trial import TrialRunner
 
 ray2 = reference.ray2
 
@@ -341,6 +342,115 @@ def test_a_queue_that_was_half_written_is_completed(tmp_path: Path, monkeypatch)
             {},
             {},
         ]
+
+
+# --- Pruning, constraints, samplers, losses ---------------------------------------------------------------------------
+
+
+def test_seeds_are_added_until_a_configuration_is_worse(ray2, tmp_path: Path):
+    """Wilcoxon: a trial is compared with the best one, seed by seed; what is worse for certain gets no more seeds."""
+    settled()
+    study = study_of(
+        BASE,
+        federation={"rounds": 2, "local_epochs": 2},
+        search={"federation.learning_rate": {"uniform": [1e-6, 0.5]}},
+        design=[{"federation.learning_rate": 0.1}, {"federation.learning_rate": 1e-6}],
+        repeats=6,
+        pruner={"method": "wilcoxon", "p_threshold": 0.2},
+        constraints={"timing/gradient_evaluations": "<= 10", "validation/personal/accuracy": ">= 0"},
+        concurrency=1,
+    )
+    assert total_trials(study) == 2
+    heard = Heard()
+    start_study(study, tmp_path, heard)
+    good, bad = trials_of(tmp_path)
+    assert [good.state, bad.state] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert [t.params["federation.learning_rate"] for t in (good, bad)] == [0.1, 1e-6]
+    rungs = [good.user_attrs[f"rung/{repeat}"]["values"] for repeat in range(1, 6)]
+    finals = [json.loads(p.read_text()) for p in sorted(trial_folder(tmp_path, 0).glob("seed-*/result.json"))]
+    assert rungs == [[r["validation"]["personal"]["macro_f1"]] for r in finals[:5]]
+    # the sign of three differences out of three has p = 1/8 < 0.2, of two 1/4
+    assert bad.user_attrs["pruned"] == 3
+    assert len(list(trial_folder(tmp_path, 1).glob("seed-*/result.json"))) == 3
+    assert heard.ends[1][0] == "PRUNED"
+    assert heard.ends[1][2] == bad.user_attrs["reason"] == "pruned at repeat 3"
+    assert "pruning saved 25% of all rounds" in heard.notes  # 3 of 12 repeats
+    evaluations = statistics.fmean(r["timing"]["gradient_evaluations"] for r in finals)
+    accuracy = statistics.fmean(r["validation"]["personal"]["accuracy"] for r in finals)
+    assert good.constraints == {
+        "timing/gradient_evaluations": pytest.approx(evaluations - 10),
+        "validation/personal/accuracy": pytest.approx(-accuracy),
+    }
+    (row,) = [row for row in rows_of(tmp_path) if row["trial"] == 0]
+    assert row["violated"] == ["timing/gradient_evaluations"]
+
+
+def test_a_driver_that_died_after_it_decided_abides_by_it(ray2, tmp_path: Path, monkeypatch):
+    settled()
+    study = study_of(
+        BASE,
+        search={"federation.learning_rate": {"uniform": [1e-6, 0.5]}},
+        design=[{"federation.learning_rate": 0.1}, {"federation.learning_rate": 1e-6}],
+        pruner={"method": "successive_halving", "first": 2, "factor": 2},
+        concurrency=1,
+    )
+
+    def dies(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_prune", dies)
+        with pytest.raises(KeyboardInterrupt):
+            start_study(study, tmp_path, quiet=True)
+    running = trials_of(tmp_path)[-1]
+    assert running.state == TrialState.RUNNING
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trials/*/seed-0/checkpoint.safetensors")}
+    heard = Heard()
+    resume_study(tmp_path, heard)
+    ended = {t.user_attrs["trial"]: t for t in trials_of(tmp_path)}[running.user_attrs["trial"]]
+    assert ended.state == TrialState.PRUNED
+    assert f"rung/{ended.user_attrs['pruned']}" in ended.user_attrs
+    assert ended.value == ended.intermediate_values[ended.user_attrs["pruned"]]
+    assert running.user_attrs["trial"] not in heard.starts
+    assert all(p.stat().st_mtime_ns == then for p, then in before.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "state"),
+    [(MemoryError(), 3, "FAIL"), (ValueError("no"), 1, "FAIL"), (MemoryError(), 2, "COMPLETE")],
+)
+def test_lost_memory_is_retried_and_mistakes_are_not(ray2, tmp_path: Path, error: Exception, attempts: int, state: str):
+    """The runner itself fails, as often as `attempts` says if the study is to fail, else once less."""
+    settled()
+    study = study_of(BASE, trials=1, search={"federation.batch_size": {"choice": [16]}}, federation={"rounds": 1})
+    fails = attempts if state == "FAIL" else attempts - 1
+    (tmp_path / "study").mkdir()
+    log = tmp_path / "log"
+
+    class Failing(TrialRunner):
+        def begin(self, order: dict[str, Any], tracker: Any) -> dict[str, Any]:
+            with log.open("a") as file:
+                file.write("x")
+            if len(log.read_text()) <= fails:
+                raise error
+            return super().begin(order, tracker)
+
+    heard = Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.study.TrialRunner", Failing)
+        if state == "FAIL":
+            with pytest.raises(StudyError):
+                start_study(study, tmp_path / "study", heard)
+        else:
+            start_study(study, tmp_path / "study", heard)
+    assert len(log.read_text()) == attempts
+    (trial,) = trials_of(tmp_path / "study")
+    assert trial.state.name == state
+    if state == "FAIL":
+        wanted = "lost 3 times: MemoryError" if attempts == 3 else "ValueError: no"
+        assert trial.user_attrs["reason"] == wanted
+    else:
+        assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
 
 
 # --- A driver that is killed ------------------------------------------------------------------------------------------
