@@ -59,6 +59,12 @@ class Background:
             give_back(self._actor, _Holder, 0, _HERE)
             self._actor = None
 
+    def end(self) -> None:
+        """Ends an actor at once, with everything that waits in it."""
+        if self._actor is not None:
+            end_actor(self._actor)
+            self._actor = None
+
     def abandon(self) -> None:
         """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
         if self._executor is not None:

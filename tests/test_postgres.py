@@ -102,7 +102,7 @@ def test_a_password_is_refused_and_not_repeated(keys: dict[str, Any], words: str
 def test_a_server_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
     pytest.importorskip("psycopg")
     with pytest.raises(StudyError) as error:
-        start_study(study_of(storage="postgresql+psycopg://me@127.0.0.1:1/db"), tmp_path, quiet)
+        start_study(study_of(storage="postgresql+psycopg://me@127.0.0.1:1/db"), tmp_path, quiet=True)
     assert str(error.value).startswith("postgresql+psycopg://me@127.0.0.1:1/db: cannot be used (connection failed")
     assert "\n" not in str(error.value)
     assert not (tmp_path / STUDY_FILE).exists()
@@ -111,7 +111,7 @@ def test_a_server_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
 def test_a_wrong_password_is_not_echoed(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PGPASSWORD", "wrong-and-hushed")
     with pytest.raises(StudyError) as error:
-        start_study(study_of(storage=url), tmp_path, quiet)
+        start_study(study_of(storage=url), tmp_path, quiet=True)
     assert "password authentication failed" in str(error.value)
     assert "wrong-and-hushed" not in str(error.value)
 
@@ -119,7 +119,7 @@ def test_a_wrong_password_is_not_echoed(url: str, tmp_path: Path, monkeypatch: p
 def test_trials_do_not_change_the_kind_of_their_storage(url: str, tmp_path: Path):
     (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(VALUES))
     with pytest.raises(StudyError, match="another kind of storage"):
-        start_study(study_of(storage=url), tmp_path, quiet)
+        start_study(study_of(storage=url), tmp_path, quiet=True)
 
 
 # --- One driver -------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_second_driver_is_told_of_the_first_from_any_folder(url: str, tmp_path
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         with pytest.raises(StudyError) as error:
-            start_study(study, tmp_path / "another", quiet)
+            start_study(study, tmp_path / "another", quiet=True)
         assert f"is being driven by process {first.pid} on {socket.gethostname()[:20]}" in str(error.value)
         assert not (tmp_path / "another" / STUDY_FILE).exists()
         other = study_of(storage=url, name="another study in the same database")
@@ -269,13 +269,13 @@ def test_a_call_whose_answer_was_lost_is_not_carried_out_twice(monkeypatch: pyte
 
 
 @pytest.mark.long
-def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ray2, tmp_path: Path):
+def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ray2, tmp_path: Path, capfd):
     """The same numbers as on SQLite, one MLflow run for each trial with each step once, and no password anywhere."""
     settled()
-    start_study(study_of(), tmp_path / "sqlite", quiet)
+    start_study(study_of(), tmp_path / "sqlite", quiet=True)
     server.create("mlflow_store")
     store = server.url("mlflow_store").replace("@", f":{server.PASSWORD}@")
-    folder, said = tmp_path / "postgres", []
+    folder = tmp_path / "postgres"
     with mlflow_server(store, tmp_path) as tracking:
         values = study_of(storage=url, tracking={"backend": "mlflow", "uri": tracking.url})
         stopped: list[str] = []
@@ -299,10 +299,10 @@ def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ra
 
         outage = threading.Thread(target=interrupt)
         outage.start()
-        start_study(values, folder, said.append)
+        start_study(values, folder, quiet=True)
         outage.join()
         assert stopped == ["database", "mlflow"]
-        resume_study(folder, said.append)
+        resume_study(folder, quiet=True)
         assert outcome(folder) == outcome(tmp_path / "sqlite")
         assert [row[2] for row in outcome(folder)] == [TrialState.COMPLETE] * 3
         assert main(["compare", str(folder)]) == 0
@@ -319,6 +319,8 @@ def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ra
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
         assert parent.data.tags["optuna.storage"] == url
         tags = [str(run.data.tags) + str(run.data.params) for run in runs]
+    said = capfd.readouterr()
+    assert "the study's database is away" in said.err
     texts = [p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix in (".yaml", ".json", ".txt")]
     assert any("database" in text for text in texts)
     assert not any(server.PASSWORD in text for text in [*texts, *tags, *said])

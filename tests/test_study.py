@@ -18,7 +18,7 @@ import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from reference import ROOT, as_run, settled
+from reference import ROOT, Heard, as_run, settled
 
 from engine.config import RunConfig, config_hash
 from engine.errors import ResourceError, StudyError
@@ -81,26 +81,28 @@ def outcome(folder: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
-    return []
+def said() -> Heard:
+    return Heard()
 
 
 @pytest.fixture(scope="module")
-def done(ray2, said: list[str], tmp_path_factory) -> Path:
+def done(ray2, said: Heard, tmp_path_factory) -> Path:
     """The folder of a finished study: two conditions, two trials in each, tracked, with ledgers."""
     settled()
     folder = tmp_path_factory.mktemp("studies") / "tiny"
-    start_study(study_of(TUNED), folder, said.append)
+    start_study(study_of(TUNED), folder, said)
     return folder
 
 
-def test_every_trial_is_complete(done: Path, said: list[str]):
+def test_every_trial_is_complete(done: Path, said: Heard):
     trials = trials_of(done)
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 4
     assert [t.user_attrs["trial"] for t in trials] == [0, 1, 2, 3]
     assert [t.user_attrs["condition"] for t in trials] == ["hospitals=2", "hospitals=3"] * 2
     assert len({t.params["federation.learning_rate"] for t in trials}) == 4
-    assert sum(line.startswith("trial ") for line in said) == 4
+    assert {number: end[0] for number, end in said.ends.items()} == dict.fromkeys(range(4), "COMPLETE")
+    assert [list(end[1].values()) for _, end in sorted(said.ends.items())] == [t.values for t in trials]
+    assert all(rounds == sorted(rounds) and rounds[-1] <= ROUNDS for rounds in said.rounds.values())
 
 
 def test_each_trial_ran_what_it_was_asked(done: Path):
@@ -126,7 +128,9 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.data.tags["number"] for run in children) == ["0", "1", "2", "3"]
-    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_fail": 0.0}
+    share = parent.data.metrics.pop("sweep/training_share")
+    assert 0 < share < 1
+    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
     assert [a.path for a in client.list_artifacts(parent.info.run_id)] == [STUDY_FILE]
     trials = {str(t.user_attrs["trial"]): t for t in trials_of(done)}
     for run in children:
@@ -172,9 +176,9 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
 
 def test_a_finished_study_has_nothing_left_to_do(done: Path, ray2):
     before = outcome(done)
-    said: list[str] = []
-    resume_study(done, said.append)
-    assert said == []
+    said = Heard()
+    resume_study(done, said)
+    assert (said.notes, said.starts) == ([], [])
     assert outcome(done) == before
 
 
@@ -207,7 +211,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     ((opened, _),) = open_studies(study, tmp_path)
     for _ in range(2):
         opened.ask()  # the first baseline and the second, lost
-    start_study(study, tmp_path, lambda text: None)
+    start_study(study, tmp_path, quiet=True)
     trials = trials_of(tmp_path)
     wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
     assert [t.user_attrs["keys"] for t in trials] == wanted
@@ -248,7 +252,7 @@ def test_joint_studies_draw_the_condition_too(ray2, tmp_path: Path):
     settled()
     values = {**TUNED, "tracking": {"backend": "none"}, "ledger": {"backend": "none"}, "joint": True, "trials": 2}
     study = study_of(values, baselines=[{"federation.algorithm": "local"}])
-    start_study(study, tmp_path, lambda text: None)
+    start_study(study, tmp_path, quiet=True)
     (opened,) = open_studies(study, tmp_path)
     assert opened[1] is None
     trials = trials_of(tmp_path)
@@ -265,14 +269,14 @@ def test_a_study_whose_trials_all_fail_ends_with_the_first_reason(ray2, tmp_path
     settled()
     broken = {**BASE["data"], "source": "folder", "folder": str(tmp_path / "nowhere")}
     study = study_of(TUNED, data=broken, trials=trials, tracking={"backend": "none"}, concurrency=1)
-    said: list[str] = []
+    said = Heard()
     with pytest.raises(StudyError) as error:
-        start_study(study, tmp_path / "study", said.append)
+        start_study(study, tmp_path / "study", said)
     assert str(error.value).startswith(f"the first {ended} trials all failed; trial 0: DataError: ")
     assert str(tmp_path / "nowhere") in str(error.value)
     assert "\n" not in str(error.value)
     assert [t.state for t in trials_of(tmp_path / "study")] == [TrialState.FAIL] * ended
-    assert sum("FAILED: DataError" in line for line in said) == ended
+    assert [(end[0], end[2].startswith("DataError: ")) for end in said.ends.values()] == [("FAIL", True)] * ended
     kept = (trial_folder(tmp_path / "study", 0) / "error.txt").read_text()
     assert kept.startswith("DataError: ")
     assert 'experiment.py", line ' in kept  # with its traceback
@@ -348,9 +352,9 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
     assert len(list(folder.glob("trials/*/seed-0/result.json"))) < 4
     before = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/seed-0/result.json")}
     settled()
-    said: list[str] = []
-    resume_study(folder, said.append)
-    assert any("of an earlier driver" in line for line in said)
+    said = Heard()
+    resume_study(folder, said)
+    assert any("of an earlier driver" in line for line in said.notes)
     assert outcome(folder) == outcome(done)[:4]
     assert [row[3] for row in outcome(folder)] == [TrialState.COMPLETE] * 4
     everything = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
@@ -374,7 +378,7 @@ def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
     """The last test of `done`: it adds a trial to it."""
     settled()
     before = outcome(done)
-    start_study(study_of(TUNED, trials=5), done, lambda text: None)
+    start_study(study_of(TUNED, trials=5), done, quiet=True)
     after = outcome(done)
     assert after[:4] == before
     assert [row[0] for row in after] == [0, 1, 2, 3, 4]
