@@ -299,7 +299,7 @@ def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ra
 
         outage = threading.Thread(target=interrupt)
         outage.start()
-        start_study(values, folder, quiet=True)
+        start_study(values, folder)
         outage.join()
         assert stopped == ["database", "mlflow"]
         resume_study(folder, quiet=True)
