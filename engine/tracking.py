@@ -10,6 +10,7 @@ key, and a step that it holds already is not written again.
 
 import contextlib
 import functools
+import getpass
 import json
 import os
 import re
@@ -676,8 +677,9 @@ def source_tags() -> dict[str, str]:
     tags = {
         "mlflow.source.name": "pulseledger",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": os.environ.get("USER") or os.environ.get("USERNAME") or "unknown",
     }
+    with contextlib.suppress(OSError, KeyError):  # a container may run as a number without a name
+        tags["mlflow.user"] = getpass.getuser()
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:

@@ -247,7 +247,6 @@ def _fetch(folder: Path | None) -> int:
 
 def _ui(options: argparse.Namespace, rest: list[str]) -> int:
     import socket
-    import subprocess
 
     store = next((p for p in (options.folder / "mlflow.db", options.folder.parent / "mlflow.db") if p.exists()), None)
     if store is None:
@@ -265,7 +264,8 @@ def _ui(options: argparse.Namespace, rest: list[str]) -> int:
     runs = "?workflowType=machine_learning#/experiments/1/runs?workflowType=machine_learning"
     print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store.resolve()}"]
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(options.port)])
+    # in the place of this process, so that whoever ends it ends the server
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
 
 
 def _keys(options: argparse.Namespace, rest: list[str]) -> int:

@@ -184,9 +184,9 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
             )
             lines = [keys] if keys else []
             lines += ["baseline"] if row["baseline"] else []
-            lines += [f"breaks {name} by {row['constraints'][name]:.3g}" for name in row["violated"]]
+            lines += ["breaks a constraint"] if row["violated"] else []
             if row["state"] != "COMPLETE":
-                table.add_row(str(row["trial"]), row["state"], Text("\n".join([*lines, _ending(row)])))
+                table.add_row(str(row["trial"]), row["state"], Text("\n".join(lines)))
                 continue
             table.add_row(
                 str(row["trial"]),
@@ -208,6 +208,12 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
                 table.add_row("", name, "", *line, style="dim")
             table.add_row("", "global majority", "", _number(first["global_majority_accuracy"], 100, 2), style="dim")
         console.print(table)
+        for row in group:
+            # below the table, where there is room for it
+            said = [_ending(row)] if row["state"] != "COMPLETE" else []
+            said += [f"breaks {name} by {row['constraints'][name]:.3g}" for name in row["violated"]]
+            for text in said:
+                console.print(f"trial {row['trial']} {text}", markup=False, highlight=False, soft_wrap=True)
         if any(row["repeats"] > 1 for row in done):
             console.print("± is the standard deviation over the repeats", style="dim")
         for text in done[0]["leaky"] if done else []:
@@ -221,8 +227,8 @@ def _ending(row: dict[str, Any]) -> str:
     if row["state"] == "PRUNED":
         return f"pruned at {where}" + (f": {row['reason']}" if row["reason"] else "")
     if row["state"] == "FAIL":
-        return row["error"] or f"failed after {where}"
-    return f"at {where}"
+        return f"failed after {where}" + (f": {row['error']}" if row["error"] else "")
+    return f"{row['state'].lower()}, {where}"
 
 
 def as_json(rows: list[dict[str, Any]]) -> str:
