@@ -14,6 +14,7 @@ from engine.config import ExecutionConfig
 from engine.errors import ResourceError
 
 _idle: dict[tuple[str, float], list[Any]] = {}
+_session: list[str] = []  # the folder of the Ray that this process started or joined
 
 
 def imported_ray() -> Any:
@@ -54,11 +55,17 @@ def start_ray(execution: ExecutionConfig) -> bool:
         if colon and "/" not in host and port.isdigit():
             # Ray itself goes on trying for many minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=execution.address, **options)
+        joined = ray.init(address=execution.address, **options)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+    _session[:] = [str(joined.address_info.get("session_dir") or "")]
     return True
+
+
+def worker_logs() -> str:
+    """Where this machine keeps what Ray's workers print; they stay after Ray has ended. Empty without a Ray."""
+    return f"{_session[0]}/logs" if _session and _session[0] else ""
 
 
 def stop_ray() -> None:

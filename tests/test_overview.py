@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,10 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import reference
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from reference import ROOT, command
+from reference import ROOT, command, settled
 from rich.console import Console
 
 from engine.config import load_yaml, set_key
@@ -23,6 +26,8 @@ from sweeps.compare import _all_n, _interval, as_csv, as_json, print_table, rows
 from sweeps.space import StudyConfig, load_study
 from sweeps.study import open_studies, read_study
 from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
+
+ray2 = reference.ray2
 
 F1, WORST, COST = "validation/personal/macro_f1", "validation/personal/recall_min", "ledger/gas_per_round"
 
@@ -120,7 +125,6 @@ def tiny_study(**more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in {**TINY, "ledger.backend": "none", "execution.cpus": 2}.items():
         set_key(values, key, value)
-    values["execution"]["pool"] = "ray"
     return {
         **values,
         "name": "seen",
@@ -134,16 +138,11 @@ def tiny_study(**more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> Study:
+def seen(ray2, tmp_path_factory) -> Study:
     """Two conditions, in each a baseline and a trial, two repeats."""
+    settled()
     folder = tmp_path_factory.mktemp("seen") / "study"
-    code = "import json, sys; from sweeps import Study; Study(json.loads(sys.argv[1]), out=sys.argv[2]).run()"
-    words = [sys.executable, "-c", code, json.dumps(tiny_study()), str(folder)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("trial ") == 4
-    return Study(folder)
+    return Study(Study(tiny_study(), out=folder, quiet=True).run().folder)
 
 
 def test_results_rounds_and_hospitals_are_frames(seen: Study):
@@ -201,8 +200,6 @@ def test_importing_the_interface_is_quick():
 @pytest.fixture(scope="module")
 def marked(seen: Study, tmp_path_factory) -> Path:
     """A copy of the study in which one trial is pruned, one has failed, and one breaks a constraint."""
-    import shutil
-
     folder = Path(shutil.copytree(seen.folder, tmp_path_factory.mktemp("marked") / "study"))
     study = read_study(folder)
     (first, _), _ = open_studies(study, folder)
@@ -277,17 +274,27 @@ def test_optuna_itself_opens_the_database(seen: Study):
     assert names == ["seen | hospitals=2", "seen | hospitals=3"]
 
 
-@pytest.mark.parametrize("size", ["tiny", pytest.param("full", marks=pytest.mark.long)])
-def test_the_example_runs(size: str, tmp_path: Path):
+def drawn(folder: Path, printed: str) -> None:
+    assert "best of hospitals=" in printed
+    assert (folder / "curves.png").stat().st_size > 10_000
+    assert load_yaml(folder / "study.yaml")["name"] == "example"
+
+
+def test_the_example_runs(ray2, tmp_path: Path, monkeypatch, capsys):
+    settled()
+    monkeypatch.setenv("PULSELEDGER_EXAMPLE", "tiny")
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "study")])
+    runpy.run_path(str(ROOT / "examples" / "study.py"))
+    drawn(tmp_path / "study", capsys.readouterr().out)
+
+
+@pytest.mark.long
+def test_the_whole_example_runs(tmp_path: Path):
     words = [sys.executable, str(ROOT / "examples" / "study.py"), str(tmp_path / "study")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-    if size == "tiny":
-        environment["PULSELEDGER_EXAMPLE"] = "tiny"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert "best of hospitals=" in done.stdout
-    assert (tmp_path / "study" / "curves.png").stat().st_size > 10_000
-    assert load_yaml(tmp_path / "study" / "study.yaml")["name"] == "example"
+    drawn(tmp_path / "study", done.stdout)
 
 
 def test_help_of_the_command_line_is_quick():
