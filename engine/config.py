@@ -7,6 +7,7 @@ which may not change a single number.
 import difflib
 import hashlib
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -269,6 +270,12 @@ class ExecutionConfig(_Section):
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
     cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray, or number of threads; null: all")
     deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="a trial's hospitals on one node of a cluster, or over all of them"
+    )
+    sites: dict[int, str] = Field(
+        {}, description="hospital -> value of the node label 'site': its actor runs on such a node only; needs pool ray"
+    )
 
     @field_validator("hospitals_per_actor")
     @classmethod
@@ -296,6 +303,19 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _together(self) -> "RunConfig":
+        if self.tracking.uri is not None and has_password(self.tracking.uri):
+            raise ValueError(
+                "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+            )
+        if self.execution.sites:
+            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
+            if without:
+                raise ValueError(
+                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+                )
+            if self.execution.pool != "ray":
+                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             raise ValueError(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -323,6 +343,12 @@ def canonical_json(value: Any) -> bytes:
 def config_hash(config: RunConfig) -> str:
     """SHA-256, in hex, of everything in `config` that can change a number."""
     return hashlib.sha256(canonical_json(config.model_dump(mode="json", exclude=_NOT_HASHED))).hexdigest()
+
+
+def has_password(address: str) -> bool:
+    """Whether an address such as scheme://USER:PASSWORD@HOST holds a password, there or among its parameters."""
+    parts = urllib.parse.urlsplit(address)
+    return bool(parts.password) or "password" in urllib.parse.parse_qs(parts.query)
 
 
 Model = TypeVar("Model", bound=BaseModel)

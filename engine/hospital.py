@@ -14,7 +14,7 @@ from engine.algorithms.base import Samples, State
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError
+from engine.errors import HospitalError, HospitalLost
 from engine.ledger.canonical import vector_hash
 from engine.ledger.records import Domain, SignedUpdate, UpdateRecord
 from engine.ledger.signing import hospital_key, sign
@@ -245,4 +245,6 @@ class Hospital:
         try:
             return work()
         except Exception as error:
-            raise HospitalError(self.id, round, stage, f"{type(error).__name__}: {error}") from error
+            # memory that is short now may be there at the next attempt
+            kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
+            raise kind(self.id, round, stage, f"{type(error).__name__}: {error}") from error

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_actor
+from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported_ray, take_actor
 from engine.aggregation import add, require_room, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, PulseLedgerError, ResourceError
+from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
 from engine.stacked import Lockstep
 
@@ -135,12 +135,11 @@ class RayPool:
         execution = task.config.execution
         self._hospitals = {data.id: data for data in hospitals}
         self._deadline = execution.deadline
-        cpus = self._free_cpus()
-        groups = host_groups([(data.id, len(data.train)) for data in hospitals], execution, cpus)
+        sizes = [(data.id, len(data.train)) for data in hospitals]
+        self._share, placed = host_places(sizes, execution, self._rooms(execution))
         self._task = self._ray.put(task)
-        # in whole ten-thousandths, as Ray counts
-        self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * cpus / len(groups)))) / 1e4
-        self._groups = dict(enumerate(groups))
+        self._places = [place for place, _ in placed]
+        self._groups = {i: group for i, (_, group) in enumerate(placed)}
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._ready: dict[int, Any] = {}
@@ -164,13 +163,18 @@ class RayPool:
         self._ray.get([host.restore.remote(self._states_of(i)) for i, host in self._hosts.items()])
 
     def close(self) -> None:
-        for host in self._hosts.values():
-            give_back(host, _Host, self._share)
+        for i, host in self._hosts.items():
+            give_back(host, _Host, self._share, self._places[i])
         self._hosts = {}
 
     def processes(self) -> list[int]:
         """Process ids of the hosts, for tests that kill one."""
         return self._ray.get([host.process.remote() for host in self._hosts.values()])
+
+    def nodes(self) -> dict[int, str]:
+        """Hospital -> id of the Ray node where its actor is."""
+        found = self._ray.get([host.node.remote() for host in self._hosts.values()])
+        return {h: node for i, node in zip(self._hosts, found, strict=True) for h in self._groups[i]}
 
     def _each(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> list[Any]:
         by_host = self._ask(method, ids, round, params, *args)
@@ -201,7 +205,7 @@ class RayPool:
                     self._restart(i)
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
-                        lost = [HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
+                        lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
                         answers[i] = Trained(lost, np.zeros(len(params), np.int64)) if method == "train" else lost
                     else:
                         end = time.monotonic() + self._deadline
@@ -209,7 +213,7 @@ class RayPool:
         return answers
 
     def _start(self, i: int) -> Any:
-        host = take_actor(_Host, self._share)
+        host = take_actor(_Host, self._share, self._places[i])
         # not waited for: whatever goes wrong here comes back with the first answer
         self._ready[i] = host.setup.remote(
             self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i)
@@ -231,9 +235,11 @@ class RayPool:
             there = self._ray.cluster_resources().get("CPU", 0)
             free = self._ray.available_resources().get("CPU", 0)
             self._end()
+            sites = sorted({place.site for place in self._places if place.site is not None})
+            where = f" on a node labelled {SITE}={' or '.join(sites)}" if sites else ""
             raise ResourceError(
                 f"{len(waiting)} of {len(calls)} hospital actors did not start in {seconds:g} s: each wants "
-                f"{self._share:.2g} CPU, the cluster has {there:g} CPU of which {free:g} are free."
+                f"{self._share:.2g} CPU{where}, the cluster has {there:g} CPU of which {free:g} are free."
             )
         for i in self._hosts:
             try:
@@ -251,11 +257,24 @@ class RayPool:
             end_actor(host)
         self._hosts = {}
 
+    def _rooms(self, execution: ExecutionConfig) -> list[tuple[Place, float]]:
+        """Where hosts may be, with the CPUs there: the bundles of a trial, the sites, or one room."""
+        group = self._ray.util.get_current_placement_group()
+        if group is not None and len(group.bundle_specs) > 2:
+            return [(Place(bundle=i), bundle.get("CPU", 0)) for i, bundle in enumerate(group.bundle_specs) if i]
+        if group is None and execution.sites:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            return [
+                (Place(site=name), sum(n["Resources"].get("CPU", 0) for n in nodes if n["Labels"].get(SITE) == name))
+                for name in site_names(execution)
+            ]
+        return [(Place(spread=group is None and execution.placement == "spread"), self._free_cpus())]
+
     def _free_cpus(self) -> float:
         group = self._ray.util.get_current_placement_group()
         if group is not None:
             # bundle 0 is the runner's own
-            return sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:])
+            return round(sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:]), 4)
         there = self._ray.cluster_resources().get("CPU", 0.0)
         # Ray's count lags behind; and rounded, as a share that differs in its last bit is another kind of actor
         free = min(there, round(self._ray.available_resources().get("CPU", 0.0) + idle_cpus(_Host), 3))
@@ -286,6 +305,42 @@ class _Host:
 
     def process(self) -> int:
         return os.getpid()
+
+    def node(self) -> str:
+        return imported_ray().get_runtime_context().get_node_id()
+
+
+def site_names(execution: ExecutionConfig) -> list[str]:
+    """The sites of `execution.sites`, sorted; a trial's placement group has a bundle for each, in this order."""
+    return sorted(set(execution.sites.values()))
+
+
+def host_places(
+    sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, rooms: Sequence[tuple[Place, float]]
+) -> tuple[float, list[tuple[Place, list[int]]]]:
+    """Which hospitals share a host actor, and where it is.
+
+    Args:
+        sizes: (hospital id, number of train beats) of each hospital.
+        rooms: places with the CPUs there; with `execution.sites` one for each of `site_names`.
+
+    Returns:
+        The share of a CPU that each host gets, the same for all, and (place, hospital ids) of each host. Hospitals are
+        dealt to the rooms in turn, unless each has its site.
+    """
+    parts: list[list[tuple[int, int]]] = [list(sizes[i :: len(rooms)]) for i in range(len(rooms))]
+    if execution.sites and len(rooms) > 1:
+        parts = [[s for s in sizes if execution.sites[s[0]] == name] for name in site_names(execution)]
+    placed: list[tuple[Place, list[int]]] = []
+    share = 1.0
+    for (place, cpus), part in zip(rooms, parts, strict=True):
+        if part:
+            groups = host_groups(part, execution, cpus)
+            # a site that is not there yet has no CPU to divide
+            share = min(share, CPU_SHARE * cpus / len(groups)) if cpus else share
+            placed += [(place, group) for group in groups]
+    # in whole ten-thousandths, as Ray counts
+    return max(1, int(1e4 * share)) / 1e4, placed
 
 
 def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float) -> list[list[int]]:

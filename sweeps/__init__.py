@@ -82,14 +82,14 @@ class Study:
         """
         from sweeps.study import start_study
 
-        start_study(self.config, self.folder, self._say)
+        start_study(self.config, self.folder, quiet=self._quiet)
         return self
 
     def resume(self) -> "Study":
         """Goes on with the study of the folder, as its own file says."""
         from sweeps.study import resume_study
 
-        resume_study(self.folder, self._say)
+        resume_study(self.folder, quiet=self._quiet)
         return self
 
     def results(self) -> "pd.DataFrame":
@@ -134,9 +134,3 @@ class Study:
         name, direction = next(iter(self.config.objectives.items()))
         values = table[f"objective/{name}"]
         return table.loc[values.idxmax() if direction == "maximize" else values.idxmin()]
-
-    def _say(self, text: str) -> None:
-        import sys
-
-        if not self._quiet:
-            print(text, file=sys.stderr, flush=True)

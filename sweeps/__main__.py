@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"pulseledger: {where}{error.strerror or error}.", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        print("pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = str(stop) or "stopped; `pulseledger resume DIR` goes on from the last round."
+        print(f"pulseledger: {how}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -120,7 +121,7 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
 
     study = load_study(_values(options.config, rest, StudyConfig), options.config)
     folder = Path(study.out or f"runs/{study.name}")
-    start_study(study, folder, _say)
+    start_study(study, folder)
     print_table(rows_of(folder), _console())
     _print_store(study, folder)
     return 0
@@ -154,7 +155,7 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
 
     folder: Path = options.folder
     if (folder / STUDY_FILE).exists():
-        resume_study(folder, _say)
+        resume_study(folder)
         print_table(rows_of(folder), _console())
         _print_store(read_study(folder), folder)
         return 0

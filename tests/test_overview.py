@@ -22,7 +22,7 @@ from rich.console import Console
 from engine.config import load_yaml, set_key
 from engine.errors import ConfigError, PulseLedgerError, StudyError
 from sweeps import Study
-from sweeps.compare import _all_n, _interval, as_csv, as_json, print_table, rows_of
+from sweeps.compare import _all_n, as_csv, as_json, print_table, rows_of
 from sweeps.space import StudyConfig, load_study
 from sweeps.study import open_studies, read_study
 from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
@@ -111,13 +111,6 @@ def test_the_baseline_of_calling_everything_n():
     assert _all_n({"S": 1, "V": 1}) == (None, None)
 
 
-def test_the_interval_of_the_mean_is_students():
-    # t of 0.975 with one degree of freedom is 12.706, the standard error of 1 and 3 is 1
-    assert _interval([1.0, 3.0]) == pytest.approx([2 - 12.7062, 2 + 12.7062], abs=1e-3)
-    assert _interval([1.0]) is None
-    assert _interval([None, 1.0]) is None
-
-
 # --- A small study, and what was added to its database by hand --------------------------------------------------------
 
 
@@ -197,6 +190,15 @@ def test_importing_the_interface_is_quick():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
+ENDINGS: dict[str, dict[str, Any]] = {  # as the driver notes them
+    "PRUNED": {"pruned": 2, "reason": "pruned at round 2"},
+    "FAIL": {
+        "reason": "HospitalError: hospital 1, round 2, train: ValueError: boom",
+        "error": {"hospital": 1, "round": 2, "stage": "train", "traceback": "Traceback ..."},
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def marked(seen: Study, tmp_path_factory) -> Path:
     """A copy of the study in which one trial is pruned, one has failed, and one breaks a constraint."""
@@ -207,7 +209,7 @@ def marked(seen: Study, tmp_path_factory) -> Path:
     results = {}
     for number, state in ((10, "PRUNED"), (11, "FAIL"), (12, "COMPLETE")):
         shutil.copytree(folder / "trials" / "0000", folder / "trials" / f"{number:04d}")
-        attributes = {**template, "trial": number, "keys": {"mu": float(number)}}
+        attributes = {**template, "trial": number, "keys": {"mu": float(number)}, **ENDINGS.get(state, {})}
         complete = state == "COMPLETE"
         trial = create_trial(state=TrialState[state], values=[2.0] if complete else None, user_attrs=attributes)
         if complete:
@@ -217,9 +219,6 @@ def marked(seen: Study, tmp_path_factory) -> Path:
                 (folder / "trials" / f"{number:04d}" / f"seed-{repeat}" / "result.json").unlink()
         first.add_trial(trial)
         results[number] = state
-    (folder / "trials" / "0011" / "error.txt").write_text(
-        "HospitalError: hospital 1, round 2, train: ValueError: boom\n\nTraceback ..."
-    )
     return folder
 
 
@@ -228,8 +227,8 @@ def test_compare_says_how_each_trial_ended(marked: Path):
     order = [row["trial"] for row in rows_of(marked) if row["condition"] == "hospitals=2"]
     assert order[-3:] == [12, 10, 11]  # complete but in breach, then those without a result
     assert (rows[10]["state"], rows[10]["round"], rows[10]["rounds"]) == ("PRUNED", 2, 2)
-    failed = {k: rows[11][k] for k in ("state", "hospital", "stage", "reason", "round")}
-    assert failed == {"state": "FAIL", "hospital": 1, "stage": "train", "reason": "ValueError: boom", "round": 2}
+    failed = {k: rows[11][k] for k in ("state", "hospital", "stage", "traceback", "round")}
+    assert failed == {"state": "FAIL", "hospital": 1, "stage": "train", "traceback": "Traceback ...", "round": 2}
     assert rows[12]["violated"] == ["ledger/overhead_share"]
     assert rows[0]["baseline"]
     assert rows[0]["violated"] == []
@@ -238,7 +237,7 @@ def test_compare_says_how_each_trial_ended(marked: Path):
     console = Console(width=170, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     print_table(list(rows_of(marked)), console)
     text = console.export_text()
-    assert "trial 10 pruned at round 2 of 2\n" in text
+    assert "trial 10 pruned at round 2, after round 2 of 2\n" in text
     assert "trial 11 failed after round 2 of 2: HospitalError: hospital 1, round 2, train: ValueError: boom\n" in text
     assert "trial 12 breaks ledger/overhead_share by 0.25\n" in text
     for baseline in ("local majority", "all N", "global majority", "baseline"):
@@ -254,6 +253,8 @@ def test_json_and_csv_hold_all_of_it(marked: Path, tmp_path: Path):
     assert len(table) == len(rows)
     assert table.loc[12, "constraint/ledger/overhead_share"] == 0.25
     assert table.loc[10, "mu"] == 10.0
+    assert table.loc[0, f"spread/{F1}/n"] == 2
+    assert table.loc[0, f"spread/{F1}/mean"] == pytest.approx(table.loc[0, f"objective/{F1}"])
     assert table.loc[11, "stage"] == "train"
     (first,) = (row for row in rows if row["trial"] == 0)
     assert json.loads(table.loc[0, "personal_accuracy_interval"]) == first["personal_accuracy_interval"]
