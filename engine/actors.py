@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from engine.config import ExecutionConfig
 from engine.errors import ResourceError
 
+_session: list[str] = []  # the folder of the Ray that this process started or joined
 # (class, share of a CPU, place) -> actors that are there to be taken again
 _idle: dict[tuple[str, float, "Place"], list[Any]] = {}
 
@@ -75,11 +76,17 @@ def start_ray(execution: ExecutionConfig) -> bool:
         if colon and "/" not in host and port.isdigit():
             # Ray itself goes on trying for many minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=execution.address, **options)
+        joined = ray.init(address=execution.address, **options)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+    _session[:] = [str(joined.address_info.get("session_dir") or "")]
     return True
+
+
+def worker_logs() -> str:
+    """Where this machine keeps what Ray's workers print; they stay after Ray has ended. Empty without a Ray."""
+    return f"{_session[0]}/logs" if _session and _session[0] else ""
 
 
 def stop_ray() -> None:

@@ -10,7 +10,9 @@ key, and a step that it holds already is not written again.
 
 import contextlib
 import functools
+import getpass
 import json
+import logging
 import os
 import re
 import socket
@@ -51,8 +53,6 @@ class Tracker:
 
     def __init__(self, uri: str, experiment: str, spool: str | None = None) -> None:
         """Args: spool is the file for what cannot be sent now; its folder is made when it is needed."""
-        import logging
-
         # one try, as the queue does the trying again
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -240,9 +240,12 @@ class Tracker:
         try:
             client = MlflowClient(tracking_uri=self._uri)
             found = client.get_experiment_by_name(self._name)
-            # a file store without an artifact folder of its own would put it into the working directory
-            local = self._uri.startswith("sqlite:///")
-            files = Path(self._uri.removeprefix("sqlite:///")).parent / "artifacts" if local else None
+            # a database without an artifact folder of its own would put it into the working directory
+            files = None
+            if self._uri.startswith("sqlite:///"):
+                files = Path(self._uri.removeprefix("sqlite:///")).parent / "artifacts"
+            elif self._spool is not None and not self._uri.startswith("http"):
+                files = self._spool.parent / "artifacts"
             self._experiment = (
                 found.experiment_id
                 if found
@@ -553,6 +556,27 @@ def start_tracker(config: TrackingConfig, folder: Path, actor: bool, home: Path 
     return Background(Tracker, store_uri(config, folder), config.experiment, str(home / SPOOL), actor=actor)
 
 
+def experiment_id(uri: str, name: str) -> str:
+    """MLflow's number of an experiment.
+
+    Raises:
+        PulseLedgerError: the store cannot be opened, or has no such experiment.
+    """
+    _check_store(uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    try:
+        found = mlflow.MlflowClient(uri).get_experiment_by_name(name)
+    except MlflowException as error:
+        raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({_first_line(error)}).") from None
+    if found is None:
+        raise PulseLedgerError(f"{uri}: has no experiment {name!r}.")
+    return found.experiment_id
+
+
 def _check_store(uri: str) -> None:
     """Notices a wrong address before any work; the tracker itself starts in the background and only reports."""
     parts = urllib.parse.urlsplit(uri)
@@ -676,8 +700,9 @@ def source_tags() -> dict[str, str]:
     tags = {
         "mlflow.source.name": "pulseledger",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": os.environ.get("USER") or os.environ.get("USERNAME") or "unknown",
     }
+    with contextlib.suppress(OSError, KeyError):  # a container may run as a number without a name
+        tags["mlflow.user"] = getpass.getuser()
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:

@@ -24,7 +24,7 @@ question = {
     },
     "federation": {"rounds": 2 if TINY else 10, "decay": 0.9},
     "personalisation": {"method": "finetune", "epochs": 1},
-    "conditions": {"cohort.hospitals": [2, 3] if TINY else [3, 6]},
+    "conditions": {"cohort.hospitals": [2] if TINY else [3, 6]},
     "baselines": [{"federation.algorithm": "local"}],
     "search": {"federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
     "sampler": "grid",

@@ -259,11 +259,22 @@ def _fetch(folder: Path | None) -> int:
 
 def _ui(options: argparse.Namespace, rest: list[str]) -> int:
     import socket
-    import subprocess
 
-    store = next((p for p in (options.folder / "mlflow.db", options.folder.parent / "mlflow.db") if p.exists()), None)
-    if store is None:
-        raise ConfigError(f"{options.folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+    from engine.config import TrackingConfig
+
+    folder: Path = options.folder
+    described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
+    values = load_yaml(described).get("tracking") if described is not None else None
+    tracking = parse(TrackingConfig, values or {}, str(described))
+    uri = tracking.uri
+    if uri is None:
+        store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
+        if store is None:
+            raise ConfigError(f"{folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+        uri = f"sqlite:///{store.resolve()}"
+    elif uri.startswith(("http://", "https://")):
+        print(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}")
+        return 0
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -273,11 +284,15 @@ def _ui(options: argparse.Namespace, rest: list[str]) -> int:
             raise ConfigError(
                 f"--port {options.port}: cannot be used ({reason}); choose another with --port."
             ) from None
-    # without the last part MLflow 3 opens on traces of language models; 1 is the first experiment of a store of ours
-    runs = "?workflowType=machine_learning#/experiments/1/runs?workflowType=machine_learning"
+    from engine.tracking import experiment_id
+
+    # without the last part MLflow 3 opens on traces of language models
+    kind = "?workflowType=machine_learning"
+    runs = f"{kind}#/experiments/{experiment_id(uri, tracking.experiment)}/runs{kind}"
     print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store.resolve()}"]
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(options.port)])
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    # in the place of this process, so that whoever ends it ends the server
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
 
 
 def _keys(options: argparse.Namespace, rest: list[str]) -> int:

@@ -1,7 +1,6 @@
 """The table of a study: per condition, best first, beside its trivial baselines. Reads only."""
 
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rich.text import Text
 from engine import checkpoint
 from engine.errors import PulseLedgerError
 from engine.experiment import RESULT, finished
-from sweeps.study import STUDY_FILE, open_studies, read_error, read_study, trial_folder
+from sweeps.study import STUDY_FILE, interval, open_studies, read_error, read_study, trial_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +24,9 @@ SCORES = ("accuracy", "macro_f1", "balanced_accuracy")
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """One plain row for each trial of a study, or a single one for a run's folder; per condition, best first.
 
-    A row has condition, trial, state, keys (what was tuned or set), baseline, objectives, constraints (0 or less keeps
-    to it), violated (their names), round (the last one that was run) and rounds (wanted); how it ended: reason, error
-    (first line), hospital and stage of a failure. A complete trial has the scores of the personal and the global model
+    A row has condition, trial, state, keys (what was tuned or set), baseline, objectives and their spread over the
+    repeats, constraints (0 or less keeps to it), violated (their names), round (the last one that was run) and rounds
+    (wanted); how it ended: reason, and of a failure error (one line), hospital, stage and traceback. A complete trial has the scores of the personal and the global model
     on the test part (mean over the repeats, their standard deviation `_sd` and a 95 % interval of the mean
     `_interval` from Student's t), the trivial baselines and costs.
 
@@ -40,7 +39,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
         result = finished(folder)
         rounds = len(result["rounds"])
         plain = {"condition": result["name"], "trial": 0, "state": "COMPLETE", "keys": {}, "baseline": False}
-        plain |= {"objectives": {}, "constraints": {}, "violated": [], "round": rounds, "rounds": rounds}
+        plain |= {"objectives": {}, "spread": {}, "constraints": {}, "violated": [], "round": rounds, "rounds": rounds}
         return [plain | _NO_FAILURE | _scores([result])]
     raise PulseLedgerError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a finished run ({RESULT}).")
 
@@ -70,13 +69,15 @@ def _study_rows(folder: Path) -> list[dict[str, Any]]:
                 "rounds": study.federation.rounds,
                 **_NO_FAILURE,
                 "reason": attributes.get("reason", ""),
+                "spread": attributes.get("repeats", {}),
             }
             if state == "COMPLETE":
                 results = [finished(path) for path in _repeats(home)]
                 row |= _scores(results)
                 row["round"] = len(results[0]["rounds"])
             elif state == "FAIL":
-                row |= _failure(read_error(folder, number))
+                row["error"] = row["reason"] or read_error(folder, number)
+                row |= {k: attributes.get("error", {}).get(k, row[k]) for k in ("hospital", "stage", "traceback")}
             if state != "COMPLETE":
                 row["round"] = max((len(_history(path)) for path in _repeats(home)), default=0)
             rows.append(row)
@@ -93,15 +94,7 @@ def _study_rows(folder: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=rank)
 
 
-_NO_FAILURE: dict[str, Any] = {"reason": "", "error": "", "hospital": None, "stage": ""}
-
-
-def _failure(error: str) -> dict[str, Any]:
-    """The parts of a failure's first line; `engine.errors.HospitalError` writes hospital, round and stage."""
-    found = re.search(r"hospital (\d+), round \d+, (\w+): (.*)", error)
-    if found is None:
-        return {"error": error, "reason": error}
-    return {"error": error, "hospital": int(found[1]), "stage": found[2], "reason": found[3]}
+_NO_FAILURE: dict[str, Any] = {"reason": "", "error": "", "hospital": None, "stage": "", "traceback": ""}
 
 
 def _repeats(trial: Path) -> list[Path]:
@@ -124,7 +117,10 @@ def _scores(results: list[dict[str, Any]]) -> dict[str, Any]:
         for name in SCORES:
             values = [r["final"][model][name] for r in results]
             row[f"{model}_{name}"], row[f"{model}_{name}_sd"] = _mean_sd(values)
-            row[f"{model}_{name}_interval"] = _interval(values)
+            row[f"{model}_{name}_interval"] = None
+            if len(values) > 1 and None not in values:
+                found = interval(values)
+                row[f"{model}_{name}_interval"] = [found["low"], found["high"]]
         for c in results[0]["final"][model]["recall"]:
             row[f"{model}_recall_{c}"] = _mean_sd([r["final"][model]["recall"][c] for r in results])[0]
     row["hurt_share"] = _mean_sd([r["final"]["personal"].get("hurt_share") for r in results])[0]
@@ -184,9 +180,9 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
             )
             lines = [keys] if keys else []
             lines += ["baseline"] if row["baseline"] else []
-            lines += [f"breaks {name} by {row['constraints'][name]:.3g}" for name in row["violated"]]
+            lines += ["breaks a constraint"] if row["violated"] else []
             if row["state"] != "COMPLETE":
-                table.add_row(str(row["trial"]), row["state"], Text("\n".join([*lines, _ending(row)])))
+                table.add_row(str(row["trial"]), row["state"], Text("\n".join(lines)))
                 continue
             table.add_row(
                 str(row["trial"]),
@@ -208,6 +204,12 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
                 table.add_row("", name, "", *line, style="dim")
             table.add_row("", "global majority", "", _number(first["global_majority_accuracy"], 100, 2), style="dim")
         console.print(table)
+        for row in group:
+            # below the table, where there is room for it
+            said = [_ending(row)] if row["state"] != "COMPLETE" else []
+            said += [f"breaks {name} by {row['constraints'][name]:.3g}" for name in row["violated"]]
+            for text in said:
+                console.print(f"trial {row['trial']} {text}", markup=False, highlight=False, soft_wrap=True)
         if any(row["repeats"] > 1 for row in done):
             console.print("± is the standard deviation over the repeats", style="dim")
         for text in done[0]["leaky"] if done else []:
@@ -219,10 +221,10 @@ def _ending(row: dict[str, Any]) -> str:
     """How a trial without a result ended, or where it is, in one line."""
     where = f"round {row['round']} of {row['rounds']}"
     if row["state"] == "PRUNED":
-        return f"pruned at {where}" + (f": {row['reason']}" if row["reason"] else "")
+        return f"{row['reason'] or 'pruned'}, after {where}"
     if row["state"] == "FAIL":
-        return row["error"] or f"failed after {where}"
-    return f"at {where}"
+        return f"failed after {where}" + (f": {row['error']}" if row["error"] else "")
+    return f"{row['state'].lower()}, {where}"
 
 
 def as_json(rows: list[dict[str, Any]]) -> str:
@@ -239,10 +241,11 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 def flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows without anything nested: objectives, constraints and tuned keys are columns of their own."""
-    nested = ("keys", "objectives", "constraints")
+    nested = ("keys", "objectives", "spread", "constraints", "traceback")
     return [
         {k: _plain(v) for k, v in row.items() if k not in nested}
         | {f"objective/{name}": value for name, value in row["objectives"].items()}
+        | {f"spread/{name}/{k}": value for name, part in row["spread"].items() for k, value in part.items()}
         | {f"constraint/{name}": value for name, value in row["constraints"].items()}
         | {name: _plain(value) for name, value in row["keys"].items()}
         for row in rows
@@ -321,17 +324,6 @@ def _mean_sd(values: list[float | None]) -> tuple[float | None, float | None]:
     if not present:
         return None, None
     return statistics.fmean(present), statistics.stdev(present) if len(present) > 1 else None
-
-
-def _interval(values: list[float | None]) -> list[float] | None:
-    """The 95 % interval of the mean by Student's t; None of a single value."""
-    from scipy.stats import t
-
-    present = [v for v in values if v is not None]
-    if len(present) < 2:
-        return None
-    half = float(t.ppf(0.975, len(present) - 1)) * statistics.stdev(present) / len(present) ** 0.5
-    return [statistics.fmean(present) - half, statistics.fmean(present) + half]
 
 
 def _plain(value: Any) -> Any:

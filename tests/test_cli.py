@@ -142,6 +142,23 @@ def test_keys_lists_every_key(capsys):
     assert listed >= set(dotted_keys(RunConfig)) | {"conditions", "search", "repeats"}
 
 
+def test_ui_opens_the_store_of_the_configuration(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text("tracking: {uri: 'http://mlflow.example:5000', experiment: mine}\n")
+    assert main(["ui", str(tmp_path)]) == 0
+    assert (
+        capsys.readouterr().out == "MLflow: http://mlflow.example:5000 (a server that runs already), experiment mine\n"
+    )
+
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: mine}}\n")
+    started: list[Any] = []
+    monkeypatch.setattr("engine.tracking.experiment_id", lambda *asked: asked == (uri, "mine") and "7")
+    monkeypatch.setattr("sweeps.__main__.os.execv", lambda path, words: started.extend(words))
+    main(["ui", str(tmp_path), "--port", "0"])
+    assert started[started.index("--backend-store-uri") + 1] == uri
+    assert "#/experiments/7/runs" in capsys.readouterr().out
+
+
 def test_resume_goes_on_with_a_single_run(tmp_path: Path, capsys):
     """Of a finished run, the checkpoint of the last round and the ledger are left."""
     folder = tmp_path / "run"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +13,21 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import reference
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from reference import ROOT, command
+from reference import ROOT, command, settled
 from rich.console import Console
 
 from engine.config import load_yaml, set_key
-from engine.errors import ConfigError, StudyError
+from engine.errors import ConfigError, PulseLedgerError, StudyError
 from sweeps import Study
-from sweeps.compare import _all_n, _interval, as_csv, as_json, print_table, rows_of
+from sweeps.compare import _all_n, as_csv, as_json, print_table, rows_of
 from sweeps.space import StudyConfig, load_study
 from sweeps.study import open_studies, read_study
 from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
+
+ray2 = reference.ray2
 
 F1, WORST, COST = "validation/personal/macro_f1", "validation/personal/recall_min", "ledger/gas_per_round"
 
@@ -106,13 +111,6 @@ def test_the_baseline_of_calling_everything_n():
     assert _all_n({"S": 1, "V": 1}) == (None, None)
 
 
-def test_the_interval_of_the_mean_is_students():
-    # t of 0.975 with one degree of freedom is 12.706, the standard error of 1 and 3 is 1
-    assert _interval([1.0, 3.0]) == pytest.approx([2 - 12.7062, 2 + 12.7062], abs=1e-3)
-    assert _interval([1.0]) is None
-    assert _interval([None, 1.0]) is None
-
-
 # --- A small study, and what was added to its database by hand --------------------------------------------------------
 
 
@@ -120,7 +118,6 @@ def tiny_study(**more: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in {**TINY, "ledger.backend": "none", "execution.cpus": 2}.items():
         set_key(values, key, value)
-    values["execution"]["pool"] = "ray"
     return {
         **values,
         "name": "seen",
@@ -134,16 +131,11 @@ def tiny_study(**more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> Study:
+def seen(ray2, tmp_path_factory) -> Study:
     """Two conditions, in each a baseline and a trial, two repeats."""
+    settled()
     folder = tmp_path_factory.mktemp("seen") / "study"
-    code = "import json, sys; from sweeps import Study; Study(json.loads(sys.argv[1]), out=sys.argv[2]).run()"
-    words = [sys.executable, "-c", code, json.dumps(tiny_study()), str(folder)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("trial ") == 4
-    return Study(folder)
+    return Study(Study(tiny_study(), out=folder, quiet=True).run().folder)
 
 
 def test_results_rounds_and_hospitals_are_frames(seen: Study):
@@ -189,7 +181,7 @@ def test_a_study_is_made_from_a_file_a_folder_or_values(seen: Study, tmp_path: P
     assert values == tiny_study()  # the caller's own
     with pytest.raises(ConfigError, match=r"federation__round: federation.round is not a key"):
         Study("quickstart.yaml", federation__round=3)
-    with pytest.raises(StudyError, match="holds no study"):
+    with pytest.raises(PulseLedgerError, match="holds neither a study"):
         Study({"name": "plain"}, out=tmp_path / "none").results()
 
 
@@ -198,11 +190,18 @@ def test_importing_the_interface_is_quick():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
+ENDINGS: dict[str, dict[str, Any]] = {  # as the driver notes them
+    "PRUNED": {"pruned": 2, "reason": "pruned at round 2"},
+    "FAIL": {
+        "reason": "HospitalError: hospital 1, round 2, train: ValueError: boom",
+        "error": {"hospital": 1, "round": 2, "stage": "train", "traceback": "Traceback ..."},
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def marked(seen: Study, tmp_path_factory) -> Path:
     """A copy of the study in which one trial is pruned, one has failed, and one breaks a constraint."""
-    import shutil
-
     folder = Path(shutil.copytree(seen.folder, tmp_path_factory.mktemp("marked") / "study"))
     study = read_study(folder)
     (first, _), _ = open_studies(study, folder)
@@ -210,7 +209,7 @@ def marked(seen: Study, tmp_path_factory) -> Path:
     results = {}
     for number, state in ((10, "PRUNED"), (11, "FAIL"), (12, "COMPLETE")):
         shutil.copytree(folder / "trials" / "0000", folder / "trials" / f"{number:04d}")
-        attributes = {**template, "trial": number, "keys": {"mu": float(number)}}
+        attributes = {**template, "trial": number, "keys": {"mu": float(number)}, **ENDINGS.get(state, {})}
         complete = state == "COMPLETE"
         trial = create_trial(state=TrialState[state], values=[2.0] if complete else None, user_attrs=attributes)
         if complete:
@@ -220,9 +219,6 @@ def marked(seen: Study, tmp_path_factory) -> Path:
                 (folder / "trials" / f"{number:04d}" / f"seed-{repeat}" / "result.json").unlink()
         first.add_trial(trial)
         results[number] = state
-    (folder / "trials" / "0011" / "error.txt").write_text(
-        "HospitalError: hospital 1, round 2, train: ValueError: boom\n\nTraceback ..."
-    )
     return folder
 
 
@@ -231,8 +227,8 @@ def test_compare_says_how_each_trial_ended(marked: Path):
     order = [row["trial"] for row in rows_of(marked) if row["condition"] == "hospitals=2"]
     assert order[-3:] == [12, 10, 11]  # complete but in breach, then those without a result
     assert (rows[10]["state"], rows[10]["round"], rows[10]["rounds"]) == ("PRUNED", 2, 2)
-    failed = {k: rows[11][k] for k in ("state", "hospital", "stage", "reason", "round")}
-    assert failed == {"state": "FAIL", "hospital": 1, "stage": "train", "reason": "ValueError: boom", "round": 2}
+    failed = {k: rows[11][k] for k in ("state", "hospital", "stage", "traceback", "round")}
+    assert failed == {"state": "FAIL", "hospital": 1, "stage": "train", "traceback": "Traceback ...", "round": 2}
     assert rows[12]["violated"] == ["ledger/overhead_share"]
     assert rows[0]["baseline"]
     assert rows[0]["violated"] == []
@@ -241,9 +237,9 @@ def test_compare_says_how_each_trial_ended(marked: Path):
     console = Console(width=170, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     print_table(list(rows_of(marked)), console)
     text = console.export_text()
-    assert "pruned at round 2 of 2" in text
-    assert "hospital 1, round 2, train: ValueError: boom" in text
-    assert "breaks ledger/overhead_share by 0.25" in text
+    assert "trial 10 pruned at round 2, after round 2 of 2\n" in text
+    assert "trial 11 failed after round 2 of 2: HospitalError: hospital 1, round 2, train: ValueError: boom\n" in text
+    assert "trial 12 breaks ledger/overhead_share by 0.25\n" in text
     for baseline in ("local majority", "all N", "global majority", "baseline"):
         assert baseline in text
     assert "± is the standard deviation over the repeats" in text
@@ -257,10 +253,11 @@ def test_json_and_csv_hold_all_of_it(marked: Path, tmp_path: Path):
     assert len(table) == len(rows)
     assert table.loc[12, "constraint/ledger/overhead_share"] == 0.25
     assert table.loc[10, "mu"] == 10.0
+    assert table.loc[0, f"spread/{F1}/n"] == 2
+    assert table.loc[0, f"spread/{F1}/mean"] == pytest.approx(table.loc[0, f"objective/{F1}"])
     assert table.loc[11, "stage"] == "train"
-    assert json.loads(table.loc[0, "personal_accuracy_interval"]) == rows_of(marked)[0][
-        "personal_accuracy_interval"
-    ] or (len(json.loads(table.loc[0, "personal_accuracy_interval"])) == 2)
+    (first,) = (row for row in rows if row["trial"] == 0)
+    assert json.loads(table.loc[0, "personal_accuracy_interval"]) == first["personal_accuracy_interval"]
 
 
 def test_curves_of_a_pruned_trial_come_from_its_checkpoint(marked: Path):
@@ -278,17 +275,27 @@ def test_optuna_itself_opens_the_database(seen: Study):
     assert names == ["seen | hospitals=2", "seen | hospitals=3"]
 
 
-@pytest.mark.parametrize("size", ["tiny", pytest.param("full", marks=pytest.mark.long)])
-def test_the_example_runs(size: str, tmp_path: Path):
+def drawn(folder: Path, printed: str) -> None:
+    assert "best of hospitals=" in printed
+    assert (folder / "curves.png").stat().st_size > 10_000
+    assert load_yaml(folder / "study.yaml")["name"] == "example"
+
+
+def test_the_example_runs(ray2, tmp_path: Path, monkeypatch, capsys):
+    settled()
+    monkeypatch.setenv("PULSELEDGER_EXAMPLE", "tiny")
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "study")])
+    runpy.run_path(str(ROOT / "examples" / "study.py"))
+    drawn(tmp_path / "study", capsys.readouterr().out)
+
+
+@pytest.mark.long
+def test_the_whole_example_runs(tmp_path: Path):
     words = [sys.executable, str(ROOT / "examples" / "study.py"), str(tmp_path / "study")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-    if size == "tiny":
-        environment["PULSELEDGER_EXAMPLE"] = "tiny"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert "best of hospitals=" in done.stdout
-    assert (tmp_path / "study" / "curves.png").stat().st_size > 10_000
-    assert load_yaml(tmp_path / "study" / "study.yaml")["name"] == "example"
+    drawn(tmp_path / "study", done.stdout)
 
 
 def test_help_of_the_command_line_is_quick():

@@ -22,7 +22,16 @@ from engine.errors import HospitalError, PulseLedgerError
 from engine.experiment import Place, run_tracked
 from engine.model import build_network
 from engine.oracle import TorchOracle
-from engine.tracking import SPOOL, Tracker, flat_params, ledger_tags, round_metrics, run_note, source_tags
+from engine.tracking import (
+    SPOOL,
+    Tracker,
+    experiment_id,
+    flat_params,
+    ledger_tags,
+    round_metrics,
+    run_note,
+    source_tags,
+)
 
 ROUNDS = 4
 METRICS_OF_ROUNDS = {"train", "val", "fl", "perf", "ledger"}
@@ -216,6 +225,14 @@ def test_a_degraded_run_is_tagged(tracked):
     _, result, _ = tracked
     rows = [dict(row, lost=["hospital 1, round 2, train: boom"]) for row in result["rounds"]]
     assert ledger_tags({**result, "rounds": rows})["degraded"] == "true"
+
+
+def test_the_number_of_an_experiment_leads_to_its_page(tracked, store: Path):
+    _, _, run = tracked
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    assert experiment_id(uri, "pulseledger") == run.info.experiment_id
+    with pytest.raises(PulseLedgerError, match="has no experiment 'other'"):
+        experiment_id(uri, "other")
 
 
 # --- Stores that are not there ----------------------------------------------------------------------------------------
