@@ -58,7 +58,12 @@ def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess
     log = folder.parent / f"{folder.name}.log"
     with log.open("a") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sweeps", *words], cwd=ROOT, stdout=file, stderr=file, text=True
+            [sys.executable, "-m", "sweeps", *words],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=file,
+            text=True,
         )
         try:
             yield process
