@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import statistics
@@ -603,7 +604,9 @@ class Driver:
     def _fail(self, trial: _Running, cause: BaseException, trace: str) -> None:
         reason = _line(cause) if isinstance(cause, StudyError) else f"{type(cause).__name__}: {_line(cause)}"
         where = {}
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", trace)  # Ray writes in colours
         if isinstance(cause, HospitalError):
+            trace = f"{cause.trace}\n{trace}"
             where = {"hospital": cause.hospital, "round": cause.round, "stage": cause.stage}
         path = error_file(self._folder, trial.trial)
         with whole(path) as part:
