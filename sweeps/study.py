@@ -251,7 +251,7 @@ class Driver:
         there = self._ray.cluster_resources().get("CPU", 1.0)
         # what each site may hold at a time, only the user knows
         self._concurrency = study.concurrency or (1 if study.execution.sites else max(1, int(there)))
-        room = memory_room(study, 1.0, _free_memory(self._ray, study))
+        room = memory_room(study, there / self._concurrency, _free_memory(self._ray, study))
         if room < self._concurrency:
             progress.note(f"memory is enough for {max(room, 1)} of {self._concurrency} trials at a time")
             self._concurrency = max(room, 1)
