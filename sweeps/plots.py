@@ -308,7 +308,9 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
     keys = sorted({key for trial in study.trials for key in trial.params})
     figures = []
     for part in _parts(keys, 4):
-        every = np.atleast_1d(_optunas(lambda part=part: optuna.visualization.matplotlib.plot_slice(study, params=part)))
+        every = np.atleast_1d(
+            _optunas(lambda part=part: optuna.visualization.matplotlib.plot_slice(study, params=part))
+        )
         figure = every[0].figure
         figure.set_size_inches(WIDTH if len(part) > 1 else WIDTH / 2, 2.3)
         for axes in every:
@@ -387,9 +389,7 @@ def ledger_cost(trials: Sequence[Trial]) -> list[Figure]:
                         for r in t.results
                         if r["ledger"]["backend"] != "none" and r["ledger"].get("rounds")
                     ]
-                    axes.scatter(
-                        values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0
-                    )
+                    axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
                     if values:
                         axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
                 axes.set(xlabel=name, ylim=(len(labels) - 0.5, -0.5))

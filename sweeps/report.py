@@ -131,7 +131,9 @@ def _read(folder: Path) -> _Material:
     for stored, condition in open_studies(study, folder):
         label = condition.label if condition is not None else "all conditions"
         done = [t for t in stored.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        times += [t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)]
+        times += [
+            t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)
+        ]
         if done and len(study.objectives) > 1:
             chosen = {t.number for t in stored.best_trials}
             front[label] = (np.array([t.values for t in done]), np.array([t.number in chosen for t in done]))
@@ -364,13 +366,13 @@ def _importance(material: _Material) -> _Section:
         "How much each tuned key matters in {label} for {objective}, from {count} tuned trials, as Optuna estimates it "
         "(PED-ANOVA: how far the better trials’ values of a key differ from all trials’). From few trials this is a hint."
     )
-    return _tuned(
-        material, "Importance of the tuned keys", "importance", caption, lambda *of: [plots.importance(*of)]
-    )
+    return _tuned(material, "Importance of the tuned keys", "importance", caption, lambda *of: [plots.importance(*of)])
 
 
 def _slices(material: _Material) -> _Section:
-    caption = "{objective} against each tuned key in {label}; a point is one of {count} tuned trials, later ones darker."
+    caption = (
+        "{objective} against each tuned key in {label}; a point is one of {count} tuned trials, later ones darker."
+    )
     return _tuned(material, "Slices through the tuned keys", "slices", caption, plots.slices)
 
 
@@ -391,14 +393,14 @@ def _tuned(
             few[label] = f"{label}: {count}" + (", all with one score" if count >= TUNED else "")
             continue
         for figure in draw(study, objective, "" if label == "all" else label):
-            text = caption.format(label="the study" if label == "all" else f"“{label}”", count=count, objective=objective)
+            text = caption.format(
+                label="the study" if label == "all" else f"“{label}”", count=count, objective=objective
+            )
             pictures.append(_Picture(f"{stem}-{len(pictures) + 1}", figure, text))
     note = f"fewer than {TUNED} tuned trials have finished ({'; '.join(few.values())})" if few else ""
     if not pictures:
         return _Section(title, missing=note)
-    return _Section(
-        title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures)
-    )
+    return _Section(title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures))
 
 
 def _spread(material: _Material) -> _Section:
@@ -587,7 +589,9 @@ def _pictures(stem: str, figures: Sequence[Figure], caption: str) -> tuple[_Pict
 def _of(trials: Sequence[Trial]) -> str:
     """How many trials and runs a picture is made of."""
     runs = sum(len(t.results) for t in trials)
-    return f"{len(trials)} finished trial{'s' * (len(trials) != 1)}" + (f" of {runs} runs" if runs > len(trials) else "")
+    return f"{len(trials)} finished trial{'s' * (len(trials) != 1)}" + (
+        f" of {runs} runs" if runs > len(trials) else ""
+    )
 
 
 def _numbers(trials: Sequence[Trial]) -> str:
