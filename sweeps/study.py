@@ -38,7 +38,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from engine import checkpoint
-from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray
+from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
@@ -609,9 +609,10 @@ class Driver:
             trace = f"{cause.trace}\n{trace}"
             where = {"hospital": cause.hospital, "round": cause.round, "stage": cause.stage}
         path = error_file(self._folder, trial.trial)
+        said = {**where, "what the workers printed": worker_logs()}
         with whole(path) as part:
             part.write_text(
-                "\n".join([reason, *(f"{name}: {value}" for name, value in where.items()), "", trace]), encoding="utf-8"
+                "\n".join([reason, *(f"{name}: {value}" for name, value in said.items()), "", trace]), encoding="utf-8"
             )
         handle = self._handle(trial)
         handle.set_user_attr("reason", reason)

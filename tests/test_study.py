@@ -140,7 +140,7 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert sorted(p.value for p in points) == [p.value for p in points]
     assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
     files = {a.path for a in client.list_artifacts(parent.info.run_id)}
-    assert files == {STUDY_FILE, "pareto.json", "trials.parquet"}
+    assert files == {STUDY_FILE, "pareto.json", "trials.parquet", "report"}
     assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
     assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
     (winner,) = [run for run in children if "model.id" in run.data.tags]
