@@ -256,7 +256,9 @@ def results_frame(folder: Path) -> "pd.DataFrame":
     """A row for each trial, as `flat` makes them of `rows_of`."""
     import pandas as pd
 
-    return pd.DataFrame(flat(rows_of(folder)))
+    table = pd.DataFrame(flat(rows_of(folder)))
+    empty = [name for name in table if table[name].isna().all()]  # None everywhere is no kind of number to pandas
+    return table.astype(dict.fromkeys(empty, float))
 
 
 def rounds_frame(folder: Path) -> "pd.DataFrame":
