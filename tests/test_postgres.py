@@ -274,7 +274,7 @@ def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ra
     settled()
     start_study(study_of(), tmp_path / "sqlite", quiet=True)
     server.create("mlflow_store")
-    store = server.url("mlflow_store").replace("@", f":{server.PASSWORD}@")
+    store = server.url("mlflow_store")  # its password is in PGPASSWORD, too
     folder = tmp_path / "postgres"
     with mlflow_server(store, tmp_path) as tracking:
         values = study_of(storage=url, tracking={"backend": "mlflow", "uri": tracking.url})
