@@ -454,6 +454,26 @@ def test_lost_memory_is_retried_and_mistakes_are_not(ray2, tmp_path: Path, error
         assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
 
 
+def test_a_trial_that_does_not_move_is_ended(ray2, tmp_path: Path, monkeypatch):
+    settled()
+
+    class Sleeping(TrialRunner):
+        def begin(self, order: dict[str, Any], tracker: Any) -> dict[str, Any]:
+            time.sleep(600)
+            return {}
+
+    monkeypatch.setattr("sweeps.study.TrialRunner", Sleeping)
+    monkeypatch.setattr("sweeps.study.START_SECONDS", 5.0)
+    monkeypatch.setattr("sweeps.study.LOSSES", 0)
+    study = study_of(BASE, trials=1, execution={**BASE["execution"], "deadline": 0.1})
+    heard = Heard()
+    with pytest.raises(StudyError):
+        start_study(study, tmp_path, heard)
+    assert heard.notes[0] == "trial 0: no round in 5.3 s; its runner is ended"  # 5 s and three times the deadline
+    assert heard.ends[0][0] == "FAIL"
+    assert heard.ends[0][2].startswith("lost 1 times: ")
+
+
 # --- A driver that is killed ------------------------------------------------------------------------------------------
 
 
