@@ -70,6 +70,7 @@ FAIL_FAST = 3  # trials that all fail at the start end the study
 LOSSES = 2  # times that a trial is started again after its processes were lost
 START_SECONDS = 180.0  # a placement group that is not there by then never will be
 DROP_SECONDS = 60.0  # for a pruned trial to close its ledger and let its hospitals go
+STORE_SECONDS = 15.0  # for an MLflow store that is away when the study ends
 TICK = 0.5  # seconds between two looks at the running trials
 STOP = ".stop"  # a file that asks all runners to end at their next checkpoint
 MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
@@ -741,6 +742,18 @@ class Driver:
         if self._run is not None:
             self._track("summary", self._parent, shares)
             self._run.close(state, self._trials())
+            self._settle_tracking()
+
+    def _settle_tracking(self) -> None:
+        """Gives a store that is away a moment, and says what it could not be told."""
+        end = time.monotonic() + STORE_SECONDS
+        with contextlib.suppress(Exception):  # a tracker that was lost was told of already
+            while self._tracker is not None and (missing := self._tracker.submit("state").result()):
+                if time.monotonic() > end:
+                    self._progress.note(f"MLflow: {missing}")
+                    return
+                time.sleep(1)
+                self._track("flush")
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for study, _ in self._studies for trial in _trials(study)]

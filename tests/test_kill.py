@@ -193,7 +193,7 @@ def store(tmp_path_factory) -> Path:
 def undisturbed(ray2, store: Path, tmp_path_factory) -> list[Any]:
     settled()
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    start_study(load_study(values_of(store, "undisturbed", **PRUNED), "test"), folder, quiet=True)
+    start_study(load_study(values_of(store, "undisturbed", **PRUNED), "test"), folder)
     in_mlflow(store, "undisturbed", folder)
     found = facts(folder)
     assert {row[3] for row in found} == {"COMPLETE", "PRUNED"}
