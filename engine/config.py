@@ -254,6 +254,9 @@ class TrackingConfig(_Section):
     backend: Literal["mlflow", "none"] = Field("mlflow", description="an MLflow store, or nothing")
     uri: str | None = Field(None, description="MLflow store; null: mlflow.db beside the runs")
     experiment: str = Field("pulseledger", min_length=1, description="name of the MLflow experiment")
+    models: Literal["best", "conditions", "none"] = Field(
+        "best", description="studies: log the global model of the best trial, of the best of each condition, or none"
+    )
 
 
 class ExecutionConfig(_Section):
@@ -271,6 +274,12 @@ class ExecutionConfig(_Section):
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
     cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray, or number of threads; null: all")
     deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="a trial's hospitals on one node of a cluster, or over all of them"
+    )
+    sites: dict[int, str] = Field(
+        {}, description="hospital -> value of the node label 'site': its actor runs on such a node only; needs pool ray"
+    )
 
     @field_validator("hospitals_per_actor")
     @classmethod
@@ -303,6 +312,16 @@ class RunConfig(_Section):
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
                 "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
             )
+        if self.execution.sites:
+            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
+            if without:
+                raise ValueError(
+                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+                )
+            if self.federation.algorithm == "centralised":
+                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
+            if self.execution.pool != "ray":
+                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             raise ValueError(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "

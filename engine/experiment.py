@@ -29,7 +29,7 @@ from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
 from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
-from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
+from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
 
@@ -209,7 +209,7 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Pla
         return run(config, folder, place)
     with _ray(config):
         store.mkdir(parents=True, exist_ok=True)
-        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
+        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
         key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
         try:
             result = _drained(track(config, folder, place, tracker, key, config.name, {}, None))
@@ -236,7 +236,9 @@ def track(
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
     """
-    tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
     tracker.submit("open_run", key, name, tags, flat_params(config), parent)
     following = RunTracker(tracker, key)
     if (loaded := checkpoint.load(folder, config_hash(config))) is not None:

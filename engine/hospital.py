@@ -2,6 +2,7 @@
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from engine.algorithms.base import Samples, State
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, LedgerError
+from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.canonical import Layout, vector_hash
 from engine.ledger.keys import Memory, Notice, Signer, Signing
 from engine.ledger.records import Opening, SignedUpdate
@@ -279,4 +280,7 @@ class Hospital:
         except HospitalError:
             raise
         except Exception as error:
-            raise HospitalError(self.id, round, stage, f"{type(error).__name__}: {error}") from error
+            # memory that is short now may be there at the next attempt
+            kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
+            text = f"{type(error).__name__}: {error}"
+            raise kind(self.id, round, stage, text, traceback.format_exc()) from error
