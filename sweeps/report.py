@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -31,6 +31,7 @@ from sweeps.trial import repeat_folder
 PAGE = "report.html"
 TUNED = 5  # finished trials that Optuna's pictures of the tuned keys need to say anything
 ROWS = 20  # of a condition's table; the rest is for `compare`
+NAMED = 20  # trials that a caption names
 STATES = ("COMPLETE", "RUNNING", "PRUNED", "FAIL", "WAITING")
 
 
@@ -131,7 +132,9 @@ def _read(folder: Path) -> _Material:
     for stored, condition in open_studies(study, folder):
         label = condition.label if condition is not None else "all conditions"
         done = [t for t in stored.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        times += [t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)]
+        times += [
+            t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)
+        ]
         if done and len(study.objectives) > 1:
             chosen = {t.number for t in stored.best_trials}
             front[label] = (np.array([t.values for t in done]), np.array([t.number in chosen for t in done]))
@@ -143,12 +146,20 @@ def _read(folder: Path) -> _Material:
     return _Material(study, folder, rows, trials, tuned, front, began, ended)
 
 
-def _alone(trials: Sequence[optuna.trial.FrozenTrial], number: int, direction: str) -> optuna.Study:
+def _alone(
+    trials: Sequence[optuna.trial.FrozenTrial], number: int, direction: Literal["minimize", "maximize"]
+) -> optuna.Study:
     """A study in memory of one objective only: of several, Optuna's importances take each for one to be minimised."""
     made = optuna.create_study(direction=direction)
     for trial in trials:
-        parts = {"params": trial.params, "distributions": trial.distributions, "system_attrs": trial.system_attrs}
-        made.add_trial(optuna.trial.create_trial(value=trial.values[number], **parts))
+        made.add_trial(
+            optuna.trial.create_trial(
+                value=trial.values[number],
+                params=trial.params,
+                distributions=trial.distributions,
+                system_attrs=trial.system_attrs,
+            )
+        )
     return made
 
 
@@ -175,21 +186,20 @@ def _results(material: _Material) -> _Section:
     """The table of each condition, best first."""
     study = material.study
     scores = list(study.objectives)
+    first = scores[0]
+    several = any(len(t.results) > 1 for t in material.trials)
     parts = [
-        "<p>Best first by "
-        + _code(scores[0])
-        + f" ({'highest' if study.objectives[scores[0]] == 'maximize' else 'lowest'} first), which was measured on the "
-        f"{'test' if scores[0].startswith('final/') else 'validation'} part. Accuracy, macro-F1 and recalls are those of "
-        "the personal models on the test beats of all hospitals together, “global” those of the global model there; ± is the "
-        f"standard deviation over the {study.repeats} seeds of a trial. Trials marked * were given, not tuned. The lines "
-        "below each table need no model: each hospital’s commonest train class, and N for every beat.</p>"
-        if study.repeats > 1
-        else "<p>Best first by "
-        + _code(scores[0])
-        + f" ({'highest' if study.objectives[scores[0]] == 'maximize' else 'lowest'} first). Accuracy, macro-F1 and recalls "
-        "are those of the personal models on the test beats of all hospitals together, “global” those of the global model "
-        "there; each trial ran with one seed, so there is no spread. Trials marked * were given, not tuned. The lines below "
-        "each table need no model: each hospital’s commonest train class, and N for every beat.</p>"
+        f"<p>Best first by {_code(first)} ({study.objectives[first]}d)."
+        " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
+        " “global” those of the global model there; hurt is the share of hospitals whose macro-F1 is lower under their"
+        " personal model; gradients are gradient evaluations. "
+        + (
+            "± is the standard deviation over a trial’s seeds."
+            if several
+            else "Each trial ran with one seed: no spread."
+        )
+        + " Trials marked * were given, not tuned. The two lines below each table need no model: each hospital’s"
+        " commonest train class, and N for every beat.</p>"
     ]
     for label in dict.fromkeys(row["condition"] for row in material.rows):
         group = [t for t in material.trials if t.condition == label]
@@ -215,8 +225,7 @@ def _results(material: _Material) -> _Section:
 def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
     first = group[0]
     classes = list(first.results[0]["final"]["personal"]["recall"])
-    named = [name.removeprefix("validation/") for name in objectives]
-    heads = ["trial", "method", "settings", *named, "accuracy %", "macro-F1", *(f"recall {c}" for c in classes)]
+    heads = ["trial", "method", "settings", *objectives, "accuracy %", "macro-F1", *(f"recall {c}" for c in classes)]
     heads += ["global acc. %", "global macro-F1", "hurt %", "gradients", "s"]
     shown = [t for i, t in enumerate(group) if i < ROWS]
     lines = []
@@ -232,7 +241,7 @@ def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
                 f"{row['trial']}{'*' if row['baseline'] else ''}",
                 trial.method,
                 " ".join(keys),
-                *(_short(row["objectives"].get(name)) for name in objectives),
+                *(_score(row["objectives"].get(name)) for name in objectives),
                 _spread_number(row, "personal_accuracy", 100, 2),
                 _spread_number(row, "personal_macro_f1", 1, 3),
                 *(_number(row.get(f"personal_recall_{c}"), 1, 3) for c in classes),
@@ -352,9 +361,9 @@ def _pareto(material: _Material) -> _Section:
         ordered = sorted(values[front].tolist())
         for point in ordered:
             who = [t for t in group if list(t.row["objectives"].values()) == point]
-            for trial in who[:1] if who else []:
+            for trial in who[:1]:
                 keys = " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in trial.row["keys"].items())
-                lines.append([trial.condition, str(trial.row["trial"]), keys, *(_short(v) for v in point)])
+                lines.append([trial.condition, str(trial.row["trial"]), keys, *(_score(v) for v in point)])
     table = _table(["condition", "trial", "settings", *objectives], lines, words=(0, 2))
     return _Section(title, table, _pictures("pareto", plots.pareto_fronts(material.front, objectives), caption))
 
@@ -364,13 +373,13 @@ def _importance(material: _Material) -> _Section:
         "How much each tuned key matters in {label} for {objective}, from {count} tuned trials, as Optuna estimates it "
         "(PED-ANOVA: how far the better trials’ values of a key differ from all trials’). From few trials this is a hint."
     )
-    return _tuned(
-        material, "Importance of the tuned keys", "importance", caption, lambda *of: [plots.importance(*of)]
-    )
+    return _tuned(material, "Importance of the tuned keys", "importance", caption, lambda *of: [plots.importance(*of)])
 
 
 def _slices(material: _Material) -> _Section:
-    caption = "{objective} against each tuned key in {label}; a point is one of {count} tuned trials, later ones darker."
+    caption = (
+        "{objective} against each tuned key in {label}; a point is one of {count} tuned trials, later ones darker."
+    )
     return _tuned(material, "Slices through the tuned keys", "slices", caption, plots.slices)
 
 
@@ -391,14 +400,14 @@ def _tuned(
             few[label] = f"{label}: {count}" + (", all with one score" if count >= TUNED else "")
             continue
         for figure in draw(study, objective, "" if label == "all" else label):
-            text = caption.format(label="the study" if label == "all" else f"“{label}”", count=count, objective=objective)
+            text = caption.format(
+                label="the study" if label == "all" else f"“{label}”", count=count, objective=objective
+            )
             pictures.append(_Picture(f"{stem}-{len(pictures) + 1}", figure, text))
     note = f"fewer than {TUNED} tuned trials have finished ({'; '.join(few.values())})" if few else ""
     if not pictures:
         return _Section(title, missing=note)
-    return _Section(
-        title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures)
-    )
+    return _Section(title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures))
 
 
 def _spread(material: _Material) -> _Section:
@@ -479,15 +488,15 @@ table { border-collapse: collapse; font-size: 7pt; line-height: 1.25; width: 100
 th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.9mm }
 td { text-align: right; vertical-align: top; padding: 0.5mm 0.9mm; border-bottom: 0.1mm solid #ddd;
      font-variant-numeric: tabular-nums; white-space: nowrap }
-.word { text-align: left; white-space: normal; overflow-wrap: anywhere } tfoot td { border-bottom: 0; font-style: italic }
-th.word { overflow-wrap: normal }
+.word { text-align: left; white-space: normal; overflow-wrap: break-word } tfoot td { border-bottom: 0; font-style: italic }
+th.word { overflow-wrap: normal } .wide { min-width: 23mm }
 .facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left; white-space: normal }
 .facts td:first-child { color: #444; padding-right: 5mm; white-space: nowrap }
 figure { margin: 3mm 0 5mm } img { max-width: 100%; max-height: 225mm; display: block; margin: 0 auto }
 figcaption { font-size: 8.5pt; color: #222; margin-top: 1mm }
 .missing { color: #444; font-style: italic } .leaky { font-weight: bold }
 thead { display: table-header-group } tfoot { display: table-row-group }
-@media print { body { padding: 0; max-width: none } h2, h3 { break-after: avoid } figure, tr { break-inside: avoid }
+@media print { body { padding: 0; max-width: none } h2, h3 { break-after: avoid } figure, table, tr { break-inside: avoid }
                p { orphans: 3; widows: 3 } }
 """
 
@@ -511,7 +520,8 @@ def _page(material: _Material, sections: Sequence[_Section], drawn: dict[str, by
         for picture in section.pictures:
             data = base64.b64encode(drawn[picture.stem]).decode()
             parts.append(
-                f'<figure id="{picture.stem}"><img alt="{_text(section.title)}" src="data:image/png;base64,{data}">'
+                f'<figure id="{picture.stem}"><img alt="{_text(section.title)}" style="width: {picture.figure.get_figwidth():.2f}in" '
+                f'src="data:image/png;base64,{data}">'
                 f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
             )
         parts.append("</section>\n")
@@ -531,7 +541,7 @@ def _facts(material: _Material) -> str:
         states += ". <b>No trial has finished, so there are no scores to show.</b>"
     elif running:
         states += ". <b>The study is not finished: what follows is an interim state.</b>"
-    data = study.data.source
+    data: str = study.data.source
     if material.trials:
         digests = sorted({r["cohort"]["digest"][:16] for t in material.trials for r in t.results})
         data += f", beats {', '.join(digests)}"
@@ -565,7 +575,8 @@ def _table(
         return (
             "<tr>"
             + "".join(
-                f"<{tag}{' class=word' if i in texts else ''}>{_text(cell)}</{tag}>" for i, cell in enumerate(cells)
+                f"<{tag}{' class=word' if i in texts else ''}>{_text(cell) if tag == 'td' else _breakable(cell)}</{tag}>"
+                for i, cell in enumerate(cells)
             )
             + "</tr>"
         )
@@ -587,12 +598,15 @@ def _pictures(stem: str, figures: Sequence[Figure], caption: str) -> tuple[_Pict
 def _of(trials: Sequence[Trial]) -> str:
     """How many trials and runs a picture is made of."""
     runs = sum(len(t.results) for t in trials)
-    return f"{len(trials)} finished trial{'s' * (len(trials) != 1)}" + (f" of {runs} runs" if runs > len(trials) else "")
+    return f"{len(trials)} finished trial{'s' * (len(trials) != 1)}" + (
+        f" of {runs} runs" if runs > len(trials) else ""
+    )
 
 
 def _numbers(trials: Sequence[Trial]) -> str:
     numbers = sorted(t.row["trial"] for t in trials)
-    return f"trial{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"trial{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers[:NAMED]))}{more}"
 
 
 def _counted(states: Iterable[str]) -> str:
@@ -603,6 +617,11 @@ def _counted(states: Iterable[str]) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value))
+
+
+def _breakable(heading: str) -> str:
+    """A heading that may be broken after the slashes and underscores of a score's path."""
+    return _text(heading).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _code(value: str) -> str:
@@ -616,6 +635,12 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 def _spread_number(row: dict[str, Any], key: str, factor: float, digits: int) -> str:
     sd = row[f"{key}_sd"]
     return _number(row[key], factor, digits) + (f" ± {factor * sd:.{digits}f}" if sd is not None else "")
+
+
+def _score(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 100 else _short(float(value))
 
 
 def _short(value: Any) -> str:
