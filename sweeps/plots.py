@@ -286,8 +286,8 @@ def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: 
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
             axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")
             axes.set(title=_folded(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
-            axes.xaxis.label.set_size(7)
-            axes.yaxis.label.set_size(7)
+            axes.xaxis.label.set_fontsize(7)
+            axes.yaxis.label.set_fontsize(7)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         figures.append(figure)
@@ -464,7 +464,13 @@ def _legend(figure: Figure, looks: dict[str, Any], shown: set[str], majority: bo
     ]
     if majority:
         handles.append(Line2D([], [], color=GREY, marker="_", linestyle=":", label="local majority"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles) if len(handles) < 5 else 3,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def _quartiles(table: np.ndarray) -> np.ndarray:
@@ -525,13 +531,18 @@ def _goal(name: str, objectives: Mapping[str, str]) -> str:
 
 
 def _folded(text: str, width: int = 34) -> str:
-    """Breaks a long label at commas, slashes or spaces."""
+    """Breaks a long label, at commas if they do, else at slashes and blanks, too."""
+    if len(text) <= width:
+        return text
+    pieces = text.replace(", ", ",\0 ").split("\0")
+    if len(pieces) == 1:
+        pieces = text.replace("/", "/\0").replace(" ", "\0 ").split("\0")
     lines = [""]
-    for word in text.replace(", ", ",\0").replace(" ", " \0").replace("/", "/\0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
-        lines[-1] += word.replace(",", ", ") if word.endswith(",") else word
-    return "\n".join(line.rstrip() for line in lines)
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return "\n".join(lines)
 
 
 def _jitter(count: int) -> np.ndarray:
@@ -562,7 +573,8 @@ def _optunas(draw: Any) -> Any:
 
 def _plain(figure: Figure) -> Figure:
     """Optuna's pictures in the style of the others."""
-    figure.set_layout_engine("constrained")
+    # the bar beside a single panel is laid out in a way that the constrained layout divides by zero
+    figure.set_layout_engine("constrained" if len(figure.axes) != 2 else "tight")
     figure.set_facecolor("white")
     for axes in figure.axes:
         bar = axes.get_label() == "<colorbar>"

@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from engine import __version__
+from engine.config import CLASSES
 from engine.experiment import finished
 from engine.files import whole
+from engine.tracking import source_tags
 from sweeps import plots
 from sweeps.compare import rows_of
 from sweeps.plots import Trial
@@ -189,7 +191,7 @@ def _results(material: _Material) -> _Section:
     first = scores[0]
     several = any(len(t.results) > 1 for t in material.trials)
     parts = [
-        f"<p>Best first by {_code(first)} ({study.objectives[first]}d)."
+        f"<p>Best first by {_code(first)} ({'highest' if study.objectives[first] == 'maximize' else 'lowest'} first)."
         " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
         " “global” those of the global model there; hurt is the share of hospitals whose macro-F1 is lower under their"
         " personal model; gradients are gradient evaluations. "
@@ -224,7 +226,8 @@ def _results(material: _Material) -> _Section:
 
 def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
     first = group[0]
-    classes = list(first.results[0]["final"]["personal"]["recall"])
+    there = {c for t in group for c in t.results[0]["final"]["personal"]["recall"]}
+    classes = [c for c in CLASSES if c in there]
     heads = ["trial", "method", "settings", *objectives, "accuracy %", "macro-F1", *(f"recall {c}" for c in classes)]
     heads += ["global acc. %", "global macro-F1", "hurt %", "gradients", "s"]
     shown = [t for i, t in enumerate(group) if i < ROWS]
@@ -289,7 +292,7 @@ def _cohorts(material: _Material) -> _Section:
             ]
         )
     text = (
-        "<p>Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
+        "<p class=lead>Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
         "of all; size variation is the standard deviation of the hospitals’ sizes over their mean.</p>"
     )
     return _Section("Cohorts", text + _table(heads, lines, words=(0, 8)))
@@ -404,7 +407,10 @@ def _tuned(
                 label="the study" if label == "all" else f"“{label}”", count=count, objective=objective
             )
             pictures.append(_Picture(f"{stem}-{len(pictures) + 1}", figure, text))
-    note = f"fewer than {TUNED} tuned trials have finished ({'; '.join(few.values())})" if few else ""
+    where = (
+        "any condition" if len(few) == len({label for label, _, _ in material.tuned}) > 1 else "; ".join(few.values())
+    )
+    note = f"fewer than {TUNED} tuned trials, or none that differ, have finished ({where})" if few else ""
     if not pictures:
         return _Section(title, missing=note)
     return _Section(title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures))
@@ -451,7 +457,7 @@ def _ledger(material: _Material) -> _Section:
                 _number(middle["open_seconds"], 1, 2),
             ]
         )
-    text = "<p>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
+    text = "<p class=lead>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
     return _Section(
         title, text + _table(heads, lines, words=(0,)), _pictures("ledger", plots.ledger_cost(with_one), caption)
     )
@@ -461,7 +467,7 @@ def _unfinished(material: _Material) -> _Section:
     title = "Failed and pruned trials"
     rows = sorted((r for r in material.rows if r["state"] in ("FAIL", "PRUNED")), key=lambda r: r["trial"])
     if not rows:
-        return _Section(title, missing="there is none")
+        return _Section(title, missing="no trial has failed or been pruned")
     lines = [
         [
             str(row["trial"]),
@@ -488,15 +494,15 @@ table { border-collapse: collapse; font-size: 7pt; line-height: 1.25; width: 100
 th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.9mm }
 td { text-align: right; vertical-align: top; padding: 0.5mm 0.9mm; border-bottom: 0.1mm solid #ddd;
      font-variant-numeric: tabular-nums; white-space: nowrap }
-.word { text-align: left; white-space: normal; overflow-wrap: break-word } tfoot td { border-bottom: 0; font-style: italic }
-th.word { overflow-wrap: normal } .wide { min-width: 23mm }
+.word { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 17mm } tfoot td { border-bottom: 0; font-style: italic }
+th.word { overflow-wrap: normal }
 .facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left; white-space: normal }
 .facts td:first-child { color: #444; padding-right: 5mm; white-space: nowrap }
 figure { margin: 3mm 0 5mm } img { max-width: 100%; max-height: 225mm; display: block; margin: 0 auto }
 figcaption { font-size: 8.5pt; color: #222; margin-top: 1mm }
 .missing { color: #444; font-style: italic } .leaky { font-weight: bold }
 thead { display: table-header-group } tfoot { display: table-row-group }
-@media print { body { padding: 0; max-width: none } h2, h3 { break-after: avoid } figure, table, tr { break-inside: avoid }
+@media print { body { padding: 0; max-width: none } h2, h3, .lead { break-after: avoid } figure, table, tr { break-inside: avoid }
                p { orphans: 3; widows: 3 } }
 """
 
@@ -554,12 +560,21 @@ def _facts(material: _Material) -> str:
         ("tuned for", ", ".join(f"{name} ({d})" for name, d in study.objectives.items())),
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {study.repeats} seed(s) a trial, {study.federation.rounds} rounds"),
         ("data", f"{data}; classes {study.data.classes}; split {study.cohort.split}"),
-        ("code", f"pulseledger {__version__} drew this page"),
+        ("code", f"drawn with pulseledger {__version__}{_commit()}"),
     ]  # fmt: skip
     if lost:
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
     lines = "".join(f"<tr><td>{k}</td><td>{v if k == 'trials' else _text(v)}</td></tr>" for k, v in facts)
     return f"<table class=facts>{lines}</table>"
+
+
+def _commit() -> str:
+    """The commit of this code, where it lies in a repository."""
+    tags = source_tags()
+    if "mlflow.source.git.commit" not in tags:
+        return ""
+    changed = ", changed since" if tags["mlflow.source.git.dirty"] == "true" else ""
+    return f", commit {tags['mlflow.source.git.commit'][:12]}{changed}"
 
 
 def _table(
