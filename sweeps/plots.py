@@ -25,6 +25,7 @@ WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
 PANELS = 12  # at most in one picture; more are continued in the next
 ROWS = 30  # of a heat map or a row of strips in one picture
 POINTS = 60  # a strip with more is drawn as its box alone
+ONLY = "all"  # label of the only condition of a study without a grid
 GREY = "#6b6b6b"
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -164,7 +165,7 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
                     colour, marker, _ = looks[method]
                     # side by side, or equal ends would hide each other
                     axes.plot(last * (1.085 + 0.05 * place), np.median(ends), color=colour, marker=marker)
-            axes.set(title=_folded(label), ylim=(0, 1.02))
+            axes.set(title=_title(label), ylim=(0, 1.02))
             ticks = MaxNLocator(5, integer=True).tick_values(1, last)
             axes.set_xticks([t for t in ticks if 1 <= t <= last])
         _outer(figure, panels, "round", "macro-F1 (validation)")
@@ -253,7 +254,7 @@ def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
                 constant = {_place(t, axis): factor * _value(t.row[f"local_majority_{score}"]) for t in group}
                 _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
                 if line == 0:
-                    axes.set_title(_folded(label))
+                    axes.set_title(_title(label))
                 if column == 0:
                     axes.set_ylabel("accuracy (%)" if line == 0 else "macro-F1")
                 axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
@@ -285,7 +286,7 @@ def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: 
             chain = values[front][np.argsort(values[front][:, x])]
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
             axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")
-            axes.set(title=_folded(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
+            axes.set(title=_title(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
             axes.xaxis.label.set_fontsize(7)
             axes.yaxis.label.set_fontsize(7)
         handles, labels = panels[0].get_legend_handles_labels()
@@ -303,7 +304,7 @@ def importance(study: optuna.Study, objective: str, title: str) -> Figure:
     axes.set_yticks(axes.get_yticks(), [t.get_text().rsplit(".", 1)[-1] for t in axes.get_yticklabels()])
     axes.set_title("", loc="left")
     axes.set(xlabel=f"importance for {objective} (shares of 1)", ylabel="")
-    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
     for patch in axes.patches:
         patch.set(facecolor=LOOKS[0][0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
     axes.get_legend().remove()
@@ -332,7 +333,7 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
                 axes.xaxis.set_minor_formatter(NullFormatter())
         every[0].set_ylabel(_folded(objective, 26))
         figure.axes[-1].set_ylabel("order of the trials")
-        figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+        figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
         figures.append(_plain(figure))
     return figures
 
@@ -362,14 +363,21 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
                     )  # fmt: skip
                     if len(values) <= POINTS:
                         axes.scatter(
-                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0
+                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
                         )  # fmt: skip
                 hurt = trial.row["hurt_share"]
                 if hurt is not None:
-                    axes.text(place, 1.06, f"{100 * hurt:.0f} %", ha="center", va="bottom", fontsize=7)
+                    axes.text(
+                        place,
+                        1.06,
+                        f"{'hurt ' * (len(group) < 4)}{100 * hurt:.0f} %",
+                        ha="center",
+                        va="bottom",
+                        fontsize=7,
+                    )
             names = [t.method.replace("Per-FedAvg ", "Per-FedAvg\n") for t in group]
             axes.set_xticks(range(len(group)), names, rotation=0 if len(group) <= 2 else 30)
-            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_folded(label))
+            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_title(label))
             axes.set_yticks(np.arange(0, 1.01, 0.2))
             axes.grid(axis="x", visible=False)
         _outer(figure, panels, "", "macro-F1 of a hospital (test)")
@@ -528,6 +536,10 @@ def _line(
 
 def _goal(name: str, objectives: Mapping[str, str]) -> str:
     return f"{_folded(name, 30)} ({'higher' if objectives[name] == 'maximize' else 'lower'} is better)"
+
+
+def _title(label: str) -> str:
+    return "" if label == ONLY else _folded(label)
 
 
 def _folded(text: str, width: int = 34) -> str:

@@ -25,7 +25,7 @@ from engine.files import whole
 from engine.tracking import source_tags
 from sweeps import plots
 from sweeps.compare import rows_of
-from sweeps.plots import Trial
+from sweeps.plots import ONLY, Trial
 from sweeps.space import StudyConfig, conditions, search_space, total_trials
 from sweeps.study import open_studies, read_study, trial_folder
 from sweeps.trial import repeat_folder
@@ -206,7 +206,8 @@ def _results(material: _Material) -> _Section:
     for label in dict.fromkeys(row["condition"] for row in material.rows):
         group = [t for t in material.trials if t.condition == label]
         others = [r for r in material.rows if r["condition"] == label and r["state"] != "COMPLETE"]
-        parts.append(f"<h3>{_text(label)}</h3>")
+        if label != ONLY:
+            parts.append(f"<h3>{_text(label)}</h3>")
         if not group:
             counted = _counted(r["state"] for r in others)
             parts.append(f"<p class=missing>No trial of this condition has finished ({counted}).</p>")
@@ -402,15 +403,15 @@ def _tuned(
         if count < TUNED or len({t.value for t in study.trials}) == 1:
             few[label] = f"{label}: {count}" + (", all with one score" if count >= TUNED else "")
             continue
-        for figure in draw(study, objective, "" if label == "all" else label):
+        for figure in draw(study, objective, label):
             text = caption.format(
-                label="the study" if label == "all" else f"“{label}”", count=count, objective=objective
+                label="the study" if label == ONLY else f"“{label}”", count=count, objective=objective
             )
             pictures.append(_Picture(f"{stem}-{len(pictures) + 1}", figure, text))
     where = (
         "any condition" if len(few) == len({label for label, _, _ in material.tuned}) > 1 else "; ".join(few.values())
     )
-    note = f"fewer than {TUNED} tuned trials, or none that differ, have finished ({where})" if few else ""
+    note = f"fewer than {TUNED} tuned trials, or none that differ, have finished in {where}" if few else ""
     if not pictures:
         return _Section(title, missing=note)
     return _Section(title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures))
@@ -491,12 +492,12 @@ body { font: 10pt/1.4 "DejaVu Sans", Verdana, sans-serif; color: #111; backgroun
 h1 { font-size: 17pt; margin: 0 0 1mm } h2 { font-size: 13pt; margin: 8mm 0 2mm; border-bottom: 0.4mm solid #111 }
 h3 { font-size: 10pt; margin: 4mm 0 1mm } p { margin: 1mm 0 2mm } code { font: 0.92em "DejaVu Sans Mono", monospace }
 table { border-collapse: collapse; font-size: 7pt; line-height: 1.25; width: 100%; margin-bottom: 2mm }
-th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.9mm }
-td { text-align: right; vertical-align: top; padding: 0.5mm 0.9mm; border-bottom: 0.1mm solid #ddd;
-     font-variant-numeric: tabular-nums; white-space: nowrap }
-.word { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 17mm } tfoot td { border-bottom: 0; font-style: italic }
+th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.7mm }
+td { text-align: right; vertical-align: top; padding: 0.5mm 0.7mm; border-bottom: 0.1mm solid #ddd;
+     font-variant-numeric: tabular-nums }
+.word { text-align: left; overflow-wrap: break-word; min-width: 16mm } tfoot td { border-bottom: 0; font-style: italic }
 th.word { overflow-wrap: normal }
-.facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left; white-space: normal }
+.facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left }
 .facts td:first-child { color: #444; padding-right: 5mm; white-space: nowrap }
 figure { margin: 3mm 0 5mm } img { max-width: 100%; max-height: 225mm; display: block; margin: 0 auto }
 figcaption { font-size: 8.5pt; color: #222; margin-top: 1mm }
@@ -649,7 +650,7 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 def _spread_number(row: dict[str, Any], key: str, factor: float, digits: int) -> str:
     sd = row[f"{key}_sd"]
-    return _number(row[key], factor, digits) + (f" ± {factor * sd:.{digits}f}" if sd is not None else "")
+    return _number(row[key], factor, digits) + (f" ±\xa0{factor * sd:.{digits}f}" if sd is not None else "")
 
 
 def _score(value: float | None) -> str:
