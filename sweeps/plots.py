@@ -282,7 +282,7 @@ def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: 
         figure, panels = _grid(part, height=2.2)
         for (label, (x, y)), axes in zip(part, panels, strict=True):
             values, front = points[label]
-            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="dominated")
+            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="other trials")
             chain = values[front][np.argsort(values[front][:, x])]
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
             axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")

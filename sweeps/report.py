@@ -66,6 +66,7 @@ class _Material:
     trials: list[Trial]  # the finished ones, best first in each condition
     tuned: list[tuple[str, str, optuna.Study]]  # condition, objective, and an Optuna study of the tuned trials
     front: dict[str, tuple[np.ndarray, np.ndarray]]
+    attributes: dict[int, dict[str, Any]]  # number of a trial -> what the driver noted about it
     began: datetime | None
     ended: datetime | None
 
@@ -130,10 +131,12 @@ def _read(folder: Path) -> _Material:
             home = trial_folder(folder, row["trial"])
             results = tuple(_cut(finished(repeat_folder(home, r))) for r in range(row["repeats"]))
             trials.append(Trial(row, keys.get(row["condition"], {}), results))
+    attributes: dict[int, dict[str, Any]] = {}
     tuned, front, times = [], {}, []
     for stored, condition in open_studies(study, folder):
         label = condition.label if condition is not None else "all conditions"
         done = [t for t in stored.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+        attributes |= {t.user_attrs.get("trial", -1): t.user_attrs for t in stored.get_trials(deepcopy=False)}
         times += [
             t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)
         ]
@@ -145,7 +148,7 @@ def _read(folder: Path) -> _Material:
         tuned += [(label, name, _alone(drawn, i, study.objectives[name])) for i, name in enumerate(study.objectives)]
     known = sorted(t for t in times if t is not None)
     began, ended = (known[0], known[-1]) if known else (None, None)
-    return _Material(study, folder, rows, trials, tuned, front, began, ended)
+    return _Material(study, folder, rows, trials, tuned, front, attributes, began, ended)
 
 
 def _alone(
@@ -212,7 +215,7 @@ def _results(material: _Material) -> _Section:
             counted = _counted(r["state"] for r in others)
             parts.append(f"<p class=missing>No trial of this condition has finished ({counted}).</p>")
             continue
-        parts.append(_trial_table(group, scores))
+        parts.append(_trial_table(group, scores, material.attributes))
         if len(group) > ROWS:
             parts.append(
                 f"<p>{len(group) - ROWS} more finished trials are left out here: <code>pulseledger compare --csv</code>.</p>"
@@ -225,7 +228,7 @@ def _results(material: _Material) -> _Section:
     return _Section("Results", "".join(parts))
 
 
-def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
+def _trial_table(group: Sequence[Trial], objectives: Sequence[str], attributes: dict[int, dict[str, Any]]) -> str:
     first = group[0]
     there = {c for t in group for c in t.results[0]["final"]["personal"]["recall"]}
     classes = [c for c in CLASSES if c in there]
@@ -240,6 +243,7 @@ def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
             for k, v in row["keys"].items()
             if k not in ("federation.algorithm", "federation.perfedavg.variant")
         ]
+        keys += [f"(infeasible: {text})" for text in attributes[row["trial"]].get("infeasible", [])]
         lines.append(
             [
                 f"{row['trial']}{'*' if row['baseline'] else ''}",
@@ -475,11 +479,21 @@ def _unfinished(material: _Material) -> _Section:
             row["state"],
             row["condition"],
             " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in row["keys"].items()),
-            row["error"] or ("stopped early by the pruner" if row["state"] == "PRUNED" else "no reason was written"),
+            row["error"] or _why(material.attributes[row["trial"]], material.study, row["state"]),
         ]
         for row in rows
     ]
     return _Section(title, _table(["trial", "state", "condition", "settings", "reason"], lines, words=(1, 2, 3, 4)))
+
+
+def _why(attributes: dict[str, Any], study: StudyConfig, state: str) -> str:
+    """Why a trial was pruned, from its scores at the rungs, or that nobody wrote why it failed."""
+    if state != "PRUNED":
+        return "no reason was written"
+    step = attributes.get("pruned")
+    values = attributes.get(f"rung/{step}", {}).get("values", [])
+    reached = ", ".join(f"{name} {_score(value)}" for name, value in zip(study.objectives, values, strict=False))
+    return "stopped by the pruner" + (f" at rung {step}" if step is not None else "") + (reached and f": {reached}")
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ WIDE: dict[str, Any] = {
 def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any]]) -> StudyConfig:
     """A study in each of whose conditions the baselines and then `points` have run.
 
-    A point is what was tuned; "state" in it ends the trial otherwise than COMPLETE, "error" is then its reason.
+    A point is what was tuned; "state" in it ends the trial otherwise than COMPLETE, "error" is then its reason;
+    "attributes" are what the driver would have noted.
     """
     study = load_study(values, "test")
     folder.mkdir(parents=True)
@@ -79,7 +80,7 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
     for opened, condition in open_studies(study, folder):
         assert condition is not None
         for given in [*study.baselines, *points]:
-            keys = {k: v for k, v in given.items() if k not in ("state", "error")}
+            keys = {k: v for k, v in given.items() if k not in ("state", "error", "attributes")}
             if given not in study.baselines:
                 opened.enqueue_trial(keys)
             asked = opened.ask()
@@ -91,7 +92,8 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
                         case {"log_uniform": (low, high)}:
                             assert asked.suggest_float(key, low, high, log=True) == value
             configs = [resolve(study, condition, keys, r) for r in range(study.repeats)]
-            for name, attribute in (("trial", number), ("condition", condition.label), ("keys", keys)):
+            attributes = {"trial": number, "condition": condition.label, "keys": keys, **given.get("attributes", {})}
+            for name, attribute in attributes.items():
                 asked.set_user_attr(name, attribute)
             asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
             home = trial_folder(folder, number)
@@ -116,8 +118,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"federation.learning_rate": rate, "federation.algorithm": algorithm}
         for rate, algorithm in zip((0.02, 0.05, 0.1, 0.15, 0.2), ("fedavg", "perfedavg") * 3, strict=False)
     ]
+    points[0]["attributes"] = {"infeasible": ["final/x is 3, not < 2"]}
     broken = {"state": "FAIL", "error": "HospitalError: hospital 0, round 1, train: <loss> is not a number"}
-    points += [{**points[0], **broken}, {**points[1], "state": "PRUNED"}, {**points[2], "state": "RUNNING"}]
+    pruned = {"pruned": 2, "rung/2": {"values": [0.2134, 4200.0], "kept": False}}
+    points += [
+        {**points[0], **broken, "attributes": {}},
+        {**points[1], "state": "PRUNED", "attributes": pruned},
+        {**points[2], "state": "RUNNING"},
+    ]
     write_study(folder, WIDE, points)
     return folder
 
@@ -265,7 +273,11 @@ def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
     last = page.rows[page.rows.index(["trial", "state", "condition", "settings", "reason"]) + 1 :]
     assert [row[1] for row in last] == ["FAIL", "PRUNED", "FAIL", "PRUNED"]
     assert last[0][4] == "HospitalError: hospital 0, round 1, train: <loss> is not a number"
-    assert last[1][4] == "stopped early by the pruner"
+    assert last[1][4] == (
+        "stopped by the pruner at rung 2: validation/personal/macro_f1 0.213, timing/gradient_evaluations 4,200"
+    )
+    infeasible = [row for row in page.rows if "(infeasible: final/x is 3, not < 2)" in " ".join(row)]
+    assert [row[0] for row in infeasible] == ["1", "10"]
     states = page.row("trials")[1]
     assert states.startswith("12 COMPLETE, 2 RUNNING, 2 PRUNED, 2 FAIL. The study is not finished")
 
