@@ -5,7 +5,7 @@ points of the search space, and is checked to have come to the same weights. Two
 a contestant can do that. Contestants take turns. Times of trials are read off the files that they leave behind, so that
 no contestant measures itself; `--help` and the start are timed, too.
 
-    ours          `start_study`: placement groups, SQLite, checkpoints; hospitals in the trial's runner
+    ours          `pulseledger sweep`: placement groups, SQLite, checkpoints; hospitals in the trial's runner
     ours-actors   the same with hospitals in Ray actors inside the trial's placement group, the default of a study
     optuna        `study.optimize` with an in-memory study, one trial after another in this process
     optuna-2      the same with the two CPUs as threads of each trial
@@ -27,7 +27,7 @@ from typing import Any
 
 from federation import PR_SET_CHILD_SUBREAPER, machine, run
 
-from engine.config import ExecutionConfig, RunConfig
+from engine.config import ExecutionConfig, RunConfig, dump_yaml
 from engine.experiment import RESULT
 from engine.experiment import run as run_federation
 from sweeps.space import StudyConfig, conditions, load_study, resolve
@@ -80,10 +80,13 @@ def home_of(folder: Path, study: StudyConfig, rate: float) -> Path:
 
 
 def ours(study: StudyConfig, folder: Path, pool: str) -> None:
-    from sweeps.study import start_study
+    from sweeps.__main__ import main as pulseledger
 
     execution = study.execution.model_copy(update={"pool": pool})
-    start_study(study.model_copy(update={"execution": execution}), folder, lambda text: None)
+    path = folder / "benchmark.yaml"
+    path.write_text(dump_yaml(study.model_copy(update={"execution": execution})))
+    if pulseledger(["sweep", str(path), "--out", str(folder)]):
+        raise RuntimeError("the study failed")
 
 
 def plain_optuna(study: StudyConfig, folder: Path, pool: str) -> None:
