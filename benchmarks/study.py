@@ -228,7 +228,8 @@ COLUMNS = {
     "steady_per_hour": ("later", "an hour", 0),
     "run_seconds": ("a run", "s", 2),
     "cost_seconds": ("cost a", "trial s", 2),
-    "own_cpu_per_trial": ("driver's", "CPU s", 2),
+    "cpu_per_trial": ("all CPU", "s/trial", 2),
+    "own_cpu_per_trial": ("driver's", "s/trial", 2),
     "own_rss_mb": ("driver", "MB", 0),
     "pss_mb": ("all", "MB", 0),
     "busy": ("cores", "busy %", 0),
@@ -243,6 +244,7 @@ def summary(runs: dict[str, list[dict[str, Any]]], trials: int) -> dict[str, dic
     for name, rows in runs.items():
         for row in rows:
             row["per_hour"] = 3600 * trials / row["wall"]
+            row["cpu_per_trial"] = row["cpu"] / trials
             row["own_cpu_per_trial"] = row["own_cpu"] / trials
         table[name] = {key: statistics.median(row[key] for row in rows) for key in COLUMNS}
     return table
@@ -280,7 +282,10 @@ def show(given: argparse.Namespace, result: dict[str, Any]) -> str:
         lines.append(f"{name:<13}" + "".join(cells))
     lines.append(
         "later: between the ends of the first trials and the last one. cost: what a trial's slot spends beyond the run."
-        " driver: the contestant's own process\n(of `optuna`, that which trains). all: peak PSS of all processes."
+        " all CPU: of all processes,\n"
+        "with the start, over the trials; driver's: of the contestant's own process (of `optuna`, that which trains), its"
+        " peak RSS beside the PSS of all.\n"
+        ""
         " training: wall seconds of training over the cores' seconds. foreign: CPU of other processes."
     )
     for mine, others in result["ratios"].items():

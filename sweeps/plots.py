@@ -307,6 +307,8 @@ def importance(study: optuna.Study, objective: str, title: str) -> Figure:
     figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
     for patch in axes.patches:
         patch.set(facecolor=LOOKS[0][0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
+    for text in axes.texts:
+        text.set_text(f" {text.get_text()}")
     axes.get_legend().remove()
     return _plain(figure)
 
