@@ -285,8 +285,7 @@ def show(given: argparse.Namespace, result: dict[str, Any]) -> str:
         " all CPU: of all processes,\n"
         "with the start, over the trials; driver's: of the contestant's own process (of `optuna`, that which trains), its"
         " peak RSS beside the PSS of all.\n"
-        ""
-        " training: wall seconds of training over the cores' seconds. foreign: CPU of other processes."
+        "training: wall seconds of training over the cores' seconds. foreign: CPU of other processes."
     )
     for mine, others in result["ratios"].items():
         for key, name in (("per_hour", "trials an hour in all"), ("steady_per_hour", "later trials an hour")):
