@@ -24,7 +24,7 @@ from sweeps.__main__ import main
 from sweeps.compare import rows_of
 from sweeps.plots import Trial
 from sweeps.report import PAGE, write_report
-from sweeps.space import StudyConfig, load_study, resolve
+from sweeps.space import StudyConfig, conditions, load_study, resolve
 from sweeps.study import STUDY_FILE, error_file, lookup, open_studies, trial_folder
 from sweeps.trial import repeat_folder
 
@@ -77,36 +77,42 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
     folder.mkdir(parents=True)
     (folder / STUDY_FILE).write_text(dump_yaml(study))
     number = 0
-    for opened, condition in open_studies(study, folder):
-        assert condition is not None
-        for given in [*study.baselines, *points]:
-            keys = {k: v for k, v in given.items() if k not in ("state", "error", "attributes")}
-            if given not in study.baselines:
-                opened.enqueue_trial(keys)
-            asked = opened.ask()
-            if given not in study.baselines:
-                for key, value in keys.items():
-                    match study.search[key]:
-                        case {"choice": choices}:
-                            asked.suggest_categorical(key, choices)
-                        case {"log_uniform": (low, high)}:
-                            assert asked.suggest_float(key, low, high, log=True) == value
-            configs = [resolve(study, condition, keys, r) for r in range(study.repeats)]
-            attributes = {"trial": number, "condition": condition.label, "keys": keys, **given.get("attributes", {})}
-            for name, attribute in attributes.items():
-                asked.set_user_attr(name, attribute)
-            asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
-            home = trial_folder(folder, number)
-            home.mkdir(parents=True)
-            number += 1
-            if "state" in given:
-                error_file(folder, number - 1).write_text(given.get("error", "") + "\n\nTraceback")
-                if given["state"] != "RUNNING":
-                    opened.tell(asked.number, state=TrialState[given["state"]])
-                continue
-            results = [run(c, repeat_folder(home, r)) for r, c in enumerate(configs)]
-            values_ = [float(np.mean([lookup(r, name) or 0.0 for r in results])) for name in study.objectives]
-            opened.tell(asked.number, values_)
+    places = conditions(study)
+    for opened, condition, given in (
+        (opened, condition, given)
+        for opened, one in open_studies(study, folder)
+        for condition in ([one] if one is not None else places)
+        for given in [*study.baselines, *points]
+    ):
+        keys = {k: v for k, v in given.items() if k not in ("state", "error", "attributes")}
+        tuned = given not in study.baselines
+        if tuned:
+            opened.enqueue_trial({**keys, "condition": condition.label} if study.joint else keys)
+        asked = opened.ask()
+        if study.joint:
+            asked.suggest_categorical("condition", [place.label for place in places])
+        for key, value in keys.items() if tuned else ():
+            match study.search[key]:
+                case {"choice": choices}:
+                    asked.suggest_categorical(key, choices)
+                case {"log_uniform": (low, high)}:
+                    assert asked.suggest_float(key, low, high, log=True) == value
+        configs = [resolve(study, condition, keys, r) for r in range(study.repeats)]
+        attributes = {"trial": number, "condition": condition.label, "keys": keys, **given.get("attributes", {})}
+        for name, attribute in attributes.items():
+            asked.set_user_attr(name, attribute)
+        asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
+        home = trial_folder(folder, number)
+        home.mkdir(parents=True)
+        number += 1
+        if "state" in given:
+            error_file(folder, number - 1).write_text(given.get("error", "") + "\n\nTraceback")
+            if given["state"] != "RUNNING":
+                opened.tell(asked.number, state=TrialState[given["state"]])
+            continue
+        results = [run(c, repeat_folder(home, r)) for r, c in enumerate(configs)]
+        values_ = [float(np.mean([lookup(r, name) or 0.0 for r in results])) for name in study.objectives]
+        opened.tell(asked.number, values_)
     return study
 
 
@@ -318,6 +324,17 @@ def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
     cells = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)[0]
     assert [bool(np.isnan(cell)) for cell in cells] == [support[c] == 0 for c in "NSVFQ"]
     assert len(figure.axes[0].texts) == sum(support[c] > 0 for c in "NSVFQ")
+
+
+def test_a_joint_study_has_one_set_of_pictures(tmp_path: Path):
+    values = {**BASE, "conditions": {"cohort.hospitals": [2, 3]}, "joint": True}
+    write_study(tmp_path / "study", values, [{"federation.learning_rate": rate} for rate in (0.02, 0.05, 0.1)])
+    written = write_report(tmp_path / "study")
+    page = _Page(written[0].read_text())
+    assert {path.stem for path in written} >= {"hospitals", "slices-1"}
+    assert not any(path.stem == "slices-2" for path in written)
+    assert "“all conditions”; a point is one of 6 tuned trials" in "".join(page.under["Slices through the tuned keys"])
+    assert [row[1] for row in page.rows if row[:1] in (["hospitals=2"], ["hospitals=3"])] == ["2", "3"]
 
 
 def test_a_curve_is_the_median_of_all_runs(wide: Path):
