@@ -314,6 +314,8 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
                 )
+            if self.federation.algorithm == "centralised":
+                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
             if self.execution.pool != "ray":
                 raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:

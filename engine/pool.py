@@ -19,7 +19,7 @@ from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported
 from engine.aggregation import add, require_room, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError
+from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
 from engine.stacked import Lockstep
 
@@ -136,10 +136,14 @@ class RayPool:
         self._hospitals = {data.id: data for data in hospitals}
         self._deadline = execution.deadline
         sizes = [(data.id, len(data.train)) for data in hospitals]
-        self._share, placed = host_places(sizes, execution, self._rooms(execution))
+        cpus = self._free_cpus()
+        groups = sited_groups(sizes, execution, cpus)
         self._task = self._ray.put(task)
-        self._places = [place for place, _ in placed]
-        self._groups = {i: group for i, (_, group) in enumerate(placed)}
+        # in whole ten-thousandths, as Ray counts
+        self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * self._site_cpus(groups, cpus)))) / 1e4
+        self._spread = execution.placement == "spread"
+        self._places = [self._place(site, i) for i, (site, _) in enumerate(groups)]
+        self._groups = {i: group for i, (_, group) in enumerate(groups)}
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._ready: dict[int, Any] = {}
@@ -257,18 +261,21 @@ class RayPool:
             end_actor(host)
         self._hosts = {}
 
-    def _rooms(self, execution: ExecutionConfig) -> list[tuple[Place, float]]:
-        """Where hosts may be, with the CPUs there: the bundles of a trial, the sites, or one room."""
+    def _place(self, site: str | None, host: int) -> Place:
         group = self._ray.util.get_current_placement_group()
-        if group is not None and len(group.bundle_specs) > 2:
-            return [(Place(bundle=i), bundle.get("CPU", 0)) for i, bundle in enumerate(group.bundle_specs) if i]
-        if group is None and execution.sites:
-            nodes = [node for node in self._ray.nodes() if node["Alive"]]
-            return [
-                (Place(site=name), sum(n["Resources"].get("CPU", 0) for n in nodes if n["Labels"].get(SITE) == name))
-                for name in site_names(execution)
-            ]
-        return [(Place(spread=group is None and execution.placement == "spread"), self._free_cpus())]
+        if group is None:
+            return Place(site=site, spread=site is None and self._spread)
+        # a trial's bundles after the runner's are those of its hosts, in the same order
+        return Place(bundle=host + 1) if site is not None else Place()
+
+    def _site_cpus(self, groups: Sequence[tuple[str | None, list[int]]], cpus: float) -> float:
+        """CPUs for a host, of the site that has the fewest; those that have not joined yet do not count."""
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        shares = [cpus / len(groups)]
+        for site in {site for site, _ in groups if site is not None}:
+            there = sum(n["Resources"].get("CPU", 0.0) for n in nodes if n["Labels"].get(SITE) == site)
+            shares.append(there / sum(name == site for name, _ in groups) or shares[0])
+        return min(shares)
 
     def _free_cpus(self) -> float:
         group = self._ray.util.get_current_placement_group()
@@ -310,39 +317,6 @@ class _Host:
         return imported_ray().get_runtime_context().get_node_id()
 
 
-def site_names(execution: ExecutionConfig) -> list[str]:
-    """The sites of `execution.sites`, sorted; a trial's placement group has a bundle for each, in this order."""
-    return sorted(set(execution.sites.values()))
-
-
-def host_places(
-    sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, rooms: Sequence[tuple[Place, float]]
-) -> tuple[float, list[tuple[Place, list[int]]]]:
-    """Which hospitals share a host actor, and where it is.
-
-    Args:
-        sizes: (hospital id, number of train beats) of each hospital.
-        rooms: places with the CPUs there; with `execution.sites` one for each of `site_names`.
-
-    Returns:
-        The share of a CPU that each host gets, the same for all, and (place, hospital ids) of each host. Hospitals are
-        dealt to the rooms in turn, unless each has its site.
-    """
-    parts: list[list[tuple[int, int]]] = [list(sizes[i :: len(rooms)]) for i in range(len(rooms))]
-    if execution.sites and len(rooms) > 1:
-        parts = [[s for s in sizes if execution.sites[s[0]] == name] for name in site_names(execution)]
-    placed: list[tuple[Place, list[int]]] = []
-    share = 1.0
-    for (place, cpus), part in zip(rooms, parts, strict=True):
-        if part:
-            groups = host_groups(part, execution, cpus)
-            # a site that is not there yet has no CPU to divide
-            share = min(share, CPU_SHARE * cpus / len(groups)) if cpus else share
-            placed += [(place, group) for group in groups]
-    # in whole ten-thousandths, as Ray counts
-    return max(1, int(1e4 * share)) / 1e4, placed
-
-
 def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float) -> list[list[int]]:
     """Which hospitals share a host actor.
 
@@ -368,6 +342,27 @@ def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cp
         groups[host].append(hospital)
         work[host] += beats
     return [sorted(group) for group in groups]
+
+
+def sited_groups(
+    sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float
+) -> list[tuple[str | None, list[int]]]:
+    """Which hospitals share a host actor, and at which site; only those of one site ever do.
+
+    Args:
+        sizes, cpus: as for `host_groups`; each site has an equal part of the CPUs.
+
+    Returns:
+        (site, hospital ids) of each host, in the order of the sites' names; the site is None without `execution.sites`.
+    """
+    if not execution.sites:
+        return [(None, group) for group in host_groups(sizes, execution, cpus)]
+    at: dict[str, list[tuple[int, int]]] = {}
+    for hospital, beats in sizes:
+        if hospital not in execution.sites:
+            raise ConfigError(f"execution.sites names no site for hospital {hospital}; it needs one for each, or none.")
+        at.setdefault(execution.sites[hospital], []).append((hospital, beats))
+    return [(site, group) for site in sorted(at) for group in host_groups(at[site], execution, cpus / len(at))]
 
 
 def build_pool(hospitals: Sequence[HospitalData], task: Task) -> HospitalPool:

@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import statistics
@@ -43,7 +44,7 @@ from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
 from engine.experiment import RESULT, Place, track
 from engine.files import whole
-from engine.pool import ATTEMPTS, host_groups, site_names
+from engine.pool import ATTEMPTS, sited_groups
 from engine.tracking import RunTracker, flat_params, start_tracker
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
@@ -80,7 +81,8 @@ class _Slot:
 
     group: Any
     runner: Any
-    bundles: list[float]
+    bundles: list[dict[str, float]]
+    labels: list[dict[str, str]]
 
 
 @dataclass
@@ -246,14 +248,14 @@ class Driver:
         self._folder = folder.resolve()
         self._progress = progress
         self._ray = imported_ray()
-        cpus = _trial_bundles(self._ray, study)
-        # over several nodes, only the user knows what each of them may hold
-        at_once = int(self._ray.cluster_resources().get("CPU", 1) // sum(cpus)) if len(cpus) == 2 else 1
-        self._concurrency = study.concurrency or max(1, at_once)
-        room = memory_room(study, sum(cpus), _free_memory(self._ray, study))
+        there = self._ray.cluster_resources().get("CPU", 1.0)
+        # what each site may hold at a time, only the user knows
+        self._concurrency = study.concurrency or (1 if study.execution.sites else max(1, int(there)))
+        room = memory_room(study, there / self._concurrency, _free_memory(self._ray, study))
         if room < self._concurrency:
             progress.note(f"memory is enough for {max(room, 1)} of {self._concurrency} trials at a time")
             self._concurrency = max(room, 1)
+        self._cpus = _trial_cpus(self._ray, study, self._concurrency)
         self._conditions = {c.label: c for c in conditions(study)}
         self._studies = opened
         self._total = total_trials(study)
@@ -457,41 +459,37 @@ class Driver:
         trial.seen = (-1, time.monotonic())
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
         self._progress.started(trial.trial, self._label(trial), attributes["condition"], rounds)
-        hospitals = trial.order["configs"][0]["cohort"]["hospitals"]
-        bundles = _trial_bundles(self._ray, self._study, hospitals)
-        trial.slot = next((slot for slot in self._idle if slot.bundles == bundles), None)
+        config = RunConfig.model_validate(trial.order["configs"][0])
+        bundles, labels = trial_bundles(config, self._cpus, _nodes(self._ray)), trial_labels(config, self._cpus)
+        trial.slot = next((s for s in self._idle if (s.bundles, s.labels) == (bundles, labels)), None)
         if trial.slot is not None:
             self._idle.remove(trial.slot)
         else:
             if self._idle:
                 self._close_slot(self._idle.pop(0))  # of another size: its CPUs are wanted
-            trial.slot = self._open_slot(trial.trial, bundles)
+            trial.slot = self._open_slot(trial.trial, bundles, labels)
         trial.call = trial.slot.runner.begin.remote(trial.order, self._tracker)
 
-    def _open_slot(self, trial: int, bundles: list[float]) -> _Slot:
+    def _open_slot(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> _Slot:
         ray = self._ray
-        execution = self._study.execution
-        sites = site_names(execution)
-        group = ray.util.placement_group(
-            [{"CPU": share} for share in bundles],
-            strategy="SPREAD" if execution.placement == "spread" else "PACK",
-            bundle_label_selector=[{}, *({SITE: site} for site in sites)] if sites else None,
-        )
+        spread = self._study.execution.placement == "spread"
+        group = ray.util.placement_group(bundles, "SPREAD" if spread else "PACK", bundle_label_selector=labels or None)
         end = time.monotonic() + START_SECONDS
         while not group.wait(1):
             if time.monotonic() > end:
                 there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
-                where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
                 ray.util.remove_placement_group(group)
+                sites = sorted({label[SITE] for label in labels if label})
+                where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
                 raise ResourceError(
-                    f"trial {trial} wants {sum(bundles):.2g} CPU{where}; after {START_SECONDS:g} s the cluster's "
-                    f"{there:g} CPU have {free:g} free."
+                    f"trial {trial} wants {self._cpus:g} CPU in {len(bundles)} bundles{where}; after {START_SECONDS:g} s "
+                    f"the cluster's {there:g} CPU have {free:g} free."
                 )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
             group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(TrialRunner)
-        return _Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles)
+        return _Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles, labels)
 
     def _close_slot(self, slot: _Slot | None) -> None:
         if slot is not None:
@@ -519,7 +517,7 @@ class Driver:
             self._launch(trial)
             return False
         assert trial.slot is not None
-        self._trained += reply["trained"] * sum(trial.slot.bundles)
+        self._trained += reply["trained"] * self._cpus
         if reply["state"] == "rung" and self._judge(trial, reply["step"], reply["result"]):
             if not self._signals:
                 trial.call = trial.slot.runner.advance.remote()
@@ -606,7 +604,9 @@ class Driver:
     def _fail(self, trial: _Running, cause: BaseException, trace: str) -> None:
         reason = _line(cause) if isinstance(cause, StudyError) else f"{type(cause).__name__}: {_line(cause)}"
         where = {}
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", trace)  # Ray writes in colours
         if isinstance(cause, HospitalError):
+            trace = f"{cause.trace}\n{trace}"
             where = {"hospital": cause.hospital, "round": cause.round, "stage": cause.stage}
         path = error_file(self._folder, trial.trial)
         said = {**where, "what the workers printed": worker_logs()}
@@ -789,10 +789,29 @@ def rounds_saved(study: StudyConfig, trials: list[optuna.trial.FrozenTrial]) -> 
     return saved / wanted if wanted else 0.0
 
 
-def trial_hosts(config: RunConfig, cpus: float) -> list[list[int]]:
-    """Which hospitals share an actor in a trial that has so many CPUs."""
+def trial_bundles(config: RunConfig, cpus: float, nodes: int) -> list[dict[str, float]]:
+    """The bundles of a trial's placement group: its runner, and one for each actor that holds hospitals.
+
+    On one node the actors share a bundle, so that the next trial can use the group whatever its number of hospitals.
+    """
+    n = len(trial_hosts(config, cpus)) if nodes > 1 or config.execution.sites else 1
+    rest = round(cpus - RUNNER_CPU, 4)
+    share = int(1e4 * rest / n) / 1e4
+    shares = [share] * (n - 1) + [round(rest - share * (n - 1), 4)]
+    return [{"CPU": RUNNER_CPU}, *({"CPU": s} for s in shares)]
+
+
+def trial_labels(config: RunConfig, cpus: float) -> list[dict[str, str]]:
+    """What the node of each bundle must be labelled with; empty without `execution.sites`."""
+    if not config.execution.sites:
+        return []
+    return [{}, *({SITE: site} for site, _ in trial_hosts(config, cpus) if site is not None)]
+
+
+def trial_hosts(config: RunConfig, cpus: float) -> list[tuple[str | None, list[int]]]:
+    """Which hospitals share an actor in a trial that has so many CPUs, and at which site."""
     hospitals = config.cohort.hospitals + (config.federation.algorithm == "centralised")
-    return host_groups([(i, 1) for i in range(hospitals)], config.execution, round(cpus - RUNNER_CPU, 4))
+    return sited_groups([(i, 1) for i in range(hospitals)], config.execution, round(cpus - RUNNER_CPU, 4))
 
 
 def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
@@ -857,35 +876,29 @@ def _free_memory(ray: Any, study: StudyConfig) -> float:
     return float(ray.available_resources().get("memory", 0.0)) or float("inf")
 
 
-def _trial_bundles(ray: Any, study: StudyConfig, hospitals: int | None = None) -> list[float]:
-    """CPUs of a trial's bundles: the runner's first, then that of the hospitals, or one for each node or site.
-
-    A trial gets all CPUs divided by the wanted concurrency, one without; over several nodes as much of each as the
-    smallest has, on no more nodes than it has `hospitals`.
+def _trial_cpus(ray: Any, study: StudyConfig, concurrency: int) -> float:
+    """CPUs of one trial: all divided by the wanted concurrency, at least one if there is.
 
     Raises:
         ResourceError: the trials at a time want more than there is.
     """
     there = ray.cluster_resources().get("CPU", 0.0)
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0]
-    sites = site_names(study.execution)
-    labelled = [node for node in nodes if node["Labels"].get(SITE) in sites] if sites else nodes
-    largest = max((node["Resources"]["CPU"] for node in nodes), default=0.0)
-    parts = len(sites) or (min(len(nodes), hospitals or len(nodes)) if study.execution.placement == "spread" else 1)
-    if parts > 1 or sites:
-        rooms = [node["Resources"]["CPU"] for node in labelled]
-        # a node that has not joined yet has at least one CPU
-        rooms += [1.0] * any(site not in {node["Labels"].get(SITE) for node in labelled} for site in sites)
-        room = min(rooms, default=1.0)
-        cpus = largest = room / (study.concurrency or 1)
-    else:
-        cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+    cpus = min(there / concurrency, largest) if study.concurrency else 1.0
+    rooms = dict.fromkeys(study.execution.sites.values(), 0.0)
+    for node in nodes:
+        if (site := node["Labels"].get(SITE)) in rooms:
+            rooms[site] = max(rooms[site], node["Resources"].get("CPU", 0.0))
+    if rooms:
+        # all hospitals may be at the smallest site; one that has not joined yet has at least one CPU
+        cpus = min(room or 1.0 for room in rooms.values()) / concurrency
     if cpus < 2 * RUNNER_CPU or cpus > largest:
         raise ResourceError(
             f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
             f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
         )
-    return [RUNNER_CPU, *[cpus - RUNNER_CPU] * parts]
+    return cpus
 
 
 def _require_head(study: StudyConfig) -> None:
@@ -942,6 +955,10 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _nodes(ray: Any) -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _cause(ray: Any, error: BaseException) -> BaseException:

@@ -14,11 +14,10 @@ import yaml
 from raylets import ENVIRONMENT, Raylets, raylets
 from reference import ROOT
 
-from engine.actors import Place
 from engine.config import ExecutionConfig, RunConfig, load_yaml, parse
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.experiment import run
-from engine.pool import host_places
+from engine.pool import sited_groups
 from sweeps import study as driver
 from sweeps.space import StudyConfig, load_study
 
@@ -44,21 +43,16 @@ def study_of(**keys: Any) -> StudyConfig:
 # --- Who goes where ---------------------------------------------------------------------------------------------------
 
 
-def test_hospitals_are_dealt_to_the_rooms_or_go_to_their_sites():
+def test_only_hospitals_of_one_site_share_an_actor():
     sizes = [(h, 10) for h in range(4)]
-    left, right = Place(bundle=1), Place(bundle=2)
-    alone = ExecutionConfig(hospitals_per_actor=1)
-    # 0.9 of two CPUs for two hosts each
-    assert host_places(sizes, alone, [(left, 2.0), (right, 2.0)]) == (
-        0.9,
-        [(left, [0]), (left, [2]), (right, [1]), (right, [3])],
-    )
-    sites = ExecutionConfig(hospitals_per_actor=1, sites={0: "b", 1: "a", 2: "b", 3: "b"})
-    share, placed = host_places(sizes, sites, [(left, 1.0), (right, 1.0)])  # a comes first
-    assert placed == [(left, [1]), (right, [0]), (right, [2]), (right, [3])]
-    assert share == 0.3  # the three at b divide its CPU, and every host gets the same
-    together = ExecutionConfig(sites=sites.sites)
-    assert host_places(sizes, together, [(left, 0.5), (right, 0.5)])[1] == [(left, [1]), (right, [0, 2, 3])]
+    assert sited_groups(sizes, ExecutionConfig(hospitals_per_actor=2), 2.0) == [(None, [0, 2]), (None, [1, 3])]
+    sites = {0: "b", 1: "a", 2: "b", 3: "b"}
+    apart = ExecutionConfig(hospitals_per_actor=1, sites=sites)
+    assert sited_groups(sizes, apart, 2.0) == [("a", [1]), ("b", [0]), ("b", [2]), ("b", [3])]
+    # two CPUs are one for each site: three hospitals are more than two for each CPU
+    assert sited_groups(sizes, ExecutionConfig(sites=sites), 2.0) == [("a", [1]), ("b", [0, 2, 3])]
+    with pytest.raises(ConfigError, match="no site for hospital 4"):
+        sited_groups([*sizes, (4, 10)], apart, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +88,20 @@ def nodes_of(*nodes: tuple[str, float, str]) -> Any:
     )
 
 
-def test_a_trial_has_a_bundle_for_each_node_or_site():
+def test_a_trial_fits_the_smallest_site():
     ray = nodes_of(("head", 0, ""), ("x", 4, "a"), ("y", 2, "b"), ("z", 8, "b"))
-    sites = {"sites": dict(enumerate("abba"))}
-    assert driver._trial_bundles(ray, study_of()) == [0.1, 0.9]
-    assert driver._trial_bundles(ray, study_of(concurrency=2)) == [0.1, pytest.approx(6.9)]  # half of 14
-    assert driver._trial_bundles(ray, study_of(concurrency=1)) == [0.1, 7.9]  # no more than the largest node has
-    assert driver._trial_bundles(ray, study_of(execution={"placement": "spread"})) == [0.1, 1.9, 1.9, 1.9]
-    assert driver._trial_bundles(ray, study_of(execution=sites, concurrency=2)) == [0.1, 0.9, 0.9]
-    with pytest.raises(ResourceError, match="concurrency 20 leaves 0.1 CPU"):
-        driver._trial_bundles(ray, study_of(execution=sites, concurrency=20))
+    assert driver._trial_cpus(ray, study_of(), 1) == 1.0
+    assert driver._trial_cpus(ray, study_of(concurrency=2), 2) == 7.0  # half of 14
+    assert driver._trial_cpus(ray, study_of(concurrency=1), 1) == 8.0  # no more than the largest node has
+    sites = study_of(execution={"sites": dict(enumerate("abba")), "hospitals_per_actor": 1}, concurrency=2)
+    assert driver._trial_cpus(ray, sites, 2) == 2.0  # half of what a has; b has a node of eight
+    late = study_of(execution={"sites": dict(enumerate("abcc"))})
+    assert driver._trial_cpus(ray, late, 1) == 1.0  # c is not there yet
+    with pytest.raises(ResourceError, match=r"concurrency 2 leaves 0\.1 CPU"):
+        driver._trial_cpus(nodes_of(("x", 0.2, "a"), ("y", 2, "b")), sites, 2)
+    assert driver.trial_bundles(sites, 2.0, 2) == [{"CPU": 0.1}] + [{"CPU": 0.475}] * 4
+    assert driver.trial_labels(sites, 2.0) == [{}, *({"site": site} for site in "aabb")]
+    assert driver.trial_labels(study_of(), 2.0) == []
 
 
 def test_sqlite_wants_the_driver_on_the_head(monkeypatch: pytest.MonkeyPatch):
@@ -130,38 +128,56 @@ def three() -> Iterator[tuple[Raylets, dict[str, str]]]:
         yield cluster, {name: cluster.add(name, 2) for name in "ab"}
 
 
+# Joins the cluster, and asks the actors where they are: within a trial's placement group, and without one.
 ASK = """
 import json, sys
-from engine.actors import SITE, imported_ray, start_ray
+import numpy as np
+from engine.actors import imported_ray, start_ray
 from engine.config import RunConfig
 from engine.data.cohort import build_cohort
 from engine.hospital import Task
-from engine.model import build_network
-from engine.pool import RayPool, InProcessPool, site_names
-import numpy as np
+from engine.model import build_network, initial_parameters
+from engine.pool import InProcessPool, RayPool
+from sweeps.study import trial_bundles, trial_labels
+
 config = RunConfig.model_validate(json.loads(sys.argv[1]))
+
 def ask():
     cohort = build_cohort(config.data, config.cohort)
-    network = build_network(config.model, len(cohort.beats.classes), config.data)
-    task = Task(config, network, cohort.beats.folder, None)
+    beats = cohort.beats
+    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    task = Task(config, network, beats.folder, None)
+    params = initial_parameters(network, 0)
     pool = RayPool(cohort.hospitals, task)
-    params = network.initial(0)
-    same = np.array_equal(pool.train(1, params, b"", range(4)).summed, InProcessPool(cohort.hospitals, task).train(1, params, b"", range(4)).summed)
-    found = pool.nodes()
+    here = InProcessPool(cohort.hospitals, task).train(1, params, b"", range(4)).summed
+    same = np.array_equal(pool.train(1, params, b"", range(4)).summed, here)
+    nodes = pool.nodes()
     pool.close()
-    return found, bool(same)
+    return nodes, bool(same)
+
 start_ray(config.execution)
 ray = imported_ray()
-group = ray.util.placement_group([{"CPU": .1}, {"CPU": 1}, {"CPU": 1}], bundle_label_selector=[{}, *({SITE: s} for s in site_names(config.execution))])
-strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+group = ray.util.placement_group(trial_bundles(config, 2.0, 2), "PACK", bundle_label_selector=trial_labels(config, 2.0))
+strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0, True)
 within = ray.get(ray.remote(num_cpus=0.1)(ask).options(scheduling_strategy=strategy).remote())
 ray.util.remove_placement_group(group)
-print(json.dumps([within, ask()]))
+print("->", json.dumps([within, ask()]))
 """
 
 
 def test_each_hospital_is_at_its_site(three):
-    pass
+    cluster, nodes = three
+    sites = dict(enumerate("abba"))
+    values = {k: v for k, v in VALUES.items() if k in RunConfig.model_fields}
+    values["execution"] = {"hospitals_per_actor": 1, "sites": sites, "address": cluster.address}
+    words = [sys.executable, "-c", ASK, json.dumps(values)]
+    done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.split("-> ")[1])
+    assert len(answers) == 2
+    for found, same in answers:
+        assert found == {str(hospital): nodes[site] for hospital, site in sites.items()}
+        assert same
 
 
 def command(study: StudyConfig | dict[str, Any], folder: Path, cluster: Raylets) -> subprocess.Popen[str]:
@@ -183,8 +199,8 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds:
         time.sleep(0.02)
 
 
-def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> str:
-    """Waits for a study; its only trial must have the numbers of the same run in this process. Returns what it said."""
+def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> None:
+    """Waits for a study; its only trial must have the numbers of the same run in this process."""
     said = process.communicate(timeout=180)[0]
     assert process.returncode == 0, said
     there = json.loads((folder / "trials/0000/seed-0/result.json").read_text())
@@ -194,7 +210,6 @@ def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> str:
     assert there["model_hash"] == alone["model_hash"]
     assert there["final"] == alone["final"]
     assert there["ledger"]["head"] == alone["ledger"]["head"]
-    return said
 
 
 def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
@@ -204,12 +219,13 @@ def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
     try:
         until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), process)
         cluster.kill("b")
-        said = ended(process, folder, tmp_path / "alone")
+        assert not list(folder.glob("trials/*/seed-0/result.json"))
+        ended(process, folder, tmp_path / "alone")
     finally:
         process.kill()
-    print(said)
 
 
+@pytest.mark.long
 def test_a_trial_waits_for_a_site_that_joins_later(three, tmp_path: Path):
     cluster, _ = three
     folder = tmp_path / "late"
