@@ -2,6 +2,7 @@
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,4 +248,5 @@ class Hospital:
         except Exception as error:
             # memory that is short now may be there at the next attempt
             kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
-            raise kind(self.id, round, stage, f"{type(error).__name__}: {error}") from error
+            text = f"{type(error).__name__}: {error}"
+            raise kind(self.id, round, stage, text, traceback.format_exc()) from error

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="YAML file of a study")
     sub = verb("plan", _plan, "what a study would run; starts nothing", takes_keys=True)
     sub.add_argument("config", help="YAML file of a study")
+    sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
     sub = verb("resume", _resume, "go on with a killed study or run")
     sub.add_argument("folder", type=Path)
     sub = verb("compare", _compare, "table of the runs of a study, best first, per condition")
@@ -131,22 +132,12 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> int:
-    from sweeps.space import StudyConfig, conditions, load_study, search_space, total_trials
+    from sweeps.plan import plan_lines
+    from sweeps.space import StudyConfig, load_study
 
     study = load_study(_values(options.config, rest, StudyConfig), options.config)
-    print(
-        f"{study.name}: {total_trials(study)} trials of {study.repeats} repeat(s), {study.federation.rounds} rounds each"
-    )
-    print(f"sampler {study.sampler}, objectives " + ", ".join(f"{d} {name}" for name, d in study.objectives.items()))
-    for condition in conditions(study):
-        print(f"  condition {condition.label}")
-    for keys in study.baselines:
-        print(f"  baseline in each condition: {keys}")
-    for key, distribution in search_space(study).items():
-        print(f"  tuned {key}: {distribution}")
-    cpus = os.cpu_count() or 1
-    at_once = study.concurrency or cpus
-    print(f"at a time: {at_once} trials, each one placement group of {cpus / at_once:.2g} of {cpus} CPU")
+    for line in plan_lines(study, options.probe):
+        print(line, flush=True)
     return 0
 
 

@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import statistics
@@ -37,7 +38,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from engine import checkpoint
-from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray
+from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
@@ -250,7 +251,7 @@ class Driver:
         there = self._ray.cluster_resources().get("CPU", 1.0)
         # what each site may hold at a time, only the user knows
         self._concurrency = study.concurrency or (1 if study.execution.sites else max(1, int(there)))
-        room = memory_room(study, 1.0, _free_memory(self._ray, study))
+        room = memory_room(study, there / self._concurrency, _free_memory(self._ray, study))
         if room < self._concurrency:
             progress.note(f"memory is enough for {max(room, 1)} of {self._concurrency} trials at a time")
             self._concurrency = max(room, 1)
@@ -603,12 +604,15 @@ class Driver:
     def _fail(self, trial: _Running, cause: BaseException, trace: str) -> None:
         reason = _line(cause) if isinstance(cause, StudyError) else f"{type(cause).__name__}: {_line(cause)}"
         where = {}
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", trace)  # Ray writes in colours
         if isinstance(cause, HospitalError):
+            trace = f"{cause.trace}\n{trace}"
             where = {"hospital": cause.hospital, "round": cause.round, "stage": cause.stage}
         path = error_file(self._folder, trial.trial)
+        said = {**where, "what the workers printed": worker_logs()}
         with whole(path) as part:
             part.write_text(
-                "\n".join([reason, *(f"{name}: {value}" for name, value in where.items()), "", trace]), encoding="utf-8"
+                "\n".join([reason, *(f"{name}: {value}" for name, value in said.items()), "", trace]), encoding="utf-8"
             )
         handle = self._handle(trial)
         handle.set_user_attr("reason", reason)

@@ -49,8 +49,9 @@ class StudyRun:
             self._track("log", self._key, step, study_metrics(self._study, trials))
 
     def close(self, state: str, trials: Sequence[FrozenTrial]) -> None:
-        """Files, datasets and the best model, then the end of the run."""
+        """The files, also the report, the datasets and the best model, then the end of the run."""
         from sweeps.compare import results_frame
+        from sweeps.report import write_report
 
         front = pareto(self._study, trials)
         with whole(self._folder / PARETO) as part:
@@ -59,8 +60,11 @@ class StudyRun:
             results_frame(self._folder).to_parquet(part)
         files = [self._folder / PARETO, self._folder / TRIALS]
         self._track("artifacts", self._key, [str(path) for path in files])
-        if (self._folder / "report").is_dir():
+        try:
+            write_report(self._folder)
             self._track("artifacts", self._key, [str(self._folder / "report")])
+        except Exception as error:  # all trials have ended, and a picture must not be what a study fails of
+            self._track("tags", self._key, {"report.error": f"{type(error).__name__}: {error}"})
         seen = set()
         for trial in begun(trials):
             try:

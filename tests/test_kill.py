@@ -18,6 +18,7 @@ import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
+from raylets import ENVIRONMENT, raylets
 from reference import ROOT, numbers, settled
 
 from engine.ledger.audit import audit
@@ -52,12 +53,17 @@ def values_of(store: Path, experiment: str, **keys: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def driver(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """`pulseledger ...` in a process of its own, which is gone afterwards with all that it started."""
     log = folder.parent / f"{folder.name}.log"
     with log.open("a") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sweeps", *words], cwd=ROOT, stdout=file, stderr=file, text=True
+            [sys.executable, "-m", "sweeps", *words],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=file,
+            text=True,
         )
         try:
             yield process
@@ -267,3 +273,29 @@ def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: 
         start_study(load_study(values_of(store, f"random-{seed}", **PRUNED), "test"), folder, quiet=True)
     assert facts(folder) == undisturbed
     in_mlflow(store, f"random-{seed}", folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_raylets_killed_at_random_times(undisturbed: list[Any], store: Path, tmp_path: Path, seed: int):
+    """Two nodes beside the head; one of them is killed and joins again, several times. The driver stays."""
+    draw = random.Random(seed)
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    values = values_of(store, f"raylets-{seed}", **PRUNED)
+    file.write_text(yaml.safe_dump({**values, "execution": {"hospitals_per_actor": 1}}, sort_keys=False))
+    with raylets() as cluster:
+        for name in "ab":
+            cluster.add(name, 1)
+        words = ["sweep", str(file), "--out", str(folder), "--address", cluster.address]
+        with driver(folder, *words, **ENVIRONMENT) as process:
+            for kill in range(3):
+                until(lambda kill=kill: rounds_done(folder) > 12 * kill, process)  # type: ignore[misc]
+                time.sleep(draw.uniform(0, 2))
+                name = draw.choice("ab")
+                cluster.kill(name)
+                time.sleep(draw.uniform(0, 4))
+                cluster.add(name, 1)
+            assert process.wait(240) == 0
+    print((tmp_path / "study.log").read_text())
+    assert facts(folder) == undisturbed
+    in_mlflow(store, f"raylets-{seed}", folder)

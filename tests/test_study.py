@@ -140,7 +140,7 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert sorted(p.value for p in points) == [p.value for p in points]
     assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
     files = {a.path for a in client.list_artifacts(parent.info.run_id)}
-    assert files == {STUDY_FILE, "pareto.json", "trials.parquet"}
+    assert files == {STUDY_FILE, "pareto.json", "trials.parquet", "report"}
     assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
     assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
     (winner,) = [run for run in children if "model.id" in run.data.tags]
@@ -235,7 +235,8 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     failed = trials[2].user_attrs
     assert failed["reason"] == rows[-1]["error"]
     assert [failed["error"][key] for key in ("hospital", "round", "stage")] == [0, 1, "train"]
-    assert "hospital.py" in failed["error"]["traceback"]
+    assert "in _do_train" in failed["error"]["traceback"]  # where it happened, in another process
+    assert "\x1b" not in (trial_folder(tmp_path, 2) / "error.txt").read_text()
     assert [row["baseline"] for row in sorted(rows, key=lambda r: r["trial"])] == [False, False, True, True]
     for trial in (t for t in trials if t.state == TrialState.COMPLETE):
         number = trial.user_attrs["trial"]
@@ -451,6 +452,26 @@ def test_lost_memory_is_retried_and_mistakes_are_not(ray2, tmp_path: Path, error
         assert trial.user_attrs["reason"] == wanted
     else:
         assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
+
+
+def test_a_trial_that_does_not_move_is_ended(ray2, tmp_path: Path, monkeypatch):
+    settled()
+
+    class Sleeping(TrialRunner):
+        def begin(self, order: dict[str, Any], tracker: Any) -> dict[str, Any]:
+            time.sleep(600)
+            return {}
+
+    monkeypatch.setattr("sweeps.study.TrialRunner", Sleeping)
+    monkeypatch.setattr("sweeps.study.START_SECONDS", 5.0)
+    monkeypatch.setattr("sweeps.study.LOSSES", 0)
+    study = study_of(BASE, trials=1, execution={**BASE["execution"], "deadline": 0.1})
+    heard = Heard()
+    with pytest.raises(StudyError):
+        start_study(study, tmp_path, heard)
+    assert heard.notes[0] == "trial 0: no round in 5.3 s; its runner is ended"  # 5 s and three times the deadline
+    assert heard.ends[0][0] == "FAIL"
+    assert heard.ends[0][2].startswith("lost 1 times: ")
 
 
 # --- A driver that is killed ------------------------------------------------------------------------------------------
