@@ -30,7 +30,7 @@ def main(job: str, weights: str, out: str) -> None:
 
     with np.load(job) as content:
         data, settings = content["data"], json.loads(str(content["settings"]))
-    print(f"TensorFlow {tf.__version__} on {'a GPU' if tf.config.list_physical_devices('GPU') else 'the CPU'}", flush=True)
+    _say(f"TensorFlow {tf.__version__} on {'a GPU' if tf.config.list_physical_devices('GPU') else 'the CPU'}")
     # two threads are no faster at this size, and one keeps the order of sums
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -65,7 +65,7 @@ def main(job: str, weights: str, out: str) -> None:
         if not all(np.isfinite(value).all() for value in values):
             sys.exit("the weights are not finite; try a smaller learning rate")
         np.savez(weights, **{f"w{i}": value for i, value in enumerate(values)})
-    draw = np.random.default_rng([settings["seed"], settings["draw"]])
+    draw = np.random.default_rng([settings["seed"], 1])  # the same beats, trained now or found
     frames = gan.sample(settings["wanted"])
     np.savez(out, beats=np.stack([frame.to_numpy(np.float32) for frame in frames]))
 
@@ -78,7 +78,11 @@ def _progress(steps, desc):  # type: ignore[no-untyped-def]
         now = time.monotonic()
         if now - said > 10 or step + 1 == len(steps):
             said = now
-            print(f"{desc}: {step + 1} of {len(steps)} steps in {now - started:.0f} s", flush=True)
+            _say(f"{desc.lower()}, {step + 1} of {len(steps)} steps in {now - started:.0f} s")
+
+
+def _say(text):  # type: ignore[no-untyped-def]
+    print(f"timegan: {text}", flush=True)
 
 
 if __name__ == "__main__":
