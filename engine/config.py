@@ -248,6 +248,9 @@ class BalanceConfig(_Section):
     ratio: float = Field(5.0, gt=0, description="at most this many added beats for each real one")
     quota: int = Field(1000, ge=1, description="at most this many added beats for each hospital and class")
     neighbours: int = Field(5, ge=1, description="smote, borderline, adasyn: k, which needs k + 1 real beats")
+    seed: int | None = Field(
+        None, ge=0, description="seed of repeated and synthetic beats; null: the run's. Given, repeats share generators"
+    )
     max_weight: float = Field(20.0, ge=1, description="class_weighted: largest weight of a class")
     tau: float = Field(1.0, ge=0, description="logit_adjustment: factor on the logarithm of the class shares")
     timegan: TimeGanConfig = TimeGanConfig()
@@ -347,7 +350,7 @@ _NOT_HASHED: Any = {
     "execution": True,
 }
 
-_ADDING = ("classes", "target", "ratio", "quota")
+_ADDING = ("classes", "target", "ratio", "quota", "seed")
 # What each balancing method reads besides its name.
 BALANCE_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),

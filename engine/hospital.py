@@ -22,6 +22,9 @@ from engine.metrics import confusion
 from engine.model import Network
 from engine.oracle import Oracle, TorchOracle
 from engine.seeds import generator
+from engine.synthesis.balance import balanced
+from engine.synthesis.generators import load_synthetic
+from engine.synthesis.prepare import hospital_file
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         weighting: of the updates in the sum that a pool returns.
         keep_vectors: send each update, too; without, only the sum leaves a host.
+        synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
     """
 
     config: RunConfig
@@ -52,6 +56,7 @@ class Task:
     oracle: str = "torch"
     weighting: str = "samples"
     keep_vectors: bool = True
+    synthetic: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Update:
 
     Attributes:
         vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
-        samples: number of train beats.
+        samples: number of real train beats; balancing gives a hospital no more weight.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
         signed: the hospital's signature over the update, or None without a ledger.
@@ -169,6 +174,16 @@ class Hospital:
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
+        self._samples = len(self._train)
+        added = hospital_file(task.synthetic, self.id) if task.synthetic is not None else None
+        self._train = balanced(
+            self._train,
+            task.config.balance,
+            beats.classes,
+            self._seed,
+            self.id,
+            load_synthetic(added) if added is not None and added.exists() else None,
+        )
         if task.signing is not None:
             self._key = hospital_key(task.config.seed, task.signing.federation, self.id)
 
@@ -195,7 +210,7 @@ class Hospital:
         return Update(
             hospital=self.id,
             vector=result.update,
-            samples=len(self._train),
+            samples=self._samples,
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
@@ -212,7 +227,7 @@ class Hospital:
             slot=self.id,
             parent_model=parent,
             update=vector_hash(vector, self._layout),
-            samples=len(self._train),
+            samples=self._samples,
             config_hash=self._signing.config_hash,
             nonce=round,
         )
