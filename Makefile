@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-long lint install contracts clean
+.PHONY: demo test test-long lint install timegan contracts clean
 
 demo: install ## a small study on simulated records, with its table
 	rm -rf runs/quickstart
@@ -30,8 +30,16 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
 
+# TensorFlow 2.15 wants Python 3.11 and numpy 1; nothing of the project is installed beside it.
+timegan: .venv-timegan/.installed ## ydata-synthetic in an environment of its own, 3 GB
+
+.venv-timegan/.installed:
+	python3.11 -m venv .venv-timegan
+	.venv-timegan/bin/python -m pip install --quiet --disable-pip-version-check "ydata-synthetic==1.4.0"
+	@touch $@
+
 contracts: ## rebuild the contract (needs Node)
 	cd contracts && npm ci && npm run build
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-timegan runs build dist *.egg-info

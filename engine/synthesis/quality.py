@@ -169,13 +169,20 @@ class Anatomy:
 
 
 def assess(
-    train: Batch, held_out: Batch, synthetic: Batch, anatomy: Anatomy, generator_name: str, seed: int = 0
+    train: Batch,
+    held_out: Batch,
+    synthetic: Batch,
+    anatomy: Anatomy,
+    generator_name: str,
+    seed: int = 0,
+    repeats: int = REPEATS,
 ) -> Report:
     """The report on `synthetic`, beats of one class.
 
     Args:
         train: the hospital's train beats, all classes: what the generator saw.
         held_out: real beats that it did not see, all classes.
+        repeats: of the discriminative tier's classifiers.
     """
     label = int(synthetic.y[0])
     space = Space.of(train)
@@ -190,7 +197,7 @@ def assess(
         synthetic=len(synthetic.y),
         reference=against,
         statistical=_statistical(reference, synthetic, space, anatomy, draw),
-        discriminative=_discriminative(reference, synthetic, space, draw),
+        discriminative=_discriminative(reference, synthetic, space, draw, repeats),
         utility=_utility(train, held_out, synthetic, label, space, anatomy.classes, draw),
         privacy=_privacy(real, unseen, synthetic, space),
     )
@@ -328,7 +335,7 @@ def _statistical(
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
-def tell_apart(a: np.ndarray, b: np.ndarray, fit: Fit, draw: np.random.Generator, repeats: int = REPEATS) -> Classifier:
+def tell_apart(a: np.ndarray, b: np.ndarray, fit: Fit, draw: np.random.Generator, repeats: int) -> Classifier:
     """Trains on a random half of `a` and `b`, equally many of each, and tests on the other half."""
     from sklearn.metrics import roc_auc_score
 
@@ -352,7 +359,9 @@ def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(train, labels).predict_proba(test)[:, 1]
+    return (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(train, labels).predict_proba(test)[:, 1]
+    )
 
 
 def recurrent(window: int) -> Fit:
@@ -394,16 +403,16 @@ def recurrent(window: int) -> Fit:
 
 
 def _discriminative(
-    real: Batch, synthetic: Batch, space: Space, draw: np.random.Generator
+    real: Batch, synthetic: Batch, space: Space, draw: np.random.Generator, repeats: int
 ) -> Discriminative | NotComputable:
     if reason := _too_few(real, synthetic, 2 * FEW):
         return NotComputable(reason)
     a, b = (space.joint(part.x, part.rr) for part in (_some(real, MOST, draw), _some(synthetic, MOST, draw)))
     return Discriminative(
         beats=min(len(a), len(b)),
-        repeats=REPEATS,
-        gru=tell_apart(a, b, recurrent(space.window), draw),
-        linear=tell_apart(a, b, linear, draw),
+        repeats=repeats,
+        gru=tell_apart(a, b, recurrent(space.window), draw, repeats),
+        linear=tell_apart(a, b, linear, draw, repeats),
     )
 
 
@@ -498,7 +507,9 @@ def _privacy(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Priv
         distances = to_real.kneighbors(u)[0]
     elif len(a) >= FEW:
         against, distances = "train", to_real.kneighbors()[0]  # each to the nearest other one
-    nndr: float | NotComputable = NotComputable(f"{len(a)} real and {len(u)} held-out beats, {FEW} of a kind are needed")
+    nndr: float | NotComputable = NotComputable(
+        f"{len(a)} real and {len(u)} held-out beats, {FEW} of a kind are needed"
+    )
     if len(distances) and np.median(distances) > 0:
         nndr = float(np.median(to_real.kneighbors(s)[0]) / np.median(distances))
     auc = tpr = NotComputable(f"{len(a)} real and {len(u)} held-out beats, {FEW} of each are needed")
@@ -509,13 +520,15 @@ def _privacy(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Priv
 
 
 def _repeated(x: np.ndarray) -> int:
-    from sklearn.neighbors import NearestNeighbors
+    from scipy.spatial.distance import cdist
 
-    if len(x) < 2:
-        return 0
-    radius = NEAR * math.sqrt(x.shape[1]) * np.asarray(x, np.float64).std(1)
-    distance, other = NearestNeighbors(n_neighbors=min(5, len(x) - 1)).fit(x).kneighbors()
-    return int(((distance <= radius[:, None]) & (other < np.arange(len(x))[:, None])).any(1).sum())
+    x = np.asarray(x, np.float64)
+    radius, count = NEAR * math.sqrt(x.shape[1]) * x.std(1), 0
+    for start in range(0, len(x), 256):
+        rows = np.arange(start, min(start + 256, len(x)))
+        near = cdist(x[rows], x[: rows[-1] + 1]) <= radius[rows, None]
+        count += int((near & (np.arange(rows[-1] + 1) < rows[:, None])).any(1).sum())
+    return count
 
 
 # --- Small things -----------------------------------------------------------------------------------------------------
