@@ -181,7 +181,7 @@ def test_files_of_synthetic_beats(tmp_path: Path):
     parts = [generate("smote", TRAIN, label, n) for label, n in ((S, 4), (V, 3))]
     save_synthetic(tmp_path / "h.npz", parts)
     found = load_synthetic(tmp_path / "h.npz")
-    for a, b in zip(found[:3], joined(parts)[:3], strict=True):
+    for a, b in zip(found[:3], joined(*(part.batch() for part in parts))[:3], strict=True):
         np.testing.assert_array_equal(a, b)
     assert found.y.tolist() == [S] * 4 + [V] * 3
     (tmp_path / "h.npz").write_bytes(b"PK")
@@ -208,7 +208,7 @@ def test_timegan_without_its_library_says_how_to_get_it(monkeypatch: pytest.Monk
     with pytest.raises(SynthesisError, match="timegan needs at least 50 real beats of the class, there are 40"):
         generate("timegan", train, S, 5, BalanceConfig(timegan=TimeGanConfig(minimum=50)))
     monkeypatch.setenv("PULSELEDGER_TIMEGAN_PYTHON", str(tmp_path / "python"))
-    with pytest.raises(SynthesisError, match="PULSELEDGER_TIMEGAN_PYTHON names .*, which is no file"):
+    with pytest.raises(SynthesisError, match=r"PULSELEDGER_TIMEGAN_PYTHON names .*, which is no file"):
         generate("timegan", train, S, 5)
     monkeypatch.delenv("PULSELEDGER_TIMEGAN_PYTHON")
     monkeypatch.setattr("engine.synthesis.timegan.WORKER", tmp_path / "a/b/c/worker.py")
@@ -223,7 +223,7 @@ def test_a_worker_that_fails_gives_its_last_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("engine.synthesis.timegan.WORKER", worker)
     monkeypatch.setenv("PULSELEDGER_TIMEGAN_PYTHON", sys.executable)
     said: list[str] = []
-    with pytest.raises(SynthesisError, match="^timegan failed: out of memory.$"):
+    with pytest.raises(SynthesisError, match=r"^timegan failed: out of memory.$"):
         generate("timegan", beats({S: 40}), S, 5, note=said.append)
     assert said == ["timegan: training on 40 beats", "timegan: step 1"]
 

@@ -21,6 +21,7 @@ from engine.oracle import Batch
 from engine.seeds import generator
 
 GENERATORS = ("oversample", "smote", "borderline", "adasyn", "timegan")
+DEFAULTS = BalanceConfig()
 NEAR = 256  # synthetic beats whose distances are held at once
 
 
@@ -76,7 +77,7 @@ def generate(
     real: Batch,
     label: int,
     wanted: int,
-    settings: BalanceConfig = BalanceConfig(),
+    settings: BalanceConfig = DEFAULTS,
     seed: int = 0,
     request: str = "",
     note: Callable[[str], None] = lambda text: None,
@@ -126,7 +127,7 @@ def generate(
     return Synthetic(x, rr, label, method, "between", parents, request, digest)
 
 
-def minimum_real(method: str, settings: BalanceConfig = BalanceConfig()) -> int:
+def minimum_real(method: str, settings: BalanceConfig = DEFAULTS) -> int:
     """Real beats of a class without which `method` cannot run."""
     return {"oversample": 1, "timegan": settings.timegan.minimum}.get(method, settings.neighbours + 1)
 
@@ -226,7 +227,7 @@ def neighbours(real: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def save_synthetic(path: Path, parts: list[Synthetic]) -> None:
     """Writes the accepted beats of one hospital to one file, for `load_synthetic`. Raises DataError."""
-    beats = joined(parts)
+    beats = joined(*(part.batch() for part in parts))
     with whole(path) as part, part.open("wb") as file:
         np.savez(file, x=beats.x, rr=beats.rr, y=beats.y)
 
@@ -240,7 +241,6 @@ def load_synthetic(path: Path) -> Batch:
         raise DataError(f"{path}: holds no synthetic beats ({error}).") from None
 
 
-def joined(parts: list[Synthetic]) -> Batch:
-    """The beats of several classes as one batch."""
-    batches = [part.batch() for part in parts]
-    return Batch(*(np.concatenate(arrays) for arrays in zip(*(batch[:3] for batch in batches), strict=True)))
+def joined(*parts: Batch) -> Batch:
+    """The beats of several batches as one."""
+    return Batch(*(np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True)))

@@ -22,6 +22,7 @@ def draw_quality(report: Report, real: Batch, synthetic: Batch, anatomy: Anatomy
         real: real beats of the class, such as all of train and held-out part.
     """
     from matplotlib.figure import Figure
+    from threadpoolctl import threadpool_limits
 
     draw = generator(seed, "picture")
     figure = Figure(figsize=(13, 8), layout="constrained")
@@ -43,7 +44,8 @@ def draw_quality(report: Report, real: Batch, synthetic: Batch, anatomy: Anatomy
     axes[0, 2].set(title="mean ± standard deviation", xlabel="seconds from the R peak")
     axes[0, 2].legend()
     axes[0, 1].sharey(axes[0, 0])
-    _embeddings(axes[1, 0], axes[1, 1], real, synthetic, draw)
+    with threadpool_limits(1):
+        _embeddings(axes[1, 0], axes[1, 1], real, synthetic, draw)
     axes[1, 2].axis("off")
     axes[1, 2].text(0, 1, _card(report), family="monospace", fontsize=8, va="top", transform=axes[1, 2].transAxes)
     figure.savefig(path, format="png", dpi=100)

@@ -21,8 +21,9 @@ from engine.files import whole
 from engine.oracle import Batch
 from engine.seeds import generator
 from engine.synthesis.balance import wanted_beats
-from engine.synthesis.generators import Synthetic, generate, minimum_real, save_synthetic, settings_digest
-from engine.synthesis.quality import Anatomy, Report, assess, report_json
+from engine.synthesis.generators import Synthetic, generate, joined, minimum_real, save_synthetic, settings_digest
+from engine.synthesis.picture import draw_quality
+from engine.synthesis.quality import Anatomy, Report, assess, of_class, report_json
 from engine.synthesis.timegan import interpreter
 
 RECORDS = "requests.json"
@@ -114,7 +115,7 @@ def prepare(
 ) -> list[dict[str, Any]]:
     """Makes the synthetic beats of a run and writes the accepted ones into `folder`, one file for each hospital.
 
-    Beside them lie each hospital's provenance, the quality reports where there is a `judge`, and the records that are
+    Beside them lie each hospital's provenance, the quality reports and pages where there is a `judge`, and the records that are
     returned; with those there, nothing is made again.
 
     Returns:
@@ -157,8 +158,13 @@ def prepare(
             verdict = Verdict(True)
             if judge is not None:
                 held_out = _rows(beats, hospital.validation)
-                report = assess(train, held_out, made.batch(), anatomy_of(config, beats), made.generator, config.seed)
-                _write(folder / f"quality-{hospital.id}-{request.label}.json", report_json(report))
+                anatomy = anatomy_of(config, beats)
+                report = assess(train, held_out, made.batch(), anatomy, made.generator, config.seed)
+                page = f"quality-{hospital.id}-{request.label}"
+                _write(folder / f"{page}.json", report_json(report))
+                real = joined(*(of_class(part, made.label) for part in (train, held_out)))
+                with whole(folder / f"{page}.png") as part:
+                    draw_quality(report, real, made.batch(), anatomy, part)
                 verdict = judge(request, made, report)
             record |= {"status": "accepted" if verdict.accepted else "rejected", "reason": verdict.reason}
             note(f"hospital {hospital.id}, class {request.label}: {len(made)} beats {record['status']}")

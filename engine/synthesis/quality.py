@@ -22,7 +22,7 @@ import numpy as np
 from engine.config import canonical_json
 from engine.oracle import Batch
 from engine.seeds import generator
-from engine.synthesis.generators import Space
+from engine.synthesis.generators import Space, joined
 
 FEW = 10  # beats without which a distribution, a classifier or a median says nothing
 REFERENCE = 50  # held-out beats that stand for the real ones alone; with fewer, the train beats join them
@@ -184,23 +184,26 @@ def assess(
         held_out: real beats that it did not see, all classes.
         repeats: of the discriminative tier's classifiers.
     """
+    from threadpoolctl import threadpool_limits
+
     label = int(synthetic.y[0])
     space = Space.of(train)
-    real, unseen = (_of(part, label) for part in (train, held_out))
-    against, reference = ("held-out", unseen) if len(unseen.y) >= REFERENCE else ("all", _join(real, unseen))
+    real, unseen = (of_class(part, label) for part in (train, held_out))
+    against, reference = ("held-out", unseen) if len(unseen.y) >= REFERENCE else ("all", joined(real, unseen))
     draw = generator(seed, "evidence")
-    return Report(
-        label=anatomy.classes[label],
-        generator=generator_name,
-        real=len(real.y),
-        held_out=len(unseen.y),
-        synthetic=len(synthetic.y),
-        reference=against,
-        statistical=_statistical(reference, synthetic, space, anatomy, draw),
-        discriminative=_discriminative(reference, synthetic, space, draw, repeats),
-        utility=_utility(train, held_out, synthetic, label, space, anatomy.classes, draw),
-        privacy=_privacy(real, unseen, synthetic, space),
-    )
+    with threadpool_limits(1):  # sums keep their order, and threads that wait for each other cost more than they give
+        return Report(
+            label=anatomy.classes[label],
+            generator=generator_name,
+            real=len(real.y),
+            held_out=len(unseen.y),
+            synthetic=len(synthetic.y),
+            reference=against,
+            statistical=_statistical(reference, synthetic, space, anatomy, draw),
+            discriminative=_discriminative(reference, synthetic, space, draw, repeats),
+            utility=_utility(train, held_out, synthetic, label, space, anatomy.classes, draw),
+            privacy=_privacy(real, unseen, synthetic, space),
+        )
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -430,7 +433,7 @@ def _utility(
 ) -> Utility | NotComputable:
     from sklearn.ensemble import RandomForestClassifier
 
-    real, unseen = _of(train, label), _of(held_out, label)
+    real, unseen = of_class(train, label), of_class(held_out, label)
     others, other_unseen = (_some(_without(part, label), OTHERS, draw) for part in (train, held_out))
     for what, part in (("real", real), ("held-out", unseen), ("synthetic", synthetic), ("other real", others)):
         if len(part.y) < FEW:
@@ -438,7 +441,7 @@ def _utility(
     seed = int(draw.integers(2**31))
 
     def fit(*parts: Batch) -> Callable[[Batch], Scores]:
-        beats = _join(*parts)
+        beats = joined(*parts)
         forest = RandomForestClassifier(100, random_state=seed).fit(space.joint(beats.x, beats.rr), beats.y)
 
         def test(part: Batch) -> Scores:
@@ -448,13 +451,13 @@ def _utility(
 
     # as many synthetic as real beats: the forests differ in their beats, not in the balance of the classes
     equal = _some(synthetic, len(real.y), draw)
-    from_real, tested = fit(real, others), _join(unseen, other_unseen)
+    from_real, tested = fit(real, others), joined(unseen, other_unseen)
     trtr, added = from_real(tested), fit(real, synthetic, others)(tested)
     letter = classes[label]
     return Utility(
         trtr=trtr,
         tstr=fit(equal, others)(tested),
-        trts=from_real(_join(synthetic, other_unseen)),
+        trts=from_real(joined(synthetic, other_unseen)),
         added=added,
         change=added.recall[letter] - trtr.recall[letter],
     )
@@ -477,7 +480,7 @@ def near_duplicates(real: np.ndarray, x: np.ndarray) -> tuple[int, int]:
     """Windows of `x` that equal one of `real`, and those that are nearer to one than noise, exact ones included."""
     from sklearn.neighbors import NearestNeighbors
 
-    distance, nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(x)
+    nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(x, return_distance=False)
     # again, exactly: the search loses the last digits
     difference = np.asarray(x, np.float64) - real[nearest[:, 0]]
     limit = NEAR * np.asarray(real, np.float64).std(1)[nearest[:, 0]]
@@ -534,7 +537,8 @@ def _repeated(x: np.ndarray) -> int:
 # --- Small things -----------------------------------------------------------------------------------------------------
 
 
-def _of(beats: Batch, label: int) -> Batch:
+def of_class(beats: Batch, label: int) -> Batch:
+    """The beats of one class."""
     return _rows(beats, np.flatnonzero(beats.y == label))
 
 
@@ -548,10 +552,6 @@ def _some(beats: Batch, most: int, draw: np.random.Generator) -> Batch:
 
 def _rows(beats: Batch, rows: np.ndarray) -> Batch:
     return Batch(np.asarray(beats.x[rows]), np.asarray(beats.rr[rows]), np.asarray(beats.y[rows]))
-
-
-def _join(*parts: Batch) -> Batch:
-    return Batch(*(np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True)))
 
 
 def _too_few(real: Batch, synthetic: Batch, needed: int = FEW) -> str | None:
