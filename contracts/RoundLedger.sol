@@ -1,70 +1,418 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {
+    AccessControlDefaultAdminRules
+} from "@openzeppelin/contracts/access/extensions/AccessControlDefaultAdminRules.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
+import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
+import {PositionalTree} from "./PositionalTree.sol";
 
 /**
  * @title RoundLedger
  * @notice Anchors the rounds of federated learning runs. A round is one Merkle root over the signed updates of its
- * hospitals and the hash of the model that came out; a run is a chain of such rounds behind one `head`. The contract
- * holds digests only: no patient data, no model, no update, no address of a hospital.
+ * hospitals and the hash of the model that came out; a run is a chain of such rounds behind one head. The contract
+ * holds digests only: no patient data, no model, no update.
  *
- * The cost of a round does not depend on the number of hospitals. The head is contract state, hashed from nothing
- * that a block producer chooses (no timestamp, no block hash), so the same transactions lead to the same head on any
- * chain with the same chain id and contract address, also after a reorganisation or a replay.
+ * A round is NONE, OPEN, SEALED and then FINAL. While it is SEALED, a signed receipt or a direct submission that the
+ * sealed tree does not hold turns it into DISPUTED, and an auditor into FINAL or VOID. An open round whose deadline
+ * passes is VOID until its number is opened again. Heads and round numbers are never rewritten.
  *
- * The events hold every field, so the state can be rebuilt from them alone.
+ * Sealing costs the same for any number of hospitals: nothing loops over them. The head hashes nothing that a block
+ * producer chooses (no timestamp, no block hash), so the same transactions lead to the same head on any chain with the
+ * same chain id and contract address, also after a reorganisation or a replay.
+ *
+ * The events hold every field, so the state can be rebuilt from them; times in the state are those of the block.
  */
-contract RoundLedger is AccessControl {
-    /// @notice Role that may open federations and seal rounds.
-    bytes32 public constant COORDINATOR_ROLE = keccak256("COORDINATOR_ROLE");
+contract RoundLedger is AccessControlDefaultAdminRules, EIP712, Pausable {
+    using BitMaps for BitMaps.BitMap;
 
-    /**
-     * @dev `head` is never zero once a federation is open, so it doubles as the mark of existence. Only `head`,
-     * `model` and `round` change when a round is sealed.
-     */
-    struct Federation {
-        bytes32 head;
+    /// @notice Where a round stands.
+    enum RoundStatus {
+        NONE,
+        OPEN,
+        SEALED,
+        DISPUTED,
+        FINAL,
+        VOID
+    }
+
+    /// @notice Whether the round after the last sealed one is open, or a dispute has stopped the federation.
+    enum Phase {
+        IDLE,
+        OPEN,
+        DISPUTED
+    }
+
+    /// @notice What the contract says about the holder of a slot; NONE leaves it to the registry.
+    enum HospitalStatus {
+        NONE,
+        ACTIVE,
+        SUSPENDED
+    }
+
+    /// @notice What the head of a round is hashed from, next to chain, contract and federation.
+    struct Header {
+        /// Number of the round, from 1.
+        uint64 round;
+        /// Head of the round before.
+        bytes32 previousHead;
+        /// Root of the positional tree of signed updates.
+        bytes32 root;
+        /// Digest of the model that the round started from.
+        bytes32 parentModel;
+        /// Digest of the model that came out.
         bytes32 model;
+        /// Number of slots with an update.
+        uint32 count;
+        /// Root of the tree of verdicts on the updates, zero if nothing was judged.
+        bytes32 scoresRoot;
+        /// Head of the decisions on synthetic data, zero without any.
+        bytes32 decisions;
+    }
+
+    /// @notice What a hospital signs in a round.
+    struct ModelUpdate {
+        /// Version of this record, `SCHEMA`.
+        uint16 schema;
+        /// Identifier of the federation.
+        bytes32 federation;
+        /// Number of the round.
+        uint64 round;
+        /// Slot of the hospital.
+        uint32 slot;
+        /// Digest of the model that it started from.
+        bytes32 parentModel;
+        /// Head of the round before: the hospital co-signs the history so far.
+        bytes32 parentHead;
+        /// Digest of the change that it sends.
+        bytes32 update;
+        /// Salted commitment to the number of training samples.
+        bytes32 samples;
+        /// Salted commitment to the metrics.
+        bytes32 metrics;
+        /// Digest of the inputs of the privacy accountant, zero without differential privacy.
+        bytes32 privacy;
+        /// Digest of the configuration.
         bytes32 configHash;
-        bytes32 registryRoot;
+        /// A number of the hospital's choice.
+        uint64 nonce;
+        /// Last second at which it may be submitted, 0 for none.
+        uint64 deadline;
+    }
+
+    /// @notice A coordinator's signed promise to seal `leaf` in `slot`.
+    struct Receipt {
+        /// Identifier of the federation.
+        bytes32 federation;
+        /// Number of the round.
+        uint64 round;
+        /// Slot of the hospital.
+        uint32 slot;
+        /// Leaf of the signed update.
+        bytes32 leaf;
+    }
+
+    /// @notice Change of a hospital's key, signed by the old and by the new one.
+    struct KeyRotation {
+        /// Identifier of the federation.
+        bytes32 federation;
+        /// Slot of the hospital.
+        uint32 slot;
+        /// Account that holds the slot.
+        address from;
+        /// Account that takes it over.
+        address to;
+        /// First round that the new key signs.
         uint64 round;
     }
 
+    /// @notice What overrides the registry for one slot.
+    struct Hospital {
+        /// Account that holds the slot.
+        address account;
+        /// ACTIVE or SUSPENDED; NONE if the registry decides.
+        HospitalStatus status;
+        /// Round of the last key rotation, so that none can be replayed.
+        uint64 rotated;
+        /// Commitment to the organisation.
+        bytes32 organisation;
+    }
+
+    /// @notice The part of a federation's state that sealing moves, in one word of storage.
+    struct Progress {
+        /// Number of the last sealed round.
+        uint64 round;
+        /// Last second of the open round, 0 for none.
+        uint40 deadline;
+        /// Time of the last seal.
+        uint40 sealedAt;
+        /// Number of slots of every tree of the federation.
+        uint24 slots;
+        /// Least number of updates in a round.
+        uint24 quorum;
+        /// Seconds after a seal before it may become final.
+        uint24 window;
+        /// Updates submitted directly for the next round.
+        uint24 submissions;
+        /// Whether the next round is open.
+        Phase phase;
+    }
+
+    /// @notice State of a federation, as `federationState` returns it.
+    struct FederationState {
+        /// Head after the last sealed round.
+        bytes32 head;
+        /// Digest of the model that the next round starts from.
+        bytes32 model;
+        /// Digest of the configuration.
+        bytes32 configHash;
+        /// Root of the registry of hospitals.
+        bytes32 registryRoot;
+        /// Root of the tree of cumulative rewards.
+        bytes32 rewardsRoot;
+        /// The moving part.
+        Progress progress;
+        /// Last round that was declared final.
+        uint64 finalized;
+        /// Round under dispute, or the last one that was.
+        uint64 disputed;
+    }
+
+    /**
+     * @dev Only a head, `model` and `progress` change when a round is sealed. The head of round r lies at r % RING: the
+     * last seven heads before the present one stay for disputes without a word of storage more per round.
+     */
+    struct Federation {
+        bytes32[8] heads;
+        Progress progress;
+        bytes32 model;
+        bytes32 configHash;
+        bytes32 registryRoot;
+        bytes32 rewardsRoot;
+        uint64 finalized;
+        uint64 disputed;
+        mapping(uint32 slot => Hospital) hospitals;
+        mapping(uint256 index => ReputationWord) reputations;
+        mapping(uint32 slot => uint256) claimed;
+        BitMaps.BitMap voided;
+    }
+
+    /// @dev Reputations of 16 slots, 16 bits each, and the last round that moved them.
+    struct ReputationWord {
+        uint256 values;
+        uint64 round;
+    }
+
+    /// @notice Role that opens federations, opens and seals rounds and signs receipts.
+    bytes32 public constant COORDINATOR_ROLE = keccak256("COORDINATOR_ROLE");
+
+    /// @notice Role that decides on requests for synthetic data.
+    bytes32 public constant REVIEWER_ROLE = keccak256("REVIEWER_ROLE");
+
+    /// @notice Role that resolves disputes.
+    bytes32 public constant AUDITOR_ROLE = keccak256("AUDITOR_ROLE");
+
+    /// @notice Version of `ModelUpdate`.
+    uint16 public constant SCHEMA = 2;
+
+    /// @notice Number of heads that are kept; a round is beyond dispute once this many were sealed after it.
+    uint64 public constant RING = 8;
+
+    /// @notice Value of `next` in `sealRound` that leaves the next round closed.
+    uint64 public constant KEEP_CLOSED = type(uint64).max;
+
+    /// @notice Reputation of a hospital that was never judged.
+    uint16 public constant BASE_REPUTATION = 10;
+
+    /// @notice Largest reputation.
+    uint16 public constant MAX_REPUTATION = 100;
+
+    /// @dev `BASE_REPUTATION` in each of the 16 lanes of a word.
+    uint256 private constant BASE_WORD = uint256(BASE_REPUTATION) * (type(uint256).max / type(uint16).max);
+
+    bytes32 private constant MODEL_UPDATE_TYPEHASH = keccak256(
+        "ModelUpdate(uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,bytes32 parentHead,bytes32 update,bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,uint64 deadline)"
+    );
+    bytes32 private constant RECEIPT_TYPEHASH =
+        keccak256("Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)");
+    bytes32 private constant KEY_ROTATION_TYPEHASH =
+        keccak256("KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)");
+
     mapping(bytes32 federation => Federation) private _federations;
+
+    // Keyed by federation, round, parent model and slot / 256. With the parent model in the key, a submission counts
+    // again when its round is opened again, unless a dispute has put another model in its place.
+    mapping(bytes32 key => uint256) private _submissions;
 
     /**
      * @notice A federation was opened at round 0.
      * @param federation Identifier of the federation.
      * @param configHash Digest of its configuration.
-     * @param registryRoot Root of the tree of hospital addresses, one leaf per slot.
+     * @param registryRoot Root of the tree of hospitals, one leaf per slot.
      * @param genesisModel Digest of the model before round 1.
+     * @param slots Number of slots.
+     * @param quorum Least number of updates in a round.
+     * @param window Seconds after a seal before it may become final.
      * @param head Head of round 0.
      */
     event FederationOpened(
-        bytes32 indexed federation, bytes32 configHash, bytes32 registryRoot, bytes32 genesisModel, bytes32 head
+        bytes32 indexed federation,
+        bytes32 configHash,
+        bytes32 registryRoot,
+        bytes32 genesisModel,
+        uint32 slots,
+        uint32 quorum,
+        uint32 window,
+        bytes32 head
     );
 
     /**
-     * @notice A round was sealed.
+     * @notice A round was opened by itself, not by the seal of the one before.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param parentModel Digest of the model that it starts from.
+     * @param deadline Last second at which it may be sealed, 0 for none.
+     */
+    event RoundOpened(bytes32 indexed federation, uint64 indexed round, bytes32 parentModel, uint64 deadline);
+
+    /**
+     * @notice A round was sealed and, unless `next` says otherwise, the next one opened.
      * @param federation Identifier of the federation.
      * @param round Number of the round, from 1.
-     * @param root Root of the tree of signed updates, one leaf per slot.
-     * @param parentModel Digest of the model that the round started from.
-     * @param model Digest of the model that came out.
-     * @param count Number of slots with an update.
-     * @param slots Number of slots of the tree.
+     * @param header What the head was hashed from.
+     * @param submissions Number of updates that were submitted directly.
+     * @param next Deadline of the next round: 0 for none, `KEEP_CLOSED` if it was not opened.
      * @param head Head after this round.
      */
     event RoundSealed(
         bytes32 indexed federation,
         uint64 indexed round,
-        bytes32 root,
-        bytes32 parentModel,
-        bytes32 model,
-        uint32 count,
-        uint32 slots,
+        Header header,
+        uint32 submissions,
+        uint64 next,
         bytes32 head
+    );
+
+    /**
+     * @notice A hospital's update was submitted directly.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot of the hospital.
+     * @param account Account that signed.
+     * @param leaf Leaf that the sealed tree must hold.
+     * @param record The signed record.
+     * @param signature Its signature.
+     */
+    event UpdateSubmitted(
+        bytes32 indexed federation,
+        uint64 indexed round,
+        uint32 indexed slot,
+        address account,
+        bytes32 leaf,
+        ModelUpdate record,
+        bytes signature
+    );
+
+    /**
+     * @notice A round was disputed and its federation stopped.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot whose update is missing.
+     * @param promised Leaf that the coordinator promised; zero if the update was submitted directly.
+     * @param found Leaf that the sealed tree holds.
+     */
+    event RoundDisputed(
+        bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, bytes32 promised, bytes32 found
+    );
+
+    /**
+     * @notice An auditor resolved the dispute on a round.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param voided True if it and all rounds after it are void, false if it and all rounds before it are final.
+     * @param model Digest of the model that the next round starts from.
+     */
+    event DisputeResolved(bytes32 indexed federation, uint64 indexed round, bool voided, bytes32 model);
+
+    /**
+     * @notice All rounds up to this one are final.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param rewardsRoot Root of the tree of cumulative rewards, zero if it did not change.
+     */
+    event RoundFinalized(bytes32 indexed federation, uint64 indexed round, bytes32 rewardsRoot);
+
+    /**
+     * @notice The admin overrode the registry for one slot, or (status NONE) put it back in force.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param account Account that holds the slot.
+     * @param status The new status.
+     * @param organisation Commitment to the organisation.
+     */
+    event HospitalSet(
+        bytes32 indexed federation,
+        uint32 indexed slot,
+        address indexed account,
+        HospitalStatus status,
+        bytes32 organisation
+    );
+
+    /**
+     * @notice A hospital changed its key.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param from Account that held the slot.
+     * @param to Account that holds it now.
+     * @param organisation Commitment to the organisation, unchanged.
+     * @param round First round that the new key signs.
+     */
+    event KeyRotated(
+        bytes32 indexed federation,
+        uint32 indexed slot,
+        address from,
+        address indexed to,
+        bytes32 organisation,
+        uint64 round
+    );
+
+    /**
+     * @notice The reputations of 16 slots took the verdicts of a round.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param index Number of the word: it holds slots 16 * index to 16 * index + 15.
+     * @param participated One bit per slot that was judged.
+     * @param accepted One bit per slot whose update was accepted.
+     * @param threshold The mean reputation that the rule compares with.
+     * @param values The 16 reputations after the change, 16 bits each, lowest slot in the lowest bits.
+     */
+    event ReputationChanged(
+        bytes32 indexed federation,
+        uint64 indexed round,
+        uint32 indexed index,
+        uint16 participated,
+        uint16 accepted,
+        uint16 threshold,
+        uint256 values
+    );
+
+    /**
+     * @notice A hospital's reward was claimed.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param account Account that it is due to.
+     * @param amount Points of this claim.
+     * @param cumulative Points of all claims so far.
+     */
+    event RewardClaimed(
+        bytes32 indexed federation, uint32 indexed slot, address indexed account, uint256 amount, uint256 cumulative
     );
 
     /// @notice The federation is already open.
@@ -73,14 +421,47 @@ contract RoundLedger is AccessControl {
     /// @notice The federation was never opened.
     error FederationUnknown(bytes32 federation);
 
+    /// @notice A dispute has stopped the federation.
+    error FederationDisputed(bytes32 federation, uint64 round);
+
+    /// @notice The federation has no open dispute.
+    error NoDispute(bytes32 federation);
+
+    /// @notice The root of the registry is zero.
+    error RegistryIsZero(bytes32 federation);
+
+    /// @notice The quorum is zero or exceeds the number of slots.
+    error QuorumOutOfRange(bytes32 federation, uint32 quorum, uint32 slots);
+
     /// @notice The round is not the one after the last sealed round.
     error RoundOutOfOrder(bytes32 federation, uint64 expected, uint64 given);
 
-    /// @notice The round does not start from the model that the last round ended with.
+    /// @notice The round is already open.
+    error RoundAlreadyOpen(bytes32 federation, uint64 round);
+
+    /// @notice The round is not open, or its deadline has passed.
+    error RoundNotOpen(bytes32 federation, uint64 round);
+
+    /// @notice The deadline has passed.
+    error DeadlinePassed(uint64 deadline, uint256 time);
+
+    /// @notice The head is not the one that the contract holds.
+    error HeadMismatch(bytes32 federation, uint64 round, bytes32 expected, bytes32 given);
+
+    /// @notice The round does not start from the model of the federation.
     error ParentModelMismatch(bytes32 federation, uint64 round, bytes32 expected, bytes32 given);
 
-    /// @notice The number of updates is zero or exceeds the number of slots.
-    error CountOutOfRange(bytes32 federation, uint64 round, uint32 count, uint32 slots);
+    /// @notice The record was made under another configuration.
+    error ConfigMismatch(bytes32 federation, bytes32 expected, bytes32 given);
+
+    /// @notice The record has another version.
+    error SchemaMismatch(uint16 expected, uint16 given);
+
+    /// @notice The number of updates is below the quorum or exceeds the number of slots.
+    error CountOutOfRange(bytes32 federation, uint64 round, uint32 count, uint32 quorum, uint32 slots);
+
+    /// @notice The coordinator has not seen all updates that were submitted directly.
+    error SubmissionsMissed(bytes32 federation, uint64 round, uint32 expected, uint32 given);
 
     /// @notice The root of the tree of updates is zero.
     error RootIsZero(bytes32 federation, uint64 round);
@@ -88,120 +469,562 @@ contract RoundLedger is AccessControl {
     /// @notice The digest of the model is zero; `round` is 0 for the genesis model.
     error ModelIsZero(bytes32 federation, uint64 round);
 
+    /// @notice The slot has already submitted an update for this round.
+    error AlreadySubmitted(bytes32 federation, uint64 round, uint32 slot);
+
+    /// @notice The account is not an active holder of the slot.
+    error NotHospital(bytes32 federation, uint32 slot, address account);
+
+    /// @notice The signature was not made by the account.
+    error SignatureInvalid(address account, bytes32 digest);
+
+    /// @notice The federation has no such slot.
+    error SlotOutOfRange(bytes32 federation, uint32 slot, uint32 slots);
+
+    /// @notice The account is zero.
+    error AccountIsZero(bytes32 federation, uint32 slot);
+
+    /// @notice The round is not SEALED, which is the only status that can be disputed or judged.
+    error RoundNotSealed(bytes32 federation, uint64 round, RoundStatus status);
+
+    /// @notice The round or federation of the receipt is not that of the header.
+    error ReceiptMismatch(bytes32 federation, uint64 round, bytes32 givenFederation, uint64 givenRound);
+
+    /// @notice The proof does not lead to the root.
+    error ProofInvalid(bytes32 root, bytes32 leaf);
+
+    /// @notice The sealed tree holds what it should, or nothing was promised: there is nothing to dispute.
+    error EvidenceInconclusive(bytes32 federation, uint64 round, uint32 slot);
+
+    /// @notice The window for disputes is not over.
+    error WindowOpen(bytes32 federation, uint64 round, uint256 until);
+
+    /// @notice No round has been sealed since the last one that is final.
+    error NothingToFinalize(bytes32 federation, uint64 round);
+
+    /// @notice The verdicts of this or a later round have already been taken.
+    error ReputationOutOfOrder(bytes32 federation, uint32 index, uint64 last, uint64 given);
+
+    /// @notice A mask names a slot that does not exist, or accepts one that did not take part.
+    error MaskInvalid(bytes32 federation, uint32 index, uint16 participated, uint16 accepted);
+
+    /// @notice The threshold exceeds the largest reputation.
+    error ThresholdOutOfRange(uint16 threshold, uint16 max);
+
+    /// @notice Nothing is left to claim.
+    error NothingToClaim(bytes32 federation, uint32 slot, uint256 claimed, uint256 cumulative);
+
+    /// @notice The account holds a role that the new one must be kept apart from.
+    error RolesConflict(address account, bytes32 held, bytes32 given);
+
     /**
      * @notice Gives the two roles to their first holders.
-     * @param admin Account that may grant and revoke roles.
-     * @param coordinator Account that may open federations and seal rounds.
+     * @param admin Account that grants roles, enrols hospitals and pauses; it changes in two steps.
+     * @param coordinator Account that opens federations and seals rounds.
+     * @param adminDelay Seconds between the two steps of a change of the admin.
      */
-    constructor(address admin, address coordinator) {
-        _grantRole(DEFAULT_ADMIN_ROLE, admin);
+    constructor(address admin, address coordinator, uint48 adminDelay)
+        AccessControlDefaultAdminRules(adminDelay, admin)
+        EIP712("PulseLedger", "2")
+    {
         _grantRole(COORDINATOR_ROLE, coordinator);
     }
 
+    // --- Rounds ------------------------------------------------------------------------------------------------------
+
     /**
-     * @notice Opens a federation at round 0, once.
+     * @notice Opens a federation at round 0, once. Round 1 is opened by `openRound`.
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role.
+     * - the caller must have the coordinator role, and the contract must not be paused.
      * - `federation` must not be open.
-     * - `genesisModel` must not be zero.
+     * - `registryRoot` and `genesisModel` must not be zero.
+     * - `quorum` must be at least 1 and at most `slots`.
      *
      * Emits a {FederationOpened} event.
      *
      * @param federation Identifier of the federation.
      * @param configHash Digest of its configuration.
-     * @param registryRoot Root of the tree of hospital addresses.
+     * @param registryRoot Root of the positional tree of hospitals, with the leaf
+     * keccak256(0x00, uint32 slot, address, bytes32 organisation).
      * @param genesisModel Digest of the model before round 1.
+     * @param slots Number of slots, at most 2^24 - 1.
+     * @param quorum Least number of updates in a round.
+     * @param window Seconds after a seal before it may become final, at most 2^24 - 1 (194 days).
      */
-    function openFederation(bytes32 federation, bytes32 configHash, bytes32 registryRoot, bytes32 genesisModel)
-        external
-        onlyRole(COORDINATOR_ROLE)
-    {
+    function openFederation(
+        bytes32 federation,
+        bytes32 configHash,
+        bytes32 registryRoot,
+        bytes32 genesisModel,
+        uint32 slots,
+        uint32 quorum,
+        uint32 window
+    ) external onlyRole(COORDINATOR_ROLE) whenNotPaused {
         Federation storage state = _federations[federation];
-        if (state.head != 0) revert FederationAlreadyOpen(federation);
+        if (state.progress.slots != 0) revert FederationAlreadyOpen(federation);
+        if (registryRoot == 0) revert RegistryIsZero(federation);
         if (genesisModel == 0) revert ModelIsZero(federation, 0);
+        if (quorum == 0 || quorum > slots) revert QuorumOutOfRange(federation, quorum, slots);
 
-        bytes32 newHead = keccak256(
-            abi.encode(block.chainid, address(this), federation, configHash, registryRoot, genesisModel)
-        );
-        state.head = newHead;
         state.model = genesisModel;
         state.configHash = configHash;
         state.registryRoot = registryRoot;
-        emit FederationOpened(federation, configHash, registryRoot, genesisModel, newHead);
+        state.progress.slots = SafeCast.toUint24(slots);
+        state.progress.quorum = SafeCast.toUint24(quorum);
+        state.progress.window = SafeCast.toUint24(window);
+        bytes32 newHead = _genesisHead(federation, state);
+        state.heads[0] = newHead;
+        emit FederationOpened(federation, configHash, registryRoot, genesisModel, slots, quorum, window, newHead);
     }
 
     /**
-     * @notice Seals the next round of a federation.
+     * @notice Opens the next round. Needed for round 1, after a pause, after a dispute, and to open a round again
+     * whose deadline has passed; otherwise `sealRound` opens the round after it.
+     *
+     * Requirements:
+     *
+     * - the caller must have the coordinator role, and the contract must not be paused.
+     * - `round` must be the last sealed round plus one and must not be open.
+     * - `parentModel` must be the model of the federation.
+     * - `deadline` must be 0 or in the future.
+     * - no dispute must be open.
+     *
+     * Emits a {RoundOpened} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param parentModel Digest of the model that it starts from.
+     * @param deadline Last second at which it may be sealed, 0 for none.
+     */
+    function openRound(bytes32 federation, uint64 round, bytes32 parentModel, uint64 deadline)
+        external
+        onlyRole(COORDINATOR_ROLE)
+    {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        _requireNext(federation, round, progress);
+        if (_isOpen(progress)) revert RoundAlreadyOpen(federation, round);
+        if (parentModel != state.model) revert ParentModelMismatch(federation, round, state.model, parentModel);
+
+        _open(progress, deadline);
+        state.progress = progress;
+        emit RoundOpened(federation, round, parentModel, deadline);
+    }
+
+    /**
+     * @notice Seals the open round and opens the next one.
      *
      * Requirements:
      *
      * - the caller must have the coordinator role.
-     * - `federation` must be open and `round` must be its last round plus one.
-     * - `parentModel` must be the model that the last round ended with.
-     * - `count` must be at least 1 and at most `slots`.
-     * - `root` and `model` must not be zero.
+     * - the round of the header must be open: the last sealed round plus one, before its deadline, no dispute.
+     * - `header.previousHead` and `header.parentModel` must be those of the federation.
+     * - `header.count` must be at least the quorum and at most the number of slots.
+     * - `header.root` and `header.model` must not be zero.
+     * - `submissions` must be the number of direct submissions so far, so that no seal can cross one on its way.
+     * - to open the next round, the contract must not be paused, and `next` must be 0 or in the future.
      *
      * Emits a {RoundSealed} event.
      *
      * @param federation Identifier of the federation.
-     * @param round Number of the round, from 1.
-     * @param root Root of the tree of signed updates.
-     * @param parentModel Digest of the model that the round started from.
-     * @param model Digest of the model that came out.
-     * @param count Number of slots with an update.
-     * @param slots Number of slots of the tree.
+     * @param header What the new head is hashed from.
+     * @param submissions Number of updates of this round that were submitted directly.
+     * @param next Deadline of the next round; 0 for none, `KEEP_CLOSED` to leave it closed.
      */
-    function sealRound(
-        bytes32 federation,
-        uint64 round,
-        bytes32 root,
-        bytes32 parentModel,
-        bytes32 model,
-        uint32 count,
-        uint32 slots
-    ) external onlyRole(COORDINATOR_ROLE) {
-        Federation storage state = _federations[federation];
-        bytes32 oldHead = state.head;
-        if (oldHead == 0) revert FederationUnknown(federation);
-        if (round != state.round + 1) revert RoundOutOfOrder(federation, state.round + 1, round);
-        if (parentModel != state.model) revert ParentModelMismatch(federation, round, state.model, parentModel);
-        if (count == 0 || count > slots) revert CountOutOfRange(federation, round, count, slots);
-        if (root == 0) revert RootIsZero(federation, round);
-        if (model == 0) revert ModelIsZero(federation, round);
+    function sealRound(bytes32 federation, Header calldata header, uint32 submissions, uint64 next)
+        external
+        onlyRole(COORDINATOR_ROLE)
+    {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        uint64 round = header.round;
+        _requireNext(federation, round, progress);
+        if (!_isOpen(progress)) revert RoundNotOpen(federation, round);
+        _requireHead(federation, state, round - 1, header.previousHead);
+        bytes32 parentModel = state.model;
+        if (header.parentModel != parentModel) {
+            revert ParentModelMismatch(federation, round, parentModel, header.parentModel);
+        }
+        if (header.count < progress.quorum || header.count > progress.slots) {
+            revert CountOutOfRange(federation, round, header.count, progress.quorum, progress.slots);
+        }
+        if (header.root == 0) revert RootIsZero(federation, round);
+        if (header.model == 0) revert ModelIsZero(federation, round);
+        if (submissions != progress.submissions) {
+            revert SubmissionsMissed(federation, round, progress.submissions, submissions);
+        }
 
-        // All types are static, so the two halves together are the bytes of one `abi.encode` of all ten values,
-        // which would need more stack than there is.
-        bytes32 newHead = keccak256(
-            bytes.concat(
-                abi.encode(oldHead, block.chainid, address(this), federation, round),
-                abi.encode(root, parentModel, model, count, slots)
-            )
-        );
-        state.head = newHead;
-        state.model = model;
-        state.round = round;
-        emit RoundSealed(federation, round, root, parentModel, model, count, slots, newHead);
+        bytes32 newHead = _headOf(federation, header);
+        state.heads[round % RING] = newHead;
+        state.model = header.model;
+        progress.round = round;
+        progress.sealedAt = uint40(block.timestamp);
+        progress.submissions = 0;
+        progress.phase = Phase.IDLE;
+        if (next != KEEP_CLOSED) _open(progress, next);
+        state.progress = progress;
+        emit RoundSealed(federation, round, header, submissions, next, newHead);
     }
 
     /**
-     * @notice Returns the state of a federation; all values are zero if it was never opened.
-     * @param federation Identifier of the federation.
-     * @return currentHead Head after the last sealed round.
-     * @return model Digest of the model after the last sealed round.
-     * @return configHash Digest of the configuration.
-     * @return registryRoot Root of the tree of hospital addresses.
-     * @return round Number of the last sealed round, 0 before the first.
+     * @notice Submits a hospital's update directly: the way round a coordinator that does not take it. Anyone may
+     * relay it. A seal that leaves the slot empty can then be disputed.
+     *
+     * Requirements:
+     *
+     * - the round of the record must be open, and the record's own deadline must not have passed.
+     * - head, model and configuration of the record must be those of the federation.
+     * - `account` must hold the slot and must have signed the record.
+     * - the slot must not have submitted an update for this round and model.
+     *
+     * Emits an {UpdateSubmitted} event.
+     *
+     * @param record The record.
+     * @param signature Signature of its EIP-712 digest.
+     * @param account Account that signed.
+     * @param organisation Commitment to its organisation.
+     * @param proof Siblings of the slot in the registry; ignored where the admin or a rotation overrode the registry.
      */
-    function federationState(bytes32 federation)
-        external
-        view
-        returns (bytes32 currentHead, bytes32 model, bytes32 configHash, bytes32 registryRoot, uint64 round)
-    {
-        Federation storage state = _federations[federation];
-        return (state.head, state.model, state.configHash, state.registryRoot, state.round);
+    function submitUpdate(
+        ModelUpdate calldata record,
+        bytes calldata signature,
+        address account,
+        bytes32 organisation,
+        bytes32[] calldata proof
+    ) external {
+        _requireRecord(record);
+        _requireHospital(record.federation, record.slot, account, organisation, proof);
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(MODEL_UPDATE_TYPEHASH, record)));
+        _requireSignature(account, digest, signature);
+
+        _countSubmission(record);
+        bytes32 leaf = keccak256(abi.encodePacked(bytes1(0), record.schema, record.slot, digest, signature));
+        emit UpdateSubmitted(record.federation, record.round, record.slot, account, leaf, record, signature);
     }
+
+    // --- Disputes and finality ---------------------------------------------------------------------------------------
+
+    /**
+     * @notice Disputes a sealed round and stops its federation until an auditor has decided. Anyone may call: what
+     * counts is the evidence. It is one of two:
+     *
+     * - a receipt signed by a coordinator, and a proof that the sealed tree holds another leaf, or none, in that slot;
+     * - a receipt with a zero leaf and no signature, a proof that the slot is empty, and a direct submission of the
+     *   slot on record.
+     *
+     * Requirements:
+     *
+     * - the round must be SEALED: not final, void, or older than the heads that are kept.
+     * - `header` must hash to the head of its round, and the receipt must name the same federation and round.
+     * - no other dispute must be open.
+     *
+     * The open round, if any, is closed; `openRound` opens it again after the decision.
+     *
+     * Emits a {RoundDisputed} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param header What the head of the round was hashed from.
+     * @param receipt What was promised.
+     * @param coordinatorSignature Signature of the receipt by a present coordinator, 65 bytes.
+     * @param leaf Leaf that the sealed tree holds in the slot.
+     * @param proof Siblings of the slot in the sealed tree.
+     */
+    function dispute(
+        bytes32 federation,
+        Header calldata header,
+        Receipt calldata receipt,
+        bytes calldata coordinatorSignature,
+        bytes32 leaf,
+        bytes32[] calldata proof
+    ) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        uint64 round = header.round;
+        _requireStatus(federation, state, progress, round, RoundStatus.SEALED);
+        if (progress.phase == Phase.DISPUTED) revert FederationDisputed(federation, state.disputed);
+        _requireHead(federation, state, round, _headOf(federation, header));
+        if (receipt.federation != federation || receipt.round != round) {
+            revert ReceiptMismatch(federation, round, receipt.federation, receipt.round);
+        }
+        if (!PositionalTree.verify(header.root, receipt.slot, leaf, progress.slots, proof)) {
+            revert ProofInvalid(header.root, leaf);
+        }
+        if (receipt.leaf == 0 && coordinatorSignature.length == 0) {
+            bool sent = submitted(federation, round, header.parentModel, receipt.slot);
+            if (!sent || leaf != PositionalTree.EMPTY) revert EvidenceInconclusive(federation, round, receipt.slot);
+        } else {
+            if (receipt.leaf == leaf) revert EvidenceInconclusive(federation, round, receipt.slot);
+            _requireReceipt(receipt, coordinatorSignature);
+        }
+
+        progress.phase = Phase.DISPUTED;
+        state.progress = progress;
+        state.disputed = round;
+        emit RoundDisputed(federation, round, receipt.slot, receipt.leaf, leaf);
+    }
+
+    /**
+     * @notice Resolves the open dispute. A voided round takes the rounds after it along, for they were built on it,
+     * and the next round starts from the model before it; a round that is upheld becomes final with all rounds before
+     * it, since a later void of one of those would undo it.
+     *
+     * Requirements:
+     *
+     * - the caller must have the auditor role.
+     * - a dispute must be open, and `header` must hash to the head of the disputed round.
+     *
+     * Emits a {DisputeResolved} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param header What the head of the disputed round was hashed from.
+     * @param voided True to void the round, false to uphold it.
+     */
+    function resolveDispute(bytes32 federation, Header calldata header, bool voided) external onlyRole(AUDITOR_ROLE) {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        if (progress.phase != Phase.DISPUTED) revert NoDispute(federation);
+        uint64 round = state.disputed;
+        if (header.round != round) revert RoundOutOfOrder(federation, round, header.round);
+        _requireHead(federation, state, round, _headOf(federation, header));
+
+        progress.phase = Phase.IDLE;
+        if (voided) {
+            // At most RING rounds: an older one cannot be disputed.
+            for (uint64 later = round; later <= progress.round; ++later) {
+                state.voided.set(later);
+            }
+            // Direct submissions for another model do not count for the round that is opened now.
+            if (state.model != header.parentModel) progress.submissions = 0;
+            state.model = header.parentModel;
+        } else {
+            state.finalized = round;
+        }
+        state.progress = progress;
+        emit DisputeResolved(federation, round, voided, state.model);
+    }
+
+    /**
+     * @notice Makes all sealed rounds final, and publishes rewards.
+     *
+     * Requirements:
+     *
+     * - the window after the last seal must be over, and no dispute must be open.
+     * - only a coordinator may pass a root of rewards; without one, there must be a round to finalize.
+     *
+     * Emits a {RoundFinalized} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param rewardsRoot Root of the tree of cumulative rewards, zero to leave it as it is.
+     */
+    function finalizeRound(bytes32 federation, bytes32 rewardsRoot) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        if (rewardsRoot != 0) _checkRole(COORDINATOR_ROLE);
+        if (progress.phase == Phase.DISPUTED) revert FederationDisputed(federation, state.disputed);
+        uint256 until = uint256(progress.sealedAt) + progress.window;
+        if (block.timestamp < until) revert WindowOpen(federation, progress.round, until);
+        if (progress.round == 0 || (state.finalized == progress.round && rewardsRoot == 0)) {
+            revert NothingToFinalize(federation, progress.round);
+        }
+
+        state.finalized = progress.round;
+        if (rewardsRoot != 0) state.rewardsRoot = rewardsRoot;
+        emit RoundFinalized(federation, progress.round, rewardsRoot);
+    }
+
+    // --- Hospitals ---------------------------------------------------------------------------------------------------
+
+    /**
+     * @notice Overrides the registry for one slot: enrols, replaces or suspends its holder.
+     *
+     * Requirements:
+     *
+     * - the caller must be the admin.
+     * - the slot must exist, and `account` must not be zero unless the registry is put back in force.
+     *
+     * Emits a {HospitalSet} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param account Account that holds the slot.
+     * @param status ACTIVE, SUSPENDED, or NONE to put the registry back in force.
+     * @param organisation Commitment to the organisation.
+     */
+    function setHospital(
+        bytes32 federation,
+        uint32 slot,
+        address account,
+        HospitalStatus status,
+        bytes32 organisation
+    ) external onlyRole(DEFAULT_ADMIN_ROLE) {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        if (slot >= progress.slots) revert SlotOutOfRange(federation, slot, progress.slots);
+        if (account == address(0) && status != HospitalStatus.NONE) revert AccountIsZero(federation, slot);
+
+        Hospital storage entry = state.hospitals[slot];
+        entry.account = account;
+        entry.status = status;
+        entry.organisation = organisation;
+        emit HospitalSet(federation, slot, account, status, organisation);
+    }
+
+    /**
+     * @notice Replaces the key of a hospital by a record that the old and the new key have signed. Anyone may relay it.
+     *
+     * Requirements:
+     *
+     * - `rotation.from` must hold the slot, and `rotation.to` must not be zero.
+     * - `rotation.round` must be the last sealed round plus one, and the slot must not have rotated in it yet.
+     * - both signatures must be valid.
+     *
+     * Emits a {KeyRotated} event.
+     *
+     * @param rotation The record.
+     * @param organisation Commitment to the organisation of the hospital.
+     * @param proof Siblings of the slot in the registry; ignored where the admin or a rotation overrode the registry.
+     * @param oldSignature Signature of the record by `rotation.from`.
+     * @param newSignature Signature of the record by `rotation.to`.
+     */
+    function rotateKey(
+        KeyRotation calldata rotation,
+        bytes32 organisation,
+        bytes32[] calldata proof,
+        bytes calldata oldSignature,
+        bytes calldata newSignature
+    ) external {
+        if (rotation.to == address(0)) revert AccountIsZero(rotation.federation, rotation.slot);
+        _requireHospital(rotation.federation, rotation.slot, rotation.from, organisation, proof);
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(KEY_ROTATION_TYPEHASH, rotation)));
+        _requireSignature(rotation.from, digest, oldSignature);
+        _requireSignature(rotation.to, digest, newSignature);
+        _rotate(rotation, organisation);
+    }
+
+    function _rotate(KeyRotation calldata rotation, bytes32 organisation) private {
+        (Federation storage state, Progress memory progress) = _load(rotation.federation);
+        Hospital storage entry = state.hospitals[rotation.slot];
+        if (rotation.round != progress.round + 1 || rotation.round == entry.rotated) {
+            revert RoundOutOfOrder(rotation.federation, progress.round + 1, rotation.round);
+        }
+        entry.account = rotation.to;
+        entry.status = HospitalStatus.ACTIVE;
+        entry.rotated = rotation.round;
+        entry.organisation = organisation;
+        emit KeyRotated(
+            rotation.federation, rotation.slot, rotation.from, rotation.to, organisation, rotation.round
+        );
+    }
+
+    // --- Reputation and rewards --------------------------------------------------------------------------------------
+
+    /**
+     * @notice Applies the verdicts of a round to the reputations of 16 slots.
+     *
+     * With reputation g, threshold h and the verdict on the slot's update: accepted and g >= h gives g + 1, at most
+     * `MAX_REPUTATION`; rejected and g > h gives g - 1; rejected and g == h gives 0; g < h, which serves a penalty,
+     * gives g + 1 for either verdict.
+     *
+     * Requirements:
+     *
+     * - the caller must have the coordinator role.
+     * - the round must be SEALED or FINAL, its head still kept, and `header` must hash to it.
+     * - the word must not have taken verdicts of this or a later round.
+     * - the verdicts must be a leaf of the scores root of the round.
+     *
+     * Emits a {ReputationChanged} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param header What the head of the round was hashed from.
+     * @param index Number of the word: slots 16 * index to 16 * index + 15.
+     * @param participated One bit per slot that was judged.
+     * @param accepted One bit per slot whose update was accepted.
+     * @param threshold The mean reputation of the participants, rounded by the coordinator.
+     * @param proof Siblings in the tree of scores, whose leaf is the twice hashed ABI encoding of (round, index,
+     * participated, accepted, threshold).
+     */
+    function updateReputation(
+        bytes32 federation,
+        Header calldata header,
+        uint32 index,
+        uint16 participated,
+        uint16 accepted,
+        uint16 threshold,
+        bytes32[] calldata proof
+    ) external onlyRole(COORDINATOR_ROLE) {
+        _requireJudged(federation, header);
+        _requireMasks(federation, index, participated, accepted, threshold);
+        bytes32 leaf = keccak256(
+            bytes.concat(keccak256(abi.encode(header.round, index, participated, accepted, threshold)))
+        );
+        if (!MerkleProof.verifyCalldata(proof, header.scoresRoot, leaf)) revert ProofInvalid(header.scoresRoot, leaf);
+
+        ReputationWord storage word = _federations[federation].reputations[index];
+        if (header.round <= word.round) {
+            revert ReputationOutOfOrder(federation, index, word.round, header.round);
+        }
+        uint256 values = _applyVerdicts(_reputations(word), participated, accepted, threshold);
+        word.values = values;
+        word.round = header.round;
+        emit ReputationChanged(federation, header.round, index, participated, accepted, threshold, values);
+    }
+
+    /**
+     * @notice Claims the reward of a hospital up to a cumulative amount. Anyone may relay it; the reward is a number of
+     * points, and due to the holder of the slot.
+     *
+     * Requirements:
+     *
+     * - `account` must hold the slot.
+     * - the amount must be a leaf of the root of rewards and exceed what was claimed before.
+     *
+     * Emits a {RewardClaimed} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param account Account that holds the slot.
+     * @param organisation Commitment to its organisation.
+     * @param registryProof Siblings of the slot in the registry; ignored where the registry was overridden.
+     * @param cumulative Points of the slot over all rounds.
+     * @param rewardProof Siblings in the tree of rewards, whose leaf is the twice hashed ABI encoding of
+     * (slot, cumulative).
+     */
+    function claimReward(
+        bytes32 federation,
+        uint32 slot,
+        address account,
+        bytes32 organisation,
+        bytes32[] calldata registryProof,
+        uint256 cumulative,
+        bytes32[] calldata rewardProof
+    ) external {
+        (Federation storage state,) = _load(federation);
+        _requireHospital(federation, slot, account, organisation, registryProof);
+        bytes32 leaf = keccak256(bytes.concat(keccak256(abi.encode(slot, cumulative))));
+        if (!MerkleProof.verifyCalldata(rewardProof, state.rewardsRoot, leaf)) {
+            revert ProofInvalid(state.rewardsRoot, leaf);
+        }
+        uint256 before = state.claimed[slot];
+        if (cumulative <= before) revert NothingToClaim(federation, slot, before, cumulative);
+
+        state.claimed[slot] = cumulative;
+        emit RewardClaimed(federation, slot, account, cumulative - before, cumulative);
+    }
+
+    // --- Pause -------------------------------------------------------------------------------------------------------
+
+    /**
+     * @notice Stops new federations and new rounds, and nothing else: an open round can still be sealed (with `next`
+     * set to `KEEP_CLOSED`), disputed and made final.
+     *
+     * Requirements: the caller must be the admin. Emits a {Paused} event.
+     */
+    function pause() external onlyRole(DEFAULT_ADMIN_ROLE) {
+        _pause();
+    }
+
+    /// @notice Ends a pause. Requirements: the caller must be the admin. Emits an {Unpaused} event.
+    function unpause() external onlyRole(DEFAULT_ADMIN_ROLE) {
+        _unpause();
+    }
+
+    // --- Views -------------------------------------------------------------------------------------------------------
 
     /**
      * @notice Returns the head of a federation, zero if it was never opened.
@@ -209,6 +1032,379 @@ contract RoundLedger is AccessControl {
      * @return Head after the last sealed round.
      */
     function head(bytes32 federation) external view returns (bytes32) {
-        return _federations[federation].head;
+        Federation storage state = _federations[federation];
+        return state.heads[state.progress.round % RING];
+    }
+
+    /**
+     * @notice Returns the head after one of the last `RING` rounds.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round, 0 for the head before round 1.
+     * @return Head after that round; zero if it was not sealed or its head is no longer kept.
+     */
+    function headAt(bytes32 federation, uint64 round) external view returns (bytes32) {
+        Federation storage state = _federations[federation];
+        uint64 last = state.progress.round;
+        return round <= last && last - round < RING ? state.heads[round % RING] : bytes32(0);
+    }
+
+    /**
+     * @notice Returns the state of a federation; all values are zero if it was never opened.
+     * @param federation Identifier of the federation.
+     * @return The state.
+     */
+    function federationState(bytes32 federation) external view returns (FederationState memory) {
+        Federation storage state = _federations[federation];
+        Progress memory progress = state.progress;
+        return FederationState({
+            head: state.heads[progress.round % RING],
+            model: state.model,
+            configHash: state.configHash,
+            registryRoot: state.registryRoot,
+            rewardsRoot: state.rewardsRoot,
+            progress: progress,
+            finalized: state.finalized,
+            disputed: state.disputed
+        });
+    }
+
+    /**
+     * @notice Returns where a round stands.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round, from 1.
+     * @return The status; NONE for a round that was never opened.
+     */
+    function roundStatus(bytes32 federation, uint64 round) external view returns (RoundStatus) {
+        Federation storage state = _federations[federation];
+        return _status(state, state.progress, round);
+    }
+
+    /**
+     * @notice Tells whether the next round can be sealed now.
+     * @param federation Identifier of the federation.
+     * @return True if it is open and its deadline has not passed.
+     */
+    function isOpen(bytes32 federation) external view returns (bool) {
+        return _isOpen(_federations[federation].progress);
+    }
+
+    /**
+     * @notice Tells whether a slot has submitted an update directly.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param parentModel Digest of the model that the round started from.
+     * @param slot Slot of the hospital.
+     * @return True if it has.
+     */
+    function submitted(bytes32 federation, uint64 round, bytes32 parentModel, uint32 slot) public view returns (bool) {
+        bytes32 key = _submissionKey(federation, round, parentModel, slot);
+        return _submissions[key] & (1 << (slot % 256)) != 0;
+    }
+
+    /**
+     * @notice Tells whether an account is the active holder of a slot: by the entry of the slot if there is one,
+     * otherwise by the registry.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @param account The account.
+     * @param organisation Commitment to its organisation.
+     * @param proof Siblings of the slot in the registry; ignored where the admin or a rotation overrode the registry.
+     * @return True if it is.
+     */
+    function isHospital(
+        bytes32 federation,
+        uint32 slot,
+        address account,
+        bytes32 organisation,
+        bytes32[] calldata proof
+    ) public view returns (bool) {
+        Federation storage state = _federations[federation];
+        Hospital storage entry = state.hospitals[slot];
+        HospitalStatus status = entry.status;
+        if (status == HospitalStatus.SUSPENDED) return false;
+        if (status == HospitalStatus.ACTIVE) return account == entry.account && organisation == entry.organisation;
+        bytes32 leaf = keccak256(abi.encodePacked(bytes1(0), slot, account, organisation));
+        return PositionalTree.verify(state.registryRoot, slot, leaf, state.progress.slots, proof);
+    }
+
+    /**
+     * @notice Returns the entry that overrides the registry for a slot.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @return The entry; its status is NONE if the registry decides.
+     */
+    function hospital(bytes32 federation, uint32 slot) external view returns (Hospital memory) {
+        return _federations[federation].hospitals[slot];
+    }
+
+    /**
+     * @notice Returns the reputation of a slot.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @return The reputation, `BASE_REPUTATION` before the first verdict.
+     */
+    function reputation(bytes32 federation, uint32 slot) external view returns (uint16) {
+        // The shift brings the lane to the lowest bits; the cast cuts the others off.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        return uint16(_reputations(_federations[federation].reputations[slot / 16]) >> (16 * (slot % 16)));
+    }
+
+    /**
+     * @notice Returns the points that a slot has claimed.
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     * @return Points of all claims so far.
+     */
+    function claimed(bytes32 federation, uint32 slot) external view returns (uint256) {
+        return _federations[federation].claimed[slot];
+    }
+
+    /**
+     * @notice Tells whether a tree of updates holds a leaf in a slot.
+     * @param root Root of the tree.
+     * @param slot Slot of the hospital.
+     * @param leaf The leaf.
+     * @param slots Number of slots of the tree.
+     * @param proof Siblings from the leaf to the root.
+     * @return True if it does.
+     */
+    function verifyUpdate(bytes32 root, uint32 slot, bytes32 leaf, uint32 slots, bytes32[] calldata proof)
+        external
+        pure
+        returns (bool)
+    {
+        return PositionalTree.verify(root, slot, leaf, slots, proof);
+    }
+
+    /**
+     * @notice Tells whether a slot of a tree of updates is empty.
+     * @param root Root of the tree.
+     * @param slot Slot of the hospital.
+     * @param slots Number of slots of the tree.
+     * @param proof Siblings from the leaf to the root.
+     * @return True if it is.
+     */
+    function verifyAbsent(bytes32 root, uint32 slot, uint32 slots, bytes32[] calldata proof)
+        external
+        pure
+        returns (bool)
+    {
+        return PositionalTree.verify(root, slot, PositionalTree.EMPTY, slots, proof);
+    }
+
+    // --- Internals ---------------------------------------------------------------------------------------------------
+
+    /// @dev Who seals must neither decide on requests nor judge disputes about its own seals.
+    function _grantRole(bytes32 role, address account) internal override returns (bool) {
+        if (role == COORDINATOR_ROLE) {
+            _requireWithout(account, REVIEWER_ROLE, role);
+            _requireWithout(account, AUDITOR_ROLE, role);
+        } else if (role == REVIEWER_ROLE || role == AUDITOR_ROLE) {
+            _requireWithout(account, COORDINATOR_ROLE, role);
+        }
+        return super._grantRole(role, account);
+    }
+
+    function _requireWithout(address account, bytes32 held, bytes32 given) private view {
+        if (hasRole(held, account)) revert RolesConflict(account, held, given);
+    }
+
+    /// @dev The moving word is read once, changed in memory and written once.
+    function _load(bytes32 federation) private view returns (Federation storage state, Progress memory progress) {
+        state = _federations[federation];
+        progress = state.progress;
+        if (progress.slots == 0) revert FederationUnknown(federation);
+    }
+
+    function _requireNext(bytes32 federation, uint64 round, Progress memory progress) private view {
+        if (progress.phase == Phase.DISPUTED) revert FederationDisputed(federation, _federations[federation].disputed);
+        if (round != progress.round + 1) revert RoundOutOfOrder(federation, progress.round + 1, round);
+    }
+
+    function _isOpen(Progress memory progress) private view returns (bool) {
+        return progress.phase == Phase.OPEN && (progress.deadline == 0 || block.timestamp <= progress.deadline);
+    }
+
+    function _open(Progress memory progress, uint64 deadline) private view {
+        _requireNotPaused();
+        if (deadline != 0 && deadline <= block.timestamp) revert DeadlinePassed(deadline, block.timestamp);
+        progress.deadline = SafeCast.toUint40(deadline);
+        progress.phase = Phase.OPEN;
+    }
+
+    function _requireHead(bytes32 federation, Federation storage state, uint64 round, bytes32 given) private view {
+        bytes32 expected = state.heads[round % RING];
+        if (given != expected) revert HeadMismatch(federation, round, expected, given);
+    }
+
+    function _requireRecord(ModelUpdate calldata record) private view {
+        (Federation storage state, Progress memory progress) = _load(record.federation);
+        _requireNext(record.federation, record.round, progress);
+        if (!_isOpen(progress)) revert RoundNotOpen(record.federation, record.round);
+        if (record.schema != SCHEMA) revert SchemaMismatch(SCHEMA, record.schema);
+        if (record.deadline != 0 && record.deadline < block.timestamp) {
+            revert DeadlinePassed(record.deadline, block.timestamp);
+        }
+        _requireHead(record.federation, state, record.round - 1, record.parentHead);
+        if (record.parentModel != state.model) {
+            revert ParentModelMismatch(record.federation, record.round, state.model, record.parentModel);
+        }
+        if (record.configHash != state.configHash) {
+            revert ConfigMismatch(record.federation, state.configHash, record.configHash);
+        }
+    }
+
+    function _countSubmission(ModelUpdate calldata record) private {
+        bytes32 key = _submissionKey(record.federation, record.round, record.parentModel, record.slot);
+        uint256 bit = 1 << (record.slot % 256);
+        if (_submissions[key] & bit != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
+        _submissions[key] |= bit;
+        _federations[record.federation].progress.submissions += 1;
+    }
+
+    function _requireHospital(
+        bytes32 federation,
+        uint32 slot,
+        address account,
+        bytes32 organisation,
+        bytes32[] calldata proof
+    ) private view {
+        if (!isHospital(federation, slot, account, organisation, proof)) revert NotHospital(federation, slot, account);
+    }
+
+    function _requireSignature(address account, bytes32 digest, bytes calldata signature) private view {
+        if (!SignatureChecker.isValidSignatureNowCalldata(account, digest, signature)) {
+            revert SignatureInvalid(account, digest);
+        }
+    }
+
+    /// @dev A receipt does not say who signed it: any present coordinator will do.
+    function _requireReceipt(Receipt calldata receipt, bytes calldata signature) private view {
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
+        if (failure != ECDSA.RecoverError.NoError || !hasRole(COORDINATOR_ROLE, signer)) {
+            revert SignatureInvalid(signer, digest);
+        }
+    }
+
+    function _status(Federation storage state, Progress memory progress, uint64 round)
+        private
+        view
+        returns (RoundStatus)
+    {
+        uint64 last = progress.round;
+        if (round == 0 || round > last) {
+            if (round != last + 1 || progress.phase != Phase.OPEN) return RoundStatus.NONE;
+            return _isOpen(progress) ? RoundStatus.OPEN : RoundStatus.VOID;
+        }
+        if (state.voided.get(round)) return RoundStatus.VOID;
+        if (progress.phase == Phase.DISPUTED && round == state.disputed) return RoundStatus.DISPUTED;
+        if (round <= state.finalized || last - round >= RING) return RoundStatus.FINAL;
+        return RoundStatus.SEALED;
+    }
+
+    function _requireStatus(
+        bytes32 federation,
+        Federation storage state,
+        Progress memory progress,
+        uint64 round,
+        RoundStatus expected
+    ) private view {
+        RoundStatus status = _status(state, progress, round);
+        if (status != expected) revert RoundNotSealed(federation, round, status);
+    }
+
+    /// @dev Verdicts count for a sealed round whose head is kept and that is neither void nor in dispute.
+    function _requireJudged(bytes32 federation, Header calldata header) private view {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        RoundStatus status = _status(state, progress, header.round);
+        if (status != RoundStatus.SEALED && status != RoundStatus.FINAL) {
+            revert RoundNotSealed(federation, header.round, status);
+        }
+        // The head of a round that left the ring has been overwritten by another, which no header of it hashes to.
+        _requireHead(federation, state, header.round, _headOf(federation, header));
+    }
+
+    function _requireMasks(
+        bytes32 federation,
+        uint32 index,
+        uint16 participated,
+        uint16 accepted,
+        uint16 threshold
+    ) private view {
+        uint256 slots = _federations[federation].progress.slots;
+        uint256 first = uint256(index) * 16;
+        if (first >= slots || uint256(participated) >> (slots - first) != 0 || accepted & ~participated != 0) {
+            revert MaskInvalid(federation, index, participated, accepted);
+        }
+        if (threshold > MAX_REPUTATION) revert ThresholdOutOfRange(threshold, MAX_REPUTATION);
+    }
+
+    /// @dev A word without a round has never been written.
+    function _reputations(ReputationWord storage word) private view returns (uint256) {
+        return word.round == 0 ? BASE_WORD : word.values;
+    }
+
+    function _applyVerdicts(uint256 values, uint16 participated, uint16 accepted, uint16 threshold)
+        private
+        pure
+        returns (uint256 changed)
+    {
+        changed = values;
+        for (uint256 lane = 0; lane < 16; ++lane) {
+            if ((participated >> lane) & 1 == 0) continue;
+            uint256 shift = 16 * lane;
+            uint256 old = (values >> shift) & type(uint16).max;
+            uint256 value = _judge(old, (accepted >> lane) & 1 == 1, threshold);
+            changed ^= (old ^ value) << shift;
+        }
+    }
+
+    /// @dev The four cases of the rule; they are exhaustive and disjoint.
+    function _judge(uint256 value, bool accepted, uint256 threshold) private pure returns (uint256) {
+        if (value < threshold) return value + 1;
+        if (accepted) return Math.min(value + 1, MAX_REPUTATION);
+        return value == threshold ? 0 : value - 1;
+    }
+
+    function _submissionKey(bytes32 federation, uint64 round, bytes32 parentModel, uint32 slot)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encode(federation, round, parentModel, slot / 256));
+    }
+
+    function _genesisHead(bytes32 federation, Federation storage state) private view returns (bytes32) {
+        return keccak256(
+            abi.encode(
+                block.chainid,
+                address(this),
+                federation,
+                state.configHash,
+                state.registryRoot,
+                state.model,
+                state.progress.slots,
+                state.progress.quorum
+            )
+        );
+    }
+
+    function _headOf(bytes32 federation, Header calldata header) private view returns (bytes32) {
+        return keccak256(
+            abi.encode(
+                header.previousHead,
+                block.chainid,
+                address(this),
+                federation,
+                header.round,
+                header.root,
+                header.parentModel,
+                header.model,
+                header.count,
+                header.scoresRoot,
+                header.decisions
+            )
+        );
     }
 }

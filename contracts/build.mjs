@@ -1,4 +1,4 @@
-// Compiles RoundLedger.sol and writes engine/ledger/RoundLedger.json; `--check` compares with the committed file.
+// Compiles the contracts and writes engine/ledger/<Contract>.json; `--check` compares with the committed files.
 //
 // The output depends on the sources, the compiler version and the settings below, and on nothing else: no absolute
 // path, no date, and no metadata hash at the end of the bytecode.
@@ -13,8 +13,7 @@ const require = createRequire(import.meta.url);
 const solc = require("solc");
 
 const here = dirname(fileURLToPath(import.meta.url));
-const target = join(here, "..", "engine", "ledger", "RoundLedger.json");
-const sourceName = "contracts/RoundLedger.sol";
+const names = ["RoundLedger", "SyntheticLedger", "StudyLedger"];
 
 const settings = {
   optimizer: { enabled: true, runs: 200 },
@@ -23,60 +22,71 @@ const settings = {
   metadata: { bytecodeHash: "none" },
 };
 
-const contents = { [sourceName]: readFileSync(join(here, "RoundLedger.sol"), "utf8") };
+const digest = (text) => createHash("sha256").update(text, "utf8").digest("hex");
+const check = process.argv.includes("--check");
 
-// Called by the compiler for each import; remembers what was really used.
-function findImport(path) {
-  if (!path.startsWith("@openzeppelin/contracts/")) return { error: `import outside the pinned packages: ${path}` };
-  contents[path] = readFileSync(join(here, "node_modules", path), "utf8");
-  return { contents: contents[path] };
+for (const name of names) {
+  const file = `engine/ledger/${name}.json`;
+  const target = join(here, "..", file);
+  const { text, size } = artefact(name);
+  if (!check) {
+    writeFileSync(target + ".new", text);
+    renameSync(target + ".new", target);
+    console.log(`wrote ${file} (${size} bytes of code)`);
+  } else if (read(target) === text) {
+    console.log(`${file} equals a fresh build`);
+  } else {
+    console.error(`${file} differs from a fresh build: run \`npm run build\` in contracts/`);
+    process.exitCode = 1;
+  }
 }
 
-const input = {
-  language: "Solidity",
-  sources: { [sourceName]: { content: contents[sourceName] } },
-  settings: {
-    ...settings,
-    outputSelection: { [sourceName]: { RoundLedger: ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
-  },
-};
-const output = JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
+function artefact(name) {
+  const sourceName = `contracts/${name}.sol`;
+  const contents = { [sourceName]: readFileSync(join(here, `${name}.sol`), "utf8") };
 
-const problems = output.errors ?? [];
-for (const problem of problems) console.error(problem.formattedMessage);
-// Warnings fail the build too: what is committed compiles without a word.
-if (problems.some((problem) => problem.severity !== "info")) process.exit(1);
+  // Called by the compiler for each import; remembers what was really used.
+  function findImport(path) {
+    const ours = /^contracts\/\w+\.sol$/.test(path);
+    if (!ours && !path.startsWith("@openzeppelin/contracts/")) return { error: `import outside the packages: ${path}` };
+    contents[path] = readFileSync(ours ? join(here, "..", path) : join(here, "node_modules", path), "utf8");
+    return { contents: contents[path] };
+  }
 
-const contract = output.contracts[sourceName].RoundLedger;
-const digest = (text) => createHash("sha256").update(text, "utf8").digest("hex");
-const artefact = {
-  contract: "RoundLedger",
-  abi: contract.abi,
-  bytecode: "0x" + contract.evm.bytecode.object,
-  deployedBytecode: "0x" + contract.evm.deployedBytecode.object,
-  sources: Object.fromEntries(
-    Object.keys(contents)
-      .sort()
-      .map((path) => [path, digest(contents[path])]),
-  ),
-  compiler: { version: solc.version(), settings },
-};
-const text = JSON.stringify(artefact, null, 2) + "\n";
+  const input = {
+    language: "Solidity",
+    sources: { [sourceName]: { content: contents[sourceName] } },
+    settings: {
+      ...settings,
+      outputSelection: { [sourceName]: { [name]: ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
+    },
+  };
+  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
+  const problems = output.errors ?? [];
+  for (const problem of problems) console.error(problem.formattedMessage);
+  // Warnings fail the build too: what is committed compiles without a word.
+  if (problems.some((problem) => problem.severity !== "info")) process.exit(1);
 
-if (process.argv.includes("--check")) {
-  let committed = "";
+  const contract = output.contracts[sourceName][name];
+  const text = {
+    contract: name,
+    abi: contract.abi,
+    bytecode: "0x" + contract.evm.bytecode.object,
+    deployedBytecode: "0x" + contract.evm.deployedBytecode.object,
+    sources: Object.fromEntries(
+      Object.keys(contents)
+        .sort()
+        .map((path) => [path, digest(contents[path])]),
+    ),
+    compiler: { version: solc.version(), settings },
+  };
+  return { text: JSON.stringify(text, null, 2) + "\n", size: contract.evm.deployedBytecode.object.length / 2 };
+}
+
+function read(path) {
   try {
-    committed = readFileSync(target, "utf8");
+    return readFileSync(path, "utf8");
   } catch {
-    // Reported below as a difference.
+    return "";
   }
-  if (committed !== text) {
-    console.error("engine/ledger/RoundLedger.json differs from a fresh build: run `npm run build` in contracts/");
-    process.exit(1);
-  }
-  console.log("engine/ledger/RoundLedger.json equals a fresh build");
-} else {
-  writeFileSync(target + ".new", text);
-  renameSync(target + ".new", target);
-  console.log(`wrote engine/ledger/RoundLedger.json (${(contract.evm.deployedBytecode.object.length / 2)} bytes of code)`);
 }

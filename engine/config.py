@@ -7,6 +7,7 @@ which may not change a single number.
 import difflib
 import hashlib
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -332,6 +333,11 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _together(self) -> "RunConfig":
+        if self.tracking.uri is not None and has_password(self.tracking.uri):
+            raise ValueError(
+                "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+            )
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             raise ValueError(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -377,6 +383,12 @@ def config_hash(config: RunConfig) -> str:
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
     return hashlib.sha256(canonical_json(values)).hexdigest()
+
+
+def has_password(address: str) -> bool:
+    """Whether an address such as scheme://USER:PASSWORD@HOST holds a password, there or among its parameters."""
+    parts = urllib.parse.urlsplit(address)
+    return bool(parts.password) or "password" in urllib.parse.parse_qs(parts.query)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -29,6 +29,10 @@ class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
 
 
+class Stopped(PulseLedgerError):
+    """Somebody asked a run to end at its next checkpoint."""
+
+
 class HospitalError(PulseLedgerError):
     """One hospital failed.
 
@@ -48,3 +52,7 @@ class HospitalError(PulseLedgerError):
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # The default pickles only the message, which would lose the fields on the way through Ray.
         return type(self), (self.hospital, self.round, self.stage, self.cause)
+
+
+class HospitalLost(HospitalError):
+    """A hospital's process died or gave no answer, again and again: nothing is known to be wrong with its work."""

@@ -3,8 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import DataError
+from engine.errors import DataError, Stopped
 from engine.files import whole
 from engine.hospital import Outcome, Signing, Task, choose_oracle
 from engine.ledger import archive
@@ -43,11 +43,13 @@ class Place:
         attempt: number of this attempt at the run; a newer one stops an older.
         observers: told after each round.
         note: told in plain words what is going on.
+        stopping: asked after each checkpoint whether to end there with `Stopped`.
     """
 
     attempt: int = 0
     observers: tuple[Observer, ...] = ()
     note: Callable[[str], None] = lambda text: None
+    stopping: Callable[[], bool] = lambda: False
 
 
 def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, Any]:
@@ -61,6 +63,17 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
 
     Raises:
         PulseLedgerError: a setting, file or resource is not usable, or a hospital failed.
+    """
+    return _drained(steps(config, folder, place))
+
+
+def steps(
+    config: RunConfig, folder: Path, place: Place = Place(), rungs: Sequence[int] = ()
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
+
+    Hospitals stay where they are between chunks. The chunks change no number. A generator that is closed early leaves
+    a checkpoint and a ledger that holds every round so far. A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
     if (folder / RESULT).exists():
@@ -125,31 +138,60 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()
+        paused = 0.0  # between chunks, which is nobody's work
 
         def save(new: LoopState) -> None:
             checkpoint.save(folder, new, hashed, ledger.pending() if ledger is not None else [], place.attempt)
+            if new.round < plan.rounds and place.stopping():
+                raise Stopped(f"{folder}: stopped after round {new.round}.")
 
+        def scored(state: LoopState) -> tuple[dict[str, Any], Sequence[Outcome]]:
+            everybody = [h.id for h in cohort.hospitals]
+            outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
+            waited = time.perf_counter() - before - paused
+            summary: dict[str, Any] = {"backend": "none"}
+            if ledger is not None:
+                summary = ledger.summary()
+                critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
+                summary |= {
+                    "open_seconds": ledger.open_seconds,
+                    "critical_path_seconds": critical,
+                    "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
+                }
+            result = _result(config, hashed, cohort, network, state, outcomes, summary)
+            if synthetic is not None:
+                result["synthesis"] = requests
+            result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
+            result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
+            return result, outcomes
+
+        for rung in sorted(r for r in rungs if state.round <= r < plan.rounds):
+            state = run_rounds(state, replace(plan, rounds=rung), pool, observers, save)
+            so_far, _ = scored(state)
+            left = time.perf_counter()
+            try:
+                yield so_far
+            except GeneratorExit:
+                if ledger is not None:
+                    ledger.close()
+                raise
+            paused += time.perf_counter() - left
         state = run_rounds(state, plan, pool, observers, save)
-        everybody = [h.id for h in cohort.hospitals]
-        outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-        waited = time.perf_counter() - before
-        summary: dict[str, Any] = {"backend": "none"}
+        result, outcomes = scored(state)
         if ledger is not None:
-            summary = ledger.finish()
-            critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
-            summary |= {
-                "open_seconds": ledger.open_seconds,
-                "critical_path_seconds": critical,
-                "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
-            }
-    result = _result(config, hashed, cohort, network, state, outcomes, summary)
-    if synthetic is not None:
-        result["synthesis"] = requests
-    result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
-    result["timing"] |= {"total_seconds": time.perf_counter() - started}
+            ledger.close()
+    result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
     checkpoint.fence(folder, place.attempt)
     _write_outputs(folder, result, cohort, network, state.params, outcomes)
     return result
+
+
+def _drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    while True:
+        try:
+            next(chunks)
+        except StopIteration as end:
+            return end.value
 
 
 def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Place()) -> dict[str, Any]:
@@ -161,7 +203,7 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Pla
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
         key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
         try:
-            result = track(config, folder, place, tracker, key, config.name, {}, None)
+            result = _drained(track(config, folder, place, tracker, key, config.name, {}, None))
         except BaseException:
             tracker.abandon()
             raise
@@ -179,8 +221,12 @@ def track(
     name: str,
     tags: dict[str, str],
     parent: str | None,
-) -> dict[str, Any]:
-    """Runs under the MLflow run of `key`, which is created or found again; `parent` is a key, too."""
+    rungs: Sequence[int] = (),
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
+
+    A run that is closed early or stopped is left open in MLflow, with every round so far.
+    """
     tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
     tracker.submit("open_run", key, name, tags, flat_params(config), parent)
     following = RunTracker(tracker, key)
@@ -188,9 +234,13 @@ def track(
         for row in loaded[0].history:  # what an interrupted attempt did not get through
             following.round_summary(row)
     try:
-        result = run(config, folder, Place(place.attempt, (following, *place.observers), place.note))
+        result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
         following.result(result, [folder / n for n in (RESULT, "config.yaml", "confusion.png")])
         following.end("COMPLETE")
+    except (GeneratorExit, Stopped):
+        with contextlib.suppress(Exception):
+            tracker.submit("flush").result()
+        raise
     except BaseException as error:
         tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")

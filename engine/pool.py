@@ -19,7 +19,7 @@ from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_ac
 from engine.aggregation import add, require_room, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, PulseLedgerError, ResourceError
+from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
 from engine.stacked import Lockstep
 
@@ -201,7 +201,7 @@ class RayPool:
                     self._restart(i)
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
-                        lost = [HospitalError(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
+                        lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
                         answers[i] = Trained(lost, np.zeros(len(params), np.int64)) if method == "train" else lost
                     else:
                         end = time.monotonic() + self._deadline

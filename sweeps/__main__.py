@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON instead")
     form.add_argument("--csv", action="store_true", help="print CSV instead")
+    sub = verb("report", _report, "one HTML page and its pictures, to print or to hand on")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub = verb("audit", _audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--json", action="store_true", help="print one JSON document")
@@ -177,6 +180,14 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> int:
         print(as_csv(rows), end="")
     else:
         print_table(rows, _console())
+    return 0
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.report import write_report
+
+    written = write_report(options.folder, options.out)
+    print(f"{written[0]} and {len(written) - 1} pictures beside it")
     return 0
 
 

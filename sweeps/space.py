@@ -13,11 +13,22 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, model_validator
 
-from engine.config import CLASSES, RunConfig, dotted_keys, parse, set_key
+from engine.config import CLASSES, RunConfig, dotted_keys, has_password, parse, set_key
 from engine.errors import ConfigError
 from engine.seeds import generator
 
-STUDY_KEYS = ("conditions", "search", "baselines", "repeats", "objectives", "sampler", "trials", "joint", "concurrency")
+STUDY_KEYS = (
+    "conditions",
+    "search",
+    "baselines",
+    "repeats",
+    "objectives",
+    "sampler",
+    "trials",
+    "joint",
+    "concurrency",
+    "storage",
+)
 
 _SCORES = (
     "accuracy",
@@ -62,6 +73,24 @@ class StudyConfig(RunConfig):
     trials: int | None = Field(None, ge=1, description="all trials of the study; null: baselines and the whole grid")
     joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
+
+    storage: str | None = Field(
+        None,
+        description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
+        "with the password in PGPASSWORD",
+    )
+
+    @model_validator(mode="after")
+    def _storage(self) -> "StudyConfig":
+        # the value is not shown: it may hold a password
+        if self.storage is not None:
+            if not self.storage.startswith("postgresql+psycopg://"):
+                raise ValueError("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE")
+            if has_password(self.storage):
+                raise ValueError(
+                    "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass"
+                )
+        return self
 
     @model_validator(mode="after")
     def _objectives(self) -> "StudyConfig":

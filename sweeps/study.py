@@ -19,7 +19,7 @@ from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy.exc
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from engine.actors import end_actor, imported_ray, start_ray, stop_ray
@@ -39,6 +39,7 @@ from sweeps.space import (
     suggest,
     total_trials,
 )
+from sweeps.storage import driver_storage, one_sentence, open_storage, storage_url
 from sweeps.trial import RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
@@ -77,21 +78,22 @@ def start_study(study: StudyConfig, folder: Path, say: Callable[[str], None] = p
         ResourceError: a trial does not fit on the machine or cluster.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _lock(folder), driver_storage(study, folder, say) as storage:
         _write_study(study, folder)
-        _drive(study, folder, say)
+        _drive(study, folder, say, storage)
 
 
 def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
     """Goes on with the study of `folder` until every wanted trial has ended."""
     study = read_study(folder)
-    with _lock(folder):
-        _drive(study, folder, say)
+    with _lock(folder), driver_storage(study, folder, say) as storage:
+        _drive(study, folder, say, storage)
 
 
-def _drive(study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
-    with _ray(study), _database(folder):
-        Driver(study, folder, say).drive()
+def _drive(study: StudyConfig, folder: Path, say: Callable[[str], None], storage: BaseStorage) -> None:
+    with _ray(study):
+        _require_head(study)
+        Driver(study, folder, say, storage).drive()
 
 
 def _write_study(study: StudyConfig, folder: Path) -> None:
@@ -102,8 +104,11 @@ def _write_study(study: StudyConfig, folder: Path) -> None:
         changed = [
             key
             for key in StudyConfig.model_fields
-            if key not in ("out", "trials", "concurrency", "execution") and getattr(there, key) != getattr(study, key)
+            if key not in ("out", "trials", "concurrency", "execution", "storage")
+            and getattr(there, key) != getattr(study, key)
         ]
+        if (there.storage is None) != (study.storage is None):  # a database may move, but trials do not change its kind
+            changed.append("kind of storage")
         if changed:
             raise StudyError(
                 f"{path}: holds a study with another {changed[0]}; use another --out, or pulseledger resume."
@@ -123,22 +128,25 @@ def read_study(folder: Path) -> StudyConfig:
     return parse(StudyConfig, load_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
 
 
-def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
+def open_studies(
+    study: StudyConfig, folder: Path, storage: BaseStorage | None = None
+) -> list[tuple[optuna.Study, Condition | None]]:
     """The Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
 
-    Every baseline, and every point of a grid, is enqueued once. Reading and writing go through the same database, `optuna.db`.
+    Every baseline, and every point of a grid, is enqueued once. `storage` is the driver's; without, it is opened to read.
 
     Raises:
-        StudyError: the database is damaged, or the disk is full.
+        StudyError: the database is damaged or away, the disk is full, or a study of this name has another folder.
     """
-    with _database(folder):
-        return _open_studies(study, folder)
+    with one_sentence(study, folder):
+        return _open_studies(study, folder, storage or open_storage(study, folder))
 
 
-def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
+def _open_studies(
+    study: StudyConfig, folder: Path, storage: BaseStorage
+) -> list[tuple[optuna.Study, Condition | None]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    storage = optuna.storages.RDBStorage(storage_url(folder))
     directions = list(study.objectives.values())
     opened = []
     everything = conditions(study)
@@ -151,6 +159,16 @@ def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, 
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )
+        if study.storage is not None:
+            # many folders share one database
+            mine = _identity(folder)
+            owner = made.user_attrs.get("folder", mine)
+            if owner != mine:
+                raise StudyError(
+                    f"storage: the database holds a study {study.name} of another folder (begun as {owner}); choose "
+                    "another name, or resume that one in its folder."
+                )
+            made.set_user_attr("folder", mine)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names(list(study.objectives))
@@ -168,15 +186,10 @@ def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, 
     return opened
 
 
-def storage_url(folder: Path) -> str:
-    """The address of the folder's Optuna database."""
-    return f"sqlite:///{(folder / 'optuna.db').resolve()}"
-
-
 class Driver:
     """Asks, starts, waits and tells. One at a time for each study folder."""
 
-    def __init__(self, study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, study: StudyConfig, folder: Path, say: Callable[[str], None], storage: BaseStorage) -> None:
         self._study = study
         self._folder = folder.resolve()
         self._say = say
@@ -184,7 +197,7 @@ class Driver:
         self._cpus = _trial_cpus(self._ray, study)
         self._concurrency = study.concurrency or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cpus))
         self._conditions = {c.label: c for c in conditions(study)}
-        self._studies = open_studies(study, self._folder)
+        self._studies = open_studies(study, self._folder, storage)
         self._total = total_trials(study)
         self._space = search_space(study)
         self._idle: list[_Slot] = []
@@ -408,17 +421,18 @@ class Driver:
 
     def _key(self) -> str:
         """Names this study in MLflow, wherever its folder is moved."""
-        path = self._folder / ".id"
-        if not path.exists():
-            path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
-        return f"{self._study.name}/{path.read_text()}"
+        return f"{self._study.name}/{_identity(self._folder)}"
 
     def _start_tracking(self) -> None:
         if self._study.tracking.backend == "none":
             return
         self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
         note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
-        tags = {"study": self._study.name, "optuna.storage": storage_url(self._folder), "mlflow.note.content": note}
+        tags = {
+            "study": self._study.name,
+            "optuna.storage": storage_url(self._study, self._folder),
+            "mlflow.note.content": note,
+        }
         self._parent = self._key()
         self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
         self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
@@ -506,6 +520,23 @@ def _trial_cpus(ray: Any, study: StudyConfig) -> float:
     return cpus
 
 
+def _require_head(study: StudyConfig) -> None:
+    """SQLite is one machine's: on a cluster its file lies beside a driver on the head node.
+
+    Raises:
+        StudyError: the driver is on another node.
+    """
+    ray = imported_ray()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    head = [node["NodeID"] for node in alive if "node:__internal_head__" in node["Resources"]]
+    if study.storage is None and len(alive) > 1 and here not in head:
+        raise StudyError(
+            f"storage: null is SQLite, which wants the driver on the head node of a cluster of {len(alive)} nodes; start it "
+            "there, or give storage a postgresql+psycopg:// address."
+        )
+
+
 @contextlib.contextmanager
 def _ray(study: StudyConfig) -> Iterator[None]:
     started = start_ray(study.execution)
@@ -516,16 +547,12 @@ def _ray(study: StudyConfig) -> Iterator[None]:
             stop_ray()
 
 
-@contextlib.contextmanager
-def _database(folder: Path) -> Iterator[None]:
-    """Turns what the study's database raises into one sentence."""
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__ or error.__context__
-        reason = getattr(cause, "orig", None) or cause or error
-        text = str(reason).splitlines()[0][:200]
-        raise StudyError(f"{folder / 'optuna.db'}: cannot be used ({text}).") from None
+def _identity(folder: Path) -> str:
+    """Names a study's folder wherever it is moved: host, process and time of its beginning."""
+    path = folder / ".id"
+    if not path.exists():
+        path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
+    return path.read_text()
 
 
 @contextlib.contextmanager

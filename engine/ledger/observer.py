@@ -58,16 +58,19 @@ class LedgerObserver:
         for value in pending:
             self._submit(_from_json(value))
 
-    def finish(self) -> dict[str, Any]:
-        """Waits for the last round, closes the ledger and returns its summary."""
+    def summary(self) -> dict[str, Any]:
+        """What the ledger holds, once it has confirmed the last round."""
         started = time.perf_counter()
         for _, answer in self._open:
             answer.result()
         self._open = []
         summary = self._ledger.submit("summary").result()
         self.seconds += time.perf_counter() - started
-        self._ledger.close()
         return summary
+
+    def close(self) -> None:
+        """Waits for everything submitted and lets go."""
+        self._ledger.close()
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""

@@ -232,7 +232,7 @@ def evidence_numbers(report: Report) -> dict[str, int]:
     if isinstance(report.privacy, Privacy):
         numbers["duplicates"] = report.privacy.near
         if not isinstance(report.privacy.nndr, NotComputable):
-            numbers["nndr_bp"] = min(_bp(report.privacy.nndr), 2**31 - 1)
+            numbers["nndr_bp"] = min(_bp(report.privacy.nndr), 65_535)  # the ledger keeps 16 bits
     return numbers
 
 
