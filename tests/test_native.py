@@ -173,6 +173,15 @@ def test_a_changed_loss_is_the_same_in_both(network: Network, weighted: bool, sh
         assert_agrees(oracle(network), network, parameters(network, n), batch)
 
 
+def test_weights_of_one_and_offsets_of_zero_change_no_bit() -> None:
+    params, batch = parameters(STANDARD), beats(STANDARD, 32)
+    ones, zeros = np.ones(STANDARD.classes, np.float32), np.zeros(STANDARD.classes, np.float32)
+    plain = oracle(STANDARD).gradient(params, batch)
+    changed = oracle(STANDARD).gradient(params, batch._replace(class_weight=ones, logit_offset=zeros))
+    assert changed[0] == plain[0]
+    assert changed[1].tobytes() == plain[1].tobytes()
+
+
 def test_class_weights_weigh_the_beats() -> None:
     params, batch = parameters(SMALL), beats(SMALL, 5)
     weight = np.array([0, 2, 0.5, 1, 3])
