@@ -29,6 +29,8 @@ from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
 from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
+from engine.synthesis.balance import SYNTHETIC
+from engine.synthesis.prepare import prepare
 from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
@@ -88,6 +90,8 @@ def steps(
         hospitals = (*hospitals, _pooled(hospitals))
         trainers = (hospitals[-1].id,)
     beats = cohort.beats
+    synthetic = folder / "synthetic" if config.balance.method in SYNTHETIC else None
+    requests = prepare(config, cohort, synthetic, note=place.note) if synthetic is not None else []
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -114,6 +118,7 @@ def steps(
                 oracle,
                 algorithm.weighting,
                 keep_vectors=ledger is not None,
+                synthetic=synthetic,
             ),
         )
         stack.callback(pool.close)
@@ -158,6 +163,8 @@ def steps(
                     "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
                 }
             result = _result(config, hashed, cohort, network, state, outcomes, summary)
+            if synthetic is not None:
+                result["synthesis"] = requests
             result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
             result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
             return result, outcomes

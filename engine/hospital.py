@@ -23,6 +23,9 @@ from engine.metrics import confusion
 from engine.model import Network
 from engine.oracle import Oracle, TorchOracle
 from engine.seeds import generator
+from engine.synthesis.balance import balanced
+from engine.synthesis.generators import load_synthetic
+from engine.synthesis.prepare import hospital_file
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         weighting: of the updates in the sum that a pool returns.
         keep_vectors: send each update, too; without, only the sum leaves a host.
+        synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
     """
 
     config: RunConfig
@@ -44,6 +48,7 @@ class Task:
     oracle: str = "torch"
     weighting: str = "samples"
     keep_vectors: bool = True
+    synthetic: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Update:
 
     Attributes:
         vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
-        samples: number of train beats.
+        samples: number of real train beats; balancing gives a hospital no more weight.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
         signed: the hospital's signature over the update, or None without a ledger.
@@ -177,6 +182,16 @@ class Hospital:
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
+        self._samples = len(self._train)
+        added = hospital_file(task.synthetic, self.id) if task.synthetic is not None else None
+        self._train = balanced(
+            self._train,
+            task.config.balance,
+            beats.classes,
+            self._seed,
+            self.id,
+            load_synthetic(added) if added is not None and added.exists() else None,
+        )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
     def train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
@@ -223,11 +238,11 @@ class Hospital:
                 "gradient_evaluations": result.gradient_evaluations,
             }
             update = vector_hash(result.update, self._layout)
-            signed, opening, leaf = self._signer.update(notice, update, len(self._train), metrics)
+            signed, opening, leaf = self._signer.update(notice, update, self._samples, metrics)
         return Update(
             hospital=self.id,
             vector=result.update,
-            samples=len(self._train),
+            samples=self._samples,
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
