@@ -29,7 +29,9 @@ from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
 from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
-from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
+from engine.synthesis.balance import SYNTHETIC
+from engine.synthesis.prepare import prepare
+from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
 
@@ -88,6 +90,8 @@ def steps(
         hospitals = (*hospitals, _pooled(hospitals))
         trainers = (hospitals[-1].id,)
     beats = cohort.beats
+    synthetic = folder / "synthetic" if config.balance.method in SYNTHETIC else None
+    requests = prepare(config, cohort, synthetic, note=place.note) if synthetic is not None else []
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -114,6 +118,7 @@ def steps(
                 oracle,
                 algorithm.weighting,
                 keep_vectors=ledger is not None,
+                synthetic=synthetic,
             ),
         )
         stack.callback(pool.close)
@@ -158,6 +163,8 @@ def steps(
                     "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
                 }
             result = _result(config, hashed, cohort, network, state, outcomes, summary)
+            if synthetic is not None:
+                result["synthesis"] = requests
             result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
             result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
             return result, outcomes
@@ -209,7 +216,7 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Pla
         return run(config, folder, place)
     with _ray(config):
         store.mkdir(parents=True, exist_ok=True)
-        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
+        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
         key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
         try:
             result = _drained(track(config, folder, place, tracker, key, config.name, {}, None))
@@ -236,7 +243,9 @@ def track(
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
     """
-    tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
     tracker.submit("open_run", key, name, tags, flat_params(config), parent)
     following = RunTracker(tracker, key)
     if (loaded := checkpoint.load(folder, config_hash(config))) is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from engine.algorithms.base import Samples, State
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, LedgerError
+from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.canonical import Layout, vector_hash
 from engine.ledger.keys import Memory, Notice, Signer, Signing
 from engine.ledger.records import Opening, SignedUpdate
@@ -22,6 +23,9 @@ from engine.metrics import confusion
 from engine.model import Network
 from engine.oracle import Oracle, TorchOracle
 from engine.seeds import generator
+from engine.synthesis.balance import balanced
+from engine.synthesis.generators import load_synthetic
+from engine.synthesis.prepare import hospital_file
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         weighting: of the updates in the sum that a pool returns.
         keep_vectors: send each update, too; without, only the sum leaves a host.
+        synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
     """
 
     config: RunConfig
@@ -43,6 +48,7 @@ class Task:
     oracle: str = "torch"
     weighting: str = "samples"
     keep_vectors: bool = True
+    synthetic: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Update:
 
     Attributes:
         vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
-        samples: number of train beats.
+        samples: number of real train beats; balancing gives a hospital no more weight.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
         signed: the hospital's signature over the update, or None without a ledger.
@@ -176,6 +182,16 @@ class Hospital:
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
+        self._samples = len(self._train)
+        added = hospital_file(task.synthetic, self.id) if task.synthetic is not None else None
+        self._train = balanced(
+            self._train,
+            task.config.balance,
+            beats.classes,
+            self._seed,
+            self.id,
+            load_synthetic(added) if added is not None and added.exists() else None,
+        )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
     def train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
@@ -222,11 +238,11 @@ class Hospital:
                 "gradient_evaluations": result.gradient_evaluations,
             }
             update = vector_hash(result.update, self._layout)
-            signed, opening, leaf = self._signer.update(notice, update, len(self._train), metrics)
+            signed, opening, leaf = self._signer.update(notice, update, self._samples, metrics)
         return Update(
             hospital=self.id,
             vector=result.update,
-            samples=len(self._train),
+            samples=self._samples,
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
@@ -279,4 +295,7 @@ class Hospital:
         except HospitalError:
             raise
         except Exception as error:
-            raise HospitalError(self.id, round, stage, f"{type(error).__name__}: {error}") from error
+            # memory that is short now may be there at the next attempt
+            kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
+            text = f"{type(error).__name__}: {error}"
+            raise kind(self.id, round, stage, text, traceback.format_exc()) from error

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from engine.actors import end_actor, give_back, idle_cpus, imported_ray, take_actor
+from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported_ray, take_actor
 from engine.aggregation import add, require_room, total, weight
 from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError
+from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
 from engine.ledger.keys import Memory, Notice
 from engine.stacked import Lockstep
@@ -149,12 +149,15 @@ class RayPool:
         execution = task.config.execution
         self._hospitals = {data.id: data for data in hospitals}
         self._deadline = execution.deadline
+        sizes = [(data.id, len(data.train)) for data in hospitals]
         cpus = self._free_cpus()
-        groups = host_groups([(data.id, len(data.train)) for data in hospitals], execution, cpus)
+        groups = sited_groups(sizes, execution, cpus)
         self._task = self._ray.put(task)
         # in whole ten-thousandths, as Ray counts
-        self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * cpus / len(groups)))) / 1e4
-        self._groups = dict(enumerate(groups))
+        self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * self._site_cpus(groups, cpus)))) / 1e4
+        self._spread = execution.placement == "spread"
+        self._places = [self._place(site, i) for i, (site, _) in enumerate(groups)]
+        self._groups = {i: group for i, (_, group) in enumerate(groups)}
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._memories: dict[int, Memory] = {}
@@ -185,13 +188,18 @@ class RayPool:
         self._ray.get([host.restore.remote(self._states_of(i)) for i, host in self._hosts.items()])
 
     def close(self) -> None:
-        for host in self._hosts.values():
-            give_back(host, _Host, self._share)
+        for i, host in self._hosts.items():
+            give_back(host, _Host, self._share, self._places[i])
         self._hosts = {}
 
     def processes(self) -> list[int]:
         """Process ids of the hosts, for tests that kill one."""
         return self._ray.get([host.process.remote() for host in self._hosts.values()])
+
+    def nodes(self) -> dict[int, str]:
+        """Hospital -> id of the Ray node where its actor is."""
+        found = self._ray.get([host.node.remote() for host in self._hosts.values()])
+        return {h: node for i, node in zip(self._hosts, found, strict=True) for h in self._groups[i]}
 
     def _each(self, method: str, ids: Sequence[int], round: int, content: Any) -> list[Any]:
         by_host = self._ask(method, ids, round, content)
@@ -230,7 +238,7 @@ class RayPool:
         return answers
 
     def _start(self, i: int) -> Any:
-        host = take_actor(_Host, self._share)
+        host = take_actor(_Host, self._share, self._places[i])
         # not waited for: whatever goes wrong here comes back with the first answer
         self._ready[i] = host.setup.remote(
             self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i), self._memories_of(i)
@@ -255,9 +263,11 @@ class RayPool:
             there = self._ray.cluster_resources().get("CPU", 0)
             free = self._ray.available_resources().get("CPU", 0)
             self._end()
+            sites = sorted({place.site for place in self._places if place.site is not None})
+            where = f" on a node labelled {SITE}={' or '.join(sites)}" if sites else ""
             raise ResourceError(
                 f"{len(waiting)} of {len(calls)} hospital actors did not start in {seconds:g} s: each wants "
-                f"{self._share:.2g} CPU, the cluster has {there:g} CPU of which {free:g} are free."
+                f"{self._share:.2g} CPU{where}, the cluster has {there:g} CPU of which {free:g} are free."
             )
         for i in self._hosts:
             try:
@@ -275,11 +285,27 @@ class RayPool:
             end_actor(host)
         self._hosts = {}
 
+    def _place(self, site: str | None, host: int) -> Place:
+        group = self._ray.util.get_current_placement_group()
+        if group is None:
+            return Place(site=site, spread=site is None and self._spread)
+        # a trial's bundles after the runner's are those of its hosts, in the same order
+        return Place(bundle=host + 1) if site is not None else Place()
+
+    def _site_cpus(self, groups: Sequence[tuple[str | None, list[int]]], cpus: float) -> float:
+        """CPUs for a host, of the site that has the fewest; those that have not joined yet do not count."""
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        shares = [cpus / len(groups)]
+        for site in {site for site, _ in groups if site is not None}:
+            there = sum(n["Resources"].get("CPU", 0.0) for n in nodes if n["Labels"].get(SITE) == site)
+            shares.append(there / sum(name == site for name, _ in groups) or shares[0])
+        return min(shares)
+
     def _free_cpus(self) -> float:
         group = self._ray.util.get_current_placement_group()
         if group is not None:
             # bundle 0 is the runner's own
-            return sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:])
+            return round(sum(bundle.get("CPU", 0) for bundle in group.bundle_specs[1:]), 4)
         there = self._ray.cluster_resources().get("CPU", 0.0)
         # Ray's count lags behind; and rounded, as a share that differs in its last bit is another kind of actor
         free = min(there, round(self._ray.available_resources().get("CPU", 0.0) + idle_cpus(_Host), 3))
@@ -317,6 +343,9 @@ class _Host:
     def process(self) -> int:
         return os.getpid()
 
+    def node(self) -> str:
+        return imported_ray().get_runtime_context().get_node_id()
+
 
 def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float) -> list[list[int]]:
     """Which hospitals share a host actor.
@@ -343,6 +372,27 @@ def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cp
         groups[host].append(hospital)
         work[host] += beats
     return [sorted(group) for group in groups]
+
+
+def sited_groups(
+    sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cpus: float
+) -> list[tuple[str | None, list[int]]]:
+    """Which hospitals share a host actor, and at which site; only those of one site ever do.
+
+    Args:
+        sizes, cpus: as for `host_groups`; each site has an equal part of the CPUs.
+
+    Returns:
+        (site, hospital ids) of each host, in the order of the sites' names; the site is None without `execution.sites`.
+    """
+    if not execution.sites:
+        return [(None, group) for group in host_groups(sizes, execution, cpus)]
+    at: dict[str, list[tuple[int, int]]] = {}
+    for hospital, beats in sizes:
+        if hospital not in execution.sites:
+            raise ConfigError(f"execution.sites names no site for hospital {hospital}; it needs one for each, or none.")
+        at.setdefault(execution.sites[hospital], []).append((hospital, beats))
+    return [(site, group) for site in sorted(at) for group in host_groups(at[site], execution, cpus / len(at))]
 
 
 def build_pool(hospitals: Sequence[HospitalData], task: Task) -> HospitalPool:

@@ -43,7 +43,7 @@ def storage_url(study: StudyConfig, folder: Path) -> str:
     return study.storage or f"sqlite:///{(folder / 'optuna.db').resolve()}"
 
 
-def open_storage(study: StudyConfig, folder: Path) -> BaseStorage:
+def open_storage(study: StudyConfig, folder: Path) -> RDBStorage:
     """The study's storage for a reader: nothing is locked and nothing is waited for."""
     return RDBStorage(storage_url(study, folder), {"connect_args": CONNECT} if study.storage else None)
 
@@ -68,6 +68,8 @@ def driver_storage(study: StudyConfig, folder: Path, say: Callable[[str], None])
             return
         import psycopg
 
+        # makes the tables, and checks their version, for which Optuna wants two connections
+        open_storage(study, folder).engine.dispose()
         lock = _Lock(study.name)
 
         def connect() -> psycopg.Connection:
@@ -81,7 +83,8 @@ def driver_storage(study: StudyConfig, folder: Path, say: Callable[[str], None])
                 raise
             return made
 
-        opened = RDBStorage(study.storage, {"creator": connect, "pool_size": 1, "max_overflow": 0})
+        alone = {"creator": connect, "pool_size": 1, "max_overflow": 0}
+        opened = RDBStorage(study.storage, alone, skip_compatibility_check=True)
         sqlalchemy.event.listen(opened.engine, "handle_error", _note_absence)
         try:
             yield _Patient(optuna.storages.get_storage(opened), say)  # type: ignore[abstract]
@@ -219,7 +222,7 @@ def _patient(name: str) -> Callable[..., Any]:
 for _name, _member in vars(BaseStorage).items():
     if callable(_member) and not _name.startswith("_"):
         setattr(_Patient, _name, _patient(_name))
-abc.update_abstractmethods(_Patient)
+abc.update_abstractmethods(_Patient)  # type: ignore[type-abstract]
 
 
 def _line(reason: Any) -> str:

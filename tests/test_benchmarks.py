@@ -1,4 +1,4 @@
-"""The benchmarks: the second writing of network and draws, one tiny race, what the ledger costs and how long it waits."""
+"""The benchmarks: the second writing of network and draws, tiny races, what the ledger costs and how long it waits."""
 
 import importlib
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,3 +135,71 @@ def test_the_latency_model_against_a_node(costs: ModuleType):
         found = costs.measure(1, train, 8, 0.4)
         expected = costs.predict(found["round"], 8, 1, prepare, found["phase"])
         assert found["seconds"] == pytest.approx(expected, abs=2)  # one block, and one for a busy machine
+
+
+# --- The study benchmark ----------------------------------------------------------------------------------------------
+
+
+def study_race(out: Path, contestants: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARKS / "study.py"), "--contestants", contestants, "--out", str(out)]
+    options = ["--trials", "4", "--rounds", "1", "--minutes", "1.5", "--repetitions", "1", "--timeout", "120"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=dict(os.environ), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All trials came to the same weights." in done.stdout
+    return json.loads(out.read_text())
+
+
+def check_study_race(result: dict[str, Any]) -> None:
+    for name, (run,) in result["runs"].items():
+        assert len(set(run["weights"].values())) == 4  # four learning rates, four models
+        assert 0 < run["first"] < run["wall"]
+        assert 0 < run["train_seconds"] < 4 * run["run_seconds"]
+        row = result["rows"][name]
+        assert row["per_hour"] == pytest.approx(3600 * 4 / run["wall"])
+        assert row["busy"] == pytest.approx(run["cpu"] / (2 * run["wall"]))
+        assert row["own_rss_mb"] > 50
+    assert 0 < result["help"]["python -c pass"] < result["help"]["import optuna, ray"]
+
+
+def test_a_tiny_race_of_optuna_loops(tmp_path: Path):
+    result = study_race(tmp_path / "results.json", "optuna,optuna-2")
+    assert set(result["runs"]) == {"optuna", "optuna-2"}
+    check_study_race(result)
+
+
+@pytest.mark.long
+def test_a_tiny_race_of_studies(tmp_path: Path):
+    result = study_race(tmp_path / "results.json", "ours,ours-actors,optuna,tune")
+    assert set(result["runs"]) == {"ours", "ours-actors", "optuna", "tune"}
+    assert set(result["ratios"]["ours"]) == {"optuna", "tune"}
+    check_study_race(result)
+
+
+def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Four trials of 2 s each; two slots finish a pair at 5 s and a pair at 8 s, one slot needs 3 s for each."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    for name, ends in (("ours-0", (5, 5, 8, 8)), ("optuna-0", (3, 6, 9, 12))):
+        for number, end in enumerate(ends):
+            home = tmp_path / name / "trials" / f"{number:04d}" / "seed-0"
+            home.mkdir(parents=True)
+            result = {
+                "timing": {"total_seconds": 2.0, "train_seconds": 1.5},
+                "config": {"federation": {"learning_rate": number}},
+                "model_hash": f"{number}",
+            }
+            (home / "result.json").write_text(json.dumps(result))
+            os.utime(home / "result.json", (1000 + end, 1000 + end))
+    two = study.trials_of(tmp_path / "ours-0", 1000.0, 4)
+    one = study.trials_of(tmp_path / "optuna-0", 1000.0, 4)
+    assert two["first"] == 5
+    assert two["steady_per_hour"] == 3600 * 2 / 3
+    assert two["cost_seconds"] == one["cost_seconds"] == pytest.approx(1.0)
+    assert one["steady_per_hour"] == 1200
+    assert two["train_seconds"] == 6
+    assert study.problems_of({"ours": [two], "optuna": [one]}) == []
+    other = {**one, "weights": {**one["weights"], "3": "another"}}
+    assert study.problems_of({"ours": [two], "optuna": [other]}) == ["optuna came to other weights than ours"]
+    with pytest.raises(RuntimeError, match="ours-0: 4 of 5 trials left a result"):
+        study.trials_of(tmp_path / "ours-0", 1000.0, 5)

@@ -41,17 +41,17 @@ class Evidence:
         """
         self.problems: list[Problem] = []
         self.manifest: dict[str, Any] = {}
-        self._stack = ExitStack()
         self._zip: zipfile.ZipFile | None = None
         self.folder = None if path.is_file() else path
-        if self.folder is None:
-            self._open_bundle(path)
-        else:
-            journal = path / "ledger" / FILE
-            self._journal = self._stack.enter_context(read_only(journal))
-            bundle = path / "ledger" / BUNDLE
-            if bundle.exists():
-                self._compare_bundle(bundle)
+        with ExitStack() as stack:
+            if self.folder is None:
+                self._open_bundle(path, stack)
+            else:
+                self._journal = stack.enter_context(read_only(path / "ledger" / FILE))
+                bundle = path / "ledger" / BUNDLE
+                if bundle.exists():
+                    self._compare_bundle(bundle)
+            self._stack = stack.pop_all()
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table as mappings of all its columns; a damaged row is told and left out."""
@@ -105,9 +105,9 @@ class Evidence:
         except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             self.problems.append((table, "file", "readable rows", None, f"the rows of {table} cannot be read: {error}"))
 
-    def _open_bundle(self, path: Path) -> None:
+    def _open_bundle(self, path: Path, stack: ExitStack) -> None:
         try:
-            self._zip = self._stack.enter_context(zipfile.ZipFile(path))
+            self._zip = stack.enter_context(zipfile.ZipFile(path))
             entries = self._zip.infolist()
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise LedgerError(f"{path} is neither a run's folder nor a bundle: {error}") from error
