@@ -22,16 +22,31 @@ const settings = {
   metadata: { bytecodeHash: "none" },
 };
 
-const digest = (text) => createHash("sha256").update(text, "utf8").digest("hex");
-const check = process.argv.includes("--check");
+const contents = {};
+for (const name of names) contents[sourceOf(name)] = readFileSync(join(here, "src", `${name}.sol`), "utf8");
+
+const input = {
+  language: "Solidity",
+  sources: Object.fromEntries(Object.entries(contents).map(([path, content]) => [path, { content }])),
+  settings: {
+    ...settings,
+    outputSelection: { "*": { "*": ["abi", "metadata", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
+  },
+};
+const output = JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
+const problems = output.errors ?? [];
+for (const problem of problems) console.error(problem.formattedMessage);
+// Warnings fail the build too: what is committed compiles without a word.
+if (problems.some((problem) => problem.severity !== "info")) process.exit(1);
 
 for (const name of names) {
   const file = `engine/ledger/${name}.json`;
   const target = join(here, "..", file);
-  const { text, size } = artefact(name);
-  if (!check) {
+  const text = JSON.stringify(artefact(name), null, 2) + "\n";
+  if (!process.argv.includes("--check")) {
     writeFileSync(target + ".new", text);
     renameSync(target + ".new", target);
+    const size = output.contracts[sourceOf(name)][name].evm.deployedBytecode.object.length / 2;
     console.log(`wrote ${file} (${size} bytes of code)`);
   } else if (read(target) === text) {
     console.log(`${file} equals a fresh build`);
@@ -41,46 +56,34 @@ for (const name of names) {
   }
 }
 
+function sourceOf(name) {
+  return `contracts/src/${name}.sol`;
+}
+
+// Called by the compiler for each import.
+function findImport(path) {
+  const ours = /^contracts\/src\/\w+\.sol$/.test(path);
+  if (!ours && !path.startsWith("@openzeppelin/contracts/")) return { error: `import outside the packages: ${path}` };
+  contents[path] ??= readFileSync(ours ? join(here, "..", path) : join(here, "node_modules", path), "utf8");
+  return { contents: contents[path] };
+}
+
 function artefact(name) {
-  const sourceName = `contracts/${name}.sol`;
-  const contents = { [sourceName]: readFileSync(join(here, `${name}.sol`), "utf8") };
-
-  // Called by the compiler for each import; remembers what was really used.
-  function findImport(path) {
-    const ours = /^contracts\/\w+\.sol$/.test(path);
-    if (!ours && !path.startsWith("@openzeppelin/contracts/")) return { error: `import outside the packages: ${path}` };
-    contents[path] = readFileSync(ours ? join(here, "..", path) : join(here, "node_modules", path), "utf8");
-    return { contents: contents[path] };
-  }
-
-  const input = {
-    language: "Solidity",
-    sources: { [sourceName]: { content: contents[sourceName] } },
-    settings: {
-      ...settings,
-      outputSelection: { [sourceName]: { [name]: ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
-    },
-  };
-  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
-  const problems = output.errors ?? [];
-  for (const problem of problems) console.error(problem.formattedMessage);
-  // Warnings fail the build too: what is committed compiles without a word.
-  if (problems.some((problem) => problem.severity !== "info")) process.exit(1);
-
-  const contract = output.contracts[sourceName][name];
-  const text = {
+  const contract = output.contracts[sourceOf(name)][name];
+  // The compiler lists what a contract really consists of.
+  const sources = Object.keys(JSON.parse(contract.metadata).sources).sort();
+  return {
     contract: name,
     abi: contract.abi,
     bytecode: "0x" + contract.evm.bytecode.object,
     deployedBytecode: "0x" + contract.evm.deployedBytecode.object,
-    sources: Object.fromEntries(
-      Object.keys(contents)
-        .sort()
-        .map((path) => [path, digest(contents[path])]),
-    ),
+    sources: Object.fromEntries(sources.map((path) => [path, digest(contents[path])])),
     compiler: { version: solc.version(), settings },
   };
-  return { text: JSON.stringify(text, null, 2) + "\n", size: contract.evm.deployedBytecode.object.length / 2 };
+}
+
+function digest(text) {
+  return createHash("sha256").update(text, "utf8").digest("hex");
 }
 
 function read(path) {

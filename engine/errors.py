@@ -21,6 +21,10 @@ class LedgerError(PulseLedgerError):
     """The ledger refuses: chain and journal contradict, a node is unreachable, a signature is wrong."""
 
 
+class SynthesisError(PulseLedgerError):
+    """A generator cannot make the beats that were asked for. The message is one sentence: the reason of a denial."""
+
+
 class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
 

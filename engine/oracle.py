@@ -14,11 +14,18 @@ from engine.model import Network
 
 
 class Batch(NamedTuple):
-    """Beats: x float32[n, window], rr float32[n, features], y int[n]."""
+    """Beats: x float32[n, window], rr float32[n, features], y int[n]; and what changes their loss.
+
+    Attributes:
+        class_weight: float32[classes], factor on the loss of each class's beats. The mean is over n all the same.
+        logit_offset: float32[classes], added to the logits in the loss, not in `scores`.
+    """
 
     x: np.ndarray
     rr: np.ndarray
     y: np.ndarray
+    class_weight: np.ndarray | None = None
+    logit_offset: np.ndarray | None = None
 
 
 class Oracle(Protocol):
@@ -83,7 +90,13 @@ class TorchOracle:
     def _loss(self, flat, batch: Batch):  # type: ignore[no-untyped-def]
         torch = self._torch
         logits = self._forward(flat, self._tensor(batch.x), self._tensor(batch.rr))
-        return torch.nn.functional.cross_entropy(logits, self._tensor(batch.y).long())
+        labels = self._tensor(batch.y).long()
+        if batch.logit_offset is not None:
+            logits = logits + self._tensor(batch.logit_offset)
+        if batch.class_weight is None:
+            return torch.nn.functional.cross_entropy(logits, labels)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return (losses * self._tensor(batch.class_weight)[labels]).mean()
 
     def _tensor(self, array: np.ndarray):  # type: ignore[no-untyped-def]
         return self._torch.tensor(array, device=self._device)  # a copy: the array may be a read-only map

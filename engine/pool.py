@@ -21,6 +21,7 @@ from engine.config import ExecutionConfig
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Hospital, Outcome, Task, Update, build_oracle
+from engine.ledger.keys import Memory, Notice
 from engine.stacked import Lockstep
 
 ATTEMPTS = 3  # of one call on a host that keeps dying
@@ -45,8 +46,8 @@ class HospitalPool(Protocol):
     A hospital that fails is answered by its HospitalError in place of a result; the caller decides what that means.
     """
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
-        """One round of local work; `parent` is the model hash of `params`."""
+    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        """One round of local work; `notice` is what the coordinator says of the ledger."""
         ...
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
@@ -55,6 +56,10 @@ class HospitalPool(Protocol):
 
     def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
         """Personalisation and test."""
+        ...
+
+    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        """Signatures under the head after the last round."""
         ...
 
     def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
@@ -82,14 +87,15 @@ class InProcessPool:
         self._size = {data.id: len(data.train) for data in hospitals}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
-        answers = self._each("train", ids, round, params, parent)
+    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        answers = self._each("train", ids, round, params, notice)
         summed, bound = np.zeros(len(params), np.int64), 0
         for i, answer in enumerate(answers):
             if isinstance(answer, Update) and answer.vector is not None:
                 try:
                     bound += add(summed, weight(self._weighting, answer.samples), answer.vector)
                 except PulseLedgerError as error:
+                    self._hospitals[answer.hospital].withdraw()
                     answers[i] = HospitalError(answer.hospital, round, "aggregate", str(error))
         require_room(bound)
         if not self._keep_vectors:
@@ -102,9 +108,17 @@ class InProcessPool:
     def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
         return self._each("finish", ids, round, params)
 
+    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        return self._each("sign_head", ids, round, notice)
+
     def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
         for hospital, state in states.items():
             self._hospitals[hospital].state = state
+
+    def remember(self, memories: dict[int, Memory]) -> None:
+        """Gives hospitals back what they knew of the ledger when their process was lost."""
+        for hospital, memory in memories.items():
+            self._hospitals[hospital].remember(memory)
 
     def close(self) -> None:
         if self._threads is not None:
@@ -146,14 +160,18 @@ class RayPool:
         self._groups = {i: group for i, (_, group) in enumerate(groups)}
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
+        self._memories: dict[int, Memory] = {}
         self._ready: dict[int, Any] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
-        by_host = self._ask("train", ids, round, params, parent)
+    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        by_host = self._ask("train", ids, round, params, self._ray.put(notice))
         answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part.answers, strict=True)}
-        self._states.update({a.hospital: a.state for a in answers.values() if isinstance(a, Update)})
+        for update in (a for a in answers.values() if isinstance(a, Update)):
+            self._states[update.hospital] = update.state
+            if update.signed is not None:
+                self._memories[update.hospital] = Memory(round, update.leaf, update.signed.record.parent_head)
         return Trained([answers[h] for h in ids], total((part.summed for part in by_host.values()), len(params)))
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
@@ -161,6 +179,9 @@ class RayPool:
 
     def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
         return self._each("finish", ids, round, params)
+
+    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        return self._each("sign_head", ids, round, notice)
 
     def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
         self._states = dict(states)
@@ -180,18 +201,18 @@ class RayPool:
         found = self._ray.get([host.node.remote() for host in self._hosts.values()])
         return {h: node for i, node in zip(self._hosts, found, strict=True) for h in self._groups[i]}
 
-    def _each(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> list[Any]:
-        by_host = self._ask(method, ids, round, params, *args)
+    def _each(self, method: str, ids: Sequence[int], round: int, content: Any) -> list[Any]:
+        by_host = self._ask(method, ids, round, content)
         answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part, strict=True)}
         return [answers[h] for h in ids]
 
     def _wanted(self, host: int, ids: Sequence[int]) -> list[int]:
         return [h for h in ids if self._host_of[h] == host]
 
-    def _ask(self, method: str, ids: Sequence[int], round: int, params: np.ndarray, *args: Any) -> dict[int, Any]:
+    def _ask(self, method: str, ids: Sequence[int], round: int, content: Any, *args: Any) -> dict[int, Any]:
         """One call to each host that holds one of `ids`; host -> its answer, of failures when it is lost for good."""
         wanted = {i: self._wanted(i, ids) for i in self._hosts}
-        shared = self._ray.put(params)
+        shared = self._ray.put(content)
         calls = {
             i: getattr(self._hosts[i], method).remote(round, shared, *args, hospitals)
             for i, hospitals in wanted.items()
@@ -210,7 +231,7 @@ class RayPool:
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
                         lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
-                        answers[i] = Trained(lost, np.zeros(len(params), np.int64)) if method == "train" else lost
+                        answers[i] = Trained(lost, np.zeros(len(content), np.int64)) if method == "train" else lost
                     else:
                         end = time.monotonic() + self._deadline
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
@@ -220,7 +241,7 @@ class RayPool:
         host = take_actor(_Host, self._share, self._places[i])
         # not waited for: whatever goes wrong here comes back with the first answer
         self._ready[i] = host.setup.remote(
-            self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i)
+            self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i), self._memories_of(i)
         )
         return host
 
@@ -230,6 +251,9 @@ class RayPool:
 
     def _states_of(self, i: int) -> dict[int, dict[str, np.ndarray]]:
         return {h: self._states[h] for h in self._groups[i] if h in self._states}
+
+    def _memories_of(self, i: int) -> dict[int, Memory]:
+        return {h: self._memories[h] for h in self._groups[i] if h in self._memories}
 
     def _wait_until_ready(self, seconds: float = 120.0) -> None:
         """Waits for all hosts; a host whose construction failed raises here, an infeasible one says what it wanted."""
@@ -293,18 +317,24 @@ class RayPool:
 class _Host:
     """The Ray actor: holds hospitals, has one oracle, answers one call a round."""
 
-    def setup(self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any]) -> None:
+    def setup(
+        self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any], memories: dict[int, Memory]
+    ) -> None:
         self._pool = InProcessPool(hospitals, task)
         self.restore(states)
+        self._pool.remember(memories)
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
-        return self._pool.train(round, params, parent, ids)
+    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        return self._pool.train(round, params, notice, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)
 
     def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
         return self._pool.finish(round, params, ids)
+
+    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        return self._pool.sign_head(round, notice, ids)
 
     def restore(self, states: dict[int, Any]) -> None:
         # arrays that came through Ray are read-only views of its store; a state must outlive them

@@ -667,7 +667,7 @@ def flat_params(config: RunConfig) -> dict[str, Any]:
     rows: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for name, child in value.items():
                 walk(f"{prefix}.{name}" if prefix else name, child)
         else:

@@ -98,7 +98,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path)
     sub.add_argument("--port", type=int, default=5000)
     verb("keys", _keys, "all keys of the configuration, with defaults")
+    sub = verb("keystore", _keystore, "encrypted signing keys for the hospitals of a run, for ledger.keystore")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--hospitals", type=int, required=True)
+    sub.add_argument(
+        "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
+    )
     return parser
+
+
+def _keystore(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.ledger.keys import create_keystore
+
+    for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
+        print(f"hospital {slot}: {address}")
+    return 0
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:

@@ -4,8 +4,9 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart
 says, so that a page printed in grey can be read, too.
 """
 
+import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
 from engine.config import CLASSES
@@ -23,8 +25,9 @@ WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
 PANELS = 12  # at most in one picture; more are continued in the next
 ROWS = 30  # of a heat map or a row of strips in one picture
 POINTS = 60  # a strip with more is drawn as its box alone
+ONLY = "all"  # label of the only condition of a study without a grid
 GREY = "#6b6b6b"
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -121,6 +124,7 @@ def skew_name(skew: tuple[str, float | None]) -> str:
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
+@matplotlib.rc_context(STYLE)
 def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
     """Validation macro-F1 of the global model by round, a panel for each condition.
 
@@ -134,7 +138,8 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
         for label, axes in zip(labels, panels, strict=True):
             group = [t for t in trials if t.condition == label]
             last = 0
-            for method in dict.fromkeys(t.method for t in group):
+            methods = sorted({t.method for t in group})
+            for method in methods:
                 own = [t for t in group if t.method == method]
                 colour, _, dash = looks[method]
                 curves = [r["rounds"] for t in own if t.trains_global for r in t.results]
@@ -149,22 +154,27 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
                     axes.plot(rounds, middle, color=colour, linestyle=dash, marker="." if length == 1 else None)
                     if len(curves) > 1:
                         axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
-            for place, method in enumerate(dict.fromkeys(t.method for t in group)):
+            axes.axvspan(1.03 * last, last * (1.09 + 0.05 * len(methods)), color="#f1f1f1", linewidth=0)
+            middle = last * (1.06 + 0.025 * len(methods))
+            axes.text(middle, 0.02, "personal", ha="center", va="bottom", fontsize=6.5, rotation=90, color=GREY)
+            for place, method in enumerate(methods):
                 own = [t for t in group if t.method == method]
                 ends = [r["validation"]["personal"]["macro_f1"] for t in own for r in t.results]
                 ends = [e for e in ends if e is not None]
                 if ends:
                     colour, marker, _ = looks[method]
                     # side by side, or equal ends would hide each other
-                    axes.plot(last * (1.06 + 0.05 * place), np.median(ends), color=colour, marker=marker, clip_on=False)
-            axes.set(title=_folded(label), ylim=(0, 1.02))
-            axes.xaxis.get_major_locator().set_params(integer=True)
+                    axes.plot(last * (1.085 + 0.05 * place), np.median(ends), color=colour, marker=marker)
+            axes.set(title=_title(label), ylim=(0, 1.02))
+            ticks = MaxNLocator(5, integer=True).tick_values(1, last)
+            axes.set_xticks([t for t in ticks if 1 <= t <= last])
         _outer(figure, panels, "round", "macro-F1 (validation)")
         _legend(figure, looks, {t.method for t in trials if t.condition in labels})
         figures.append(figure)
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def recall_map(trials: Sequence[Trial]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
     there = {c for t in trials for c in t.results[0]["final"]["personal"]["recall"]}
@@ -174,38 +184,38 @@ def recall_map(trials: Sequence[Trial]) -> list[Figure]:
         values = np.array(
             [[_value(trial.row.get(f"personal_recall_{c}")) for c in classes] for trial in rows], dtype=float
         )
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH, 0.75 + 0.24 * len(rows)), layout="constrained")
-            axes = figure.subplots()
-            axes.grid(False)
-            shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-            for i, j in np.ndindex(values.shape):
-                if np.isfinite(values[i, j]):
-                    dark = values[i, j] < 0.55
-                    axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if dark else "k")
-            several = len({t.condition for t in rows}) > 1
-            names, before = [], None
-            for trial in rows:
-                first = f"{trial.condition}   " if several and trial.condition != before else ""
-                names.append(first + trial.method)
-                before = trial.condition
-            axes.set_yticks(range(len(rows)), names)
-            support = [
-                sorted({r["final"]["personal"]["support"].get(c, 0) for t in rows for r in t.results}) for c in classes
-            ]
-            counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
-            axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
-            axes.set_xlabel("class, and its number of test beats")
-            for i in range(1, len(rows)):
-                if rows[i].condition != rows[i - 1].condition:
-                    axes.axhline(i - 0.5, color="white", linewidth=2.5)
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-            figure.colorbar(shown, ax=axes, label="recall", aspect=30, pad=0.01)
+        figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(False)
+        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for i, j in np.ndindex(values.shape):
+            if np.isfinite(values[i, j]):
+                dark = values[i, j] < 0.55
+                axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if dark else "k")
+        several = len({t.condition for t in rows}) > 1
+        names, before = [], None
+        for trial in rows:
+            first = f"{trial.condition}   " if several and trial.condition != before else ""
+            names.append(first + trial.method)
+            before = trial.condition
+        axes.set_yticks(range(len(rows)), names)
+        support = [
+            sorted({r["final"]["personal"]["support"].get(c, 0) for t in rows for r in t.results}) for c in classes
+        ]
+        counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
+        axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
+        axes.set_xlabel("class, and its number of test beats")
+        for i in range(1, len(rows)):
+            if rows[i].condition != rows[i - 1].condition:
+                axes.axhline(i - 0.5, color="white", linewidth=2.5)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(shown, ax=axes, label="recall", aspect=30, pad=0.01)
         figures.append(figure)
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
     """Accuracy and macro-F1 of the personal models on the test beats against the hospital count or the skew.
 
@@ -222,45 +232,43 @@ def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
         panels.setdefault(", ".join(filter(None, (fixed, trial.others))), []).append(trial)
     figures = []
     for part in _parts(list(panels), 3):
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-            table = figure.subplots(2, len(part), sharex="col", sharey="row", squeeze=False)
-            for column, label in enumerate(part):
-                group = panels[label]
-                places = _places(group, axis)
-                methods = list(dict.fromkeys(t.method for t in group))
-                for line, (score, factor) in enumerate((("accuracy", 100.0), ("macro_f1", 1.0))):
-                    axes = table[line, column]
-                    for i, method in enumerate(methods):
-                        own = [t for t in group if t.method == method]
-                        shift = 0.1 * (i - (len(methods) - 1) / 2)
-                        points = [
-                            (_place(t, axis), f"personal_{score}", t.row[f"personal_{score}_sd"], t.row) for t in own
-                        ]
-                        _line(
-                            axes,
-                            [(p, factor * _value(row[key]), factor * (sd or 0)) for p, key, sd, row in points],
-                            places,
-                            looks[method],
-                            shift,
-                        )
-                    constant = {_place(t, axis): factor * _value(t.row[f"local_majority_{score}"]) for t in group}
-                    _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
-                    if line == 0:
-                        axes.set_title(_folded(label))
-                    if column == 0:
-                        axes.set_ylabel("accuracy (%)" if line == 0 else "macro-F1")
-                    axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
-                    axes.set_xlim(-0.5, len(places) - 0.5)
-                    axes.grid(axis="x", visible=False)
-            for axes in table[1]:
-                axes.set_xlabel("hospitals" if axis == "hospitals" else "skew")
-            _legend(figure, looks, {t.method for p in part for t in panels[p]}, majority=True)
+        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+        table = figure.subplots(2, len(part), sharex="col", sharey="row", squeeze=False)
+        for column, label in enumerate(part):
+            group = panels[label]
+            places = _places(group, axis)
+            methods = list(dict.fromkeys(t.method for t in group))
+            for line, (score, factor) in enumerate((("accuracy", 100.0), ("macro_f1", 1.0))):
+                axes = table[line, column]
+                for i, method in enumerate(methods):
+                    own = [t for t in group if t.method == method]
+                    shift = 0.1 * (i - (len(methods) - 1) / 2)
+                    points = [(_place(t, axis), f"personal_{score}", t.row[f"personal_{score}_sd"], t.row) for t in own]
+                    _line(
+                        axes,
+                        [(p, factor * _value(row[key]), factor * (sd or 0)) for p, key, sd, row in points],
+                        places,
+                        looks[method],
+                        shift,
+                    )
+                constant = {_place(t, axis): factor * _value(t.row[f"local_majority_{score}"]) for t in group}
+                _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
+                if line == 0:
+                    axes.set_title(_title(label))
+                if column == 0:
+                    axes.set_ylabel("accuracy (%)" if line == 0 else "macro-F1")
+                axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
+                axes.set_xlim(-0.5, len(places) - 0.5)
+                axes.grid(axis="x", visible=False)
+        for axes in table[1]:
+            axes.set_xlabel("hospitals" if axis == "hospitals" else "skew")
+        _legend(figure, looks, {t.method for p in part for t in panels[p]}, majority=True)
         figures.append(figure)
     return figures
 
 
-def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: dict[str, str]) -> list[Figure]:
+@matplotlib.rc_context(STYLE)
+def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: Mapping[str, str]) -> list[Figure]:
     """Every pair of objectives: all finished trials, those on the front joined.
 
     Args:
@@ -274,16 +282,15 @@ def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: 
         figure, panels = _grid(part, height=2.2)
         for (label, (x, y)), axes in zip(part, panels, strict=True):
             values, front = points[label]
-            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="dominated")
+            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="other trials")
             chain = values[front][np.argsort(values[front][:, x])]
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
             axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")
-            axes.set(title=_folded(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
-            axes.xaxis.label.set_size(7)
-            axes.yaxis.label.set_size(7)
-        with matplotlib.rc_context(STYLE):
-            handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+            axes.set(title=_title(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
+            axes.xaxis.label.set_fontsize(7)
+            axes.yaxis.label.set_fontsize(7)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
         figures.append(figure)
     return figures
 
@@ -295,10 +302,13 @@ def importance(study: optuna.Study, objective: str, title: str) -> Figure:
     count = len(axes.get_yticks())
     figure.set_size_inches(0.75 * WIDTH, 0.75 + 0.27 * count)
     axes.set_yticks(axes.get_yticks(), [t.get_text().rsplit(".", 1)[-1] for t in axes.get_yticklabels()])
-    axes.set(title="", xlabel=f"importance for {objective} (shares of 1)", ylabel="")
-    figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+    axes.set_title("", loc="left")
+    axes.set(xlabel=f"importance for {objective} (shares of 1)", ylabel="")
+    figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
     for patch in axes.patches:
         patch.set(facecolor=LOOKS[0][0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
+    for text in axes.texts:
+        text.set_text(f" {text.get_text()}")
     axes.get_legend().remove()
     return _plain(figure)
 
@@ -319,12 +329,18 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
             if isinstance(study.trials[0].distributions[key], CategoricalDistribution):
                 names = [t.get_text().strip("'") for t in axes.get_xticklabels()]
                 axes.set_xticks(axes.get_xticks(), names, rotation=25, ha="right", rotation_mode="anchor")
+            elif axes.get_xscale() == "log":
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
         every[0].set_ylabel(_folded(objective, 26))
-        figure.suptitle(title, fontsize=8, x=0.01, ha="left")
+        figure.axes[-1].set_ylabel("order of the trials")
+        figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
         figures.append(_plain(figure))
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def spread(trials: Sequence[Trial]) -> list[Figure]:
     """Macro-F1 of each hospital under the global and under its personal model, test beats, best trial of each method."""
     chosen = [t for t in best(trials) if t.trains_global]
@@ -332,7 +348,7 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
     for labels in _parts(list(dict.fromkeys(t.condition for t in chosen)), PANELS):
         figure, panels = _grid(labels, height=2.3)
         for label, axes in zip(labels, panels, strict=True):
-            group = [t for t in chosen if t.condition == label]
+            group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
             for place, trial in enumerate(group):
                 for shift, model, colour, marker in (
                     (-0.19, "global", GREY, "o"),
@@ -349,14 +365,21 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
                     )  # fmt: skip
                     if len(values) <= POINTS:
                         axes.scatter(
-                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=7, color=colour, marker=marker, alpha=0.7, linewidths=0
+                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
                         )  # fmt: skip
                 hurt = trial.row["hurt_share"]
                 if hurt is not None:
-                    axes.text(place, 1.06, f"{100 * hurt:.0f} %", ha="center", va="bottom", fontsize=7)
+                    axes.text(
+                        place,
+                        1.06,
+                        f"{'hurt ' * (len(group) < 4)}{100 * hurt:.0f} %",
+                        ha="center",
+                        va="bottom",
+                        fontsize=7,
+                    )
             names = [t.method.replace("Per-FedAvg ", "Per-FedAvg\n") for t in group]
             axes.set_xticks(range(len(group)), names, rotation=0 if len(group) <= 2 else 30)
-            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_folded(label))
+            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_title(label))
             axes.set_yticks(np.arange(0, 1.01, 0.2))
             axes.grid(axis="x", visible=False)
         _outer(figure, panels, "", "macro-F1 of a hospital (test)")
@@ -369,35 +392,35 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
     return figures
 
 
+@matplotlib.rc_context(STYLE)
 def ledger_cost(trials: Sequence[Trial]) -> list[Figure]:
     """Time that the ledger keeps a round waiting, its share of the run, and gas; a row for each condition."""
     columns = (
-        ("ms a round on the critical path", lambda t, r: 1000 * r["critical_path_seconds"] / r["rounds"]),
-        ("share of the rounds' time (%)", lambda t, r: 100 * r["overhead_share"]),
-        ("gas a round", lambda t, r: r["gas_per_round"]),
+        ("critical path (ms a round)", lambda t, r: 1000 * r["critical_path_seconds"] / r["rounds"]),
+        ("share of the rounds (%)", lambda t, r: 100 * r["overhead_share"]),
+        ("gas (units a round)", lambda t, r: r["gas_per_round"]),
     )
     figures = []
     for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), ROWS):
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(labels)), layout="constrained")
-            for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), columns, strict=True):
-                for place, label in enumerate(labels):
-                    values = [
-                        value(t, r["ledger"])
-                        for t in trials
-                        if t.condition == label
-                        for r in t.results
-                        if r["ledger"]["backend"] != "none" and r["ledger"].get("rounds")
-                    ]
-                    axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
-                    if values:
-                        axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
-                axes.set(xlabel=name, ylim=(len(labels) - 0.5, -0.5))
-                axes.set_xlim(left=0)
-                axes.set_xlim(right=1.08 * axes.get_xlim()[1])
-                axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-                axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:,.10g}"))
-            figure.axes[0].set_yticks(range(len(labels)), labels)
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(labels)), layout="constrained")
+        for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), columns, strict=True):
+            for place, label in enumerate(labels):
+                values = [
+                    value(t, r["ledger"])
+                    for t in trials
+                    if t.condition == label
+                    for r in t.results
+                    if r["ledger"]["backend"] != "none" and r["ledger"].get("rounds")
+                ]
+                axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
+                if values:
+                    axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
+            axes.set(xlabel=name, ylim=(len(labels) - 0.5, -0.5))
+            axes.set_xlim(left=0)
+            axes.set_xlim(right=1.08 * axes.get_xlim()[1])
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+        figure.axes[0].set_yticks(range(len(labels)), labels)
         figures.append(figure)
     return figures
 
@@ -414,23 +437,18 @@ def _looks(trials: Sequence[Trial]) -> dict[str, tuple[str, str, Any]]:
 def _parts(items: list[Any], size: int) -> list[list[Any]]:
     """Even parts of at most `size`."""
     count = -(-len(items) // size)
-    return [part.tolist() if isinstance(part, np.ndarray) else part for part in _even(items, count)] if items else []
-
-
-def _even(items: list[Any], count: int) -> list[list[Any]]:
-    ends = [round(i * len(items) / count) for i in range(count + 1)]
-    return [items[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    ends = [round(i * len(items) / count) for i in range(count + 1)] if items else []
+    return [items[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def _grid(items: Sequence[Any], height: float) -> tuple[Figure, list[Axes]]:
     """A figure with one panel for each item, at most three in a row."""
     columns = min(3, len(items)) if len(items) != 4 else 2
     rows = -(-len(items) // columns)
-    with matplotlib.rc_context(STYLE):
-        # a single panel over the whole width would be a poster
-        width = WIDTH if columns > 1 else 0.62 * WIDTH
-        figure = Figure(figsize=(width, 0.5 + height * rows * (1.25 if columns < 3 else 1)), layout="constrained")
-        table = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # a single panel over the whole width would be a poster
+    width = WIDTH if columns > 1 else 0.62 * WIDTH
+    figure = Figure(figsize=(width, 0.5 + height * rows * (1.25 if columns < 3 else 1)), layout="constrained")
+    table = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in table[len(items) :]:
         axes.set_visible(False)
     return figure, table[: len(items)]
@@ -456,7 +474,13 @@ def _legend(figure: Figure, looks: dict[str, Any], shown: set[str], majority: bo
     ]
     if majority:
         handles.append(Line2D([], [], color=GREY, marker="_", linestyle=":", label="local majority"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles) if len(handles) < 5 else 3,
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def _quartiles(table: np.ndarray) -> np.ndarray:
@@ -512,18 +536,27 @@ def _line(
         )
 
 
-def _goal(name: str, objectives: dict[str, str]) -> str:
+def _goal(name: str, objectives: Mapping[str, str]) -> str:
     return f"{_folded(name, 30)} ({'higher' if objectives[name] == 'maximize' else 'lower'} is better)"
 
 
+def _title(label: str) -> str:
+    return "" if label == ONLY else _folded(label)
+
+
 def _folded(text: str, width: int = 34) -> str:
-    """Breaks a long label at commas, slashes or spaces."""
+    """Breaks a long label, at commas if they do, else at slashes and blanks, too."""
+    if len(text) <= width:
+        return text
+    pieces = text.replace(", ", ",\0 ").split("\0")
+    if len(pieces) == 1:
+        pieces = text.replace("/", "/\0").replace(" ", "\0 ").split("\0")
     lines = [""]
-    for word in text.replace(", ", ",\0").replace(" ", " \0").replace("/", "/\0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
-        lines[-1] += word.replace(",", ", ") if word.endswith(",") else word
-    return "\n".join(line.rstrip() for line in lines)
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return "\n".join(lines)
 
 
 def _jitter(count: int) -> np.ndarray:
@@ -554,7 +587,8 @@ def _optunas(draw: Any) -> Any:
 
 def _plain(figure: Figure) -> Figure:
     """Optuna's pictures in the style of the others."""
-    figure.set_layout_engine("constrained")
+    # the bar beside a single panel is laid out in a way that the constrained layout divides by zero
+    figure.set_layout_engine("constrained" if len(figure.axes) != 2 else "tight")
     figure.set_facecolor("white")
     for axes in figure.axes:
         bar = axes.get_label() == "<colorbar>"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -19,11 +19,13 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from engine import __version__
+from engine.config import CLASSES
 from engine.experiment import finished
 from engine.files import whole
+from engine.tracking import source_tags
 from sweeps import plots
 from sweeps.compare import rows_of
-from sweeps.plots import Trial
+from sweeps.plots import ONLY, Trial
 from sweeps.space import StudyConfig, conditions, search_space, total_trials
 from sweeps.study import open_studies, read_study, trial_folder
 from sweeps.trial import repeat_folder
@@ -31,6 +33,7 @@ from sweeps.trial import repeat_folder
 PAGE = "report.html"
 TUNED = 5  # finished trials that Optuna's pictures of the tuned keys need to say anything
 ROWS = 20  # of a condition's table; the rest is for `compare`
+NAMED = 20  # trials that a caption names
 STATES = ("COMPLETE", "RUNNING", "PRUNED", "FAIL", "WAITING")
 
 
@@ -63,6 +66,7 @@ class _Material:
     trials: list[Trial]  # the finished ones, best first in each condition
     tuned: list[tuple[str, str, optuna.Study]]  # condition, objective, and an Optuna study of the tuned trials
     front: dict[str, tuple[np.ndarray, np.ndarray]]
+    attributes: dict[int, dict[str, Any]]  # number of a trial -> what the driver noted about it
     began: datetime | None
     ended: datetime | None
 
@@ -127,10 +131,12 @@ def _read(folder: Path) -> _Material:
             home = trial_folder(folder, row["trial"])
             results = tuple(_cut(finished(repeat_folder(home, r))) for r in range(row["repeats"]))
             trials.append(Trial(row, keys.get(row["condition"], {}), results))
+    attributes: dict[int, dict[str, Any]] = {}
     tuned, front, times = [], {}, []
     for stored, condition in open_studies(study, folder):
         label = condition.label if condition is not None else "all conditions"
         done = [t for t in stored.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+        attributes |= {t.user_attrs.get("trial", -1): t.user_attrs for t in stored.get_trials(deepcopy=False)}
         times += [
             t for trial in stored.get_trials(deepcopy=False) for t in (trial.datetime_start, trial.datetime_complete)
         ]
@@ -142,15 +148,23 @@ def _read(folder: Path) -> _Material:
         tuned += [(label, name, _alone(drawn, i, study.objectives[name])) for i, name in enumerate(study.objectives)]
     known = sorted(t for t in times if t is not None)
     began, ended = (known[0], known[-1]) if known else (None, None)
-    return _Material(study, folder, rows, trials, tuned, front, began, ended)
+    return _Material(study, folder, rows, trials, tuned, front, attributes, began, ended)
 
 
-def _alone(trials: Sequence[optuna.trial.FrozenTrial], number: int, direction: str) -> optuna.Study:
+def _alone(
+    trials: Sequence[optuna.trial.FrozenTrial], number: int, direction: Literal["minimize", "maximize"]
+) -> optuna.Study:
     """A study in memory of one objective only: of several, Optuna's importances take each for one to be minimised."""
     made = optuna.create_study(direction=direction)
     for trial in trials:
-        parts = {"params": trial.params, "distributions": trial.distributions, "system_attrs": trial.system_attrs}
-        made.add_trial(optuna.trial.create_trial(value=trial.values[number], **parts))
+        made.add_trial(
+            optuna.trial.create_trial(
+                value=trial.values[number],
+                params=trial.params,
+                distributions=trial.distributions,
+                system_attrs=trial.system_attrs,
+            )
+        )
     return made
 
 
@@ -177,31 +191,31 @@ def _results(material: _Material) -> _Section:
     """The table of each condition, best first."""
     study = material.study
     scores = list(study.objectives)
+    first = scores[0]
+    several = any(len(t.results) > 1 for t in material.trials)
     parts = [
-        "<p>Best first by "
-        + _code(scores[0])
-        + f" ({'highest' if study.objectives[scores[0]] == 'maximize' else 'lowest'} first), which was measured on the "
-        f"{'test' if scores[0].startswith('final/') else 'validation'} part. Accuracy, macro-F1 and recalls are those of "
-        "the personal models on the test beats of all hospitals together, “global” those of the global model there; ± is the "
-        f"standard deviation over the {study.repeats} seeds of a trial. Trials marked * were given, not tuned. The lines "
-        "below each table need no model: each hospital’s commonest train class, and N for every beat.</p>"
-        if study.repeats > 1
-        else "<p>Best first by "
-        + _code(scores[0])
-        + f" ({'highest' if study.objectives[scores[0]] == 'maximize' else 'lowest'} first). Accuracy, macro-F1 and recalls "
-        "are those of the personal models on the test beats of all hospitals together, “global” those of the global model "
-        "there; each trial ran with one seed, so there is no spread. Trials marked * were given, not tuned. The lines below "
-        "each table need no model: each hospital’s commonest train class, and N for every beat.</p>"
+        f"<p>Best first by {_code(first)} ({'highest' if study.objectives[first] == 'maximize' else 'lowest'} first)."
+        " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
+        " “global” those of the global model there; hurt is the share of hospitals whose macro-F1 is lower under their"
+        " personal model; gradients are gradient evaluations. "
+        + (
+            "± is the standard deviation over a trial’s seeds."
+            if several
+            else "Each trial ran with one seed: no spread."
+        )
+        + " Trials marked * were given, not tuned. The two lines below each table need no model: each hospital’s"
+        " commonest train class, and N for every beat.</p>"
     ]
     for label in dict.fromkeys(row["condition"] for row in material.rows):
         group = [t for t in material.trials if t.condition == label]
         others = [r for r in material.rows if r["condition"] == label and r["state"] != "COMPLETE"]
-        parts.append(f"<h3>{_text(label)}</h3>")
+        if label != ONLY:
+            parts.append(f"<h3>{_text(label)}</h3>")
         if not group:
             counted = _counted(r["state"] for r in others)
             parts.append(f"<p class=missing>No trial of this condition has finished ({counted}).</p>")
             continue
-        parts.append(_trial_table(group, scores))
+        parts.append(_trial_table(group, scores, material.attributes))
         if len(group) > ROWS:
             parts.append(
                 f"<p>{len(group) - ROWS} more finished trials are left out here: <code>pulseledger compare --csv</code>.</p>"
@@ -214,11 +228,11 @@ def _results(material: _Material) -> _Section:
     return _Section("Results", "".join(parts))
 
 
-def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
+def _trial_table(group: Sequence[Trial], objectives: Sequence[str], attributes: dict[int, dict[str, Any]]) -> str:
     first = group[0]
-    classes = list(first.results[0]["final"]["personal"]["recall"])
-    named = [name.removeprefix("validation/") for name in objectives]
-    heads = ["trial", "method", "settings", *named, "accuracy %", "macro-F1", *(f"recall {c}" for c in classes)]
+    there = {c for t in group for c in t.results[0]["final"]["personal"]["recall"]}
+    classes = [c for c in CLASSES if c in there]
+    heads = ["trial", "method", "settings", *objectives, "accuracy %", "macro-F1", *(f"recall {c}" for c in classes)]
     heads += ["global acc. %", "global macro-F1", "hurt %", "gradients", "s"]
     shown = [t for i, t in enumerate(group) if i < ROWS]
     lines = []
@@ -229,12 +243,13 @@ def _trial_table(group: Sequence[Trial], objectives: Sequence[str]) -> str:
             for k, v in row["keys"].items()
             if k not in ("federation.algorithm", "federation.perfedavg.variant")
         ]
+        keys += [f"(infeasible: {text})" for text in attributes[row["trial"]].get("infeasible", [])]
         lines.append(
             [
                 f"{row['trial']}{'*' if row['baseline'] else ''}",
                 trial.method,
                 " ".join(keys),
-                *(_short(row["objectives"].get(name)) for name in objectives),
+                *(_score(row["objectives"].get(name)) for name in objectives),
                 _spread_number(row, "personal_accuracy", 100, 2),
                 _spread_number(row, "personal_macro_f1", 1, 3),
                 *(_number(row.get(f"personal_recall_{c}"), 1, 3) for c in classes),
@@ -282,7 +297,7 @@ def _cohorts(material: _Material) -> _Section:
             ]
         )
     text = (
-        "<p>Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
+        "<p class=lead>Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
         "of all; size variation is the standard deviation of the hospitals’ sizes over their mean.</p>"
     )
     return _Section("Cohorts", text + _table(heads, lines, words=(0, 8)))
@@ -354,9 +369,9 @@ def _pareto(material: _Material) -> _Section:
         ordered = sorted(values[front].tolist())
         for point in ordered:
             who = [t for t in group if list(t.row["objectives"].values()) == point]
-            for trial in who[:1] if who else []:
+            for trial in who[:1]:
                 keys = " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in trial.row["keys"].items())
-                lines.append([trial.condition, str(trial.row["trial"]), keys, *(_short(v) for v in point)])
+                lines.append([trial.condition, str(trial.row["trial"]), keys, *(_score(v) for v in point)])
     table = _table(["condition", "trial", "settings", *objectives], lines, words=(0, 2))
     return _Section(title, table, _pictures("pareto", plots.pareto_fronts(material.front, objectives), caption))
 
@@ -392,12 +407,15 @@ def _tuned(
         if count < TUNED or len({t.value for t in study.trials}) == 1:
             few[label] = f"{label}: {count}" + (", all with one score" if count >= TUNED else "")
             continue
-        for figure in draw(study, objective, "" if label == "all" else label):
+        for figure in draw(study, objective, label):
             text = caption.format(
-                label="the study" if label == "all" else f"“{label}”", count=count, objective=objective
+                label="the study" if label == ONLY else f"“{label}”", count=count, objective=objective
             )
             pictures.append(_Picture(f"{stem}-{len(pictures) + 1}", figure, text))
-    note = f"fewer than {TUNED} tuned trials have finished ({'; '.join(few.values())})" if few else ""
+    where = (
+        "any condition" if len(few) == len({label for label, _, _ in material.tuned}) > 1 else "; ".join(few.values())
+    )
+    note = f"fewer than {TUNED} tuned trials, or none that differ, have finished in {where}" if few else ""
     if not pictures:
         return _Section(title, missing=note)
     return _Section(title, f"<p class=missing>Left out: {_text(note)}.</p>" if note else "", pictures=tuple(pictures))
@@ -444,7 +462,7 @@ def _ledger(material: _Material) -> _Section:
                 _number(middle["open_seconds"], 1, 2),
             ]
         )
-    text = "<p>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
+    text = "<p class=lead>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
     return _Section(
         title, text + _table(heads, lines, words=(0,)), _pictures("ledger", plots.ledger_cost(with_one), caption)
     )
@@ -454,18 +472,28 @@ def _unfinished(material: _Material) -> _Section:
     title = "Failed and pruned trials"
     rows = sorted((r for r in material.rows if r["state"] in ("FAIL", "PRUNED")), key=lambda r: r["trial"])
     if not rows:
-        return _Section(title, missing="there is none")
+        return _Section(title, missing="no trial has failed or been pruned")
     lines = [
         [
             str(row["trial"]),
             row["state"],
             row["condition"],
             " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in row["keys"].items()),
-            row["error"] or ("stopped early by the pruner" if row["state"] == "PRUNED" else "no reason was written"),
+            row["error"] or _why(material.attributes[row["trial"]], material.study, row["state"]),
         ]
         for row in rows
     ]
     return _Section(title, _table(["trial", "state", "condition", "settings", "reason"], lines, words=(1, 2, 3, 4)))
+
+
+def _why(attributes: dict[str, Any], study: StudyConfig, state: str) -> str:
+    """Why a trial was pruned, from its scores at the rungs, or that nobody wrote why it failed."""
+    if state != "PRUNED":
+        return "no reason was written"
+    step = attributes.get("pruned")
+    values = attributes.get(f"rung/{step}", {}).get("values", [])
+    reached = ", ".join(f"{name} {_score(value)}" for name, value in zip(study.objectives, values, strict=False))
+    return "stopped by the pruner" + (f" at rung {step}" if step is not None else "") + (reached and f": {reached}")
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
@@ -478,18 +506,18 @@ body { font: 10pt/1.4 "DejaVu Sans", Verdana, sans-serif; color: #111; backgroun
 h1 { font-size: 17pt; margin: 0 0 1mm } h2 { font-size: 13pt; margin: 8mm 0 2mm; border-bottom: 0.4mm solid #111 }
 h3 { font-size: 10pt; margin: 4mm 0 1mm } p { margin: 1mm 0 2mm } code { font: 0.92em "DejaVu Sans Mono", monospace }
 table { border-collapse: collapse; font-size: 7pt; line-height: 1.25; width: 100%; margin-bottom: 2mm }
-th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.9mm }
-td { text-align: right; vertical-align: top; padding: 0.5mm 0.9mm; border-bottom: 0.1mm solid #ddd;
-     font-variant-numeric: tabular-nums; white-space: nowrap }
-.word { text-align: left; white-space: normal; overflow-wrap: anywhere } tfoot td { border-bottom: 0; font-style: italic }
+th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.7mm }
+td { text-align: right; vertical-align: top; padding: 0.5mm 0.7mm; border-bottom: 0.1mm solid #ddd;
+     font-variant-numeric: tabular-nums }
+.word { text-align: left; overflow-wrap: break-word; min-width: 16mm } tfoot td { border-bottom: 0; font-style: italic }
 th.word { overflow-wrap: normal }
-.facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left; white-space: normal }
+.facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left }
 .facts td:first-child { color: #444; padding-right: 5mm; white-space: nowrap }
 figure { margin: 3mm 0 5mm } img { max-width: 100%; max-height: 225mm; display: block; margin: 0 auto }
 figcaption { font-size: 8.5pt; color: #222; margin-top: 1mm }
 .missing { color: #444; font-style: italic } .leaky { font-weight: bold }
 thead { display: table-header-group } tfoot { display: table-row-group }
-@media print { body { padding: 0; max-width: none } h2, h3 { break-after: avoid } figure, tr { break-inside: avoid }
+@media print { body { padding: 0; max-width: none } h2, h3, .lead { break-after: avoid } figure, table, tr { break-inside: avoid }
                p { orphans: 3; widows: 3 } }
 """
 
@@ -513,7 +541,8 @@ def _page(material: _Material, sections: Sequence[_Section], drawn: dict[str, by
         for picture in section.pictures:
             data = base64.b64encode(drawn[picture.stem]).decode()
             parts.append(
-                f'<figure id="{picture.stem}"><img alt="{_text(section.title)}" src="data:image/png;base64,{data}">'
+                f'<figure id="{picture.stem}"><img alt="{_text(section.title)}" style="width: {picture.figure.get_figwidth():.2f}in" '
+                f'src="data:image/png;base64,{data}">'
                 f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
             )
         parts.append("</section>\n")
@@ -533,7 +562,7 @@ def _facts(material: _Material) -> str:
         states += ". <b>No trial has finished, so there are no scores to show.</b>"
     elif running:
         states += ". <b>The study is not finished: what follows is an interim state.</b>"
-    data = study.data.source
+    data: str = study.data.source
     if material.trials:
         digests = sorted({r["cohort"]["digest"][:16] for t in material.trials for r in t.results})
         data += f", beats {', '.join(digests)}"
@@ -546,12 +575,21 @@ def _facts(material: _Material) -> str:
         ("tuned for", ", ".join(f"{name} ({d})" for name, d in study.objectives.items())),
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {study.repeats} seed(s) a trial, {study.federation.rounds} rounds"),
         ("data", f"{data}; classes {study.data.classes}; split {study.cohort.split}"),
-        ("code", f"pulseledger {__version__} drew this page"),
+        ("code", f"drawn with pulseledger {__version__}{_commit()}"),
     ]  # fmt: skip
     if lost:
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
     lines = "".join(f"<tr><td>{k}</td><td>{v if k == 'trials' else _text(v)}</td></tr>" for k, v in facts)
     return f"<table class=facts>{lines}</table>"
+
+
+def _commit() -> str:
+    """The commit of this code, where it lies in a repository."""
+    tags = source_tags()
+    if "mlflow.source.git.commit" not in tags:
+        return ""
+    changed = ", changed since" if tags["mlflow.source.git.dirty"] == "true" else ""
+    return f", commit {tags['mlflow.source.git.commit'][:12]}{changed}"
 
 
 def _table(
@@ -567,7 +605,8 @@ def _table(
         return (
             "<tr>"
             + "".join(
-                f"<{tag}{' class=word' if i in texts else ''}>{_text(cell)}</{tag}>" for i, cell in enumerate(cells)
+                f"<{tag}{' class=word' if i in texts else ''}>{_text(cell) if tag == 'td' else _breakable(cell)}</{tag}>"
+                for i, cell in enumerate(cells)
             )
             + "</tr>"
         )
@@ -596,7 +635,8 @@ def _of(trials: Sequence[Trial]) -> str:
 
 def _numbers(trials: Sequence[Trial]) -> str:
     numbers = sorted(t.row["trial"] for t in trials)
-    return f"trial{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"trial{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers[:NAMED]))}{more}"
 
 
 def _counted(states: Iterable[str]) -> str:
@@ -609,6 +649,11 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _breakable(heading: str) -> str:
+    """A heading that may be broken after the slashes and underscores of a score's path."""
+    return _text(heading).replace("/", "/<wbr>").replace("_", "_<wbr>")
+
+
 def _code(value: str) -> str:
     return f"<code>{_text(value)}</code>"
 
@@ -619,7 +664,13 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 def _spread_number(row: dict[str, Any], key: str, factor: float, digits: int) -> str:
     sd = row[f"{key}_sd"]
-    return _number(row[key], factor, digits) + (f" ± {factor * sd:.{digits}f}" if sd is not None else "")
+    return _number(row[key], factor, digits) + (f" ±\xa0{factor * sd:.{digits}f}" if sd is not None else "")
+
+
+def _score(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if 0.01 <= abs(value) < 100 else _short(float(value))
 
 
 def _short(value: Any) -> str:

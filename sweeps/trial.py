@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from engine.background import Background
 from engine.config import RunConfig
-from engine.errors import Stopped
+from engine.errors import Stopped, StudyError
 from engine.experiment import Place, steps, track
 from engine.files import whole
 
@@ -36,6 +37,11 @@ class TrialRunner:
             See `advance`.
         """
         self.drop()
+        if not Path(order["folder"]).is_dir():  # the driver has made it
+            raise StudyError(
+                f"{order['folder']}: is not there on node {socket.gethostname()}; a study's folder must be on a disk that "
+                "all nodes of the cluster share."
+            )
         self._progress = _Progress(Path(order["folder"]))
         self._chunks = _chunks(order, tracker, self._progress)
         return self.advance()

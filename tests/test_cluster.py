@@ -20,6 +20,7 @@ from engine.experiment import run
 from engine.pool import sited_groups
 from sweeps import study as driver
 from sweeps.space import StudyConfig, load_study
+from sweeps.trial import TrialRunner
 
 VALUES: dict[str, Any] = {
     "name": "nodes",
@@ -116,6 +117,11 @@ def test_sqlite_wants_the_driver_on_the_head(monkeypatch: pytest.MonkeyPatch):
                 driver._require_head(study_of())
         else:
             driver._require_head(study_of())
+
+
+def test_a_node_that_does_not_see_the_studys_folder_says_so(tmp_path: Path):
+    with pytest.raises(StudyError, match="must be on a disk that all nodes of the cluster share"):
+        TrialRunner().begin({"folder": str(tmp_path / "elsewhere")}, None)
 
 
 # --- Three raylets ----------------------------------------------------------------------------------------------------

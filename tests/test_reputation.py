@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import LedgerError
+from engine.ledger.records import Verdicts
 from engine.ledger.reputation import (
     BASE,
     HIGHEST,
-    Word,
     after,
     earned,
     reward_leaf,
@@ -19,7 +19,6 @@ from engine.ledger.reputation import (
     step,
     threshold,
     verdicts,
-    word_leaf,
     words,
 )
 
@@ -91,12 +90,11 @@ def test_score_in_parts_per_million() -> None:
 
 
 def test_words_pack_sixteen_hospitals() -> None:
-    packed = words(7, {0: True, 15: False, 16: True, 33: True}, 12)
-    assert packed == [
-        Word(7, 0, 0b1000000000000001, 0b1, 12),
-        Word(7, 1, 0b1, 0b1, 12),
-        Word(7, 2, 0b10, 0b10, 12),
-    ]
+    assert words({0: True, 15: False, 16: True, 33: True}, 12) == (
+        Verdicts(0, 0b1000000000000001, 0b1, 12),
+        Verdicts(1, 0b1, 0b1, 12),
+        Verdicts(2, 0b10, 0b10, 12),
+    )
 
 
 def test_a_round_of_reputation_and_rewards() -> None:
@@ -121,6 +119,5 @@ def test_proofs_lead_to_the_root(count: int, data: st.DataObject) -> None:
 
 
 def test_leaves_by_hand() -> None:
-    words32 = b"".join(n.to_bytes(32, "big") for n in (3, 0, 5, 4, 10))
-    assert word_leaf(Word(3, 0, 5, 4, 10)) == keccak(keccak(words32))
+    assert reward_leaf(3, 500) == keccak(keccak((3).to_bytes(32, "big") + (500).to_bytes(32, "big")))
     assert sorted_root([]) == bytes(32)

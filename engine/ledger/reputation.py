@@ -6,27 +6,15 @@ scored by the other hospitals of the round on their own validation beats, and th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.records import word
+from engine.ledger.records import Verdicts, word
 
 BASE, HIGHEST = 10, 100  # as in RoundLedger.sol
 WIDTH = 16  # hospitals in one word of the contract
 PARTS = 1_000_000  # a score of 1
-
-
-@dataclass(frozen=True)
-class Word:
-    """The verdicts of one round over the sixteen hospitals from slot `16 * index`; bit i of a mask is slot `16 * index + i`."""
-
-    round: int
-    index: int
-    participated: int
-    accepted: int
-    threshold: int
 
 
 def step(reputation: int, accepted: bool, threshold: int) -> int:
@@ -66,15 +54,13 @@ def verdicts(scores: Mapping[int, Mapping[int, int]]) -> dict[int, bool]:
     return {slot: 2 * median >= best for slot, median in medians.items()}
 
 
-def words(round: int, accepted: Mapping[int, bool], level: int) -> list[Word]:
-    """The verdicts of a round, packed as the contract takes them; ascending, without empty words."""
+def words(accepted: Mapping[int, bool], level: int) -> tuple[Verdicts, ...]:
+    """The verdicts of a round, sixteen hospitals in a word as the contract takes them; ascending, without empty words."""
     packed = []
     for index in sorted({slot // WIDTH for slot in accepted}):
         here = {slot % WIDTH: good for slot, good in accepted.items() if slot // WIDTH == index}
-        packed.append(
-            Word(round, index, sum(1 << i for i in here), sum(1 << i for i, good in here.items() if good), level)
-        )
-    return packed
+        packed.append(Verdicts(index, sum(1 << i for i in here), sum(1 << i for i in here if here[i]), level))
+    return tuple(packed)
 
 
 def after(reputations: Mapping[int, int], accepted: Mapping[int, bool], level: int) -> dict[int, int]:
@@ -89,15 +75,10 @@ def earned(rewards: Mapping[int, int], reputations: Mapping[int, int], accepted:
     return {**rewards, **gains}
 
 
-def word_leaf(content: Word) -> bytes:
-    """Leaf of a word in the tree of scores."""
-    values = (content.round, content.index, content.participated, content.accepted, content.threshold)
-    return _leaf(*values)
-
-
 def reward_leaf(slot: int, cumulative: int) -> bytes:
     """Leaf of a claim in the tree of rewards."""
-    return _leaf(slot, cumulative)
+    # Hashed twice, so that no inner node (64 bytes) can pass for a leaf.
+    return keccak(keccak(word(slot) + word(cumulative)))
 
 
 def sorted_root(leaves: Sequence[bytes]) -> bytes:
@@ -113,11 +94,6 @@ def sorted_proof(leaves: Sequence[bytes], position: int) -> list[bytes]:
             proof.append(level[position ^ 1])
         position //= 2
     return proof
-
-
-def _leaf(*values: int) -> bytes:
-    # Hashed twice, so that no inner node (64 bytes) can pass for a leaf.
-    return keccak(keccak(b"".join(word(value) for value in values)))
 
 
 def _levels(leaves: Sequence[bytes]) -> list[list[bytes]]:

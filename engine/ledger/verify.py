@@ -35,6 +35,21 @@ def keccak256(data: bytes) -> bytes:
     return _keccak.new(data=data, digest_bits=256).digest()
 
 
+def sha256(data: bytes) -> bytes:
+    """SHA-256, 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def sender(raw: bytes) -> str:
+    """The checksum address that signed a raw Ethereum transaction; raises ValueError when nobody did."""
+    from eth_account import Account
+
+    try:
+        return str(Account.recover_transaction(raw))
+    except Exception as error:  # the library has no common base of its errors
+        raise ValueError(f"not a signed transaction: {error}") from error
+
+
 EMPTY_SLOT = keccak256(b"\x02PulseLedger empty slot")
 
 
@@ -170,6 +185,21 @@ def following_head(
     words = [before, encode("uint256", chain_id), encode("address", contract), federation, encode("uint64", number)]
     words += [root, parent, model, encode("uint32", count), scores, decisions]
     return keccak256(b"".join(words))
+
+
+def paired_root(leaves: Sequence[bytes]) -> bytes:
+    """Root of a tree whose pairs are sorted and whose odd node moves up (OpenZeppelin's MerkleProof); zeros without a leaf."""
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = [sorted(level[i : i + 2]) for i in range(0, len(level), 2)]
+        level = [keccak256(pair[0] + pair[1]) if len(pair) > 1 else pair[0] for pair in pairs]
+    return level[0] if level else bytes(32)
+
+
+def verdicts_leaf(number: int, index: int, participated: int, accepted: int, threshold: int) -> bytes:
+    """Leaf of the verdicts on 16 hospitals in the tree of a round's scores; hashed twice."""
+    values = (number, index, participated, accepted, threshold)
+    return keccak256(keccak256(b"".join(encode("uint256", value) for value in values)))
 
 
 def commitment(salt: bytes, value: int | bytes) -> bytes:

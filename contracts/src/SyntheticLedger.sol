@@ -6,6 +6,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {IRoundLedger} from "./IRoundLedger.sol";
 import {RoundLedger} from "./RoundLedger.sol";
 
 /**
@@ -22,6 +23,9 @@ import {RoundLedger} from "./RoundLedger.sol";
  * sees a floor from a coarse ladder, and a salted commitment binds the exact number. The events hold every field, so
  * the state can be rebuilt from them; times in the state are those of the block.
  */
+// Delays and expiry compare with the time of the block on purpose: they are minutes to days long, a block producer can
+// move it by seconds, and no hash depends on it.
+// slither-disable-start timestamp
 contract SyntheticLedger is EIP712 {
     /// @notice Where a request stands.
     enum Status {
@@ -197,9 +201,12 @@ contract SyntheticLedger is EIP712 {
     );
 
     /// @notice Contract that knows federations, hospitals and roles.
+    // Capitals for immutables are the convention of Solidity's style guide; slither knows the older one.
+    // slither-disable-next-line naming-convention
     RoundLedger public immutable ROUNDS;
 
     /// @notice Seconds until a new version of a policy is in force; the first version of a federation is at once.
+    // slither-disable-next-line naming-convention
     uint48 public immutable POLICY_DELAY;
 
     /// @notice Commitment to the organisation of a reviewer, zero if none was set.
@@ -346,7 +353,9 @@ contract SyntheticLedger is EIP712 {
     /// @dev Roles are those of the RoundLedger, and so is the error.
     modifier onlyAdmin() {
         bytes32 role = ROUNDS.DEFAULT_ADMIN_ROLE();
-        if (!ROUNDS.hasRole(role, msg.sender)) revert IAccessControl.AccessControlUnauthorizedAccount(msg.sender, role);
+        if (!ROUNDS.hasRole(role, msg.sender)) {
+            revert IAccessControl.AccessControlUnauthorizedAccount(msg.sender, role);
+        }
         _;
     }
 
@@ -446,9 +455,7 @@ contract SyntheticLedger is EIP712 {
         id = _hashTypedDataV4(keccak256(abi.encode(REQUEST_TYPEHASH, request)));
         _requireSignature(account, id, signature);
         _record(id, request, account, organisation);
-        emit SyntheticRequested(
-            id, request.federation, request.slot, account, organisation, request, signature
-        );
+        emit SyntheticRequested(id, request.federation, request.slot, account, organisation, request, signature);
         _decideByPolicy(id);
     }
 
@@ -547,7 +554,7 @@ contract SyntheticLedger is EIP712 {
         uint256 count = versions.length;
         // Only the last version can be waiting, see `setPolicy`.
         if (count != 0 && versions[count - 1].effectiveAt > block.timestamp) --count;
-        return uint32(count);
+        return SafeCast.toUint32(count);
     }
 
     /**
@@ -624,9 +631,9 @@ contract SyntheticLedger is EIP712 {
     }
 
     function _requireIndependent(bytes32 id, bytes32 requester, address reviewer) private view {
-        if (
-            !ROUNDS.hasRole(ROUNDS.REVIEWER_ROLE(), reviewer) || ROUNDS.hasRole(ROUNDS.COORDINATOR_ROLE(), reviewer)
-        ) revert NotReviewer(reviewer);
+        if (!ROUNDS.hasRole(ROUNDS.REVIEWER_ROLE(), reviewer) || ROUNDS.hasRole(ROUNDS.COORDINATOR_ROLE(), reviewer)) {
+            revert NotReviewer(reviewer);
+        }
         bytes32 organisation = organisationOf[reviewer];
         if (organisation == 0 || organisation == requester) {
             revert ReviewerNotIndependent(id, reviewer, organisation);
@@ -641,9 +648,9 @@ contract SyntheticLedger is EIP712 {
 
     /// @dev The account that made the request, unless the slot has changed hands in the RoundLedger since.
     function _holder(RequestState storage state) private view returns (address) {
-        RoundLedger.Hospital memory entry = ROUNDS.hospital(state.federation, state.slot);
-        if (entry.status == RoundLedger.HospitalStatus.NONE) return state.account;
-        if (entry.status == RoundLedger.HospitalStatus.ACTIVE) return entry.account;
+        IRoundLedger.Hospital memory entry = ROUNDS.hospital(state.federation, state.slot);
+        if (entry.status == IRoundLedger.HospitalStatus.NONE) return state.account;
+        if (entry.status == IRoundLedger.HospitalStatus.ACTIVE) return entry.account;
         revert NotHospital(state.federation, state.slot, entry.account);
     }
 
@@ -667,7 +674,9 @@ contract SyntheticLedger is EIP712 {
         (uint32 allowed, uint16 reasons) = _allowance(state);
         if (version != state.policyVersion) reasons |= POLICY_VERSION;
         if (reasons != 0) _change(id, state, Status.DENIED, 0, reasons, id);
-        else if (!_policies[state.federation][version - 1].policy.automatic) _change(id, state, Status.PENDING, 0, 0, id);
+        else if (!_policies[state.federation][version - 1].policy.automatic) _change(
+            id, state, Status.PENDING, 0, 0, id
+        );
         else _change(id, state, Status.APPROVED, allowed, 0, id);
     }
 
@@ -747,3 +756,4 @@ contract SyntheticLedger is EIP712 {
         return value == 1 || value == 2 || value == 5;
     }
 }
+// slither-disable-end timestamp

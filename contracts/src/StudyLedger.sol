@@ -65,12 +65,7 @@ contract StudyLedger is AccessControlDefaultAdminRules {
      * @param head Head after this record.
      */
     event TrialRecorded(
-        bytes32 indexed study,
-        uint64 indexed sequence,
-        uint32 indexed trial,
-        Stage stage,
-        bytes32 digest,
-        bytes32 head
+        bytes32 indexed study, uint64 indexed sequence, uint32 indexed trial, Stage stage, bytes32 digest, bytes32 head
     );
 
     /// @notice The study is already registered.

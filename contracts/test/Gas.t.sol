@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {StudyLedger} from "../src/StudyLedger.sol";
+import {SyntheticLedger} from "../src/SyntheticLedger.sol";
+import {Tree} from "./Base.sol";
+import {SyntheticBase} from "./SyntheticBase.sol";
+
+/**
+ * @dev Writes snapshots/*.json, which are in version control: what each transaction costs, with the 21,000 of a
+ * transaction and its call data. Run with FOUNDRY_PROFILE=gas, which makes every call a transaction of its own.
+ */
+contract GasSnapshot is SyntheticBase {
+    bytes32[] internal none;
+
+    function setUp() public {
+        deploySynthetic();
+    }
+
+    /// @dev A federation of this many slots, its leaves all drawn; sealed with every field set.
+    function sealRounds(uint32 slots, string memory name) internal {
+        bytes32 federation = keccak256(abi.encode("federation", slots));
+        vm.prank(coordinator);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, slots, 1, WINDOW);
+        vm.snapshotGasLastCall("rounds", string.concat(name, " 0 openFederation"));
+        vm.prank(coordinator);
+        ledger.openRound(federation, 1, GENESIS, uint64(block.timestamp + 1 hours));
+        vm.snapshotGasLastCall("rounds", string.concat(name, " 1 openRound"));
+        for (uint64 round = 1; round <= 9; ++round) {
+            IRoundLedger.FederationState memory state = ledger.federationState(federation);
+            IRoundLedger.Header memory header = IRoundLedger.Header({
+                round: round,
+                previousHead: state.head,
+                root: keccak256(abi.encode("root", round)),
+                parentModel: state.model,
+                model: keccak256(abi.encode("model", round)),
+                count: slots,
+                scoresRoot: keccak256(abi.encode("scores", round)),
+                decisions: keccak256(abi.encode("decisions", round))
+            });
+            vm.prank(coordinator);
+            ledger.sealRound(federation, header, 0, uint64(block.timestamp + 1 hours));
+            if (round == 1) vm.snapshotGasLastCall("rounds", string.concat(name, " 2 sealRound 1"));
+            if (round == 7) vm.snapshotGasLastCall("rounds", string.concat(name, " 3 sealRound 7"));
+            if (round == 9) vm.snapshotGasLastCall("rounds", string.concat(name, " 4 sealRound 9, steady"));
+        }
+    }
+
+    function testRounds() public {
+        sealRounds(3, "0003 hospitals,");
+        sealRounds(100, "0100 hospitals,");
+        sealRounds(1000, "1000 hospitals,");
+    }
+
+    function testRarePaths() public {
+        openRound();
+        submit(0);
+        vm.snapshotGasLastCall("rare", "submitUpdate, first of a round");
+        submit(1);
+        vm.snapshotGasLastCall("rare", "submitUpdate, next");
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        IRoundLedger.Header memory header = nextHeader(Tree.root(leaves));
+        header.scoresRoot = scoresLeaf(1, 0, 7, 5, 10);
+        seal(header);
+        vm.prank(coordinator);
+        ledger.updateReputation(FEDERATION, header, 0, 7, 5, 10, none);
+        vm.snapshotGasLastCall("rare", "updateReputation, 16 slots, first");
+        disputeSlot(header, leaves);
+        vm.snapshotGasLastCall("rare", "dispute by receipt");
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, true);
+        vm.snapshotGasLastCall("rare", "resolveDispute, one round void");
+        openRound();
+        seal();
+        vm.warp(block.timestamp + WINDOW);
+        bytes32 reward = keccak256(bytes.concat(keccak256(abi.encode(uint32(1), uint256(30)))));
+        vm.prank(coordinator);
+        ledger.finalizeRound(FEDERATION, reward);
+        vm.snapshotGasLastCall("rare", "finalizeRound with rewards, first");
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
+        vm.snapshotGasLastCall("rare", "claimReward, first");
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        vm.snapshotGasLastCall("rare", "setHospital");
+        IRoundLedger.KeyRotation memory rotation = IRoundLedger.KeyRotation(FEDERATION, 2, hospitalOf(2), vm.addr(7), 3);
+        bytes32 digest = rotationDigest(rotation);
+        ledger.rotateKey(rotation, organisation(2), registryProof(2), sign(keyOf(2), digest), sign(7, digest));
+        vm.snapshotGasLastCall("rare", "rotateKey");
+    }
+
+    function testSynthetic() public {
+        setPolicy(standardPolicy(false));
+        vm.snapshotGasLastCall("synthetic", "setPolicy");
+        bytes32 id = ask(requestOf(1, 2, 2, 12, 10));
+        vm.snapshotGasLastCall("synthetic", "requestSynthetic, pending");
+        ask(requestOf(1, 2, 2, 12, 1));
+        vm.snapshotGasLastCall("synthetic", "requestSynthetic, denied");
+        approve(id, 10);
+        vm.snapshotGasLastCall("synthetic", "reviewSynthetic");
+        send(1, goodReport(id, 7));
+        vm.snapshotGasLastCall("synthetic", "reportSynthetic");
+        id = ask(requestOf(1, 2, 2, 12, 10));
+        vm.warp(block.timestamp + 1 hours);
+        synthetic.expireSynthetic(id);
+        vm.snapshotGasLastCall("synthetic", "expireSynthetic");
+    }
+
+    function testStudy() public {
+        StudyLedger studies = new StudyLedger(ADMIN, STRANGER);
+        vm.prank(STRANGER);
+        studies.registerStudy(FEDERATION, CONFIG, 10);
+        vm.snapshotGasLastCall("studies", "registerStudy");
+        vm.prank(STRANGER);
+        studies.recordTrial(FEDERATION, 1, 0, StudyLedger.Stage.BEGUN, CONFIG);
+        vm.prank(STRANGER);
+        studies.recordTrial(FEDERATION, 2, 0, StudyLedger.Stage.COMPLETE, CONFIG);
+        vm.prank(STRANGER);
+        studies.recordTrial(FEDERATION, 3, 1, StudyLedger.Stage.BEGUN, CONFIG);
+        vm.snapshotGasLastCall("studies", "recordTrial, begun");
+        vm.prank(STRANGER);
+        studies.recordTrial(FEDERATION, 4, 1, StudyLedger.Stage.COMPLETE, CONFIG);
+        vm.snapshotGasLastCall("studies", "recordTrial, ended");
+    }
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {RoundLedger} from "../src/RoundLedger.sol";
+import {SyntheticLedger} from "../src/SyntheticLedger.sol";
+import {Tree} from "./Base.sol";
+import {SyntheticBase} from "./SyntheticBase.sol";
+
+/// @dev Drives a federation by random calls and remembers what must not change afterwards.
+contract RoundHandler is SyntheticBase {
+    IRoundLedger.Header[] internal headers;
+    bytes32[] internal none;
+    uint256 internal cumulative;
+    uint256 internal lastClaimed;
+
+    mapping(uint64 round => IRoundLedger.RoundStatus) internal settled;
+    mapping(bytes32 action => uint256) public done;
+    string public violation;
+
+    constructor() {
+        deploy();
+        openFederation();
+        openRound();
+    }
+
+    /// @dev Runs an action; `seals` and `moves` say whether it may change the head and the model.
+    modifier watched(bytes32 action, bool seals, bool moves) {
+        IRoundLedger.FederationState memory before = ledger.federationState(FEDERATION);
+        _;
+        ++done[action];
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        bool sealed_ = state.progress.round != before.progress.round;
+        if (sealed_ != (state.head != before.head)) violation = "a head moves with a round, and only then";
+        if (sealed_ && !seals) violation = "only a seal moves the round";
+        if (state.model != before.model && !moves) violation = "only a seal or a void moves the model";
+        if (state.finalized < before.finalized) violation = "finality does not go back";
+        if (ledger.claimed(FEDERATION, 1) < lastClaimed) violation = "claims do not fall";
+        lastClaimed = ledger.claimed(FEDERATION, 1);
+        bool endedBefore = true;
+        for (uint64 round = 1; round <= state.progress.round; ++round) {
+            IRoundLedger.RoundStatus now_ = status(round);
+            bool ended = now_ == IRoundLedger.RoundStatus.FINAL || now_ == IRoundLedger.RoundStatus.VOID;
+            IRoundLedger.RoundStatus was = settled[round];
+            if (was != IRoundLedger.RoundStatus.NONE && was != now_) violation = "FINAL and VOID never change";
+            if (now_ == IRoundLedger.RoundStatus.FINAL && !endedBefore) violation = "finality has no gaps";
+            endedBefore = endedBefore && ended;
+            if (ended) settled[round] = now_;
+        }
+    }
+
+    function count() external view returns (uint64) {
+        return uint64(headers.length);
+    }
+
+    function contractUnderTest() external view returns (RoundLedger) {
+        return ledger;
+    }
+
+    function sealNext(uint32 judged, bool keepClosed) public watched("seal", true, true) {
+        if (!ledger.isOpen(FEDERATION)) return;
+        IRoundLedger.Header memory header = nextHeader(Tree.root(leavesWith(Tree.EMPTY)));
+        header.scoresRoot = scoresLeaf(header.round, 0, uint16(judged & 7), uint16((judged >> 3) & judged & 7), 10);
+        uint32 submissions = progress().submissions;
+        vm.prank(coordinator);
+        uint64 next = keepClosed ? CLOSED : judged % 5 == 0 ? uint64(block.timestamp + 600) : 0;
+        ledger.sealRound(FEDERATION, header, submissions, next);
+        headers.push(header);
+    }
+
+    function reopen(bool timed) public watched("open", false, false) {
+        if (ledger.isOpen(FEDERATION) || progress().phase == IRoundLedger.Phase.DISPUTED) return;
+        uint64 round = progress().round + 1;
+        bytes32 model = ledger.federationState(FEDERATION).model;
+        vm.prank(coordinator);
+        ledger.openRound(FEDERATION, round, model, timed ? uint64(block.timestamp + 600) : 0);
+    }
+
+    function submitNext(uint32 slot) public watched("submit", false, false) {
+        slot %= SLOTS;
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        if (!ledger.isOpen(FEDERATION)) return;
+        if (ledger.submitted(FEDERATION, state.progress.round + 1, state.model, slot)) return;
+        submit(slot);
+    }
+
+    function disputeOne(uint256 back) public watched("dispute", false, false) {
+        if (headers.length == 0 || progress().phase == IRoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Header memory header = headers[headers.length - 1 - (back % headers.length) % 4];
+        if (status(header.round) != IRoundLedger.RoundStatus.SEALED) return;
+        disputeSlot(header, leavesWith(Tree.EMPTY));
+    }
+
+    function resolve(bool voided) public watched("resolve", false, voided) {
+        if (progress().phase != IRoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Header memory header = headers[ledger.federationState(FEDERATION).disputed - 1];
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, voided);
+    }
+
+    function finalize(uint16 reward) public watched("finalize", false, false) {
+        IRoundLedger.Progress memory now_ = progress();
+        if (now_.round == 0 || now_.phase == IRoundLedger.Phase.DISPUTED) return;
+        if (block.timestamp < now_.sealedAt + now_.window) return;
+        // Now and then the coordinator publishes less than before.
+        cumulative = reward % 4 == 0 ? cumulative / 2 : cumulative + reward;
+        vm.prank(coordinator);
+        ledger.finalizeRound(FEDERATION, rewardRoot());
+    }
+
+    function rewardRoot() internal view returns (bytes32) {
+        return keccak256(bytes.concat(keccak256(abi.encode(uint32(1), cumulative))));
+    }
+
+    function claim() public watched("claim", false, false) {
+        if (ledger.federationState(FEDERATION).rewardsRoot != rewardRoot()) return;
+        if (cumulative <= ledger.claimed(FEDERATION, 1)) return;
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none);
+    }
+
+    function judge(uint32 judged) public watched("judge", false, false) {
+        if (headers.length == 0) return;
+        IRoundLedger.Header memory header = headers[headers.length - 1];
+        uint16 participated = uint16(judged & 7);
+        uint16 accepted = uint16((judged >> 3) & judged & 7);
+        vm.prank(coordinator);
+        // Refused unless these are the verdicts that the round was sealed with, and new.
+        try ledger.updateReputation(FEDERATION, header, 0, participated, accepted, 10, none) {
+            ++done["judged"];
+        } catch {}
+    }
+
+    function pass(uint16 time) public watched("wait", false, false) {
+        vm.warp(block.timestamp + time % 2400);
+    }
+
+    function togglePause(uint8 dice) public watched("pause", false, false) {
+        if (dice % 4 != 0) return;
+        vm.prank(ADMIN);
+        ledger.pause();
+        ++done["paused"];
+        vm.prank(ADMIN);
+        ledger.unpause();
+    }
+}
+
+contract RoundInvariants {
+    RoundHandler internal handler;
+
+    error Violated(string what);
+
+    function setUp() public {
+        handler = new RoundHandler();
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(handler);
+    }
+
+    function invariantNothingForbiddenHappened() public view {
+        if (bytes(handler.violation()).length != 0) revert Violated(handler.violation());
+    }
+
+    function invariantRoundsAreDense() public view {
+        RoundLedger ledger = handler.contractUnderTest();
+        uint64 round = ledger.federationState(keccak256("federation")).progress.round;
+        if (round != handler.count()) revert Violated("one round per seal");
+    }
+
+    function invariantReputationsStayInRange() public view {
+        RoundLedger ledger = handler.contractUnderTest();
+        for (uint32 slot = 0; slot < 3; ++slot) {
+            if (ledger.reputation(keccak256("federation"), slot) > 100) revert Violated("largest reputation");
+        }
+    }
+
+    /// @dev The invariants say something only if the handler gets everywhere.
+    function testHandlerReachesEverything() public {
+        for (uint256 i = 0; i < 3; ++i) {
+            handler.submitNext(0);
+            handler.sealNext(15, false);
+            handler.judge(15);
+        }
+        handler.disputeOne(1);
+        handler.resolve(true);
+        handler.reopen(true);
+        handler.sealNext(1, false);
+        handler.disputeOne(0);
+        handler.resolve(false);
+        handler.pass(2399);
+        handler.pass(2399);
+        handler.finalize(5);
+        handler.claim();
+        RoundLedger ledger = handler.contractUnderTest();
+        if (ledger.claimed(keccak256("federation"), 1) != 5) revert Violated("claim");
+        if (handler.done("judged") != 3) revert Violated("judge");
+        if (ledger.roundStatus(keccak256("federation"), 2) != IRoundLedger.RoundStatus.VOID) revert Violated("void");
+        if (ledger.roundStatus(keccak256("federation"), 4) != IRoundLedger.RoundStatus.FINAL) revert Violated("final");
+        invariantNothingForbiddenHappened();
+    }
+}
+
+/// @dev Drives requests by random calls and keeps accounts of its own.
+contract SyntheticHandler is SyntheticBase {
+    bytes32[] public ids;
+    mapping(bytes32 id => uint32) public reserved;
+    mapping(bytes32 id => SyntheticLedger.Status) internal ended;
+    mapping(bytes32 action => uint256) public done;
+    uint32 public largestQuota;
+    bytes32 public head;
+    string public violation;
+
+    constructor() {
+        deploySynthetic();
+        setPolicy(standardPolicy(true));
+        largestQuota = 100;
+    }
+
+    function contractUnderTest() external view returns (SyntheticLedger) {
+        return synthetic;
+    }
+
+    function count() external view returns (uint256) {
+        return ids.length;
+    }
+
+    /// @dev What must count for a hospital and class, summed anew from what was granted and generated.
+    function expected(uint32 slot, uint8 class_) external view returns (uint256 sum) {
+        for (uint256 i = 0; i < ids.length; ++i) {
+            SyntheticLedger.RequestState memory state = synthetic.requestState(ids[i]);
+            if (state.slot == slot && state.class_ == class_) sum += reserved[ids[i]];
+        }
+    }
+
+    function note(bytes32 action, bytes32 id, uint32 amount, bytes32 record) internal {
+        ++done[action];
+        reserved[id] = amount;
+        SyntheticLedger.Status status_ = statusOf(id);
+        head = keccak256(abi.encode(head, id, status_, amount, record));
+        if (ended[id] != SyntheticLedger.Status.NONE) violation = "an ended request changed";
+        if (status_ != SyntheticLedger.Status.PENDING && status_ != SyntheticLedger.Status.APPROVED) {
+            ended[id] = status_;
+        }
+    }
+
+    function pick(uint256 which) internal view returns (bytes32) {
+        return ids[which % ids.length];
+    }
+
+    function request(uint32 slot, uint8 class_, uint8 floorStep, uint32 quantity) public {
+        uint32[6] memory floors = [uint32(1), 6, 10, 30, 50, 200];
+        SyntheticLedger.SyntheticRequest memory wanted =
+            requestOf(slot % 2, 1 + class_ % 3, 2, 1 + quantity % 60, floors[floorStep % 6]);
+        bytes32 id = ask(wanted);
+        ids.push(id);
+        SyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        bool granted = state.status == SyntheticLedger.Status.APPROVED;
+        if (granted && (state.counted == 0 || state.counted > wanted.quantity)) violation = "granted out of range";
+        note(granted ? bytes32("approved") : bytes32("asked"), id, granted ? state.counted : 0, id);
+    }
+
+    function review(uint256 which, bool grants, uint32 amount) public {
+        if (ids.length == 0) return;
+        bytes32 id = pick(which);
+        (uint32 allowed,) = synthetic.allowance(id);
+        if (statusOf(id) != SyntheticLedger.Status.PENDING) return;
+        if (block.timestamp >= synthetic.requestState(id).expiresAt) return;
+        if (allowed == 0) grants = false;
+        amount = grants ? 1 + amount % allowed : 0;
+        (SyntheticLedger.SyntheticReview memory given, bytes memory signature) = reviewOf(id, grants, amount);
+        synthetic.reviewSynthetic(id, given, signature, vm.addr(REVIEWER_KEY));
+        bytes32 kind =
+            keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
+        note("reviewed", id, amount, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(given)))));
+    }
+
+    function report(uint256 which, uint32 amount, bool good) public {
+        if (ids.length == 0) return;
+        bytes32 id = pick(which);
+        SyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        if (state.status != SyntheticLedger.Status.APPROVED || block.timestamp >= state.expiresAt) return;
+        SyntheticLedger.SyntheticReport memory given = goodReport(id, amount % (reserved[id] + 1));
+        if (!good) given.duplicates = 1000;
+        send(state.slot, given);
+        note(good ? bytes32("accepted") : bytes32("rejected"), id, good ? given.generated : 0, reportDigest(given));
+    }
+
+    function expire(uint256 which) public {
+        if (ids.length == 0) return;
+        bytes32 id = pick(which);
+        try synthetic.expireSynthetic(id) {
+            note("expired", id, 0, 0);
+        } catch {}
+    }
+
+    function pass(uint16 time) public {
+        vm.warp(block.timestamp + time % 1800);
+    }
+
+    function newPolicy(uint32 quota, bool automatic, uint8 dice) public {
+        if (dice % 8 != 0) return;
+        SyntheticLedger.Policy memory policy = standardPolicy(automatic);
+        policy.quota = quota % 150;
+        setPolicy(policy);
+        vm.warp(block.timestamp + 1 days);
+        if (policy.quota > largestQuota) largestQuota = policy.quota;
+        ++done["policy"];
+    }
+}
+
+contract SyntheticInvariants {
+    SyntheticHandler internal handler;
+
+    error Violated(string what);
+
+    function setUp() public {
+        handler = new SyntheticHandler();
+    }
+
+    function targetContracts() public view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(handler);
+    }
+
+    function invariantNothingForbiddenHappened() public view {
+        if (bytes(handler.violation()).length != 0) revert Violated(handler.violation());
+    }
+
+    function invariantQuotaIsExact() public view {
+        SyntheticLedger synthetic = handler.contractUnderTest();
+        for (uint32 slot = 0; slot < 2; ++slot) {
+            for (uint8 class_ = 1; class_ <= 3; ++class_) {
+                uint256 used = synthetic.used(keccak256("federation"), slot, class_);
+                if (used != handler.expected(slot, class_)) revert Violated("used is not what was granted");
+                if (used > handler.largestQuota()) revert Violated("more than any quota");
+            }
+        }
+    }
+
+    function invariantDecisionsAreTheChain() public view {
+        if (handler.contractUnderTest().decisions(keccak256("federation")) != handler.head()) revert Violated("head");
+    }
+
+    /// @dev The invariants say something only if the handler gets everywhere.
+    function testHandlerReachesEverything() public {
+        handler.request(0, 0, 3, 20);
+        handler.report(0, 10, true);
+        handler.request(0, 0, 3, 20);
+        handler.report(1, 10, false);
+        handler.request(1, 0, 3, 20);
+        handler.pass(1799);
+        handler.pass(1799);
+        handler.pass(2);
+        handler.expire(2);
+        handler.newPolicy(120, false, 0);
+        handler.request(1, 1, 3, 20);
+        handler.review(3, true, 7);
+        bytes32[6] memory actions = [bytes32("approved"), "accepted", "rejected", "expired", "reviewed", "policy"];
+        for (uint256 i = 0; i < 6; ++i) {
+            if (handler.done(actions[i]) == 0) revert Violated(string(bytes.concat(actions[i])));
+        }
+        invariantQuotaIsExact();
+        invariantDecisionsAreTheChain();
+        invariantNothingForbiddenHappened();
+    }
+}

@@ -1,0 +1,761 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
+import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {RoundLedger} from "../src/RoundLedger.sol";
+import {Base, Tree} from "./Base.sol";
+
+/// @dev A hospital behind a contract: it accepts what its owner has signed.
+contract Multisig {
+    address private immutable OWNER;
+
+    constructor(address owner) {
+        OWNER = owner;
+    }
+
+    function isValidSignature(bytes32 digest, bytes calldata signature) external view returns (bytes4) {
+        (bytes32 r, bytes32 s) = abi.decode(signature, (bytes32, bytes32));
+        return ecrecover(digest, uint8(signature[64]), r, s) == OWNER ? this.isValidSignature.selector : bytes4(0);
+    }
+}
+
+contract RoundLedgerTest is Base {
+    IRoundLedger.Header internal header;
+    bytes32[] internal none;
+
+    function setUp() public {
+        deploy();
+        openFederation();
+        openRound();
+    }
+
+    function refuse(bytes4 selector, bytes memory arguments) internal {
+        vm.expectRevert(bytes.concat(selector, arguments));
+    }
+
+    function expectedHead(IRoundLedger.Header memory h) internal view returns (bytes32) {
+        return keccak256(
+            bytes.concat(
+                abi.encode(h.previousHead, block.chainid, address(ledger), FEDERATION, h.round),
+                abi.encode(h.root, h.parentModel, h.model, h.count, h.scoresRoot, h.decisions)
+            )
+        );
+    }
+
+    // --- Federations and rounds --------------------------------------------------------------------------------------
+
+    function testHeadOfRoundZero() public view {
+        bytes32 expected = keccak256(
+            bytes.concat(
+                abi.encode(block.chainid, address(ledger), FEDERATION, CONFIG),
+                abi.encode(Tree.root(registry), GENESIS, SLOTS, uint256(2))
+            )
+        );
+        check(ledger.head(FEDERATION) == expected, "head 0");
+        check(ledger.headAt(FEDERATION, 0) == expected, "head at 0");
+        check(ledger.head(keccak256("other")) == 0, "head of an unknown federation");
+    }
+
+    function testOpenFederationRefusals() public {
+        bytes32 other = keccak256("other");
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationAlreadyOpen.selector, abi.encode(FEDERATION));
+        ledger.openFederation(FEDERATION, CONFIG, CONFIG, GENESIS, 3, 1, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.RegistryIsZero.selector, abi.encode(other));
+        ledger.openFederation(other, CONFIG, 0, GENESIS, 3, 1, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.ModelIsZero.selector, abi.encode(other, uint64(0)));
+        ledger.openFederation(other, CONFIG, CONFIG, 0, 3, 1, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 0, 3));
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 0, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 4, 3));
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 4, 0);
+        vm.prank(coordinator);
+        refuse(SafeCast.SafeCastOverflowedUintDowncast.selector, abi.encode(24, 1 << 24));
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 1 << 24, 4, 0);
+    }
+
+    function testUnknownFederation() public {
+        bytes32 other = keccak256("other");
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationUnknown.selector, abi.encode(other));
+        ledger.openRound(other, 1, GENESIS, 0);
+    }
+
+    function testOpenRoundRefusals() public {
+        vm.prank(coordinator);
+        refuse(IRoundLedger.RoundAlreadyOpen.selector, abi.encode(FEDERATION, 1));
+        ledger.openRound(FEDERATION, 1, GENESIS, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        ledger.openRound(FEDERATION, 2, GENESIS, 0);
+
+        header = nextHeader(keccak256("root"));
+        vm.prank(coordinator);
+        ledger.sealRound(FEDERATION, header, 0, CLOSED);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 2, header.model, GENESIS));
+        ledger.openRound(FEDERATION, 2, GENESIS, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp, block.timestamp));
+        ledger.openRound(FEDERATION, 2, header.model, uint64(block.timestamp));
+    }
+
+    function testSealMovesHeadModelAndRound() public {
+        for (uint64 round = 1; round <= 10; ++round) {
+            header = nextHeader(keccak256(abi.encode("root", round)));
+            bytes32 expected = expectedHead(header);
+            vm.prank(coordinator);
+            vm.expectEmit(address(ledger));
+            emit IRoundLedger.RoundSealed(FEDERATION, round, header, 0, 0, expected);
+            ledger.sealRound(FEDERATION, header, 0, 0);
+            IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+            check(state.head == expected && state.model == header.model, "head and model");
+            check(state.progress.round == round && ledger.isOpen(FEDERATION), "round");
+            check(ledger.headAt(FEDERATION, round) == expected, "head at");
+        }
+        check(ledger.headAt(FEDERATION, 3) != 0 && ledger.headAt(FEDERATION, 2) == 0, "eight heads are kept");
+        check(status(2) == IRoundLedger.RoundStatus.FINAL && status(3) == IRoundLedger.RoundStatus.SEALED, "ring");
+        check(status(11) == IRoundLedger.RoundStatus.OPEN && status(12) == IRoundLedger.RoundStatus.NONE, "next");
+        check(status(0) == IRoundLedger.RoundStatus.NONE, "round 0");
+    }
+
+    function testSealRefusals() public {
+        header = nextHeader(keccak256("root"));
+        IRoundLedger.Header memory bad = header;
+        bad.round = 2;
+        refuseSeal(bad, IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        bad = header;
+        bad.previousHead = CONFIG;
+        refuseSeal(bad, IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, header.previousHead, CONFIG));
+        bad = header;
+        bad.parentModel = CONFIG;
+        refuseSeal(bad, IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG));
+        bad = header;
+        bad.count = 1;
+        refuseSeal(bad, IRoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 1, 2, 3));
+        bad = header;
+        bad.count = 4;
+        refuseSeal(bad, IRoundLedger.CountOutOfRange.selector, abi.encode(FEDERATION, 1, 4, 2, 3));
+        bad = header;
+        bad.root = 0;
+        refuseSeal(bad, IRoundLedger.RootIsZero.selector, abi.encode(FEDERATION, 1));
+        bad = header;
+        bad.model = 0;
+        refuseSeal(bad, IRoundLedger.ModelIsZero.selector, abi.encode(FEDERATION, 1));
+        vm.prank(coordinator);
+        refuse(IRoundLedger.SubmissionsMissed.selector, abi.encode(FEDERATION, 1, 0, 1));
+        ledger.sealRound(FEDERATION, header, 1, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
+        ledger.sealRound(FEDERATION, header, 0, 1);
+        vm.prank(coordinator);
+        refuse(SafeCast.SafeCastOverflowedUintDowncast.selector, abi.encode(40, 1 << 40));
+        ledger.sealRound(FEDERATION, header, 0, 1 << 40);
+    }
+
+    function refuseSeal(IRoundLedger.Header memory bad, bytes4 selector, bytes memory arguments) internal {
+        vm.prank(coordinator);
+        refuse(selector, arguments);
+        ledger.sealRound(FEDERATION, bad, 0, 0);
+    }
+
+    function testDeadlineVoidsAnOpenRound() public {
+        header = nextHeader(keccak256("root"));
+        vm.prank(coordinator);
+        ledger.sealRound(FEDERATION, header, 0, uint64(block.timestamp + 60));
+        vm.warp(block.timestamp + 60);
+        check(status(2) == IRoundLedger.RoundStatus.OPEN, "the last second counts");
+        submit(1);
+        vm.warp(block.timestamp + 1);
+        check(status(2) == IRoundLedger.RoundStatus.VOID && !ledger.isOpen(FEDERATION), "void");
+        header = nextHeader(keccak256("root"));
+        refuseSeal(header, IRoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
+        openRound();
+        check(status(2) == IRoundLedger.RoundStatus.OPEN, "open again");
+        check(ledger.submitted(FEDERATION, 2, header.parentModel, 1), "the submission still counts");
+        check(progress().submissions == 1, "so does its number");
+        seal();
+        check(progress().submissions == 0, "a new round starts from none");
+    }
+
+    function testPauseStopsNewRoundsOnly() public {
+        vm.prank(ADMIN);
+        ledger.pause();
+        header = nextHeader(keccak256("root"));
+        refuseSeal(header, Pausable.EnforcedPause.selector, "");
+        submit(0);
+        vm.prank(coordinator);
+        ledger.sealRound(FEDERATION, header, 1, CLOSED);
+        vm.prank(coordinator);
+        refuse(Pausable.EnforcedPause.selector, "");
+        ledger.openRound(FEDERATION, 2, header.model, 0);
+        vm.prank(coordinator);
+        refuse(Pausable.EnforcedPause.selector, "");
+        ledger.openFederation(keccak256("other"), CONFIG, CONFIG, GENESIS, 3, 1, 0);
+        vm.warp(block.timestamp + WINDOW);
+        ledger.finalizeRound(FEDERATION, 0);
+        check(status(1) == IRoundLedger.RoundStatus.FINAL, "finalized in a pause");
+        vm.prank(ADMIN);
+        ledger.unpause();
+        openRound();
+    }
+
+    // --- Direct submission -------------------------------------------------------------------------------------------
+
+    function testSubmitUpdate() public {
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes32 leaf = keccak256(bytes.concat(hex"000002", bytes4(uint32(1)), updateDigest(record), signature));
+        vm.prank(STRANGER);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.UpdateSubmitted(FEDERATION, 1, 1, hospitalOf(1), leaf, record, signature);
+        ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), registryProof(1));
+        check(ledger.submitted(FEDERATION, 1, GENESIS, 1), "bit of slot 1");
+        check(!ledger.submitted(FEDERATION, 1, GENESIS, 0), "no bit of slot 0");
+        check(progress().submissions == 1, "counted");
+        refuseUpdate(record, 1, IRoundLedger.AlreadySubmitted.selector, abi.encode(FEDERATION, 1, 1));
+    }
+
+    function refuseUpdate(IRoundLedger.ModelUpdate memory record, uint32 slot, bytes4 selector, bytes memory arguments)
+        internal
+    {
+        bytes memory signature = sign(keyOf(slot), updateDigest(record));
+        bytes32[] memory proof = registryProof(slot);
+        refuse(selector, arguments);
+        ledger.submitUpdate(record, signature, hospitalOf(slot), organisation(slot), proof);
+    }
+
+    function testSubmitRefusals() public {
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        record.schema = 1;
+        refuseUpdate(record, 1, IRoundLedger.SchemaMismatch.selector, abi.encode(2, 1));
+        record = updateOf(1);
+        record.deadline = uint64(block.timestamp - 1);
+        refuseUpdate(record, 1, IRoundLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp));
+        record = updateOf(1);
+        record.parentHead = CONFIG;
+        refuseUpdate(
+            record, 1, IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 0, ledger.head(FEDERATION), CONFIG)
+        );
+        record = updateOf(1);
+        record.parentModel = CONFIG;
+        refuseUpdate(record, 1, IRoundLedger.ParentModelMismatch.selector, abi.encode(FEDERATION, 1, GENESIS, CONFIG));
+        record = updateOf(1);
+        record.configHash = GENESIS;
+        refuseUpdate(record, 1, IRoundLedger.ConfigMismatch.selector, abi.encode(FEDERATION, CONFIG, GENESIS));
+        record = updateOf(1);
+        record.round = 2;
+        refuseUpdate(record, 1, IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        record = updateOf(2);
+        refuseUpdate(record, 1, IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 2, hospitalOf(1)));
+        record = updateOf(1);
+        bytes memory signature = sign(keyOf(2), updateDigest(record));
+        bytes32[] memory proof = registryProof(1);
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), updateDigest(record)));
+        ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), proof);
+        header = nextHeader(keccak256("root"));
+        vm.prank(coordinator);
+        ledger.sealRound(FEDERATION, header, 0, CLOSED);
+        refuseUpdate(updateOf(1), 1, IRoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
+    }
+
+    /// @dev Every field is signed: any other value makes the signature worthless or is refused before.
+    function testFuzzSubmitOfAChangedRecord(uint8 field, bytes32 value) public {
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes memory encoded = abi.encode(record);
+        uint256 offset = 32 * (uint256(field) % 13);
+        bytes32 old;
+        assembly {
+            let place := add(add(encoded, 32), offset)
+            old := mload(place)
+        }
+        // One time in four the record stays as it was.
+        if (field >= 192) value = old;
+        assembly {
+            mstore(add(add(encoded, 32), offset), value)
+        }
+        bytes32[] memory proof = registryProof(1);
+        bytes memory call = bytes.concat(
+            RoundLedger.submitUpdate.selector,
+            encoded,
+            abi.encode(17 * 32, hospitalOf(1), organisation(1), 21 * 32),
+            abi.encode(65, bytes32(0), bytes32(0), bytes32(0)),
+            abi.encode(proof.length, proof[0], proof[1])
+        );
+        // The signature goes into the three words after its length.
+        uint256 start = 4 + 18 * 32;
+        for (uint256 i = 0; i < 65; ++i) {
+            call[start + i] = signature[i];
+        }
+        (bool done,) = address(ledger).call(call);
+        check(done == (old == value), "only the signed record is taken");
+    }
+
+    function testContractWalletSubmits() public {
+        Multisig wallet = new Multisig(vm.addr(99));
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, address(wallet), IRoundLedger.HospitalStatus.ACTIVE, organisation(1));
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        ledger.submitUpdate(record, sign(99, updateDigest(record)), address(wallet), organisation(1), none);
+        check(ledger.submitted(FEDERATION, 1, GENESIS, 1), "a contract may hold a slot");
+    }
+
+    // --- Disputes ----------------------------------------------------------------------------------------------------
+
+    function testReceiptAgainstAnEmptySlot() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        header = seal(nextHeader(Tree.root(leaves)));
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
+        vm.prank(STRANGER);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.RoundDisputed(FEDERATION, 1, 1, keccak256("promised"), Tree.EMPTY);
+        ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
+        check(status(2) == IRoundLedger.RoundStatus.NONE, "the open round is closed");
+        IRoundLedger.Header memory next = nextHeader(keccak256("root"));
+        refuseSeal(next, IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        ledger.openRound(FEDERATION, 2, header.model, 0);
+        vm.warp(block.timestamp + WINDOW);
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        ledger.finalizeRound(FEDERATION, 0);
+    }
+
+    function testReceiptAgainstAnotherLeaf() public {
+        bytes32[] memory leaves = leavesWith(keccak256("another"));
+        header = seal(nextHeader(Tree.root(leaves)));
+        disputeSlot(header, leaves);
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
+    }
+
+    function testSubmissionAgainstAnEmptySlot() public {
+        submit(1);
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        header = seal(nextHeader(Tree.root(leaves)));
+        ledger.dispute(
+            FEDERATION, header, IRoundLedger.Receipt(FEDERATION, 1, 1, 0), "", Tree.EMPTY, Tree.prove(leaves, 1)
+        );
+        check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
+    }
+
+    function testDisputeRefusals() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        header = seal(nextHeader(Tree.root(leaves)));
+        bytes32[] memory proof = Tree.prove(leaves, 1);
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, keccak256("promised"));
+
+        IRoundLedger.Header memory forged = header;
+        forged.root = CONFIG;
+        bytes32 held = ledger.head(FEDERATION);
+        refuse(IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, held, expectedHead(forged)));
+        ledger.dispute(FEDERATION, forged, receipt, signature, Tree.EMPTY, proof);
+
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(header.root, CONFIG));
+        ledger.dispute(FEDERATION, header, receipt, signature, CONFIG, proof);
+
+        (IRoundLedger.Receipt memory other, bytes memory otherSignature) = promise_(2, 1, keccak256("promised"));
+        refuse(IRoundLedger.ReceiptMismatch.selector, abi.encode(FEDERATION, 1, FEDERATION, 2));
+        ledger.dispute(FEDERATION, header, other, otherSignature, Tree.EMPTY, proof);
+
+        IRoundLedger.Header memory open = nextHeader(keccak256("root"));
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, IRoundLedger.RoundStatus.OPEN));
+        ledger.dispute(FEDERATION, open, receipt, signature, CONFIG, proof);
+    }
+
+    function testReceiptRefusals() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        header = seal(nextHeader(Tree.root(leaves)));
+        bytes32[] memory proof = Tree.prove(leaves, 1);
+
+        // What was promised is there; nothing was promised; nobody signed; a hospital signed.
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, Tree.EMPTY);
+        refuse(IRoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
+        ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, proof);
+        receipt.leaf = 0;
+        refuse(IRoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
+        ledger.dispute(FEDERATION, header, receipt, "", Tree.EMPTY, proof);
+        receipt.leaf = keccak256("promised");
+        bytes32 digest = receiptDigest(receipt);
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(address(0), digest));
+        ledger.dispute(FEDERATION, header, receipt, "", Tree.EMPTY, proof);
+        signature = sign(keyOf(1), digest);
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
+        ledger.dispute(FEDERATION, header, receipt, signature, Tree.EMPTY, proof);
+    }
+
+    function testOnlyOneDisputeAtATime() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        IRoundLedger.Header memory second = seal(nextHeader(Tree.root(leaves)));
+        disputeSlot(first, leaves);
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(2, 1, CONFIG);
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        ledger.dispute(FEDERATION, second, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
+    }
+
+    function testVoidPutsTheModelBack() public {
+        header = disputeEmptySlot();
+        bytes32 headBefore = ledger.head(FEDERATION);
+        vm.prank(AUDITOR);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.DisputeResolved(FEDERATION, 1, true, GENESIS);
+        ledger.resolveDispute(FEDERATION, header, true);
+        check(status(1) == IRoundLedger.RoundStatus.VOID, "void");
+        check(ledger.head(FEDERATION) == headBefore && progress().round == 1, "heads and rounds are not rewritten");
+        openRound();
+        IRoundLedger.Header memory next = seal();
+        check(next.parentModel == GENESIS && next.round == 2, "the next round starts from the model before");
+        check(status(1) == IRoundLedger.RoundStatus.VOID, "still void");
+        vm.warp(block.timestamp + WINDOW);
+        ledger.finalizeRound(FEDERATION, 0);
+        check(status(1) == IRoundLedger.RoundStatus.VOID && status(2) == IRoundLedger.RoundStatus.FINAL, "for good");
+    }
+
+    function testVoidTakesLaterRoundsAlong() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        header = seal(nextHeader(Tree.root(leaves)));
+        seal();
+        submit(0);
+        disputeSlot(header, leaves);
+        check(status(1) == IRoundLedger.RoundStatus.SEALED && status(3) == IRoundLedger.RoundStatus.SEALED, "others");
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, true);
+        check(status(1) == IRoundLedger.RoundStatus.SEALED, "the round before stays");
+        check(status(2) == IRoundLedger.RoundStatus.VOID && status(3) == IRoundLedger.RoundStatus.VOID, "void");
+        check(ledger.federationState(FEDERATION).model == first.model, "model of the round before");
+        check(progress().submissions == 0, "a submission for another model does not count");
+        openRound();
+        submit(0);
+        disputeSlot(first, leaves);
+    }
+
+    function testUpheldRoundIsFinal() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        header = seal(nextHeader(Tree.root(leaves)));
+        disputeSlot(header, leaves);
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, false);
+        check(status(1) == IRoundLedger.RoundStatus.FINAL && status(2) == IRoundLedger.RoundStatus.FINAL, "final");
+        check(ledger.federationState(FEDERATION).model == header.model, "model unchanged");
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(1, 1, CONFIG);
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 1, IRoundLedger.RoundStatus.FINAL));
+        ledger.dispute(FEDERATION, first, receipt, signature, Tree.EMPTY, Tree.prove(leaves, 1));
+        openRound();
+        seal();
+    }
+
+    function testResolveRefusals() public {
+        header = nextHeader(keccak256("root"));
+        vm.prank(AUDITOR);
+        refuse(IRoundLedger.NoDispute.selector, abi.encode(FEDERATION));
+        ledger.resolveDispute(FEDERATION, header, true);
+        header = disputeEmptySlot();
+        IRoundLedger.Header memory forged = header;
+        forged.round = 2;
+        vm.prank(AUDITOR);
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        ledger.resolveDispute(FEDERATION, forged, true);
+        forged = header;
+        forged.parentModel = CONFIG;
+        bytes memory detail = abi.encode(FEDERATION, 1, ledger.head(FEDERATION), expectedHead(forged));
+        vm.prank(AUDITOR);
+        refuse(IRoundLedger.HeadMismatch.selector, detail);
+        ledger.resolveDispute(FEDERATION, forged, true);
+    }
+
+    function testFinalize() public {
+        refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 0));
+        ledger.finalizeRound(FEDERATION, 0);
+        seal();
+        uint256 until = block.timestamp + WINDOW;
+        vm.warp(until - 1);
+        refuse(IRoundLedger.WindowOpen.selector, abi.encode(FEDERATION, 1, until));
+        ledger.finalizeRound(FEDERATION, 0);
+        vm.warp(until);
+        bytes memory detail = abi.encode(STRANGER, ledger.COORDINATOR_ROLE());
+        vm.prank(STRANGER);
+        refuse(IAccessControl.AccessControlUnauthorizedAccount.selector, detail);
+        ledger.finalizeRound(FEDERATION, CONFIG);
+        vm.prank(STRANGER);
+        ledger.finalizeRound(FEDERATION, 0);
+        check(status(1) == IRoundLedger.RoundStatus.FINAL, "final");
+        refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 1));
+        ledger.finalizeRound(FEDERATION, 0);
+        vm.prank(coordinator);
+        ledger.finalizeRound(FEDERATION, CONFIG);
+        check(ledger.federationState(FEDERATION).rewardsRoot == CONFIG, "rewards may come later");
+    }
+
+    // --- Hospitals ---------------------------------------------------------------------------------------------------
+
+    function testRegistry() public view {
+        for (uint32 slot = 0; slot < SLOTS; ++slot) {
+            check(holds(slot, hospitalOf(slot), organisation(slot)), "in the registry");
+            check(!holds(slot, hospitalOf((slot + 1) % 3), organisation(slot)), "not another account");
+            check(!holds(slot, hospitalOf(slot), organisation((slot + 1) % 3)), "not another organisation");
+        }
+        check(!ledger.isHospital(FEDERATION, 3, hospitalOf(0), organisation(0), none), "no such slot");
+    }
+
+    function holds(uint32 slot, address account, bytes32 org) internal view returns (bool) {
+        return ledger.isHospital(FEDERATION, slot, account, org, registryProof(slot));
+    }
+
+    function testSetHospital() public {
+        vm.prank(ADMIN);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.HospitalSet(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        check(holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "replaced");
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.SUSPENDED, CONFIG);
+        check(!holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "suspended");
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.NONE, 0);
+        check(!holds(1, STRANGER, CONFIG) && holds(1, hospitalOf(1), organisation(1)), "the registry is back");
+        check(ledger.hospital(FEDERATION, 1).status == IRoundLedger.HospitalStatus.NONE, "entry");
+    }
+
+    function testSetHospitalRefusals() public {
+        vm.prank(ADMIN);
+        refuse(IRoundLedger.SlotOutOfRange.selector, abi.encode(FEDERATION, 3, 3));
+        ledger.setHospital(FEDERATION, 3, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+        vm.prank(ADMIN);
+        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
+        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
+    }
+
+    function rotate(IRoundLedger.KeyRotation memory rotation, uint256 oldKey, uint256 newKey) internal {
+        bytes32 digest = rotationDigest(rotation);
+        ledger.rotateKey(rotation, organisation(1), registryProof(1), sign(oldKey, digest), sign(newKey, digest));
+    }
+
+    function testRotateKey() public {
+        IRoundLedger.KeyRotation memory rotation =
+            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 1);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.KeyRotated(FEDERATION, 1, hospitalOf(1), vm.addr(77), organisation(1), 1);
+        rotate(rotation, keyOf(1), 77);
+        check(holds(1, vm.addr(77), organisation(1)) && !holds(1, hospitalOf(1), organisation(1)), "rotated");
+        seal();
+        rotate(IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 2), 77, keyOf(1));
+        check(holds(1, hospitalOf(1), organisation(1)), "and back");
+    }
+
+    function testRotateRefusals() public {
+        IRoundLedger.KeyRotation memory rotation =
+            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 2);
+        (bytes memory oldSignature, bytes memory newSignature) = bothSign(rotation);
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
+        ledger.rotateKey(rotation, organisation(1), registryProof(1), oldSignature, newSignature);
+
+        rotation.round = 1;
+        (oldSignature, newSignature) = bothSign(rotation);
+        bytes32 digest = rotationDigest(rotation);
+        bytes32[] memory proof = registryProof(1);
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
+        ledger.rotateKey(rotation, organisation(1), proof, newSignature, newSignature);
+        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(vm.addr(77), digest));
+        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, oldSignature);
+        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
+        ledger.rotateKey(rotation, CONFIG, proof, oldSignature, newSignature);
+        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
+
+        // Back and forth in one round would let the first record be replayed.
+        rotation = IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 1);
+        (newSignature, oldSignature) = bothSign(rotation);
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 1));
+        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
+        rotation.to = address(0);
+        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
+        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
+    }
+
+    function bothSign(IRoundLedger.KeyRotation memory rotation) internal view returns (bytes memory, bytes memory) {
+        bytes32 digest = rotationDigest(rotation);
+        return (sign(keyOf(1), digest), sign(77, digest));
+    }
+
+    function testRolesAreKeptApart() public {
+        bytes32 coordinates = ledger.COORDINATOR_ROLE();
+        bytes32[2] memory others = [ledger.REVIEWER_ROLE(), ledger.AUDITOR_ROLE()];
+        for (uint256 i = 0; i < 2; ++i) {
+            vm.prank(ADMIN);
+            refuse(IRoundLedger.RolesConflict.selector, abi.encode(coordinator, coordinates, others[i]));
+            ledger.grantRole(others[i], coordinator);
+        }
+        vm.prank(ADMIN);
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, others[1], coordinates));
+        ledger.grantRole(coordinates, AUDITOR);
+        address reviewer = vm.addr(REVIEWER_KEY);
+        vm.prank(ADMIN);
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(reviewer, others[0], coordinates));
+        ledger.grantRole(coordinates, reviewer);
+    }
+
+    // --- Reputation and rewards --------------------------------------------------------------------------------------
+
+    function judge(uint16 participated, uint16 accepted, uint16 threshold) internal {
+        header = nextHeader(keccak256("root"));
+        header.scoresRoot = scoresLeaf(header.round, 0, participated, accepted, threshold);
+        seal(header);
+        vm.prank(coordinator);
+        ledger.updateReputation(FEDERATION, header, 0, participated, accepted, threshold, none);
+    }
+
+    function reputations(uint16 a, uint16 b, uint16 c) internal view returns (bool) {
+        return ledger.reputation(FEDERATION, 0) == a && ledger.reputation(FEDERATION, 1) == b
+            && ledger.reputation(FEDERATION, 2) == c;
+    }
+
+    function testReputationByHand() public {
+        check(reputations(10, 10, 10), "base");
+        judge(7, 5, 10);
+        check(reputations(11, 0, 11), "accepted at h: up; rejected at h: 0");
+        judge(7, 2, 5);
+        check(reputations(10, 1, 10), "rejected above h: down; accepted below h: up");
+        judge(6, 0, 9);
+        check(reputations(10, 2, 9), "who did not take part stays; rejected below h: up");
+        judge(4, 0, 9);
+        check(reputations(10, 2, 0), "rejected at h after a fall: 0");
+    }
+
+    function testReputationSaturates() public {
+        for (uint256 i = 0; i < 95; ++i) {
+            judge(1, 1, 0);
+        }
+        check(ledger.reputation(FEDERATION, 0) == 100, "largest");
+    }
+
+    /// @dev The rule, case by case as printed, must name exactly one case for any input and agree with the contract.
+    function testFuzzReputation(uint16 threshold, uint16 verdicts, uint8 rounds) public {
+        threshold %= 101;
+        uint256[3] memory model = [uint256(10), 10, 10];
+        for (uint256 i = 0; i <= rounds % 12; ++i) {
+            uint16 participated = uint16((verdicts >> i) & 7);
+            uint16 accepted = uint16((verdicts >> (i / 2)) & participated);
+            judge(participated, accepted, threshold);
+            for (uint256 slot = 0; slot < 3; ++slot) {
+                if ((participated >> slot) & 1 == 0) continue;
+                model[slot] = ruled(model[slot], threshold, (accepted >> slot) & 1 == 1);
+            }
+            check(reputations(uint16(model[0]), uint16(model[1]), uint16(model[2])), "rule");
+        }
+    }
+
+    function ruled(uint256 g, uint256 h, bool high) internal pure returns (uint256 value) {
+        uint256 cases = 0;
+        if (high && g >= h) (value, cases) = (g + 1 > 100 ? 100 : g + 1, cases + 1);
+        if (!high && g >= h + 1) (value, cases) = (g - 1, cases + 1);
+        if (!high && g == h) (value, cases) = (0, cases + 1);
+        if (g < h) (value, cases) = (g + 1, cases + 1);
+        check(cases == 1, "exhaustive and disjoint");
+    }
+
+    function testReputationRefusals() public {
+        judge(7, 7, 10);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.ReputationOutOfOrder.selector, abi.encode(FEDERATION, 0, 1, 1));
+        ledger.updateReputation(FEDERATION, header, 0, 7, 7, 10, none);
+        bytes32 leaf = scoresLeaf(1, 0, 7, 3, 10);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(header.scoresRoot, leaf));
+        ledger.updateReputation(FEDERATION, header, 0, 7, 3, 10, none);
+        uint16[3] memory wrong = [uint16(8), 1, 7];
+        for (uint256 i = 0; i < 3; ++i) {
+            // Slot 3 does not exist; slot 1 was accepted without taking part; word 1 does not exist.
+            uint32 index = i == 2 ? 1 : 0;
+            uint16 accepted = i == 1 ? 2 : 0;
+            vm.prank(coordinator);
+            refuse(IRoundLedger.MaskInvalid.selector, abi.encode(FEDERATION, index, wrong[i], accepted));
+            ledger.updateReputation(FEDERATION, header, index, wrong[i], accepted, 10, none);
+        }
+        vm.prank(coordinator);
+        refuse(IRoundLedger.ThresholdOutOfRange.selector, abi.encode(101, 100));
+        ledger.updateReputation(FEDERATION, header, 0, 7, 7, 101, none);
+        IRoundLedger.Header memory forged = header;
+        forged.scoresRoot = leaf;
+        bytes memory detail = abi.encode(FEDERATION, 1, ledger.head(FEDERATION), expectedHead(forged));
+        vm.prank(coordinator);
+        refuse(IRoundLedger.HeadMismatch.selector, detail);
+        ledger.updateReputation(FEDERATION, forged, 0, 7, 3, 10, none);
+        forged = disputeEmptySlot();
+        vm.prank(coordinator);
+        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, IRoundLedger.RoundStatus.DISPUTED));
+        ledger.updateReputation(FEDERATION, forged, 0, 7, 7, 10, none);
+    }
+
+    function rewardLeaf(uint32 slot, uint256 cumulative) internal pure returns (bytes32) {
+        return keccak256(bytes.concat(keccak256(abi.encode(slot, cumulative))));
+    }
+
+    function publish(bytes32 root) internal {
+        seal();
+        vm.warp(block.timestamp + WINDOW);
+        vm.prank(coordinator);
+        ledger.finalizeRound(FEDERATION, root);
+    }
+
+    function claim(uint256 cumulative) internal {
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none);
+    }
+
+    function testClaimsAreCumulative() public {
+        publish(rewardLeaf(1, 30));
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 30, 30);
+        claim(30);
+        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 30, 30));
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
+        publish(rewardLeaf(1, 50));
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 20, 50);
+        claim(50);
+        publish(rewardLeaf(1, 40));
+        bytes32[] memory proof = registryProof(1);
+        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 50, 40));
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 40, none);
+        check(ledger.claimed(FEDERATION, 1) == 50, "never falls");
+    }
+
+    function testClaimRefusals() public {
+        publish(rewardLeaf(1, 30));
+        bytes32[] memory proof = registryProof(1);
+        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(rewardLeaf(1, 30), rewardLeaf(1, 31)));
+        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 31, none);
+        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, STRANGER));
+        ledger.claimReward(FEDERATION, 1, STRANGER, organisation(1), proof, 30, none);
+    }
+
+    // --- Proofs ------------------------------------------------------------------------------------------------------
+
+    function testFuzzProofs(uint8 size, uint8 where, bytes32 salt) public view {
+        uint256 slots = 1 + uint256(size) % 40;
+        uint32 slot = uint32(where % slots);
+        bytes32[] memory leaves = new bytes32[](slots);
+        for (uint256 i = 0; i < slots; ++i) {
+            leaves[i] = i % 3 == 2 ? Tree.EMPTY : keccak256(abi.encode(salt, i));
+        }
+        bytes32 root = Tree.root(leaves);
+        bytes32[] memory proof = Tree.prove(leaves, slot);
+        check(ledger.verifyUpdate(root, slot, leaves[slot], uint32(slots), proof), "present");
+        check(ledger.verifyAbsent(root, slot, uint32(slots), proof) == (slot % 3 == 2), "absent");
+        check(!ledger.verifyUpdate(root, slot, keccak256("x"), uint32(slots), proof), "another leaf");
+        check(!ledger.verifyUpdate(root, uint32(slots), leaves[slot], uint32(slots), proof), "beyond the slots");
+        if (slots == 1) return;
+        check(!ledger.verifyUpdate(root, slot ^ 1, leaves[slot], uint32(slots), proof), "another slot");
+        proof = new bytes32[](proof.length - 1);
+        check(!ledger.verifyUpdate(root, slot, leaves[slot], uint32(slots), proof), "a shorter proof");
+    }
+}

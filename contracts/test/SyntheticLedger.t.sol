@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
+import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {SyntheticLedger} from "../src/SyntheticLedger.sol";
+import {SyntheticBase} from "./SyntheticBase.sol";
+
+contract SyntheticLedgerTest is SyntheticBase {
+    uint8 internal constant V = 2;
+    uint8 internal constant SMOTE = 2;
+    uint8 internal constant TIMEGAN = 5;
+
+    function setUp() public {
+        deploySynthetic();
+        setPolicy(standardPolicy(false));
+    }
+
+    function refuse(bytes4 selector, bytes memory arguments) internal {
+        vm.expectRevert(bytes.concat(selector, arguments));
+    }
+
+    function used(uint32 slot) internal view returns (uint32) {
+        return synthetic.used(FEDERATION, slot, V);
+    }
+
+    /// @dev Asks, and expects the outcome and the reasons in the event.
+    function outcome(
+        SyntheticLedger.SyntheticRequest memory request,
+        SyntheticLedger.Status status,
+        uint32 counted,
+        uint16 reasons
+    ) internal returns (bytes32 id) {
+        id = requestId(request);
+        bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, status, counted, id));
+        bytes memory signature = sign(keyOf(request.slot), id);
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.SyntheticRequested(
+            id, FEDERATION, request.slot, hospitalOf(request.slot), organisation(request.slot), request, signature
+        );
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.SyntheticStatusChanged(id, FEDERATION, status, counted, reasons, id, head);
+        ask(request);
+        check(statusOf(id) == status && synthetic.requestState(id).counted == counted, "outcome");
+        check(synthetic.decisions(FEDERATION) == head, "decisions");
+    }
+
+    // --- Policy ------------------------------------------------------------------------------------------------------
+
+    function testDenialsByPolicy() public {
+        SyntheticLedger.Status denied = SyntheticLedger.Status.DENIED;
+        outcome(requestOf(1, 0, SMOTE, 5, 10), denied, 0, synthetic.CLASS());
+        outcome(requestOf(1, 200, SMOTE, 5, 10), denied, 0, synthetic.CLASS());
+        outcome(requestOf(1, V, 1, 5, 10), denied, 0, synthetic.GENERATOR());
+        outcome(requestOf(1, V, 255, 5, 10), denied, 0, synthetic.GENERATOR());
+        // The original study: one ventricular beat, and SMOTE asked for.
+        outcome(requestOf(1, V, SMOTE, 5, 1), denied, 0, synthetic.MIN_REAL());
+        outcome(requestOf(1, V, TIMEGAN, 5, 30), denied, 0, synthetic.MIN_REAL());
+        uint16 nothing = synthetic.MIN_REAL() | synthetic.RATIO() | synthetic.SHARE();
+        outcome(requestOf(1, V, SMOTE, 5, 0), denied, 0, nothing);
+        SyntheticLedger.SyntheticRequest memory stale = requestOf(1, V, SMOTE, 5, 10);
+        stale.policyVersion = 2;
+        outcome(stale, denied, 0, synthetic.POLICY_VERSION());
+        check(used(1) == 0, "a denial uses nothing");
+    }
+
+    function testNoPolicy() public {
+        bytes32 other = keccak256("other");
+        bytes32 root = ledger.federationState(FEDERATION).registryRoot;
+        vm.prank(coordinator);
+        ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 1, 0);
+        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 5, 10);
+        request.federation = other;
+        bytes32 id = requestId(request);
+        bytes32 head = keccak256(abi.encode(bytes32(0), id, SyntheticLedger.Status.DENIED, 0, id));
+        uint16 reasons = synthetic.NO_POLICY() | synthetic.POLICY_VERSION();
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.SyntheticStatusChanged(id, other, SyntheticLedger.Status.DENIED, 0, reasons, id, head);
+        ask(request);
+    }
+
+    function testTooLittleForTheFirstVersion() public {
+        check(synthetic.remainingQuota(keccak256("other"), 1, V) == 0, "no policy, no quota");
+        refuse(SyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 2));
+        synthetic.policyAt(FEDERATION, 2);
+        refuse(SyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 0));
+        synthetic.policyAt(FEDERATION, 0);
+        check(synthetic.policyAt(FEDERATION, 1).policy.minReal[5] == 50, "policy 1");
+    }
+
+    function testPolicyIsDelayed() public {
+        SyntheticLedger.Policy memory stricter = standardPolicy(false);
+        stricter.quota = 10;
+        uint48 effectiveAt = uint48(block.timestamp + 1 days);
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.PolicySet(FEDERATION, 2, stricter, keccak256("policy"), effectiveAt);
+        setPolicy(stricter);
+        vm.prank(ADMIN);
+        refuse(SyntheticLedger.PolicyPending.selector, abi.encode(FEDERATION, 2, effectiveAt));
+        synthetic.setPolicy(FEDERATION, stricter, 0);
+        vm.warp(effectiveAt - 1);
+        check(synthetic.policyVersion(FEDERATION) == 1, "still the first");
+        check(synthetic.remainingQuota(FEDERATION, 1, V) == 100, "its quota");
+        vm.warp(effectiveAt);
+        check(synthetic.policyVersion(FEDERATION) == 2, "now the second");
+        check(synthetic.remainingQuota(FEDERATION, 1, V) == 10, "its quota");
+    }
+
+    function testSetPolicyRefusals() public {
+        SyntheticLedger.Policy memory policy = standardPolicy(false);
+        vm.prank(ADMIN);
+        refuse(SyntheticLedger.FederationUnknown.selector, abi.encode(CONFIG));
+        synthetic.setPolicy(CONFIG, policy, 0);
+        policy.shareCapBp = 10_001;
+        refusePolicy(policy);
+        policy.shareCapBp = 10_000;
+        policy.expirySeconds = 0;
+        refusePolicy(policy);
+        policy.expirySeconds = 1;
+        policy.allowedGenerators = 256;
+        refusePolicy(policy);
+        vm.prank(coordinator);
+        refuse(IAccessControl.AccessControlUnauthorizedAccount.selector, abi.encode(coordinator, bytes32(0)));
+        synthetic.setPolicy(FEDERATION, policy, 0);
+    }
+
+    function refusePolicy(SyntheticLedger.Policy memory policy) internal {
+        vm.prank(ADMIN);
+        refuse(
+            SyntheticLedger.PolicyInvalid.selector,
+            abi.encode(FEDERATION, policy.allowedGenerators, policy.shareCapBp, policy.expirySeconds)
+        );
+        synthetic.setPolicy(FEDERATION, policy, 0);
+    }
+
+    function automatic() internal {
+        setPolicy(standardPolicy(true));
+        vm.warp(block.timestamp + 1 days);
+    }
+
+    /// @dev Floor 10: the ratio allows 20 at a time, two thirds of the class another 10 to the real 10.
+    function testAutomaticGrantsWhatFits() public {
+        automatic();
+        SyntheticLedger.Status approved = SyntheticLedger.Status.APPROVED;
+        outcome(requestOf(1, V, SMOTE, 15, 10), approved, 15, 0);
+        // 20 / (20 + 10) is just below 66.67 %: five are left of the share.
+        outcome(requestOf(1, V, SMOTE, 15, 10), approved, 5, 0);
+        outcome(requestOf(1, V, SMOTE, 15, 10), SyntheticLedger.Status.DENIED, 0, synthetic.SHARE());
+        check(used(1) == 20, "share cap");
+        // With more real beats the ratio binds, then the quota, which is per hospital.
+        outcome(requestOf(1, V, SMOTE, 70, 30), approved, 40, 0);
+        outcome(requestOf(1, V, SMOTE, 70, 50), approved, 40, 0);
+        outcome(requestOf(1, V, SMOTE, 70, 50), SyntheticLedger.Status.DENIED, 0, synthetic.QUOTA() | synthetic.SHARE());
+        check(used(1) == 100 && synthetic.remainingQuota(FEDERATION, 1, V) == 0, "quota");
+        outcome(requestOf(0, V, SMOTE, 7, 50), approved, 7, 0);
+    }
+
+    // --- Requests ----------------------------------------------------------------------------------------------------
+
+    function testRequestRefusals() public {
+        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 0, 10);
+        refuseRequest(request, 1, SyntheticLedger.QuantityIsZero.selector, abi.encode(FEDERATION, 1));
+        request = requestOf(1, V, SMOTE, 5, 11);
+        refuseRequest(request, 1, SyntheticLedger.FloorNotOnLadder.selector, abi.encode(11));
+        request = requestOf(1, V, SMOTE, 5, 10);
+        request.deadline = uint64(block.timestamp - 1);
+        refuseRequest(
+            request, 1, SyntheticLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp)
+        );
+        request.deadline = 0;
+        refuseRequest(request, 2, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(2)));
+        bytes memory signature = sign(keyOf(2), requestId(request));
+        bytes32[] memory proof = registryProof(1);
+        refuse(SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), requestId(request)));
+        synthetic.requestSynthetic(request, signature, hospitalOf(1), organisation(1), proof);
+        ask(request);
+        refuseRequest(request, 1, SyntheticLedger.RequestExists.selector, abi.encode(requestId(request)));
+    }
+
+    function refuseRequest(
+        SyntheticLedger.SyntheticRequest memory request,
+        uint32 slot,
+        bytes4 selector,
+        bytes memory arguments
+    ) internal {
+        bytes memory signature = sign(keyOf(slot), requestId(request));
+        bytes32[] memory proof = registryProof(slot);
+        refuse(selector, arguments);
+        synthetic.requestSynthetic(request, signature, hospitalOf(slot), organisation(slot), proof);
+    }
+
+    function testLadder() public {
+        uint32[24] memory steps = [
+            uint32(0),
+            1,
+            2,
+            6,
+            10,
+            20,
+            30,
+            50,
+            100,
+            200,
+            500,
+            1_000,
+            2_000,
+            5_000,
+            10_000,
+            20_000,
+            50_000,
+            100_000,
+            1_000_000,
+            10_000_000,
+            100_000_000,
+            1_000_000_000,
+            500_000_000,
+            2_000_000_000
+        ];
+        for (uint256 i = 0; i < steps.length; ++i) {
+            ask(requestOf(1, V, SMOTE, 1, steps[i]));
+        }
+    }
+
+    function testFuzzLadder(uint32 realFloor) public {
+        // Any other value is refused: a step is a leading 1, 2 or 5 with zeros behind it from 100 on.
+        uint32 lead = realFloor;
+        while (lead >= 10) lead /= 10;
+        uint32 power = 1;
+        while (realFloor / power >= 10) power *= 10;
+        bool step = realFloor == lead * power && (lead == 1 || lead == 2 || lead == 5);
+        if (realFloor < 100) step = realFloor == 30 || realFloor == 6 || realFloor == 0 || (step && realFloor != 5);
+        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 1, realFloor);
+        if (step) ask(request);
+        else refuseRequest(request, 1, SyntheticLedger.FloorNotOnLadder.selector, abi.encode(realFloor));
+    }
+
+    // --- Reviews -----------------------------------------------------------------------------------------------------
+
+    function pending() internal returns (bytes32) {
+        return outcome(requestOf(1, V, SMOTE, 12, 10), SyntheticLedger.Status.PENDING, 0, 0);
+    }
+
+    function testReviewApproves() public {
+        bytes32 id = pending();
+        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, 9);
+        vm.prank(STRANGER);
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.SyntheticReviewed(id, vm.addr(REVIEWER_KEY), review, signature);
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+        check(statusOf(id) == SyntheticLedger.Status.APPROVED && used(1) == 9, "approved");
+    }
+
+    function testReviewDenies() public {
+        bytes32 id = pending();
+        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, false, 0);
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+        check(statusOf(id) == SyntheticLedger.Status.DENIED && used(1) == 0, "denied");
+        refuse(
+            SyntheticLedger.RequestStatusMismatch.selector,
+            abi.encode(id, SyntheticLedger.Status.PENDING, SyntheticLedger.Status.DENIED)
+        );
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+    }
+
+    function refuseReview(bytes32 id, bool grants, uint32 granted, bytes4 selector, bytes memory arguments) internal {
+        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, grants, granted);
+        refuse(selector, arguments);
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+    }
+
+    function testReviewRefusals() public {
+        bytes32 id = pending();
+        bytes4 outOfRange = SyntheticLedger.GrantOutOfRange.selector;
+        refuseReview(id, true, 0, outOfRange, abi.encode(id, 0, 12, 0));
+        refuseReview(id, true, 13, outOfRange, abi.encode(id, 13, 12, 0));
+        refuseReview(id, false, 1, outOfRange, abi.encode(id, 1, 12, 0));
+
+        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(CONFIG, true, 9);
+        refuse(SyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+        (review, signature) = reviewOf(id, true, 9);
+        review.granted = 8;
+        bytes32 kind =
+            keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
+        bytes32 digest = typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review))));
+        refuse(SyntheticLedger.SignatureInvalid.selector, abi.encode(vm.addr(REVIEWER_KEY), digest));
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+        review.deadline = 1;
+        refuse(SyntheticLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+
+        vm.warp(block.timestamp + 1 hours);
+        refuseReview(id, true, 9, SyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
+    }
+
+    function testReviewerIsIndependent() public {
+        bytes32 id = pending();
+        address reviewer = vm.addr(REVIEWER_KEY);
+        setOrganisation(organisation(1));
+        bytes4 selector = SyntheticLedger.ReviewerNotIndependent.selector;
+        refuseReview(id, true, 9, selector, abi.encode(id, reviewer, organisation(1)));
+        setOrganisation(0);
+        refuseReview(id, true, 9, selector, abi.encode(id, reviewer, bytes32(0)));
+        setOrganisation(organisation(2));
+        bytes32 role = ledger.REVIEWER_ROLE();
+        vm.prank(ADMIN);
+        ledger.revokeRole(role, reviewer);
+        refuseReview(id, true, 9, SyntheticLedger.NotReviewer.selector, abi.encode(reviewer));
+        grant(role, reviewer);
+        approve(id, 9);
+    }
+
+    function setOrganisation(bytes32 organisation_) internal {
+        vm.prank(ADMIN);
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.ReviewerSet(vm.addr(REVIEWER_KEY), organisation_);
+        synthetic.setReviewer(vm.addr(REVIEWER_KEY), organisation_);
+    }
+
+    function testReviewFollowsThePolicyInForce() public {
+        SyntheticLedger.Policy memory stricter = standardPolicy(false);
+        stricter.allowedClasses = 2;
+        stricter.expirySeconds = 2 days;
+        setPolicy(stricter);
+        vm.warp(block.timestamp + 1 days - 1);
+        bytes32 id = pending();
+        vm.warp(block.timestamp + 1);
+        (uint32 allowed, uint16 reasons) = synthetic.allowance(id);
+        check(allowed == 0 && reasons == synthetic.CLASS(), "the new policy forbids the class");
+        refuseReview(id, true, 9, SyntheticLedger.GrantOutOfRange.selector, abi.encode(id, 9, 0, reasons));
+    }
+
+    // --- Reports and expiry ------------------------------------------------------------------------------------------
+
+    function granted10() internal returns (bytes32 id) {
+        id = pending();
+        approve(id, 10);
+    }
+
+    function testReportAccepted() public {
+        bytes32 id = granted10();
+        SyntheticLedger.SyntheticReport memory report = goodReport(id, 7);
+        bytes memory signature = sign(keyOf(1), reportDigest(report));
+        vm.prank(STRANGER);
+        vm.expectEmit(address(synthetic));
+        emit SyntheticLedger.SyntheticReported(id, hospitalOf(1), report, signature);
+        synthetic.reportSynthetic(id, report, signature);
+        check(statusOf(id) == SyntheticLedger.Status.ACCEPTED, "accepted at every bound");
+        check(used(1) == 7 && synthetic.remainingQuota(FEDERATION, 1, V) == 93, "the rest goes back");
+    }
+
+    function testReportRejected() public {
+        uint16[4] memory reasons = [synthetic.AUC(), synthetic.NNDR(), synthetic.DUPLICATES(), synthetic.UTILITY()];
+        for (uint256 i = 0; i < 4; ++i) {
+            bytes32 id = granted10();
+            SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+            if (i == 0) report.aucBp += 1;
+            if (i == 1) report.nndrBp -= 1;
+            if (i == 2) report.duplicates += 1;
+            if (i == 3) report.utilityBp -= 1;
+            bytes32 digest = reportDigest(report);
+            SyntheticLedger.Status rejected = SyntheticLedger.Status.REJECTED;
+            bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, rejected, 0, digest));
+            vm.expectEmit(address(synthetic));
+            emit SyntheticLedger.SyntheticReported(id, hospitalOf(1), report, sign(keyOf(1), digest));
+            vm.expectEmit(address(synthetic));
+            emit SyntheticLedger.SyntheticStatusChanged(id, FEDERATION, rejected, 0, reasons[i], digest, head);
+            send(1, report);
+            check(used(1) == 0, "all goes back");
+        }
+    }
+
+    function testReportRefusals() public {
+        bytes32 id = pending();
+        SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+        refuseReport(
+            id,
+            report,
+            1,
+            SyntheticLedger.RequestStatusMismatch.selector,
+            abi.encode(id, SyntheticLedger.Status.APPROVED, SyntheticLedger.Status.PENDING)
+        );
+        approve(id, 10);
+        report.generated = 11;
+        refuseReport(id, report, 1, SyntheticLedger.GeneratedExceedsGrant.selector, abi.encode(id, 11, 10));
+        report.generated = 10;
+        refuseReport(
+            id, report, 2, SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), reportDigest(report))
+        );
+        report.request = CONFIG;
+        refuseReport(id, report, 1, SyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
+        vm.warp(block.timestamp + 1 hours);
+        report.request = id;
+        refuseReport(id, report, 1, SyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
+    }
+
+    function refuseReport(
+        bytes32 id,
+        SyntheticLedger.SyntheticReport memory report,
+        uint32 slot,
+        bytes4 selector,
+        bytes memory arguments
+    ) internal {
+        bytes memory signature = sign(keyOf(slot), reportDigest(report));
+        refuse(selector, arguments);
+        synthetic.reportSynthetic(id, report, signature);
+    }
+
+    function testReportIsSignedByThePresentHolder() public {
+        bytes32 id = granted10();
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, hospitalOf(1), IRoundLedger.HospitalStatus.SUSPENDED, organisation(1));
+        SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+        refuseReport(id, report, 1, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
+        vm.prank(ADMIN);
+        ledger.setHospital(FEDERATION, 1, hospitalOf(2), IRoundLedger.HospitalStatus.ACTIVE, organisation(1));
+        refuseReport(
+            id, report, 1, SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(2), reportDigest(report))
+        );
+        send(2, report);
+        check(statusOf(id) == SyntheticLedger.Status.ACCEPTED, "accepted");
+    }
+
+    function testExpiry() public {
+        bytes32 id = pending();
+        bytes32 other = granted10();
+        uint40 expiresAt = synthetic.requestState(id).expiresAt;
+        check(expiresAt == block.timestamp + 1 hours, "an hour");
+        vm.warp(expiresAt - 1);
+        refuse(SyntheticLedger.NotExpired.selector, abi.encode(id, SyntheticLedger.Status.PENDING, expiresAt));
+        synthetic.expireSynthetic(id);
+        check(used(1) == 10, "reserved");
+        vm.warp(expiresAt);
+        vm.prank(STRANGER);
+        synthetic.expireSynthetic(other);
+        synthetic.expireSynthetic(id);
+        check(statusOf(id) == SyntheticLedger.Status.EXPIRED && used(1) == 0, "expired, quota back");
+        refuse(SyntheticLedger.NotExpired.selector, abi.encode(id, SyntheticLedger.Status.EXPIRED, expiresAt));
+        synthetic.expireSynthetic(id);
+    }
+}
