@@ -305,6 +305,16 @@ def test_balancing_changes_loss_or_beats_and_nothing_else():
     assert pinned[0] == pinned[1]
 
 
+@pytest.mark.parametrize("method", ["oversample", "smote"])
+def test_a_budget_keeps_the_batches_of_the_real_beats(method: str):
+    """44 real beats and 16 more: 6 batches of 8 instead of 8, drawn from all 60."""
+    extra = beats({S: 16}, seed=9) if method == "smote" else None
+    for budget, batches in (("all", 8), ("real", 6)):
+        settings = BalanceConfig(method=method, target=0.5, budget=budget)  # type: ignore[arg-type]
+        part = balanced(samples({N: 40, S: 4}), settings, "NS", 0, 0, extra)
+        assert (len(part), part.batches(8)) == (60, batches)
+
+
 def test_added_beats_stand_behind_the_real_ones():
     part = samples({N: 6, S: 2})
     extra = beats({S: 3}, seed=9)
@@ -393,6 +403,34 @@ def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
             assert record["status"] == ("denied" if record["real"] < 6 else "accepted")
             assert record["made"] == (0 if record["real"] < 6 else record["wanted"])
         assert {record["status"] for record in results[0]["synthesis"]} == {"denied", "accepted"}
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"federation.algorithm": "fedavg"},
+        {"federation.algorithm": "fedprox"},
+        {"federation.algorithm": "local"},
+        {"federation.algorithm": "centralised"},
+        {"federation.algorithm": "perfedavg", "federation.perfedavg.variant": "first-order"},
+        {"federation.algorithm": "perfedavg", "federation.perfedavg.stratified": False},
+    ],
+    ids=lambda keys: " ".join(map(str, keys.values())),
+)
+def test_with_a_real_budget_balancing_costs_no_gradient_more(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, algorithm: dict
+):
+    keys = {**algorithm, "federation.local_epochs": 2, "personalisation.epochs": 3, "execution.pool": "inprocess"}
+
+    def gradients(**balance: str) -> tuple[int, int]:
+        config = tiny_config(**keys, **{f"balance.{key}": value for key, value in balance.items()})
+        timing = run(config, tmp_path / "-".join(("run", *balance.values())))["timing"]
+        return timing["gradient_evaluations"], timing["personalisation_gradient_evaluations"]
+
+    plain = gradients()
+    for method in ("oversample", "smote"):
+        assert gradients(method=method, budget="real") == plain
+    assert gradients(method="smote")[0] > plain[0]
 
 
 def test_a_run_without_balancing_touches_no_generator(tiny_config: Callable[..., RunConfig], tmp_path: Path):
