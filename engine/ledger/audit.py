@@ -525,7 +525,7 @@ class _Audit:
             version = len(self.books.policies) + 1
             expected = verify.sha256(canonical_json({"version": version, "policy": content}).encode())
             try:
-                self.books.policies.append(_policy(content))
+                self.books.policies.append(policy.from_contract(content))
             except (KeyError, TypeError, ValueError):
                 message = "the policy lacks a value"
                 self.find(None, None, "synthetic", "record", "all values of a policy", content, message)
@@ -1297,14 +1297,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
         value = "0x" + value.hex() if isinstance(value, bytes) else value
         plain[name] = list(value) if isinstance(value, tuple) else value
     return plain
-
-
-def _policy(values: Mapping[str, Any]) -> policy.Policy:
-    names = {solidity_name(name): name for name in policy.Policy.__dataclass_fields__}
-    read = {names[key]: value for key, value in values.items()}
-    if not all(type(v) is (list if n == "min_real" else bool if n == "automatic" else int) for n, v in read.items()):
-        raise ValueError("a value of the policy has the wrong type")
-    return policy.Policy(**{**read, "min_real": tuple(read["min_real"])})
 
 
 def _address_word(value: Any) -> bytes:
