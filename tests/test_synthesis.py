@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,37 @@ def test_the_real_timegan_trains_caches_and_repeats_itself(monkeypatch: pytest.M
     for other in (found, again):
         assert other.x.tobytes() == first.x.tobytes()
         assert other.rr.tobytes() == first.rr.tobytes()
+
+
+def test_a_generator_is_trained_once_however_many_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Two processes of a study: the second waits, says so, and finds what the first left."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import sys, time; from pathlib import Path; import numpy as np\n"
+        "job, weights, out = map(Path, sys.argv[1:])\n"
+        "if not weights.exists():\n"
+        "    with open(job.parents[2] / 'trained', 'a') as file: file.write('x')\n"
+        "    time.sleep(1); np.savez(weights, w0=np.ones(1))\n"
+        "np.savez(out, beats=np.full((5, 2, 17), 0.5))\n"
+    )
+    monkeypatch.setattr("engine.synthesis.timegan.WORKER", worker)
+    monkeypatch.setattr("engine.synthesis.timegan.WAIT", 0.2)
+    monkeypatch.setenv("PULSELEDGER_TIMEGAN_PYTHON", sys.executable)
+    monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path))
+    said: list[list[str]] = [[], []]
+    train = beats({N: 10, S: 40})
+
+    def make(i: int) -> Synthetic:
+        return generate("timegan", train, S, 5, note=said[i].append)
+
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(make, (0, 1))
+    assert (tmp_path / "trained").read_text() == "x"
+    assert first.x.tobytes() == second.x.tobytes()
+    last, waited = sorted((lines for lines in said), key=lambda lines: "waiting" in lines[0])
+    assert last == ["timegan: training on 40 beats"]
+    assert "for another process that trains it" in waited[0]
+    assert waited[-1] == "timegan: found in the cache"
 
 
 # --- Balancing --------------------------------------------------------------------------------------------------------

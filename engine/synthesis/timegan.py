@@ -11,6 +11,7 @@ Trained generators are kept in the cache folder, by the digest of their data and
 """
 
 import collections
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -18,9 +19,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from engine.config import TimeGanConfig, canonical_json
@@ -30,6 +33,7 @@ from engine.errors import SynthesisError
 WORKER = Path(__file__).with_name("timegan_worker.py")
 VARIABLE = "PULSELEDGER_TIMEGAN_PYTHON"
 SPREAD = 4.0
+WAIT = 10.0  # seconds between two words about a process that is waited for
 
 
 def interpreter() -> str:
@@ -84,8 +88,8 @@ def sample(
     home = cache_folder() / "timegan"
     home.mkdir(parents=True, exist_ok=True)
     weights = home / f"{key.hexdigest()}.npz"
-    note(f"timegan: {'found in the cache' if weights.exists() else f'training on {len(x)} beats'}")
-    with tempfile.TemporaryDirectory(dir=home) as folder:
+    with _alone(weights, note), tempfile.TemporaryDirectory(dir=home) as folder:
+        note(f"timegan: {'found in the cache' if weights.exists() else f'training on {len(x)} beats'}")
         job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
         np.savez(job, data=data, settings=json.dumps({**described, "wanted": wanted}))
         used = weights if weights.exists() else trained
@@ -99,6 +103,20 @@ def sample(
             trained.replace(weights)
     beats = beats * span + low
     return beats[:, : x.shape[1]].astype(np.float32), beats[:, x.shape[1] :].astype(np.float32)
+
+
+@contextlib.contextmanager
+def _alone(weights: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Waits for a process that trains the same generator, as trials of one study do at the same time."""
+    with contextlib.ExitStack() as stack:
+        started = time.monotonic()
+        while not weights.exists():
+            try:
+                stack.enter_context(filelock.FileLock(weights.with_suffix(".lock"), timeout=WAIT))
+                break
+            except filelock.Timeout:
+                note(f"timegan: waiting since {time.monotonic() - started:.0f} s for another process that trains it")
+        yield
 
 
 def to_sequences(beats: np.ndarray, window: int, patch: int) -> np.ndarray:
