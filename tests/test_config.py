@@ -44,6 +44,8 @@ OTHER: dict[str, Any] = {
     "model.groups": 4,
     "balance.classes": "SV",
     "balance.max_weight": 5.0,
+    "balance.policy.classes": "SV",
+    "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
     "execution.hospitals_per_actor": 2,
 }
