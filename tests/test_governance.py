@@ -629,48 +629,49 @@ def flow(tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch)
 
 
 class Killer:
-    """Raises at the n-th call of a function, before or after it has worked."""
+    """Raises after the n-th call of a function."""
 
-    def __init__(self, work: Callable[..., Any], at: int, after: bool) -> None:
-        self.work, self.left, self.after = work, at, after
+    def __init__(self, work: Callable[..., Any], at: int) -> None:
+        self.work, self.left = work, at
 
     def __call__(self, *args: Any, **keys: Any) -> Any:
-        self.left -= 1
-        if self.left == 0 and not self.after:
-            raise Interrupted
         answer = self.work(*args, **keys)
+        self.left -= 1
         if self.left == 0:
             raise Interrupted
         return answer
 
 
-@pytest.mark.parametrize("where", ["step", "answer", "file", "beats"])
-def test_a_run_that_is_killed_between_any_two_steps_repeats_and_loses_nothing(flow: Flow, tmp_path: Path, where: str):
+@pytest.mark.parametrize(
+    ("where", "function", "first", "points"),
+    [
+        ("after the ledger has taken a step", "LedgerObserver.govern", 1, 6),
+        ("after a file: evidence of two batches, the end", "_write", 3, 3),
+        ("after a hospital's beats", "save_synthetic", 1, 2),
+    ],
+)
+def test_a_run_that_is_killed_between_any_two_steps_repeats_and_loses_nothing(
+    flow: Flow, tmp_path: Path, where: str, function: str, first: int, points: int
+):
     wanted = flow(tmp_path / "undisturbed")
     beats = beats_of(tmp_path / "undisturbed")
     assert wanted[2] == 3 + 1 + 1 + 3 + 2  # ledger, its second contract, policy, requests, reports
-    name, after = {"step": ("Desk.take", False), "answer": ("LedgerObserver.govern", True)}.get(
-        where, ("_write" if where == "file" else "save_synthetic", True)
-    )
-    killed = at = 0
-    while True:
-        at += 1
-        folder = tmp_path / f"{where}-{at}"
+    owner: Any = LedgerObserver if "." in function else governed
+    method = function.rpartition(".")[2]
+    killed, done = 0, False
+    while not done:
+        folder = tmp_path / str(killed)
         with pytest.MonkeyPatch.context() as patch:
-            owner: Any = {"Desk.take": governed.Desk, "LedgerObserver.govern": LedgerObserver}.get(name, governed)
-            method = name.rpartition(".")[2]
-            killer = Killer(getattr(owner, method), at, after)
+            killer = Killer(getattr(owner, method), first + killed)
             patch.setattr(owner, method, lambda *args, killer=killer, **keys: killer(*args, **keys))
             try:
                 flow(folder)
+                done = True
             except Interrupted:
                 killed += 1
-            else:
-                break
-        assert flow(folder) == wanted
+        assert flow(folder) == wanted  # of the last one: all is settled, nothing is made or sent again
         assert beats_of(folder) == beats
-        assert flow(folder) == wanted  # settled: nothing is made or sent again
-    assert killed == {"step": 6, "answer": 6, "file": 5, "beats": 2}[where]
+    assert killed == points
 
 
 def test_beats_that_do_not_come_out_as_reported_stop_the_run(
