@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-long lint install contracts test-contracts slither clean
+.PHONY: demo test test-long lint install timegan contracts test-contracts slither clean
 
 demo: install ## a small study on simulated records, with its table
 	rm -rf runs/quickstart
@@ -30,6 +30,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
 
+# TensorFlow 2.15 wants Python 3.11 and numpy 1; nothing of the project is installed beside it.
+timegan: .venv-timegan/.installed ## ydata-synthetic in an environment of its own, 3 GB
+
+.venv-timegan/.installed:
+	python3.11 -m venv .venv-timegan
+	.venv-timegan/bin/python -m pip install --quiet --disable-pip-version-check "ydata-synthetic==1.4.0"
+	@touch $@
+
 contracts: ## rebuild the contracts (needs Node)
 	cd contracts && npm ci && npm run build
 
@@ -43,4 +51,4 @@ slither: ## the static analysis, from an environment of its own
 	cd contracts && npm ci && PATH="$$PWD/.venv/bin:$$PATH" npm run slither
 
 clean:
-	rm -rf .venv runs build dist *.egg-info contracts/.venv contracts/out contracts/cache
+	rm -rf .venv .venv-timegan runs build dist *.egg-info contracts/.venv contracts/out contracts/cache

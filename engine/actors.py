@@ -8,12 +8,34 @@ import contextlib
 import logging
 import os
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config import ExecutionConfig
 from engine.errors import ResourceError
 
-_idle: dict[tuple[str, float], list[Any]] = {}
+_session: list[str] = []  # the folder of the Ray that this process started or joined
+# (class, share of a CPU, place) -> actors that are there to be taken again
+_idle: dict[tuple[str, float, "Place"], list[Any]] = {}
+
+
+class Place(NamedTuple):
+    """Where an actor must run. With nothing set it is Ray's choice, or within the caller's placement group.
+
+    Attributes:
+        bundle: of the caller's placement group.
+        site: value of the node label `site`.
+        spread: away from others of its kind.
+        here: on the caller's own node, for one that shares its disk.
+    """
+
+    bundle: int | None = None
+    site: str | None = None
+    spread: bool = False
+    here: bool = False
+
+
+ANYWHERE = Place()
+SITE = "site"  # the label of Ray's nodes that `execution.sites` speaks of
 
 
 def imported_ray() -> Any:
@@ -54,11 +76,17 @@ def start_ray(execution: ExecutionConfig) -> bool:
         if colon and "/" not in host and port.isdigit():
             # Ray itself goes on trying for many minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address=execution.address, **options)
+        joined = ray.init(address=execution.address, **options)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+    _session[:] = [str(joined.address_info.get("session_dir") or "")]
     return True
+
+
+def worker_logs() -> str:
+    """Where this machine keeps what Ray's workers print; they stay after Ray has ended. Empty without a Ray."""
+    return f"{_session[0]}/logs" if _session and _session[0] else ""
 
 
 def stop_ray() -> None:
@@ -67,29 +95,42 @@ def stop_ray() -> None:
     imported_ray().shutdown()
 
 
-def take_actor(kind: type, num_cpus: float) -> Any:
+def take_actor(kind: type, num_cpus: float, place: Place = ANYWHERE) -> Any:
     """An actor of class `kind`, whose constructor takes no arguments: one that was given back, else a new one.
 
     Idle actors of the same class with another share are ended first, so that they do not hold CPUs that are wanted.
     """
-    for (name, share), actors in list(_idle.items()):
+    for name, share, where in list(_idle):
         if name == kind.__name__ and share != num_cpus:
-            for actor in actors:
+            for actor in _idle.pop((name, share, where)):
                 end_actor(actor)
-            del _idle[name, share]
-    if waiting := _idle.get((kind.__name__, num_cpus)):
+    if waiting := _idle.get((kind.__name__, num_cpus, place)):
         return waiting.pop()
-    return imported_ray().remote(num_cpus=num_cpus, max_restarts=0)(kind).remote()
+    ray = imported_ray()
+    options: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": 0}
+    strategies = ray.util.scheduling_strategies
+    if place.bundle is not None:
+        options["scheduling_strategy"] = strategies.PlacementGroupSchedulingStrategy(
+            ray.util.get_current_placement_group(), placement_group_bundle_index=place.bundle
+        )
+    elif place.site is not None:
+        options["label_selector"] = {SITE: place.site}
+    elif place.spread:
+        options["scheduling_strategy"] = "SPREAD"
+    elif place.here:
+        node = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(**options)(kind).remote()
 
 
-def give_back(actor: Any, kind: type, num_cpus: float) -> None:
+def give_back(actor: Any, kind: type, num_cpus: float, place: Place = ANYWHERE) -> None:
     """Keeps an actor that did its work for the next that wants one; a broken one must be ended instead."""
-    _idle.setdefault((kind.__name__, num_cpus), []).append(actor)
+    _idle.setdefault((kind.__name__, num_cpus, place), []).append(actor)
 
 
 def idle_cpus(kind: type) -> float:
     """CPUs held by idle actors of class `kind`: free for whoever takes them or ends them."""
-    return sum(share * len(actors) for (name, share), actors in _idle.items() if name == kind.__name__)
+    return sum(share * len(actors) for (name, share, _), actors in _idle.items() if name == kind.__name__)
 
 
 def end_actor(actor: Any) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from engine.actors import end_actor, give_back, take_actor
+from engine.actors import Place, end_actor, give_back, take_actor
+
+_HERE = Place(here=True)
 
 
 class Answer(Protocol):
@@ -31,8 +33,8 @@ class Background:
         self._executor: ThreadPoolExecutor | None = None
         self._actor: Any = None
         if actor:
-            # no CPU is claimed: it mostly waits for a disk or a node
-            self._actor = take_actor(_Holder, 0)
+            # no CPU is claimed: it mostly waits for a disk or a node; the disk is its maker's
+            self._actor = take_actor(_Holder, 0, _HERE)
             self._actor.make.remote(factory, args)
         else:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
@@ -54,7 +56,13 @@ class Background:
         if self._executor is not None:
             self._executor.shutdown()
         elif self._actor is not None:
-            give_back(self._actor, _Holder, 0)
+            give_back(self._actor, _Holder, 0, _HERE)
+            self._actor = None
+
+    def end(self) -> None:
+        """Ends an actor at once, with everything that waits in it."""
+        if self._actor is not None:
+            end_actor(self._actor)
             self._actor = None
 
     def abandon(self) -> None:

@@ -64,6 +64,20 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
     return LoopState(meta["round"], tensors["params"], states, tuple(meta["history"])), meta["ledger"]
 
 
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of a run's checkpoint, which must be there, whatever its configuration.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / NAME
+    try:
+        with safe_open(path, "numpy") as file:
+            return json.loads(file.metadata()["state"])["history"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
+
+
 def fence(folder: Path, attempt: int) -> None:
     """Stops a runner that outlived its driver: processes on Ray live on for a moment after a SIGKILL.
 

@@ -7,6 +7,7 @@ which may not change a single number.
 import difflib
 import hashlib
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -218,10 +219,49 @@ class PersonalisationConfig(_Section):
     )
 
 
-class BalanceConfig(_Section):
-    """Class balancing of the local train data."""
+class TimeGanConfig(_Section):
+    """TimeGAN (Yoon, Jarrett, van der Schaar 2019) as ydata-synthetic has it. A step is one batch in each phase."""
 
-    method: Literal["none"] = Field("none", description="no balancing")
+    patch: int = Field(15, ge=1, le=512, description="samples of a beat in one step of the sequence")
+    hidden: int = Field(24, ge=2, le=512, description="width of the recurrent layers")
+    steps: int = Field(1500, ge=1, le=100_000, description="steps of each of the three phases")
+    batch_size: int = Field(64, ge=1, le=4096, description="beats in a batch")
+    learning_rate: float = Field(1e-3, gt=0, description="rate of Adam")
+    gamma: float = Field(1.0, ge=0, description="weight of the discriminator's loss on the generator's raw output")
+    minimum: int = Field(32, ge=2, description="real beats of the class without which nothing is trained")
+
+
+class BalanceConfig(_Section):
+    """Class balancing of each hospital's own train data."""
+
+    method: Literal[
+        "none",
+        "class_weighted",
+        "logit_adjustment",
+        "oversample",
+        "smote",
+        "borderline",
+        "adasyn",
+        "timegan",
+    ] = Field("none", description="change the loss, repeat real beats, or add synthetic ones")
+    classes: str = Field("SVF", description="classes that may get more beats")
+    target: float = Field(0.5, gt=0, le=1, description="size to bring a class to, as a share of the largest class")
+    ratio: float = Field(5.0, gt=0, description="at most this many added beats for each real one")
+    quota: int = Field(1000, ge=1, description="at most this many added beats for each hospital and class")
+    neighbours: int = Field(5, ge=1, description="smote, borderline, adasyn: k, which needs k + 1 real beats")
+    seed: int | None = Field(
+        None, ge=0, description="seed of repeated and synthetic beats; null: the run's. Given, repeats share generators"
+    )
+    max_weight: float = Field(20.0, ge=1, description="class_weighted: largest weight of a class")
+    tau: float = Field(1.0, ge=0, description="logit_adjustment: factor on the logarithm of the class shares")
+    timegan: TimeGanConfig = TimeGanConfig()
+
+    @field_validator("classes")
+    @classmethod
+    def _classes(cls, value: str) -> str:
+        if not value or any(c not in CLASSES for c in value) or len(set(value)) != len(value):
+            raise ValueError("must be different letters out of NSVFQ")
+        return "".join(c for c in CLASSES if c in value)
 
 
 class LedgerConfig(_Section):
@@ -234,6 +274,10 @@ class LedgerConfig(_Section):
     chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
     contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
+    confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
+    timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
+    keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
+    window: int = Field(0, ge=0, lt=2**24, description="seconds in which a sealed round can be disputed")
     federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
     @model_validator(mode="after")
@@ -249,6 +293,9 @@ class TrackingConfig(_Section):
     backend: Literal["mlflow", "none"] = Field("mlflow", description="an MLflow store, or nothing")
     uri: str | None = Field(None, description="MLflow store; null: mlflow.db beside the runs")
     experiment: str = Field("pulseledger", min_length=1, description="name of the MLflow experiment")
+    models: Literal["best", "conditions", "none"] = Field(
+        "best", description="studies: log the global model of the best trial, of the best of each condition, or none"
+    )
 
 
 class ExecutionConfig(_Section):
@@ -266,6 +313,12 @@ class ExecutionConfig(_Section):
     address: str = Field("local", description="Ray: 'local' starts one here, 'auto' or host:port joins one")
     cpus: int | None = Field(None, ge=1, description="CPUs of a local Ray, or number of threads; null: all")
     deadline: float = Field(600.0, gt=0, description="seconds that one round may take before it counts as lost")
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="a trial's hospitals on one node of a cluster, or over all of them"
+    )
+    sites: dict[int, str] = Field(
+        {}, description="hospital -> value of the node label 'site': its actor runs on such a node only; needs pool ray"
+    )
 
     @field_validator("hospitals_per_actor")
     @classmethod
@@ -293,6 +346,21 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _together(self) -> "RunConfig":
+        if self.tracking.uri is not None and has_password(self.tracking.uri):
+            raise ValueError(
+                "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+            )
+        if self.execution.sites:
+            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
+            if without:
+                raise ValueError(
+                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+                )
+            if self.federation.algorithm == "centralised":
+                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
+            if self.execution.pool != "ray":
+                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             raise ValueError(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -311,6 +379,19 @@ _NOT_HASHED: Any = {
     "execution": True,
 }
 
+_ADDING = ("classes", "target", "ratio", "quota", "seed")
+# What each balancing method reads besides its name.
+BALANCE_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "class_weighted": ("max_weight",),
+    "logit_adjustment": ("tau",),
+    "oversample": _ADDING,
+    "smote": (*_ADDING, "neighbours"),
+    "borderline": (*_ADDING, "neighbours"),
+    "adasyn": (*_ADDING, "neighbours"),
+    "timegan": (*_ADDING, "timegan"),
+}
+
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and plain ASCII: equal values give equal bytes."""
@@ -318,8 +399,19 @@ def canonical_json(value: Any) -> bytes:
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256, in hex, of everything in `config` that can change a number."""
-    return hashlib.sha256(canonical_json(config.model_dump(mode="json", exclude=_NOT_HASHED))).hexdigest()
+    """SHA-256, in hex, of everything in `config` that can change a number.
+
+    Settings of a balancing that is not used cannot, so only those that `engine/synthesis` reads for the method count.
+    """
+    values = config.model_dump(mode="json", exclude=_NOT_HASHED)
+    values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
+    return hashlib.sha256(canonical_json(values)).hexdigest()
+
+
+def has_password(address: str) -> bool:
+    """Whether an address such as scheme://USER:PASSWORD@HOST holds a password, there or among its parameters."""
+    parts = urllib.parse.urlsplit(address)
+    return bool(parts.password) or "password" in urllib.parse.parse_qs(parts.query)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -21,8 +21,16 @@ class LedgerError(PulseLedgerError):
     """The ledger refuses: chain and journal contradict, a node is unreachable, a signature is wrong."""
 
 
+class SynthesisError(PulseLedgerError):
+    """A generator cannot make the beats that were asked for. The message is one sentence: the reason of a denial."""
+
+
 class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
+
+
+class Stopped(PulseLedgerError):
+    """Somebody asked a run to end at its next checkpoint."""
 
 
 class HospitalError(PulseLedgerError):
@@ -32,15 +40,21 @@ class HospitalError(PulseLedgerError):
         hospital: id of the hospital.
         round: number of the round, from 1; 0 before the first.
         stage: what it was doing, such as "train" or "evaluate".
+        trace: the traceback where it happened, which does not travel between processes by itself.
     """
 
-    def __init__(self, hospital: int, round: int, stage: str, cause: str) -> None:
+    def __init__(self, hospital: int, round: int, stage: str, cause: str, trace: str = "") -> None:
         super().__init__(f"hospital {hospital}, round {round}, {stage}: {cause}")
         self.hospital = hospital
         self.round = round
         self.stage = stage
         self.cause = cause
+        self.trace = trace
 
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # The default pickles only the message, which would lose the fields on the way through Ray.
-        return type(self), (self.hospital, self.round, self.stage, self.cause)
+        return type(self), (self.hospital, self.round, self.stage, self.cause, self.trace)
+
+
+class HospitalLost(HospitalError):
+    """A hospital's process died or gave no answer, again and again: nothing is known to be wrong with its work."""

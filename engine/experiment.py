@@ -3,8 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import DataError
+from engine.errors import DataError, Stopped
 from engine.files import whole
-from engine.hospital import Outcome, Signing, Task, choose_oracle
+from engine.hospital import Outcome, Task, choose_oracle
 from engine.ledger import archive
 from engine.ledger.canonical import json_hash, unflatten, vector_hash
+from engine.ledger.keys import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
-from engine.pool import build_pool
+from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
-from engine.tracking import RunTracker, draw_confusion, flat_params, start_tracker
+from engine.synthesis.balance import SYNTHETIC
+from engine.synthesis.prepare import prepare
+from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
 
@@ -41,11 +44,13 @@ class Place:
         attempt: number of this attempt at the run; a newer one stops an older.
         observers: told after each round.
         note: told in plain words what is going on.
+        stopping: asked after each checkpoint whether to end there with `Stopped`.
     """
 
     attempt: int = 0
     observers: tuple[Observer, ...] = ()
     note: Callable[[str], None] = lambda text: None
+    stopping: Callable[[], bool] = lambda: False
 
 
 def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, Any]:
@@ -59,6 +64,17 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
 
     Raises:
         PulseLedgerError: a setting, file or resource is not usable, or a hospital failed.
+    """
+    return _drained(steps(config, folder, place))
+
+
+def steps(
+    config: RunConfig, folder: Path, place: Place = Place(), rungs: Sequence[int] = ()
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
+
+    Hospitals stay where they are between chunks. The chunks change no number. A generator that is closed early leaves
+    a checkpoint and a ledger that holds every round so far. A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
     if (folder / RESULT).exists():
@@ -74,6 +90,8 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         hospitals = (*hospitals, _pooled(hospitals))
         trainers = (hospitals[-1].id,)
     beats = cohort.beats
+    synthetic = folder / "synthetic" if config.balance.method in SYNTHETIC else None
+    requests = prepare(config, cohort, synthetic, note=place.note) if synthetic is not None else []
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -85,13 +103,23 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
     _write(folder / "config.yaml", dump_yaml(config))
 
     with _ray(config), contextlib.ExitStack() as stack:
-        ledger, signing = _open_ledger(config, folder, network, hospitals, algorithm.weighting, hashed, stack)
+        per_round = max(1, round(config.federation.participation * len(trainers)))
+        ledger = _open_ledger(config, folder, network, hospitals, algorithm.weighting, per_round, hashed, stack)
         if ledger is not None:
-            ledger.replay(pending)
+            ledger.replay(pending, state.round)
         place.note(f"starting {len(hospitals)} hospitals")
         pool = build_pool(
             hospitals,
-            Task(config, network, beats.folder, signing, oracle, algorithm.weighting, keep_vectors=ledger is not None),
+            Task(
+                config,
+                network,
+                beats.folder,
+                None if ledger is None else ledger.signing,
+                oracle,
+                algorithm.weighting,
+                keep_vectors=ledger is not None,
+                synthetic=synthetic,
+            ),
         )
         stack.callback(pool.close)
         if state.states:
@@ -101,40 +129,85 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
             seed=config.seed,
             trainers=trainers,
             validators=tuple(h.id for h in cohort.hospitals if len(h.validation)),
-            per_round=max(1, round(config.federation.participation * len(trainers))),
+            per_round=per_round,
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
             validate_participants=config.federation.validation == "participants",
             classes=beats.classes,
-            model_hash=(lambda vector: vector_hash(vector, network.layout))
-            if ledger is not None
-            else lambda vector: b"",
+            model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
+            notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
+            received=lambda number, updates: ledger.received(number, updates) if ledger is not None else None,
         )
         observers = (*((ledger,) if ledger is not None else ()), *place.observers)
         before = time.perf_counter()
+        paused = 0.0  # between chunks, which is nobody's work
 
         def save(new: LoopState) -> None:
             checkpoint.save(folder, new, hashed, ledger.pending() if ledger is not None else [], place.attempt)
+            if new.round < plan.rounds and place.stopping():
+                raise Stopped(f"{folder}: stopped after round {new.round}.")
 
+        def scored(state: LoopState) -> tuple[dict[str, Any], Sequence[Outcome]]:
+            everybody = [h.id for h in cohort.hospitals]
+            outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
+            summary: dict[str, Any] = {"backend": "none"}
+            if ledger is not None:
+                summary = (
+                    ledger.summary() if state.round < plan.rounds else _sign_off(ledger, pool, plan, state, hospitals)
+                )
+                waited = time.perf_counter() - before - paused
+                critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
+                summary |= {
+                    "open_seconds": ledger.open_seconds,
+                    "critical_path_seconds": critical,
+                    "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
+                }
+            result = _result(config, hashed, cohort, network, state, outcomes, summary)
+            if synthetic is not None:
+                result["synthesis"] = requests
+            result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
+            result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
+            return result, outcomes
+
+        for rung in sorted(r for r in rungs if state.round <= r < plan.rounds):
+            state = run_rounds(state, replace(plan, rounds=rung), pool, observers, save)
+            so_far, _ = scored(state)
+            left = time.perf_counter()
+            try:
+                yield so_far
+            except GeneratorExit:
+                if ledger is not None:
+                    ledger.leave()
+                raise
+            paused += time.perf_counter() - left
         state = run_rounds(state, plan, pool, observers, save)
-        everybody = [h.id for h in cohort.hospitals]
-        outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-        waited = time.perf_counter() - before
-        summary: dict[str, Any] = {"backend": "none"}
-        if ledger is not None:
-            summary = ledger.finish()
-            critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
-            summary |= {
-                "open_seconds": ledger.open_seconds,
-                "critical_path_seconds": critical,
-                "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
-            }
-    result = _result(config, hashed, cohort, network, state, outcomes, summary)
-    result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
-    result["timing"] |= {"total_seconds": time.perf_counter() - started}
+        result, outcomes = scored(state)
+    if ledger is not None:
+        result["ledger"]["bundle"] = ledger.bundle(result, dump_yaml(config))
+    result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
     checkpoint.fence(folder, place.attempt)
     _write_outputs(folder, result, cohort, network, state.params, outcomes)
     return result
+
+
+def _sign_off(
+    ledger: LedgerObserver, pool: HospitalPool, plan: Plan, state: LoopState, hospitals: Sequence[HospitalData]
+) -> dict[str, Any]:
+    """All hospitals sign the last head, which no later update of theirs will name; returns the ledger's summary."""
+    ledger.finish()
+    signers = [h.id for h in hospitals]
+    notice = ledger.notice(plan.model_hash(state.params), signers)
+    heads = dict(zip(signers, pool.sign_head(state.round, notice, signers), strict=True))
+    survivors(list(heads.values()), plan.min_hospitals)
+    return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+
+
+def _drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    while True:
+        try:
+            next(chunks)
+        except StopIteration as end:
+            return end.value
 
 
 def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Place()) -> dict[str, Any]:
@@ -143,10 +216,10 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Pla
         return run(config, folder, place)
     with _ray(config):
         store.mkdir(parents=True, exist_ok=True)
-        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray")
+        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
         key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
         try:
-            result = track(config, folder, place, tracker, key, config.name, {}, None)
+            result = _drained(track(config, folder, place, tracker, key, config.name, {}, None))
         except BaseException:
             tracker.abandon()
             raise
@@ -164,18 +237,28 @@ def track(
     name: str,
     tags: dict[str, str],
     parent: str | None,
-) -> dict[str, Any]:
-    """Runs under the MLflow run of `key`, which is created or found again; `parent` is a key, too."""
-    tags = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name, **tags}
+    rungs: Sequence[int] = (),
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
+
+    A run that is closed early or stopped is left open in MLflow, with every round so far.
+    """
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
     tracker.submit("open_run", key, name, tags, flat_params(config), parent)
     following = RunTracker(tracker, key)
     if (loaded := checkpoint.load(folder, config_hash(config))) is not None:
         for row in loaded[0].history:  # what an interrupted attempt did not get through
             following.round_summary(row)
     try:
-        result = run(config, folder, Place(place.attempt, (following, *place.observers), place.note))
+        result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
         following.result(result, [folder / n for n in (RESULT, "config.yaml", "confusion.png")])
         following.end("COMPLETE")
+    except (GeneratorExit, Stopped):
+        with contextlib.suppress(Exception):
+            tracker.submit("flush").result()
+        raise
     except BaseException as error:
         tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")
@@ -229,27 +312,36 @@ def _open_ledger(
     network: Network,
     hospitals: Sequence[HospitalData],
     weighting: str,
+    per_round: int,
     hashed: str,
     stack: contextlib.ExitStack,
-) -> tuple[LedgerObserver | None, Signing | None]:
+) -> LedgerObserver | None:
     if config.ledger.backend == "none":
-        return None, None
+        return None
     genesis = initial_parameters(network, config.seed)
     identity = json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+    addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
+    organisations: tuple[bytes, ...] = ()
+    if config.ledger.keystore is not None:
+        addresses, organisations = read_registry(Path(config.ledger.keystore), len(hospitals))
     federation = Federation(
         id=identity,
         config_hash=bytes.fromhex(hashed),
-        hospitals=tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals),
+        hospitals=addresses,
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         weighting=weighting,
+        organisations=organisations,
+        quorum=min(config.federation.min_hospitals or per_round, per_round),
+        window=config.ledger.window,
     )
     home = folder / "ledger"
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
-    ledger = LedgerObserver(home, federation, config.ledger, actor=config.execution.pool == "ray")
+    actor = config.execution.pool == "ray"
+    ledger = LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
     stack.callback(ledger.abandon)
-    return ledger, Signing(identity, federation.config_hash, ledger.domain)
+    return ledger
 
 
 def _result(

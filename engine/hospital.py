@@ -2,6 +2,7 @@
 
 import functools
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,23 +15,17 @@ from engine.algorithms.base import Samples, State
 from engine.config import ExecutionConfig, RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError
-from engine.ledger.canonical import vector_hash
-from engine.ledger.records import Domain, SignedUpdate, UpdateRecord
-from engine.ledger.signing import hospital_key, sign
+from engine.errors import HospitalError, HospitalLost, LedgerError
+from engine.ledger.canonical import Layout, vector_hash
+from engine.ledger.keys import Memory, Notice, Signer, Signing
+from engine.ledger.records import Opening, SignedUpdate
 from engine.metrics import confusion
 from engine.model import Network
 from engine.oracle import Oracle, TorchOracle
 from engine.seeds import generator
-
-
-@dataclass(frozen=True)
-class Signing:
-    """What a hospital needs to sign its updates: the federation it belongs to and the contract that anchors it."""
-
-    federation: bytes
-    config_hash: bytes
-    domain: Domain
+from engine.synthesis.balance import balanced
+from engine.synthesis.generators import load_synthetic
+from engine.synthesis.prepare import hospital_file
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         weighting: of the updates in the sum that a pool returns.
         keep_vectors: send each update, too; without, only the sum leaves a host.
+        synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
     """
 
     config: RunConfig
@@ -52,6 +48,7 @@ class Task:
     oracle: str = "torch"
     weighting: str = "samples"
     keep_vectors: bool = True
+    synthetic: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,13 @@ class Update:
 
     Attributes:
         vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
-        samples: number of train beats.
+        samples: number of real train beats; balancing gives a hospital no more weight.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
         signed: the hospital's signature over the update, or None without a ledger.
-        sign_seconds: time that hashing and signing took.
+        opening: what stands behind the commitments that it signed.
+        leaf: of the signed update in the tree of the round.
+        sign_seconds: time that checking the ledger, hashing and signing took.
     """
 
     hospital: int
@@ -74,6 +73,8 @@ class Update:
     gradient_evaluations: int
     state: State = field(default_factory=dict)
     signed: SignedUpdate | None = None
+    opening: Opening | None = None
+    leaf: bytes = b""
     sign_seconds: float = 0.0
 
 
@@ -150,6 +151,19 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+_hashed: tuple[np.ndarray | None, bytes] = (None, b"")
+
+
+def _hash_of(params: np.ndarray, layout: Layout) -> bytes:
+    """The model hash of the parameters that all hospitals of a process are given in a round, computed once."""
+    global _hashed
+    known, value = _hashed
+    if known is not params:
+        value = vector_hash(params, layout)
+        _hashed = params, value
+    return value
+
+
 class Hospital:
     """One hospital. Only this object reads its data.
 
@@ -163,18 +177,40 @@ class Hospital:
         self._oracle = oracle
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
-        self._signing = task.signing
         beats = _mapped(task.beats)
         self._classes = len(beats.classes)
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
-        if task.signing is not None:
-            self._key = hospital_key(task.config.seed, task.signing.federation, self.id)
+        self._samples = len(self._train)
+        added = hospital_file(task.synthetic, self.id) if task.synthetic is not None else None
+        self._train = balanced(
+            self._train,
+            task.config.balance,
+            beats.classes,
+            self._seed,
+            self.id,
+            load_synthetic(added) if added is not None and added.exists() else None,
+        )
+        self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
-    def train(self, round: int, params: np.ndarray, parent: bytes) -> Update:
-        """One round of local work from `params`, whose model hash is `parent`."""
-        return self._guard(round, "train", lambda: self._do_train(round, params, parent))
+    def train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
+        """One round of local work from `params`; with a ledger, after a look at what the coordinator says of it."""
+        return self._guard(round, "train", lambda: self._do_train(round, params, notice))
+
+    def sign_head(self, round: int, notice: Notice) -> bytes:
+        """Signs the head after the last round, which no update of a later round signs."""
+        return self._guard(round, "ledger", lambda: self._do_sign_head(notice))
+
+    def withdraw(self) -> None:
+        """Forgets the update of the last call: it is not sent."""
+        if self._signer is not None:
+            self._signer.withdraw()
+
+    def remember(self, memory: Memory) -> None:
+        """Takes up what an earlier process of this hospital knew of the ledger."""
+        if self._signer is not None:
+            self._signer.restore(memory)
 
     def validate(self, round: int, params: np.ndarray) -> np.ndarray:
         """Confusion matrix of `params` on the validation part."""
@@ -184,39 +220,51 @@ class Hospital:
         """Personalises the final model on the train part and tests both models."""
         return self._guard(round, "finish", lambda: self._do_finish(round, params))
 
-    def _do_train(self, round: int, params: np.ndarray, parent: bytes) -> Update:
+    def _do_train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
+        started = time.perf_counter()
+        if self._signer is not None:
+            self._guard(round, "ledger", lambda: self._check(round, params, notice))
+        checked = time.perf_counter()
         draw = generator(self._seed, "batches", round, self.id)
         result = self._algorithm.local(self._oracle, params, self.state, self._train, draw, round)
         if not np.isfinite(result.update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         self.state = result.state
-        started = time.perf_counter()
-        signed = self._sign(round, parent, result.update)
+        trained = time.perf_counter()
+        signed, opening, leaf = None, None, b""
+        if self._signer is not None and notice is not None:
+            metrics = {
+                "loss": result.loss if np.isfinite(result.loss) else None,
+                "gradient_evaluations": result.gradient_evaluations,
+            }
+            update = vector_hash(result.update, self._layout)
+            signed, opening, leaf = self._signer.update(notice, update, self._samples, metrics)
         return Update(
             hospital=self.id,
             vector=result.update,
-            samples=len(self._train),
+            samples=self._samples,
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
             signed=signed,
-            sign_seconds=time.perf_counter() - started,
+            opening=opening,
+            leaf=leaf,
+            sign_seconds=checked - started + time.perf_counter() - trained,
         )
 
-    def _sign(self, round: int, parent: bytes, vector: np.ndarray) -> SignedUpdate | None:
-        if self._signing is None:
-            return None
-        record = UpdateRecord(
-            federation=self._signing.federation,
-            round=round,
-            slot=self.id,
-            parent_model=parent,
-            update=vector_hash(vector, self._layout),
-            samples=len(self._train),
-            config_hash=self._signing.config_hash,
-            nonce=round,
-        )
-        return sign(record, self._signing.domain, self._key)
+    def _check(self, round: int, params: np.ndarray, notice: Notice | None) -> None:
+        assert self._signer is not None
+        if notice is None or not notice.headers or notice.headers[-1].round != round - 1:
+            raise LedgerError(f"the coordinator does not show the head of round {round - 1}")
+        if _hash_of(params, self._layout) != notice.model:
+            raise LedgerError("the model to start from is not the one that the update would be signed for")
+        self._signer.check(notice)
+
+    def _do_sign_head(self, notice: Notice) -> bytes:
+        if self._signer is None:
+            raise LedgerError("this hospital has no key")
+        self._signer.check(notice)
+        return self._signer.head(notice)
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
         draw = generator(self._seed, "personalise", round, self.id)
@@ -244,5 +292,10 @@ class Hospital:
     def _guard(self, round: int, stage: str, work: Callable[[], Any]) -> Any:
         try:
             return work()
+        except HospitalError:
+            raise
         except Exception as error:
-            raise HospitalError(self.id, round, stage, f"{type(error).__name__}: {error}") from error
+            # memory that is short now may be there at the next attempt
+            kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
+            text = f"{type(error).__name__}: {error}"
+            raise kind(self.id, round, stage, text, traceback.format_exc()) from error

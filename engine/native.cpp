@@ -408,9 +408,10 @@ void give(const Parameters& packed, float* flat) {
 
 // ---- what Python calls; labels must lie in 0..CLASSES-1 ------------------------------------------------------------
 
-// Returns the mean over n > 0 samples of scale[i] * loss_i (scale null: 1) and writes its gradient.
+// Returns the mean over n > 0 samples of scale[i] * loss_i (scale null: 1) and writes its gradient. The loss is that of
+// the logits plus offset[class] (offset null: 0).
 extern "C" double loss_gradient(const float* params, const float* x, const float* rr, const int32_t* y, int64_t n,
-                                float* gradient, const float* scale) {
+                                float* gradient, const float* scale, const float* offset) {
   Workspace& work = workspace();
   work.take(params, true);
   std::memset(&work.gradient, 0, sizeof work.gradient);
@@ -418,6 +419,8 @@ extern "C" double loss_gradient(const float* params, const float* x, const float
   for (int64_t i = 0; i < n; i++) {
     const double by = (scale ? scale[i] : 1.0) / double(n);
     work.forward(x + i * WINDOW, rr + i * RR);
+    if (offset)
+      for (int c = 0; c < CLASSES; c++) work.logits[c] += offset[c];
     loss += by * work.loss(y[i], float(by));
     work.backward();
   }

@@ -77,7 +77,7 @@ class NativeOracle:
         except OSError as error:
             raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
         pointer, count = ctypes.c_void_p, ctypes.c_int64
-        library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer]
+        library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
         library.loss_gradient.restype = ctypes.c_double
         library.clipped_gradient.argtypes = [pointer, pointer, pointer, pointer, count, ctypes.c_double, pointer]
         library.clipped_gradient.restype = count
@@ -87,14 +87,17 @@ class NativeOracle:
         self._network = network
         self._size = network.size
 
-    def gradient(self, params: np.ndarray, batch: Batch, scale: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-        """The mean loss and its gradient, float32[parameters]; with `scale`, each beat's loss times its number there.
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        """The mean loss and its gradient, float32[parameters].
 
         Raises:
             ValueError: an array has another shape than the network wants, a label is no class, or there are no beats.
         """
         params, x, rr, y = self._checked(params, batch)
-        by = None if scale is None else _floats("scale", scale, (len(y),))
+        classes = (self._network.classes,)
+        weight, offset = batch.class_weight, batch.logit_offset
+        scale = None if weight is None else _floats("class_weight", weight, classes)[y]
+        added = None if offset is None else _floats("logit_offset", offset, classes)
         gradient = np.empty(self._size, np.float32)
         loss = self._library.loss_gradient(
             params.ctypes.data,
@@ -103,7 +106,8 @@ class NativeOracle:
             y.ctypes.data,
             len(y),
             gradient.ctypes.data,
-            None if by is None else by.ctypes.data,
+            None if scale is None else scale.ctypes.data,
+            None if added is None else added.ctypes.data,
         )
         return loss, gradient
 
@@ -113,10 +117,12 @@ class NativeOracle:
         This is what differentially private SGD adds noise to (Abadi et al. 2016, arXiv 1607.00133).
 
         Raises:
-            ValueError: as in `gradient`, or `clip` is not above 0.
+            ValueError: as in `gradient`, `clip` is not above 0, or the batch has class weights or logit offsets.
         """
         if not clip > 0:
             raise ValueError(f"clip must be above 0, not {clip}")
+        if batch.class_weight is not None or batch.logit_offset is not None:
+            raise ValueError("clipped gradients know no class weights and no logit offsets")
         params, x, rr, y = self._checked(params, batch)
         total = np.empty(self._size, np.float32)
         clipped = self._library.clipped_gradient(

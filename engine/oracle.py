@@ -4,19 +4,28 @@ Every algorithm goes through `gradient`, `hessian_vector` and `scores`, so that 
 and a hand-solvable one can check all of them. The one here uses torch and is the reference.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from engine.ledger.canonical import unflatten
 from engine.model import Network
 
 
 class Batch(NamedTuple):
-    """Beats: x float32[n, window], rr float32[n, features], y int[n]."""
+    """Beats: x float32[n, window], rr float32[n, features], y int[n]; and what changes their loss.
+
+    Attributes:
+        class_weight: float32[classes], factor on the loss of each class's beats. The mean is over n all the same.
+        logit_offset: float32[classes], added to the logits in the loss, not in `scores`.
+    """
 
     x: np.ndarray
     rr: np.ndarray
     y: np.ndarray
+    class_weight: np.ndarray | None = None
+    logit_offset: np.ndarray | None = None
 
 
 class Oracle(Protocol):
@@ -81,25 +90,64 @@ class TorchOracle:
     def _loss(self, flat, batch: Batch):  # type: ignore[no-untyped-def]
         torch = self._torch
         logits = self._forward(flat, self._tensor(batch.x), self._tensor(batch.rr))
-        return torch.nn.functional.cross_entropy(logits, self._tensor(batch.y).long())
+        labels = self._tensor(batch.y).long()
+        if batch.logit_offset is not None:
+            logits = logits + self._tensor(batch.logit_offset)
+        if batch.class_weight is None:
+            return torch.nn.functional.cross_entropy(logits, labels)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return (losses * self._tensor(batch.class_weight)[labels]).mean()
 
     def _tensor(self, array: np.ndarray):  # type: ignore[no-untyped-def]
         return self._torch.tensor(array, device=self._device)  # a copy: the array may be a read-only map
 
     def _forward(self, flat, x, rr):  # type: ignore[no-untyped-def]
-        torch = self._torch
-        F = torch.nn.functional
-        net = self._network
-        parameters = iter([part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)])
-        signal = x.unsqueeze(1)
-        for layer, kernel in enumerate(net.kernels):
-            weight, bias, scale, shift = (next(parameters) for _ in range(4))
-            stride = 2 if layer == 0 else 1
-            signal = F.conv1d(signal, weight, bias, stride=stride, padding=kernel // 2)
-            if layer < 2:  # a maximum commutes with nothing of the norm, so pool after it
-                signal = F.max_pool1d(F.relu(F.group_norm(signal, net.groups, scale, shift)), 2)
-            else:
-                signal = F.relu(F.group_norm(signal, net.groups, scale, shift))
-        joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
-        hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
-        return F.linear(hidden, next(parameters), next(parameters))
+        parts = [part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)]
+        return forward(self._network, parts, x, rr)
+
+
+def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
+    """Logits of the network in torch, [n, classes].
+
+    Args:
+        parameters: tensors in the order and shapes of `net.layout`.
+        x: [n, window].
+        rr: [n, features].
+    """
+    import torch
+
+    F = torch.nn.functional
+    parameters = iter(parameters)
+    signal = x.unsqueeze(1)
+    for layer, kernel in enumerate(net.kernels):
+        weight, bias, scale, shift = (next(parameters) for _ in range(4))
+        stride = 2 if layer == 0 else 1
+        signal = F.conv1d(signal, weight, bias, stride=stride, padding=kernel // 2)
+        if layer < 2:  # a maximum commutes with nothing of the norm, so pool after it
+            signal = F.max_pool1d(F.relu(F.group_norm(signal, net.groups, scale, shift)), 2)
+        else:
+            signal = F.relu(F.group_norm(signal, net.groups, scale, shift))
+    joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
+    hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
+    return F.linear(hidden, next(parameters), next(parameters))
+
+
+def as_module(network: Network, params: np.ndarray) -> Any:
+    """The network as a `torch.nn.Module` for use outside: float32[n, window + features] -> logits [n, classes].
+
+    One input, because MLflow keeps an example and a signature only of models that take one.
+    """
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, tensor in unflatten(params, network.layout).items():
+                # torch's modules allow no dot in a name
+                self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.tensor(tensor)))
+
+        def forward(self, features):  # type: ignore[no-untyped-def]
+            x, rr = features[:, : network.window], features[:, network.window :]
+            return forward(network, self.parameters(), x, rr)
+
+    return Module().eval()

@@ -30,6 +30,8 @@ class Plan:
         min_hospitals: with fewer updates a round fails; None wants all that were selected.
         classes: class letters.
         model_hash: names a parameter vector; b"" where nobody asks.
+        notice: what these hospitals are told of the ledger, given the hash of the model; None where none is kept.
+        received: called with a round's updates as soon as they are there, to work on them beside the validation.
     """
 
     rounds: int
@@ -42,6 +44,8 @@ class Plan:
     classes: str
     model_hash: Callable[[np.ndarray], bytes]
     validate_participants: bool = False
+    notice: Callable[[bytes, Sequence[int]], Any] = lambda model, hospitals: None
+    received: Callable[[int, Sequence[Update]], None] = lambda round, updates: None
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,9 @@ def run_rounds(
     for round in range(state.round + 1, plan.rounds + 1):
         times = [time.perf_counter()]
         selected = select(plan, round)
-        answers, summed = pool.train(round, state.params, model, selected)
+        answers, summed = pool.train(round, state.params, plan.notice(model, selected), selected)
         updates, lost = survivors(answers, plan.min_hospitals)
+        plan.received(round, updates)
         params = moved(state.params, summed, sum(weight(plan.weighting, u.samples) for u in updates))
         times.append(time.perf_counter())
         parent, model = model, plan.model_hash(params)

@@ -45,6 +45,8 @@ class StackedOracle:
         x, rr, y, weight = self._padded(batches, longest)
         flat = torch.from_numpy(params).to(self._device).requires_grad_()
         logits = self._forward(flat, x, rr)
+        if any(batch.logit_offset is not None for batch in batches):
+            logits = logits + self._offsets(batches)
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
         means = (losses.view(weight.shape) * weight).sum(1)
         (gradient,) = torch.autograd.grad(means.sum(), flat)
@@ -59,7 +61,14 @@ class StackedOracle:
         for i, batch in enumerate(batches):
             n = len(batch.y)
             x[i, :n], rr[i, :n], y[i, :n], weight[i, :n] = batch.x, batch.rr, batch.y, 1.0 / n
+            if batch.class_weight is not None:
+                weight[i, :n] *= batch.class_weight[batch.y]
         return tuple(self._torch.from_numpy(a).to(self._device) for a in (x, rr, y, weight))  # type: ignore[return-value]
+
+    def _offsets(self, batches: Sequence[Batch]) -> Any:
+        none = np.zeros(self._network.classes, np.float32)
+        offsets = np.stack([none if batch.logit_offset is None else batch.logit_offset for batch in batches])
+        return self._torch.from_numpy(offsets).to(self._device).unsqueeze(1)
 
     def _forward(self, flat: Any, x: Any, rr: Any) -> Any:
         torch, net = self._torch, self._network

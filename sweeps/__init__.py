@@ -1,1 +1,136 @@
-"""Studies: many federations, compared over conditions and tuned within them."""
+"""Studies: many federations, compared over conditions and tuned within them.
+
+from sweeps import Study
+
+study = Study("sweeps/quickstart.yaml", out="runs/mine", trials=12).run()
+study.results()    # a pandas DataFrame
+"""
+
+# Imports are inside the methods, so that the command line's --help is quick.
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sweeps.space import StudyConfig
+
+__all__ = ["Study"]
+
+
+class Study:
+    """A study and its folder: what `pulseledger sweep`, `resume` and `compare` do, for Python.
+
+    Attributes:
+        folder: where everything is written.
+        config: the checked configuration.
+    """
+
+    folder: Path
+    config: "StudyConfig"
+
+    def __init__(
+        self,
+        config: "str | Path | Mapping[str, Any] | StudyConfig",
+        out: str | Path | None = None,
+        quiet: bool = False,
+        **keys: Any,
+    ) -> None:
+        """
+        Args:
+            config: a YAML file, the name of a ready-made one such as "quickstart.yaml", the folder of a study that was
+                begun, or the values themselves.
+            out: the folder; null: `out` of the configuration, else runs/NAME.
+            quiet: show no progress.
+            keys: values put over those of `config`; a dotted key has two underscores: federation__rounds=5.
+
+        Raises:
+            ConfigError: one sentence about the first thing that is wrong.
+        """
+        from engine.config import ConfigError, dotted_keys, load_yaml, set_key
+        from sweeps.space import StudyConfig, load_study
+
+        self._quiet = quiet
+        source = "Study"
+        if isinstance(config, StudyConfig):
+            values = config.model_dump(mode="json")
+        elif isinstance(config, Mapping):
+            values = copy.deepcopy(dict(config))
+        else:
+            path, ready = Path(config), Path(__file__).parent / Path(config).name
+            if path.is_dir():
+                out = out or path
+                path = path / "study.yaml"
+            source = str(path)
+            values = load_yaml(path if path.exists() or not ready.exists() else ready)
+        for name, value in keys.items():
+            key = name.replace("__", ".")
+            if key not in dotted_keys(StudyConfig):
+                raise ConfigError(f"{name}: {key} is not a key of the configuration; `pulseledger keys` lists all.")
+            set_key(values, key, value)
+        self.config = load_study(values, source)
+        self.folder = Path(out or self.config.out or f"runs/{self.config.name}")
+
+    def run(self) -> "Study":
+        """Runs the study until every wanted trial has ended, or goes on with the same one in the folder.
+
+        Raises:
+            StudyError: another driver holds the folder, it holds another study, or the first trials all failed.
+            ResourceError: a trial does not fit on the machine or cluster.
+        """
+        from sweeps.study import start_study
+
+        start_study(self.config, self.folder, quiet=self._quiet)
+        return self
+
+    def resume(self) -> "Study":
+        """Goes on with the study of the folder, as its own file says."""
+        from sweeps.study import resume_study
+
+        resume_study(self.folder, quiet=self._quiet)
+        return self
+
+    def results(self) -> "pd.DataFrame":
+        """A row for each trial; per condition, best first."""
+        from sweeps.compare import results_frame
+
+        return results_frame(self.folder)
+
+    def rounds(self) -> "pd.DataFrame":
+        """The learning curves: a row for each round of each repeat of each trial."""
+        from sweeps.compare import rounds_frame
+
+        return rounds_frame(self.folder)
+
+    def hospitals(self) -> "pd.DataFrame":
+        """A row for each hospital of each repeat of each complete trial."""
+        from sweeps.compare import hospitals_frame
+
+        return hospitals_frame(self.folder)
+
+    def best(self, condition: str | None = None) -> "pd.Series":
+        """The best complete trial by the first objective, of all or of one condition: its row of `results`.
+
+        Trials that break a constraint do not count.
+
+        Raises:
+            StudyError: there is none, or no such condition.
+        """
+        from engine.errors import StudyError
+
+        table = self.results()
+        labels = list(dict.fromkeys(table["condition"])) if len(table) else []
+        if condition is not None and condition not in labels:
+            raise StudyError(
+                f"{condition!r} is no condition of this study; there are: {'; '.join(labels) or 'none yet'}."
+            )
+        if len(table):
+            table = table[(table["state"] == "COMPLETE") & (table["violated"] == "[]")]
+            table = table[table["condition"] == condition] if condition is not None else table
+        if not len(table):
+            raise StudyError(f"{self.folder}: holds no complete trial that keeps to the constraints.")
+        name, direction = next(iter(self.config.objectives.items()))
+        values = table[f"objective/{name}"]
+        return table.loc[values.idxmax() if direction == "maximize" else values.idxmin()]

@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"pulseledger: {where}{error.strerror or error}.", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        print("pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        how = str(stop) or "stopped; `pulseledger resume DIR` goes on from the last round."
+        print(f"pulseledger: {how}", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("config", help="YAML file of a study")
     sub = verb("plan", _plan, "what a study would run; starts nothing", takes_keys=True)
     sub.add_argument("config", help="YAML file of a study")
+    sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
     sub = verb("resume", _resume, "go on with a killed study or run")
     sub.add_argument("folder", type=Path)
     sub = verb("compare", _compare, "table of the runs of a study, best first, per condition")
@@ -81,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON instead")
     form.add_argument("--csv", action="store_true", help="print CSV instead")
+    sub = verb("report", _report, "one HTML page and its pictures, to print or to hand on")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub = verb("audit", _audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--json", action="store_true", help="print one JSON document")
@@ -93,7 +98,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path)
     sub.add_argument("--port", type=int, default=5000)
     verb("keys", _keys, "all keys of the configuration, with defaults")
+    sub = verb("keystore", _keystore, "encrypted signing keys for the hospitals of a run, for ledger.keystore")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--hospitals", type=int, required=True)
+    sub.add_argument(
+        "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
+    )
     return parser
+
+
+def _keystore(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.ledger.keys import create_keystore
+
+    for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
+        print(f"hospital {slot}: {address}")
+    return 0
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
@@ -120,29 +139,19 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> int:
 
     study = load_study(_values(options.config, rest, StudyConfig), options.config)
     folder = Path(study.out or f"runs/{study.name}")
-    start_study(study, folder, _say)
+    start_study(study, folder)
     print_table(rows_of(folder), _console())
     _print_store(study, folder)
     return 0
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> int:
-    from sweeps.space import StudyConfig, conditions, load_study, search_space, total_trials
+    from sweeps.plan import plan_lines
+    from sweeps.space import StudyConfig, load_study
 
     study = load_study(_values(options.config, rest, StudyConfig), options.config)
-    print(
-        f"{study.name}: {total_trials(study)} trials of {study.repeats} repeat(s), {study.federation.rounds} rounds each"
-    )
-    print(f"sampler {study.sampler}, objectives " + ", ".join(f"{d} {name}" for name, d in study.objectives.items()))
-    for condition in conditions(study):
-        print(f"  condition {condition.label}")
-    for keys in study.baselines:
-        print(f"  baseline in each condition: {keys}")
-    for key, distribution in search_space(study).items():
-        print(f"  tuned {key}: {distribution}")
-    cpus = os.cpu_count() or 1
-    at_once = study.concurrency or cpus
-    print(f"at a time: {at_once} trials, each one placement group of {cpus / at_once:.2g} of {cpus} CPU")
+    for line in plan_lines(study, options.probe):
+        print(line, flush=True)
     return 0
 
 
@@ -154,7 +163,7 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
 
     folder: Path = options.folder
     if (folder / STUDY_FILE).exists():
-        resume_study(folder, _say)
+        resume_study(folder)
         print_table(rows_of(folder), _console())
         _print_store(read_study(folder), folder)
         return 0
@@ -177,6 +186,14 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> int:
         print(as_csv(rows), end="")
     else:
         print_table(rows, _console())
+    return 0
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.report import write_report
+
+    written = write_report(options.folder, options.out)
+    print(f"{written[0]} and {len(written) - 1} pictures beside it")
     return 0
 
 
@@ -247,11 +264,22 @@ def _fetch(folder: Path | None) -> int:
 
 def _ui(options: argparse.Namespace, rest: list[str]) -> int:
     import socket
-    import subprocess
 
-    store = next((p for p in (options.folder / "mlflow.db", options.folder.parent / "mlflow.db") if p.exists()), None)
-    if store is None:
-        raise ConfigError(f"{options.folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+    from engine.config import TrackingConfig
+
+    folder: Path = options.folder
+    described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
+    values = load_yaml(described).get("tracking") if described is not None else None
+    tracking = parse(TrackingConfig, values or {}, str(described))
+    uri = tracking.uri
+    if uri is None:
+        store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
+        if store is None:
+            raise ConfigError(f"{folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+        uri = f"sqlite:///{store.resolve()}"
+    elif uri.startswith(("http://", "https://")):
+        print(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}")
+        return 0
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -261,11 +289,15 @@ def _ui(options: argparse.Namespace, rest: list[str]) -> int:
             raise ConfigError(
                 f"--port {options.port}: cannot be used ({reason}); choose another with --port."
             ) from None
-    # without the last part MLflow 3 opens on traces of language models; 1 is the first experiment of a store of ours
-    runs = "?workflowType=machine_learning#/experiments/1/runs?workflowType=machine_learning"
+    from engine.tracking import experiment_id
+
+    # without the last part MLflow 3 opens on traces of language models
+    kind = "?workflowType=machine_learning"
+    runs = f"{kind}#/experiments/{experiment_id(uri, tracking.experiment)}/runs{kind}"
     print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store.resolve()}"]
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(options.port)])
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    # in the place of this process, so that whoever ends it ends the server
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
 
 
 def _keys(options: argparse.Namespace, rest: list[str]) -> int:

@@ -1,13 +1,28 @@
-"""Progress of a single run: a bar on a terminal, a plain line for each round elsewhere."""
+"""Progress of a run or a study: a live view on a terminal, plain lines elsewhere. All of it on stderr."""
 
+import contextlib
+import math
 import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from engine.experiment import Place
+
+SHOWN = 12  # running trials, conditions and failures that the live view lists at most
+STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 
 
 class RoundProgress:
@@ -53,3 +68,198 @@ class RoundProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+@dataclass
+class _Trial:
+    """A running trial."""
+
+    label: str
+    condition: str
+    rounds: int
+    round: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+
+class StudyProgress:
+    """A study as it goes on: on a terminal a live view, elsewhere one plain line for each trial that ended.
+
+    While it is entered, whatever is printed to stdout goes to stderr too: Ray prints the raylet's messages there, and
+    stdout belongs to the result.
+    """
+
+    def __init__(
+        self, total: int, quiet: bool = False, directions: Mapping[str, str] | None = None, already: int = 0
+    ) -> None:
+        """
+        Args:
+            total: trials of the whole study.
+            quiet: show nothing.
+            directions: objective -> "maximize" or "minimize"; "best" goes by the first one. Without, larger is better.
+            already: trials that ended before, in an earlier driver.
+        """
+        self._total = total
+        self._already = already
+        self._quiet = quiet
+        self._minimise = next(iter((directions or {}).values()), "maximize") == "minimize"
+        self._running: dict[int, _Trial] = {}
+        self._states: Counter[str] = Counter()
+        self._best: dict[str, tuple[int, dict[str, float]]] = {}
+        self._failures: list[str] = []
+        self._began = time.monotonic()
+        self._lock = threading.RLock()  # the live view is drawn by a thread of its own
+        self._live: Live | None = None
+        self._stack = contextlib.ExitStack()
+
+    def started(self, trial: int, label: str, condition: str, rounds: int) -> None:
+        """A trial begins or goes on. `label` says what is tuned, `rounds` is what it will run over all its repeats."""
+        with self._lock:
+            self._running[trial] = _Trial(label, condition, rounds)
+
+    def advanced(self, trial: int, round: int, scores: dict[str, float]) -> None:
+        """A running trial finished `round` rounds; `scores` are its current ones."""
+        with self._lock:
+            if trial in self._running:
+                self._running[trial].round = round
+                self._running[trial].scores = dict(scores)
+
+    def ended(
+        self,
+        trial: int,
+        label: str,
+        condition: str,
+        state: str,
+        values: dict[str, float],
+        reason: str,
+        seconds: float,
+    ) -> None:
+        """A trial ended as COMPLETE, PRUNED or FAIL, with its objectives and, unless complete, the reason."""
+        with self._lock:
+            self._running.pop(trial, None)
+            self._states[state] += 1
+            if state == "COMPLETE" and values:
+                best = self._best.get(condition)
+                if best is None or self._rank(values) > self._rank(best[1]):
+                    self._best[condition] = trial, dict(values)
+            count = self._already + self._states.total()
+            first = reason.strip().split("\n", 1)[0]
+            if state == "FAIL":
+                self._failures.append(f"trial {trial}: {first}")
+        outcome = _scores(values)
+        if state != "COMPLETE":
+            outcome = "  ".join(
+                part for part in (f"{'FAILED' if state == 'FAIL' else state}: {first}", outcome) if part
+            )
+        text = f"trial {trial} ({count}/{self._total})  [{condition}] {label}  {outcome}  ({seconds:.0f} s)"
+        self._print(text, STYLES.get(state, ""))
+
+    def note(self, text: str) -> None:
+        """A plain message."""
+        self._print(text, "")
+
+    def remaining_seconds(self) -> float | None:
+        """Seconds until the last trial ends, if rounds go on as fast as so far; None before the first round."""
+        with self._lock:
+            under_way = sum(min(1.0, t.round / t.rounds) for t in self._running.values() if t.rounds)
+            done = self._states.total() + under_way
+            left = self._total - self._already - done
+        return (time.monotonic() - self._began) * left / done if done > 0 else None
+
+    def __enter__(self) -> "StudyProgress":
+        self._began = time.monotonic()
+        if sys.stderr.isatty() and not self._quiet:
+            console = Console(stderr=True)
+            self._live = Live(console=console, get_renderable=self._view, refresh_per_second=2, transient=True)
+            self._stack.enter_context(self._live)  # sends stdout and stderr above the view, which is on stderr
+        else:
+            self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._live = None
+
+    def _rank(self, values: Mapping[str, float]) -> float:
+        first = next(iter(values.values()))
+        return -math.inf if math.isnan(first) else -first if self._minimise else first
+
+    def _print(self, text: str, style: str) -> None:
+        if self._live is not None:
+            self._live.console.print(Text(text, style))
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def _view(self) -> RenderableType:
+        with self._lock:
+            parts: list[RenderableType] = []
+            if self._running:
+                table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+                table.add_column("running", no_wrap=True)
+                table.add_column("condition", overflow="ellipsis", no_wrap=True, ratio=2)
+                table.add_column("tuned", overflow="ellipsis", no_wrap=True, ratio=3)
+                table.add_column("round", justify="right", no_wrap=True)
+                table.add_column("", width=12)
+                table.add_column("scores", overflow="ellipsis", no_wrap=True, ratio=3)
+                table.add_column("s", justify="right", no_wrap=True)
+                now = time.monotonic()
+                for number, trial in sorted(self._running.items())[:SHOWN]:
+                    table.add_row(
+                        f"trial {number}",
+                        Text(trial.condition),
+                        Text(trial.label),
+                        f"{trial.round}/{trial.rounds}",
+                        ProgressBar(total=max(trial.rounds, 1), completed=trial.round, width=12),
+                        Text(_scores(trial.scores)),
+                        f"{now - trial.started:.0f}",
+                    )
+                parts.append(table)
+                if len(self._running) > SHOWN:
+                    parts.append(Text(f"and {len(self._running) - SHOWN} more", "dim"))
+            if self._best:
+                table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+                for name in ("best so far", "trial", "objectives"):
+                    table.add_column(name, justify="right" if name == "trial" else "left", no_wrap=True)
+                for condition, (number, values) in list(self._best.items())[:SHOWN]:
+                    table.add_row(Text(condition), str(number), Text(_scores(values)))
+                parts.append(table)
+                if len(self._best) > SHOWN:
+                    parts.append(Text(f"and {len(self._best) - SHOWN} more conditions", "dim"))
+            parts += [Text(f"failed: {text}", "red", no_wrap=True, overflow="ellipsis") for text in self._failures[-3:]]
+            parts.append(Text(self._counts(), "bold"))
+            return Group(*parts)
+
+    def _counts(self) -> str:
+        ended = self._already + self._states.total()
+        words = [f"{ended}/{self._total} trials"]
+        words += [
+            f"{self._states[s]} {w}" for s, w in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))
+        ]
+        if self._already:
+            words.append(f"{self._already} before")
+        left = self.remaining_seconds()
+        words.append(f"{_duration(time.monotonic() - self._began)} so far")
+        words.append(f"about {_duration(left)} to go" if left is not None else "time to go not known yet")
+        return ", ".join(words)
+
+
+def _scores(values: Mapping[str, float]) -> str:
+    """The last parts of the names, as wide as needed to tell them apart."""
+    return ", ".join(f"{_short_name(name, values)} {value:.4f}" for name, value in values.items())
+
+
+def _short_name(name: str, among: Mapping[str, float]) -> str:
+    parts = name.split("/")
+    for start in range(len(parts) - 1, -1, -1):
+        short = "/".join(parts[start:])
+        if sum(other == short or other.endswith(f"/{short}") for other in among) == 1:
+            return short
+    return name
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

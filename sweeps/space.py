@@ -4,6 +4,7 @@ All of it is plain data from the study's YAML, checked against the run's configu
 """
 
 import itertools
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,27 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from engine.config import CLASSES, RunConfig, dotted_keys, parse, set_key
+from engine.config import CLASSES, RunConfig, dotted_keys, has_password, parse, set_key
 from engine.errors import ConfigError
 from engine.seeds import generator
 
-STUDY_KEYS = ("conditions", "search", "baselines", "repeats", "objectives", "sampler", "trials", "joint", "concurrency")
+STUDY_KEYS = (
+    "conditions",
+    "search",
+    "baselines",
+    "design",
+    "repeats",
+    "objectives",
+    "constraints",
+    "sampler",
+    "pruner",
+    "trials",
+    "joint",
+    "concurrency",
+    "storage",
+)
 
 _SCORES = (
     "accuracy",
@@ -41,6 +56,43 @@ OBJECTIVES = (
 )
 
 
+_BOUND = re.compile(r"\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+
+
+class PrunerConfig(BaseModel):
+    """Which trials are ended early. Asked at the rungs, rounds `first`, `first * factor`, ... of the first repeat."""
+
+    model_config = RunConfig.model_config
+
+    method: Literal[
+        "none",
+        "median",
+        "percentile",
+        "successive_halving",
+        "hyperband",
+        "threshold",
+        "patient",
+        "wilcoxon",
+        "rungs",
+    ] = Field("none", description="Optuna's pruners; rungs: ours, for several objectives; wilcoxon: after each repeat")
+    first: int = Field(1, ge=1, description="round of the first rung")
+    factor: int = Field(3, ge=2, description="each rung is this many times the one before; 1/factor is kept at least")
+    n_startup_trials: int = Field(
+        5, ge=0, description="median, percentile: complete trials before any is pruned; rungs: others at the rung"
+    )
+    percentile: float = Field(25.0, ge=0, le=100, description="percentile: the best share that is kept")
+    lower: float | None = Field(None, description="threshold: pruned below")
+    upper: float | None = Field(None, description="threshold: pruned above")
+    patience: int = Field(1, ge=0, description="patient: rungs without a better value that are borne")
+    p_threshold: float = Field(0.1, ge=0, le=1, description="wilcoxon: p value below which a trial is worse")
+
+    @model_validator(mode="after")
+    def _threshold(self) -> "PrunerConfig":
+        if self.method == "threshold" and self.lower is None and self.upper is None:
+            raise ValueError("method threshold needs pruner.lower or pruner.upper")
+        return self
+
+
 class StudyConfig(RunConfig):
     """A study: a run's configuration, and what is varied around it."""
 
@@ -54,14 +106,53 @@ class StudyConfig(RunConfig):
     baselines: list[dict[str, Any]] = Field(
         [], description="runs in each condition that are compared but not tuned: dotted keys that differ from the base"
     )
+    design: list[dict[str, Any]] = Field(
+        [], description="points that are run first in each condition: dotted keys of `search` with their values"
+    )
     repeats: int = Field(1, ge=1, le=1000, description="seeds of each trial: seed, seed + 1, ... of the run")
     objectives: dict[str, Literal["maximize", "minimize"]] = Field(
         {"validation/personal/macro_f1": "maximize"}, description="what is tuned for, and in which direction"
     )
-    sampler: Literal["tpe", "random", "grid", "nsga2", "qmc"] = Field("tpe", description="Optuna's sampler")
-    trials: int | None = Field(None, ge=1, description="all trials of the study; null: baselines and the whole grid")
+    constraints: dict[str, str] = Field(
+        {}, description='scores that a trial must keep to, such as ledger/overhead_share: "<= 0.05"'
+    )
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "qmc", "random", "grid"] = Field(
+        "tpe", description="Optuna's sampler"
+    )
+    pruner: PrunerConfig = PrunerConfig()
+    trials: int | None = Field(
+        None, ge=1, description="all trials of the study; null: baselines, design and the whole grid"
+    )
     joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
+
+    @field_validator("constraints")
+    @classmethod
+    def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, bound in value.items():
+            if name not in OBJECTIVES:
+                raise ValueError(f"{name!r} is no score; allowed: {', '.join(OBJECTIVES[:3])} ... or see README")
+            if not _BOUND.fullmatch(bound):
+                raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
+        return value
+
+    storage: str | None = Field(
+        None,
+        description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
+        "with the password in PGPASSWORD",
+    )
+
+    @model_validator(mode="after")
+    def _storage(self) -> "StudyConfig":
+        # the value is not shown: it may hold a password
+        if self.storage is not None:
+            if not self.storage.startswith("postgresql+psycopg://"):
+                raise ValueError("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE")
+            if has_password(self.storage):
+                raise ValueError(
+                    "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass"
+                )
+        return self
 
     @model_validator(mode="after")
     def _objectives(self) -> "StudyConfig":
@@ -98,9 +189,19 @@ def load_study(values: dict[str, Any], source: str) -> StudyConfig:
     distributions = search_space(study, source)
     if study.sampler == "grid" and not all(isinstance(d, CategoricalDistribution) for d in distributions.values()):
         raise ConfigError(f"{source}: sampler grid needs every search key as choice.")
-    if study.sampler == "nsga2" and len(study.objectives) < 2:
-        raise ConfigError(f"{source}: sampler nsga2 needs at least two objectives.")
-    if study.trials is None and study.sampler != "grid" and study.search:
+    if study.sampler in ("nsga2", "nsga3") and len(study.objectives) < 2:
+        raise ConfigError(f"{source}: sampler {study.sampler} needs at least two objectives.")
+    if study.pruner.method not in ("none", "rungs") and len(study.objectives) > 1:
+        raise ConfigError(f"{source}: pruner.method {study.pruner.method} knows one objective only; use rungs.")
+    if study.pruner.method == "wilcoxon" and study.repeats < 2:
+        raise ConfigError(f"{source}: pruner.method wilcoxon compares repeats, but repeats is {study.repeats}.")
+    for point in study.design:
+        for key, value in point.items():
+            if key not in distributions:
+                raise ConfigError(f"{source}: design: {key} is not a key of search; use baselines for other keys.")
+            if not _contains(distributions[key], value):
+                raise ConfigError(f"{source}: design: {key} is {value!r}, outside of {study.search[key]}.")
+    if study.trials is None and study.sampler != "grid" and study.search and not study.design:
         raise ConfigError(f"{source}: trials is needed, the number of all trials of the study.")
     for axis, points in study.conditions.items():
         if not points:
@@ -112,7 +213,7 @@ def load_study(values: dict[str, Any], source: str) -> StudyConfig:
     for condition in conditions(study):
         for baseline in study.baselines:
             resolve(study, condition, baseline, 0, source)
-        for corner in _corners(distributions):
+        for corner in (*_corners(distributions), *study.design):
             resolve(study, condition, corner, 0, source)
     return study
 
@@ -184,7 +285,7 @@ def total_trials(study: StudyConfig) -> int:
     if study.trials is not None:
         return study.trials
     # without a search there is nothing to draw: one trial of the base, unless baselines are all that is wanted
-    tuned = len(grid(study)) if study.search else int(not study.baselines)
+    tuned = len(grid(study)) + len(study.design) if study.search else int(not study.baselines)
     return len(conditions(study)) * (len(study.baselines) + tuned)
 
 
@@ -226,10 +327,40 @@ def build_sampler(study: StudyConfig, asked: int, condition: int) -> optuna.samp
                 return optuna.samplers.RandomSampler(seed=seed)
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(seed=seed)
-            case "qmc":
-                return optuna.samplers.QMCSampler(seed=study.seed, warn_independent_sampling=False)
+            case "nsga3":
+                return optuna.samplers.NSGAIIISampler(seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "qmc":  # keeps its place in the sequence in the study
+                return optuna.samplers.QMCSampler(seed=study.seed, scramble=True, warn_independent_sampling=False)
             case _:
                 return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+
+def violation(bound: str, value: float) -> float:
+    """How far `value` is on the wrong side of a bound such as "<= 0.05"; zero or less keeps to it, as Optuna counts."""
+    match = _BOUND.fullmatch(bound)
+    assert match is not None, bound  # StudyConfig checked it
+    limit = float(match[2])
+    return value - limit if match[1] == "<=" else limit - value
+
+
+def rung_rounds(study: StudyConfig) -> list[int]:
+    """Rounds before the last at which a trial may be pruned; none for pruners that look at repeats."""
+    pruner = study.pruner
+    if pruner.method in ("none", "wilcoxon"):
+        return []
+    powers = (pruner.first * pruner.factor**k for k in itertools.count())
+    return list(itertools.takewhile(lambda round: round < study.federation.rounds, powers))
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(distribution, FloatDistribution) or value == int(value) if number else False
+    return number and whole and distribution.low <= value <= distribution.high
 
 
 def _corners(space: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:

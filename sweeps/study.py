@@ -1,15 +1,30 @@
 """The study driver: one process owns the Optuna study and its database, Ray only executes.
 
-ask -> placement group and runner -> wait for any -> tell. Every `tell` is committed, every trial has its folder with
-a checkpoint after each round, so a driver that is killed at any moment loses nothing: `resume` adopts what it left.
+ask -> placement group and runner -> wait for any -> at a rung ask the pruner, at the end tell. Every `tell` is
+committed, every trial has its folder with a checkpoint after each round, so a driver that is killed at any moment loses
+nothing: `resume` adopts what it left.
+
+User attributes of a trial in Optuna's database:
+    trial, condition, keys, config      number in the whole study, label, what was tuned, one configuration per repeat
+    baseline                            of a baseline: its keys
+    rung/ROUND                          values of the objectives there, kept, and what Optuna's pruner noted
+    pruned                              round, or repeat, at which it was pruned
+    repeats                             objective -> mean, sd, low, high (95 % interval), n
+    reason                              why it was pruned or failed, in a line
+    error                               of a failed trial: hospital, round, stage, traceback
 """
 
 import contextlib
 import json
 import logging
+import math
 import os
+import re
+import signal
 import socket
 import statistics
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,15 +34,20 @@ from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy.exc
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from engine.actors import end_actor, imported_ray, start_ray, stop_ray
+from engine import checkpoint
+from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
-from engine.errors import ResourceError, StudyError
+from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
+from engine.experiment import RESULT, Place, track
 from engine.files import whole
-from engine.tracking import start_tracker
+from engine.pool import ATTEMPTS, sited_groups
+from engine.tracking import RunTracker, flat_params, start_tracker
+from sweeps.progress import StudyProgress
+from sweeps.pruning import competitors, keep
 from sweeps.space import (
     Condition,
     StudyConfig,
@@ -35,16 +55,25 @@ from sweeps.space import (
     conditions,
     grid,
     resolve,
+    rung_rounds,
     search_space,
     suggest,
     total_trials,
+    violation,
 )
-from sweeps.trial import RUNNER_CPU, TrialRunner, repeat_folder
+from sweeps.storage import driver_storage, one_sentence, open_storage, storage_url
+from sweeps.tracking import StudyRun
+from sweeps.trial import PROGRESS, RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
 FAIL_FAST = 3  # trials that all fail at the start end the study
 LOSSES = 2  # times that a trial is started again after its processes were lost
 START_SECONDS = 180.0  # a placement group that is not there by then never will be
+DROP_SECONDS = 60.0  # for a pruned trial to close its ledger and let its hospitals go
+STORE_SECONDS = 15.0  # for an MLflow store that is away when the study ends
+TICK = 0.5  # seconds between two looks at the running trials
+STOP = ".stop"  # a file that asks all runners to end at their next checkpoint
+MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
 
 
 @dataclass
@@ -53,6 +82,8 @@ class _Slot:
 
     group: Any
     runner: Any
+    bundles: list[dict[str, float]]
+    labels: list[dict[str, str]]
 
 
 @dataclass
@@ -66,32 +97,52 @@ class _Running:
     slot: _Slot | None = None
     call: Any = None
     losses: int = 0
+    untracked: bool = False  # the tracker was lost meanwhile, and what it held with it
     started: float = field(default_factory=time.monotonic)
+    seen: tuple[int, float] = (-1, 0.0)  # the last round that was seen, and when
 
 
-def start_study(study: StudyConfig, folder: Path, say: Callable[[str], None] = print) -> None:
+def start_study(study: StudyConfig, folder: Path, progress: StudyProgress | None = None, quiet: bool = False) -> None:
     """Begins a study in `folder`, or goes on with the same one there.
+
+    Args:
+        progress: who is told how it goes on; the usual view on stderr if None, or nothing if `quiet`.
 
     Raises:
         StudyError: another driver holds the folder, or it holds another study.
         ResourceError: a trial does not fit on the machine or cluster.
+        KeyboardInterrupt: SIGINT or SIGTERM; after the first, all trials have reached a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with _lock(folder), driver_storage(study, folder, _sayer(progress, quiet)) as storage:
         _write_study(study, folder)
-        _drive(study, folder, say)
+        _drive(study, folder, storage, progress, quiet)
 
 
-def resume_study(folder: Path, say: Callable[[str], None] = print) -> None:
-    """Goes on with the study of `folder` until every wanted trial has ended."""
+def resume_study(folder: Path, progress: StudyProgress | None = None, quiet: bool = False) -> None:
+    """Goes on with the study of `folder` until every wanted trial has ended; see `start_study`."""
     study = read_study(folder)
-    with _lock(folder):
-        _drive(study, folder, say)
+    with _lock(folder), driver_storage(study, folder, _sayer(progress, quiet)) as storage:
+        _drive(study, folder, storage, progress, quiet)
 
 
-def _drive(study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
-    with _ray(study), _database(folder):
-        Driver(study, folder, say).drive()
+def _drive(study: StudyConfig, folder: Path, storage: BaseStorage, progress: StudyProgress | None, quiet: bool) -> None:
+    opened = open_studies(study, folder, storage)
+    already = sum(t.state.is_finished() and "config" in t.user_attrs for s, _ in opened for t in _trials(s))
+    shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already)
+    with shown, _ray(study):
+        _require_head(study)
+        Driver(study, folder, opened, shown).drive()
+
+
+def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:
+    if progress is not None:
+        return progress.note
+    return lambda text: None if quiet else print(text, file=sys.stderr, flush=True)
+
+
+def _trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False)
 
 
 def _write_study(study: StudyConfig, folder: Path) -> None:
@@ -102,8 +153,11 @@ def _write_study(study: StudyConfig, folder: Path) -> None:
         changed = [
             key
             for key in StudyConfig.model_fields
-            if key not in ("out", "trials", "concurrency", "execution") and getattr(there, key) != getattr(study, key)
+            if key not in ("out", "trials", "concurrency", "execution", "storage")
+            and getattr(there, key) != getattr(study, key)
         ]
+        if (there.storage is None) != (study.storage is None):  # a database may move, but trials do not change its kind
+            changed.append("kind of storage")
         if changed:
             raise StudyError(
                 f"{path}: holds a study with another {changed[0]}; use another --out, or pulseledger resume."
@@ -123,22 +177,25 @@ def read_study(folder: Path) -> StudyConfig:
     return parse(StudyConfig, load_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
 
 
-def open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
+def open_studies(
+    study: StudyConfig, folder: Path, storage: BaseStorage | None = None
+) -> list[tuple[optuna.Study, Condition | None]]:
     """The Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
 
-    Every baseline, and every point of a grid, is enqueued once. Reading and writing go through the same database, `optuna.db`.
+    Every baseline, then every point of the design and of a grid, is enqueued once. `storage` is the driver's; without, it is opened to read.
 
     Raises:
-        StudyError: the database is damaged, or the disk is full.
+        StudyError: the database is damaged or away, the disk is full, or a study of this name has another folder.
     """
-    with _database(folder):
-        return _open_studies(study, folder)
+    with one_sentence(study, folder):
+        return _open_studies(study, folder, storage or open_storage(study, folder))
 
 
-def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, Condition | None]]:
+def _open_studies(
+    study: StudyConfig, folder: Path, storage: BaseStorage
+) -> list[tuple[optuna.Study, Condition | None]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    storage = optuna.storages.RDBStorage(storage_url(folder))
     directions = list(study.objectives.values())
     opened = []
     everything = conditions(study)
@@ -151,6 +208,16 @@ def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, 
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
         )
+        if study.storage is not None:
+            # many folders share one database
+            mine = _identity(folder)
+            owner = made.user_attrs.get("folder", mine)
+            if owner != mine:
+                raise StudyError(
+                    f"storage: the database holds a study {study.name} of another folder (begun as {owner}); choose "
+                    "another name, or resume that one in its folder."
+                )
+            made.set_user_attr("folder", mine)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made.set_metric_names(list(study.objectives))
@@ -159,7 +226,7 @@ def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, 
             for place in everything if condition is None else [condition]:
                 fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
                 queue += [(fixed, {"baseline": keys}) for keys in study.baselines]
-                queue += [({**fixed, **point}, {}) for point in grid(study)]
+                queue += [({**fixed, **point}, {}) for point in (*study.design, *grid(study))]
             # a driver that was killed here left the first of them; nobody asks before the mark is set
             for params, attributes in queue[len(made.get_trials(deepcopy=False)) :]:
                 made.enqueue_trial(params, user_attrs=attributes)
@@ -168,64 +235,132 @@ def _open_studies(study: StudyConfig, folder: Path) -> list[tuple[optuna.Study, 
     return opened
 
 
-def storage_url(folder: Path) -> str:
-    """The address of the folder's Optuna database."""
-    return f"sqlite:///{(folder / 'optuna.db').resolve()}"
-
-
 class Driver:
     """Asks, starts, waits and tells. One at a time for each study folder."""
 
-    def __init__(self, study: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        folder: Path,
+        opened: list[tuple[optuna.Study, Condition | None]],
+        progress: StudyProgress,
+    ) -> None:
         self._study = study
         self._folder = folder.resolve()
-        self._say = say
+        self._progress = progress
         self._ray = imported_ray()
-        self._cpus = _trial_cpus(self._ray, study)
-        self._concurrency = study.concurrency or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cpus))
+        there = self._ray.cluster_resources().get("CPU", 1.0)
+        # what each site may hold at a time, only the user knows
+        self._concurrency = study.concurrency or (1 if study.execution.sites else max(1, int(there)))
+        room = memory_room(study, there / self._concurrency, _free_memory(self._ray, study))
+        if room < self._concurrency:
+            progress.note(f"memory is enough for {max(room, 1)} of {self._concurrency} trials at a time")
+            self._concurrency = max(room, 1)
+        self._cpus = _trial_cpus(self._ray, study, self._concurrency)
         self._conditions = {c.label: c for c in conditions(study)}
-        self._studies = open_studies(study, self._folder)
+        self._studies = opened
         self._total = total_trials(study)
         self._space = search_space(study)
         self._idle: list[_Slot] = []
+        self._running: list[_Running] = []
+        self._signals = 0
+        self._trained = 0.0  # seconds of training, times the CPUs of the trial
         self._tracker: Background | None = None
         self._parent: str | None = None
+        self._run: StudyRun | None = None
+        self._restarting = False
 
     def drive(self) -> None:
         """Runs until every wanted trial has ended.
 
         Raises:
             StudyError: the first trials all failed.
+            KeyboardInterrupt: a signal; says how to go on.
         """
-        running: list[_Running] = []
+        running = self._running
+        began = time.monotonic()
+        (self._folder / STOP).unlink(missing_ok=True)
         try:
-            self._start_tracking()
-            waiting = self._adopt()
-            while True:
-                while len(running) < self._concurrency and (waiting or self._asked() < self._total):
-                    trial = waiting.pop(0) if waiting else self._ask()
-                    if trial is None:
-                        break  # a grid is used up
-                    running.append(trial)
-                    self._launch(trial)
-                if not running:
-                    break
-                done, _ = self._ray.wait([trial.call for trial in running], num_returns=1, timeout=5)
-                for call in done:
-                    trial = next(t for t in running if t.call is call)
-                    if self._conclude(trial):
-                        running.remove(trial)
-                self._fail_fast()
-            self._finish_tracking("COMPLETE")
+            with self._listening():
+                self._start_tracking()
+                waiting = self._adopt()
+                while True:
+                    while (
+                        not self._signals
+                        and len(running) < self._concurrency
+                        and (waiting or self._asked() < self._total)
+                    ):
+                        trial = waiting.pop(0) if waiting else self._ask()
+                        if trial is None:
+                            break  # a grid is used up
+                        running.append(trial)
+                        self._launch(trial)
+                    if not running:
+                        break
+                    done, _ = self._ray.wait([trial.call for trial in running], num_returns=1, timeout=TICK)
+                    self._look()
+                    for call in done:
+                        trial = next(t for t in running if t.call is call)
+                        if self._conclude(trial):
+                            running.remove(trial)
+                            if self._run is not None:
+                                self._run.ended(self._trials())
+                    self._fail_fast()
+                if self._signals:
+                    raise KeyboardInterrupt(
+                        f"stopped, every trial is at a checkpoint; `pulseledger resume {self._folder}` goes on."
+                    )
+                self._finish_tracking("COMPLETE", time.monotonic() - began)
         except StudyError:
-            self._finish_tracking("FAIL")
+            self._finish_tracking("FAIL", time.monotonic() - began)
             raise
         finally:
             for slot in (*(trial.slot for trial in running), *self._idle):
                 self._close_slot(slot)
             if self._tracker is not None:
                 with contextlib.suppress(Exception):
-                    self._tracker.close()
+                    if self._signals > 1:  # at once: what MLflow misses it gets at the resume
+                        self._tracker.end()
+                    else:
+                        self._tracker.close()
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM lets every trial reach a checkpoint, the second leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def heard(number: int, frame: Any) -> None:
+            self._signals += 1
+            if self._signals > 1:
+                raise KeyboardInterrupt(f"left at once; `pulseledger resume {self._folder}` goes on.")
+            (self._folder / STOP).touch()
+            # not now: the progress may be in the middle of something
+            threading.Thread(
+                target=self._progress.note, args=("stopping at the next checkpoints; once more leaves at once",)
+            ).start()
+
+        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _look(self) -> None:
+        """Shows the rounds of the running trials, and notices one that does not move."""
+        for trial in self._running:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                shown = json.loads((Path(trial.order["folder"]) / PROGRESS).read_text())
+                if shown["round"] != trial.seen[0]:
+                    trial.seen = (shown["round"], time.monotonic())
+                    self._progress.advanced(trial.trial, shown["round"], shown["scores"])
+            limit = START_SECONDS + ATTEMPTS * self._study.execution.deadline
+            if time.monotonic() - trial.seen[1] > limit and trial.slot is not None:
+                self._progress.note(f"trial {trial.trial}: no round in {limit:g} s; its runner is ended")
+                end_actor(trial.slot.runner)  # the call fails, which counts as a loss
+                trial.seen = (trial.seen[0], time.monotonic())
 
     def _asked(self) -> int:
         """Trials that count against the wanted number: all that got as far as having a configuration."""
@@ -278,6 +413,7 @@ class Driver:
         order = {
             "configs": attributes["config"],
             "folder": str(trial_folder(self._folder, trial)),
+            "stop": str(self._folder / STOP),
             "attempt": 0,
             "key": f"{self._key()}/{trial}",
             "name": name,
@@ -295,7 +431,12 @@ class Driver:
         for study, _ in self._studies:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if "config" in trial.user_attrs:
-                    adopted.append(self._order(study, trial.number))
+                    order = self._order(study, trial.number)
+                    given_up = [k for k, v in trial.user_attrs.items() if k.startswith("rung/") and not v["kept"]]
+                    if given_up:
+                        self._prune(order, int(given_up[0][5:]))
+                    else:
+                        adopted.append(order)
                     continue
                 fixed = trial.system_attrs.get("fixed_params")
                 there = study.get_trials(deepcopy=False)
@@ -304,30 +445,52 @@ class Driver:
                     study.enqueue_trial(fixed, user_attrs={**kept, "instead_of": trial.number})
                 study.tell(trial.number, state=TrialState.FAIL)
         if adopted:
-            self._say(f"going on with {len(adopted)} trials of an earlier driver")
+            self._progress.note(f"going on with {len(adopted)} trials of an earlier driver")
         return sorted(adopted, key=lambda t: t.trial)
 
     def _launch(self, trial: _Running) -> None:
         folder = Path(trial.order["folder"])
         folder.mkdir(parents=True, exist_ok=True)
+        attributes = self._attributes(trial)
+        by_repeat = self._study.pruner.method == "wilcoxon"
+        steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study)
+        rungs = [] if "baseline" in attributes else [k for k in steps if f"rung/{k}" not in attributes]
+        trial.order |= {"rungs": rungs, "by_repeat": by_repeat}
         trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
-        trial.slot = self._idle.pop() if self._idle else self._open_slot(trial.trial)
-        trial.call = trial.slot.runner.run.remote(trial.order, self._tracker)
+        trial.seen = (-1, time.monotonic())
+        rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
+        self._progress.started(trial.trial, self._label(trial), attributes["condition"], rounds)
+        config = RunConfig.model_validate(trial.order["configs"][0])
+        bundles, labels = trial_bundles(config, self._cpus, _nodes(self._ray)), trial_labels(config, self._cpus)
+        trial.slot = next((s for s in self._idle if (s.bundles, s.labels) == (bundles, labels)), None)
+        if trial.slot is not None:
+            self._idle.remove(trial.slot)
+        else:
+            if self._idle:
+                self._close_slot(self._idle.pop(0))  # of another size: its CPUs are wanted
+            trial.slot = self._open_slot(trial.trial, bundles, labels)
+        trial.call = trial.slot.runner.begin.remote(trial.order, self._tracker)
 
-    def _open_slot(self, trial: int) -> _Slot:
+    def _open_slot(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> _Slot:
         ray = self._ray
-        group = ray.util.placement_group([{"CPU": RUNNER_CPU}, {"CPU": self._cpus - RUNNER_CPU}], strategy="PACK")
-        if not group.wait(START_SECONDS):
-            there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
-            raise ResourceError(
-                f"trial {trial} wants {self._cpus:g} CPU; after {START_SECONDS:g} s the cluster's {there:g} CPU "
-                f"have {free:g} free."
-            )
+        spread = self._study.execution.placement == "spread"
+        group = ray.util.placement_group(bundles, "SPREAD" if spread else "PACK", bundle_label_selector=labels or None)
+        end = time.monotonic() + START_SECONDS
+        while not group.wait(1):
+            if time.monotonic() > end:
+                there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+                ray.util.remove_placement_group(group)
+                sites = sorted({label[SITE] for label in labels if label})
+                where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+                raise ResourceError(
+                    f"trial {trial} wants {self._cpus:g} CPU in {len(bundles)} bundles{where}; after {START_SECONDS:g} s "
+                    f"the cluster's {there:g} CPU have {free:g} free."
+                )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
             group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(TrialRunner)
-        return _Slot(group, actor.options(scheduling_strategy=strategy).remote())
+        return _Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles, labels)
 
     def _close_slot(self, slot: _Slot | None) -> None:
         if slot is not None:
@@ -336,61 +499,178 @@ class Driver:
                 self._ray.util.remove_placement_group(slot.group)
 
     def _conclude(self, trial: _Running) -> bool:
-        """Tells how a trial ended; returns False when it was started again instead."""
+        """Takes the answer of a trial's runner; returns False when the trial goes on."""
         try:
-            results = self._ray.get(trial.call)
-        except self._ray.exceptions.RayActorError:
+            reply = self._ray.get(trial.call)
+        except self._ray.exceptions.RayError as error:
             self._close_slot(trial.slot)
+            trial.slot = None
+            cause = _cause(self._ray, error)
+            if not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
+                self._fail(trial, cause, str(error))
+                return True
             trial.losses += 1
-            if trial.losses <= LOSSES:
-                self._say(f"trial {trial.trial}: its processes were lost, going on from its checkpoint")
-                self._launch(trial)
-                return False
-            self._fail(trial, f"its processes were lost {trial.losses} times", "")
-            return True
-        except self._ray.exceptions.RayTaskError as error:
-            self._close_slot(trial.slot)
-            self._fail(trial, f"{type(error.cause).__name__}: {error.cause}", str(error))
-            return True
+            if trial.losses > LOSSES or self._signals:
+                if not self._signals:
+                    self._fail(trial, StudyError(f"lost {trial.losses} times: {_line(cause)}"), str(error))
+                return True
+            self._progress.note(f"trial {trial.trial}: {_line(cause)}; going on from its checkpoint")
+            self._launch(trial)
+            return False
         assert trial.slot is not None
-        self._idle.append(trial.slot)
-        self._tell(trial, results)
+        self._trained += reply["trained"] * self._cpus
+        if reply["state"] == "rung" and self._judge(trial, reply["step"], reply["result"]):
+            if not self._signals:
+                trial.call = trial.slot.runner.advance.remote()
+                return False
+            reply["state"] = "stopped"
+        if reply["state"] == "rung":
+            self._leave(trial)
+            self._prune(trial, reply["step"])
+        elif reply["state"] == "stopped":
+            self._close_slot(trial.slot)  # stays RUNNING: a resume adopts it
+        else:
+            self._idle.append(trial.slot)
+            self._tell(trial, reply["results"])
+        trial.slot = None
         return True
+
+    def _judge(self, trial: _Running, step: int, result: dict[str, Any]) -> bool:
+        """Keeps what the trial reached at a rung, with the decision; returns whether it goes on."""
+        values = [lookup(result, name) for name in self._study.objectives]
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        handle = self._handle(trial)
+        if len(known) < len(values):  # nothing to compare; the end will tell
+            return True
+        if len(known) == 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # reported already, by a driver that was killed here
+                handle.report(known[0], step)
+        there = competitors(_trials(trial.study), self._attributes(trial)["condition"])
+        there[trial.trial].rungs[step] = tuple(known)
+        order = sorted(there)
+        kept, memory = keep(self._study, trial.study.study_name, [there[n] for n in order], order.index(trial.trial))
+        # one write: a driver that is killed before it decides again, one that is killed after it abides by this
+        handle.set_user_attr(f"rung/{step}", {"values": known, "kept": kept, "memory": memory})
+        return kept
+
+    def _leave(self, trial: _Running) -> None:
+        """Lets a pruned trial close its ledger; its runner is used again."""
+        assert trial.slot is not None
+        try:
+            self._ray.get(trial.slot.runner.drop.remote(), timeout=DROP_SECONDS)
+            self._idle.append(trial.slot)
+        except self._ray.exceptions.RayError as error:
+            self._progress.note(f"trial {trial.trial}: {_line(error)} while it was pruned")
+            self._close_slot(trial.slot)
+
+    def _prune(self, trial: _Running, step: int) -> None:
+        handle = self._handle(trial)
+        handle.set_user_attr("pruned", step)
+        reason = pruned_at(self._attributes(trial), self._study)
+        handle.set_user_attr("reason", reason)
+        self._settle(trial, "PRUNED", {"reason": reason})
+        trial.study.tell(trial.number, state=TrialState.PRUNED)
+        values = dict(zip(self._study.objectives, self._attributes(trial)[f"rung/{step}"]["values"], strict=True))
+        self._ended(trial, "PRUNED", values, reason)
 
     def _tell(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         wanted = [config_hash(RunConfig.model_validate(values)) for values in trial.order["configs"]]
         if [r["config_hash"] for r in results] != wanted:
-            self._fail(trial, "the runner ran another configuration than it was asked to", "")
+            self._fail(trial, StudyError("the runner ran another configuration than it was asked to"), "")
             return
-        means = []
-        for name in self._study.objectives:
+        scores: dict[str, list[float]] = {}
+        for name in (*self._study.objectives, *self._study.constraints):
             values = [value for result in results if (value := lookup(result, name)) is not None]
-            if len(values) < len(results):
-                self._fail(trial, f"the objective {name} has no value in this cohort", "")
+            if len(values) < len(results) or not all(map(math.isfinite, values)):
+                kind = "objective" if name in self._study.objectives else "constraint"
+                self._fail(trial, StudyError(f"the {kind} {name} has no value in this cohort"), "")
                 return
-            means.append(statistics.fmean(values))
+            scores[name] = values
+        self._track("flush")  # Optuna never knows more than MLflow
+        if trial.untracked:
+            self._republish(trial)
         self._spread(trial, results)
-        trial.study.tell(trial.number, means)
-        said = ", ".join(f"{name} {value:.4f}" for name, value in zip(self._study.objectives, means, strict=True))
-        seconds = time.monotonic() - trial.started
-        self._say(f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  {said}  ({seconds:.0f} s)")
+        handle = self._handle(trial)
+        for name, bound in self._study.constraints.items():
+            value = statistics.fmean(scores[name])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # set already, by a driver that was killed here
+                handle.set_constraint(name, violation(bound, value))
+        handle.set_user_attr("repeats", {name: interval(values) for name, values in scores.items()})
+        means = {name: statistics.fmean(scores[name]) for name in self._study.objectives}
+        trial.study.tell(trial.number, list(means.values()))
+        self._ended(trial, "COMPLETE", means, "")
 
-    def _fail(self, trial: _Running, error: str, trace: str) -> None:
+    def _fail(self, trial: _Running, cause: BaseException, trace: str) -> None:
+        reason = _line(cause) if isinstance(cause, StudyError) else f"{type(cause).__name__}: {_line(cause)}"
+        where = {}
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", trace)  # Ray writes in colours
+        if isinstance(cause, HospitalError):
+            trace = f"{cause.trace}\n{trace}"
+            where = {"hospital": cause.hospital, "round": cause.round, "stage": cause.stage}
         path = error_file(self._folder, trial.trial)
-        path.write_text(f"{error}\n\n{trace}")
+        said = {**where, "what the workers printed": worker_logs()}
+        with whole(path) as part:
+            part.write_text(
+                "\n".join([reason, *(f"{name}: {value}" for name, value in said.items()), "", trace]), encoding="utf-8"
+            )
+        handle = self._handle(trial)
+        handle.set_user_attr("reason", reason)
+        handle.set_user_attr("error", {**where, "traceback": trace})
+        tags = {"error": reason, **{f"error.{name}": str(value) for name, value in where.items()}}
+        self._settle(trial, "FAIL", tags, [str(path)])
         trial.study.tell(trial.number, state=TrialState.FAIL)
+        self._ended(trial, "FAIL", {}, f"{reason} ({path})")
+
+    def _settle(self, trial: _Running, state: str, tags: dict[str, str], files: list[str] | None = None) -> None:
+        """The end in MLflow of a trial whose run did not end by itself."""
+        if self._tracker is None:
+            return
+        self._republish(trial)
         key = trial.order["key"]
-        self._track("open_run", key, trial.order["name"], trial.order["tags"], {}, self._parent)
-        self._track("tags", key, {"error": error})
-        self._track("finish", key, "FAIL")
-        self._say(
-            f"trial {trial.trial + 1}/{self._total}  {self._label(trial)}  FAILED: {error.splitlines()[0]} ({path})"
-        )
+        self._track("tags", key, tags)
+        if files:
+            self._track("artifacts", key, files)
+        self._track("finish", key, state)
+
+    def _republish(self, trial: _Running) -> None:
+        """Sends what a trial has in its folder; MLflow's run is found again, or made, and holds nothing twice."""
+        if self._tracker is None:
+            return
+        trial.untracked = False
+        order = trial.order
+        config = RunConfig.model_validate(order["configs"][0])
+        folder = repeat_folder(Path(order["folder"]), 0)
+        named = (order["key"], order["name"], order["tags"])
+        try:
+            if (folder / RESULT).exists():
+                for _ in track(config, folder, Place(order["attempt"]), self._tracker, *named, order["parent"]):
+                    pass
+                return
+            self._track("open_run", *named, flat_params(config), order["parent"])
+            following = RunTracker(self._tracker, order["key"])
+            loaded = checkpoint.load(folder, config_hash(config))
+            for row in loaded[0].history if loaded else ():
+                following.round_summary(row)
+            following.settle(wait=True)
+        except PulseLedgerError as error:  # a damaged file must not end the study
+            self._progress.note(f"trial {trial.trial}: {error}")
+
+    def _ended(self, trial: _Running, state: str, values: dict[str, float], reason: str) -> None:
+        condition = self._attributes(trial)["condition"]
+        seconds = time.monotonic() - trial.started
+        self._progress.ended(trial.trial, self._label(trial), condition, state, values, reason, seconds)
+
+    def _attributes(self, trial: _Running) -> dict[str, Any]:
+        return _trials(trial.study)[trial.number].user_attrs
+
+    def _handle(self, trial: _Running) -> optuna.Trial:
+        """Optuna's own trial, also of one that an earlier driver asked for."""
+        return optuna.Trial(trial.study, _trials(trial.study)[trial.number]._trial_id)
 
     def _label(self, trial: _Running) -> str:
-        attributes = trial.study.get_trials(deepcopy=False)[trial.number].user_attrs
-        keys = " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in attributes["keys"].items())
-        return f"[{attributes['condition']}] {keys}"
+        return " ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in self._attributes(trial)["keys"].items())
 
     def _fail_fast(self) -> None:
         ended = [
@@ -408,34 +688,75 @@ class Driver:
 
     def _key(self) -> str:
         """Names this study in MLflow, wherever its folder is moved."""
-        path = self._folder / ".id"
-        if not path.exists():
-            path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
-        return f"{self._study.name}/{path.read_text()}"
+        return f"{self._study.name}/{_identity(self._folder)}"
 
     def _start_tracking(self) -> None:
         if self._study.tracking.backend == "none":
             return
         self._tracker = start_tracker(self._study.tracking, self._folder, actor=True)
-        note = f"`pulseledger sweep {STUDY_FILE}` with the file among the artifacts; `pulseledger compare` prints the table."
-        tags = {"study": self._study.name, "optuna.storage": storage_url(self._folder), "mlflow.note.content": note}
         self._parent = self._key()
-        self._tracker.submit("open_run", self._parent, self._study.name, tags, {}).result()
-        self._tracker.submit("artifacts", self._parent, [str(self._folder / STUDY_FILE)]).result()
+        self._run = StudyRun(self._track, self._parent, self._study, self._folder)
+        self._run.open({"optuna.storage": storage_url(self._study, self._folder)})
+        self._run.ended(self._trials())  # what a driver that was killed had no time to say
 
     def _track(self, method: str, *args: Any) -> None:
         """Tells MLflow; a study goes on without it when it is away."""
-        if self._tracker is not None:
+        for attempt in range(2):
+            if self._tracker is None:
+                return
             try:
                 self._tracker.submit(method, *args).result()
+                return
+            except self._ray.exceptions.RayActorError:
+                if attempt == 0 and not self._restarting:
+                    self._restart_tracking()
             except Exception as error:
-                self._say(f"MLflow: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                self._progress.note(f"MLflow: {type(error).__name__}: {_line(error)}")
+                return
 
-    def _finish_tracking(self, state: str) -> None:
-        states = [t.state for study, _ in self._studies for t in study.get_trials(deepcopy=False)]
-        counts = {f"sweep/n_{s.name.lower()}": float(states.count(s)) for s in (TrialState.COMPLETE, TrialState.FAIL)}
-        self._track("summary", self._parent, counts)
-        self._track("finish", self._parent, state)
+    def _restart_tracking(self) -> None:
+        """Starts another tracker for one whose process was lost; running trials are sent again when they end."""
+        self._progress.note("MLflow: the tracker's process was lost and is started again")
+        if self._tracker is not None:
+            self._tracker.abandon()
+        for trial in self._running:
+            trial.untracked = True
+        self._restarting = True
+        try:
+            self._start_tracking()
+        except PulseLedgerError as error:
+            self._progress.note(f"MLflow: {_line(error)}")
+        finally:
+            self._restarting = False
+
+    def _finish_tracking(self, state: str, seconds: float) -> None:
+        trials = [t for t in self._trials() if "config" in t.user_attrs]
+        shares = {}
+        cores = self._ray.cluster_resources().get("CPU", 1.0)
+        if self._trained:
+            share = shares["sweep/training_share"] = self._trained / (seconds * cores)
+            self._progress.note(f"{share:.0%} of the {cores:g} CPUs' time was training")
+        if any(t.state == TrialState.PRUNED for t in trials):
+            saved = shares["sweep/rounds_saved"] = rounds_saved(self._study, trials)
+            self._progress.note(f"pruning saved {saved:.0%} of all rounds")
+        if self._run is not None:
+            self._track("summary", self._parent, shares)
+            self._run.close(state, self._trials())
+            self._settle_tracking()
+
+    def _settle_tracking(self) -> None:
+        """Gives a store that is away a moment, and says what it could not be told."""
+        end = time.monotonic() + STORE_SECONDS
+        with contextlib.suppress(Exception):  # a tracker that was lost was told of already
+            while self._tracker is not None and (missing := self._tracker.submit("state").result()):
+                if time.monotonic() > end:
+                    self._progress.note(f"MLflow: {missing}")
+                    return
+                time.sleep(1)
+                self._track("flush")
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for study, _ in self._studies for trial in _trials(study)]
 
     def _spread(self, trial: _Running, results: list[dict[str, Any]]) -> None:
         """Mean and standard deviation over the repeats, in MLflow's run of the trial."""
@@ -448,6 +769,77 @@ class Driver:
             metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
         self._track("summary", trial.order["key"], metrics)
         self._track("flush")
+
+
+def interval(values: list[float]) -> dict[str, float | None]:
+    """Mean, standard deviation and 95 % interval of the mean (Student's t) over the repeats; None where one is too few."""
+    from scipy.stats import t
+
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return {"mean": mean, "sd": None, "low": None, "high": None, "n": n}
+    sd = statistics.stdev(values)
+    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
+
+
+def pruned_at(attributes: dict[str, Any], study: StudyConfig) -> str:
+    """Where a trial was pruned, in words; empty for one that was not."""
+    if "pruned" not in attributes:
+        return ""
+    return f"pruned at {'repeat' if study.pruner.method == 'wilcoxon' else 'round'} {attributes['pruned']}"
+
+
+def rounds_saved(study: StudyConfig, trials: list[optuna.trial.FrozenTrial]) -> float:
+    """The share of the rounds of all `trials` that pruning has left out."""
+    wanted = saved = 0
+    for trial in trials:
+        per_repeat = trial.user_attrs["config"][0]["federation"]["rounds"]
+        rounds = per_repeat * study.repeats
+        wanted += rounds
+        if "pruned" in trial.user_attrs:
+            saved += rounds - trial.user_attrs["pruned"] * (per_repeat if study.pruner.method == "wilcoxon" else 1)
+    return saved / wanted if wanted else 0.0
+
+
+def trial_bundles(config: RunConfig, cpus: float, nodes: int) -> list[dict[str, float]]:
+    """The bundles of a trial's placement group: its runner, and one for each actor that holds hospitals.
+
+    On one node the actors share a bundle, so that the next trial can use the group whatever its number of hospitals.
+    """
+    n = len(trial_hosts(config, cpus)) if nodes > 1 or config.execution.sites else 1
+    rest = round(cpus - RUNNER_CPU, 4)
+    share = int(1e4 * rest / n) / 1e4
+    shares = [share] * (n - 1) + [round(rest - share * (n - 1), 4)]
+    return [{"CPU": RUNNER_CPU}, *({"CPU": s} for s in shares)]
+
+
+def trial_labels(config: RunConfig, cpus: float) -> list[dict[str, str]]:
+    """What the node of each bundle must be labelled with; empty without `execution.sites`."""
+    if not config.execution.sites:
+        return []
+    return [{}, *({SITE: site} for site, _ in trial_hosts(config, cpus) if site is not None)]
+
+
+def trial_hosts(config: RunConfig, cpus: float) -> list[tuple[str | None, list[int]]]:
+    """Which hospitals share an actor in a trial that has so many CPUs, and at which site."""
+    hospitals = config.cohort.hospitals + (config.federation.algorithm == "centralised")
+    return sited_groups([(i, 1) for i in range(hospitals)], config.execution, round(cpus - RUNNER_CPU, 4))
+
+
+def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
+    """How many trials fit into `free` bytes of memory at a time, going by the one with the most actors."""
+    return int(free * MEMORY_SHARE // (trial_gigabytes(study, cpus) * 1e9))
+
+
+def trial_gigabytes(study: StudyConfig, cpus: float) -> float:
+    """Memory of the largest trial: its runner and each actor that holds hospitals, with torch in each."""
+    return RUNNER_GB + HOST_GB * max(len(trial_hosts(config, cpus)) for config in largest_trials(study))
+
+
+def largest_trials(study: StudyConfig) -> list[RunConfig]:
+    """One configuration for each condition and baseline; what is tuned seldom changes the size."""
+    return [resolve(study, c, keys, 0) for c in conditions(study) for keys in ({}, *study.baselines)]
 
 
 def lookup(result: dict[str, Any], name: str) -> float | None:
@@ -489,21 +881,54 @@ def _next_attempt(folder: Path, repeats: int) -> int:
     return attempt + 1
 
 
-def _trial_cpus(ray: Any, study: StudyConfig) -> float:
+def _free_memory(ray: Any, study: StudyConfig) -> float:
+    if study.execution.address == "local":
+        import psutil
+
+        return float(psutil.virtual_memory().available)
+    return float(ray.available_resources().get("memory", 0.0)) or float("inf")
+
+
+def _trial_cpus(ray: Any, study: StudyConfig, concurrency: int) -> float:
     """CPUs of one trial: all divided by the wanted concurrency, at least one if there is.
 
     Raises:
         ResourceError: the trials at a time want more than there is.
     """
     there = ray.cluster_resources().get("CPU", 0.0)
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    cpus = min(there / study.concurrency, largest) if study.concurrency else 1.0
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+    cpus = min(there / concurrency, largest) if study.concurrency else 1.0
+    rooms = dict.fromkeys(study.execution.sites.values(), 0.0)
+    for node in nodes:
+        if (site := node["Labels"].get(SITE)) in rooms:
+            rooms[site] = max(rooms[site], node["Resources"].get("CPU", 0.0))
+    if rooms:
+        # all hospitals may be at the smallest site; one that has not joined yet has at least one CPU
+        cpus = min(room or 1.0 for room in rooms.values()) / concurrency
     if cpus < 2 * RUNNER_CPU or cpus > largest:
         raise ResourceError(
             f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
             f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
         )
     return cpus
+
+
+def _require_head(study: StudyConfig) -> None:
+    """SQLite is one machine's: on a cluster its file lies beside a driver on the head node.
+
+    Raises:
+        StudyError: the driver is on another node.
+    """
+    ray = imported_ray()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    head = [node["NodeID"] for node in alive if "node:__internal_head__" in node["Resources"]]
+    if study.storage is None and len(alive) > 1 and here not in head:
+        raise StudyError(
+            f"storage: null is SQLite, which wants the driver on the head node of a cluster of {len(alive)} nodes; start it "
+            "there, or give storage a postgresql+psycopg:// address."
+        )
 
 
 @contextlib.contextmanager
@@ -516,16 +941,12 @@ def _ray(study: StudyConfig) -> Iterator[None]:
             stop_ray()
 
 
-@contextlib.contextmanager
-def _database(folder: Path) -> Iterator[None]:
-    """Turns what the study's database raises into one sentence."""
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__ or error.__context__
-        reason = getattr(cause, "orig", None) or cause or error
-        text = str(reason).splitlines()[0][:200]
-        raise StudyError(f"{folder / 'optuna.db'}: cannot be used ({text}).") from None
+def _identity(folder: Path) -> str:
+    """Names a study's folder wherever it is moved: host, process and time of its beginning."""
+    path = folder / ".id"
+    if not path.exists():
+        path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
+    return path.read_text()
 
 
 @contextlib.contextmanager
@@ -547,6 +968,22 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _nodes(ray: Any) -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def _cause(ray: Any, error: BaseException) -> BaseException:
+    """What went wrong in an actor, also in one that another actor asked."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def _short(value: Any) -> str:

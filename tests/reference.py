@@ -208,3 +208,34 @@ def command(*words: str | Path, timeout: float = 120, **environment: str) -> sub
 def as_flags(**keys: Any) -> list[str]:
     """Dotted keys as flags."""
     return [word for key, value in keys.items() for word in (f"--{key}", json.dumps(value))]
+
+
+class Heard:
+    """A study's progress that only remembers: what was said, and what became of each trial."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.starts: list[int] = []
+        self.rounds: dict[int, list[int]] = {}
+        self.ends: dict[int, tuple[str, dict[str, float], str]] = {}
+
+    def started(self, trial: int, label: str, condition: str, rounds: int) -> None:
+        self.starts.append(trial)
+
+    def advanced(self, trial: int, round: int, scores: dict[str, float]) -> None:
+        self.rounds.setdefault(trial, []).append(round)
+
+    def ended(
+        self, trial: int, label: str, condition: str, state: str, values: dict[str, float], reason: str, seconds: float
+    ) -> None:
+        assert trial not in self.ends, "a trial ends once"
+        self.ends[trial] = (state, values, reason)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def __enter__(self) -> "Heard":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

@@ -1,10 +1,13 @@
-"""The federation benchmark: its second writing of the network and the draws, and one tiny race."""
+"""The benchmarks: the second writing of network and draws, tiny races, what the ledger costs and how long it waits."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,3 +80,117 @@ def test_a_tiny_race(tmp_path: Path):
         assert runs[0]["rss_mb"] > 50
         assert runs[0]["wall"] > sum(runs[0]["rounds"])
     assert result["rows"]["ours-threads-torch"]["loss_off"] < 1e-4
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/ledger.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("ledger")
+
+
+def test_the_wait_for_a_slow_chain_by_hand(costs: ModuleType):
+    """The looks at the chain come 0.01, 0.03, 0.07, 0.15, 0.31, 0.56, 0.81, 1.06, ... seconds after sending."""
+    # A chain that seals at once holds nobody up: the last of ten rounds of 2 s is sealed when it is prepared.
+    assert costs.predict(2.0, 10, 0.0, 0.05) == pytest.approx(20.05)
+    # Blocks at 0.5, 1.5, ...: the round ends at 2, is sent at 2.1, mined at 2.5, noticed at the look at 2.1 + 0.56.
+    assert costs.predict(2.0, 1, 1.0, 0.1, phase=0.5) == pytest.approx(2.66)
+    # Two more blocks on top come at 4.5; looks from 2.1 + 0.56 on are 0.25 apart: 4.66.
+    assert costs.predict(2.0, 1, 1.0, 0.1, phase=0.5, confirmations=2) == pytest.approx(4.66)
+    # Rounds longer than the block time wait for their own seal only, however many there are.
+    assert costs.predict(3.0, 50, 1.0, 0.1) - 150 == pytest.approx(costs.predict(3.0, 5, 1.0, 0.1) - 15)
+    # Shorter ones queue up: every further round costs one block.
+    assert costs.predict(0.3, 60, 5.0, 0.1) - costs.predict(0.3, 50, 5.0, 0.1) == pytest.approx(50, abs=0.3)
+
+
+def test_the_cost_table(costs: ModuleType, capsys: pytest.CaptureFixture[str]):
+    rows = {(row["hospitals"], row["design"]): row for row in costs.table([2, 5], rounds=2, steps=2)}
+    assert set(rows) == {(n, design) for n in (2, 5) for design in ("none", "store", "event", "seal")}
+    gas = {key: row["gas"].median for key, row in rows.items()}
+    for design in ("store", "event"):
+        each = (gas[5, design] - gas[2, design]) / 3  # for one more hospital
+        assert each > 30_000
+        assert gas[2, design] - 2 * each < 80_000  # what is left is the closing transaction
+    assert gas[2, "seal"] == pytest.approx(gas[5, "seal"], abs=100)
+    assert gas[2, "seal"] < 75_000
+    assert rows[2, "none"]["total"].values == [0.0, 0.0]
+    assert all(0 < row["critical"].median <= row["total"].median for key, row in rows.items() if key[1] != "none")
+    costs.print_table(list(rows.values()))
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+@pytest.mark.long
+def test_the_latency_model_against_a_node(costs: ModuleType):
+    prepare = costs.measure(0, 0.05, 5, 0.0)["sealing"]
+    for train in (0.3, 1.5):
+        found = costs.measure(1, train, 8, 0.4)
+        expected = costs.predict(found["round"], 8, 1, prepare, found["phase"])
+        assert found["seconds"] == pytest.approx(expected, abs=2)  # one block, and one for a busy machine
+
+
+# --- The study benchmark ----------------------------------------------------------------------------------------------
+
+
+def study_race(out: Path, contestants: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARKS / "study.py"), "--contestants", contestants, "--out", str(out)]
+    options = ["--trials", "4", "--rounds", "1", "--minutes", "1.5", "--repetitions", "1", "--timeout", "120"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=dict(os.environ), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All trials came to the same weights." in done.stdout
+    return json.loads(out.read_text())
+
+
+def check_study_race(result: dict[str, Any]) -> None:
+    for name, (run,) in result["runs"].items():
+        assert len(set(run["weights"].values())) == 4  # four learning rates, four models
+        assert 0 < run["first"] < run["wall"]
+        assert 0 < run["train_seconds"] < 4 * run["run_seconds"]
+        row = result["rows"][name]
+        assert row["per_hour"] == pytest.approx(3600 * 4 / run["wall"])
+        assert row["busy"] == pytest.approx(run["cpu"] / (2 * run["wall"]))
+        assert row["own_rss_mb"] > 50
+    assert 0 < result["help"]["python -c pass"] < result["help"]["import optuna, ray"]
+
+
+def test_a_tiny_race_of_optuna_loops(tmp_path: Path):
+    result = study_race(tmp_path / "results.json", "optuna,optuna-2")
+    assert set(result["runs"]) == {"optuna", "optuna-2"}
+    check_study_race(result)
+
+
+@pytest.mark.long
+def test_a_tiny_race_of_studies(tmp_path: Path):
+    result = study_race(tmp_path / "results.json", "ours,ours-actors,optuna,tune")
+    assert set(result["runs"]) == {"ours", "ours-actors", "optuna", "tune"}
+    assert set(result["ratios"]["ours"]) == {"optuna", "tune"}
+    check_study_race(result)
+
+
+def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Four trials of 2 s each; two slots finish a pair at 5 s and a pair at 8 s, one slot needs 3 s for each."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    for name, ends in (("ours-0", (5, 5, 8, 8)), ("optuna-0", (3, 6, 9, 12))):
+        for number, end in enumerate(ends):
+            home = tmp_path / name / "trials" / f"{number:04d}" / "seed-0"
+            home.mkdir(parents=True)
+            result = {
+                "timing": {"total_seconds": 2.0, "train_seconds": 1.5},
+                "config": {"federation": {"learning_rate": number}},
+                "model_hash": f"{number}",
+            }
+            (home / "result.json").write_text(json.dumps(result))
+            os.utime(home / "result.json", (1000 + end, 1000 + end))
+    two = study.trials_of(tmp_path / "ours-0", 1000.0, 4)
+    one = study.trials_of(tmp_path / "optuna-0", 1000.0, 4)
+    assert two["first"] == 5
+    assert two["steady_per_hour"] == 3600 * 2 / 3
+    assert two["cost_seconds"] == one["cost_seconds"] == pytest.approx(1.0)
+    assert one["steady_per_hour"] == 1200
+    assert two["train_seconds"] == 6
+    assert study.problems_of({"ours": [two], "optuna": [one]}) == []
+    other = {**one, "weights": {**one["weights"], "3": "another"}}
+    assert study.problems_of({"ours": [two], "optuna": [other]}) == ["optuna came to other weights than ours"]
+    with pytest.raises(RuntimeError, match="ours-0: 4 of 5 trials left a result"):
+        study.trials_of(tmp_path / "ours-0", 1000.0, 5)

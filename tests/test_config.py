@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.config import (
+    BALANCE_KEYS,
     DataConfig,
     RunConfig,
     canonical_json,
@@ -41,6 +42,8 @@ OTHER: dict[str, Any] = {
     "model.channels": [8, 16, 32],
     "model.kernels": [3, 3, 3],
     "model.groups": 4,
+    "balance.classes": "SV",
+    "balance.max_weight": 5.0,
     "ledger.backend": "none",
     "execution.hospitals_per_actor": 2,
 }
@@ -280,7 +283,18 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    assert (config_hash(changed) == config_hash(RunConfig())) == key.startswith(NOT_HASHED)
+    unread = key.startswith("balance.") and key != "balance.method"  # by the method "none"
+    assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
+
+
+@pytest.mark.parametrize("method", BALANCE_KEYS)
+def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> None:
+    for key in (key for key in LEAVES if key.startswith("balance.") and key != "balance.method"):
+        base = with_key("balance.method", method)
+        values = base.model_dump()
+        set_key(values, key, another(key))
+        read = key.split(".")[1] in BALANCE_KEYS[method]
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
 def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
@@ -289,6 +303,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for key in ("name", "out", "ledger", "tracking", "execution"):
         del values[key]
     del values["data"]["folder"]
+    values["balance"] = {"method": "none"}  # reads nothing else
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
 

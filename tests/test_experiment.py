@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 from engine import checkpoint
 from engine.config import RunConfig, config_hash, load_yaml, parse
 from engine.data.cohort import build_cohort
-from engine.errors import DataError, StudyError
-from engine.experiment import RESULT, Place, finished, run
+from engine.errors import DataError, Stopped, StudyError
+from engine.experiment import RESULT, Place, finished, run, steps
 from engine.files import whole
 from engine.ledger.audit import audit
 from engine.ledger.canonical import model_hash, vector_hash
@@ -365,3 +365,80 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path):
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "one"
+
+
+# --- In chunks --------------------------------------------------------------------------------------------------------
+
+FOUR = {**WITH_LEDGER, "federation.rounds": 4, "federation.participation": 0.7}
+SAME_BYTES = ("model.safetensors", "predictions.parquet", "config.yaml", "confusion.png")
+
+
+def untimed(folder: Path) -> dict[str, Any]:
+    """Name and content of each file that holds no times."""
+    names = (*SAME_BYTES, *(p.relative_to(folder) for p in (folder / "ledger").rglob("*.safetensors")))
+    return {str(name): (folder / name).read_bytes() for name in names}
+
+
+def drain(chunks: Any, upto: int = 100) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """What a chunked run yields, at most so many times, and its result."""
+    seen = []
+    for _ in range(upto):
+        try:
+            seen.append(next(chunks))
+        except StopIteration as end:
+            return seen, end.value
+    return seen, None
+
+
+def test_a_run_in_chunks_is_the_run(tiny_config, tmp_path):
+    config = tiny_config(**FOUR)
+    whole_run = run(config, tmp_path / "whole")
+    seen, result = drain(steps(config, tmp_path / "chunks", rungs=(3, 1)))
+    assert result is not None
+    assert numbers(result, tmp_path / "chunks") == numbers(whole_run, tmp_path / "whole")
+    assert untimed(tmp_path / "chunks") == untimed(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "chunks").rglob("*")) == sorted(
+        p.name for p in (tmp_path / "whole").rglob("*")
+    )
+    assert audit(tmp_path / "chunks").clean
+    # at a rung stands what a run of so many rounds would have given
+    assert [len(so_far["rounds"]) for so_far in seen] == [1, 3]
+    for so_far in seen:
+        rounds = len(so_far["rounds"])
+        shorter = run(tiny_config(**{**FOUR, "federation.rounds": rounds}), tmp_path / str(rounds))
+        for key in ("model_hash", "validation", "final"):
+            assert so_far[key] == shorter[key]
+        assert so_far["ledger"]["rounds"] == rounds
+
+
+def test_a_chunked_run_may_end_or_pause_at_a_rung(tiny_config, tmp_path):
+    config = tiny_config(**FOUR)
+    chunks = steps(config, tmp_path / "cut", rungs=(2, 3))
+    seen, result = drain(chunks, 1)
+    assert result is None
+    chunks.close()
+    assert not (tmp_path / "cut" / RESULT).exists()
+    loaded = checkpoint.load(tmp_path / "cut", config_hash(config))
+    assert loaded is not None
+    assert loaded[0].round == 2
+    report = audit(tmp_path / "cut")
+    assert report.clean
+    assert report.head == seen[0]["ledger"]["head"]
+    # a rung at the checkpoint is scored again, one before it is left out
+    again, result = drain(steps(config, tmp_path / "cut", rungs=(1, 2)))
+    assert result is not None
+    assert [so_far["validation"] for so_far in again] == [seen[0]["validation"]]
+    assert numbers(result, tmp_path / "cut") == numbers(run(config, tmp_path / "whole"), tmp_path / "whole")
+
+
+def test_a_run_stops_at_its_next_checkpoint_when_asked(tiny_config, tmp_path):
+    config = tiny_config(**FOUR)
+    watch = Watch(2, (tmp_path / "stop").touch)
+    with pytest.raises(Stopped) as error:
+        run(config, tmp_path / "run", Place(observers=(watch,), stopping=(tmp_path / "stop").exists))
+    one_sentence(error, tmp_path / "run", "after round 2")
+    loaded = checkpoint.load(tmp_path / "run", config_hash(config))
+    assert loaded is not None
+    assert loaded[0].round == 2
+    result = run(config, tmp_path / "run")
+    assert numbers(result, tmp_path / "run") == numbers(run(config, tmp_path / "whole"), tmp_path / "whole")

@@ -60,6 +60,13 @@ def test_only_the_tracker_knows_mlflow():
     assert importers("mlflow") == {"engine/tracking.py"}
 
 
+def test_timegan_lives_in_its_worker():
+    assert importers("ydata_synthetic", "tensorflow") == {"engine/synthesis/timegan_worker.py"}
+    assert not importers("engine.synthesis.timegan_worker")
+    worker = ROOT / "engine/synthesis/timegan_worker.py"
+    assert not {name for name in imports(worker) if name.startswith(("engine", "sweeps"))}
+
+
 def test_the_loop_knows_protocols_only():
     """`engine/rounds.py` must be readable without knowing where hospitals live or how anything is stored."""
     allowed = {
@@ -86,6 +93,7 @@ def test_the_loop_knows_protocols_only():
 # --- Documents and ready-made files -----------------------------------------------------------------------------------
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "contracts").glob("*.md"))]
+DOCUMENTS += sorted((ROOT / "deploy").rglob("*.md"))
 
 
 def targets(text: str) -> list[str]:

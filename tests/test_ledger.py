@@ -1,11 +1,12 @@
 """Hashes, signatures, tree, journal and both chains; numbers are computed again without the engine's code."""
 
 import copy
+import dataclasses
 import hashlib
+import itertools
 import multiprocessing
 import os
 import pickle
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -28,7 +29,24 @@ from engine.aggregation import weighted_mean
 from engine.errors import LedgerError
 from engine.ledger import archive, canonical, chain, journal, merkle, records, signing
 from engine.ledger.ledger import Ledger
-from engine.ledger.records import Domain, Federation, RoundEntry, SignedUpdate, UpdateRecord
+from engine.ledger.records import (
+    ZERO,
+    Domain,
+    Federation,
+    KeyRotation,
+    ModelUpdate,
+    Opening,
+    Receipt,
+    Record,
+    RoundEntry,
+    RoundHead,
+    SignedUpdate,
+    SyntheticReport,
+    SyntheticRequest,
+    SyntheticReview,
+    Verdicts,
+    commitments,
+)
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = (("conv.weight", (2, 3)), ("bias", (4,)), ("scale", ()))
@@ -37,18 +55,13 @@ FEDERATION_ID, CONFIG = b"\x11" * 32, b"\x22" * 32
 DOMAIN = Domain(1337, "0x9Be9069a4d2Fb9ec284cc4d149b6388A279f4ABa")
 
 
-def record(**changes: object) -> UpdateRecord:
-    values: dict = {
-        "federation": FEDERATION_ID,
-        "round": 1,
-        "slot": 0,
-        "parent_model": b"\x33" * 32,
-        "update": b"\x44" * 32,
-        "samples": 100,
-        "config_hash": CONFIG,
-        "nonce": 7,
+def record(**changes: object) -> ModelUpdate:
+    values: dict = {"federation": FEDERATION_ID, "round": 1, "slot": 0, "config_hash": CONFIG, "nonce": 7}
+    values |= {
+        name: bytes([i]) * 32
+        for i, name in enumerate(("parent_model", "parent_head", "update", "samples", "metrics", "privacy"), 0x33)
     }
-    return UpdateRecord(**{**values, **changes})
+    return ModelUpdate(**{**values, **changes})
 
 
 @dataclass
@@ -104,26 +117,53 @@ class Run:
             params = (params.astype(np.float64) + summed / total).astype(np.float32)
         return params
 
-    def entry(self, number: int, domain: Domain) -> RoundEntry:
+    def heads(self, domain: Domain, rounds: int) -> list[bytes]:
+        """The chain of heads computed from the rounds alone."""
+        registry = reference_root(
+            [
+                keccak(b"\0" + slot.to_bytes(4, "big") + bytes.fromhex(hospital[2:]) + organisation)
+                for slot, (hospital, organisation) in enumerate(
+                    zip(self.federation.hospitals, self.federation.organisations, strict=True)
+                )
+            ]
+        )
+        where = [domain.chain_id, domain.contract, FEDERATION_ID]
+        values = [*where, CONFIG, registry, self.federation.genesis_model, self.hospitals, self.federation.quorum]
+        heads = [keccak(encode(["uint256", "address"] + ["bytes32"] * 4 + ["uint256"] * 2, values))]
+        for number in range(1, rounds + 1):
+            entry = self.entry(number, domain, heads[-1])
+            leaves = {u.record.slot: reference_leaf(u, domain) for u in entry.updates}
+            root = reference_root([leaves.get(slot, merkle.EMPTY) for slot in range(self.hospitals)])
+            types = ["bytes32", "uint256", "address", "bytes32", "uint64"] + ["bytes32"] * 3 + ["uint32"]
+            content = [number, root, entry.parent_model, entry.model, len(leaves), ZERO, ZERO]
+            heads.append(keccak(encode([*types, "bytes32", "bytes32"], [heads[-1], *where, *content])))
+        return heads
+
+    def opening(self, number: int, slot: int) -> Opening:
+        salts = [signing.salt(self.keys[slot], FEDERATION_ID, number, purpose) for purpose in (1, 2)]
+        return Opening(self.samples(slot), salts[0], {"loss": number / (1 + slot)}, salts[1])
+
+    def entry(self, number: int, domain: Domain, head: bytes | None = None) -> RoundEntry:
         parent = canonical.vector_hash(self.params(number - 1), LAYOUT)
-        signed = [
-            signing.sign(
-                UpdateRecord(
-                    federation=FEDERATION_ID,
-                    round=number,
-                    slot=slot,
-                    parent_model=parent,
-                    update=canonical.vector_hash(vector, LAYOUT),
-                    samples=self.samples(slot),
-                    config_hash=CONFIG,
-                    nonce=1000 * number + slot,
-                ),
-                domain,
-                self.keys[slot],
+        head = self.heads(domain, number - 1)[-1] if head is None else head
+        signed, openings = [], []
+        for slot, vector in self.vectors(number).items():
+            opening = self.opening(number, slot)
+            update = ModelUpdate(
+                federation=FEDERATION_ID,
+                round=number,
+                slot=slot,
+                parent_model=parent,
+                parent_head=head,
+                update=canonical.vector_hash(vector, LAYOUT),
+                config_hash=CONFIG,
+                nonce=1000 * number + slot,
+                **commitments(opening),
             )
-            for slot, vector in self.vectors(number).items()
-        ]
-        return RoundEntry(number, parent, canonical.vector_hash(self.params(number), LAYOUT), tuple(signed))
+            signed.append(SignedUpdate(update, signing.sign(update, domain, self.keys[slot])))
+            openings.append(opening)
+        model = canonical.vector_hash(self.params(number), LAYOUT)
+        return RoundEntry(number, parent, model, tuple(signed), tuple(openings))
 
 
 @pytest.fixture
@@ -208,86 +248,149 @@ def test_weighted_mean_by_hand():
 # --- Records and signatures -------------------------------------------------------------------------------------------
 
 
-def typed_data(given: UpdateRecord, domain: Domain) -> dict:
+# Written out once more, from the contracts' point of view.
+TYPES = {
+    ModelUpdate: "ModelUpdate(uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,"
+    "bytes32 parentHead,bytes32 update,bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,"
+    "uint64 deadline)",
+    RoundHead: "RoundHead(bytes32 federation,uint64 round,uint32 slot,bytes32 head)",
+    Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
+    KeyRotation: "KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)",
+    SyntheticRequest: "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,"
+    "uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)",
+    SyntheticReview: "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)",
+    SyntheticReport: "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,"
+    "uint16 nndrBp,uint32 duplicates,int16 utilityBp)",
+}
+
+
+def typed_data(given: Record, domain: Domain) -> dict:
     def fields(text: str) -> list[dict]:
         return [dict(zip(("type", "name"), pair.split(), strict=True)) for pair in text.split(",")]
 
+    name, inside = TYPES[type(given)].removesuffix(")").split("(")
+    values = (getattr(given, attribute) for attribute in records.FIELDS[type(given)])
     return {
         "types": {
             "EIP712Domain": fields("string name,string version,uint256 chainId,address verifyingContract"),
-            "ModelUpdate": fields(
-                "uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,bytes32 update,"
-                "uint64 samples,bytes32 configHash,uint64 nonce"
-            ),
+            name: fields(inside),
         },
-        "primaryType": "ModelUpdate",
+        "primaryType": name,
         "domain": {
             "name": "PulseLedger",
-            "version": "1",
+            "version": "2",
             "chainId": domain.chain_id,
             "verifyingContract": domain.contract,
         },
-        "message": {
-            "schema": given.schema,
-            "federation": given.federation,
-            "round": given.round,
-            "slot": given.slot,
-            "parentModel": given.parent_model,
-            "update": given.update,
-            "samples": given.samples,
-            "configHash": given.config_hash,
-            "nonce": given.nonce,
-        },
+        "message": {field["name"]: value for field, value in zip(fields(inside), values, strict=True)},
     }
 
 
-@pytest.mark.parametrize("given", [record(), record(round=2**64 - 1, slot=2**32 - 1, samples=0, nonce=2**64 - 1)])
-def test_digest_and_signature_equal_those_of_an_independent_library(given: UpdateRecord):
-    key = signing.hospital_key(1, FEDERATION_ID, 0)
-    message = encode_typed_data(full_message=typed_data(given, DOMAIN))
-    independent = Account.sign_message(message, key)
-    assert records.update_digest(given, DOMAIN) == bytes(independent.message_hash)
-    signed = signing.sign(given, DOMAIN, key)
-    assert signed.signature == bytes(independent.signature)
+LIMITS = {
+    "bool": (False, True),
+    "address": (DOMAIN.contract, "0x" + "00" * 20),
+    "bytes32": (b"\x00" * 32, b"\xff" * 32),
+}
+
+
+def example(kind: type, largest: bool) -> Record:
+    """A record whose fields are all at one end of their ranges."""
+    values = {}
+    for name, solidity in records.FIELDS[kind].items():
+        if solidity in LIMITS:
+            values[name] = LIMITS[solidity][largest]
+        else:
+            bits, signed = int(solidity.lstrip("uint")), solidity[0] != "u"
+            values[name] = ((1 << bits - signed) - 1) if largest else -(1 << bits - 1) if signed else 0
+    return kind(**values)
+
+
+def other_values(given: Record) -> dict[str, object]:
+    """Another valid value for every field."""
+    others: dict[str, object] = {}
+    for name, solidity in records.FIELDS[type(given)].items():
+        value = getattr(given, name)
+        if solidity == "bytes32":
+            others[name] = bytes([value[0] ^ 1]) + value[1:]
+        elif solidity == "address":
+            others[name] = signing.address(signing.hospital_key(9, FEDERATION_ID, len(others)))
+        else:
+            others[name] = (not value) if solidity == "bool" else value ^ 1
+    return others
+
+
+@pytest.mark.parametrize("largest", [False, True])
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_digest_and_signature_equal_those_of_an_independent_library(kind: type, largest: bool):
+    given, key = example(kind, largest), signing.hospital_key(1, FEDERATION_ID, 0)
+    independent = Account.sign_message(encode_typed_data(full_message=typed_data(given, DOMAIN)), key)
+    assert records.type_string(kind) == TYPES[kind]
+    assert records.digest(given, DOMAIN) == bytes(independent.message_hash)
+    signature = signing.sign(given, DOMAIN, key)
+    assert signature == bytes(independent.signature)
     assert signing.address(key) == Account.from_key(key).address
-    assert signing.recover(signed, DOMAIN) == Account.from_key(key).address
+    assert signing.recover(given, signature, DOMAIN) == Account.from_key(key).address
 
 
-def test_a_signature_counts_for_one_record_chain_and_contract():
-    key = signing.hospital_key(1, FEDERATION_ID, 0)
-    signed = signing.sign(record(), DOMAIN, key)
+def test_every_signed_record_is_known_to_the_contracts_by_the_same_fields():
+    """The field table against the structs of the committed builds."""
+    structs: dict[str, list[tuple[str, str]]] = {}
+
+    def look(item: dict) -> None:
+        if item["type"].startswith("tuple"):
+            name = item["internalType"].split(".")[-1].removesuffix("[]")
+            structs[name] = [(part["type"], part["name"]) for part in item["components"]]
+        for part in item.get("components", []):
+            look(part)
+
+    for contract in chain.CONTRACTS:
+        for entry in chain.artefact(contract)["abi"]:
+            for item in (*entry.get("inputs", ()), *entry.get("outputs", ())):
+                look(item)
+    assert set(TYPES) == set(records.FIELDS)
+    for kind, fields in records.FIELDS.items():
+        if kind is not RoundHead:  # hospitals sign it for each other and for the audit, no contract takes it
+            expected = [(solidity, records.solidity_name(name)) for name, solidity in fields.items()]
+            assert structs[kind.__name__] == expected
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_a_signature_counts_for_one_record_chain_and_contract(kind: type):
+    key, given = signing.hospital_key(1, FEDERATION_ID, 0), example(kind, True)
+    signature = signing.sign(given, DOMAIN, key)
     other_contract = replace(DOMAIN, contract=signing.address(key))
     for domain in (replace(DOMAIN, chain_id=1), other_contract):
-        assert signing.recover(signed, domain) != signing.address(key)
-    changes: dict = {"schema": 2, "round": 2, "slot": 1, "samples": 101, "nonce": 8}
-    changes |= dict.fromkeys(("federation", "parent_model", "update", "config_hash"), b"\x99" * 32)
-    assert set(changes) == set(records.UPDATE_FIELDS)
+        assert signing.recover(given, signature, domain) != signing.address(key)
+    changes = other_values(given)
+    assert set(changes) == {field.name for field in dataclasses.fields(kind)}
     for name, value in changes.items():
-        changed = SignedUpdate(replace(signed.record, **{name: value}), signed.signature)
-        assert signing.recover(changed, DOMAIN) != signing.address(key), name
+        changed = replace(given, **{name: value})
+        assert signing.recover(changed, signature, DOMAIN) != signing.address(key), name
 
 
 def test_malformed_signatures_are_refused():
-    signed = signing.sign(record(), DOMAIN, signing.hospital_key(1, FEDERATION_ID, 0))
-    r, s, v = signed.signature[:32], signed.signature[32:64], signed.signature[64]
+    given = record()
+    signature = signing.sign(given, DOMAIN, signing.hospital_key(1, FEDERATION_ID, 0))
+    r, s, v = signature[:32], signature[32:64], signature[64]
     high = (signing.CURVE_ORDER - int.from_bytes(s, "big")).to_bytes(32, "big")
     # The mirrored signature comes from the same key: only the rule of the lower half refuses it.
-    digest = records.update_digest(signed.record, DOMAIN)
+    digest = records.digest(given, DOMAIN)
     mirrored = Signature(r + high + bytes([28 - v]))
-    assert mirrored.recover_public_key_from_msg_hash(digest).to_checksum_address() == signing.recover(signed, DOMAIN)
+    signer = mirrored.recover_public_key_from_msg_hash(digest).to_checksum_address()
+    assert signer == signing.recover(given, signature, DOMAIN)
     cases = {
         "upper half": r + high + bytes([55 - v]),
-        "65 bytes": signed.signature[:-1],
+        "65 bytes": signature[:-1],
         "expected 27 or 28": r + s + bytes([v - 27]),
         "belongs to no key": b"\xff" * 32 + s + bytes([v]),
     }
-    for message, signature in cases.items():
+    for message, damaged in cases.items():
         with pytest.raises(LedgerError, match=message):
-            signing.recover(SignedUpdate(signed.record, signature), DOMAIN)
+            signing.recover(given, damaged, DOMAIN)
     with pytest.raises(LedgerError, match="no key"):
-        signing.recover(SignedUpdate(signed.record, bytes(64) + b"\x1b"), DOMAIN)
+        signing.recover(given, bytes(64) + b"\x1b", DOMAIN)
     with pytest.raises(LedgerError, match="not a valid secp256k1 scalar"):
-        signing.sign(record(), DOMAIN, bytes(32))
+        signing.sign(given, DOMAIN, bytes(32))
 
 
 def test_hospital_keys_differ_and_repeat():
@@ -300,21 +403,27 @@ def test_records_survive_json_and_pickle(run: Run):
     entry = run.entry(1, DOMAIN)
     assert pickle.loads(pickle.dumps(entry)) == entry
     assert pickle.loads(pickle.dumps(run.federation)) == run.federation
-    assert records.record_from_json(records.record_to_json(record())) == record()
+    for kind in TYPES:
+        for one in (example(kind, False), example(kind, True)):
+            assert records.record_from_json(kind, records.record_to_json(one)) == one
+    opening, verdicts = run.opening(1, 2), Verdicts(3, 0xFFFF, 0x0F0F, 2)
+    assert records.opening_from_json(records.record_to_json(opening)) == opening
+    assert records.verdicts_from_json(records.record_to_json(verdicts)) == verdicts
     assert records.federation_from_json(records.federation_to_json(run.federation)) == run.federation
     assert records.domain_from_json(records.domain_to_json(DOMAIN)) == DOMAIN
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "null", "[" * 100_000, records.record_to_json(record()).replace("100", '"100"')]
+    "text", ["", "[]", "{}", "null", "[" * 100_000, records.record_to_json(record()).replace("7", '"7"')]
 )
 def test_damaged_records_give_one_sentence(text: str):
     with pytest.raises(LedgerError, match="record"):
-        records.record_from_json(text)
+        records.record_from_json(ModelUpdate, text)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("samples", -1), ("round", 2**64), ("slot", True), ("update", b"short"), ("nonce", 1.0)]
+    ("name", "value"),
+    [("deadline", -1), ("round", 2**64), ("slot", True), ("update", b"short"), ("nonce", 1.0), ("samples", 100)],
 )
 def test_records_refuse_wrong_values(name: str, value: object):
     with pytest.raises(LedgerError, match=name):
@@ -329,6 +438,10 @@ def test_federations_refuse_wrong_values(run: Run):
         {"hospitals": (first.lower(),)},
         {"weighting": "median"},
         {"id": b""},
+        {"quorum": 0},
+        {"quorum": 4},
+        {"organisations": (b"\1" * 32,)},
+        {"window": 2**24},
     ):
         with pytest.raises(LedgerError):
             replace(run.federation, **change)  # type: ignore[arg-type]
@@ -390,44 +503,59 @@ def test_any_other_leaf_gives_another_root(leaves: list[bytes], data: st.DataObj
     assert merkle.root(changed) != merkle.root(leaves)
 
 
-def test_leaf_and_registry_are_the_written_out_ones(run: Run):
-    signed = run.entry(1, DOMAIN).updates[2]
-    digest = bytes(encode_typed_data(full_message=typed_data(signed.record, DOMAIN)).body)
-    assert len(digest) == 32
-    message = encode_typed_data(full_message=typed_data(signed.record, DOMAIN))
+def reference_leaf(signed: SignedUpdate, domain: Domain) -> bytes:
+    message = encode_typed_data(full_message=typed_data(signed.record, domain))
     digest = keccak(b"\x19" + message.version + message.header + message.body)
-    assert merkle.update_leaf(signed, DOMAIN) == keccak(b"\0\0\1\0\0\0\2" + digest + signed.signature)
-    hospitals = [bytes.fromhex(h[2:]) for h in run.federation.hospitals]
-    leaves = [keccak(b"\0" + slot.to_bytes(4, "big") + raw) for slot, raw in enumerate(hospitals)]
-    assert merkle.registry_root(run.federation.hospitals) == reference_root(leaves)
+    return keccak(b"\0\0\2" + signed.record.slot.to_bytes(4, "big") + digest + signed.signature)
+
+
+def test_leaf_and_registry_are_the_written_out_ones(run: Run):
+    signed = run.entry(1, DOMAIN, ZERO).updates[2]
+    assert merkle.update_leaf(signed, DOMAIN) == reference_leaf(signed, DOMAIN)
+    leaves = merkle.registry_leaves(run.federation)
+    assert merkle.registry_root(run.federation) == reference_root(leaves)
     with pytest.raises(LedgerError, match="at least one slot"):
         merkle.root([])
     with pytest.raises(LedgerError, match="slot 3"):
         merkle.prove(leaves, 3)
 
 
+def test_commitments_are_the_written_out_ones(run: Run):
+    key, opening = run.keys[1], run.opening(1, 1)
+    text = b"PulseLedger salt 1" + key + FEDERATION_ID + b"\0\0\0\0\0\0\0\1"
+    assert (opening.samples_salt, opening.metrics_salt) == (keccak(text + b"\1"), keccak(text + b"\2"))
+    found = commitments(opening)
+    assert found["samples"] == keccak(encode(["bytes32", "uint256"], [opening.samples_salt, 110]))
+    metrics = hashlib.sha256(b'{"loss":0.5}').digest()
+    assert found["metrics"] == keccak(encode(["bytes32", "bytes32"], [opening.metrics_salt, metrics]))
+    assert found["privacy"] == ZERO
+    privacy = commitments(replace(opening, privacy={"noise": 1}))["privacy"]
+    assert privacy == hashlib.sha256(b'{"noise":1}').digest()
+
+
+def test_the_ladder_of_real_counts():
+    ladder = [0, 1, 2, 6, 10, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000]
+    for below, step in itertools.pairwise(ladder):
+        assert (records.real_floor(step), records.real_floor(step - 1)) == (step, below)
+
+
+def test_verdicts_tree_by_hand():
+    three = [Verdicts(index, 7, 5, 2) for index in range(3)]
+    types = ["uint64", "uint32", "uint16", "uint16", "uint16"]
+    a, b, c = (keccak(keccak(encode(types, [9, index, 7, 5, 2]))) for index in range(3))
+    pair = keccak(min(a, b) + max(a, b))
+    assert merkle.scores_root(9, three) == keccak(min(pair, c) + max(pair, c))
+    levels = merkle.scores_levels(9, three)
+    assert [merkle.scores_path(levels, i) for i in range(3)] == [[b, c], [a, c], [pair]]
+    assert merkle.scores_root(9, []) == ZERO
+
+
 # --- Ledger -----------------------------------------------------------------------------------------------------------
-
-
-def expected_heads(run: Run, domain: Domain, rounds: int) -> list[bytes]:
-    """The chain of heads computed from the rounds alone."""
-    registry = merkle.registry_root(run.federation.hospitals)
-    where = [domain.chain_id, domain.contract, FEDERATION_ID]
-    values = [*where, CONFIG, registry, run.federation.genesis_model]
-    heads = [keccak(encode(["uint256", "address"] + ["bytes32"] * 4, values))]
-    for number in range(1, rounds + 1):
-        entry = run.entry(number, domain)
-        leaves = {u.record.slot: merkle.update_leaf(u, domain) for u in entry.updates}
-        root = reference_root([leaves.get(slot, merkle.EMPTY) for slot in range(run.hospitals)])
-        types = ["bytes32", "uint256", "address", "bytes32", "uint64"] + ["bytes32"] * 3 + ["uint32"] * 2
-        content = [number, root, entry.parent_model, entry.model, len(leaves), run.hospitals]
-        heads.append(keccak(encode(types, [heads[-1], *where, *content])))
-    return heads
 
 
 def test_seals_follow_the_independent_heads(run: Run):
     with run.open() as ledger:
-        heads = expected_heads(run, ledger.domain, 4)
+        heads = run.heads(ledger.domain, 4)
         assert ledger.summary()["head"] == "0x" + heads[0].hex()
         for number in range(1, 5):
             seal = ledger.append(run.entry(number, ledger.domain))
@@ -439,7 +567,7 @@ def test_seals_follow_the_independent_heads(run: Run):
         "backend": "embedded",
         "updates": 10,
         "rounds": 4,
-        "transactions": 6,
+        "transactions": 7,
     }
     assert summary["gas_per_round"] == sum(s.gas for s in ledger.seals()) / 4
     assert summary["gas_total"] > 4 * summary["gas_per_round"]
@@ -457,7 +585,7 @@ def test_reopening_gives_the_same_head_contract_and_seals(run: Run):
         assert ledger.append(run.entry(1, domain)) == seals[0]
         after = ledger.summary()
         assert {**after, "seconds": 0} == {**before, "seconds": 0}
-        assert ledger.append(run.entry(3, domain)).head == expected_heads(run, domain, 3)[3]
+        assert ledger.append(run.entry(3, domain)).head == run.heads(domain, 3)[3]
 
 
 def break_off(*arguments: object) -> None:
@@ -486,9 +614,9 @@ def test_a_crash_between_journal_and_chain_loses_and_doubles_nothing(
         ledger = run.open()
         assert len(ledger.seals()) == 2
     seal = ledger.append(run.entry(2, domain))
-    assert seal.head == expected_heads(run, domain, 2)[2]
+    assert seal.head == run.heads(domain, 2)[2]
     assert ledger.append(run.entry(2, domain)) == seal
-    assert ledger.summary()["transactions"] == 4
+    assert ledger.summary()["transactions"] == 5
     ledger.close()
 
 
@@ -507,28 +635,27 @@ def bad_entries(run: Run, domain: Domain) -> dict[str, RoundEntry]:
 
     def signed(hospital: int, key: int | None = None, where: Domain = domain, **changes: object) -> SignedUpdate:
         changed = replace(entry.updates[hospital].record, **changes)  # type: ignore[arg-type]
-        return signing.sign(changed, where, run.keys[hospital if key is None else key])
+        return SignedUpdate(changed, signing.sign(changed, where, run.keys[hospital if key is None else key]))
 
     def with_first(update: SignedUpdate) -> RoundEntry:
         return replace(entry, updates=(update, second, third))
 
-    return {
+    bound = set(records.FIELDS[ModelUpdate]) - {"slot", "update", "nonce", "deadline"}
+    others = {name: value for name, value in other_values(first.record).items() if name in bound}
+    return {f"hospital 0: {name} is": with_first(signed(0, **{name: value})) for name, value in others.items()} | {
         "hospital 0: signed by": with_first(signed(0, key=1)),
         "hospital 0: signed by .* for chain": with_first(signed(0, where=replace(domain, chain_id=1))),
-        "hospital 0: federation is": with_first(signed(0, federation=b"\x99" * 32)),
-        "hospital 0: round is 2": with_first(signed(0, round=2)),
-        "hospital 0: parent_model is": with_first(signed(0, parent_model=b"\x99" * 32)),
-        "hospital 0: config_hash is": with_first(signed(0, config_hash=b"\x99" * 32)),
-        "hospital 0: schema is 2": with_first(signed(0, schema=2)),
         "hospital 0: the signature is not 65": with_first(SignedUpdate(first.record, b"")),
         "hospital 3: there are only 3": with_first(signed(0, slot=3)),
-        "sorted by slot": replace(entry, updates=(second, first)),
-        "one for each hospital": replace(entry, updates=(first, first)),
-        "has no update": replace(entry, updates=()),
+        "sorted by slot": replace(entry, updates=(second, first), openings=entry.openings[1::-1]),
+        "one for each hospital": replace(entry, updates=(first, first), openings=entry.openings[:1] * 2),
+        "has 0 updates, the quorum is 1": replace(entry, updates=()),
+        "has 2 openings for 3 updates": replace(entry, openings=entry.openings[:2]),
+        "hospital 0: samples is": replace(entry, openings=(run.opening(2, 0), *entry.openings[1:])),
         "model is not a hash": replace(entry, model=bytes(32)),
         "round 2 cannot follow round 0": run.entry(2, domain),
-        "round 1 starts from model": RoundEntry(
-            1, b"\x88" * 32, entry.model, tuple(signed(s, parent_model=b"\x88" * 32) for s in range(3))
+        "round 1 starts from model": replace(
+            entry, parent_model=b"\x88" * 32, updates=tuple(signed(s, parent_model=b"\x88" * 32) for s in range(3))
         ),
     }
 
@@ -538,7 +665,7 @@ def test_every_wrong_round_is_refused_and_leaves_no_trace(run: Run):
         for message, entry in bad_entries(run, ledger.domain).items():
             with pytest.raises(LedgerError, match=message):
                 ledger.append(entry)
-        assert ledger.summary()["transactions"] == 2
+        assert ledger.summary()["transactions"] == 3
         assert ledger.append(run.entry(1, ledger.domain)).round == 1
 
 
@@ -549,12 +676,19 @@ def test_a_sealed_round_cannot_be_replaced(run: Run):
         with pytest.raises(LedgerError, match="round 1 is already recorded with another model"):
             ledger.append(replace(entry, model=b"\x77" * 32))
         with pytest.raises(LedgerError, match="round 1 is already recorded with another root"):
-            ledger.append(replace(entry, updates=entry.updates[:2]))
+            ledger.append(replace(entry, updates=entry.updates[:2], openings=entry.openings[:2]))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("id", b"\x99" * 32), ("config_hash", b"\x99" * 32), ("genesis_model", b"\x99" * 32), ("weighting", "uniform")],
+    [
+        ("id", b"\x99" * 32),
+        ("config_hash", b"\x99" * 32),
+        ("genesis_model", b"\x99" * 32),
+        ("weighting", "uniform"),
+        ("quorum", 2),
+        ("organisations", (b"\x99" * 32,) * 3),
+    ],
 )
 def test_a_journal_of_another_federation_is_refused(run: Run, name: str, value: object):
     run.open().close()
@@ -701,7 +835,7 @@ def test_the_embedded_chain_refuses_another_chain_id_though_its_machine_does_not
 
 def test_a_refusal_of_the_contract_is_told_by_name(run: Run):
     with run.open() as ledger:
-        data = chain.call_data("openFederation", FEDERATION_ID, CONFIG, CONFIG, CONFIG)
+        data = chain.call_data("openFederation", FEDERATION_ID, CONFIG, CONFIG, CONFIG, 3, 1, 0)
         with pytest.raises(chain.ContractRevert, match=rf"FederationAlreadyOpen\(federation=0x{FEDERATION_ID.hex()}\)"):
             ledger._open_chain().call(ledger.domain.contract, data)
 
@@ -740,94 +874,3 @@ def test_the_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatc
         chain.read_key(tmp_path / "absent")
     monkeypatch.setenv(chain.KEY_VARIABLE, "08" * 32)
     assert chain.read_key(file) == b"\x08" * 32
-
-
-ANVIL = shutil.which("anvil") or shutil.which("anvil", path=str(ROOT / "contracts/node_modules/.bin"))
-# The first account of the node's own well-known test phrase.
-ANVIL_KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch):
-    """A fresh local node: yields (url, restart)."""
-    if ANVIL is None:
-        pytest.skip("anvil is not installed")
-    monkeypatch.setenv(chain.KEY_VARIABLE, ANVIL_KEY)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes: list[subprocess.Popen] = []
-
-    def restart() -> None:
-        stop()
-        command = [ANVIL, "--port", str(port), "--chain-id", "4242", "--silent"]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the node did not start")
-
-    def stop() -> None:
-        for process in processes:
-            process.kill()
-            process.wait()
-        processes.clear()
-
-    restart()
-    yield f"http://127.0.0.1:{port}", restart
-    stop()
-
-
-def test_rpc_seals_reopens_and_replays_what_the_node_lost(run: Run, node):
-    from engine.ledger.audit import audit
-
-    url, restart = node
-    with pytest.raises(LedgerError, match=r"is on chain 4242, ledger.chain_id is 1"):
-        run.open(backend="rpc", url=url, chain_id=1)
-    with run.open(backend="rpc", url=url, chain_id=4242) as ledger:
-        domain = ledger.domain
-        heads = expected_heads(run, domain, 3)
-        assert [ledger.append(run.entry(n, domain)).head for n in (1, 2)] == heads[1:3]
-        foreign = chain.sign_transaction(bytes.fromhex(ANVIL_KEY), 1, 99, None, b"", 10**5, 0, 10**10)
-        with pytest.raises(LedgerError, match="signed for chain 1, the rpc chain is 4242"):
-            ledger._open_chain().send(foreign)
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.head == heads[2]
-    restart()  # it forgets everything
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.domain == domain
-        assert ledger.append(run.entry(3, domain)).head == heads[3]
-    assert not [f for f in audit(run.folder).findings if f.record not in ("archive",)]
-
-
-def test_rpc_signs_again_when_the_nonce_went_elsewhere(run: Run, node, monkeypatch: pytest.MonkeyPatch):
-    url, _ = node
-    ledger = run.open(backend="rpc", url=url)
-    domain = ledger.domain
-    with monkeypatch.context() as patch:
-        patch.setattr(chain.RpcChain, "send", break_off)
-        with pytest.raises(OSError, match="the power went"):
-            ledger.append(run.entry(1, domain))
-    ledger._open_chain().send(ledger._open_chain().sign(domain.contract, b"", 100_000))
-    ledger.close()
-    with run.open(backend="rpc", url=url) as ledger:
-        assert ledger.append(run.entry(1, domain)).head == expected_heads(run, domain, 1)[1]
-    with run.open(backend="rpc", url=url) as ledger:
-        assert [seal.round for seal in ledger.seals()] == [1]
-
-
-def test_rpc_shares_a_contract_and_refuses_a_federation_that_is_already_there(run: Run, tmp_path: Path, node):
-    url, _ = node
-    with run.open(backend="rpc", url=url) as ledger:
-        contract = ledger.domain.contract
-    again = Run(tmp_path / "again")
-    with pytest.raises(LedgerError, match="already holds federation"):
-        again.open(backend="rpc", url=url, contract=contract)
-    again.federation = replace(again.federation, id=b"\x12" * 32)
-    with again.open(backend="rpc", url=url, contract=contract) as ledger:
-        assert ledger.domain.contract == contract
-    with pytest.raises(LedgerError, match="is not this version's RoundLedger"):
-        Run(tmp_path / "third").open(backend="rpc", url=url, contract=DOMAIN.contract)

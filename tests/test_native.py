@@ -161,11 +161,33 @@ def test_gradient_is_the_slope_of_the_loss() -> None:
     assert ahead - behind == pytest.approx(2 * float(step @ gradient), rel=0.01)
 
 
-def test_scale_weighs_the_beats() -> None:
+@pytest.mark.parametrize("network", [STANDARD, ODD, SMALL], ids=["standard", "odd", "small"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_changed_loss_is_the_same_in_both(network: Network, weighted: bool, shifted: bool) -> None:
+    draw = np.random.default_rng(3)
+    weight = draw.uniform(0.1, 5, network.classes).astype(np.float32) if weighted else None
+    offset = draw.normal(0, 3, network.classes).astype(np.float32) if shifted else None
+    for n in (1, 32):
+        batch = beats(network, n, n)._replace(class_weight=weight, logit_offset=offset)
+        assert_agrees(oracle(network), network, parameters(network, n), batch)
+
+
+def test_weights_of_one_and_offsets_of_zero_change_no_bit() -> None:
+    params, batch = parameters(STANDARD), beats(STANDARD, 32)
+    ones, zeros = np.ones(STANDARD.classes, np.float32), np.zeros(STANDARD.classes, np.float32)
+    plain = oracle(STANDARD).gradient(params, batch)
+    changed = oracle(STANDARD).gradient(params, batch._replace(class_weight=ones, logit_offset=zeros))
+    assert changed[0] == plain[0]
+    assert changed[1].tobytes() == plain[1].tobytes()
+
+
+def test_class_weights_weigh_the_beats() -> None:
     params, batch = parameters(SMALL), beats(SMALL, 5)
-    scale = np.array([0, 2, 0.5, 1, 3])
-    each = [reference(SMALL).gradient(params, Batch(*(part[i : i + 1] for part in batch))) for i in range(5)]
-    loss, gradient = oracle(SMALL).gradient(params, batch, scale)
+    weight = np.array([0, 2, 0.5, 1, 3])
+    scale = weight[batch.y]
+    each = [reference(SMALL).gradient(params, Batch(*(part[i : i + 1] for part in batch[:3]))) for i in range(5)]
+    loss, gradient = oracle(SMALL).gradient(params, batch._replace(class_weight=weight))
     assert loss == pytest.approx(np.mean([s * one for s, (one, _) in zip(scale, each, strict=True)]), rel=TOLERANCE)
     assert distance(gradient, sum(s * g for s, (_, g) in zip(scale, each, strict=True)) / 5) <= TOLERANCE
 
@@ -174,13 +196,13 @@ def test_scale_weighs_the_beats() -> None:
 @pytest.mark.parametrize("quantile", [0.0, 0.4, 1.0])
 def test_clipped_gradient_is_the_sum_of_clipped_gradients(network: Network, quantile: float) -> None:
     params, batch = parameters(network), beats(network, 8)
-    each = [reference(network).gradient(params, Batch(*(part[i : i + 1] for part in batch)))[1] for i in range(8)]
+    each = [reference(network).gradient(params, Batch(*(part[i : i + 1] for part in batch[:3])))[1] for i in range(8)]
     norms = np.array([np.linalg.norm(gradient) for gradient in each])
     clip = float(np.quantile(norms, quantile)) * (1.01 if quantile else 0.5)
     found, clipped = oracle(network).clipped_gradient(params, batch, clip)
     assert distance(found, sum(g * min(1, clip / n) for g, n in zip(each, norms, strict=True))) <= TOLERANCE
     assert clipped == np.sum(norms > clip)
-    one, _ = oracle(network).clipped_gradient(params, Batch(*(part[:1] for part in batch)), clip)
+    one, _ = oracle(network).clipped_gradient(params, Batch(*(part[:1] for part in batch[:3])), clip)
     assert np.linalg.norm(one) <= clip * (1 + 1e-6)
 
 
@@ -245,7 +267,7 @@ def test_hessian_vector_is_torchs() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    params, (x, rr, y) = parameters(SMALL), beats(SMALL, 4)
+    params, (x, rr, y) = parameters(SMALL), beats(SMALL, 4)[:3]
     gradient = oracle(SMALL).gradient
     for wrong in (
         Batch(x[:, 1:], rr, y),
@@ -261,8 +283,11 @@ def test_what_does_not_fit_is_refused() -> None:
             gradient(params, wrong)
     with pytest.raises(ValueError, match="params"):
         gradient(params[1:], Batch(x, rr, y))
-    with pytest.raises(ValueError, match="scale"):
-        gradient(params, Batch(x, rr, y), np.ones(3))
+    for name in ("class_weight", "logit_offset"):
+        with pytest.raises(ValueError, match=name):
+            gradient(params, Batch(x, rr, y)._replace(**{name: np.ones(3)}))
+        with pytest.raises(ValueError, match="clipped gradients know no class weights"):
+            oracle(SMALL).clipped_gradient(params, Batch(x, rr, y)._replace(**{name: np.ones(5)}), 1.0)
     with pytest.raises(ValueError, match="clip"):
         oracle(SMALL).clipped_gradient(params, Batch(x, rr, y), 0.0)
     with pytest.raises(ValueError, match="rr"):

@@ -116,7 +116,7 @@ def test_hessian_vector_is_the_central_difference_of_the_gradient(oracle: TorchO
 def test_loss_of_a_batch_is_the_mean_over_its_beats(oracle: TorchOracle):
     """So a partial batch counts like a full one, and one beat is a batch, too."""
     params, batch = point(), beats(5)
-    single = [oracle.gradient(params, Batch(*(part[i : i + 1] for part in batch))) for i in range(5)]
+    single = [oracle.gradient(params, Batch(*(part[i : i + 1] for part in batch[:3]))) for i in range(5)]
     loss, gradient = oracle.gradient(params, batch)
     assert loss == pytest.approx(np.mean([each[0] for each in single]), rel=1e-12)
     np.testing.assert_allclose(gradient, np.mean([each[1] for each in single], axis=0), atol=1e-12)
@@ -129,9 +129,29 @@ def test_loss_is_the_cross_entropy_of_the_scores(oracle: TorchOracle):
     assert oracle.gradient(params, batch)[0] == pytest.approx(-log_share[np.arange(6), batch.y].mean(), rel=1e-12)
 
 
+def test_the_weighted_and_shifted_loss_is_that_of_its_formula(oracle: TorchOracle):
+    """mean_i w[y_i] (log sum_c exp(z_ic + o_c) - z_i,y_i - o_y_i), and its gradient the central difference."""
+    params, batch, step = point(), beats(6), 1e-6
+    weight, offset = np.array([0.5, 2.0, 3.0]), np.array([-1.0, 0.0, 2.5])
+    changed = batch._replace(class_weight=weight, logit_offset=offset)
+    scores = oracle.scores(params, batch.x, batch.rr) + offset
+    losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(6), batch.y]
+    loss, gradient = oracle.gradient(params, changed)
+    assert loss == pytest.approx((weight[batch.y] * losses).mean(), rel=1e-12)
+    direction = np.random.default_rng(6).normal(size=TINY.size)
+    ahead = oracle.gradient(params + step * direction, changed)
+    behind = oracle.gradient(params - step * direction, changed)
+    assert gradient @ direction == pytest.approx((ahead[0] - behind[0]) / (2 * step), rel=1e-6)
+    product = oracle.hessian_vector(params, changed, direction)
+    np.testing.assert_allclose(product, (ahead[1] - behind[1]) / (2 * step), atol=1e-6)
+    # the offset moves the loss alone: a constant one changes nothing
+    same = oracle.gradient(params, batch._replace(logit_offset=np.full(3, 7.0)))[1]
+    np.testing.assert_allclose(same, oracle.gradient(params, batch)[1], atol=1e-12)
+
+
 def test_nothing_that_is_handed_over_is_changed(oracle: TorchOracle):
     params, vector, batch = point(), point(1), beats(4)
-    for array in (params, vector, *batch):
+    for array in (params, vector, *batch[:3]):
         array.setflags(write=False)  # as the views that come through Ray and from a mapped file
     before = params.copy()
     oracle.gradient(params, batch)

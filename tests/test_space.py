@@ -20,6 +20,7 @@ from sweeps.space import (
     search_space,
     suggest,
     total_trials,
+    violation,
 )
 
 GRID = """
@@ -79,6 +80,9 @@ def test_number_of_trials_by_hand():
     assert total_trials(study(GRID, baselines=baselines)) == 4 * 2
     assert total_trials(study(GRID, search=choices, trials=5)) == 5
     assert total_trials(study()) == 1
+    points = [{"federation.batch_size": 8}, {"federation.batch_size": 32}]
+    assert total_trials(study(GRID, search=choices, design=points, baselines=baselines)) == 4 * (2 + 2)
+    assert total_trials(study(GRID, search=choices, design=points, trials=5)) == 5
 
 
 def test_the_points_of_a_grid_come_in_the_order_of_the_file():
@@ -153,6 +157,42 @@ def test_qmc_advances_by_the_study_itself():
     assert len(set(seen)) == 6
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3", "gp", "qmc", "random"])
+def test_a_resumed_study_draws_the_points_that_an_undisturbed_one_draws(sampler: str, tmp_path):
+    """Twelve trials with results in one go, and in a database that is opened anew after six of them."""
+    keys = {
+        "federation.learning_rate": {"log_uniform": [0.001, 0.1]},
+        "federation.perfedavg.delta": {"uniform": [0.1, 1]},
+    }
+    objectives = {"validation/personal/macro_f1": "maximize", "timing/total_seconds": "minimize"}
+    made = study(search=keys, sampler=sampler, trials=12, objectives=objectives)
+
+    def draw(url: str | None, several: bool) -> list[tuple[float, ...]]:
+        drawn = []
+        for asked in range(12):
+            if asked == 0 or (several and asked == 6):
+                opened = optuna.create_study(
+                    storage=url, study_name="s", directions=["maximize", "minimize"], load_if_exists=True
+                )
+            opened.sampler = build_sampler(made, asked, 0)
+            trial = opened.ask()
+            point = [suggest(trial, key, distribution) for key, distribution in search_space(made).items()]
+            opened.tell(trial, point)
+            drawn.append(tuple(point))
+        return drawn
+
+    whole = draw(None, several=False)
+    assert len(set(whole)) >= (11 if sampler == "gp" else 12)  # a Gaussian process may want its best point again
+    assert draw(f"sqlite:///{tmp_path}/parts.db", several=True) == whole
+
+
+def test_how_far_a_bound_is_broken_by_hand():
+    assert violation("<= 0.05", 0.07) == pytest.approx(0.02)
+    assert violation(" <=0.05 ", 0.05) == 0
+    assert violation(">= 0.9", 0.7) == pytest.approx(0.2)
+    assert violation(">= -1e-1", 0.7) == pytest.approx(-0.8)
+
+
 # --- Mistakes ---------------------------------------------------------------------------------------------------------
 
 RATE = {"federation.learning_rate": {"uniform": [0.01, 0.1]}}
@@ -181,6 +221,12 @@ RATE = {"federation.learning_rate": {"uniform": [0.01, 0.1]}}
         ({"search": {"federation.algorithm": {"choice": ["fedavg", "fedbest"]}}, "trials": 1}, ["federation.algorithm is 'fedbest'"]),
         ({"search": RATE}, ["trials is needed"]),
         ({"search": RATE, "sampler": "grid"}, ["sampler grid needs every search key as choice"]),
+        ({"search": RATE, "sampler": "nsga3", "trials": 4}, ["sampler nsga3 needs at least two objectives"]),
+        ({"search": RATE, "design": [{"federation.rounds": 3}]}, ["design: federation.rounds is not a key of search"]),
+        ({"search": RATE, "design": [{"federation.learning_rate": 0.5}]}, ["design: federation.learning_rate is 0.5, outside of"]),
+        ({"search": RATE, "design": [{"federation.learning_rate": "high"}]}, ["federation.learning_rate is 'high', outside of"]),
+        ({"constraints": {"overhead": "<= 1"}}, ["constraints", "'overhead' is no score", OBJECTIVES[0]]),
+        ({"constraints": {"ledger/overhead_share": "< 1"}}, ["ledger/overhead_share is '< 1'", "<= 0.05"]),
         ({"search": RATE, "sampler": "nsga2", "trials": 4}, ["sampler nsga2 needs at least two objectives"]),
         ({"conditions": {"cohort.hospital": [3]}}, ["condition hospital=3", "cohort.hospital is not a known key", "hospitals"]),
         ({"conditions": {"skew": ["strong"]}}, ["condition skew=strong", "skew is not a known key"]),

@@ -30,10 +30,27 @@ def test_each_hospitals_gradient_is_that_of_the_reference_whatever_the_others_as
         assert np.abs(gradients[i] - gradient).max() <= 1e-5 * np.abs(gradient).max()
 
 
+def test_hospitals_may_have_losses_of_their_own():
+    params = np.stack([initial_parameters(NETWORK, seed) for seed in range(4)])
+    weight, offset = np.array([0.2, 1, 3], np.float32), np.array([-1, 0.5, 2], np.float32)
+    batches = [
+        beats(9, 0),
+        beats(5, 1)._replace(class_weight=weight),
+        beats(7, 2)._replace(logit_offset=offset),
+        beats(9, 3)._replace(class_weight=weight, logit_offset=offset),
+    ]
+    losses, gradients = StackedOracle(NETWORK, "cpu").gradients(params, batches)
+    reference = TorchOracle(NETWORK)
+    for i, batch in enumerate(batches):
+        loss, gradient = reference.gradient(params[i], batch)
+        assert losses[i] == pytest.approx(loss, rel=1e-6)
+        assert np.abs(gradients[i] - gradient).max() <= 1e-5 * np.abs(gradient).max()
+
+
 def test_training_in_lockstep_equals_training_alone():
     reference = TorchOracle(NETWORK)
     start = initial_parameters(NETWORK, 0)
-    parts = [Samples(*beats(n, seed), index=np.arange(n)) for seed, n in enumerate((40, 9, 25))]
+    parts = [Samples(*beats(n, seed)[:3], index=np.arange(n)) for seed, n in enumerate((40, 9, 25))]
 
     def tasks(oracle):
         # unequal numbers of steps: some hospitals are done while others still ask
@@ -60,7 +77,7 @@ def test_requests_are_answered_together():
 
     lockstep = Lockstep(Counting(NETWORK, "cpu"), TorchOracle(NETWORK))
     start = initial_parameters(NETWORK, 0)
-    part = Samples(*beats(16, 0), index=np.arange(16))
+    part = Samples(*beats(16, 0)[:3], index=np.arange(16))
     lockstep.run([lambda s=s: sgd(lockstep, start, part, np.random.default_rng(0), s, 8, 0.1) for s in (1, 2, 4)])
     assert sizes == [3, 2, 1, 1]
 
@@ -68,7 +85,7 @@ def test_requests_are_answered_together():
 def test_a_failing_task_is_raised_and_holds_up_nobody():
     lockstep = Lockstep(StackedOracle(NETWORK, "cpu"), TorchOracle(NETWORK))
     start = initial_parameters(NETWORK, 0)
-    part = Samples(*beats(16, 0), index=np.arange(16))
+    part = Samples(*beats(16, 0)[:3], index=np.arange(16))
 
     def broken():
         raise ValueError("no beats")

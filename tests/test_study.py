@@ -18,15 +18,16 @@ import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from reference import ROOT, as_run, settled
+from reference import ROOT, Heard, as_run, settled
 
 from engine.config import RunConfig, config_hash
 from engine.errors import ResourceError, StudyError
 from engine.ledger.audit import audit
 from sweeps.__main__ import main
 from sweeps.compare import rows_of
-from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study, trial_folder
+from sweeps.space import StudyConfig, conditions, load_study, resolve, total_trials
+from sweeps.study import STUDY_FILE, Driver, open_studies, read_study, resume_study, start_study, trial_folder
+from sweeps.trial import TrialRunner
 
 ray2 = reference.ray2
 
@@ -81,26 +82,28 @@ def outcome(folder: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
-    return []
+def said() -> Heard:
+    return Heard()
 
 
 @pytest.fixture(scope="module")
-def done(ray2, said: list[str], tmp_path_factory) -> Path:
+def done(ray2, said: Heard, tmp_path_factory) -> Path:
     """The folder of a finished study: two conditions, two trials in each, tracked, with ledgers."""
     settled()
     folder = tmp_path_factory.mktemp("studies") / "tiny"
-    start_study(study_of(TUNED), folder, said.append)
+    start_study(study_of(TUNED), folder, said)
     return folder
 
 
-def test_every_trial_is_complete(done: Path, said: list[str]):
+def test_every_trial_is_complete(done: Path, said: Heard):
     trials = trials_of(done)
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 4
     assert [t.user_attrs["trial"] for t in trials] == [0, 1, 2, 3]
     assert [t.user_attrs["condition"] for t in trials] == ["hospitals=2", "hospitals=3"] * 2
     assert len({t.params["federation.learning_rate"] for t in trials}) == 4
-    assert sum(line.startswith("trial ") for line in said) == 4
+    assert {number: end[0] for number, end in said.ends.items()} == dict.fromkeys(range(4), "COMPLETE")
+    assert [list(end[1].values()) for _, end in sorted(said.ends.items())] == [t.values for t in trials]
+    assert all(rounds == sorted(rounds) and rounds[-1] <= ROUNDS for rounds in said.rounds.values())
 
 
 def test_each_trial_ran_what_it_was_asked(done: Path):
@@ -126,9 +129,23 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.data.tags["number"] for run in children) == ["0", "1", "2", "3"]
-    assert parent.data.metrics == {"sweep/n_complete": 4.0, "sweep/n_fail": 0.0}
-    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == [STUDY_FILE]
+    assert 0 < parent.data.metrics["sweep/training_share"] < 1
     trials = {str(t.user_attrs["trial"]): t for t in trials_of(done)}
+    counts = {name: parent.data.metrics[name] for name in parent.data.metrics if name.startswith("sweep/n_")}
+    assert counts == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
+    best = "sweep/best/validation personal macro_f1"
+    points = client.get_metric_history(parent.info.run_id, best)
+    assert [p.step for p in points] == [1, 2, 3, 4]
+    assert points[-1].value == max(t.values[0] for t in trials.values())
+    assert sorted(p.value for p in points) == [p.value for p in points]
+    assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
+    files = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert files == {STUDY_FILE, "pareto.json", "trials.parquet", "report"}
+    assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
+    assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
+    (winner,) = [run for run in children if "model.id" in run.data.tags]
+    assert trials[winner.data.tags["number"]].values[0] == points[-1].value
+    assert [m.model_id for m in parent.outputs.model_outputs] == [winner.data.tags["model.id"]]
     for run in children:
         trial = trials[run.data.tags["number"]]
         assert run.data.tags["condition"] == trial.user_attrs["condition"]
@@ -172,9 +189,9 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
 
 def test_a_finished_study_has_nothing_left_to_do(done: Path, ray2):
     before = outcome(done)
-    said: list[str] = []
-    resume_study(done, said.append)
-    assert said == []
+    said = Heard()
+    resume_study(done, said)
+    assert (said.notes, said.starts) == ([], [])
     assert outcome(done) == before
 
 
@@ -207,7 +224,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     ((opened, _),) = open_studies(study, tmp_path)
     for _ in range(2):
         opened.ask()  # the first baseline and the second, lost
-    start_study(study, tmp_path, lambda text: None)
+    start_study(study, tmp_path, quiet=True)
     trials = trials_of(tmp_path)
     wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
     assert [t.user_attrs["keys"] for t in trials] == wanted
@@ -215,6 +232,11 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     rows = rows_of(tmp_path)
     assert rows[-1]["trial"] == 2  # what failed comes last, with its reason
     assert rows[-1]["error"].startswith("HospitalError: hospital 0, round 1, train")
+    failed = trials[2].user_attrs
+    assert failed["reason"] == rows[-1]["error"]
+    assert [failed["error"][key] for key in ("hospital", "round", "stage")] == [0, 1, "train"]
+    assert "in _do_train" in failed["error"]["traceback"]  # where it happened, in another process
+    assert "\x1b" not in (trial_folder(tmp_path, 2) / "error.txt").read_text()
     assert [row["baseline"] for row in sorted(rows, key=lambda r: r["trial"])] == [False, False, True, True]
     for trial in (t for t in trials if t.state == TrialState.COMPLETE):
         number = trial.user_attrs["trial"]
@@ -229,11 +251,20 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         assert row["personal_accuracy"] == pytest.approx(_mean(results, "final", "accuracy"))
         both = [r["final"]["personal"]["accuracy"] for r in results]
         assert row["personal_accuracy_sd"] == pytest.approx(statistics.stdev(both))
-    _, runs = runs_of(done, "grid")
+        told = trial.user_attrs["repeats"]["validation/personal/macro_f1"]
+        values = [r["validation"]["personal"]["macro_f1"] for r in results]
+        half = 12.706205 * statistics.stdev(values) / 2**0.5  # Student's t, one degree of freedom
+        assert [told[key] for key in ("mean", "low", "high", "n")] == pytest.approx(
+            [trial.value, trial.value - half, trial.value + half, 2]
+        )
+    client, runs = runs_of(done, "grid")
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
     assert by_number["2"].info.status == "FAILED"
-    assert "hospital 0, round 1, train" in by_number["2"].data.tags["error"]
+    tags = by_number["2"].data.tags
+    assert "hospital 0, round 1, train" in tags["error"]
+    assert [tags[f"error.{key}"] for key in ("hospital", "round", "stage")] == ["0", "1", "train"]
+    assert "error.txt" in [a.path for a in client.list_artifacts(by_number["2"].info.run_id)]
     assert by_number["0"].data.metrics["repeats/macro_f1_mean"] == pytest.approx(
         next(row["personal_macro_f1"] for row in rows if row["trial"] == 0)
     )
@@ -248,7 +279,7 @@ def test_joint_studies_draw_the_condition_too(ray2, tmp_path: Path):
     settled()
     values = {**TUNED, "tracking": {"backend": "none"}, "ledger": {"backend": "none"}, "joint": True, "trials": 2}
     study = study_of(values, baselines=[{"federation.algorithm": "local"}])
-    start_study(study, tmp_path, lambda text: None)
+    start_study(study, tmp_path, quiet=True)
     (opened,) = open_studies(study, tmp_path)
     assert opened[1] is None
     trials = trials_of(tmp_path)
@@ -265,14 +296,14 @@ def test_a_study_whose_trials_all_fail_ends_with_the_first_reason(ray2, tmp_path
     settled()
     broken = {**BASE["data"], "source": "folder", "folder": str(tmp_path / "nowhere")}
     study = study_of(TUNED, data=broken, trials=trials, tracking={"backend": "none"}, concurrency=1)
-    said: list[str] = []
+    said = Heard()
     with pytest.raises(StudyError) as error:
-        start_study(study, tmp_path / "study", said.append)
+        start_study(study, tmp_path / "study", said)
     assert str(error.value).startswith(f"the first {ended} trials all failed; trial 0: DataError: ")
     assert str(tmp_path / "nowhere") in str(error.value)
     assert "\n" not in str(error.value)
     assert [t.state for t in trials_of(tmp_path / "study")] == [TrialState.FAIL] * ended
-    assert sum("FAILED: DataError" in line for line in said) == ended
+    assert [(end[0], end[2].startswith("DataError: ")) for end in said.ends.values()] == [("FAIL", True)] * ended
     kept = (trial_folder(tmp_path / "study", 0) / "error.txt").read_text()
     assert kept.startswith("DataError: ")
     assert 'experiment.py", line ' in kept  # with its traceback
@@ -314,6 +345,135 @@ def test_a_queue_that_was_half_written_is_completed(tmp_path: Path, monkeypatch)
         ]
 
 
+# --- Pruning, constraints, samplers, losses ---------------------------------------------------------------------------
+
+
+def test_seeds_are_added_until_a_configuration_is_worse(ray2, tmp_path: Path):
+    """Wilcoxon: a trial is compared with the best one, seed by seed; what is worse for certain gets no more seeds."""
+    settled()
+    study = study_of(
+        BASE,
+        federation={"rounds": 2, "local_epochs": 2},
+        search={"federation.learning_rate": {"uniform": [1e-6, 0.5]}},
+        design=[{"federation.learning_rate": 0.1}, {"federation.learning_rate": 1e-6}],
+        repeats=6,
+        pruner={"method": "wilcoxon", "p_threshold": 0.2},
+        constraints={"timing/gradient_evaluations": "<= 10", "validation/personal/accuracy": ">= 0"},
+        concurrency=1,
+    )
+    assert total_trials(study) == 2
+    heard = Heard()
+    start_study(study, tmp_path, heard)
+    good, bad = trials_of(tmp_path)
+    assert [good.state, bad.state] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert [t.params["federation.learning_rate"] for t in (good, bad)] == [0.1, 1e-6]
+    rungs = [good.user_attrs[f"rung/{repeat}"]["values"] for repeat in range(1, 6)]
+    finals = [json.loads(p.read_text()) for p in sorted(trial_folder(tmp_path, 0).glob("seed-*/result.json"))]
+    assert rungs == [[r["validation"]["personal"]["macro_f1"]] for r in finals[:5]]
+    # the sign of three differences out of three has p = 1/8 < 0.2, of two 1/4
+    assert bad.user_attrs["pruned"] == 3
+    assert len(list(trial_folder(tmp_path, 1).glob("seed-*/result.json"))) == 3
+    assert heard.ends[1][0] == "PRUNED"
+    assert heard.ends[1][2] == bad.user_attrs["reason"] == "pruned at repeat 3"
+    assert "pruning saved 25% of all rounds" in heard.notes  # 3 of 12 repeats
+    evaluations = statistics.fmean(r["timing"]["gradient_evaluations"] for r in finals)
+    accuracy = statistics.fmean(r["validation"]["personal"]["accuracy"] for r in finals)
+    assert good.constraints == {
+        "timing/gradient_evaluations": pytest.approx(evaluations - 10),
+        "validation/personal/accuracy": pytest.approx(-accuracy),
+    }
+    (row,) = [row for row in rows_of(tmp_path) if row["trial"] == 0]
+    assert row["violated"] == ["timing/gradient_evaluations"]
+
+
+def test_a_driver_that_died_after_it_decided_abides_by_it(ray2, tmp_path: Path, monkeypatch):
+    settled()
+    study = study_of(
+        BASE,
+        search={"federation.learning_rate": {"uniform": [1e-6, 0.5]}},
+        design=[{"federation.learning_rate": 0.1}, {"federation.learning_rate": 1e-6}],
+        pruner={"method": "successive_halving", "first": 2, "factor": 2},
+        concurrency=1,
+    )
+
+    def dies(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_prune", dies)
+        with pytest.raises(KeyboardInterrupt):
+            start_study(study, tmp_path, quiet=True)
+    running = trials_of(tmp_path)[-1]
+    assert running.state == TrialState.RUNNING
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trials/*/seed-0/checkpoint.safetensors")}
+    heard = Heard()
+    resume_study(tmp_path, heard)
+    ended = {t.user_attrs["trial"]: t for t in trials_of(tmp_path)}[running.user_attrs["trial"]]
+    assert ended.state == TrialState.PRUNED
+    assert f"rung/{ended.user_attrs['pruned']}" in ended.user_attrs
+    assert ended.value == ended.intermediate_values[ended.user_attrs["pruned"]]
+    assert running.user_attrs["trial"] not in heard.starts
+    assert all(p.stat().st_mtime_ns == then for p, then in before.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "state"),
+    [(MemoryError(), 3, "FAIL"), (ValueError("no"), 1, "FAIL"), (MemoryError(), 2, "COMPLETE")],
+)
+def test_lost_memory_is_retried_and_mistakes_are_not(ray2, tmp_path: Path, error: Exception, attempts: int, state: str):
+    """The runner itself fails, as often as `attempts` says if the study is to fail, else once less."""
+    settled()
+    study = study_of(BASE, trials=1, search={"federation.batch_size": {"choice": [16]}}, federation={"rounds": 1})
+    fails = attempts if state == "FAIL" else attempts - 1
+    (tmp_path / "study").mkdir()
+    log = tmp_path / "log"
+
+    class Failing(TrialRunner):
+        def begin(self, order: dict[str, Any], tracker: Any) -> dict[str, Any]:
+            with log.open("a") as file:
+                file.write("x")
+            if len(log.read_text()) <= fails:
+                raise error
+            return super().begin(order, tracker)
+
+    heard = Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweeps.study.TrialRunner", Failing)
+        if state == "FAIL":
+            with pytest.raises(StudyError):
+                start_study(study, tmp_path / "study", heard)
+        else:
+            start_study(study, tmp_path / "study", heard)
+    assert len(log.read_text()) == attempts
+    (trial,) = trials_of(tmp_path / "study")
+    assert trial.state.name == state
+    if state == "FAIL":
+        wanted = "lost 3 times: MemoryError" if attempts == 3 else "ValueError: no"
+        assert trial.user_attrs["reason"] == wanted
+    else:
+        assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
+
+
+def test_a_trial_that_does_not_move_is_ended(ray2, tmp_path: Path, monkeypatch):
+    settled()
+
+    class Sleeping(TrialRunner):
+        def begin(self, order: dict[str, Any], tracker: Any) -> dict[str, Any]:
+            time.sleep(600)
+            return {}
+
+    monkeypatch.setattr("sweeps.study.TrialRunner", Sleeping)
+    monkeypatch.setattr("sweeps.study.START_SECONDS", 5.0)
+    monkeypatch.setattr("sweeps.study.LOSSES", 0)
+    study = study_of(BASE, trials=1, execution={**BASE["execution"], "deadline": 0.1})
+    heard = Heard()
+    with pytest.raises(StudyError):
+        start_study(study, tmp_path, heard)
+    assert heard.notes[0] == "trial 0: no round in 5.3 s; its runner is ended"  # 5 s and three times the deadline
+    assert heard.ends[0][0] == "FAIL"
+    assert heard.ends[0][2].startswith("lost 1 times: ")
+
+
 # --- A driver that is killed ------------------------------------------------------------------------------------------
 
 
@@ -348,9 +508,9 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
     assert len(list(folder.glob("trials/*/seed-0/result.json"))) < 4
     before = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/seed-0/result.json")}
     settled()
-    said: list[str] = []
-    resume_study(folder, said.append)
-    assert any("of an earlier driver" in line for line in said)
+    said = Heard()
+    resume_study(folder, said)
+    assert any("of an earlier driver" in line for line in said.notes)
     assert outcome(folder) == outcome(done)[:4]
     assert [row[3] for row in outcome(folder)] == [TrialState.COMPLETE] * 4
     everything = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
@@ -374,7 +534,7 @@ def test_more_trials_are_the_same_study(done: Path, ray2, tmp_path: Path):
     """The last test of `done`: it adds a trial to it."""
     settled()
     before = outcome(done)
-    start_study(study_of(TUNED, trials=5), done, lambda text: None)
+    start_study(study_of(TUNED, trials=5), done, quiet=True)
     after = outcome(done)
     assert after[:4] == before
     assert [row[0] for row in after] == [0, 1, 2, 3, 4]

@@ -13,24 +13,42 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Samples:
-    """The beats of one part of one hospital: index array into (memory-mapped) beat arrays."""
+    """The beats of one part of one hospital: index array into (memory-mapped) beat arrays, then added beats.
+
+    Attributes:
+        added: synthetic beats, at positions from len(index).
+        class_weight, logit_offset: of every batch, see `Batch`.
+    """
 
     x: np.ndarray
     rr: np.ndarray
     y: np.ndarray
     index: np.ndarray
+    added: Batch | None = None
+    class_weight: np.ndarray | None = None
+    logit_offset: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index) + (len(self.added.y) if self.added is not None else 0)
 
     def labels(self) -> np.ndarray:
-        """int8[n], classes in the order of `index`."""
-        return np.asarray(self.y[self.index])
+        """int8[n], classes in the order of the positions."""
+        labels = np.asarray(self.y[self.index])
+        return labels if self.added is None else np.concatenate([labels, self.added.y])
 
     def batch(self, positions: np.ndarray | slice = slice(None)) -> Batch:
         """The beats at `positions`, 0..n-1, of this part."""
-        rows = self.index[positions]
-        return Batch(self.x[rows], self.rr[rows], self.y[rows])
+        if self.added is None:
+            rows = self.index[positions]
+            parts = (self.x[rows], self.rr[rows], self.y[rows])
+        else:
+            wanted = np.arange(len(self))[positions]
+            real = wanted < len(self.index)
+            rows, others = self.index[wanted[real]], wanted[~real] - len(self.index)
+            order = np.argsort(~real, kind="stable").argsort()  # back from real first, added second
+            both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
+            parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
+        return Batch(*parts, self.class_weight, self.logit_offset)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,19 @@
-"""The durable truth of a run: one SQLite file with every signed update, round, raw transaction and receipt.
+"""The durable truth of a run: one SQLite file with every signed record, round, raw transaction and receipt.
 
 A row is on disk before what it describes is sent. The chain can be rebuilt from this file, not the other way round.
+
+Tables of format 2; hashes, signatures and raw transactions are BLOBs, records are canonical JSON with bytes as 0x hex:
+
+    meta          key, value                   format "2"; federation, domain, backend (JSON); rule of aggregation
+    updates       round, slot, record, signature, leaf          ModelUpdate, what the tree of a round is made of
+    openings      round, slot, opening         what stands behind the salted commitments; deletable, for erasure
+    receipts      round, slot, signature       of the coordinator over Receipt(federation, round, slot, leaf)
+    heads         round, slot, signature       of a hospital over RoundHead(federation, round, slot, head)
+    rotations     slot, round, record, old_signature, new_signature            KeyRotation
+    scores        round, verdicts              Verdicts, one row for 16 hospitals, by ascending index
+    rounds        round, parent_model, model, count, root, scores_root, decisions, head
+    synthetic     seq, kind, id, record, signature, sender      policy, request, review, report, expire; see `GOVERNED`
+    transactions  seq, purpose, round, hash, raw, receipt       receipt: JSON of ChainReceipt, NULL until the answer
 """
 
 import errno
@@ -11,28 +24,59 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import LedgerError
-from engine.ledger.canonical import read_json
+from engine.ledger.canonical import canonical_json, read_json
 from engine.ledger.records import (
     Domain,
     Federation,
+    Header,
+    KeyRotation,
+    ModelUpdate,
     RoundEntry,
+    SignedUpdate,
+    Verdicts,
     domain_from_json,
     domain_to_json,
     federation_from_json,
     federation_to_json,
+    record_from_json,
     record_to_json,
+    verdicts_from_json,
 )
 
 LOCK_SECONDS = 5.0  # a ledger actor lives on for a moment after its driver was killed
 FILE = "journal.sqlite"
-FORMAT = 1
+FORMAT = 2
+RULE = "fixed-36"  # how updates are added up: see engine/aggregation.py; a change there needs a new name here
+
+# What is written down of the governance of synthetic data, and the contract's function that takes it.
+GOVERNED = {
+    "policy": "setPolicy",
+    "reviewer": "setReviewer",
+    "request": "requestSynthetic",
+    "review": "reviewSynthetic",
+    "report": "reportSynthetic",
+    "expire": "expireSynthetic",
+}
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "meta": ("key", "value"),
+    "updates": ("round", "slot", "record", "signature", "leaf"),
+    "openings": ("round", "slot", "opening"),
+    "receipts": ("round", "slot", "signature"),
+    "heads": ("round", "slot", "signature"),
+    "rotations": ("slot", "round", "record", "old_signature", "new_signature"),
+    "scores": ("round", "verdicts"),
+    "rounds": ("round", "parent_model", "model", "count", "root", "scores_root", "decisions", "head"),
+    "synthetic": ("seq", "kind", "id", "record", "signature", "sender"),
+    "transactions": ("seq", "purpose", "round", "hash", "raw", "receipt"),
+}
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -40,9 +84,27 @@ CREATE TABLE updates (
     round INTEGER NOT NULL, slot INTEGER NOT NULL, record TEXT NOT NULL, signature BLOB NOT NULL, leaf BLOB NOT NULL,
     PRIMARY KEY (round, slot)
 );
+CREATE TABLE openings (
+    round INTEGER NOT NULL, slot INTEGER NOT NULL, opening TEXT NOT NULL, PRIMARY KEY (round, slot)
+);
+CREATE TABLE receipts (
+    round INTEGER NOT NULL, slot INTEGER NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (round, slot)
+);
+CREATE TABLE heads (
+    round INTEGER NOT NULL, slot INTEGER NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (round, slot)
+);
+CREATE TABLE rotations (
+    slot INTEGER NOT NULL, round INTEGER NOT NULL, record TEXT NOT NULL, old_signature BLOB NOT NULL,
+    new_signature BLOB NOT NULL, PRIMARY KEY (slot, round)
+);
+CREATE TABLE scores (round INTEGER NOT NULL, verdicts TEXT NOT NULL, UNIQUE (round, verdicts));
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, parent_model BLOB NOT NULL, model BLOB NOT NULL, count INTEGER NOT NULL,
-    root BLOB NOT NULL, head BLOB NOT NULL
+    root BLOB NOT NULL, scores_root BLOB NOT NULL, decisions BLOB NOT NULL, head BLOB NOT NULL
+);
+CREATE TABLE synthetic (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, id BLOB NOT NULL, record TEXT NOT NULL, signature BLOB,
+    sender TEXT, UNIQUE (kind, id)
 );
 CREATE TABLE transactions (
     seq INTEGER PRIMARY KEY, purpose TEXT NOT NULL, round INTEGER NOT NULL, hash BLOB NOT NULL, raw BLOB NOT NULL,
@@ -52,7 +114,7 @@ CREATE TABLE transactions (
 
 
 @dataclass(frozen=True)
-class Receipt:
+class ChainReceipt:
     """What the chain answered: transaction hash (0x hex), status (1 success, 0 refused), gas used."""
 
     transaction: str
@@ -62,35 +124,28 @@ class Receipt:
 
 @dataclass(frozen=True)
 class JournalTransaction:
-    """A signed transaction; `receipt` is None until the chain has answered. Purpose: deploy, open or seal."""
+    """A signed transaction; `receipt` is None until the chain has answered.
+
+    Purposes: deploy, open, open-round, seal, finalize, grant; rotate, submit, dispute, resolve, reputation, claim;
+    deploy-synthetic, and the kinds of `GOVERNED`.
+    """
 
     seq: int
     purpose: str
     round: int
     hash: bytes
     raw: bytes
-    receipt: Receipt | None
-
-
-@dataclass(frozen=True)
-class JournalRound:
-    """A round without its updates; the tree root stands for them."""
-
-    round: int
-    parent_model: bytes
-    model: bytes
-    count: int
-    root: bytes
-    head: bytes
+    receipt: ChainReceipt | None
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What the journal belongs to. `backend` holds name, url (without credentials) and the contract asked for."""
+    """What the journal belongs to. `backend` holds name, url (without credentials), the contract asked for, account."""
 
     federation: Federation
     domain: Domain
     backend: dict[str, Any]
+    rule: str = RULE
 
 
 class Journal:
@@ -131,7 +186,8 @@ class Journal:
                             ("format", str(FORMAT)),
                             ("federation", federation_to_json(meta.federation)),
                             ("domain", domain_to_json(meta.domain)),
-                            ("backend", json.dumps(meta.backend, sort_keys=True)),
+                            ("backend", canonical_json(meta.backend)),
+                            ("rule", meta.rule),
                         ],
                     )
                     for row in transactions:
@@ -142,50 +198,127 @@ class Journal:
             _sync_folder(self.path.parent)
         self._connect()
 
-    def rounds(self) -> list[JournalRound]:
-        """Return all rounds in order."""
-        query = "SELECT round, parent_model, model, count, root, head FROM rounds ORDER BY round"
+    def rounds(self, genesis: bytes) -> list[Header]:
+        """Return all rounds in order; the head before each is that of the row before, `genesis` for the first."""
+        query = f"SELECT {', '.join(TABLES['rounds'])} FROM rounds ORDER BY round"
+        headers: list[Header] = []
         with _storage(self.path):
-            return [JournalRound(*row) for row in self._open().execute(query)]
+            for round, parent_model, model, count, root, scores_root, decisions, head in self._open().execute(query):
+                previous = headers[-1].head if headers else genesis
+                headers.append(Header(round, previous, root, parent_model, model, count, scores_root, decisions, head))
+        return headers
 
-    def transactions(self) -> list[JournalTransaction]:
-        """Return all transactions in the order in which they were signed."""
-        query = "SELECT seq, purpose, round, hash, raw, receipt FROM transactions ORDER BY seq"
+    def transactions(self, round: int | None = None) -> list[JournalTransaction]:
+        """Return all transactions, or those of one round, in the order in which they were signed."""
+        query = "SELECT seq, purpose, round, hash, raw, receipt FROM transactions WHERE ?1 IS NULL OR round = ?1 ORDER BY seq"
         with _storage(self.path):
-            rows = self._open().execute(query).fetchall()
+            rows = self._open().execute(query, (round,)).fetchall()
         return [
             JournalTransaction(seq, purpose, round, identity, raw, receipt_from_json(receipt) if receipt else None)
             for seq, purpose, round, identity, raw, receipt in rows
         ]
 
+    def leaves(self, round: int) -> dict[int, bytes]:
+        """Return the leaf of every slot with an update in a round."""
+        with _storage(self.path):
+            return dict(self._open().execute("SELECT slot, leaf FROM updates WHERE round = ? ORDER BY slot", (round,)))
+
+    def update(self, round: int, slot: int) -> tuple[SignedUpdate, bytes] | None:
+        """Return one signed update and the coordinator's signature of its receipt, None where the slot is empty."""
+        query = (
+            "SELECT u.record, u.signature, r.signature FROM updates u JOIN receipts r USING (round, slot) "
+            "WHERE round = ? AND slot = ?"
+        )
+        with _storage(self.path):
+            row = self._open().execute(query, (round, slot)).fetchone()
+        return None if row is None else (SignedUpdate(record_from_json(ModelUpdate, row[0]), row[1]), row[2])
+
+    def receipts(self, round: int) -> dict[int, bytes]:
+        """Return the coordinator's signature for every slot with an update in a round."""
+        with _storage(self.path):
+            return dict(self._open().execute("SELECT slot, signature FROM receipts WHERE round = ?", (round,)))
+
+    def heads(self, round: int) -> dict[int, bytes]:
+        """Return the hospitals' signatures under the head of a round."""
+        with _storage(self.path):
+            return dict(self._open().execute("SELECT slot, signature FROM heads WHERE round = ?", (round,)))
+
+    def rotations(self) -> list[tuple[KeyRotation, bytes, bytes]]:
+        """Return all changes of keys with their two signatures, in the order in which they came."""
+        query = "SELECT record, old_signature, new_signature FROM rotations ORDER BY rowid"
+        with _storage(self.path):
+            rows = self._open().execute(query).fetchall()
+        return [(record_from_json(KeyRotation, record), old, new) for record, old, new in rows]
+
+    def scores(self, round: int) -> list[Verdicts]:
+        """Return the verdicts of a round by ascending index."""
+        query = "SELECT verdicts FROM scores WHERE round = ? ORDER BY rowid"
+        with _storage(self.path):
+            return [verdicts_from_json(text) for (text,) in self._open().execute(query, (round,))]
+
+    def governed(self) -> list[tuple[str, bytes, str, bytes | None, str | None]]:
+        """Return everything that was written down of governance: kind, id, record (JSON), signature, sender."""
+        query = "SELECT kind, id, record, signature, sender FROM synthetic ORDER BY seq"
+        with _storage(self.path):
+            return self._open().execute(query).fetchall()
+
     def add_round(
-        self, entry: RoundEntry, leaves: list[bytes], root: bytes, head: bytes, transaction: tuple[bytes, bytes]
+        self,
+        entry: RoundEntry,
+        leaves: list[bytes],
+        receipts: list[bytes],
+        header: Header,
+        transaction: tuple[bytes, bytes],
     ) -> JournalTransaction:
-        """Write a round, its updates (one leaf each) and its transaction (hash, raw) in one durable step."""
+        """Write a round, its updates (a leaf and a receipt each) and its transaction (hash, raw) in one durable step."""
+        rows = list(zip(entry.updates, entry.openings, leaves, receipts, strict=True))
         with _storage(self.path), self._open() as connection:
             connection.executemany(
                 "INSERT INTO updates VALUES (?, ?, ?, ?, ?)",
                 [
                     (entry.round, signed.record.slot, record_to_json(signed.record), signed.signature, leaf)
-                    for signed, leaf in zip(entry.updates, leaves, strict=True)
+                    for signed, _, leaf, _ in rows
                 ],
             )
+            connection.executemany(
+                "INSERT INTO openings VALUES (?, ?, ?)",
+                [(entry.round, signed.record.slot, record_to_json(opening)) for signed, opening, _, _ in rows],
+            )
+            connection.executemany(
+                "INSERT INTO receipts VALUES (?, ?, ?)",
+                [(entry.round, signed.record.slot, receipt) for signed, _, _, receipt in rows],
+            )
+            connection.executemany(
+                "INSERT INTO scores VALUES (?, ?)", [(entry.round, record_to_json(one)) for one in entry.verdicts]
+            )
             connection.execute(
-                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
-                (entry.round, entry.parent_model, entry.model, len(entry.updates), root, head),
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                tuple(getattr(header, name) for name in TABLES["rounds"]),
             )
             seq = connection.execute(_ADD_TRANSACTION, ("seal", entry.round, *transaction)).lastrowid
         assert seq is not None
         return JournalTransaction(seq, "seal", entry.round, *transaction, None)
 
-    def add_transaction(self, purpose: str, round: int, hash: bytes, raw: bytes) -> JournalTransaction:
-        """Write one more transaction: another attempt at one that the chain can no longer take."""
+    def add_transaction(
+        self, purpose: str, round: int, hash: bytes, raw: bytes, row: tuple[str, tuple[Any, ...]] | None = None
+    ) -> JournalTransaction:
+        """Write one more transaction, and in the same durable step the record (table, values) that it carries."""
         with _storage(self.path), self._open() as connection:
+            if row is not None:
+                connection.execute(f"INSERT INTO {row[0]} VALUES ({', '.join('?' * len(row[1]))})", row[1])
             seq = connection.execute(_ADD_TRANSACTION, (purpose, round, hash, raw)).lastrowid
         assert seq is not None
         return JournalTransaction(seq, purpose, round, hash, raw, None)
 
-    def set_receipt(self, seq: int, receipt: Receipt) -> None:
+    def add_heads(self, round: int, signatures: Mapping[int, bytes]) -> None:
+        """Write the hospitals' signatures under the head of a round; one that is there already stays."""
+        with _storage(self.path), self._open() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO heads VALUES (?, ?, ?)",
+                [(round, slot, signatures[slot]) for slot in sorted(signatures)],
+            )
+
+    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         """Write what the chain answered."""
         with _storage(self.path), self._open() as connection:
             connection.execute("UPDATE transactions SET receipt = ? WHERE seq = ?", (receipt_to_json(receipt), seq))
@@ -234,7 +367,8 @@ def read_meta(connection: sqlite3.Connection, path: Path) -> Meta:
         backend = read_json(values["backend"])
         if not isinstance(backend, dict):
             raise LedgerError("backend: not an object")
-        return Meta(federation_from_json(values["federation"]), domain_from_json(values["domain"]), backend)
+        federation, domain = federation_from_json(values["federation"]), domain_from_json(values["domain"])
+        return Meta(federation, domain, backend, values["rule"])
     except (KeyError, TypeError, ValueError, LedgerError) as error:
         raise LedgerError(f"the journal {path} is damaged: {error}") from error
 
@@ -267,15 +401,15 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
             connection.close()
 
 
-def receipt_to_json(receipt: Receipt) -> str:
+def receipt_to_json(receipt: ChainReceipt) -> str:
     """Write a receipt as JSON."""
     return json.dumps({"gas": receipt.gas, "status": receipt.status, "transaction": receipt.transaction})
 
 
-def receipt_from_json(text: str) -> Receipt:
+def receipt_from_json(text: str) -> ChainReceipt:
     """Read what `receipt_to_json` wrote; raises LedgerError when it is something else."""
     try:
-        receipt = Receipt(**read_json(text))
+        receipt = ChainReceipt(**read_json(text))
     except (TypeError, ValueError) as error:
         raise LedgerError(f"a receipt is damaged: {error}") from error
     if not isinstance(receipt.transaction, str) or not all(type(n) is int for n in (receipt.status, receipt.gas)):

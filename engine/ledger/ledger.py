@@ -1,33 +1,120 @@
 """The ledger of one run: checks what hospitals signed, writes it down, and seals it round by round on a chain."""
 
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
+from engine.ledger.canonical import canonical_json, json_hash
 from engine.ledger.chain import (
     GAS,
+    GAS_OTHER,
     Chain,
-    ContractRevert,
     EmbeddedChain,
+    NodeUnreachable,
     RpcChain,
+    artefact,
     call_data,
     coordinator_role,
     created_contract,
     decode_transaction,
     deploy_data,
-    deployed_code,
+    is_deployed,
     public_url,
+    query,
     read_key,
-    read_state,
 )
-from engine.ledger.journal import Journal, JournalRound, JournalTransaction, Meta
-from engine.ledger.merkle import EMPTY, genesis_head, next_head, registry_root, root, update_leaf
-from engine.ledger.records import Domain, Federation, RoundEntry, Seal, address_bytes
+from engine.ledger.delivery import Contradiction, Refused, settle
+from engine.ledger.journal import GOVERNED, RULE, ChainReceipt, Journal, JournalTransaction, Meta
+from engine.ledger.merkle import (
+    EMPTY,
+    genesis_header,
+    levels,
+    next_head,
+    path,
+    registry_leaves,
+    registry_root,
+    root,
+    scores_levels,
+    scores_path,
+    scores_root,
+    update_leaf,
+)
+from engine.ledger.records import (
+    NO_ROUND,
+    SCHEMA,
+    ZERO,
+    Domain,
+    Federation,
+    Header,
+    KeyRotation,
+    Receipt,
+    RoundEntry,
+    RoundHead,
+    Seal,
+    SignedUpdate,
+    SyntheticReport,
+    SyntheticRequest,
+    SyntheticReview,
+    abi_tuple,
+    address_bytes,
+    commitments,
+    digest,
+    record_to_json,
+    word,
+)
 from engine.ledger.signing import recover
+
+# These must come through, whatever it takes; another transaction may be refused and stays refused.
+_NEEDED = ("deploy", "open", "open-round", "seal", "deploy-synthetic")
+_RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a hospital and the loop must know of an open ledger.
+
+    Attributes:
+        domain: chain and contract that every update is signed for.
+        coordinator: address that signs receipts.
+        headers: of all rounds so far, the opening of the federation (round 0) first.
+        decisions: hash chain of the decisions on synthetic data.
+    """
+
+    domain: Domain
+    coordinator: str
+    headers: tuple[Header, ...]
+    decisions: bytes
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That `leaf` sits in `slot` of a sealed round; the leaf EMPTY shows that the slot has no update.
+
+    `merkle.verify(header.root, leaf, slot, slots, siblings)` checks it.
+    """
+
+    header: Header
+    slot: int
+    slots: int
+    leaf: bytes
+    siblings: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Governed:
+    """What became of a step of governance: transaction hash (0x hex), gas, id, and the hash chain of decisions after."""
+
+    kind: str
+    id: bytes
+    transaction: str
+    gas: int
+    decisions: bytes
 
 
 class Ledger:
@@ -46,6 +133,8 @@ class Ledger:
         chain_id: int | None = None,
         contract: str | None = None,
         key_file: str | Path | None = None,
+        confirmations: int = 0,
+        timeout: float = 300.0,
     ) -> None:
         """Open or create the ledger; rebuild the chain or compare with it.
 
@@ -57,6 +146,8 @@ class Ledger:
             chain_id: the chain that the caller means; None takes the one that is there.
             contract: a RoundLedger that is already deployed, for rpc; None deploys one.
             key_file: file with the coordinator's key, for rpc, where the environment has none.
+            confirmations: blocks on top of a transaction's own before it counts, for rpc.
+            timeout: seconds that a transaction may take, for rpc.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, or journal, chain
@@ -64,19 +155,22 @@ class Ledger:
         """
         self._federation = federation
         # A round without a seal is in the journal, but the chain has not answered; there is at most one, the last.
-        self._rounds: list[JournalRound] = []
+        self._headers: list[Header] = []
         self._seals: list[Seal] = []
-        self._last: JournalTransaction | None = None
+        self._open: _Key | None = None  # what was written down last, if the chain has not answered
         self._seconds = 0.0
         self._chain: Chain | None = None
-        self._registry_root = registry_root(federation.hospitals)
+        self._sent: dict[_Key, JournalTransaction] = {}
+        self._rotations: list[KeyRotation] = []
+        self._synthetic: str | None = None
+        self._registry_root = registry_root(federation)
         if contract is not None:
             address_bytes(contract)
         self._journal = Journal(folder)
         try:
             if self._journal.meta is not None:
                 self._require_same(self._journal.meta, backend, contract)
-            self._chain = _connect(backend, url, chain_id, key_file)
+            self._chain = _connect(backend, url, chain_id, key_file, confirmations, timeout)
             if self._journal.meta is None:
                 if contract is not None and backend == "embedded":
                     raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
@@ -92,13 +186,35 @@ class Ledger:
         return self._domain
 
     @property
-    def head(self) -> bytes:
-        """The head after the last sealed round, 32 bytes."""
-        return self._seals[-1].head if self._seals else genesis_head(self._domain, self._federation)
+    def synthetic_domain(self) -> Domain:
+        """The chain and contract that requests, reviews and reports are signed for; deployed when first asked for."""
+        if self._synthetic is None:
+            self._finish_open()
+            chain = self._open_chain()
+            data = deploy_data(self._domain.contract, 0, contract="SyntheticLedger")
+            raw = chain.sign(None, data, GAS["deploy-synthetic"])
+            self._open = _key(self._journal.add_transaction("deploy-synthetic", 0, keccak(raw), raw))
+            self._synthetic = created_contract(chain.sender, self._settle(self._open).raw)
+        return Domain(self._domain.chain_id, self._synthetic)
 
     @property
-    def _model(self) -> bytes:
-        return self._rounds[-1].model if self._rounds else self._federation.genesis_model
+    def head(self) -> bytes:
+        """The head after the last sealed round, 32 bytes."""
+        return self._headers[len(self._seals)].head
+
+    def opened(self) -> Opened:
+        """Return what hospitals and loop must know to begin or to go on."""
+        decisions = self._decisions() if self._synthetic is not None else ZERO
+        return Opened(self._domain, self._open_chain().sender, tuple(self._headers), decisions)
+
+    def holder(self, slot: int, round: int) -> str:
+        """Return the address whose signature counts for a slot in a round."""
+        for rotation in reversed(self._rotations):
+            if rotation.slot == slot and rotation.round <= round:
+                return rotation.to
+        return self._federation.hospitals[slot]
+
+    # --- Rounds -------------------------------------------------------------------------------------------------------
 
     def append(self, entry: RoundEntry) -> Seal:
         """Check a round, write it down and seal it. The same round again returns the same seal.
@@ -117,6 +233,190 @@ class Ledger:
         """Return the seals of all rounds so far, in order."""
         return list(self._seals)
 
+    def receipts(self, round: int) -> dict[int, bytes]:
+        """Return the coordinator's signature over the `Receipt` of every slot with an update in a round."""
+        return self._journal.receipts(round)
+
+    def prove(self, round: int, slot: int) -> Proof:
+        """Prove what a slot holds in a sealed round: a leaf, or EMPTY.
+
+        Raises:
+            LedgerError: there is no such round or slot.
+        """
+        slots = len(self._federation.hospitals)
+        if not 1 <= round <= len(self._seals):
+            raise LedgerError(f"round {round} is not one of the {len(self._seals)} sealed rounds")
+        if not 0 <= slot < slots:
+            raise LedgerError(f"slot {slot} is not one of the {slots} slots of the tree")
+        found = self._journal.leaves(round)
+        leaves = [found.get(i, EMPTY) for i in range(slots)]
+        return Proof(self._headers[round], slot, slots, leaves[slot], tuple(path(levels(leaves), slot)))
+
+    def cosign(self, round: int, signatures: Mapping[int, bytes]) -> None:
+        """Keep the hospitals' signatures under the head of a round (slot -> signature of `RoundHead`).
+
+        Raises:
+            LedgerError: the round is not sealed, or a signature is not the hospital's.
+        """
+        if not 0 <= round <= len(self._seals):
+            raise LedgerError(f"round {round} is not one of the {len(self._seals)} sealed rounds")
+        for slot, signature in sorted(signatures.items()):
+            record = RoundHead(self._federation.id, round, slot, self._headers[round].head)
+            self._require_signer(f"round {round}, hospital {slot}, head", record, signature, self.holder(slot, round))
+        self._journal.add_heads(round, signatures)
+
+    def finalize(self, rewards_root: bytes = ZERO) -> None:
+        """Make all sealed rounds final, in one transaction for any number of them.
+
+        Raises:
+            ContractRevert: the window for disputes has not passed, or there is an open dispute.
+        """
+        data = call_data("finalizeRound", self._federation.id, rewards_root)
+        self._transact("finalize", len(self._seals), data)
+
+    def update_reputation(self, round: int) -> None:
+        """Send the verdicts of a sealed round to the contract, one transaction for 16 hospitals.
+
+        Raises:
+            LedgerError: the round has no verdicts, or the contract refuses.
+        """
+        verdicts = self._journal.scores(round)
+        if not verdicts:
+            raise LedgerError(f"round {round} has no verdicts")
+        tree = scores_levels(round, verdicts)
+        for position, one in enumerate(verdicts):
+            arguments = (one.index, one.participated, one.accepted, one.threshold, scores_path(tree, position))
+            data = call_data("updateReputation", self._federation.id, self._abi_header(round), *arguments)
+            self._transact("reputation", round, data)
+
+    # --- Hospitals against the coordinator ----------------------------------------------------------------------------
+
+    def rotate(self, rotation: KeyRotation, old_signature: bytes, new_signature: bytes) -> None:
+        """Change the address of a hospital; both keys have signed. The same again does nothing.
+
+        Raises:
+            LedgerError: a signature is wrong, the round has begun already, or the contract refuses.
+        """
+        where = f"rotation of hospital {rotation.slot}"
+        if rotation.federation != self._federation.id or rotation.slot >= len(self._federation.hospitals):
+            raise LedgerError(f"{where}: it belongs to another federation")
+        if rotation not in self._rotations:
+            holder = self.holder(rotation.slot, NO_ROUND)
+            if rotation.from_ != holder:
+                raise LedgerError(f"{where}: it leaves {rotation.from_}, the slot is held by {holder}")
+            if rotation.round != len(self._headers):
+                raise LedgerError(
+                    f"{where}: it is for round {rotation.round}, the next one is round {len(self._headers)}"
+                )
+            known = {self.holder(s, NO_ROUND) for s in range(len(self._federation.hospitals))}
+            if rotation.to in known:
+                raise LedgerError(f"{where}: {rotation.to} already holds a slot")
+        self._require_signer(f"{where}: old key", rotation, old_signature, rotation.from_)
+        self._require_signer(f"{where}: new key", rotation, new_signature, rotation.to)
+        organisation, proof = self._membership(rotation.slot)
+        data = call_data("rotateKey", abi_tuple(rotation), organisation, proof, old_signature, new_signature)
+        record = (rotation.slot, rotation.round, record_to_json(rotation), old_signature, new_signature)
+        self._transact("rotate", rotation.round, data, row=("rotations", record))
+        if rotation not in self._rotations:
+            self._rotations.append(rotation)
+
+    def submit(self, signed: SignedUpdate) -> None:
+        """Show the contract an update directly, around a coordinator that does not take it.
+
+        Raises:
+            ContractRevert: the round is not open, the update is there already, or the signature does not count.
+        """
+        record = signed.record
+        organisation, proof = self._membership(record.slot)
+        account = self.holder(record.slot, record.round)
+        data = call_data("submitUpdate", abi_tuple(record), signed.signature, account, organisation, proof)
+        self._transact("submit", record.round, data)
+
+    def dispute(self, round: int, slot: int, leaf: bytes = ZERO, signature: bytes = b"") -> None:
+        """Show the contract that a sealed round holds something else than was promised.
+
+        Args:
+            leaf: what the coordinator's receipt names; zero where the promise is an update that was shown directly.
+            signature: of the receipt.
+
+        Raises:
+            ContractRevert: it proves nothing.
+        """
+        proof = self.prove(round, slot)
+        receipt = Receipt(self._federation.id, round, slot, leaf)
+        arguments = (abi_tuple(receipt), signature, proof.leaf, list(proof.siblings))
+        data = call_data("dispute", self._federation.id, self._abi_header(round), *arguments)
+        self._transact("dispute", round, data)
+
+    def resolve(self, round: int, voided: bool, key: bytes) -> None:
+        """Decide a dispute with an auditor's key: the round is final, or void with all rounds after it.
+
+        The model is then again the one before the first void round. An auditor is no coordinator, so that the decision
+        is not taken by whom it is about; `grant("AUDITOR_ROLE", account)` makes one.
+
+        Raises:
+            LedgerError: there is no such dispute, the account is no auditor, or the chain does not answer.
+        """
+        self._finish_open()
+        chain, contract = self._open_chain(), self._domain.contract
+        data = call_data("resolveDispute", self._federation.id, self._abi_header(round), voided)
+        raw = chain.sign_as(key, contract, data, GAS_OTHER)
+        receipt = self._pass_on(self._journal.add_transaction("resolve", round, keccak(raw), raw))
+        if receipt.status != 1:
+            raise LedgerError(f"the contract refuses to resolve round {round}")
+        self._model = self._current_model()
+
+    def grant(self, role: str, account: str) -> None:
+        """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
+
+        Raises:
+            ContractRevert: it is not, or the account holds a role that excludes this one.
+        """
+        self._transact("grant", 0, call_data("grantRole", keccak(role.encode()), account))
+
+    def round_status(self, round: int) -> str:
+        """Return the contract's word on a round: NONE, OPEN, SEALED, DISPUTED, FINAL or VOID."""
+        return _STATUS[query(self._open_chain(), self._domain.contract, "roundStatus", self._federation.id, round)]
+
+    # --- Governance of synthetic data ---------------------------------------------------------------------------------
+
+    def govern(
+        self,
+        kind: str,
+        content: SyntheticRequest | SyntheticReview | SyntheticReport | Mapping[str, Any],
+        signature: bytes | None = None,
+        sender: str | None = None,
+    ) -> Governed:
+        """Write down a step of governance, send it, and return what the chain answered. The same again returns the same.
+
+        Args:
+            kind: "request", "review" or "report" with the signed record and its signature; "policy" with the values
+                of the contract's Policy by name; "reviewer" with account and organisation; "expire" with request.
+            sender: address of the reviewer, for a review.
+
+        Raises:
+            ContractRevert: the contract refuses it. A denial is no refusal: the request is then recorded as denied.
+            LedgerError: it is written down already with other content.
+        """
+        contract = self.synthetic_domain.contract
+        identity, arguments = self._governed(kind, content, signature, sender)
+        text = canonical_json(_json(content)) if isinstance(content, Mapping) else record_to_json(content)
+        for known_kind, known_id, known_text, known_signature, known_sender in self._journal.governed():
+            if (known_kind, known_id) == (kind, identity):
+                if (known_text, known_signature, known_sender) != (text, signature, sender):
+                    raise LedgerError(f"{kind} 0x{identity.hex()} is already recorded with other content")
+                break
+        data = call_data(GOVERNED[kind], *arguments, contract="SyntheticLedger")
+        row = ("synthetic", (None, kind, identity, text, signature, sender))
+        done = self._transact(kind, 0, data, contract, row)
+        assert done.receipt is not None
+        return Governed(kind, identity, done.receipt.transaction, done.receipt.gas, self._decisions())
+
+    def request_state(self, request: bytes) -> dict[str, Any]:
+        """Return what the contract holds of a request, by the names of its ABI."""
+        contract = self.synthetic_domain.contract
+        return query(self._open_chain(), contract, "requestState", request, contract="SyntheticLedger")
+
     def summary(self) -> dict[str, Any]:
         """Return what a run reports of its ledger; `seconds` is the time spent in `append` of this process."""
         transactions = [t for t in self._journal.transactions() if t.receipt is not None]
@@ -128,6 +428,7 @@ class Ledger:
             "backend": self._open_chain().name,
             "updates": sum(seal.count for seal in self._seals),
             "rounds": len(self._seals),
+            "cosigned": len(self._journal.heads(len(self._seals))),
             "transactions": len(transactions),
             "gas_total": sum(t.receipt.gas for t in transactions if t.receipt is not None),
             "gas_per_round": sum(gas) / len(gas) if gas else 0.0,
@@ -151,13 +452,18 @@ class Ledger:
 
     def _require_same(self, meta: Meta, backend: str, contract: str | None) -> None:
         names = {"id": "id", "config_hash": "configuration", "hospitals": "hospitals", "genesis_model": "genesis model"}
-        for name in ("id", "config_hash", "hospitals", "genesis_model", "layout", "weighting"):
+        for name in asdict(self._federation):
             recorded, given = getattr(meta.federation, name), getattr(self._federation, name)
             if recorded != given:
                 raise LedgerError(
                     f"the journal {self._journal.path} belongs to another federation: its {names.get(name, name)} "
                     f"({name}) is {_show(recorded)}, this run has {_show(given)}"
                 )
+        if meta.rule != RULE:
+            raise LedgerError(
+                f"the journal {self._journal.path} was written with aggregation rule {meta.rule}, "
+                f"this version has {RULE}"
+            )
         if meta.backend.get("name") != backend:
             raise LedgerError(
                 f"the journal {self._journal.path} was written with ledger.backend {meta.backend.get('name')}, "
@@ -171,23 +477,34 @@ class Ledger:
 
     def _create(self, backend: dict[str, Any]) -> None:
         chain, federation = self._open_chain(), self._federation
-        transactions = []
+        transactions: list[tuple[str, int, bytes, bytes]] = []
+
+        def sign(purpose: str, round: int, to: str | None, data: bytes) -> bytes:
+            raw = chain.sign(to, data, GAS.get(purpose, GAS_OTHER), ahead=len(transactions))
+            transactions.append((purpose, round, keccak(raw), raw))
+            return raw
+
         contract = backend["contract"]
         if contract is None:
-            raw = chain.sign(None, deploy_data(chain.sender, chain.sender), GAS["deploy"])
+            raw = sign("deploy", 0, None, deploy_data(chain.sender, chain.sender, 0))
             contract = created_contract(chain.sender, raw)
-            transactions.append(("deploy", 0, keccak(raw), raw))
         else:
             self._require_contract(contract)
-            state = read_state(chain, contract, federation.id)
+            state = self._state(contract)
             if any(state["head"]):
                 raise LedgerError(
                     f"contract {contract} already holds federation 0x{federation.id.hex()} at round {state['round']}, "
                     f"but {self._journal.path} does not exist: open the folder that it was written to"
                 )
-        raw = chain.sign(contract, self._open_data(), GAS["open"], ahead=len(transactions))
-        transactions.append(("open", 0, keccak(raw), raw))
+        fixed = (federation.id, federation.config_hash, self._registry_root, federation.genesis_model)
+        sizes = (len(federation.hospitals), federation.quorum, federation.window)
+        sign("open", 0, contract, call_data("openFederation", *fixed, *sizes))
+        sign("open-round", 1, contract, call_data("openRound", federation.id, 1, federation.genesis_model, 0))
         self._journal.create(Meta(federation, Domain(chain.chain_id, contract), backend), transactions)
+        # Together, so that they can share a block. What does not get through now is sent again by `_replay`.
+        with suppress(LedgerError):
+            for _, _, _, raw in transactions:
+                chain.send(raw)
 
     def _load(self) -> None:
         """Replay what the chain lacks, note what the journal lacks, refuse what contradicts."""
@@ -199,56 +516,83 @@ class Ledger:
                 f"the journal {self._journal.path} belongs to chain {meta.domain.chain_id}, "
                 f"the {chain.name} chain is {chain.chain_id}"
             )
-        transactions = self._journal.transactions()
-        attempts = {(t.purpose, t.round): t for t in transactions}
-        for transaction in transactions:
-            # An attempt that got no answer and was replaced by a later one never happened.
-            newest = attempts[transaction.purpose, transaction.round]
-            if transaction.seq == newest.seq:
-                attempts[transaction.purpose, transaction.round] = self._settle(transaction)
-            elif transaction.receipt is not None:
-                self._deliver(transaction)
-        self._require_contract(meta.domain.contract)
+        genesis = genesis_header(self._domain, self._federation)
+        self._headers = [genesis, *self._journal.rounds(genesis.head)]
+        self._rotations = [rotation for rotation, _, _ in self._journal.rotations()]
+        self._restore()
 
-        for recorded in self._journal.rounds():
-            done = attempts.get(("seal", recorded.round))
-            if done is None or recorded.round != len(self._rounds) + 1:
-                raise LedgerError(
-                    f"the journal {self._journal.path} is damaged: round {len(self._rounds) + 1} is not whole"
-                )
-            self._rounds.append(recorded)
-            self._seals.append(_seal(recorded, done))
-        self._require_state(len(self._rounds), self.head, self._model)
+    def _restore(self) -> None:
+        """Bring the chain to what the journal holds, in order; most often it is there already.
+
+        Raises:
+            Refused, Contradiction: it cannot be brought there, and that was no reorganisation in between.
+        """
+        for again in range(_RESTORES, -1, -1):
+            try:
+                self._replay()
+                self._require_contract(self._domain.contract)
+                self._require_state()
+                return
+            except (Refused, Contradiction):
+                if not again:
+                    raise
+
+    def _replay(self) -> None:
+        chain = self._open_chain()
+        self._seals, self._open = [], None
+        done_keys: set[_Key] = set()
+        for transaction in self._journal.transactions():
+            key = _key(transaction)
+            if transaction.purpose == "resolve":
+                self._pass_on(transaction)
+                continue
+            if key in done_keys:
+                continue
+            done_keys.add(key)
+            try:
+                done = self._settle(key)
+            except Refused:
+                if key[0] in _NEEDED:
+                    raise
+                continue  # the contract did not take it then, either
+            if done.purpose == "deploy-synthetic":
+                self._synthetic = created_contract(chain.sender, done.raw)
+            elif done.purpose == "seal":
+                if done.round != len(self._seals) + 1 or done.round >= len(self._headers):
+                    raise LedgerError(f"the journal {self._journal.path} is damaged: round {done.round} is not whole")
+                self._seals.append(_seal(self._headers[done.round], done))
+        self._model = self._current_model()
+        numbers = [header.round for header in self._headers]
+        if numbers != list(range(len(self._seals) + 1)):
+            raise LedgerError(f"the journal {self._journal.path} is damaged: round {len(self._seals) + 1} is not whole")
 
     def _require_contract(self, contract: str) -> None:
         chain = self._open_chain()
-        if chain.code(contract) != deployed_code():
+        if not is_deployed(chain.code(contract)):
             raise LedgerError(f"the code at {contract} on the {chain.name} chain is not this version's RoundLedger")
-        answer = chain.call(contract, call_data("hasRole", coordinator_role(), address_bytes(chain.sender)))
-        if not any(answer):
+        if not query(chain, contract, "hasRole", coordinator_role(), chain.sender):
             raise LedgerError(f"account {chain.sender} is not a coordinator of contract {contract}")
 
-    def _require_state(self, round: int, head: bytes, model: bytes) -> None:
-        state = read_state(self._open_chain(), self._domain.contract, self._federation.id)
+    def _state(self, contract: str) -> dict[str, Any]:
+        state: dict[str, Any] = query(self._open_chain(), contract, "federationState", self._federation.id)
+        return state | state.pop("progress")
+
+    def _require_state(self) -> None:
+        """Compare the last sealed round with the contract."""
+        round, state = len(self._seals), self._state(self._domain.contract)
         expected = {
             "round": round,
-            "head": head,
-            "model": model,
-            "config_hash": self._federation.config_hash,
-            "registry_root": self._registry_root,
+            "head": self.head,
+            "model": self._model,
+            "configHash": self._federation.config_hash,
+            "registryRoot": self._registry_root,
         }
         for name, value in expected.items():
             if state[name] != value:
-                raise LedgerError(
+                raise Contradiction(
                     f"journal and chain contradict each other: {name} of round {round} is {_show(value)} in "
                     f"{self._journal.path} and {_show(state[name])} in contract {self._domain.contract}"
                 )
-
-    def _open_data(self) -> bytes:
-        federation = self._federation
-        return call_data(
-            "openFederation", federation.id, federation.config_hash, self._registry_root, federation.genesis_model
-        )
 
     def _open_chain(self) -> Chain:
         if self._chain is None:
@@ -262,25 +606,33 @@ class Ledger:
         leaves = self._verify(entry)
         slots = len(self._federation.hospitals)
         tree_root = root([leaves.get(slot, EMPTY) for slot in range(slots)])
-        if entry.round <= len(self._rounds):
+        if entry.round < len(self._headers):
             self._require_recorded(entry, tree_root)
         else:
             self._record(entry, leaves, tree_root)
         if entry.round > len(self._seals):
-            self._finish()
+            self._finish_open()
         return self._seals[entry.round - 1]
 
     def _verify(self, entry: RoundEntry) -> dict[int, bytes]:
         """Check every update of a round; return the leaf of each slot that took part."""
         federation, hospitals = self._federation, self._federation.hospitals
-        if not entry.updates:
-            raise LedgerError(f"round {entry.round} has no update")
+        if len(entry.updates) < federation.quorum:
+            raise LedgerError(
+                f"round {entry.round} has {len(entry.updates)} updates, the quorum is {federation.quorum}"
+            )
+        if len(entry.openings) != len(entry.updates):
+            raise LedgerError(
+                f"round {entry.round} has {len(entry.openings)} openings for {len(entry.updates)} updates"
+            )
         for name in ("parent_model", "model"):
             value = getattr(entry, name)
             if not isinstance(value, bytes) or len(value) != 32 or not any(value):
                 raise LedgerError(f"round {entry.round}: {name} is not a hash of 32 bytes")
+        if not 1 <= entry.round <= len(self._headers):
+            raise LedgerError(f"round {entry.round} cannot follow round {len(self._headers) - 1}")
         leaves: dict[int, bytes] = {}
-        for signed in entry.updates:
+        for signed, opening in zip(entry.updates, entry.openings, strict=True):
             record = signed.record
             where = f"round {entry.round}, hospital {record.slot}"
             if record.slot >= len(hospitals):
@@ -288,32 +640,43 @@ class Ledger:
             if leaves and record.slot <= max(leaves):
                 raise LedgerError(f"{where}: updates must be sorted by slot, one for each hospital")
             expected = {
-                "schema": 1,
+                "schema": SCHEMA,
                 "federation": federation.id,
                 "round": entry.round,
                 "parent_model": entry.parent_model,
+                "parent_head": self._headers[entry.round - 1].head,
                 "config_hash": federation.config_hash,
+                **commitments(opening),
             }
             for name, value in expected.items():
                 if getattr(record, name) != value:
                     raise LedgerError(
                         f"{where}: {name} is {_show(getattr(record, name))} in the record, expected {_show(value)}"
                     )
-            try:
-                signer = recover(signed, self._domain)
-            except LedgerError as error:
-                raise LedgerError(f"{where}: {error}") from error
-            if signer != hospitals[record.slot]:
-                raise LedgerError(
-                    f"{where}: signed by {signer} for chain {self._domain.chain_id} and contract "
-                    f"{self._domain.contract}, expected {hospitals[record.slot]}"
-                )
+            self._require_signer(where, record, signed.signature, self.holder(record.slot, entry.round))
             leaves[record.slot] = update_leaf(signed, self._domain)
         return leaves
 
+    def _require_signer(self, where: str, record: Any, signature: bytes, holder: str) -> None:
+        try:
+            signer = recover(record, signature, self._domain)
+        except LedgerError as error:
+            raise LedgerError(f"{where}: {error}") from error
+        if signer != holder:
+            raise LedgerError(
+                f"{where}: signed by {signer} for chain {self._domain.chain_id} and contract "
+                f"{self._domain.contract}, expected {holder}"
+            )
+
     def _require_recorded(self, entry: RoundEntry, tree_root: bytes) -> None:
-        recorded = self._rounds[entry.round - 1]
-        given = {"parent_model": entry.parent_model, "model": entry.model, "root": tree_root}
+        recorded = self._headers[entry.round]
+        given = {
+            "parent_model": entry.parent_model,
+            "model": entry.model,
+            "root": tree_root,
+            "scores_root": scores_root(entry.round, entry.verdicts),
+            "decisions": entry.decisions,
+        }
         for name, value in given.items():
             if getattr(recorded, name) != value:
                 raise LedgerError(
@@ -322,10 +685,8 @@ class Ledger:
                 )
 
     def _record(self, entry: RoundEntry, leaves: dict[int, bytes], tree_root: bytes) -> None:
-        chain, federation, slots = self._open_chain(), self._federation, len(self._federation.hospitals)
-        last = len(self._rounds)
-        if entry.round != last + 1:
-            raise LedgerError(f"round {entry.round} cannot follow round {last}")
+        chain, federation, domain = self._open_chain(), self._federation, self._domain
+        last = len(self._headers) - 1
         if last > len(self._seals):
             raise LedgerError(f"round {last} is recorded but not sealed: append it again before round {entry.round}")
         if entry.parent_model != self._model:
@@ -333,66 +694,213 @@ class Ledger:
                 f"round {entry.round} starts from model {_show(entry.parent_model)}, "
                 f"round {last} ended with {_show(self._model)}"
             )
-        fields = (federation.id, entry.round, tree_root, entry.parent_model, entry.model, len(leaves), slots)
-        head = next_head(self.head, self._domain, *fields)
-        raw = chain.sign(self._domain.contract, call_data("sealRound", *fields), GAS["seal"])
-        self._last = self._journal.add_round(entry, list(leaves.values()), tree_root, head, (keccak(raw), raw))
-        self._rounds.append(JournalRound(entry.round, entry.parent_model, entry.model, len(leaves), tree_root, head))
+        self._finish_open()
+        receipts = [
+            chain.sign_digest(digest(Receipt(federation.id, entry.round, slot, leaf), domain))
+            for slot, leaf in leaves.items()
+        ]
+        scores = scores_root(entry.round, entry.verdicts)
+        models = (tree_root, entry.parent_model, entry.model)
+        content = (*models, len(leaves), scores, entry.decisions)
+        head = next_head(self.head, domain, federation.id, entry.round, *content)
+        header = Header(entry.round, self.head, *content, head)
+        direct = self._require_open(entry)
+        data = call_data("sealRound", federation.id, _abi_header(header), direct, entry.next_deadline)
+        raw = chain.sign(domain.contract, data, GAS["seal"])
+        self._open = _key(self._journal.add_round(entry, list(leaves.values()), receipts, header, (keccak(raw), raw)))
+        self._headers.append(header)
 
-    def _finish(self) -> None:
-        """Seal the last recorded round."""
-        recorded = self._rounds[-1]
-        assert self._last is not None
-        self._last = self._settle(self._last)
-        self._require_state(recorded.round, recorded.head, recorded.model)
-        self._seals.append(_seal(recorded, self._last))
+    def _require_open(self, entry: RoundEntry) -> int:
+        """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
+        try:
+            state = self._state(self._domain.contract)
+        except NodeUnreachable:
+            raise
+        except LedgerError:
+            state = {"head": None}
+        if state["head"] != self.head:
+            # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
+            self._restore()
+            state = self._state(self._domain.contract)
+        if state["phase"] != _OPEN:
+            data = call_data("openRound", self._federation.id, entry.round, entry.parent_model, 0)
+            self._transact("open-round", entry.round, data)
+        return int(state["submissions"])
 
-    def _settle(self, transaction: JournalTransaction) -> JournalTransaction:
-        """Bring a transaction to success on the chain, by another attempt if need be."""
-        chain = self._open_chain()
-        lost = transaction.receipt is None and chain.receipt(transaction.hash) is None and chain.spent(transaction.raw)
-        if not lost:
-            transaction = self._deliver(transaction)
-        if (lost or _status(transaction) != 1) and transaction.purpose != "deploy":
-            # Its nonce went to something else, or the chain refused it: the same content needs a new signature.
-            content = decode_transaction(transaction.raw)
-            try:
-                chain.call(content["to"], content["data"])
-            except ContractRevert as error:
-                raise LedgerError(
-                    f"the contract refuses to {transaction.purpose} round {transaction.round}: {error}"
-                ) from error
-            raw = chain.sign(content["to"], content["data"], GAS[transaction.purpose])
-            self._last = self._journal.add_transaction(transaction.purpose, transaction.round, keccak(raw), raw)
-            transaction = self._deliver(self._last)
-        if _status(transaction) != 1:
-            raise LedgerError(f"the chain refuses to {transaction.purpose} round {transaction.round}")
-        return transaction
+    # --- Sending ------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, transaction: JournalTransaction) -> JournalTransaction:
-        """Send a transaction unless the chain has it; return it with its receipt, which is then in the journal."""
+    def _transact(
+        self,
+        purpose: str,
+        round: int,
+        data: bytes,
+        to: str | None = None,
+        row: tuple[str, tuple[Any, ...]] | None = None,
+    ) -> JournalTransaction:
+        """Journal and send a call, once: the same content again returns the transaction that succeeded."""
+        self._finish_open()
+        chain, to = self._open_chain(), to or self._domain.contract
+        key = (purpose, round, address_bytes(to) + data)
+        known = self._sent.get(key)
+        if known is not None:
+            return known
+        # What the contract refuses now is refused before it is written down.
+        chain.call(to, data)
+        written = bool(self._attempts(key))
+        raw = chain.sign(to, data, GAS.get(purpose, GAS_OTHER))
+        self._journal.add_transaction(purpose, round, keccak(raw), raw, None if written else row)
+        self._open = key
+        try:
+            return self._settle(key)
+        except Refused:
+            self._open = None
+            raise
+
+    def _finish_open(self) -> None:
+        """Bring what was written down last to an end, and with it the round that it seals."""
+        if self._open is None:
+            return
+        purpose, round, _ = self._open
+        try:
+            done = self._settle(self._open)
+            if purpose == "seal":
+                self._seals.append(_seal(self._headers[round], done))
+                self._model = self._headers[round].model
+                self._require_state()
+        except (Refused, Contradiction):
+            if purpose not in _NEEDED:
+                self._open = None
+                return
+            # A reorganisation may have taken the rounds before it away.
+            self._restore()
+
+    def _settle(self, key: "_Key") -> JournalTransaction:
+        """Bring a transaction to an end on the chain, by another attempt if need be."""
+        gas = GAS.get(key[0], GAS_OTHER)
+        self._sent[key] = done = settle(self._open_chain(), self._journal, self._attempts(key), gas)
+        self._open = None
+        return done
+
+    def _pass_on(self, transaction: JournalTransaction) -> ChainReceipt:
+        """Send the transaction of another account, once; it is not ours to sign again."""
         chain = self._open_chain()
         receipt = chain.receipt(transaction.hash)
         if receipt is None:
             chain.send(transaction.raw)
-            receipt = chain.receipt(transaction.hash, wait=True)
-        assert receipt is not None
+            deadline = time.monotonic() + chain.timeout
+            while (receipt := chain.receipt(transaction.hash)) is None:
+                if time.monotonic() > deadline:
+                    raise LedgerError(f"the {chain.name} chain gave no receipt within {chain.timeout:g} s")
+                time.sleep(0.1)
         if transaction.receipt is None:
             self._journal.set_receipt(transaction.seq, receipt)
-        elif transaction.receipt != receipt:
-            raise LedgerError(
-                f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
-                f"{transaction.receipt.status} and gas {transaction.receipt.gas} in {self._journal.path}, "
-                f"status {receipt.status} and gas {receipt.gas} on the {chain.name} chain"
-            )
-        return replace(transaction, receipt=receipt)
+        return receipt
+
+    def _current_model(self) -> bytes:
+        """Return the model that the next round starts from: the last one that was not voided."""
+        round = len(self._seals)
+        while round and self.round_status(round) == "VOID":
+            round -= 1
+        return self._headers[round].model
+
+    def _attempts(self, key: "_Key") -> list[JournalTransaction]:
+        return [t for t in self._journal.transactions(key[1]) if _key(t) == key]
+
+    # --- Arguments of calls -------------------------------------------------------------------------------------------
+
+    def _abi_header(self, round: int) -> tuple[Any, ...]:
+        """A sealed round as the contract's Header."""
+        if not 1 <= round <= len(self._seals):
+            raise LedgerError(f"round {round} is not one of the {len(self._seals)} sealed rounds")
+        return _abi_header(self._headers[round])
+
+    def _membership(self, slot: int) -> tuple[bytes, list[bytes]]:
+        """Organisation of a slot, and the proof of its leaf under the root of the registry."""
+        if not 0 <= slot < len(self._federation.hospitals):
+            raise LedgerError(f"there is no hospital {slot}")
+        return self._federation.organisations[slot], path(levels(registry_leaves(self._federation)), slot)
+
+    def _decisions(self) -> bytes:
+        contract = self.synthetic_domain.contract
+        return bytes(query(self._open_chain(), contract, "decisions", self._federation.id, contract="SyntheticLedger"))
+
+    def _governed(
+        self, kind: str, content: Any, signature: bytes | None, sender: str | None
+    ) -> tuple[bytes, tuple[Any, ...]]:
+        """The id of a step of governance, and the arguments of the function that takes it."""
+        federation = self._federation.id
+        match content:
+            case SyntheticRequest() if kind == "request":
+                account = self.holder(content.slot, NO_ROUND)
+                organisation, proof = self._membership(content.slot)
+                return digest(content, self.synthetic_domain), (
+                    abi_tuple(content),
+                    signature,
+                    account,
+                    organisation,
+                    proof,
+                )
+            case SyntheticReview() if kind == "review":
+                return content.request, (content.request, abi_tuple(content), signature, sender)
+            case SyntheticReport() if kind == "report":
+                return content.request, (content.request, abi_tuple(content), signature)
+            case Mapping() if kind == "policy":
+                policies = [text for known, _, text, _, _ in self._journal.governed() if known == "policy"]
+                again = bool(policies) and policies[-1] == canonical_json(_json(content))
+                version = len(policies) + (not again)
+                identity = json_hash({"version": version, "policy": _json(content)})
+                names = next(
+                    item["inputs"][1]["components"]
+                    for item in artefact("SyntheticLedger")["abi"]
+                    if item.get("name") == "setPolicy"
+                )
+                missing = sorted({item["name"] for item in names} ^ set(content))
+                if missing:
+                    raise LedgerError(f"policy: {', '.join(missing)} missing or unknown")
+                return identity, (federation, tuple(content[item["name"]] for item in names), identity)
+            case Mapping() if kind == "reviewer":
+                account = content["account"]
+                self.grant("REVIEWER_ROLE", account)
+                return word(address_bytes(account)), (account, content["organisation"])
+            case Mapping() if kind == "expire":
+                return content["request"], (content["request"],)
+        raise LedgerError(f"governance: {kind!r} does not go with a {type(content).__name__}")
 
 
-def _connect(backend: str, url: str | None, chain_id: int | None, key_file: str | Path | None) -> Chain:
+_OPEN = 1  # phase of a federation whose next round is open
+_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+_ABI_HEADER = ("round", "previous_head", "root", "parent_model", "model", "count", "scores_root", "decisions")
+
+
+def _abi_header(header: Header) -> tuple[Any, ...]:
+    return tuple(getattr(header, name) for name in _ABI_HEADER)
+
+
+_Key = tuple[str, int, bytes]  # purpose, round, address and data of a call
+
+
+def _key(transaction: JournalTransaction) -> _Key:
+    """What a transaction is for: two with the same key are attempts at the same."""
+    if transaction.purpose in ("seal", "deploy", "deploy-synthetic"):
+        return transaction.purpose, transaction.round, b""
+    content = decode_transaction(transaction.raw)
+    return transaction.purpose, transaction.round, address_bytes(content["to"]) + content["data"]
+
+
+def _connect(
+    backend: str,
+    url: str | None,
+    chain_id: int | None,
+    key_file: str | Path | None,
+    confirmations: int,
+    timeout: float,
+) -> Chain:
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        return RpcChain(url, chain_id, read_key(key_file))
+        node = RpcChain(url, chain_id, read_key(key_file), confirmations, timeout)
+        node.require_rules()
+        return node
     if backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {backend!r}")
     chain = EmbeddedChain()
@@ -401,14 +909,10 @@ def _connect(backend: str, url: str | None, chain_id: int | None, key_file: str 
     return chain
 
 
-def _seal(recorded: JournalRound, transaction: JournalTransaction) -> Seal:
+def _seal(recorded: Header, transaction: JournalTransaction) -> Seal:
     receipt = transaction.receipt
     assert receipt is not None
     return Seal(recorded.round, recorded.root, recorded.head, recorded.count, receipt.transaction, receipt.gas)
-
-
-def _status(transaction: JournalTransaction) -> int | None:
-    return None if transaction.receipt is None else transaction.receipt.status
 
 
 def _show(value: Any) -> str:
@@ -416,3 +920,7 @@ def _show(value: Any) -> str:
         return "0x" + value.hex()
     text = str(value)
     return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _json(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "0x" + item.hex() if isinstance(item, bytes) else item for name, item in value.items()}

@@ -1,4 +1,4 @@
-"""The tree of a round and the chain of heads.
+"""The tree of a round, the chain of heads, and the tree of verdicts.
 
 The tree is positional: leaf i belongs to slot i, and a slot without an update holds the fixed `EMPTY` leaf. The path of
 a proof follows from the slot, siblings are never sorted, so one proof shows presence or absence in exactly that slot
@@ -6,11 +6,22 @@ and a hospital cannot appear twice.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.records import Domain, Federation, SignedUpdate, address_bytes, update_digest, word
+from engine.ledger.records import (
+    ZERO,
+    Domain,
+    Federation,
+    Header,
+    SignedUpdate,
+    Verdicts,
+    address_bytes,
+    digest,
+    word,
+)
 
 # The first byte keeps leaves (0), nodes (1) and the empty leaf (2) apart: none can pass for another.
 EMPTY = keccak(b"\x02PulseLedger empty slot")
@@ -23,14 +34,24 @@ def update_leaf(signed: SignedUpdate, domain: Domain) -> bytes:
         b"\x00"
         + record.schema.to_bytes(2, "big")
         + record.slot.to_bytes(4, "big")
-        + update_digest(record, domain)
+        + digest(record, domain)
         + signed.signature
     )
 
 
-def registry_root(hospitals: Sequence[str]) -> bytes:
-    """Compute the root of the same tree over the addresses of all hospitals, one leaf per slot."""
-    return root([keccak(b"\x00" + slot.to_bytes(4, "big") + address_bytes(h)) for slot, h in enumerate(hospitals)])
+def registry_leaves(federation: Federation) -> list[bytes]:
+    """Compute the leaf of every slot of the registry: its number, first address and organisation."""
+    return [
+        keccak(b"\x00" + slot.to_bytes(4, "big") + address_bytes(hospital) + organisation)
+        for slot, (hospital, organisation) in enumerate(
+            zip(federation.hospitals, federation.organisations, strict=True)
+        )
+    ]
+
+
+def registry_root(federation: Federation) -> bytes:
+    """Compute the root of the registry of hospitals, the same tree as that of a round."""
+    return root(registry_leaves(federation))
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
@@ -39,7 +60,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
     Raises:
         LedgerError: there is no leaf.
     """
-    return _levels(leaves)[-1][0]
+    return levels(leaves)[-1][0]
 
 
 def prove(leaves: Sequence[bytes], slot: int) -> list[bytes]:
@@ -50,7 +71,12 @@ def prove(leaves: Sequence[bytes], slot: int) -> list[bytes]:
     """
     if not 0 <= slot < len(leaves):
         raise LedgerError(f"slot {slot} is not one of the {len(leaves)} slots of the tree")
-    return [level[(slot >> depth) ^ 1] for depth, level in enumerate(_levels(leaves)[:-1])]
+    return path(levels(leaves), slot)
+
+
+def path(levels: Sequence[Sequence[bytes]], slot: int) -> list[bytes]:
+    """Return the siblings of a slot from the levels of a tree, for many proofs of one tree."""
+    return [level[(slot >> depth) ^ 1] for depth, level in enumerate(levels[:-1])]
 
 
 def verify(root: bytes, leaf: bytes, slot: int, size: int, proof: Sequence[bytes]) -> bool:
@@ -70,9 +96,17 @@ def genesis_head(domain: Domain, federation: Federation) -> bytes:
         + word(address_bytes(domain.contract))
         + federation.id
         + federation.config_hash
-        + registry_root(federation.hospitals)
+        + registry_root(federation)
         + federation.genesis_model
+        + word(len(federation.hospitals))
+        + word(federation.quorum)
     )
+
+
+def genesis_header(domain: Domain, federation: Federation) -> Header:
+    """Return the opening of a federation as a header of round 0."""
+    model = federation.genesis_model
+    return Header(0, ZERO, ZERO, model, model, 0, ZERO, ZERO, genesis_head(domain, federation))
 
 
 def next_head(
@@ -84,7 +118,8 @@ def next_head(
     parent_model: bytes,
     model: bytes,
     count: int,
-    slots: int,
+    scores_root: bytes = ZERO,
+    decisions: bytes = ZERO,
 ) -> bytes:
     """Compute the head after a round from the head before it, as the contract does."""
     return keccak(
@@ -97,10 +132,69 @@ def next_head(
         + parent_model
         + model
         + word(count)
-        + word(slots)
+        + scores_root
+        + decisions
     )
 
 
+def header_head(header: Header, domain: Domain, federation: bytes) -> bytes:
+    """Compute the head that a header leads to; whoever checks compares it with `header.head`."""
+    return next_head(
+        header.previous_head,
+        domain,
+        federation,
+        header.round,
+        header.root,
+        header.parent_model,
+        header.model,
+        header.count,
+        header.scores_root,
+        header.decisions,
+    )
+
+
+# --- Verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def verdicts_leaf(round: int, verdicts: Verdicts) -> bytes:
+    """Hash the verdicts on 16 hospitals, twice, so that a leaf cannot pass for a node."""
+    values = (round, verdicts.index, verdicts.participated, verdicts.accepted, verdicts.threshold)
+    return keccak(keccak(b"".join(word(value) for value in values)))
+
+
+def scores_levels(round: int, verdicts: Sequence[Verdicts]) -> list[list[bytes]]:
+    """Compute the tree of verdicts, from the leaves up: pairs are sorted, an odd node moves up as it is.
+
+    OpenZeppelin's MerkleProof follows the proofs of this tree.
+    """
+    level = [verdicts_leaf(round, one) for one in verdicts]
+    found = [level]
+    while len(level) > 1:
+        pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
+        level = [keccak(b"".join(sorted(pair))) if len(pair) == 2 else pair[0] for pair in pairs]
+        found.append(level)
+    return found
+
+
+def scores_root(round: int, verdicts: Sequence[Verdicts]) -> bytes:
+    """Compute the root of the tree of verdicts, zero without any."""
+    return scores_levels(round, verdicts)[-1][0] if verdicts else ZERO
+
+
+def scores_path(levels: Sequence[Sequence[bytes]], position: int) -> list[bytes]:
+    """Return the siblings of the verdicts at a position of `scores_levels`."""
+    proof = []
+    for level in levels[:-1]:
+        if position ^ 1 < len(level):
+            proof.append(level[position ^ 1])
+        position >>= 1
+    return proof
+
+
+# --- Small parts ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8192)  # hospitals of one process check their paths through the same tree
 def _node(left: bytes, right: bytes) -> bytes:
     return keccak(b"\x01" + left + right)
 
@@ -109,12 +203,13 @@ def _depth(size: int) -> int:
     return (size - 1).bit_length()
 
 
-def _levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+def levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Compute all levels of the tree, from the padded leaves to the root; raises LedgerError without a leaf."""
     if not leaves:
         raise LedgerError("a tree needs at least one slot")
     level = [*leaves, *[EMPTY] * ((1 << _depth(len(leaves))) - len(leaves))]
-    levels = [level]
+    found = [level]
     while len(level) > 1:
-        level = [_node(level[i], level[i + 1]) for i in range(0, len(level), 2)]
-        levels.append(level)
-    return levels
+        level = [keccak(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level), 2)]
+        found.append(level)
+    return found

@@ -1,6 +1,12 @@
-"""The ledger as an observer of the loop: hands signed rounds to the ledger in the background, keeps the vectors."""
+"""The ledger as an observer of the loop: computes the head of each round, hands signed rounds to the ledger beside it.
+
+The next round needs the head of the one before, so tree and head are computed here, from the leaves that the hospitals
+send. Checking signatures, journal, receipts and chain go on in the background; what they find ends the run.
+"""
 
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,88 +14,233 @@ from engine.background import Answer, Background
 from engine.config import LedgerConfig
 from engine.errors import LedgerError
 from engine.ledger import archive
-from engine.ledger.ledger import Ledger
-from engine.ledger.records import Domain, Federation, RoundEntry, SignedUpdate, record_from_json, record_to_json
+from engine.ledger.bundle import write_bundle
+from engine.ledger.keys import Notice, Signing, read_rotations
+from engine.ledger.ledger import Ledger, Opened
+from engine.ledger.merkle import EMPTY, levels, next_head, path, scores_root, update_leaf
+from engine.ledger.records import (
+    NO_ROUND,
+    Federation,
+    Header,
+    ModelUpdate,
+    RoundEntry,
+    Seal,
+    SignedUpdate,
+    opening_from_json,
+    record_from_json,
+    record_to_json,
+    verdicts_from_json,
+)
 
 
 class LedgerObserver:
-    """Observer of one run. A round waits for hashing and signing; tree, journal and chain go on beside the training.
+    """Observer of one run. A round waits for hashing, signing, tree and head; everything else goes on beside it.
 
     Attributes:
-        domain: chain and contract that the hospitals sign for.
+        signing: what hospitals need to sign.
         seconds: time that the loop waited for this observer.
     """
 
-    def __init__(self, folder: Path, federation: Federation, config: LedgerConfig, actor: bool) -> None:
-        """Opens or creates the ledger in `folder`.
+    def __init__(self, folder: Path, federation: Federation, config: LedgerConfig, actor: bool, rounds: int) -> None:
+        """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
         """
         started = time.perf_counter()
-        self._folder = folder
-        settings = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        self._folder, self._federation, self._rounds = folder, federation, rounds
+        keystore = None if config.keystore is None else Path(config.keystore)
+        self._rotations = read_rotations(keystore) if keystore is not None else []
+        where = (config.backend, config.url, config.chain_id, config.contract, config.key_file)
+        settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
-            opened = self._ledger.submit("summary").result()
+            opened: Opened = self._ledger.submit("opened").result()
         except BaseException:
             self._ledger.abandon()
             raise
-        self.domain = Domain(opened["chain_id"], opened["contract"])
-        self._open: list[tuple[RoundEntry, Answer]] = []
+        self._headers = list(opened.headers)
+        self._decisions = opened.decisions
+        self.signing = Signing(
+            federation.id,
+            federation.config_hash,
+            opened.domain,
+            opened.coordinator,
+            len(federation.hospitals),
+            opened.headers[0].head,
+            keystore,
+        )
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
+        self._writing: Future[Path] | None = None
+        self._open: list[tuple[RoundEntry, Answer, Answer]] = []
+        self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
+        self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = time.perf_counter() - started
         self.seconds = 0.0
 
-    def round_finished(self, record: Any) -> None:
-        """Archives the updates and submits the round; raises what the ledger refused of an earlier one."""
+    def notice(self, model: bytes, slots: Sequence[int]) -> Notice:
+        """What to tell these hospitals before the round that starts from `model`."""
         started = time.perf_counter()
-        archive.write_round(self._folder, record.round, {u.hospital: u.vector for u in record.updates})
+        self._collect()
+        seen = {slot: self._last[slot] for slot in slots if slot in self._last}
+        first = min((round for round, _ in seen.values()), default=len(self._headers) - 1)
+        notice = Notice(
+            model,
+            tuple(self._headers[first:]),
+            {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
+            {slot: self._receipts.pop(slot) for slot in slots if slot in self._receipts},
+        )
+        self.seconds += time.perf_counter() - started
+        return notice
+
+    def received(self, round: int, updates: Sequence[Any]) -> None:
+        """Begins to archive the updates of a round, beside what the loop does with them."""
+        vectors = {u.hospital: u.vector for u in updates}
+        self._writing = self._writer.submit(archive.write_round, self._folder, round, vectors)
+
+    def round_finished(self, record: Any) -> None:
+        """Waits for the archive and submits the round; raises what the ledger refused of an earlier one."""
+        started = time.perf_counter()
+        if self._writing is not None:
+            self._writing.result()
         signed = tuple(u.signed for u in record.updates)
-        self._submit(RoundEntry(record.round, record.parent, record.model, signed))
+        entry = RoundEntry(
+            record.round,
+            record.parent,
+            record.model,
+            signed,
+            tuple(u.opening for u in record.updates),
+            decisions=self._decisions,
+            next_deadline=NO_ROUND if record.round == self._rounds else 0,
+        )
+        self._submit(entry, {u.hospital: u.leaf for u in record.updates})
         self.seconds += time.perf_counter() - started
 
     def pending(self) -> list[Any]:
         """The rounds, as JSON values, that the ledger has not confirmed; they go into the checkpoint."""
         self._collect()
-        return [_to_json(entry) for entry, _ in self._open]
+        return [_to_json(entry) for entry, _, _ in self._open]
 
-    def replay(self, pending: list[Any]) -> None:
-        """Submits the rounds of a checkpoint again; what the ledger already holds it confirms."""
-        for value in pending:
-            self._submit(_from_json(value))
+    def replay(self, pending: list[Any], rounds: int) -> None:
+        """Submits the rounds of a checkpoint again; what the ledger already holds it confirms.
 
-    def finish(self) -> dict[str, Any]:
-        """Waits for the last round, closes the ledger and returns its summary."""
+        Args:
+            rounds: that the checkpoint holds; the ledger may have more, of a run that stopped before its checkpoint.
+
+        Raises:
+            LedgerError: the ledger and the checkpoint together lack a round, or an entry is damaged.
+        """
+        entries = [_from_json(value) for value in pending]
+        known = entries[0].round - 1 if entries else rounds
+        if len(self._headers) <= known:
+            raise LedgerError(
+                f"the checkpoint is after round {rounds}, the ledger in {self._folder} ends with round "
+                f"{len(self._headers) - 1}"
+            )
+        del self._headers[known + 1 :]
+        for entry in entries:
+            self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
+        self._last = {}  # hospitals begin anew, too
+        for rotation in self._rotations:
+            self._ledger.submit("rotate", *rotation).result()
+
+    def finish(self) -> None:
+        """Waits until the last round is sealed, so that its receipts can be given out."""
         started = time.perf_counter()
-        for _, answer in self._open:
-            answer.result()
-        self._open = []
-        summary = self._ledger.submit("summary").result()
+        while self._open:
+            self._settle()
+        self.seconds += time.perf_counter() - started
+
+    def summary(self) -> dict[str, Any]:
+        """What the ledger holds, once it has sealed the last round."""
+        self.finish()
+        summary: dict[str, Any] = self._ledger.submit("summary").result()
+        return summary
+
+    def leave(self) -> None:
+        """Waits for everything submitted and lets go of a run that may go on later."""
+        self.finish()
+        self._ledger.close()
+        self._writer.shutdown()
+
+    def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
+        """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
+        started = time.perf_counter()
+        self._ledger.submit("cosign", len(self._headers) - 1, signatures).result()
+        if self._federation.window == 0 and len(self._headers) > 1:
+            self._ledger.submit("finalize").result()
+        summary: dict[str, Any] = self._ledger.submit("summary").result()
         self.seconds += time.perf_counter() - started
         self._ledger.close()
+        self._writer.shutdown()
         return summary
+
+    def bundle(self, result: Mapping[str, Any], config: str) -> str:
+        """Writes everything that an audit needs into one file; returns its SHA-256 in hex. The ledger is closed."""
+        return write_bundle(self._folder, result, config)
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""
+        self._writer.shutdown()
         self._ledger.abandon()
 
-    def _submit(self, entry: RoundEntry) -> None:
+    def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
-        self._open.append((entry, self._ledger.submit("append", entry)))
+        if entry.round != len(self._headers):
+            raise LedgerError(f"round {entry.round} cannot follow round {len(self._headers) - 1}")
+        tree = levels([leaves.get(slot, EMPTY) for slot in range(self.signing.slots)])
+        before, domain = self._headers[-1].head, self.signing.domain
+        scores = scores_root(entry.round, entry.verdicts)
+        content = (tree[-1][0], entry.parent_model, entry.model, len(leaves), scores, entry.decisions)
+        head = next_head(before, domain, self._federation.id, entry.round, *content)
+        self._headers.append(Header(entry.round, before, *content, head))
+        self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
+        self._open.append((entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round)))
 
     def _collect(self) -> None:
-        while self._open and self._open[0][1].done():
-            self._open.pop(0)[1].result()
+        while self._open and self._open[0][2].done():
+            self._settle()
+
+    def _settle(self) -> None:
+        """Takes the ledger's answer on the oldest open round."""
+        entry, sealed, receipts = self._open[0]
+        seal: Seal = sealed.result()
+        if seal.head != self._headers[entry.round].head:
+            raise LedgerError(
+                f"round {entry.round} was sealed with head 0x{seal.head.hex()}, the hospitals were told "
+                f"0x{self._headers[entry.round].head.hex()}"
+            )
+        self._receipts.update({slot: (entry.round, signature) for slot, signature in receipts.result().items()})
+        self._open.pop(0)
 
 
 def _to_json(entry: RoundEntry) -> dict[str, Any]:
-    updates = [[record_to_json(signed.record), signed.signature.hex()] for signed in entry.updates]
-    return {"round": entry.round, "parent": entry.parent_model.hex(), "model": entry.model.hex(), "updates": updates}
+    updates = [
+        [record_to_json(signed.record), signed.signature.hex(), record_to_json(opening)]
+        for signed, opening in zip(entry.updates, entry.openings, strict=True)
+    ]
+    return {
+        "round": entry.round,
+        "parent": entry.parent_model.hex(),
+        "model": entry.model.hex(),
+        "updates": updates,
+        "verdicts": [record_to_json(one) for one in entry.verdicts],
+        "decisions": entry.decisions.hex(),
+        "next_deadline": entry.next_deadline,
+    }
 
 
 def _from_json(value: Any) -> RoundEntry:
     try:
-        updates = tuple(SignedUpdate(record_from_json(r), bytes.fromhex(s)) for r, s in value["updates"])
-        return RoundEntry(value["round"], bytes.fromhex(value["parent"]), bytes.fromhex(value["model"]), updates)
+        return RoundEntry(
+            value["round"],
+            bytes.fromhex(value["parent"]),
+            bytes.fromhex(value["model"]),
+            tuple(SignedUpdate(record_from_json(ModelUpdate, r), bytes.fromhex(s)) for r, s, _ in value["updates"]),
+            tuple(opening_from_json(opening) for _, _, opening in value["updates"]),
+            tuple(verdicts_from_json(text) for text in value["verdicts"]),
+            bytes.fromhex(value["decisions"]),
+            value["next_deadline"],
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"the checkpoint's ledger entries are damaged ({error}).") from None

@@ -1,16 +1,19 @@
-"""Keys and signatures of hospitals. Imports neither web3 nor eth_account, so that a hospital starts quickly."""
+"""Keys, salts and signatures of hospitals. Imports neither web3 nor eth_account, so that a hospital starts quickly."""
 
 import hashlib
+from functools import lru_cache
 
 from coincurve import PrivateKey, PublicKey
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.records import Domain, SignedUpdate, UpdateRecord, checksum_address, update_digest
+from engine.ledger.records import Domain, Record, checksum_address, digest
 
 # Order of secp256k1. Of the two valid s of a signature only the one in the lower half is accepted, so that nobody can
 # turn a signature into another valid one.
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+SALT_SAMPLES, SALT_METRICS, SALT_REAL_COUNT = 1, 2, 3
 
 
 def hospital_key(seed: int, federation: bytes, slot: int) -> bytes:
@@ -27,6 +30,15 @@ def hospital_key(seed: int, federation: bytes, slot: int) -> bytes:
         attempt += 1
 
 
+def salt(key: bytes, federation: bytes, round: int, purpose: int) -> bytes:
+    """Derive the salt of one commitment, 32 bytes that only the holder of the key can know.
+
+    Args:
+        purpose: SALT_SAMPLES, SALT_METRICS or SALT_REAL_COUNT; a request for synthetic data takes its nonce as round.
+    """
+    return keccak(b"PulseLedger salt 1" + key + federation + round.to_bytes(8, "big") + bytes([purpose]))
+
+
 def address(key: bytes) -> str:
     """Return the checksum address of a 32-byte private key.
 
@@ -36,13 +48,13 @@ def address(key: bytes) -> str:
     return _address(_private(key).public_key)
 
 
-def sign(record: UpdateRecord, domain: Domain, key: bytes) -> SignedUpdate:
+def sign(record: Record, domain: Domain, key: bytes) -> bytes:
     """Sign a record for one chain and contract; the same arguments give the same 65 bytes.
 
     Raises:
         LedgerError: the key is not a valid secp256k1 scalar.
     """
-    return SignedUpdate(record, sign_digest(update_digest(record, domain), key))
+    return sign_digest(digest(record, domain), key)
 
 
 def sign_digest(digest: bytes, key: bytes) -> bytes:
@@ -51,13 +63,13 @@ def sign_digest(digest: bytes, key: bytes) -> bytes:
     return compact[:64] + bytes([27 + compact[64]])
 
 
-def recover(signed: SignedUpdate, domain: Domain) -> str:
+def recover(record: Record, signature: bytes, domain: Domain) -> str:
     """Return the checksum address that signed.
 
     Raises:
         LedgerError: the signature is malformed: not 65 bytes, s in the upper half, v neither 27 nor 28, or no point.
     """
-    return recover_digest(update_digest(signed.record, domain), signed.signature)
+    return recover_digest(digest(record, domain), signature)
 
 
 def recover_digest(digest: bytes, signature: bytes) -> str:
@@ -75,6 +87,7 @@ def recover_digest(digest: bytes, signature: bytes) -> str:
         raise LedgerError("the signature belongs to no key") from error
 
 
+@lru_cache(maxsize=1024)  # making one costs as much as signing with it
 def _private(key: bytes) -> PrivateKey:
     if not isinstance(key, bytes) or len(key) != 32 or not 0 < int.from_bytes(key, "big") < CURVE_ORDER:
         raise LedgerError("the private key is not a valid secp256k1 scalar of 32 bytes")

@@ -1,0 +1,172 @@
+"""How a transaction gets onto a chain that may wait, forget, reorder or be away for a while.
+
+Every attempt is in the journal before it is sent. The contracts take the same content once only, so another attempt can
+cost gas but never count twice; which attempt counts is what the chain says, not what we remember.
+"""
+
+import time
+
+from eth_hash.auto import keccak
+
+from engine.errors import LedgerError
+from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
+from engine.ledger.journal import ChainReceipt, Journal, JournalTransaction
+
+ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
+FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
+_GAP_SECONDS = 2.0  # a missing number may be on its way to this node
+
+
+class Refused(LedgerError):
+    """The contract does not take the content of a transaction, whoever sends it and whenever."""
+
+
+class Contradiction(LedgerError):
+    """Journal and chain hold different things. The message names both."""
+
+
+def settle(chain: Chain, journal: Journal, attempts: list[JournalTransaction], gas: int) -> JournalTransaction:
+    """Bring one transaction onto the chain and return the attempt that counts, with its receipt.
+
+    What the chain has is taken as it is; what it lost (a full pool, a restart, a reorganisation) is sent again; what
+    waits too long is signed again with the same nonce and a higher fee, `ATTEMPTS` times at most; what lost its nonce
+    to a transaction from elsewhere is signed again with the next one, which a contract's creation cannot be.
+
+    Args:
+        attempts: what the journal holds of this content, oldest first.
+        gas: limit for a new attempt.
+
+    Raises:
+        Refused: the contract refuses the content.
+        Contradiction: the chain gives another receipt than the journal holds.
+        LedgerError: time is up, the nonce of a contract's creation is lost, or the node refuses the transaction.
+    """
+    return _Delivery(chain, journal, attempts, gas).run()
+
+
+class _Delivery:
+    def __init__(self, chain: Chain, journal: Journal, attempts: list[JournalTransaction], gas: int) -> None:
+        self._chain, self._journal, self._gas = chain, journal, gas
+        self._attempts = list(attempts)
+        self._content = decode_transaction(attempts[-1].raw)
+        self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
+        self._signed = self._raised = 0
+        self._problem = ""
+        self._since = time.monotonic()  # when the newest attempt began to wait
+
+    def run(self) -> JournalTransaction:
+        deadline = time.monotonic() + self._chain.timeout
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                done, moved = self._look()
+            except NodeUnreachable:
+                if time.monotonic() > deadline:
+                    raise
+                done, moved = None, False
+            if done is not None:
+                return done
+            if moved:
+                pause = FIRST_PAUSE
+                continue
+            if time.monotonic() > deadline:
+                raise LedgerError(
+                    f"the {self._chain.name} chain gave no receipt for transaction 0x{self._attempts[-1].hash.hex()} "
+                    f"({self._what}) within {self._chain.timeout:g} s{self._problem}; it is in the journal and can be settled "
+                    "later"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def _look(self) -> tuple[JournalTransaction | None, bool]:
+        """Compare with the chain and do the next thing; return the attempt that counts, and whether something moved."""
+        chain, waiting = self._chain, []
+        for attempt in self._attempts:
+            receipt = chain.receipt(attempt.hash)
+            if receipt is None:
+                waiting.append(attempt)
+                continue
+            attempt = self._note(attempt, receipt)
+            if receipt.status == 1:
+                return attempt, True
+        where = [chain.where(attempt.raw) for attempt in waiting]
+        if "mined" in where:
+            return None, False
+        newest = where[-1] if waiting and waiting[-1] is self._attempts[-1] else "displaced"
+        if newest == "displaced":
+            # An earlier attempt with the same nonce may have got into a block after we asked for it.
+            displaced = all(chain.where(attempt.raw) != "mined" for attempt in waiting)
+            return None, displaced and self._sign_again()
+        if newest == "pending":
+            return None, self._is_stuck() and self._raise_fee()
+        if "absent" in where:
+            # The newest, or an earlier one that stands before it.
+            return None, self._send(waiting[where.index("absent")])
+        waited = time.monotonic() - self._since
+        return None, waited >= min(_GAP_SECONDS, chain.timeout) and self._sign_again()
+
+    def _is_stuck(self) -> bool:
+        return time.monotonic() - self._since > self._chain.timeout / 10
+
+    def _note(self, attempt: JournalTransaction, receipt: ChainReceipt) -> JournalTransaction:
+        """Write down what the chain answered. A success does not change any more, a refusal may after a replay."""
+        known = attempt.receipt
+        if known is not None and known != receipt and known.status == 1:
+            raise Contradiction(
+                f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
+                f"{known.status} and gas {known.gas} in {self._journal.path}, "
+                f"status {receipt.status} and gas {receipt.gas} on the {self._chain.name} chain"
+            )
+        noted = JournalTransaction(attempt.seq, attempt.purpose, attempt.round, attempt.hash, attempt.raw, receipt)
+        if known != receipt:
+            self._journal.set_receipt(attempt.seq, receipt)
+            self._attempts[self._attempts.index(attempt)] = noted
+        return noted
+
+    def _send(self, attempt: JournalTransaction) -> bool:
+        try:
+            self._chain.send(attempt.raw)
+        except FeeTooLow as error:
+            self._problem = f" ({error})"
+            # Once at once. After that its nonce is held by a dearer transaction from elsewhere, and we wait.
+            return (self._raised == 0 or self._is_stuck()) and self._raise_fee()
+        except NodeUnreachable:
+            raise
+        except LedgerError:
+            # Its nonce was taken, or it arrived, between the two questions.
+            if self._chain.where(attempt.raw) == "absent":
+                raise
+        return True
+
+    def _raise_fee(self) -> bool:
+        """Replace the newest attempt by a dearer one; False if that is of no use."""
+        raw = self._chain.dearer(self._attempts[-1].raw) if self._raised < ATTEMPTS else None
+        self._since = time.monotonic()
+        if raw is None:
+            return False
+        self._raised += 1
+        self._add(raw)
+        return self._send(self._attempts[-1])
+
+    def _sign_again(self) -> bool:
+        """Give the content the next free nonce."""
+        nonce, to = self._content["nonce"], self._content["to"]
+        if to is None:
+            raise LedgerError(
+                f"account {self._chain.sender} used nonce {nonce} for something else, so the contract that the journal "
+                f"{self._journal.path} creates with it cannot come to be: begin in an empty folder"
+            )
+        try:
+            self._chain.call(to, self._content["data"])
+        except ContractRevert as error:
+            raise Refused(f"the contract refuses to {self._what}: {error}") from error
+        if self._signed == ATTEMPTS:
+            raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")
+        self._signed += 1
+        self._add(self._chain.sign(to, self._content["data"], self._gas))
+        return True
+
+    def _add(self, raw: bytes) -> None:
+        last = self._attempts[-1]
+        self._attempts.append(self._journal.add_transaction(last.purpose, last.round, keccak(raw), raw))
+        self._since = time.monotonic()

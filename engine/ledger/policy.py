@@ -1,0 +1,251 @@
+"""The policy on synthetic data in integers: what SyntheticLedger.sol decides, a second time.
+
+A run without a ledger decides by it, and the audit recomputes every decision with it. Shares and scores are in basis points (1 is 10,000).
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from eth_hash.auto import keccak
+
+from engine.errors import LedgerError
+from engine.ledger.records import SyntheticReport, SyntheticRequest, SyntheticReview, word
+
+BASIS = 10_000
+CLASSES = "NSVFQ"  # a class is its position here
+GENERATORS = {"oversample": 1, "smote": 2, "borderline": 3, "adasyn": 4, "timegan": 5}
+
+
+class Status(enum.IntEnum):
+    """Where a request stands. A report is judged as it comes in, so there is no state between APPROVED and its verdict."""
+
+    NONE = 0
+    PENDING = 1
+    DENIED = 2
+    APPROVED = 3
+    ACCEPTED = 4
+    REJECTED = 5
+    EXPIRED = 6
+
+
+class Reason(enum.IntFlag):
+    """Why policy denied a request (the first eight) or rejected a batch."""
+
+    NO_POLICY = 1
+    POLICY_VERSION = 2
+    CLASS = 4
+    GENERATOR = 8
+    MIN_REAL = 16
+    RATIO = 32
+    QUOTA = 64
+    SHARE = 128
+    AUC = 256
+    NNDR = 512
+    DUPLICATES = 1024
+    UTILITY = 2048
+
+
+_NONE = Reason(0)
+
+EXPLAINED = {
+    Reason.NO_POLICY: "the federation has no policy",
+    Reason.POLICY_VERSION: "the request names another version of the policy",
+    Reason.CLASS: "the class is not allowed",
+    Reason.GENERATOR: "the generator is not allowed",
+    Reason.MIN_REAL: "there are too few real beats for this generator",
+    Reason.RATIO: "there are too few real beats for even one synthetic one",
+    Reason.QUOTA: "the quota of this hospital and class is used up",
+    Reason.SHARE: "the share of synthetic beats is at its cap",
+    Reason.AUC: "a classifier tells the beats from real ones too easily",
+    Reason.NNDR: "the beats lie too close to single real ones",
+    Reason.DUPLICATES: "there are too many copies of real beats",
+    Reason.UTILITY: "the beats lower the recall of their class too far",
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One version of a federation's policy; field by field the contract's `Policy`.
+
+    Attributes:
+        allowed_classes: bit of each class that may be asked for.
+        allowed_generators: bit of each generator.
+        automatic: approve what is allowed at once, without a reviewer.
+        quota: most beats for a hospital and class.
+        ratio_bp: most beats for each real one.
+        share_cap_bp: largest share of synthetic beats in the class.
+        expiry_seconds: time for a decision, and then for the report.
+        max_auc_bp: largest score of a classifier that tells synthetic from real.
+        min_nndr_bp: least ratio of distances to the nearest and the next real beat.
+        max_duplicates: most near copies of real beats in a batch.
+        min_utility_bp: least change of the class's recall.
+        min_real: fewest real beats for each generator, by its number.
+    """
+
+    allowed_classes: int
+    allowed_generators: int
+    automatic: bool
+    quota: int
+    ratio_bp: int
+    share_cap_bp: int
+    expiry_seconds: int
+    max_auc_bp: int
+    min_nndr_bp: int
+    max_duplicates: int
+    min_utility_bp: int
+    min_real: tuple[int, ...]
+
+
+@dataclass
+class Standing:
+    """A request and what became of it; `counted` is what it holds of the quota."""
+
+    request: SyntheticRequest
+    status: Status = Status.NONE
+    counted: int = 0
+    reasons: Reason = _NONE
+
+
+@dataclass
+class Books:
+    """All that the contract holds of one federation, in the order in which it happened."""
+
+    policies: list[Policy] = field(default_factory=list)
+    requests: dict[bytes, Standing] = field(default_factory=dict)
+    used: Counter[tuple[int, int]] = field(default_factory=Counter)
+    decisions: bytes = bytes(32)
+
+    def request(self, id: bytes, request: SyntheticRequest, version: int | None = None) -> Standing:
+        """Take a request under the version of the policy that is in force; None for the last.
+
+        Raises:
+            LedgerError: it was made already, or asks for nothing.
+        """
+        if id in self.requests:
+            raise LedgerError(f"request 0x{id.hex()} was made already")
+        if request.quantity < 1:
+            raise LedgerError(f"request 0x{id.hex()} asks for no beats")
+        standing = self.requests[id] = Standing(request)
+        version = len(self.policies) if version is None else version
+        allowed, reasons = self.allowance(standing, version)
+        if version != request.policy_version:
+            reasons |= Reason.POLICY_VERSION
+        if reasons:
+            self._change(id, Status.DENIED, 0, id, reasons)
+        elif self.policies[version - 1].automatic:
+            self._change(id, Status.APPROVED, allowed, id)
+        else:
+            self._change(id, Status.PENDING, 0, id)
+        return standing
+
+    def review(self, id: bytes, review: SyntheticReview, digest: bytes) -> Standing:
+        """Take a reviewer's decision; `digest` is what was signed.
+
+        Raises:
+            LedgerError: nothing waits for it, or it grants more than policy allows.
+        """
+        standing = self._at(id, Status.PENDING)
+        allowed, _ = self.allowance(standing)
+        if not (1 <= review.granted <= allowed if review.approve else review.granted == 0):
+            raise LedgerError(f"request 0x{id.hex()}: the review grants {review.granted}, policy allows {allowed}")
+        self._change(id, Status.APPROVED if review.approve else Status.DENIED, review.granted, digest)
+        return standing
+
+    def report(self, id: bytes, report: SyntheticReport, digest: bytes) -> Standing:
+        """Judge a generated batch by the policy of its request.
+
+        Raises:
+            LedgerError: nothing was granted, or more was generated than granted.
+        """
+        standing = self._at(id, Status.APPROVED)
+        if report.generated > standing.counted:
+            raise LedgerError(f"request 0x{id.hex()}: {report.generated} beats of {standing.counted} granted")
+        reasons = shortcomings(self.policies[standing.request.policy_version - 1], report)
+        if reasons:
+            self._change(id, Status.REJECTED, 0, digest, reasons)
+        else:
+            self._change(id, Status.ACCEPTED, report.generated, digest)
+        return standing
+
+    def expire(self, id: bytes) -> Standing:
+        """End a request whose time has passed; its part of the quota is free again.
+
+        Raises:
+            LedgerError: it has ended already.
+        """
+        standing = self.requests.get(id)
+        if standing is None or standing.status not in (Status.PENDING, Status.APPROVED):
+            raise LedgerError(f"request 0x{id.hex()} cannot expire")
+        self._change(id, Status.EXPIRED, 0, bytes(32))
+        return standing
+
+    def allowance(self, standing: Standing, version: int | None = None) -> tuple[int, Reason]:
+        """The most that policy would grant now, and why it is nothing."""
+        version = len(self.policies) if version is None else version
+        if not 1 <= version <= len(self.policies):
+            return 0, Reason.NO_POLICY
+        request = standing.request
+        return allowed(self.policies[version - 1], request, self.used[request.slot, request.class_])
+
+    def _at(self, id: bytes, status: Status) -> Standing:
+        standing = self.requests.get(id)
+        if standing is None or standing.status != status:
+            now = "unknown" if standing is None else standing.status.name
+            raise LedgerError(f"request 0x{id.hex()} is {now}, expected {status.name}")
+        return standing
+
+    def _change(self, id: bytes, status: Status, counted: int, record: bytes, reasons: Reason = _NONE) -> None:
+        standing = self.requests[id]
+        self.used[standing.request.slot, standing.request.class_] += counted - standing.counted
+        standing.status, standing.counted, standing.reasons = status, counted, reasons
+        self.decisions = keccak(self.decisions + id + word(int(status)) + word(counted) + record)
+
+
+def allowed(policy: Policy, request: SyntheticRequest, used: int) -> tuple[int, Reason]:
+    """The largest grant for a request when `used` beats of the quota are taken, and why it is nothing."""
+    reasons = _NONE
+    if not policy.allowed_classes >> request.class_ & 1:
+        reasons |= Reason.CLASS
+    if not policy.allowed_generators >> request.generator & 1:
+        reasons |= Reason.GENERATOR
+    elif request.real_floor < policy.min_real[request.generator]:
+        reasons |= Reason.MIN_REAL
+    limits = {
+        Reason.RATIO: request.real_floor * policy.ratio_bp // BASIS,
+        Reason.QUOTA: max(policy.quota - used, 0),
+        Reason.SHARE: max(_share_limit(policy.share_cap_bp, request.real_floor) - used, 0),
+    }
+    for reason, limit in limits.items():
+        if limit == 0:
+            reasons |= reason
+    return (0, reasons) if reasons else (min(request.quantity, *limits.values()), reasons)
+
+
+def shortcomings(policy: Policy, report: SyntheticReport) -> Reason:
+    """What of a batch's quality is outside the policy's bounds."""
+    found = {
+        Reason.AUC: report.auc_bp > policy.max_auc_bp,
+        Reason.NNDR: report.nndr_bp < policy.min_nndr_bp,
+        Reason.DUPLICATES: report.duplicates > policy.max_duplicates,
+        Reason.UTILITY: report.utility_bp < policy.min_utility_bp,
+    }
+    return _joined(reason for reason, bad in found.items() if bad)
+
+
+def explain(reasons: Reason) -> str:
+    """Reasons in words."""
+    return "; ".join(text for reason, text in EXPLAINED.items() if reason in reasons)
+
+
+def _share_limit(cap: int, floor: int) -> int:
+    # synthetic / (synthetic + real) <= cap
+    return 2**256 - 1 if cap == BASIS else cap * floor // (BASIS - cap)
+
+
+def _joined(reasons: Iterable[Reason]) -> Reason:
+    result = _NONE
+    for reason in reasons:
+        result |= reason
+    return result

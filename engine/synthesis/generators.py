@@ -1,0 +1,246 @@
+"""Generators of synthetic beats of one class, from one hospital's train beats alone.
+
+A beat is its window and its RR features together: supraventricular beats differ from normal ones mostly in timing. For
+distances both blocks are brought to the same total variance, so that neither swamps the other.
+
+A generator that cannot run raises SynthesisError, whose sentence is the reason of a denial. None falls back to another.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from engine.config import BalanceConfig, canonical_json
+from engine.errors import DataError, SynthesisError
+from engine.files import whole
+from engine.oracle import Batch
+from engine.seeds import generator
+
+GENERATORS = ("oversample", "smote", "borderline", "adasyn", "timegan")
+DEFAULTS = BalanceConfig()
+NEAR = 256  # synthetic beats whose distances are held at once
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Synthetic beats of one class, with the provenance of each.
+
+    Attributes:
+        x: float32[n, window].
+        rr: float32[n, RR features].
+        label: the class, an index into the classes of the beats.
+        generator: name of the method.
+        relation: what `parents` are to a beat: it is a "copy" of the first, lies "between" both, or the first is
+            merely the "nearest" real beat.
+        parents: int64[n, 2], positions in the hospital's train part.
+        request: id of the request that the beats answer.
+        settings: SHA-256 in hex of everything besides the data that made them, see `settings_digest`.
+    """
+
+    x: np.ndarray
+    rr: np.ndarray
+    label: int
+    generator: str
+    relation: Literal["copy", "between", "nearest"]
+    parents: np.ndarray
+    request: str
+    settings: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self) -> Batch:
+        """The beats as a batch."""
+        return Batch(self.x, self.rr, np.full(len(self), self.label, np.int8))
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """For each beat: index, generator, request, settings, relation, parents, and the SHA-256 of its numbers."""
+        shared = {"generator": self.generator, "request": self.request, "settings": self.settings}
+        return [
+            {
+                "index": i,
+                **shared,
+                "relation": self.relation,
+                "parents": [int(p) for p in dict.fromkeys(self.parents[i].tolist())],
+                "sha256": hashlib.sha256(self.x[i].tobytes() + self.rr[i].tobytes()).hexdigest(),
+            }
+            for i in range(len(self))
+        ]
+
+
+def generate(
+    method: str,
+    real: Batch,
+    label: int,
+    wanted: int,
+    settings: BalanceConfig = DEFAULTS,
+    seed: int = 0,
+    request: str = "",
+    note: Callable[[str], None] = lambda text: None,
+) -> Synthetic:
+    """Makes `wanted` beats of class `label` (ADASYN may give a few less: it rounds for each real beat).
+
+    Args:
+        method: one of GENERATORS.
+        real: the hospital's whole train part; borderline and adasyn look at the other classes, too.
+        seed: same arguments and seed, same beats, bit for bit.
+        note: told of the progress of timegan.
+
+    Raises:
+        SynthesisError: the generator cannot run on these beats, or is not installed.
+    """
+    if method not in GENERATORS:
+        raise SynthesisError(f"{method!r} is no generator; allowed: {', '.join(GENERATORS)}.")
+    if wanted < 1:
+        raise SynthesisError(f"{method} was asked for {wanted} beats; at least 1 is allowed.")
+    own = np.flatnonzero(real.y == label)
+    if len(own) < (needed := minimum_real(method, settings)):
+        raise SynthesisError(f"{method} needs at least {needed} real beats of the class, there are {len(own)}.")
+    digest = settings_digest(method, settings, seed)
+    if method == "oversample":
+        rows = own[generator(seed, "synthesis oversample").integers(len(own), size=wanted)]
+        return Synthetic(
+            np.array(real.x[rows]),
+            np.array(real.rr[rows]),
+            label,
+            method,
+            "copy",
+            np.stack([rows, rows], 1),
+            request,
+            digest,
+        )
+    space = Space.of(real)
+    if method == "timegan":
+        from engine.synthesis.timegan import sample
+
+        x, rr = sample(np.asarray(real.x[own]), np.asarray(real.rr[own]), wanted, settings.timegan, seed, note)
+        nearest = own[neighbours(space.joint(real.x[own], real.rr[own]), space.joint(x, rr))]
+        return Synthetic(x, rr, label, method, "nearest", np.stack([nearest, nearest], 1), request, digest)
+    points = space.joint(real.x, real.rr)
+    made = _resampled(method, points, np.asarray(real.y) == label, wanted, settings.neighbours, seed)
+    x, rr = space.parts(made)
+    parents = own[between(points[own], made, settings.neighbours)]
+    return Synthetic(x, rr, label, method, "between", parents, request, digest)
+
+
+def minimum_real(method: str, settings: BalanceConfig = DEFAULTS) -> int:
+    """Real beats of a class without which `method` cannot run."""
+    return {"oversample": 1, "timegan": settings.timegan.minimum}.get(method, settings.neighbours + 1)
+
+
+def settings_digest(method: str, settings: BalanceConfig, seed: int) -> str:
+    """SHA-256 in hex of the generator, what it reads of the settings, and its seed."""
+    read: dict[str, Any] = {}
+    if method == "timegan":
+        read = settings.timegan.model_dump(mode="json")
+    elif method != "oversample":
+        read = {"neighbours": settings.neighbours}
+    return hashlib.sha256(canonical_json({"method": method, "seed": seed, **read})).hexdigest()
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of beats in which distances are taken: window and RR features, each of total variance one.
+
+    Attributes:
+        window: samples in a window.
+        scale: divisors of the window and of the RR features.
+    """
+
+    window: int
+    scale: tuple[float, float]
+
+    @classmethod
+    def of(cls, real: Batch) -> "Space":
+        """The space of a hospital's train beats, all classes together. A block that never varies is left as it is."""
+        spread = (float(np.sqrt(np.var(part, axis=0, dtype=np.float64).sum())) for part in (real.x, real.rr))
+        x, rr = (one if one > 1e-9 else 1.0 for one in spread)
+        return cls(real.x.shape[1], (x, rr))
+
+    def joint(self, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        """float64[n, window + RR features]."""
+        return np.concatenate([np.asarray(x, np.float64) / self.scale[0], np.asarray(rr) / self.scale[1]], 1)
+
+    def parts(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x float32[n, window] and rr float32[n, features] of joint points."""
+        x, rr = points[:, : self.window] * self.scale[0], points[:, self.window :] * self.scale[1]
+        return x.astype(np.float32), rr.astype(np.float32)
+
+
+def _resampled(method: str, points: np.ndarray, own: np.ndarray, wanted: int, k: int, seed: int) -> np.ndarray:
+    """The new points of one of imbalanced-learn's over-samplers."""
+    from imblearn.over_sampling import ADASYN, SMOTE, BorderlineSMOTE
+
+    if method == "smote":
+        # it looks at the class alone, but the library insists on a second one
+        points, own = np.concatenate([points[own], points[:1]]), np.arange(own.sum() + 1) < own.sum()
+    elif own.all():
+        raise SynthesisError(f"{method} needs beats of other classes, there are none.")
+    sampler = {"smote": SMOTE, "borderline": BorderlineSMOTE, "adasyn": ADASYN}[method]
+    draw = int(generator(seed, f"synthesis {method}").integers(2**31))
+    neighbours = {"n_neighbors" if method == "adasyn" else "k_neighbors": k}
+    try:
+        made, _ = sampler(sampling_strategy={1: int(own.sum()) + wanted}, random_state=draw, **neighbours).fit_resample(
+            points, own.astype(int)
+        )
+    except (ValueError, RuntimeError) as error:
+        if method == "adasyn" and ("No samples will be generated" in str(error) or "majority" in str(error)):
+            raise SynthesisError("adasyn finds no beat of another class near the class.") from None
+        raise SynthesisError(f"{method} cannot run: {' '.join(str(error).split()).rstrip('.')}.") from None
+    made = made[len(points) :][:wanted]
+    if not len(made):
+        raise SynthesisError(f"{method} finds no beat of the class on its border with others.")
+    return made
+
+
+def between(real: np.ndarray, made: np.ndarray, k: int) -> np.ndarray:
+    """int64[made, 2]: the two of `real`, neighbours of order up to `k`, on whose segment each point lies.
+
+    The pair whose distances to the point add up to little more than the distance between them, the nearer first.
+    """
+    from scipy.spatial.distance import cdist
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(real) - 1)
+    distances, near = NearestNeighbors(n_neighbors=k).fit(real).kneighbors()
+    ends = np.stack([np.repeat(np.arange(len(real)), k), near.ravel()])
+    parents = np.empty((len(made), 2), np.int64)
+    for start in range(0, len(made), NEAR):
+        to_real = cdist(made[start : start + NEAR], real)
+        detour = to_real[:, ends[0]] + to_real[:, ends[1]] - distances.ravel()
+        pairs = ends[:, detour.argmin(1)].T
+        nearer = np.take_along_axis(to_real, pairs, 1).argsort(1, kind="stable")
+        parents[start : start + NEAR] = np.take_along_axis(pairs, nearer, 1)
+    return parents
+
+
+def neighbours(real: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """int64[points]: the nearest of `real` to each point."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=1).fit(real).kneighbors(points, return_distance=False)[:, 0]
+
+
+def save_synthetic(path: Path, parts: list[Synthetic]) -> None:
+    """Writes the accepted beats of one hospital to one file, for `load_synthetic`. Raises DataError."""
+    beats = joined(*(part.batch() for part in parts))
+    with whole(path) as part, part.open("wb") as file:
+        np.savez(file, x=beats.x, rr=beats.rr, y=beats.y)
+
+
+def load_synthetic(path: Path) -> Batch:
+    """The beats of a file of `save_synthetic`. Raises DataError when it is missing or damaged."""
+    try:
+        with np.load(path) as arrays:
+            return Batch(arrays["x"], arrays["rr"], arrays["y"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{path}: holds no synthetic beats ({error}).") from None
+
+
+def joined(*parts: Batch) -> Batch:
+    """The beats of several batches as one."""
+    return Batch(*(np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True)))

@@ -1,0 +1,142 @@
+"""TimeGAN (Yoon, Jarrett, van der Schaar 2019), by ydata-synthetic, in a process and an environment of its own.
+
+A beat is a short sequence of patches: 360 samples are 24 steps of 15, and its RR features go along as constant
+channels. Each beat is one sequence, so no window runs from one beat into the next. Every position of the window and
+every RR feature is brought to [0, 1] and back: its mean over the class's real beats, less and plus SPREAD standard
+deviations. (Minimum and maximum would do as well for one number, but along a beat they jump from sample to sample, and
+so would every synthetic beat.) The paper trains for tens of thousands of steps; the default here for as many as two cores do in
+about ten minutes.
+
+Trained generators are kept in the cache folder, by the digest of their data and settings.
+"""
+
+import collections
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import TimeGanConfig, canonical_json
+from engine.data.records import cache_folder
+from engine.errors import SynthesisError
+
+WORKER = Path(__file__).with_name("timegan_worker.py")
+VARIABLE = "PULSELEDGER_TIMEGAN_PYTHON"
+SPREAD = 4.0
+
+
+def interpreter() -> str:
+    """The Python that has ydata-synthetic: the one that PULSELEDGER_TIMEGAN_PYTHON names, that of `make timegan`, or
+    this one.
+
+    Raises:
+        SynthesisError: there is none.
+    """
+    if named := os.environ.get(VARIABLE):
+        if not Path(named).is_file():
+            raise SynthesisError(f"{VARIABLE} names {named}, which is no file.")
+        return named
+    made = Path(__file__).parents[2] / ".venv-timegan/bin/python"
+    if made.is_file():
+        return str(made)
+    if importlib.util.find_spec("ydata_synthetic"):
+        return sys.executable
+    raise SynthesisError(f"timegan needs ydata-synthetic 1.4: run `make timegan`, or name its Python in {VARIABLE}.")
+
+
+def sample(
+    x: np.ndarray,
+    rr: np.ndarray,
+    wanted: int,
+    settings: TimeGanConfig,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trains on the beats of one class, or finds the generator in the cache, and draws `wanted` beats.
+
+    Args:
+        x: float32[n, window].
+        rr: float32[n, features].
+        note: told of the progress.
+
+    Returns:
+        x float32[wanted, window], rr float32[wanted, features].
+
+    Raises:
+        SynthesisError: the library is not there, or fails.
+    """
+    python = interpreter()
+    beats = np.concatenate([x, rr], 1).astype(np.float64)
+    deviation = beats.std(0)
+    span = 2 * SPREAD * np.where(deviation > 0, deviation, 1.0)
+    low = beats.mean(0) - span / 2
+    data = to_sequences(np.clip((beats - low) / span, 0, 1), x.shape[1], settings.patch)
+    described = {**settings.model_dump(mode="json"), "seed": seed}
+    # what was trained depends on the worker's code too
+    key = hashlib.sha256(canonical_json(described) + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes())
+    home = cache_folder() / "timegan"
+    home.mkdir(parents=True, exist_ok=True)
+    weights = home / f"{key.hexdigest()}.npz"
+    note(f"timegan: {'found in the cache' if weights.exists() else f'training on {len(x)} beats'}")
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
+        np.savez(job, data=data, settings=json.dumps({**described, "wanted": wanted}))
+        used = weights if weights.exists() else trained
+        _run([python, "-I", str(WORKER), str(job), str(used), str(out)], note)
+        try:
+            with np.load(out) as arrays:
+                beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
+        except (OSError, ValueError, KeyError) as error:
+            raise SynthesisError(f"timegan left no beats ({error}).") from None
+        if used is trained:
+            trained.replace(weights)
+    beats = beats * span + low
+    return beats[:, : x.shape[1]].astype(np.float32), beats[:, x.shape[1] :].astype(np.float32)
+
+
+def to_sequences(beats: np.ndarray, window: int, patch: int) -> np.ndarray:
+    """float32[n, ceil(window / patch), patch + features] of float[n, window + features].
+
+    The window is cut into patches, its last sample repeated to fill the last; the features stand in every step.
+    """
+    steps = -(-window // patch)
+    padded = np.pad(beats[:, :window], ((0, 0), (0, steps * patch - window)), mode="edge")
+    features = np.repeat(beats[:, None, window:], steps, 1)
+    return np.concatenate([padded.reshape(len(beats), steps, patch), features], 2).astype(np.float32)
+
+
+def from_sequences(sequences: np.ndarray, window: int, features: int, patch: int) -> np.ndarray:
+    """float64[n, window + features]: `to_sequences` undone; a feature is its mean over the steps."""
+    x = sequences[:, :, :patch].reshape(len(sequences), -1)[:, :window]
+    return np.concatenate([x, sequences[:, :, patch:].mean(1).reshape(-1, features)], 1).astype(np.float64)
+
+
+def _run(command: list[str], note: Callable[[str], None]) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    last: collections.deque[str] = collections.deque(maxlen=1)
+    try:
+        worker = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        )
+    except OSError as error:
+        raise SynthesisError(f"timegan's Python {command[0]} cannot be run ({error.strerror}).") from None
+    try:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if line.startswith("timegan: "):
+                note(line.strip())
+            elif line.strip():
+                last.append(line.strip())
+        if worker.wait():
+            raise SynthesisError(f"timegan failed: {last[0] if last else f'exit status {worker.returncode}'}.")
+    finally:
+        if worker.poll() is None:  # somebody interrupted the wait
+            worker.kill()
+            worker.wait()

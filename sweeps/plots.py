@@ -1,0 +1,607 @@
+"""The pictures of a study's report. Plain trials in, matplotlib figures out; nothing is read or written here.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; marker and dash repeat what a colour
+says, so that a page printed in grey can be read, too.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from optuna.distributions import CategoricalDistribution
+
+from engine.config import CLASSES
+
+WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
+PANELS = 12  # at most in one picture; more are continued in the next
+ROWS = 30  # of a heat map or a row of strips in one picture
+POINTS = 60  # a strip with more is drawn as its box alone
+ONLY = "all"  # label of the only condition of a study without a grid
+GREY = "#6b6b6b"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "figure.facecolor": "white",
+}
+NAMES = {"local": "local-only", "centralised": "centralised", "fedavg": "FedAvg", "fedprox": "FedProx"}
+# colour, marker and dash of each method in the order of their appearance
+LOOKS: list[tuple[str, str, Any]] = [
+    ("#0072b2", "o", "-"),
+    ("#d55e00", "s", (0, (5, 1.5))),
+    ("#009e73", "^", (0, (1.5, 1))),
+    ("#cc79a7", "D", (0, (6, 1.5, 1.5, 1.5))),
+    ("#000000", "v", (0, (3, 1))),
+    ("#e69f00", "P", (0, (8, 2))),
+    ("#56b4e9", "X", (0, (1, 2))),
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished trial, as the pictures need it.
+
+    Attributes:
+        row: its row of `sweeps.compare.rows_of`.
+        keys: dotted keys of its condition.
+        results: the content of `result.json` of each repeat, its rounds cut down to the global model's validation
+            macro-F1.
+    """
+
+    row: dict[str, Any]
+    keys: dict[str, Any]
+    results: tuple[dict[str, Any], ...]
+
+    @property
+    def condition(self) -> str:
+        return self.row["condition"]
+
+    @property
+    def method(self) -> str:
+        """The algorithm as a reader calls it."""
+        federation = self.results[0]["config"]["federation"]
+        name = federation["algorithm"]
+        return f"Per-FedAvg {federation['perfedavg']['variant']}" if name == "perfedavg" else NAMES.get(name, name)
+
+    @property
+    def trains_global(self) -> bool:
+        """Whether there is a global model; local-only has none, what its loop carries along was never trained."""
+        return self.row["method"] != "local"
+
+    @property
+    def hospitals(self) -> int:
+        return len(self.results[0]["cohort"]["hospitals"])
+
+    @property
+    def skew(self) -> tuple[str, float | None]:
+        """How records became hospitals: the partition, and the Dirichlet concentration if it has one."""
+        cohort = self.results[0]["config"]["cohort"]
+        return cohort["partition"], cohort["alpha"] if "dirichlet" in cohort["partition"] else None
+
+    @property
+    def others(self) -> str:
+        """What its condition sets besides hospitals and skew."""
+        plain = ("cohort.hospitals", "cohort.partition", "cohort.alpha")
+        return ", ".join(f"{k.rsplit('.', 1)[-1]} {v}" for k, v in self.keys.items() if k not in plain)
+
+
+def best(trials: Iterable[Trial]) -> list[Trial]:
+    """The first trial of each condition and method; trials come best first."""
+    found: dict[tuple[str, str], Trial] = {}
+    for trial in trials:
+        found.setdefault((trial.condition, trial.method), trial)
+    return list(found.values())
+
+
+def skew_name(skew: tuple[str, float | None]) -> str:
+    """Short text of a partition."""
+    partition, alpha = skew
+    return partition if alpha is None else f"{partition.removesuffix('-dirichlet')}s α = {alpha:g}"
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+@matplotlib.rc_context(STYLE)
+def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
+    """Validation macro-F1 of the global model by round, a panel for each condition.
+
+    A line is the median over all trials and repeats of a method, its band their middle half; the mark behind the last
+    round is the median of the personal models.
+    """
+    looks = _looks(trials)
+    figures = []
+    for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), PANELS):
+        figure, panels = _grid(labels, height=1.75)
+        for label, axes in zip(labels, panels, strict=True):
+            group = [t for t in trials if t.condition == label]
+            last = 0
+            methods = sorted({t.method for t in group})
+            for method in methods:
+                own = [t for t in group if t.method == method]
+                colour, _, dash = looks[method]
+                curves = [r["rounds"] for t in own if t.trains_global for r in t.results]
+                length = max((len(c) for c in curves), default=0)
+                last = max(last, *(len(r["rounds"]) for t in own for r in t.results))
+                table = np.full((len(curves), length), np.nan)
+                for i, curve in enumerate(curves):
+                    table[i, : len(curve)] = [np.nan if v is None else v for v in curve]
+                if np.isfinite(table).any():
+                    low, middle, high = _quartiles(table)
+                    rounds = np.arange(1, length + 1)
+                    axes.plot(rounds, middle, color=colour, linestyle=dash, marker="." if length == 1 else None)
+                    if len(curves) > 1:
+                        axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.axvspan(1.03 * last, last * (1.09 + 0.05 * len(methods)), color="#f1f1f1", linewidth=0)
+            middle = last * (1.06 + 0.025 * len(methods))
+            axes.text(middle, 0.02, "personal", ha="center", va="bottom", fontsize=6.5, rotation=90, color=GREY)
+            for place, method in enumerate(methods):
+                own = [t for t in group if t.method == method]
+                ends = [r["validation"]["personal"]["macro_f1"] for t in own for r in t.results]
+                ends = [e for e in ends if e is not None]
+                if ends:
+                    colour, marker, _ = looks[method]
+                    # side by side, or equal ends would hide each other
+                    axes.plot(last * (1.085 + 0.05 * place), np.median(ends), color=colour, marker=marker)
+            axes.set(title=_title(label), ylim=(0, 1.02))
+            ticks = MaxNLocator(5, integer=True).tick_values(1, last)
+            axes.set_xticks([t for t in ticks if 1 <= t <= last])
+        _outer(figure, panels, "round", "macro-F1 (validation)")
+        _legend(figure, looks, {t.method for t in trials if t.condition in labels})
+        figures.append(figure)
+    return figures
+
+
+@matplotlib.rc_context(STYLE)
+def recall_map(trials: Sequence[Trial]) -> list[Figure]:
+    """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
+    there = {c for t in trials for c in t.results[0]["final"]["personal"]["recall"]}
+    classes = [c for c in CLASSES if c in there]
+    figures = []
+    for rows in _parts(best(trials), ROWS):
+        values = np.array(
+            [[_value(trial.row.get(f"personal_recall_{c}")) for c in classes] for trial in rows], dtype=float
+        )
+        figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(False)
+        shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for i, j in np.ndindex(values.shape):
+            if np.isfinite(values[i, j]):
+                dark = values[i, j] < 0.55
+                axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if dark else "k")
+        several = len({t.condition for t in rows}) > 1
+        names, before = [], None
+        for trial in rows:
+            first = f"{trial.condition}   " if several and trial.condition != before else ""
+            names.append(first + trial.method)
+            before = trial.condition
+        axes.set_yticks(range(len(rows)), names)
+        support = [
+            sorted({r["final"]["personal"]["support"].get(c, 0) for t in rows for r in t.results}) for c in classes
+        ]
+        counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
+        axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
+        axes.set_xlabel("class, and its number of test beats")
+        for i in range(1, len(rows)):
+            if rows[i].condition != rows[i - 1].condition:
+                axes.axhline(i - 0.5, color="white", linewidth=2.5)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(shown, ax=axes, label="recall", aspect=30, pad=0.01)
+        figures.append(figure)
+    return figures
+
+
+@matplotlib.rc_context(STYLE)
+def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
+    """Accuracy and macro-F1 of the personal models on the test beats against the hospital count or the skew.
+
+    A panel column for each value of everything else that the conditions set; the local-majority line in each panel.
+
+    Args:
+        axis: "hospitals" or "skew".
+    """
+    looks = _looks(trials)
+    chosen = best(trials)
+    panels: dict[str, list[Trial]] = {}
+    for trial in chosen:
+        fixed = skew_name(trial.skew) if axis == "hospitals" else f"{trial.hospitals} hospitals"
+        panels.setdefault(", ".join(filter(None, (fixed, trial.others))), []).append(trial)
+    figures = []
+    for part in _parts(list(panels), 3):
+        figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
+        table = figure.subplots(2, len(part), sharex="col", sharey="row", squeeze=False)
+        for column, label in enumerate(part):
+            group = panels[label]
+            places = _places(group, axis)
+            methods = list(dict.fromkeys(t.method for t in group))
+            for line, (score, factor) in enumerate((("accuracy", 100.0), ("macro_f1", 1.0))):
+                axes = table[line, column]
+                for i, method in enumerate(methods):
+                    own = [t for t in group if t.method == method]
+                    shift = 0.1 * (i - (len(methods) - 1) / 2)
+                    points = [(_place(t, axis), f"personal_{score}", t.row[f"personal_{score}_sd"], t.row) for t in own]
+                    _line(
+                        axes,
+                        [(p, factor * _value(row[key]), factor * (sd or 0)) for p, key, sd, row in points],
+                        places,
+                        looks[method],
+                        shift,
+                    )
+                constant = {_place(t, axis): factor * _value(t.row[f"local_majority_{score}"]) for t in group}
+                _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
+                if line == 0:
+                    axes.set_title(_title(label))
+                if column == 0:
+                    axes.set_ylabel("accuracy (%)" if line == 0 else "macro-F1")
+                axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
+                axes.set_xlim(-0.5, len(places) - 0.5)
+                axes.grid(axis="x", visible=False)
+        for axes in table[1]:
+            axes.set_xlabel("hospitals" if axis == "hospitals" else "skew")
+        _legend(figure, looks, {t.method for p in part for t in panels[p]}, majority=True)
+        figures.append(figure)
+    return figures
+
+
+@matplotlib.rc_context(STYLE)
+def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: Mapping[str, str]) -> list[Figure]:
+    """Every pair of objectives: all finished trials, those on the front joined.
+
+    Args:
+        points: name of the Optuna study -> values float[trials, objectives], and bool[trials] that marks the front.
+        objectives: name -> "maximize" or "minimize".
+    """
+    names = list(objectives)
+    pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
+    figures = []
+    for part in _parts([(label, pair) for label in points for pair in pairs], PANELS):
+        figure, panels = _grid(part, height=2.2)
+        for (label, (x, y)), axes in zip(part, panels, strict=True):
+            values, front = points[label]
+            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="other trials")
+            chain = values[front][np.argsort(values[front][:, x])]
+            joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
+            axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")
+            axes.set(title=_title(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
+            axes.xaxis.label.set_fontsize(7)
+            axes.yaxis.label.set_fontsize(7)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figures.append(figure)
+    return figures
+
+
+def importance(study: optuna.Study, objective: str, title: str) -> Figure:
+    """Optuna's picture of how much each tuned key matters for one objective."""
+    axes = _optunas(lambda: optuna.visualization.matplotlib.plot_param_importances(study))
+    figure = axes.figure
+    count = len(axes.get_yticks())
+    figure.set_size_inches(0.75 * WIDTH, 0.75 + 0.27 * count)
+    axes.set_yticks(axes.get_yticks(), [t.get_text().rsplit(".", 1)[-1] for t in axes.get_yticklabels()])
+    axes.set_title("", loc="left")
+    axes.set(xlabel=f"importance for {objective} (shares of 1)", ylabel="")
+    figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
+    for patch in axes.patches:
+        patch.set(facecolor=LOOKS[0][0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
+    for text in axes.texts:
+        text.set_text(f" {text.get_text()}")
+    axes.get_legend().remove()
+    return _plain(figure)
+
+
+def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
+    """Optuna's picture of one objective against each tuned key."""
+    keys = sorted({key for trial in study.trials for key in trial.params})
+    figures = []
+    for part in _parts(keys, 4):
+        every = np.atleast_1d(
+            _optunas(lambda part=part: optuna.visualization.matplotlib.plot_slice(study, params=part))
+        )
+        figure = every[0].figure
+        figure.set_size_inches(WIDTH if len(part) > 1 else WIDTH / 2, 2.3)
+        for axes in every:
+            key = axes.get_xlabel()
+            axes.set(xlabel=key.rsplit(".", 1)[-1], title="", ylabel="")
+            if isinstance(study.trials[0].distributions[key], CategoricalDistribution):
+                names = [t.get_text().strip("'") for t in axes.get_xticklabels()]
+                axes.set_xticks(axes.get_xticks(), names, rotation=25, ha="right", rotation_mode="anchor")
+            elif axes.get_xscale() == "log":
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        every[0].set_ylabel(_folded(objective, 26))
+        figure.axes[-1].set_ylabel("order of the trials")
+        figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
+        figures.append(_plain(figure))
+    return figures
+
+
+@matplotlib.rc_context(STYLE)
+def spread(trials: Sequence[Trial]) -> list[Figure]:
+    """Macro-F1 of each hospital under the global and under its personal model, test beats, best trial of each method."""
+    chosen = [t for t in best(trials) if t.trains_global]
+    figures = []
+    for labels in _parts(list(dict.fromkeys(t.condition for t in chosen)), PANELS):
+        figure, panels = _grid(labels, height=2.3)
+        for label, axes in zip(labels, panels, strict=True):
+            group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
+            for place, trial in enumerate(group):
+                for shift, model, colour, marker in (
+                    (-0.19, "global", GREY, "o"),
+                    (0.19, "personal", LOOKS[0][0], "D"),
+                ):
+                    values = [h["macro_f1"] for r in trial.results for h in r["final"][model]["per_hospital"]]
+                    values = [v for v in values if v is not None]
+                    if not values:
+                        continue
+                    axes.boxplot(
+                        [values], positions=[place + shift], widths=0.3, showfliers=len(values) > POINTS, whis=(0, 100) if len(values) <= POINTS else 1.5,
+                        medianprops={"color": "black"}, boxprops={"color": colour}, whiskerprops={"color": colour}, capprops={"color": colour},
+                        flierprops={"markersize": 2, "markeredgecolor": colour}, manage_ticks=False,
+                    )  # fmt: skip
+                    if len(values) <= POINTS:
+                        axes.scatter(
+                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
+                        )  # fmt: skip
+                hurt = trial.row["hurt_share"]
+                if hurt is not None:
+                    axes.text(
+                        place,
+                        1.06,
+                        f"{'hurt ' * (len(group) < 4)}{100 * hurt:.0f} %",
+                        ha="center",
+                        va="bottom",
+                        fontsize=7,
+                    )
+            names = [t.method.replace("Per-FedAvg ", "Per-FedAvg\n") for t in group]
+            axes.set_xticks(range(len(group)), names, rotation=0 if len(group) <= 2 else 30)
+            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_title(label))
+            axes.set_yticks(np.arange(0, 1.01, 0.2))
+            axes.grid(axis="x", visible=False)
+        _outer(figure, panels, "", "macro-F1 of a hospital (test)")
+        handles = [
+            Line2D([], [], color=GREY, marker="o", linestyle="", label="global model"),
+            Line2D([], [], color=LOOKS[0][0], marker="D", linestyle="", label="personal models"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        figures.append(figure)
+    return figures
+
+
+@matplotlib.rc_context(STYLE)
+def ledger_cost(trials: Sequence[Trial]) -> list[Figure]:
+    """Time that the ledger keeps a round waiting, its share of the run, and gas; a row for each condition."""
+    columns = (
+        ("critical path (ms a round)", lambda t, r: 1000 * r["critical_path_seconds"] / r["rounds"]),
+        ("share of the rounds (%)", lambda t, r: 100 * r["overhead_share"]),
+        ("gas (units a round)", lambda t, r: r["gas_per_round"]),
+    )
+    figures = []
+    for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), ROWS):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(labels)), layout="constrained")
+        for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), columns, strict=True):
+            for place, label in enumerate(labels):
+                values = [
+                    value(t, r["ledger"])
+                    for t in trials
+                    if t.condition == label
+                    for r in t.results
+                    if r["ledger"]["backend"] != "none" and r["ledger"].get("rounds")
+                ]
+                axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
+                if values:
+                    axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
+            axes.set(xlabel=name, ylim=(len(labels) - 0.5, -0.5))
+            axes.set_xlim(left=0)
+            axes.set_xlim(right=1.08 * axes.get_xlim()[1])
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+        figure.axes[0].set_yticks(range(len(labels)), labels)
+        figures.append(figure)
+    return figures
+
+
+# --- Parts of pictures ------------------------------------------------------------------------------------------------
+
+
+def _looks(trials: Sequence[Trial]) -> dict[str, tuple[str, str, Any]]:
+    """Method -> colour, marker, dash; the same in all pictures of a study."""
+    methods = sorted({t.method for t in trials})
+    return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(methods)}
+
+
+def _parts(items: list[Any], size: int) -> list[list[Any]]:
+    """Even parts of at most `size`."""
+    count = -(-len(items) // size)
+    ends = [round(i * len(items) / count) for i in range(count + 1)] if items else []
+    return [items[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def _grid(items: Sequence[Any], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel for each item, at most three in a row."""
+    columns = min(3, len(items)) if len(items) != 4 else 2
+    rows = -(-len(items) // columns)
+    # a single panel over the whole width would be a poster
+    width = WIDTH if columns > 1 else 0.62 * WIDTH
+    figure = Figure(figsize=(width, 0.5 + height * rows * (1.25 if columns < 3 else 1)), layout="constrained")
+    table = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in table[len(items) :]:
+        axes.set_visible(False)
+    return figure, table[: len(items)]
+
+
+def _outer(figure: Figure, panels: Sequence[Axes], x: str, y: str) -> None:
+    """Labels the first column and the last panel of each column, whose neighbours have the same axes."""
+    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for i, axes in enumerate(panels):
+        if i % columns == 0:
+            axes.set_ylabel(y)
+        else:
+            axes.set_yticklabels([])
+        if i + columns >= len(panels):
+            axes.set_xlabel(x)
+
+
+def _legend(figure: Figure, looks: dict[str, Any], shown: set[str], majority: bool = False) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle=dash, markersize=4.5, label=method)
+        for method, (colour, marker, dash) in looks.items()
+        if method in shown
+    ]
+    if majority:
+        handles.append(Line2D([], [], color=GREY, marker="_", linestyle=":", label="local majority"))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles) if len(handles) < 5 else 3,
+        fontsize=8,
+        frameon=False,
+    )
+
+
+def _quartiles(table: np.ndarray) -> np.ndarray:
+    """float[3, rounds]: quartiles and median of float[runs, rounds], over what is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # rounds that no validation beats scored
+        return np.nanpercentile(table, (25, 50, 75), axis=0)
+
+
+def _place(trial: Trial, axis: str) -> Any:
+    return trial.hospitals if axis == "hospitals" else trial.skew
+
+
+def _places(trials: Sequence[Trial], axis: str) -> list[Any]:
+    """Ticks in order; of skews, those without a concentration first."""
+    there = {_place(t, axis) for t in trials}
+    return sorted(there) if axis == "hospitals" else sorted(there, key=lambda s: (s[1] is not None, s[0], s[1] or 0.0))
+
+
+def _tick(place: Any, axis: str) -> str:
+    return str(place) if axis == "hospitals" else skew_name(place).replace(" α", "\nα")
+
+
+def _line(
+    axes: Axes,
+    points: Sequence[tuple[Any, float, float]],
+    places: list[Any],
+    look: tuple[str, str, Any],
+    shift: float,
+) -> None:
+    """Points with bars, joined where neighbours lie on one scale: two partitions do not."""
+    colour, marker, dash = look
+    points = sorted(points, key=lambda p: places.index(p[0]))
+    scales: dict[Any, list[tuple[Any, float, float]]] = {}
+    for point in points:
+        place = point[0]
+        apart = isinstance(place, tuple)
+        scales.setdefault((place[0], place[1] is None) if apart else "", []).append(point)
+    for group in scales.values():
+        x = [places.index(p) + shift for p, _, _ in group]
+        # a bar of no height would look like a spread of none
+        errors = [sd if sd else np.nan for _, _, sd in group]
+        axes.errorbar(
+            x,
+            [v for _, v, _ in group],
+            errors,
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            capsize=2,
+            elinewidth=1,
+            markersize=4.5 if marker != "_" else 14,
+        )
+
+
+def _goal(name: str, objectives: Mapping[str, str]) -> str:
+    return f"{_folded(name, 30)} ({'higher' if objectives[name] == 'maximize' else 'lower'} is better)"
+
+
+def _title(label: str) -> str:
+    return "" if label == ONLY else _folded(label)
+
+
+def _folded(text: str, width: int = 34) -> str:
+    """Breaks a long label, at commas if they do, else at slashes and blanks, too."""
+    if len(text) <= width:
+        return text
+    pieces = text.replace(", ", ",\0 ").split("\0")
+    if len(pieces) == 1:
+        pieces = text.replace("/", "/\0").replace(" ", "\0 ").split("\0")
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return "\n".join(lines)
+
+
+def _jitter(count: int) -> np.ndarray:
+    """Small shifts that are the same at every drawing."""
+    return 0.1 * np.sin(2.4 * np.arange(count))
+
+
+def _value(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _optunas(draw: Any) -> Any:
+    """Calls one of Optuna's drawing functions, which use pyplot and change its style, without leaving traces."""
+    from matplotlib import pyplot
+
+    before = matplotlib.get_backend(auto_select=False)
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pyplot.switch_backend("agg")  # no window, and a notebook's own pictures stay as they were
+        try:
+            made = draw()
+            pyplot.close(np.atleast_1d(made)[0].figure)
+        finally:
+            if before is not None:
+                pyplot.switch_backend(before)
+    return made
+
+
+def _plain(figure: Figure) -> Figure:
+    """Optuna's pictures in the style of the others."""
+    # the bar beside a single panel is laid out in a way that the constrained layout divides by zero
+    figure.set_layout_engine("constrained" if len(figure.axes) != 2 else "tight")
+    figure.set_facecolor("white")
+    for axes in figure.axes:
+        bar = axes.get_label() == "<colorbar>"
+        axes.set_facecolor("white")
+        axes.grid(False)
+        if not bar:
+            axes.grid(True, color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side, spine in axes.spines.items():
+            spine.set(visible=not bar and side in ("left", "bottom"), color="black", linewidth=0.8)
+        axes.tick_params(labelsize=7.5, colors="black")
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set(fontsize=8, color="black", fontweight="normal", fontfamily="DejaVu Sans")
+        for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts):
+            text.set(fontsize=7.5, color="black", fontfamily="DejaVu Sans")
+    return figure

@@ -1,0 +1,111 @@
+"""Local Ethereum nodes for the tests: anvil and ganache from `contracts/node_modules`, or anvil on the path.
+
+A test that asks for one is skipped, with the reason, where it is not installed (`npm ci` in `contracts/`).
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from reference import ROOT
+
+CHAIN_ID = 4242
+# Funded on every node here. The first account of the test phrase that the nodes know by themselves.
+KEY = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
+_PLACE = str(ROOT / "contracts/node_modules/.bin")
+
+
+class Node:
+    """A node on a free port of this machine. `kill` takes its memory; `start` begins again on the same port."""
+
+    def __init__(self, program: str, *options: str, chain_id: int = CHAIN_ID) -> None:
+        found = shutil.which(program, path=_PLACE) or shutil.which(program)
+        if found is None:
+            pytest.skip(f"{program} is not installed: run `npm ci` in contracts/")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._command = [found, "--port", str(self._port), *_identity(program, chain_id), *options]
+        self._process: subprocess.Popen | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start the node and wait until it answers."""
+        silent = subprocess.DEVNULL
+        # A session of its own: what npm installs is a script that starts the node, and both must end.
+        self._process = subprocess.Popen(
+            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self("eth_chainId")
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.kill()
+                    raise AssertionError(f"{self._command[0]} did not start") from None
+                time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in order, so that it writes what it was told to keep."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, how)
+        self._process.wait(20)
+        self._process = None
+        # The port is free when the node itself has gone.
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 1).close()
+            except OSError:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{self._command[0]} did not end")
+
+    def __call__(self, method: str, *params: Any) -> Any:
+        """Ask the node something, without any code of the engine."""
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
+        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            answer = json.load(response)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return answer["result"]
+
+    def __enter__(self) -> "Node":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+
+def _identity(program: str, chain_id: int) -> Sequence[str]:
+    """Chain id and the funded key, in the words of each program."""
+    if program == "anvil":
+        return ["--chain-id", str(chain_id), "--silent"]
+    return [
+        "--chain.chainId",
+        str(chain_id),
+        "--wallet.accounts",
+        f"0x{KEY.hex()},0x{10**22:x}",
+        "--host",
+        "127.0.0.1",
+        "--logging.quiet",
+    ]

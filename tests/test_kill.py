@@ -1,0 +1,301 @@
+"""Processes that are killed with SIGKILL while a study runs: nothing is lost, nothing is done twice, no bit changes."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import reference
+import yaml
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from raylets import ENVIRONMENT, raylets
+from reference import ROOT, numbers, settled
+
+from engine.ledger.audit import audit
+from sweeps.compare import rows_of
+from sweeps.space import load_study
+from sweeps.study import open_studies, read_study, resume_study, start_study, trial_folder
+
+ray2 = reference.ray2
+
+ROUNDS = 12
+STUDY: dict[str, Any] = {
+    "name": "killed",
+    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
+    "model": {"channels": [8, 8, 16], "hidden": 16},
+    "federation": {"rounds": ROUNDS, "local_epochs": 8},
+    "conditions": {"cohort.hospitals": [2, 3]},
+    "baselines": [{"federation.algorithm": "local"}],
+    "search": {"federation.learning_rate": {"log_uniform": [0.003, 0.1]}},
+    "design": [{"federation.learning_rate": 0.05}, {"federation.learning_rate": 0.003}],
+    "objectives": {"validation/personal/macro_f1": "maximize", "validation/global/macro_f1": "maximize"},
+    "sampler": "random",
+    "trials": 8,
+    "execution": {"cpus": 2, "hospitals_per_actor": 3},
+}
+# decisions depend on who was there first, so trials come one after another
+PRUNED = {"pruner": {"method": "rungs", "first": 2, "factor": 2, "n_startup_trials": 1}, "concurrency": 1}
+
+
+def values_of(store: Path, experiment: str, **keys: Any) -> dict[str, Any]:
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    return {**STUDY, **keys, "tracking": {"backend": "mlflow", "uri": uri, "experiment": experiment}}
+
+
+@contextlib.contextmanager
+def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """`pulseledger ...` in a process of its own, which is gone afterwards with all that it started."""
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sweeps", *words],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=file,
+            text=True,
+        )
+        try:
+            yield process
+        except BaseException:
+            print(log.read_text())
+            raise
+        finally:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def children(process: subprocess.Popen[str], title: str) -> list[psutil.Process]:
+    """Ray's processes of one kind, the oldest first."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if " ".join(child.cmdline()).startswith(title):
+                    found.append(child)
+    return sorted(found, key=lambda p: (p.create_time(), p.pid))
+
+
+def victims(process: subprocess.Popen[str], kind: str) -> list[psutil.Process]:
+    match kind:
+        case "runner":
+            return children(process, "ray::TrialRunner")
+        case "hospital":
+            return children(process, "ray::_Host")
+        case "tracker":  # the driver starts it before any trial
+            return children(process, "ray::_Holder")[:1]
+        case "ledger":
+            return children(process, "ray::_Holder")[1:]
+        case _:
+            raise ValueError(kind)
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def rounds_done(folder: Path) -> int:
+    """Rounds of all trials so far, as far as they can be seen."""
+    done = 0
+    for path in folder.glob("trials/*/progress.json"):
+        with contextlib.suppress(OSError, ValueError):
+            done += json.loads(path.read_text())["round"]
+    return done
+
+
+def strike(process: subprocess.Popen[str], kind: str, draw: random.Random) -> bool:
+    """Kills one process of a kind; False when there was none before the study ended."""
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        found[:] = victims(process, kind)
+        return bool(found)
+
+    until(there, process)
+    if not found or process.poll() is not None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        draw.choice(found).kill()
+    return True
+
+
+def facts(folder: Path) -> list[Any]:
+    """What may not depend on interruptions, trial by trial."""
+    study = read_study(folder)
+    rows = []
+    for opened, _ in open_studies(study, folder):
+        for t in opened.get_trials():
+            if "config" not in t.user_attrs:
+                assert t.state.is_finished()
+                continue
+            number = t.user_attrs["trial"]
+            home = trial_folder(folder, number) / "seed-0"
+            done = (home / "result.json").exists()
+            rungs = {k: (v["values"], v["kept"]) for k, v in t.user_attrs.items() if k.startswith("rung/")}
+            rows.append(
+                (
+                    number,
+                    t.user_attrs["condition"],
+                    t.user_attrs["keys"],
+                    t.state.name,
+                    t.values,
+                    t.user_attrs.get("pruned"),
+                    rungs,
+                    numbers(json.loads((home / "result.json").read_text()), home) if done else None,
+                    audit(home).head,
+                )
+            )
+            assert audit(home).clean
+    return sorted(rows, key=lambda row: row[0])
+
+
+def in_mlflow(store: Path, experiment: str, folder: Path) -> None:
+    """Exactly one run for each trial, ended as the trial did, each round once; and the parent."""
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    mine = {run.data.tags["number"]: run for run in runs if run is not parent}
+    rows = rows_of(folder)
+    assert len(runs) == len(rows) + 1
+    for row in rows:
+        run = mine[str(row["trial"])]
+        assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[row["state"]]
+        assert run.data.tags["state"] == row["state"]
+        points = client.get_metric_history(run.info.run_id, "train/loss")
+        steps = sorted(point.step for point in points)
+        last = ROUNDS if row["state"] == "COMPLETE" else max(steps)
+        assert steps == list(range(1, last + 1)), (row["trial"], steps)
+        if row["state"] == "COMPLETE":
+            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray2, store: Path, tmp_path_factory) -> list[Any]:
+    settled()
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    start_study(load_study(values_of(store, "undisturbed", **PRUNED), "test"), folder)
+    in_mlflow(store, "undisturbed", folder)
+    found = facts(folder)
+    assert {row[3] for row in found} == {"COMPLETE", "PRUNED"}
+    return found
+
+
+def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store: Path, tmp_path: Path):
+    """A hospital, the tracker, a ledger and a runner are killed, then Ctrl-C stops the driver at a checkpoint."""
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values_of(store, "killed", **PRUNED), sort_keys=False))
+    draw = random.Random(1)
+    with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
+        for i, kind in enumerate(("hospital", "tracker", "ledger", "runner")):
+            until(lambda i=i: rounds_done(folder) > 6 * i, process)  # type: ignore[misc]
+            assert strike(process, kind, draw), kind
+        until(lambda: rounds_done(folder) > 6 * 4, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    text = (tmp_path / "study.log").read_text()
+    assert f"`pulseledger resume {folder}` goes on" in text
+    assert "Traceback" not in text
+    states = [t.state for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    assert states.count(TrialState.RUNNING) <= 1  # it waits at its checkpoint
+    assert states.count(TrialState.FAIL) == 0
+    settled()
+    resume_study(folder, quiet=True)
+    assert facts(folder) == undisturbed
+    in_mlflow(store, "killed", folder)
+
+
+# --- Many times -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_second_signal_leaves_at_once(undisturbed: list[Any], store: Path, tmp_path: Path):
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values_of(store, "stopped", **PRUNED), sort_keys=False))
+    with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
+        until(lambda: rounds_done(folder) > 10, process)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    settled()
+    resume_study(folder, quiet=True)
+    assert facts(folder) == undisturbed
+    in_mlflow(store, "stopped", folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PULSELEDGER_KILLS", "12"))))
+def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: Path, tmp_path: Path, seed: int):
+    """At most two losses in one driver's life, as a trial is given up after three; and the driver, several times."""
+    draw = random.Random(seed)
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values_of(store, f"random-{seed}", **PRUNED), sort_keys=False))
+    words = ["sweep", str(file), "--out", str(folder)]
+    killed = []
+    for _ in range(draw.randint(1, 3)):
+        with driver(folder, *words) as process:
+            until(lambda: (folder / ".driver.json").exists(), process)
+            for kind in draw.choices(["hospital", "runner", "ledger", "tracker"], k=draw.randint(0, 2)):
+                if strike(process, kind, draw):
+                    killed.append(kind)
+                time.sleep(draw.uniform(0, 2))
+            time.sleep(draw.choice([0, draw.uniform(0, 4), draw.uniform(4, 12)]))
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append("driver")
+        if folder.joinpath("study.yaml").exists():
+            words = ["resume", str(folder)]
+    print(f"seed {seed}: killed {', '.join(killed)}")
+    settled()
+    if folder.joinpath("study.yaml").exists():
+        resume_study(folder, quiet=True)
+    else:
+        start_study(load_study(values_of(store, f"random-{seed}", **PRUNED), "test"), folder, quiet=True)
+    assert facts(folder) == undisturbed
+    in_mlflow(store, f"random-{seed}", folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_raylets_killed_at_random_times(undisturbed: list[Any], store: Path, tmp_path: Path, seed: int):
+    """Two nodes beside the head; one of them is killed and joins again, several times. The driver stays."""
+    draw = random.Random(seed)
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    values = values_of(store, f"raylets-{seed}", **PRUNED)
+    file.write_text(yaml.safe_dump({**values, "execution": {"hospitals_per_actor": 1}}, sort_keys=False))
+    with raylets() as cluster:
+        for name in "ab":
+            cluster.add(name, 1)
+        words = ["sweep", str(file), "--out", str(folder), "--address", cluster.address]
+        with driver(folder, *words, **ENVIRONMENT) as process:
+            for kill in range(3):
+                until(lambda kill=kill: rounds_done(folder) > 12 * kill, process)  # type: ignore[misc]
+                time.sleep(draw.uniform(0, 2))
+                name = draw.choice("ab")
+                cluster.kill(name)
+                time.sleep(draw.uniform(0, 4))
+                cluster.add(name, 1)
+            assert process.wait(240) == 0
+    print((tmp_path / "study.log").read_text())
+    assert facts(folder) == undisturbed
+    in_mlflow(store, f"raylets-{seed}", folder)
