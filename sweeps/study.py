@@ -134,7 +134,10 @@ def _drive(study: StudyConfig, folder: Path, storage: BaseStorage, progress: Stu
     shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already)
     with shown, _ray(study):
         _require_head(study)
-        Driver(study, folder, opened, shown).drive()
+        try:
+            Driver(study, folder, opened, shown).drive()
+        except imported_ray().exceptions.RayError as error:
+            raise ResourceError(f"Ray was lost ({_line(error)}); `pulseledger resume {folder}` goes on.") from None
 
 
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:
@@ -483,7 +486,7 @@ class Driver:
         spread = self._study.execution.placement == "spread"
         group = ray.util.placement_group(bundles, "SPREAD" if spread else "PACK", bundle_label_selector=labels or None)
         end = time.monotonic() + START_SECONDS
-        while not group.wait(1):
+        while not self._is_there(group):
             if time.monotonic() > end:
                 there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
                 ray.util.remove_placement_group(group)
@@ -498,6 +501,18 @@ class Driver:
         )
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(TrialRunner)
         return _Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles, labels)
+
+    def _is_there(self, group: Any) -> bool:
+        lost = "no node is left"
+        try:
+            if group.wait(1):
+                return True
+            # on a cluster another node may join
+            if self._study.execution.address != "local" or any(node["Alive"] for node in self._ray.nodes()):
+                return False
+        except Exception as error:  # Ray's own is a bare Exception here
+            lost = _line(error)
+        raise ResourceError(f"Ray was lost ({lost}); `pulseledger resume {self._folder}` goes on.")
 
     def _close_slot(self, slot: _Slot | None) -> None:
         if slot is not None:

@@ -97,6 +97,9 @@ def victims(process: subprocess.Popen[str], kind: str) -> list[psutil.Process]:
             return children(process, "ray::_Holder")[:1]
         case "ledger":
             return children(process, "ray::_Holder")[1:]
+        case "raylet":
+            own = psutil.Process(process.pid).children(recursive=True)
+            return [child for child in own if child.name() == "raylet"]
         case _:
             raise ValueError(kind)
 
@@ -273,6 +276,27 @@ def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: 
         start_study(load_study(values_of(store, f"random-{seed}", **PRUNED), "test"), folder, quiet=True)
     assert facts(folder) == undisturbed
     in_mlflow(store, f"random-{seed}", folder)
+
+
+@pytest.mark.long
+def test_the_only_raylet_killed_ends_in_one_sentence_and_is_resumed(
+    undisturbed: list[Any], store: Path, tmp_path: Path
+):
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values_of(store, "raylet", **PRUNED), sort_keys=False))
+    with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
+        until(lambda: rounds_done(folder) > 10, process)
+        (raylet,) = victims(process, "raylet")
+        raylet.kill()
+        assert process.wait(120) == 2
+    text = (tmp_path / "study.log").read_text()
+    assert "pulseledger: Ray was lost (" in text
+    assert f"`pulseledger resume {folder}` goes on." in text
+    assert "Traceback" not in text
+    settled()
+    resume_study(folder, quiet=True)
+    assert facts(folder) == undisturbed
+    in_mlflow(store, "raylet", folder)
 
 
 @pytest.mark.long
