@@ -213,14 +213,11 @@ def govern(
             "seed": config.seed,
             "policy": config.balance.policy.model_dump(mode="json"),
             "reviewers": known,
-            "requests": rows(),
+            "requests": (now := rows()),
         }
         _write(home / STATE, state)
-        return state["requests"]
+        return now
 
-    for case in cases:
-        if desk.books.requests[case.id].status in (Status.PENDING, Status.APPROVED):
-            desk.expire(case.id)
     for row in keep(False):
         if row["status"] == "pending":
             _relay(folder, desk, row, reviewers, note)
@@ -408,6 +405,8 @@ def _request(desk: Desk, asked: Request, signer: Signer) -> _Case:
         if (standing.request.slot, standing.request.class_) == where:
             if (standing.request.quantity, standing.request.settings.hex()) != (asked.wanted, asked.settings):
                 raise LedgerError(f"hospital {asked.hospital} asked for something else of class {asked.label} before")
+            if standing.status in (Status.PENDING, Status.APPROVED):
+                desk.expire(identity)
             return _Case(identity, asked, standing.request)
     record, signature = signer.request(
         desk.domain,
