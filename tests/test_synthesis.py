@@ -17,7 +17,7 @@ from engine.config import BalanceConfig, RunConfig, TimeGanConfig
 from engine.errors import ConfigError, DataError, SynthesisError
 from engine.experiment import run
 from engine.oracle import Batch
-from engine.synthesis import generate, minimum_real
+from engine.synthesis import Synthetic, generate, minimum_real
 from engine.synthesis.balance import balanced, class_weights, logit_offsets, wanted_beats
 from engine.synthesis.generators import Space, between, joined, load_synthetic, save_synthetic
 from engine.synthesis.timegan import from_sequences, interpreter, to_sequences
