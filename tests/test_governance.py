@@ -687,25 +687,22 @@ def test_beats_that_do_not_come_out_as_reported_stop_the_run(
         flow(tmp_path)
 
 
-def test_a_request_whose_time_has_passed_expires(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On the embedded chain a second passes with each transaction: 3,600 of them are too many, so time is moved."""
-    human = flow.config.model_copy(deep=True)
-    human.balance.policy = human.balance.policy.model_copy(update={"mode": "human", "expiry_seconds": 9})
-    flow.config = human
+def test_a_request_whose_time_has_passed_expires(flow: Flow, tmp_path: Path):
+    """On the embedded chain each transaction takes a second. A decision that comes too late is not taken."""
+    policy = flow.config.balance.policy.model_copy(update={"mode": "human", "expiry_seconds": 5})
+    balance = flow.config.balance.model_copy(update={"policy": policy})
+    flow.config = flow.config.model_copy(update={"balance": balance})
     with pytest.raises(ReviewPending):
         flow(tmp_path)
-    monkeypatch.setattr(governed, "_relay", lambda *args: None)
-    rows = None
-    for _ in range(4):  # each expiry is a transaction, and so a second
-        try:
-            rows, _, _ = flow(tmp_path)
-        except ReviewPending:
-            with Ledger(tmp_path / "ledger", flow.federation) as ledger:
-                for i in range(4):
-                    ledger.grant("AUDITOR_ROLE", address(hospital_key(i, b"\x05" * 32, _)))
-    assert rows is not None
-    assert {row["status"] for row in rows} == {"denied", "expired"}
+    for row in waiting(tmp_path):
+        write_review(tmp_path, row, True, 1, "late")
+    with Ledger(tmp_path / "ledger", flow.federation) as ledger:
+        for i in range(5):
+            ledger.grant("AUDITOR_ROLE", address(hospital_key(i, ID, 5)))
+    rows, _, _ = flow(tmp_path)
+    assert [row["status"] for row in rows] == ["expired", "expired", "denied"]
     assert beats_of(tmp_path) == {}
+    assert {finding.record for finding in audit(tmp_path).findings} == {"archive"}  # nothing was ever trained
 
 
 # --- The command line -------------------------------------------------------------------------------------------------
@@ -845,24 +842,23 @@ def decide(folder: Path) -> int:
 
 def test_a_trial_that_waits_blocks_no_other(ray2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settled()
-    heard = Heard()
-    with pytest.raises(
-        ReviewPending, match=r"^trial 0 waits for a reviewer; decide with .* go on with `pulseledger resume"
-    ):
-        start_study(load_study(STUDY, "test"), tmp_path, heard)
-    assert heard.starts == [0, 1]
-    assert {number: end[0] for number, end in heard.ends.items()} == {1: "COMPLETE"}
-    assert any(note.startswith("trial 0: 1 request for synthetic beats waits") for note in heard.notes)
-    assert main(["governance", "list", str(tmp_path)]) == 0
+    file, folder = tmp_path / "study.yaml", tmp_path / "study"
+    file.write_text(json.dumps(STUDY))
+    assert main(["sweep", str(file), "--out", str(folder)]) == 3
+    said = capsys.readouterr().err
+    assert (
+        f"pulseledger: trial 0 waits for a reviewer; decide with `pulseledger governance approve|deny {folder} ID"
+        in said
+    )
+    assert [path.parent.parent.name for path in folder.glob("trials/*/seed-0/result.json")] == ["0001"]
+    assert main(["governance", "list", str(folder)]) == 0
     assert "trials/0000/seed-0" in capsys.readouterr().out
+    assert decide(folder) == 1
     settled()
-    assert main(["resume", str(tmp_path)]) == 3
-    assert decide(tmp_path) == 1
-    settled()
-    again = Heard()
-    resume_study(tmp_path, again)
-    assert {number: end[0] for number, end in again.ends.items()} == {0: "COMPLETE"}
-    rows = json.loads((tmp_path / "trials/0000/seed-0/result.json").read_text())["synthesis"]
+    heard = Heard()
+    resume_study(folder, heard)
+    assert {number: end[0] for number, end in heard.ends.items()} == {0: "COMPLETE"}
+    rows = json.loads((folder / "trials/0000/seed-0/result.json").read_text())["synthesis"]
     assert [row["reasons"] for row in rows if row["granted"]] == ["approved by the reviewer: fine"]
 
 
@@ -878,4 +874,5 @@ def test_a_decision_that_comes_while_others_run_is_taken_up(ray2: None, tmp_path
     heard = Deciding()
     start_study(load_study(STUDY, "test"), tmp_path, heard)
     assert heard.starts == [0, 1, 0]
+    assert any(note.startswith("trial 0: 1 request for synthetic beats waits") for note in heard.notes)
     assert {number: end[0] for number, end in heard.ends.items()} == {0: "COMPLETE", 1: "COMPLETE"}
