@@ -60,7 +60,7 @@ from engine.synthesis.prepare import (
     parts_of,
     requests_of,
 )
-from engine.synthesis.quality import Anatomy, assess, evidence_numbers, of_class, report_json
+from engine.synthesis.quality import GRU, Anatomy, assess, evidence_numbers, of_class, report_json
 from engine.synthesis.timegan import interpreter
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ def _measure(
     They are kept in the cache folder by the digest of what they depend on, as the trials of a study often share
     batches and each takes several seconds.
     """
-    described = {**asdict(anatomy), "generator": made.generator, "seed": seed}
+    described = {**asdict(anatomy), "generator": made.generator, "seed": seed, "gru": GRU}
     key = hashlib.sha256(canonical_json(described) + MEASURE.read_bytes())
     for batch in (train, held_out, made.batch()):
         key.update(batch_digest(batch))
