@@ -7,7 +7,7 @@ deviations. (Minimum and maximum would do as well for one number, but along a be
 so would every synthetic beat.) The paper trains for tens of thousands of steps; the default here for as many as two cores do in
 about ten minutes.
 
-Trained generators are kept in the cache folder, by the digest of their data and settings.
+Trained generators and what was drawn from them are kept in the cache folder, by the digest of their data and settings.
 """
 
 import collections
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -87,36 +88,50 @@ def sample(
     key = hashlib.sha256(canonical_json(described) + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes())
     home = cache_folder() / "timegan"
     home.mkdir(parents=True, exist_ok=True)
-    weights = home / f"{key.hexdigest()}.npz"
-    with _alone(weights, note), tempfile.TemporaryDirectory(dir=home) as folder:
-        note(f"timegan: {'found in the cache' if weights.exists() else f'training on {len(x)} beats'}")
-        job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
-        np.savez(job, data=data, settings=json.dumps({**described, "wanted": wanted}))
-        used = weights if weights.exists() else trained
-        _run([python, "-I", str(WORKER), str(job), str(used), str(out)], note)
-        try:
-            with np.load(out) as arrays:
-                beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
-        except (OSError, ValueError, KeyError) as error:
-            raise SynthesisError(f"timegan left no beats ({error}).") from None
-        if used is trained:
-            trained.replace(weights)
+    weights, drawn = home / f"{key.hexdigest()}.npz", home / f"{key.hexdigest()}-{wanted}.npz"
+    with _alone(weights.with_suffix(".lock"), drawn, note):
+        if drawn.exists():
+            note("timegan: found in the cache")
+        else:
+            note(f"timegan: {'drawing again' if weights.exists() else f'training on {len(x)} beats'}")
+            _draw(python, data, {**described, "wanted": wanted}, weights, drawn, note)
+    try:
+        with np.load(drawn) as arrays:
+            beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
+    except (OSError, ValueError, KeyError) as error:
+        raise SynthesisError(f"timegan left no beats ({error}).") from None
     beats = beats * span + low
     return beats[:, : x.shape[1]].astype(np.float32), beats[:, x.shape[1] :].astype(np.float32)
 
 
 @contextlib.contextmanager
-def _alone(weights: Path, note: Callable[[str], None]) -> Iterator[None]:
+def _alone(lock: Path, wanted: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Waits for a process that trains the same generator, as trials of one study do at the same time."""
     with contextlib.ExitStack() as stack:
         started = time.monotonic()
-        while not weights.exists():
+        while not wanted.exists():
             try:
-                stack.enter_context(filelock.FileLock(weights.with_suffix(".lock"), timeout=WAIT))
+                stack.enter_context(filelock.FileLock(lock, timeout=WAIT))
                 break
             except filelock.Timeout:
                 note(f"timegan: waiting since {time.monotonic() - started:.0f} s for another process that trains it")
         yield
+
+
+def _draw(
+    python: str, data: np.ndarray, settings: dict[str, Any], weights: Path, drawn: Path, note: Callable[[str], None]
+) -> None:
+    """Trains unless `weights` are there, and draws, in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
+        job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
+        np.savez(job, data=data, settings=json.dumps(settings))
+        used = weights if weights.exists() else trained
+        _run([python, "-I", str(WORKER), str(job), str(used), str(out)], note)
+        if not out.exists():
+            raise SynthesisError("timegan left no beats.")
+        if used is trained:
+            trained.replace(weights)
+        out.replace(drawn)
 
 
 def to_sequences(beats: np.ndarray, window: int, patch: int) -> np.ndarray:
