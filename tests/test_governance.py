@@ -21,7 +21,7 @@ from test_policy import HOSPITALS, ID, KEYS, POLICY, report, request
 from engine.background import Background
 from engine.config import BALANCE_KEYS, PolicyConfig, RunConfig, canonical_json, config_hash
 from engine.data.cohort import Cohort, build_cohort
-from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, SynthesisError
+from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, Stopped, SynthesisError
 from engine.experiment import Place, run, track
 from engine.ledger.audit import audit
 from engine.ledger.chain import ContractRevert
@@ -316,6 +316,19 @@ def test_a_generator_that_fails_leaves_a_rejected_request_and_frees_the_quota(
     row = next(row for row in result["synthesis"] if row["status"] == "rejected")
     assert row["reasons"] == "timegan failed: out of memory."
     assert (row["granted"] > 0, row["accepted"], row["batch"]) == (True, 0, "00" * 32)
+    assert audit(tmp_path).clean
+
+
+def test_a_run_can_be_stopped_while_beats_are_made(
+    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    said: list[str] = []
+    with pytest.raises(Stopped, match="stopped while synthetic beats were made"):
+        run(tiny_config(**SMOTE), tmp_path, Place(note=said.append, stopping=lambda: any("class" in s for s in said)))
+    assert "class" in said[-1]
+    result = run(tiny_config(**SMOTE), tmp_path)
+    assert result["model_hash"] == done[1]["model_hash"]
+    assert plain(result["synthesis"]) == plain(done[1]["synthesis"])
     assert audit(tmp_path).clean
 
 
