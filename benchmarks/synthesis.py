@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from engine.config import PolicyConfig
+from engine.config import BalanceConfig, PolicyConfig
 from engine.experiment import finished
 from engine.ledger.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
@@ -59,7 +59,7 @@ def repeats_of(folder: Path) -> dict[tuple[str, str], list[Path]]:
         if row["state"] == "COMPLETE":
             paths = [repeat_folder(trial_folder(folder, row["trial"]), i) for i in range(row["repeats"])]
             config = finished(paths[0])["config"]
-            found[config["federation"]["algorithm"], config["balance"]["method"]] = paths
+            found[config["federation"]["algorithm"], balancing(config["balance"])] = paths
     return found
 
 
@@ -80,6 +80,12 @@ def personalisation(algorithm: str, model: str) -> str:
     named = {("fedavg", "global"): "none", ("fedavg", "personal"): "fine-tuning"}
     adapted = "adapted" if model == "personal" else "not adapted"
     return named.get((algorithm, model), f"{algorithm}, {adapted}")
+
+
+def balancing(settings: Mapping[str, Any]) -> str:
+    """What the rows are called: the method, for weights with their cap where it is not the default."""
+    capped = settings["method"] == "class_weighted" and settings["max_weight"] != BalanceConfig().max_weight
+    return f"class_weighted, at most {settings['max_weight']:g}" if capped else settings["method"]
 
 
 def rare_recall(scores: Mapping[str, Any]) -> float | None:
@@ -148,7 +154,8 @@ def difference_table(runs: Runs, reference: str) -> list[list[str]]:
         p.append(float(ttest_1samp(rare, 0).pvalue) if len(rare) > 1 and len(set(rare)) > 1 else 1.0)
         rows.append([name, method, *map(_with_interval, pairs)])
     head = ["personalisation", "balancing", *shown, "p of rare recall"]
-    return [head, *([*row, f"{value:.3f}"] for row, value in zip(rows, holm(p), strict=True))]
+    said = (f"{value:.3f}" if value >= 0.001 else "<0.001" for value in holm(p))
+    return [head, *([*row, value] for row, value in zip(rows, said, strict=True))]
 
 
 def hospital_table(runs: Runs) -> list[list[str]]:
@@ -181,8 +188,7 @@ def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[
         seen.add(method)
         for row in read_state(paths[0])["requests"]:
             evidence = json.loads((paths[0] / row["file"]).read_text()) if row["file"] else {}
-            status = row["status"] + (f": {row['reasons']}" if row["reasons"] else "")
-            plain = [method, row["hospital"], row["class"], row["wanted"], row["accepted"], status, by_default(row)]
+            plain = [method, row["hospital"], row["class"], row["wanted"], row["accepted"], row["status"], by_default(row)]
             rows.append([*map(str, plain), *(_cell(_found(evidence, path)) for path in EVIDENCE.values())])
     return rows
 
