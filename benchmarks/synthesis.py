@@ -3,7 +3,7 @@
     python benchmarks/synthesis.py runs/synthesis
 
 A federation gives two rows: its global model, and the hospitals' personal ones. Differences are paired over seeds within
-one personalisation, against no balancing and against the weighted loss: mean and 95 % interval (Student's t). Reads only.
+one personalisation, against no balancing, the weighted loss and repeated beats: mean and 95 % interval (Student's t). Reads only.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from sweeps.study import interval, trial_folder
 from sweeps.trial import repeat_folder
 
 RARE = "SVF"
-REFERENCES = ("none", "class_weighted")
+REFERENCES = ("none", "class_weighted", "oversample")
 Runs = dict[tuple[str, str], list[dict[str, Any]]]  # (personalisation, method) -> one result for each seed
 Score = Callable[[dict[str, Any]], float | None]
 
