@@ -34,6 +34,7 @@ from engine.synthesis.prepare import prepare
 from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
+SHOWN = (RESULT, "config.yaml", "confusion.png")  # the files of a finished run that MLflow keeps
 
 
 @dataclass(frozen=True)
@@ -243,17 +244,12 @@ def track(
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
     """
-    note = run_note("pulseledger run config.yaml", "config.yaml")
-    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
-    tags = {**known, "mlflow.note.content": note, **tags}
-    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
-    following = RunTracker(tracker, key)
-    if (loaded := checkpoint.load(folder, config_hash(config))) is not None:
-        for row in loaded[0].history:  # what an interrupted attempt did not get through
-            following.round_summary(row)
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
     try:
+        for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
+            following.round_summary(row)
         result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
-        following.result(result, [folder / n for n in (RESULT, "config.yaml", "confusion.png")])
+        following.result(result, [folder / file for file in SHOWN])
         following.end("COMPLETE")
     except (GeneratorExit, Stopped):
         with contextlib.suppress(Exception):
@@ -266,6 +262,49 @@ def track(
     for problem in dict.fromkeys(following.problems):
         place.note(problem)
     return result
+
+
+def publish(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> list[str]:
+    """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
+
+    Returns:
+        What went wrong, in sentences.
+    """
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    try:
+        for row in rounds_done(config, folder):
+            following.round_summary(row)
+        if (folder / RESULT).exists():
+            following.result(finished(folder, config_hash(config)), [folder / file for file in SHOWN])
+    except DataError as error:
+        following.problems.append(str(error))
+    following.settle(wait=True)
+    return list(dict.fromkeys(following.problems))
+
+
+def _open_run(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> RunTracker:
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
+    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
+    return RunTracker(tracker, key)
+
+
+def rounds_done(config: RunConfig, folder: Path) -> Sequence[dict[str, Any]]:
+    """The rounds of a run, finished or not, that are in its folder.
+
+    Raises:
+        DataError: the result or the checkpoint is damaged, or of another configuration.
+    """
+    hashed = config_hash(config)
+    if (folder / RESULT).exists():
+        return finished(folder, hashed)["rounds"]
+    loaded = checkpoint.load(folder, hashed)
+    return loaded[0].history if loaded else ()
 
 
 def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
