@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,14 @@ def test_the_cost_table(costs: ModuleType, capsys: pytest.CaptureFixture[str]):
     assert all(0 < row["critical"].median <= row["total"].median for key, row in rows.items() if key[1] != "none")
     costs.print_table(list(rows.values()))
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)
+
+
+def test_the_baseline_contracts_are_built_from_their_sources():
+    if shutil.which("node") is None or not (BENCHMARKS.parent / "contracts/node_modules/solc").is_dir():
+        pytest.skip("needs Node and `npm ci` in contracts/")
+    command = ["node", str(BENCHMARKS / "contracts/build.mjs"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.long

@@ -237,6 +237,15 @@ def test_json_hash_knows_one_way_to_write():
         canonical.json_hash({"a": float("nan")})
 
 
+def test_keccak_is_the_same_with_every_implementation(monkeypatch: pytest.MonkeyPatch):
+    examples = [b"", b"abc", bytes(200)]
+    known = "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
+    assert canonical.keccak(b"").hex() == known
+    fastest = [canonical.keccak(data) for data in examples]
+    monkeypatch.setattr(canonical, "keccak_256", None)
+    assert [canonical.keccak(data) for data in examples] == fastest == [keccak(data) for data in examples]
+
+
 def test_weighted_mean_by_hand():
     start = np.array([1, 2], np.float32)
     updates = [(1, np.array([4, 0], np.float32)), (3, np.array([0, 8], np.float32))]

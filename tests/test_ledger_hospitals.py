@@ -19,6 +19,7 @@ from engine.hospital import Hospital
 from engine.ledger import bundle, canonical, chain, keys, merkle, signing
 from engine.ledger.chain import ContractRevert
 from engine.ledger.keys import Memory, Notice, Signer, Signing
+from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import (
     ZERO,
     Domain,
@@ -496,6 +497,36 @@ def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Pa
     assert federation["organisations"][0] == federation["organisations"][1] != federation["organisations"][2]
     plain = run_experiment(config.model_copy(update={"ledger": LedgerConfig(backend="none")}), tmp_path / "plain")
     assert plain["model_hash"] == result["model_hash"]
+
+
+def test_a_checkpoint_without_its_ledger_is_refused(run: Run):
+    observer = LedgerObserver(run.ledger_folder, run.federation, LedgerConfig(), actor=False, rounds=5)
+    try:
+        observer.replay([], 0)
+        with pytest.raises(LedgerError, match=r"the checkpoint is after round 3, the ledger in .* ends with round 0"):
+            observer.replay([], 3)
+    finally:
+        observer.abandon()
+
+
+def test_openings_can_be_erased_and_the_rest_stays(run: Run):
+    with run.open() as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        connection = ledger._journal._open()
+        connection.execute("DELETE FROM openings WHERE slot = 1")
+        connection.commit()
+    with run.open() as ledger:
+        assert ledger.append(run.entry(2, ledger.domain)).head == run.heads(ledger.domain, 2)[2]
+        assert merkle.verify(ledger.prove(1, 1).header.root, ledger.prove(1, 1).leaf, 1, 3, ledger.prove(1, 1).siblings)
+
+
+def test_a_journal_of_an_older_format_is_refused(run: Run):
+    with run.open() as ledger:
+        connection = ledger._journal._open()
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'format'")
+        connection.commit()
+    with pytest.raises(LedgerError, match="has format 1, expected 2"):
+        run.open()
 
 
 # --- Keystore ---------------------------------------------------------------------------------------------------------

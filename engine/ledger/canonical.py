@@ -1,4 +1,4 @@
-"""One definition each: the hash of a model and the hash of a JSON value."""
+"""One definition each: the hash of a model, the hash of a JSON value, and Keccak-256."""
 
 import hashlib
 import json
@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 
 from engine.errors import LedgerError
+
+try:
+    # Ten times faster than the next; a round of many hospitals is mostly this.
+    from sha3 import keccak_256
+except ImportError:
+    keccak_256 = None
 
 Layout = Sequence[tuple[str, tuple[int, ...]]]
 
@@ -100,3 +106,12 @@ def read_json(text: Any) -> Any:
 def json_hash(obj: Any) -> bytes:
     """Hash plain data, 32 bytes of SHA-256 over its canonical JSON."""
     return hashlib.sha256(canonical_json(obj).encode()).digest()
+
+
+def keccak(data: bytes) -> bytes:
+    """Hash bytes as Ethereum does, 32 bytes of Keccak-256, with the fastest implementation that is installed."""
+    if keccak_256 is not None:
+        return bytes(keccak_256(data).digest())
+    from eth_hash.auto import keccak as portable
+
+    return portable(data)

@@ -6,9 +6,8 @@ cost gas but never count twice; which attempt counts is what the chain says, not
 
 import time
 
-from eth_hash.auto import keccak
-
 from engine.errors import LedgerError
+from engine.ledger.canonical import keccak
 from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
 from engine.ledger.journal import ChainReceipt, Journal, JournalTransaction
 
