@@ -168,7 +168,7 @@ class Ledger:
         try:
             if self._journal.meta is not None:
                 self._require_same(self._journal.meta, backend, contract)
-            self._chain = _connect(backend, url, chain_id, key_file, confirmations, timeout)
+            self._chain = connect(backend, url, chain_id, key_file, confirmations, timeout)
             if self._journal.meta is None:
                 if contract is not None and backend == "embedded":
                     raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
@@ -885,7 +885,7 @@ def _key(transaction: JournalTransaction) -> _Key:
     return transaction.purpose, transaction.round, address_bytes(content["to"]) + content["data"]
 
 
-def _connect(
+def connect(
     backend: str,
     url: str | None,
     chain_id: int | None,
@@ -893,6 +893,11 @@ def _connect(
     confirmations: int,
     timeout: float,
 ) -> Chain:
+    """Connect to the chain of a back end, with the coordinator's key; the arguments are those of `Ledger`.
+
+    Raises:
+        LedgerError: a setting is wrong, or the node is unreachable or of another kind.
+    """
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
