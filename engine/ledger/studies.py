@@ -160,11 +160,7 @@ class StudyLedger:
         }
         digest = json_hash(content)
         head = keccak(
-            word(self._domain.chain_id)
-            + word(address_bytes(self._domain.contract))
-            + study
-            + digest
-            + word(trials)
+            word(self._domain.chain_id) + word(address_bytes(self._domain.contract)) + study + digest + word(trials)
         )
         row = Design(generation, study, canonical_json(content), digest, trials, head)
         data = call_data("registerStudy", study, digest, trials, contract="StudyLedger")
@@ -347,7 +343,10 @@ class _Journal:
         query = "SELECT * FROM transactions WHERE ?1 IS NULL OR (purpose = ?1 AND round = ?2) ORDER BY seq"
         with storage(self.path):
             rows = self._open().execute(query, key or (None, None)).fetchall()
-        return [JournalTransaction(*row[:5], receipt_from_json(row[5]) if row[5] else None) for row in rows]
+        return [
+            JournalTransaction(seq, purpose, round, hash, raw, receipt_from_json(receipt) if receipt else None)
+            for seq, purpose, round, hash, raw, receipt in rows
+        ]
 
     def add_transaction(
         self,
