@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import LedgerError
+from engine.ledger.merkle import paired_path
 from engine.ledger.records import Verdicts
 from engine.ledger.reputation import (
     BASE,
@@ -13,9 +14,9 @@ from engine.ledger.reputation import (
     after,
     earned,
     reward_leaf,
+    rewards_levels,
+    rewards_root,
     score,
-    sorted_proof,
-    sorted_root,
     step,
     threshold,
     verdicts,
@@ -110,14 +111,14 @@ def test_a_round_of_reputation_and_rewards() -> None:
 
 @given(st.integers(1, 12), st.data())
 def test_proofs_lead_to_the_root(count: int, data: st.DataObject) -> None:
-    leaves = [reward_leaf(slot, 100 + slot) for slot in range(count)]
+    rewards = {slot: 100 + slot for slot in range(count)}
     position = data.draw(st.integers(0, count - 1))
-    node = leaves[position]
-    for sibling in sorted_proof(leaves, position):
+    node = reward_leaf(position, 100 + position)
+    for sibling in paired_path(rewards_levels(rewards), position):
         node = keccak(min(node, sibling) + max(node, sibling))
-    assert node == sorted_root(leaves)
+    assert node == rewards_root(rewards)
 
 
 def test_leaves_by_hand() -> None:
     assert reward_leaf(3, 500) == keccak(keccak((3).to_bytes(32, "big") + (500).to_bytes(32, "big")))
-    assert sorted_root([]) == bytes(32)
+    assert rewards_root({}) == bytes(32)

@@ -435,7 +435,7 @@ def test_a_changed_result_study_file_or_missing_ledger_is_named(copy: Path):
     path.write_text(json.dumps(result))
     assert places(copy) == set()
     study = copy / "study.yaml"
-    study.write_text(study.read_text().replace("0.05", "0.06"))
+    study.write_text(study.read_text().replace("learning_rate: 0.05", "learning_rate: 0.06"))
     assert places(copy) == {(None, "design", "design.0.federation.learning_rate")}
     shutil.rmtree(copy / "ledger")
     assert (None, "study", "ledger") in places(copy)

@@ -11,6 +11,7 @@ Tables of format 2; hashes, signatures and raw transactions are BLOBs, records a
     heads         round, slot, signature       of a hospital over RoundHead(federation, round, slot, head)
     rotations     slot, round, record, old_signature, new_signature            KeyRotation
     scores        round, verdicts              Verdicts, one row for 16 hospitals, by ascending index
+    peers         round, slot, judge, correct, total            PeerScore, what the verdicts follow from
     rounds        round, parent_model, model, count, root, scores_root, decisions, head
     synthetic     seq, kind, id, record, signature, sender      policy, request, review, report, expire; see `GOVERNED`
     transactions  seq, purpose, round, hash, raw, receipt       receipt: JSON of ChainReceipt, NULL until the answer
@@ -38,6 +39,7 @@ from engine.ledger.records import (
     Header,
     KeyRotation,
     ModelUpdate,
+    PeerScore,
     RoundEntry,
     SignedUpdate,
     Verdicts,
@@ -73,6 +75,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "heads": ("round", "slot", "signature"),
     "rotations": ("slot", "round", "record", "old_signature", "new_signature"),
     "scores": ("round", "verdicts"),
+    "peers": ("round", "slot", "judge", "correct", "total"),
     "rounds": ("round", "parent_model", "model", "count", "root", "scores_root", "decisions", "head"),
     "synthetic": ("seq", "kind", "id", "record", "signature", "sender"),
     "transactions": ("seq", "purpose", "round", "hash", "raw", "receipt"),
@@ -98,6 +101,10 @@ CREATE TABLE rotations (
     new_signature BLOB NOT NULL, PRIMARY KEY (slot, round)
 );
 CREATE TABLE scores (round INTEGER NOT NULL, verdicts TEXT NOT NULL, UNIQUE (round, verdicts));
+CREATE TABLE peers (
+    round INTEGER NOT NULL, slot INTEGER NOT NULL, judge INTEGER NOT NULL, correct INTEGER NOT NULL,
+    total INTEGER NOT NULL, PRIMARY KEY (round, slot, judge)
+);
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, parent_model BLOB NOT NULL, model BLOB NOT NULL, count INTEGER NOT NULL,
     root BLOB NOT NULL, scores_root BLOB NOT NULL, decisions BLOB NOT NULL, head BLOB NOT NULL
@@ -256,6 +263,20 @@ class Journal:
         with storage(self.path):
             return [verdicts_from_json(text) for (text,) in self._open().execute(query, (round,))]
 
+    def verdicts(self) -> dict[int, tuple[Verdicts, ...]]:
+        """Return the verdicts of all rounds that have some, in their order."""
+        found: dict[int, tuple[Verdicts, ...]] = {}
+        with storage(self.path):
+            for round, text in self._open().execute("SELECT round, verdicts FROM scores ORDER BY round, rowid"):
+                found[round] = (*found.get(round, ()), verdicts_from_json(text))
+        return found
+
+    def peers(self, round: int) -> list[PeerScore]:
+        """Return the scores that the verdicts of a round follow from."""
+        query = "SELECT slot, judge, correct, total FROM peers WHERE round = ? ORDER BY slot, judge"
+        with storage(self.path):
+            return [PeerScore(*row) for row in self._open().execute(query, (round,))]
+
     def governed(self) -> list[tuple[str, bytes, str, bytes | None, str | None]]:
         """Return everything that was written down of governance: kind, id, record (JSON), signature, sender."""
         query = "SELECT kind, id, record, signature, sender FROM synthetic ORDER BY seq"
@@ -290,6 +311,10 @@ class Journal:
             )
             connection.executemany(
                 "INSERT INTO scores VALUES (?, ?)", [(entry.round, record_to_json(one)) for one in entry.verdicts]
+            )
+            connection.executemany(
+                "INSERT INTO peers VALUES (?, ?, ?, ?, ?)",
+                [(entry.round, one.slot, one.judge, one.correct, one.total) for one in entry.peers],
             )
             connection.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
