@@ -44,7 +44,12 @@ class HospitalPool(Protocol):
     """All hospitals of one run. Answers come in the order of the ids that were asked for.
 
     A hospital that fails is answered by its HospitalError in place of a result; the caller decides what that means.
+
+    Attributes:
+        width: hospitals that work at the same time, at most.
     """
+
+    width: int
 
     def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
         """One round of local work; `notice` is what the coordinator says of the ledger."""
@@ -85,6 +90,7 @@ class InProcessPool:
         self._weighting = task.weighting
         self._keep_vectors = task.keep_vectors
         self._size = {data.id: len(data.train) for data in hospitals}
+        self.width = max(1, threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
 
     def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
@@ -152,6 +158,7 @@ class RayPool:
         sizes = [(data.id, len(data.train)) for data in hospitals]
         cpus = self._free_cpus()
         groups = sited_groups(sizes, execution, cpus)
+        self.width = max(1, min(len(groups), int(cpus)))
         self._task = self._ray.put(task)
         # in whole ten-thousandths, as Ray counts
         self._share = max(1, int(1e4 * min(1.0, CPU_SHARE * self._site_cpus(groups, cpus)))) / 1e4

@@ -27,9 +27,9 @@ class Node:
     """A node on a free port of this machine. `kill` takes its memory; `start` begins again on the same port."""
 
     def __init__(self, program: str, *options: str, chain_id: int = CHAIN_ID) -> None:
-        found = shutil.which(program, path=_PLACE) or shutil.which(program)
-        if found is None:
-            pytest.skip(f"{program} is not installed: run `npm ci` in contracts/")
+        found = (shutil.which("node") and shutil.which(program, path=_PLACE)) or shutil.which(program)
+        if not found:
+            pytest.skip(f"{program} is not installed: run `npm ci` in contracts/ (needs Node)")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]

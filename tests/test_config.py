@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "balance.max_weight": 5.0,
     "ledger.backend": "none",
     "execution.hospitals_per_actor": 2,
+    "execution.sites": dict.fromkeys(range(6), "ward"),
 }
 
 
@@ -257,6 +258,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for key in LEAVES:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
+    everything["execution"]["pool"] = "ray"  # sites want it
     changed = parse(RunConfig, everything, "x.yaml")
     assert changed.cohort.groups == (("100", "101"), ("102",))
     for config in (RunConfig(), changed):
@@ -383,7 +385,7 @@ def test_set_key_does_not_go_through_a_value() -> None:
 
 def test_dotted_keys_are_the_leaves() -> None:
     def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
-        inner = {k: v for k, v in values.items() if isinstance(v, dict)}
+        inner = {k: v for k, v in values.items() if isinstance(v, dict) and v}
         return {prefix + k for k in values if k not in inner}.union(
             *(leaves(v, f"{prefix}{k}.") for k, v in inner.items())
         )

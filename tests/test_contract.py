@@ -685,6 +685,22 @@ def test_a_direct_submission_cannot_be_left_out(world: World):
     assert world.status(1) == DISPUTED
 
 
+@pytest.mark.parametrize(("voided", "counted"), [(True, 0), (False, 1)])
+def test_a_direct_submission_counts_while_its_model_stands(world: World, voided: bool, counted: int):
+    header = sealed(world, LEAVES)
+    world.rounds.send(world.stranger, "submitUpdate", *world.update(2))
+    world.rounds.send(world.stranger, "dispute", *world.dispute(header, LEAVES, 1))
+    world.rounds.send(world.auditor, "resolveDispute", FEDERATION, header, voided)
+    assert world.state()["progress"]["submissions"] == counted
+    assert world.rounds.view("submitted", FEDERATION, 2, world.state()["model"], 2) == (counted == 1)
+    world.open_round()
+    if voided:
+        world.rounds.send(world.stranger, "submitUpdate", *world.update(2))
+    else:
+        again = world.rounds.refusal(world.stranger, "submitUpdate", *world.update(2))
+        assert again == ("AlreadySubmitted", (FEDERATION, 2, 2))
+
+
 # Reputation of slots 0, 1, 2 by hand, from 10 each: verdicts A accepted, R rejected, - not judged.
 BY_HAND = [
     ("AR-", 10, (11, 0, 10)),  # accepted at h: up; rejected at h: 0; not judged: as it was
@@ -985,8 +1001,9 @@ def test_transactions_equal_those_of_an_independent_signer():
     assert TypedTransaction.from_bytes(HexBytes(typed.raw_transaction)).as_dict()["nonce"] == 5
     plain = Account.sign_transaction({**fields, "gasPrice": 30}, key)
     assert sign_transaction(key, 1337, 5, to, b"\x12\x34", 100_000, None, 30) == bytes(plain.raw_transaction)
-    for raw in (bytes(typed.raw_transaction), bytes(plain.raw_transaction)):
-        assert decode_transaction(raw) == {"chain_id": 1337, "nonce": 5, "to": to, "data": b"\x12\x34"}
+    expected = {"chain_id": 1337, "nonce": 5, "fee": 30, "gas": 100_000, "to": to, "data": b"\x12\x34"}
+    for raw, tip in ((bytes(typed.raw_transaction), 2), (bytes(plain.raw_transaction), None)):
+        assert decode_transaction(raw) == {**expected, "tip": tip}
 
 
 @pytest.mark.parametrize("name", NAMES)

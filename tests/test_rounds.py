@@ -33,6 +33,8 @@ PLAN = Plan(
 class Pool:
     """Hospital i answers with an update of i + 1 and i + 1 beats; some fail in some rounds."""
 
+    width = 1
+
     def __init__(self, fails: Callable[[int, int, str], bool] = lambda hospital, round, stage: False) -> None:
         self.fails = fails
         self.asked: list[tuple[str, int, float, bytes, list[int]]] = []

@@ -483,19 +483,6 @@ contract RoundLedger is IRoundLedger, AccessControlDefaultAdminRules, EIP712, Pa
         _rotate(rotation, organisation);
     }
 
-    function _rotate(KeyRotation calldata rotation, bytes32 organisation) private {
-        (Federation storage state, Progress memory progress) = _load(rotation.federation);
-        Hospital storage entry = state.hospitals[rotation.slot];
-        if (rotation.round != progress.round + 1 || rotation.round == entry.rotated) {
-            revert RoundOutOfOrder(rotation.federation, progress.round + 1, rotation.round);
-        }
-        entry.account = rotation.to;
-        entry.status = HospitalStatus.ACTIVE;
-        entry.rotated = rotation.round;
-        entry.organisation = organisation;
-        emit KeyRotated(rotation.federation, rotation.slot, rotation.from, rotation.to, organisation, rotation.round);
-    }
-
     // --- Reputation and rewards --------------------------------------------------------------------------------------
 
     /**
@@ -861,6 +848,19 @@ contract RoundLedger is IRoundLedger, AccessControlDefaultAdminRules, EIP712, Pa
         if (!SignatureChecker.isValidSignatureNowCalldata(account, digest, signature)) {
             revert SignatureInvalid(account, digest);
         }
+    }
+
+    function _rotate(KeyRotation calldata rotation, bytes32 organisation) private {
+        (Federation storage state, Progress memory progress) = _load(rotation.federation);
+        Hospital storage entry = state.hospitals[rotation.slot];
+        if (rotation.round != progress.round + 1 || rotation.round == entry.rotated) {
+            revert RoundOutOfOrder(rotation.federation, progress.round + 1, rotation.round);
+        }
+        entry.account = rotation.to;
+        entry.status = HospitalStatus.ACTIVE;
+        entry.rotated = rotation.round;
+        entry.organisation = organisation;
+        emit KeyRotated(rotation.federation, rotation.slot, rotation.from, rotation.to, organisation, rotation.round);
     }
 
     /// @dev A receipt does not say who signed it: any present coordinator will do.

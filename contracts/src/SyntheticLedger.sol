@@ -673,11 +673,13 @@ contract SyntheticLedger is EIP712 {
         uint32 version = policyVersion(state.federation);
         (uint32 allowed, uint16 reasons) = _allowance(state);
         if (version != state.policyVersion) reasons |= POLICY_VERSION;
-        if (reasons != 0) _change(id, state, Status.DENIED, 0, reasons, id);
-        else if (!_policies[state.federation][version - 1].policy.automatic) _change(
-            id, state, Status.PENDING, 0, 0, id
-        );
-        else _change(id, state, Status.APPROVED, allowed, 0, id);
+        if (reasons != 0) {
+            _change(id, state, Status.DENIED, 0, reasons, id);
+        } else if (!_policies[state.federation][version - 1].policy.automatic) {
+            _change(id, state, Status.PENDING, 0, 0, id);
+        } else {
+            _change(id, state, Status.APPROVED, allowed, 0, id);
+        }
     }
 
     /**

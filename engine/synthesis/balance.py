@@ -23,10 +23,10 @@ def balanced(
         seed: the run's.
         added: the accepted synthetic beats of this hospital, for the methods in SYNTHETIC.
     """
+    if settings.method == "none":
+        return samples
     labels = samples.labels()
     match settings.method:
-        case "none":
-            return samples
         case "class_weighted":
             return replace(samples, class_weight=class_weights(labels, len(classes), settings.max_weight))
         case "logit_adjustment":
