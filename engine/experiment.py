@@ -16,7 +16,7 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import DataError, Stopped
+from engine.errors import ConfigError, DataError, Stopped
 from engine.files import whole
 from engine.hospital import Outcome, Task, choose_oracle
 from engine.ledger import archive
@@ -134,6 +134,7 @@ def steps(
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
             validate_participants=config.federation.validation == "participants",
+            peers=config.ledger.reputation == "peers",
             classes=beats.classes,
             model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
             notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
@@ -357,6 +358,10 @@ def _open_ledger(
 ) -> LedgerObserver | None:
     if config.ledger.backend == "none":
         return None
+    if config.ledger.reputation == "peers" and per_round < 2:
+        raise ConfigError(
+            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
+        )
     genesis = initial_parameters(network, config.seed)
     identity = json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)

@@ -639,6 +639,25 @@ def experiment_id(uri: str, name: str) -> str:
     return found.experiment_id
 
 
+def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
+    """The tags of one run and its status, such as FINISHED.
+
+    Raises:
+        PulseLedgerError: the store cannot be opened, or has no such run.
+    """
+    _check_store(uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        run = mlflow.MlflowClient(uri).get_run(run_id)
+    except MlflowException as error:
+        raise PulseLedgerError(f"{uri}: MLflow's run {run_id} cannot be read ({_first_line(error)}).") from None
+    return dict(run.data.tags), str(run.info.status)
+
+
 def _check_store(uri: str) -> None:
     """Notices a wrong address before any work; the tracker itself starts in the background and only reports."""
     parts = urllib.parse.urlsplit(uri)
@@ -718,7 +737,8 @@ def ledger_tags(result: Mapping[str, Any]) -> dict[str, str]:
     ledger = result["ledger"]
     tags = {"model_hash": result["model_hash"], "ledger.backend": ledger["backend"]}
     if ledger["backend"] != "none":
-        tags |= {f"ledger.{name}": str(ledger[name]) for name in ("head", "contract", "chain_id")}
+        names = ("head", "contract", "chain_id", "bundle")
+        tags |= {f"ledger.{name}": str(ledger[name]) for name in names if name in ledger}
     if result["lost"] or any(row["lost"] for row in result["rounds"]):
         tags["degraded"] = "true"
     return tags

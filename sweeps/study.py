@@ -38,13 +38,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
-from engine.background import Background
+from engine.background import Answer, Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
 from engine.errors import DataError, HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
 from engine.experiment import finished, publish, rounds_done
 from engine.files import whole
+from engine.ledger.studies import StudyLedger
 from engine.pool import ATTEMPTS, sited_groups
 from engine.tracking import start_tracker
+from sweeps import registration
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.space import (
@@ -272,6 +274,8 @@ class Driver:
         self._run: StudyRun | None = None
         self._restarting = False
         self._unsure: dict[str, tuple[_Running, str]] = {}  # trials that ended, and may not be in MLflow yet
+        self._ledger: Background | None = None
+        self._anchored: list[Answer] = []
 
     def drive(self) -> None:
         """Runs until every wanted trial has ended.
@@ -286,6 +290,7 @@ class Driver:
         try:
             with self._listening():
                 self._start_tracking()
+                self._register()
                 waiting = self._adopt()
                 self._reconcile(self._ended_trials())
                 while True:
@@ -314,6 +319,7 @@ class Driver:
                     raise KeyboardInterrupt(
                         f"stopped, every trial is at a checkpoint; `pulseledger resume {self._folder}` goes on."
                     )
+                self._leave_ledger()
                 self._finish_tracking("COMPLETE", time.monotonic() - began)
         except StudyError:
             self._finish_tracking("FAIL", time.monotonic() - began)
@@ -321,6 +327,8 @@ class Driver:
         finally:
             for slot in (*(trial.slot for trial in running), *self._idle):
                 self._close_slot(slot)
+            if self._ledger is not None:
+                self._ledger.abandon()
             if self._tracker is not None:
                 with contextlib.suppress(Exception):
                     if self._signals > 1:  # at once: what MLflow misses it gets at the resume
@@ -352,8 +360,43 @@ class Driver:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _register(self) -> None:
+        """Anchors the design of the study before its first trial, and what a driver that was killed did not get to."""
+        if self._study.ledger.backend == "none":
+            return
+        settings = (self._folder / "ledger", self._key(), self._study.ledger)
+        self._ledger = Background(StudyLedger, *settings, actor=False)
+        self._ledger.submit("register", registration.design(self._study), self._total).result()
+        recorded = self._ledger.submit("recorded").result()
+        asked = [t for t in self._trials() if "config" in t.user_attrs]
+        for trial in sorted(asked, key=lambda t: t.user_attrs["trial"]):
+            number = trial.user_attrs["trial"]
+            if (number, False) not in recorded:
+                self._anchor(number, "BEGUN", registration.begun(trial.user_attrs))
+            if trial.state.is_finished() and (number, True) not in recorded:
+                self._anchor(number, *registration.ended(trial, trial_folder(self._folder, number)))
+
+    def _anchor(self, trial: int, stage: str, content: dict[str, Any]) -> None:
+        """Records a beginning or an end beside the trials; what the ledger refuses ends the study at the next look."""
+        if self._ledger is not None:
+            self._anchored.append(self._ledger.submit("record", trial, stage, content))
+
+    def _leave_ledger(self) -> None:
+        if self._ledger is None:
+            return
+        for answer in self._anchored:
+            answer.result()
+        summary = self._ledger.submit("summary").result()
+        self._ledger.close()
+        self._ledger = None
+        if self._run is not None:
+            tags = {f"ledger.{name}": str(summary[name]) for name in ("head", "contract", "chain_id", "backend")}
+            self._track("tags", self._parent, tags)
+
     def _look(self) -> None:
         """Shows the rounds of the running trials, and notices one that does not move."""
+        while self._anchored and self._anchored[0].done():
+            self._anchored.pop(0).result()
         for trial in self._running:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 shown = json.loads((Path(trial.order["folder"]) / PROGRESS).read_text())
@@ -460,6 +503,7 @@ class Driver:
         steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study)
         rungs = [] if "baseline" in attributes else [k for k in steps if f"rung/{k}" not in attributes]
         trial.order |= {"rungs": rungs, "by_repeat": by_repeat}
+        self._anchor(trial.trial, "BEGUN", registration.begun(attributes))
         trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
         trial.seen = (-1, time.monotonic())
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
@@ -689,6 +733,7 @@ class Driver:
         self._track("finish", order["key"], state)
 
     def _ended(self, trial: _Running, state: str, values: dict[str, float], reason: str) -> None:
+        self._anchor(trial.trial, *registration.ended(_trials(trial.study)[trial.number], Path(trial.order["folder"])))
         condition = self._attributes(trial)["condition"]
         seconds = time.monotonic() - trial.started
         self._progress.ended(trial.trial, self._label(trial), condition, state, values, reason, seconds)

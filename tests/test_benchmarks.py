@@ -203,3 +203,12 @@ def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.M
     assert study.problems_of({"ours": [two], "optuna": [other]}) == ["optuna came to other weights than ours"]
     with pytest.raises(RuntimeError, match="ours-0: 4 of 5 trials left a result"):
         study.trials_of(tmp_path / "ours-0", 1000.0, 5)
+
+
+def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    audit = importlib.import_module("audit")
+    found = audit.measure(audit.make(tmp_path, rounds=3, hospitals=2, parameters=11))
+    assert found["clean"]
+    assert [found["counts"][name] for name in ("rounds", "updates", "aggregates")] == [3, 6, 3]
+    assert found["seconds"] > 0

@@ -186,9 +186,10 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
     assert "hospitals=2" in table
     assert "local majority" in table
     assert main(["audit", str(done), "--json"]) == 0
-    reports = json.loads(capsys.readouterr().out)
-    assert len(reports) == 4
-    assert all(report["clean"] for report in reports.values())
+    report = json.loads(capsys.readouterr().out)[str(done)]
+    assert report["clean"]
+    assert len(report["runs"]) == 4
+    assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
 
 
 def test_a_finished_study_has_nothing_left_to_do(done: Path, ray2):
