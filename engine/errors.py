@@ -33,6 +33,10 @@ class Stopped(PulseLedgerError):
     """Somebody asked a run to end at its next checkpoint."""
 
 
+class ReviewPending(PulseLedgerError):
+    """A run waits for a human decision on synthetic beats; its folder is whole, and `resume` goes on."""
+
+
 class HospitalError(PulseLedgerError):
     """One hospital failed.
 

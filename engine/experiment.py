@@ -16,7 +16,7 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import ConfigError, DataError, Stopped
+from engine.errors import ConfigError, DataError, ReviewPending, Stopped
 from engine.files import whole
 from engine.hospital import Outcome, Task, choose_oracle
 from engine.ledger import archive
@@ -29,12 +29,11 @@ from engine.metrics import confusion, federation_scores
 from engine.model import Network, build_network, initial_parameters
 from engine.pool import HospitalPool, build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
+from engine.synthesis import governed
 from engine.synthesis.balance import SYNTHETIC
-from engine.synthesis.prepare import prepare
 from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
-SHOWN = (RESULT, "config.yaml", "confusion.png")  # the files of a finished run that MLflow keeps
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         The content of `result.json`.
 
     Raises:
+        ReviewPending: a request for synthetic beats waits for a reviewer.
         PulseLedgerError: a setting, file or resource is not usable, or a hospital failed.
     """
     return _drained(steps(config, folder, place))
@@ -91,8 +91,8 @@ def steps(
         hospitals = (*hospitals, _pooled(hospitals))
         trainers = (hospitals[-1].id,)
     beats = cohort.beats
-    synthetic = folder / "synthetic" if config.balance.method in SYNTHETIC else None
-    requests = prepare(config, cohort, synthetic, note=place.note) if synthetic is not None else []
+    synthetic = folder / governed.FOLDER if config.balance.method in SYNTHETIC else None
+    requests: list[dict[str, Any]] = []
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -108,6 +108,11 @@ def steps(
         ledger = _open_ledger(config, folder, network, hospitals, algorithm.weighting, per_round, hashed, stack)
         if ledger is not None:
             ledger.replay(pending, state.round)
+        if synthetic is not None:
+            identity = _federation_id(config, hashed)
+            requests = governed.govern(
+                config, cohort, folder, identity, ledger, () if ledger is None else ledger.organisations, place.note
+            )
         place.note(f"starting {len(hospitals)} hospitals")
         pool = build_pool(
             hospitals,
@@ -250,9 +255,9 @@ def track(
         for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
             following.round_summary(row)
         result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
-        following.result(result, [folder / file for file in SHOWN])
+        following.result(result, _shown(folder, result))
         following.end("COMPLETE")
-    except (GeneratorExit, Stopped):
+    except (GeneratorExit, Stopped, ReviewPending):
         with contextlib.suppress(Exception):
             tracker.submit("flush").result()
         raise
@@ -278,11 +283,20 @@ def publish(
         for row in rounds_done(config, folder):
             following.round_summary(row)
         if (folder / RESULT).exists():
-            following.result(finished(folder, config_hash(config)), [folder / file for file in SHOWN])
+            result = finished(folder, config_hash(config))
+            following.result(result, _shown(folder, result))
     except DataError as error:
         following.problems.append(str(error))
     following.settle(wait=True)
     return list(dict.fromkeys(following.problems))
+
+
+def _shown(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """The files of a finished run that MLflow keeps: result, configuration, picture, and the evidence on synthetic beats."""
+    evidence = [folder / row["file"] for row in result.get("synthesis", ()) if row["file"] is not None]
+    pictures = [path.with_suffix(".png") for path in evidence]
+    files = [folder / name for name in (RESULT, "config.yaml", "confusion.png")]
+    return [path for path in (*files, *evidence, *pictures) if path.exists()]
 
 
 def _open_run(
@@ -346,6 +360,10 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
+def _federation_id(config: RunConfig, hashed: str) -> bytes:
+    return json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+
+
 def _open_ledger(
     config: RunConfig,
     folder: Path,
@@ -363,7 +381,7 @@ def _open_ledger(
             f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
         )
     genesis = initial_parameters(network, config.seed)
-    identity = json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+    identity = _federation_id(config, hashed)
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
     organisations: tuple[bytes, ...] = ()
     if config.ledger.keystore is not None:

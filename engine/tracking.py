@@ -729,7 +729,16 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
         "final/gradient_evaluations": timing["gradient_evaluations"],
         "final/total_s": timing["total_seconds"],
     }
+    if "synthesis" in result:
+        metrics |= synthesis_metrics(result["synthesis"])
     return metrics
+
+
+def synthesis_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Synthetic beats that were asked for, granted and accepted; requests that were denied, and rejected at quality."""
+    beats = {"requested": "wanted", "granted": "granted", "accepted": "accepted"}
+    metrics: dict[str, float | None] = {f"synthesis/{n}": sum(row[key] for row in rows) for n, key in beats.items()}
+    return metrics | {f"synthesis/{s}": sum(row["status"] == s for row in rows) for s in ("denied", "rejected")}
 
 
 def ledger_tags(result: Mapping[str, Any]) -> dict[str, str]:

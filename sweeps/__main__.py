@@ -17,9 +17,10 @@ import yaml
 
 from engine import __version__
 from engine.config import RunConfig, dotted_keys, load_yaml, parse, set_key
-from engine.errors import ConfigError, PulseLedgerError
+from engine.errors import ConfigError, PulseLedgerError, ReviewPending
 
 MISTAKE = 2  # exit code of a user's mistake
+WAITING = 3  # of a run or study that waits for a reviewer
 INTERRUPTED = 130
 
 
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         return options.run(options, rest)
+    except ReviewPending as error:
+        print(f"pulseledger: {error}", file=sys.stderr)
+        return WAITING
     except PulseLedgerError as error:
         print(f"pulseledger: {error}", file=sys.stderr)
         return MISTAKE
@@ -92,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; its tags are compared, too")
     sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
+    sub = verb("governance", _governance, "requests for synthetic beats: look at them, approve or deny those that wait")
+    sub.add_argument("what", choices=("list", "show", "approve", "deny", "policy"))
+    sub.add_argument("folder", type=Path, help="of a run or study")
+    sub.add_argument("id", nargs="?", default="", help="of the request, or how it begins; for show, approve and deny")
+    sub.add_argument("--reason", help="approve, deny: why; it is kept and its digest signed")
+    sub.add_argument("--granted", type=int, help="approve: number of beats; default: all that the policy allows")
+    sub.add_argument("--key", type=Path, help="file with the reviewer's key; default: the simulated reviewer's")
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
     sub = verb("data", _data, "fetch MIT-BIH, describe a cohort, or write simulated records", takes_keys=True)
     sub.add_argument("what", choices=("fetch", "describe", "simulate"))
     sub.add_argument("config", nargs="?", help="YAML file of a run or study, for describe and simulate")
@@ -107,14 +119,33 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
     )
+    sub.add_argument("--reviewer", metavar="NAME", help="make a reviewer's key, too; its organisation")
     return parser
 
 
 def _keystore(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger.keys import create_keystore
+    from engine.ledger.keys import create_keystore, create_reviewer
 
     for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
         print(f"hospital {slot}: {address}")
+    if options.reviewer is not None:
+        print(f"reviewer: {create_reviewer(options.folder, options.reviewer)}")
+    return 0
+
+
+def _governance(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.governance import print_policy, print_request, print_requests, review
+
+    match options.what:
+        case "list":
+            print_requests(options.folder, options.json)
+        case "show":
+            print_request(options.folder, options.id, options.json)
+        case "policy":
+            print_policy(options.folder, options.json)
+        case _:
+            approve = options.what == "approve"
+            review(options.folder, options.id, approve, options.reason, options.granted, options.key, options.json)
     return 0
 
 

@@ -11,6 +11,7 @@ User attributes of a trial in Optuna's database:
     pruned                              round, or repeat, at which it was pruned
     repeats                             objective -> mean, sd, low, high (95 % interval), n
     reason                              why it was pruned or failed, in a line
+    waiting                             what a trial waits for that a reviewer must decide on; "" once it goes on
     error                               of a failed trial: hospital, round, stage, traceback
 """
 
@@ -40,11 +41,20 @@ from optuna.trial import TrialState
 from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
 from engine.background import Answer, Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
-from engine.errors import DataError, HospitalError, HospitalLost, PulseLedgerError, ResourceError, StudyError
+from engine.errors import (
+    DataError,
+    HospitalError,
+    HospitalLost,
+    PulseLedgerError,
+    ResourceError,
+    ReviewPending,
+    StudyError,
+)
 from engine.experiment import finished, publish, rounds_done
 from engine.files import whole
 from engine.ledger.studies import StudyLedger
 from engine.pool import ATTEMPTS, sited_groups
+from engine.synthesis.governed import FOLDER, STATE, undecided
 from engine.tracking import start_tracker
 from sweeps import registration
 from sweeps.progress import StudyProgress
@@ -267,6 +277,7 @@ class Driver:
         self._space = search_space(study)
         self._idle: list[_Slot] = []
         self._running: list[_Running] = []
+        self._parked: list[_Running] = []  # wait for a reviewer
         self._signals = 0
         self._trained = 0.0  # seconds of training, times the CPUs of the trial
         self._tracker: Background | None = None
@@ -282,6 +293,7 @@ class Driver:
 
         Raises:
             StudyError: the first trials all failed.
+            ReviewPending: all other trials have ended; some wait for a reviewer.
             KeyboardInterrupt: a signal; says how to go on.
         """
         running = self._running
@@ -294,6 +306,7 @@ class Driver:
                 waiting = self._adopt()
                 self._reconcile(self._ended_trials())
                 while True:
+                    waiting += self._decided()
                     while (
                         not self._signals
                         and len(running) < self._concurrency
@@ -320,6 +333,8 @@ class Driver:
                         f"stopped, every trial is at a checkpoint; `pulseledger resume {self._folder}` goes on."
                     )
                 self._leave_ledger()
+                if self._parked:
+                    raise ReviewPending(self._waits())
                 self._finish_tracking("COMPLETE", time.monotonic() - began)
         except StudyError:
             self._finish_tracking("FAIL", time.monotonic() - began)
@@ -587,6 +602,11 @@ class Driver:
         if reply["state"] == "rung":
             self._leave(trial)
             self._prune(trial, reply["step"])
+        elif reply["state"] == "waiting":
+            self._idle.append(trial.slot)
+            self._parked.append(trial)
+            self._handle(trial).set_user_attr("waiting", reply["reason"])
+            self._progress.note(f"trial {trial.trial}: {reply['reason']}")
         elif reply["state"] == "stopped":
             self._close_slot(trial.slot)  # stays RUNNING: a resume adopts it
         else:
@@ -594,6 +614,26 @@ class Driver:
             self._tell(trial, reply["results"])
         trial.slot = None
         return True
+
+    def _decided(self) -> list[_Running]:
+        """Parked trials that can go on: a reviewer has decided on all that they asked for."""
+        ready = []
+        for trial in self._parked:
+            runs = sorted(Path(trial.order["folder"]).glob(f"seed-*/{FOLDER}/{STATE}"))
+            if not any(undecided(run.parent.parent) for run in runs):
+                ready.append(trial)
+        for trial in ready:
+            self._parked.remove(trial)
+            self._handle(trial).set_user_attr("waiting", "")
+        return ready
+
+    def _waits(self) -> str:
+        numbers = ", ".join(str(trial.trial) for trial in sorted(self._parked, key=lambda t: t.trial))
+        one = len(self._parked) == 1
+        return (
+            f"{'trial' if one else 'trials'} {numbers} {'waits' if one else 'wait'} for a reviewer; decide with `pulseledger "
+            f"governance approve|deny {self._folder} ID --reason TEXT`, then go on with `pulseledger resume {self._folder}`."
+        )
 
     def _judge(self, trial: _Running, step: int, result: dict[str, Any]) -> bool:
         """Keeps what the trial reached at a rung, with the decision; returns whether it goes on."""

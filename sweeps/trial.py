@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.background import Background
 from engine.config import RunConfig
-from engine.errors import Stopped, StudyError
+from engine.errors import ReviewPending, Stopped, StudyError
 from engine.experiment import Place, steps, track
 from engine.files import whole
 
@@ -50,7 +50,7 @@ class TrialRunner:
         """Goes on to the next rung, or to the end.
 
         Returns:
-            state: "rung" with step and result, "done" with results, or "stopped"; `trained`: seconds of training in
+            state: "rung" with step and result, "done" with results, "stopped", or "waiting" with reason; `trained`: seconds of training in
             this chunk. Results are cut down to what the driver needs.
         """
         assert self._chunks is not None
@@ -62,6 +62,8 @@ class TrialRunner:
             reply = {"state": "done", "results": [{k: result[k] for k in KEPT} for result in end.value]}
         except Stopped:
             reply = {"state": "stopped"}
+        except ReviewPending as error:
+            reply = {"state": "waiting", "reason": str(error)}
         return {**reply, "trained": self._progress.take()}
 
     def drop(self) -> None:

@@ -13,14 +13,12 @@ import pytest
 
 from engine.algorithms.base import Samples
 from engine.config import BalanceConfig, RunConfig, TimeGanConfig
-from engine.data.cohort import build_cohort
 from engine.errors import ConfigError, DataError, SynthesisError
 from engine.experiment import run
 from engine.oracle import Batch
-from engine.synthesis import Synthetic, generate, minimum_real
+from engine.synthesis import generate, minimum_real
 from engine.synthesis.balance import balanced, class_weights, logit_offsets, wanted_beats
 from engine.synthesis.generators import Space, between, joined, load_synthetic, save_synthetic
-from engine.synthesis.prepare import Answer, Request, Verdict, hospital_file, prepare
 from engine.synthesis.timegan import from_sequences, interpreter, to_sequences
 
 INTERPOLATING = ("smote", "borderline", "adasyn")
@@ -336,45 +334,6 @@ def test_wrong_settings_are_one_sentence(tiny_config: Callable[..., RunConfig], 
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 
-def test_only_what_was_granted_and_accepted_is_written(tiny_config: Callable[..., RunConfig], tmp_path: Path):
-    config = tiny_config(**{"balance.method": "smote", "balance.target": 1.0, "balance.neighbours": 1})
-    cohort = build_cohort(config.data, config.cohort)
-    asked: list[Request] = []
-
-    def grant(request: Request) -> Answer:
-        asked.append(request)
-        return Answer(0, "no F") if request.label == "F" else Answer(min(3, request.wanted))
-
-    def judge(request: Request, made: Synthetic, report) -> Verdict:
-        assert report.synthetic == len(made) <= 3
-        return Verdict(request.label != "V", "no V")
-
-    records = prepare(config, cohort, tmp_path, grant, judge)
-    assert len({request.id for request in asked}) == len(asked) == len(records) > 3
-    statuses = {record["label"]: record["status"] for record in records if record["made"] or record["label"] == "F"}
-    assert statuses == {"S": "accepted", "V": "rejected", "F": "denied"}
-    for hospital in cohort.hospitals:
-        labels = cohort.beats.y[hospital.train]
-        mine = [record for record in records if record["hospital"] == hospital.id]
-        for record in mine:
-            assert record["real"] == (labels == cohort.beats.classes.index(record["label"])).sum() > 0
-        accepted = sum(record["made"] for record in mine if record["status"] == "accepted")
-        if accepted:
-            assert set(load_synthetic(hospital_file(tmp_path, hospital.id)).y) == {1}
-            provenance = json.loads((tmp_path / f"provenance-{hospital.id}.json").read_text())
-            assert len(provenance) == len(load_synthetic(hospital_file(tmp_path, hospital.id)).y) == accepted
-            for row in provenance:
-                assert (labels[row["parents"]] == 1).all()
-                assert row["request"] in {r.id for r in asked}
-        else:
-            assert not hospital_file(tmp_path, hospital.id).exists()
-
-    def never(request: Request) -> Answer:
-        raise AssertionError("asked again")
-
-    assert prepare(config, cohort, tmp_path, never) == records
-
-
 @pytest.mark.parametrize("method", ["class_weighted", "logit_adjustment", "oversample", "smote"])
 def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, method: str
@@ -390,8 +349,8 @@ def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
     assert (more > 0) == (method in ("oversample", "smote"))
     if method == "smote":
         for record in results[0]["synthesis"]:
-            assert record["status"] == ("denied" if record["real"] < 6 else "accepted")
-            assert record["made"] == (0 if record["real"] < 6 else record["wanted"])
+            assert record["status"] == ("denied" if record["real_floor"] < 6 else "accepted")
+            assert record["accepted"] == (0 if record["real_floor"] < 6 else record["wanted"])
         assert {record["status"] for record in results[0]["synthesis"]} == {"denied", "accepted"}
 
 

@@ -9,6 +9,8 @@ What an audit of one copy cannot see: whoever holds all hospital keys can write 
 Every hospital signs the head before it; `compare` holds two copies against each other, and the tracker keeps the head, too.
 """
 
+import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -221,6 +223,8 @@ class _Audit:
         self.rotations: list[tuple[int, KeyRotation]] = []  # by round
         self.transactions: list[_Transaction] = []
         self.books = policy.Books()
+        self.reviews: dict[bytes, SyntheticReview] = {}  # by request, as are reports
+        self.reports: dict[bytes, SyntheticReport] = {}
         self.chains: list[bytes] = [_ZERO]  # values of the chain of decisions
         self.synthetic: Domain | None = None
         self.coordinator = ""
@@ -238,6 +242,7 @@ class _Audit:
             self.check_archive()
             self.check_model()
             self.check_result()
+            self.check_synthetic_files()
             self.report.head = _text(self.last_head())
         for record, name, expected, found, message in self.evidence.problems:
             self.find(None, None, record, name, expected, found, message)
@@ -545,7 +550,7 @@ class _Audit:
             version = len(self.books.policies) + 1
             expected = verify.sha256(canonical_json({"version": version, "policy": content}).encode())
             try:
-                self.books.policies.append(_policy(content))
+                self.books.policies.append(policy.from_contract(content))
             except (KeyError, TypeError, ValueError):
                 message = "the policy lacks a value"
                 self.find(None, None, "synthetic", "record", "all values of a policy", content, message)
@@ -596,8 +601,10 @@ class _Audit:
             self.books.request(identity, record)
         elif isinstance(record, SyntheticReview):
             self.books.review(identity, record, digest)
+            self.reviews[identity] = record
         elif isinstance(record, SyntheticReport):
             self.books.report(identity, record, digest)
+            self.reports[identity] = record
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
 
@@ -1156,6 +1163,110 @@ class _Audit:
                 message = f"{name} in result.json is not what the bundle holds"
                 self.find(None, None, "result", name, _digest_text(value), _digest_text(there), message)
 
+    # --- Synthetic beats ----------------------------------------------------------------------------------------------
+
+    def check_synthetic_files(self) -> None:
+        """Hold what lies in the run's folder against the signed reports and reviews, and the result against the books."""
+        result = None if self.folder is None else _file_json(self.folder / "result.json")
+        rows = result.get("synthesis") if isinstance(result, dict) else None
+        if self.folder is None or (rows is None and not (self.folder / "synthetic").is_dir()):
+            return
+        missing = 0
+        for identity, report in self.reports.items():
+            slot = self.books.requests[identity].request.slot
+            path = self.folder / "synthetic" / f"evidence-{identity.hex()[:16]}.json"
+            if path.exists():
+                self.check_evidence(path, slot, report)
+            else:
+                missing += 1
+        if missing:
+            self.report.notes.append(f"{missing} reports on the quality of synthetic beats are not in the folder")
+        for identity, review in self.reviews.items():
+            slot = self.books.requests[identity].request.slot
+            path = self.folder / "ledger" / "reviews" / f"{identity.hex()}.json"
+            if path.exists():
+                self.count("reasons")
+                content = _file_json(path)
+                reason = content.get("reason") if isinstance(content, dict) else None
+                said = verify.sha256(reason.encode("utf-8", "replace")) if isinstance(reason, str) else None
+                if said != review.reason:
+                    message = "the reason in the folder is not the one that the reviewer signed"
+                    self.find(None, slot, "synthetic", "reason", review.reason, said, message)
+        accepted: dict[int, list[SyntheticReport]] = {}
+        for identity, standing in self.books.requests.items():
+            if standing.status == policy.Status.ACCEPTED:
+                accepted.setdefault(standing.request.slot, []).append(self.reports[identity])
+        for slot, reports in accepted.items():
+            path = self.folder / "synthetic" / f"hospital-{slot}.npz"
+            if path.exists():
+                self.check_batches(path, slot, reports)
+            else:
+                self.report.notes.append(f"the synthetic beats of hospital {slot} are not in the folder")
+        if rows is not None:
+            self.compare_outcomes(rows)
+
+    def check_evidence(self, path: Path, slot: int, report: SyntheticReport) -> None:
+        self.count("evidence")
+        content = _file_json(path)
+        try:
+            text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            text = ""
+        digest = verify.sha256(text.encode("ascii"))
+        if digest != report.evidence:
+            message = "the quality report in the folder is not the one that the hospital signed"
+            self.find(None, slot, "synthetic", "evidence", report.evidence, digest, message)
+            return
+        for name, value in verify.quality_numbers(content).items():
+            if getattr(report, name) != value:
+                message = f"{name} of the signed report does not follow from the quality report"
+                self.find(None, slot, "synthetic", name, value, getattr(report, name), message)
+
+    def check_batches(self, path: Path, slot: int, reports: list[SyntheticReport]) -> None:
+        message = "the synthetic beats in the folder are not those that the hospital signed for"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # stored entries only: what is not compressed cannot swell
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("compressed")
+            with np.load(path, allow_pickle=False) as arrays:
+                parts = [np.atleast_1d(arrays[name]) for name in ("x", "rr", "y")]
+        except Exception as error:  # the formats' readers raise many kinds for damaged files
+            self.find(None, slot, "synthetic", "batch", "readable arrays", type(error).__name__, message)
+            return
+        start = 0
+        for report in reports:
+            self.count("batches")
+            digest = verify.batch_digest(*(part[start : start + report.generated] for part in parts))
+            if digest != report.batch:
+                self.find(None, slot, "synthetic", "batch", report.batch, digest, message)
+            start += report.generated
+        if any(len(part) != start for part in parts):
+            lengths = ", ".join(str(len(part)) for part in parts)
+            self.find(None, slot, "synthetic", "batch", f"{start} beats", lengths, message)
+
+    def compare_outcomes(self, rows: Any) -> None:
+        """What result.json says of each request, against what follows from the journal."""
+        told = {row.get("request"): row for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
+        for identity, standing in self.books.requests.items():
+            row, request = told.pop(identity.hex(), None), standing.request
+            status = standing.status
+            expected: dict[str, Any] = {
+                "hospital": request.slot,
+                "class": policy.CLASSES[request.class_] if request.class_ < len(policy.CLASSES) else None,
+                "wanted": request.quantity,
+                "granted": standing.granted,
+                "accepted": standing.counted if status == policy.Status.ACCEPTED else 0,
+                "status": status.name.lower(),
+            }
+            for name, wanted in expected.items():
+                found = None if row is None else row.get(name)
+                if found != wanted:
+                    message = f"{name} of a request in result.json is not what the ledger holds"
+                    self.find(None, request.slot, "result", "synthesis", wanted, found, message)
+        for unknown in told:
+            self.find(None, None, "result", "synthesis", None, unknown, "the ledger holds no such request")
+
     def check_manifest(self) -> None:
         manifest = self.evidence.manifest
         if not manifest:
@@ -1364,14 +1475,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _policy(values: Mapping[str, Any]) -> policy.Policy:
-    names = {solidity_name(name): name for name in policy.Policy.__dataclass_fields__}
-    read = {names[key]: value for key, value in values.items()}
-    if not all(type(v) is (list if n == "min_real" else bool if n == "automatic" else int) for n, v in read.items()):
-        raise ValueError("a value of the policy has the wrong type")
-    return policy.Policy(**{**read, "min_real": tuple(read["min_real"])})
-
-
 def _address_word(value: Any) -> bytes:
     try:
         return verify.encode("address", value)
@@ -1396,6 +1499,14 @@ def _hash(value: Any) -> bytes | None:
 
 def _plain_hex(value: Any) -> str | None:
     return value.lower().removeprefix("0x") if isinstance(value, str) else None
+
+
+def _file_json(path: Path) -> Any:
+    """The JSON of a file; None if there is none that can be read."""
+    try:
+        return read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _digest_text(value: Any) -> str:

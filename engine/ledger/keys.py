@@ -30,13 +30,26 @@ from engine.ledger.records import (
     Receipt,
     RoundHead,
     SignedUpdate,
+    SyntheticReport,
+    SyntheticRequest,
     commitments,
+    count_commitment,
     digest,
     organisation,
+    real_floor,
     record_from_json,
     record_to_json,
 )
-from engine.ledger.signing import SALT_METRICS, SALT_SAMPLES, address, hospital_key, recover_digest, salt, sign
+from engine.ledger.signing import (
+    SALT_METRICS,
+    SALT_REAL_COUNT,
+    SALT_SAMPLES,
+    address,
+    hospital_key,
+    recover_digest,
+    salt,
+    sign,
+)
 
 PASSWORD_VARIABLE = "PULSELEDGER_KEYSTORE_PASSWORD"
 REGISTRY, ROTATIONS = "registry.json", "rotations.json"
@@ -179,6 +192,42 @@ class Signer:
         self._promised[round] = leaf
         return signed, opening, leaf
 
+    def request(
+        self,
+        domain: Domain,
+        class_: int,
+        generator: int,
+        quantity: int,
+        real: int,
+        settings: bytes,
+        policy_version: int,
+    ) -> tuple[SyntheticRequest, bytes]:
+        """Ask for synthetic beats of a class; of the number of real ones only a floor and a commitment are told.
+
+        Args:
+            domain: of the contract for synthetic data.
+            settings: digest of the generator's settings, 32 bytes.
+        """
+        federation, nonce = self._signing.federation, class_ + 1
+        record = SyntheticRequest(
+            federation=federation,
+            slot=self._slot,
+            class_=class_,
+            generator=generator,
+            quantity=quantity,
+            real_floor=real_floor(real),
+            real_count=count_commitment(salt(self._key, federation, nonce, SALT_REAL_COUNT), real),
+            settings=settings,
+            policy_version=policy_version,
+            nonce=nonce,
+            deadline=0,
+        )
+        return record, sign(record, domain, self._key)
+
+    def report(self, domain: Domain, report: SyntheticReport) -> bytes:
+        """Sign what was generated."""
+        return sign(report, domain, self._key)
+
     def withdraw(self) -> None:
         """Forget the last update: it never left this hospital's host."""
         if self.memory is not None:
@@ -226,6 +275,65 @@ def _check_headers(headers: tuple[Header, ...], signing: Signing) -> None:
             raise LedgerError(f"the head of round {header.round} does not follow from what is shown of it")
 
 
+# --- Reviewers --------------------------------------------------------------------------------------------------------
+
+REVIEWERS, REVIEWER = "reviewers.json", "reviewer.json"
+
+
+def simulated_organisation() -> bytes:
+    """The organisation of the reviewer of a simulated federation, which no hospital belongs to."""
+    return keccak(b"PulseLedger reviewer's organisation 1")
+
+
+def read_reviewers(folder: Path) -> dict[str, bytes]:
+    """Read the reviewers of a keystore: address -> organisation. Raises LedgerError when there are none."""
+    path = Path(folder) / REVIEWERS
+    try:
+        return {entry["address"]: bytes.fromhex(entry["organisation"][2:]) for entry in _read_json(path)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerError(f"{path} is damaged: {error}") from error
+
+
+def create_reviewer(
+    folder: Path,
+    name: str,
+    password: str | None = None,
+    draw: Callable[[int], bytes] = os.urandom,
+    work: int = SCRYPT_N,
+) -> str:
+    """Create the key of a reviewer of the organisation `name` in a keystore; returns its address.
+
+    Raises:
+        LedgerError: there is one already, no password, or the folder cannot be written.
+    """
+    folder, key = Path(folder), draw(32)
+    if (folder / REVIEWERS).exists():
+        raise LedgerError(f"{folder} already holds a reviewer")
+    _write_key(folder / REVIEWER, key, _password(password), work)
+    _write_json(folder / REVIEWERS, [{"address": address(key), "organisation": "0x" + keccak(name.encode()).hex()}])
+    return address(key)
+
+
+def read_key_file(path: Path, password: str | None = None) -> bytes:
+    """Read a private key: 32 bytes as hex, or an encrypted one, which wants the keystore's password.
+
+    Raises:
+        LedgerError: the file is missing or damaged, or the password is missing or wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LedgerError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    if text.startswith("{"):
+        return _decrypted(Path(path), password)
+    try:
+        key = bytes.fromhex(text.removeprefix("0x"))
+        address(key)
+    except (ValueError, LedgerError):
+        raise LedgerError(f"{path} holds no private key") from None
+    return key
+
+
 # --- Keystore ---------------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +365,7 @@ def create_keystore(
     for slot in range(hospitals):
         name = keccak(organisations[slot].encode()) if organisations else organisation(slot)
         key = draw(32)
-        _write_key(folder, slot, key, password, work)
+        _write_key(_key_path(folder, slot), key, password, work)
         registry.append({"slot": slot, "address": address(key), "organisation": "0x" + name.hex()})
     _write_json(folder / REGISTRY, registry)
     return [str(entry["address"]) for entry in registry]
@@ -287,9 +395,12 @@ def load_key(folder: Path, slot: int, password: str | None = None) -> bytes:
     Raises:
         LedgerError: the file is missing or damaged, or the password is missing or wrong.
     """
+    return _decrypted(_key_path(Path(folder), slot), password)
+
+
+def _decrypted(path: Path, password: str | None) -> bytes:
     from eth_keyfile import decode_keyfile_json
 
-    path = _key_path(Path(folder), slot)
     content = _read_json(path)
     try:
         return bytes(decode_keyfile_json(content, _password(password).encode()))
@@ -325,7 +436,7 @@ def rotate_key(
     signatures = [sign(record, domain, key).hex() for key in (old, new)]
     path = _key_path(folder, slot)
     path.replace(path.with_suffix(f".until-{round}.json"))
-    _write_key(folder, slot, new, password, work)
+    _write_key(path, new, password, work)
     _write_json(folder / ROTATIONS, [*known, {"record": record_to_json(record), "signatures": signatures}])
     return record
 
@@ -356,10 +467,10 @@ def _password(password: str | None) -> str:
     return found
 
 
-def _write_key(folder: Path, slot: int, key: bytes, password: str, work: int) -> None:
+def _write_key(path: Path, key: bytes, password: str, work: int) -> None:
     from eth_keyfile import create_keyfile_json
 
-    _write_json(_key_path(folder, slot), create_keyfile_json(key, password.encode(), kdf="scrypt", iterations=work))
+    _write_json(path, create_keyfile_json(key, password.encode(), kdf="scrypt", iterations=work))
 
 
 def _write_json(path: Path, value: Any) -> None:

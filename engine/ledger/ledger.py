@@ -437,6 +437,10 @@ class Ledger:
         assert done.receipt is not None
         return Governed(kind, identity, done.receipt.transaction, done.receipt.gas, self._decisions())
 
+    def governance(self) -> tuple[Domain, list[tuple[str, bytes, str, bytes | None, str | None]]]:
+        """Return the domain of requests, reviews and reports, and every step so far as the journal holds it."""
+        return self.synthetic_domain, self._journal.governed()
+
     def request_state(self, request: bytes) -> dict[str, Any]:
         """Return what the contract holds of a request, by the names of its ABI."""
         contract = self.synthetic_domain.contract

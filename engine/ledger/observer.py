@@ -16,10 +16,11 @@ from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.keys import Notice, Signing, read_rotations
-from engine.ledger.ledger import Ledger, Opened
+from engine.ledger.ledger import Governed, Ledger, Opened
 from engine.ledger.merkle import EMPTY, levels, next_head, path, scores_root, update_leaf
 from engine.ledger.records import (
     NO_ROUND,
+    Domain,
     Federation,
     Header,
     ModelUpdate,
@@ -41,6 +42,7 @@ class LedgerObserver:
 
     Attributes:
         signing: what hospitals need to sign.
+        organisations: of the hospitals, by slot.
         seconds: time that the loop waited for this observer.
     """
 
@@ -62,6 +64,7 @@ class LedgerObserver:
         except BaseException:
             self._ledger.abandon()
             raise
+        self.organisations = federation.organisations
         self._headers = list(opened.headers)
         self._decisions = opened.decisions
         self._verdicts = dict(opened.verdicts)
@@ -123,6 +126,22 @@ class LedgerObserver:
         )
         self._submit(entry, {u.hospital: u.leaf for u in record.updates})
         self.seconds += time.perf_counter() - started
+
+    @property
+    def decisions(self) -> bytes:
+        """Hash chain of the decisions on synthetic data, as the next round will name it."""
+        return self._decisions
+
+    def governance(self) -> tuple[Domain, list[tuple[str, bytes, str, bytes | None, str | None]]]:
+        """As `Ledger.governance`."""
+        steps: tuple[Domain, list[Any]] = self._ledger.submit("governance").result()
+        return steps
+
+    def govern(self, kind: str, content: Any, signature: bytes | None = None, sender: str | None = None) -> Governed:
+        """As `Ledger.govern`; the rounds from now on name the decisions after it."""
+        done: Governed = self._ledger.submit("govern", kind, content, signature, sender).result()
+        self._decisions = done.decisions
+        return done
 
     def pending(self) -> list[Any]:
         """The rounds, as JSON values, that the ledger has not confirmed; they go into the checkpoint."""

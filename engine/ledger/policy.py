@@ -5,13 +5,23 @@ A run without a ledger decides by it, and the audit recomputes every decision wi
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from eth_hash.auto import keccak
 
+from engine.config import PolicyConfig
 from engine.errors import LedgerError
-from engine.ledger.records import SyntheticReport, SyntheticRequest, SyntheticReview, word
+from engine.ledger.canonical import read_json
+from engine.ledger.records import (
+    SyntheticReport,
+    SyntheticRequest,
+    SyntheticReview,
+    record_from_json,
+    solidity_name,
+    word,
+)
 
 BASIS = 10_000
 CLASSES = "NSVFQ"  # a class is its position here
@@ -98,14 +108,53 @@ class Policy:
     min_real: tuple[int, ...]
 
 
+def policy_of(settings: PolicyConfig) -> Policy:
+    """The settings of a run in the contract's integers."""
+    return Policy(
+        allowed_classes=sum(1 << CLASSES.index(letter) for letter in settings.classes),
+        allowed_generators=sum(1 << GENERATORS[name] for name in settings.min_real),
+        automatic=settings.mode == "automatic",
+        quota=settings.quota,
+        ratio_bp=round(settings.ratio * BASIS),
+        share_cap_bp=round(settings.share_cap * BASIS),
+        expiry_seconds=settings.expiry_seconds,
+        max_auc_bp=round(settings.max_auc * BASIS),
+        min_nndr_bp=round(settings.min_nndr * BASIS),
+        max_duplicates=settings.max_duplicates,
+        min_utility_bp=round(settings.min_utility * BASIS),
+        min_real=tuple(
+            settings.min_real.get({n: name for name, n in GENERATORS.items()}.get(i, ""), 0) for i in range(8)
+        ),
+    )
+
+
+def to_contract(policy: Policy) -> dict[str, Any]:
+    """A policy by the names of the contract's struct, as `Ledger.govern` takes it."""
+    return {solidity_name(name): v if name != "min_real" else list(v) for name, v in asdict(policy).items()}
+
+
+def from_contract(values: Mapping[str, Any]) -> Policy:
+    """What `to_contract` made.
+
+    Raises:
+        KeyError, TypeError, ValueError: a value is missing, unknown or of the wrong type.
+    """
+    names = {solidity_name(name): name for name in Policy.__dataclass_fields__}
+    read = {names[key]: value for key, value in values.items()}
+    if not all(type(v) is (list if n == "min_real" else bool if n == "automatic" else int) for n, v in read.items()):
+        raise ValueError("a value of the policy has the wrong type")
+    return Policy(**{**read, "min_real": tuple(read["min_real"])})
+
+
 @dataclass
 class Standing:
-    """A request and what became of it; `counted` is what it holds of the quota."""
+    """A request and what became of it; `granted` stays, `counted` is what it holds of the quota now."""
 
     request: SyntheticRequest
     status: Status = Status.NONE
     counted: int = 0
     reasons: Reason = _NONE
+    granted: int = 0
 
 
 @dataclass
@@ -116,6 +165,26 @@ class Books:
     requests: dict[bytes, Standing] = field(default_factory=dict)
     used: Counter[tuple[int, int]] = field(default_factory=Counter)
     decisions: bytes = bytes(32)
+
+    def take(self, kind: str, id: bytes, text: str, digest: bytes = bytes(32)) -> None:
+        """Take one step as the journal holds it: kind, id, record as JSON, and the digest that was signed.
+
+        Raises:
+            LedgerError: the step is not possible, or damaged.
+        """
+        match kind:
+            case "policy":
+                self.policies.append(from_contract(read_json(text)))
+            case "request":
+                self.request(id, record_from_json(SyntheticRequest, text))
+            case "review":
+                self.review(id, record_from_json(SyntheticReview, text), digest)
+            case "report":
+                self.report(id, record_from_json(SyntheticReport, text), digest)
+            case "expire":
+                self.expire(bytes.fromhex(read_json(text)["request"][2:]))
+            case _:
+                pass  # a reviewer changes no books
 
     def request(self, id: bytes, request: SyntheticRequest, version: int | None = None) -> Standing:
         """Take a request under the version of the policy that is in force; None for the last.
@@ -200,6 +269,8 @@ class Books:
         standing = self.requests[id]
         self.used[standing.request.slot, standing.request.class_] += counted - standing.counted
         standing.status, standing.counted, standing.reasons = status, counted, reasons
+        if status == Status.APPROVED:
+            standing.granted = counted
         self.decisions = keccak(self.decisions + id + word(int(status)) + word(counted) + record)
 
 

@@ -30,6 +30,11 @@ def hospital_key(seed: int, federation: bytes, slot: int) -> bytes:
         attempt += 1
 
 
+def reviewer_key(seed: int, federation: bytes) -> bytes:
+    """Derive the key of the simulated reviewer of a federation; as public as the seed, see `hospital_key`."""
+    return hashlib.sha256(f"PulseLedger reviewer key 1|{seed}|{federation.hex()}".encode()).digest()
+
+
 def salt(key: bytes, federation: bytes, round: int, purpose: int) -> bytes:
     """Derive the salt of one commitment, 32 bytes that only the holder of the key can know.
 

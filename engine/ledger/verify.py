@@ -214,6 +214,41 @@ def commitment(salt: bytes, value: int | bytes) -> bytes:
     return keccak256(salt + (encode("uint256", value) if isinstance(value, int) else value))
 
 
+def batch_digest(x: np.ndarray, rr: np.ndarray, y: np.ndarray) -> bytes:
+    """Digest of a batch of synthetic beats: sizes as uint32, then windows and RR features (float32), classes (int8)."""
+    sizes = [len(x), x.shape[1] if x.ndim == 2 else 0, rr.shape[1] if rr.ndim == 2 else 0]
+    data = b"".join(size.to_bytes(4, "little") for size in sizes)
+    for array, kind in ((x, "float32"), (rr, "float32"), (y, "int8")):
+        if array.dtype != kind:
+            return sha256(b"")
+        data += array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return sha256(data)
+
+
+def quality_numbers(report: Any) -> dict[str, int]:
+    """The numbers of a signed report as they follow from the quality report (JSON); {} where nothing was made.
+
+    A tier that is not computable counts as its worst value.
+    """
+
+    def look(*names: str) -> Any:
+        value = report
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    if not isinstance(report, dict) or "failed" in report:
+        return {}
+    kinds = [look("discriminative", kind, "auc") for kind in ("gru", "linear")]
+    ratio, near, change = look("privacy", "nndr"), look("privacy", "near"), look("utility", "change")
+    return {
+        "auc_bp": 10_000 if None in kinds else max(round(auc * 10_000) for auc in kinds),
+        "nndr_bp": 0 if ratio is None else min(round(ratio * 10_000), 65_535),
+        "duplicates": look("synthetic") if near is None else near,
+        "utility_bp": -10_000 if change is None else round(change * 10_000),
+    }
+
+
 def tensors_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
     """Hash of named tensors: SHA-256 over length-prefixed name, type, shape and little-endian bytes, in order of the names."""
     parts = [b"PulseLedger model 1"]

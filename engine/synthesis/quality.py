@@ -225,8 +225,9 @@ def evidence_numbers(report: Report) -> dict[str, int]:
         not computable counts as its worst value, so that a policy with a bound on it rejects.
     """
     numbers = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": report.synthetic, "utility_bp": -10_000}
+    # of the rounded numbers, so that they follow from the JSON report, too
     if isinstance(report.discriminative, Discriminative):
-        numbers["auc_bp"] = _bp(max(report.discriminative.gru.auc, report.discriminative.linear.auc))
+        numbers["auc_bp"] = max(_bp(report.discriminative.gru.auc), _bp(report.discriminative.linear.auc))
     if isinstance(report.utility, Utility):
         numbers["utility_bp"] = _bp(report.utility.change)
     if isinstance(report.privacy, Privacy):
@@ -569,7 +570,7 @@ def _run_around(line: Sequence[bool], at: int) -> int:
 
 
 def _bp(share: float) -> int:
-    return round(share * 10_000)
+    return round(_rounded(share) * 10_000)
 
 
 def _rounded(value: Any) -> Any:
