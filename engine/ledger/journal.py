@@ -155,17 +155,19 @@ class Meta:
     rule: str = RULE
 
 
-class Journal:
-    """The open journal of one writer. Raises LedgerError with one sentence for a damaged file and for a full disk."""
+class TransactionLog:
+    """A file of one writer with signed transactions and what they are about: the part that all journals share.
 
-    def __init__(self, folder: Path) -> None:
-        """Lock the folder, creating it if needed, and open the journal if there is one.
+    Raises LedgerError with one sentence for a damaged file and for a full disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Lock the folder, creating it if needed, and open the file if there is one.
 
         Raises:
-            LedgerError: another process writes this journal, or the file is damaged.
+            LedgerError: another process writes this file, or it is damaged.
         """
-        self.path = Path(folder) / FILE
-        self.meta: Meta | None = None
+        self.path = path
         self._connection: sqlite3.Connection | None = None
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,33 +179,91 @@ class Journal:
             self.close()
             raise
 
-    def create(self, meta: Meta, transactions: list[tuple[str, int, bytes, bytes]]) -> None:
-        """Write a new journal with its first transactions (purpose, round, hash, raw), whole or not at all."""
+    def transactions(self, round: int | None = None, purpose: str | None = None) -> list[JournalTransaction]:
+        """Return all transactions, or those of one round or purpose, in the order in which they were signed."""
+        query = (
+            "SELECT seq, purpose, round, hash, raw, receipt FROM transactions "
+            "WHERE (?1 IS NULL OR round = ?1) AND (?2 IS NULL OR purpose = ?2) ORDER BY seq"
+        )
+        with storage(self.path):
+            rows = self._open().execute(query, (round, purpose)).fetchall()
+        return [
+            JournalTransaction(seq, purpose, round, identity, raw, receipt_from_json(receipt) if receipt else None)
+            for seq, purpose, round, identity, raw, receipt in rows
+        ]
+
+    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
+        """Write what the chain answered."""
+        with storage(self.path), self._open() as connection:
+            connection.execute("UPDATE transactions SET receipt = ? WHERE seq = ?", (receipt_to_json(receipt), seq))
+
+    def close(self) -> None:
+        """Close the file and let the next writer in; a second call does nothing."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write(self, schema: str, meta: Mapping[str, str], transactions: list[tuple[str, int, bytes, bytes]]) -> None:
+        """Write a new file with its first transactions (purpose, round, hash, raw), whole or not at all."""
         temporary = self.path.with_suffix(".new")
         with storage(self.path):
             temporary.unlink(missing_ok=True)
             connection = sqlite3.connect(temporary)
             try:
                 connection.execute("PRAGMA synchronous=FULL")
-                connection.executescript(_SCHEMA)
+                connection.executescript(schema)
                 with connection:
-                    connection.executemany(
-                        "INSERT INTO meta VALUES (?, ?)",
-                        [
-                            ("format", str(FORMAT)),
-                            ("federation", federation_to_json(meta.federation)),
-                            ("domain", domain_to_json(meta.domain)),
-                            ("backend", canonical_json(meta.backend)),
-                            ("rule", meta.rule),
-                        ],
-                    )
-                    for row in transactions:
-                        connection.execute(_ADD_TRANSACTION, row)
+                    connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+                    connection.executemany(ADD_TRANSACTION, transactions)
             finally:
                 connection.close()
             temporary.replace(self.path)
             sync_folder(self.path.parent)
         self._connect()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise LedgerError(f"the journal {self.path} is closed")
+        return self._connection
+
+    def _connect(self) -> None:
+        with storage(self.path):
+            # One writer, but its calls may come from another thread than the one that opened the file.
+            connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+            self._connection = connection
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if state != "ok":
+                raise LedgerError(f"the journal {self.path} is damaged: {' '.join(state.split())}")
+            self._read(connection)
+
+    def _read(self, connection: sqlite3.Connection) -> None:
+        """Take up what the file says of itself; raises LedgerError when that is damaged."""
+        raise NotImplementedError
+
+
+class Journal(TransactionLog):
+    """The open journal of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        """As `TransactionLog`, in a folder."""
+        self.meta: Meta | None = None
+        super().__init__(Path(folder) / FILE)
+
+    def create(self, meta: Meta, transactions: list[tuple[str, int, bytes, bytes]]) -> None:
+        """Write a new journal with its first transactions (purpose, round, hash, raw), whole or not at all."""
+        values = {
+            "format": str(FORMAT),
+            "federation": federation_to_json(meta.federation),
+            "domain": domain_to_json(meta.domain),
+            "backend": canonical_json(meta.backend),
+            "rule": meta.rule,
+        }
+        self._write(_SCHEMA, values, transactions)
 
     def rounds(self, genesis: bytes) -> list[Header]:
         """Return all rounds in order; the head before each is that of the row before, `genesis` for the first."""
@@ -214,16 +274,6 @@ class Journal:
                 previous = headers[-1].head if headers else genesis
                 headers.append(Header(round, previous, root, parent_model, model, count, scores_root, decisions, head))
         return headers
-
-    def transactions(self, round: int | None = None) -> list[JournalTransaction]:
-        """Return all transactions, or those of one round, in the order in which they were signed."""
-        query = "SELECT seq, purpose, round, hash, raw, receipt FROM transactions WHERE ?1 IS NULL OR round = ?1 ORDER BY seq"
-        with storage(self.path):
-            rows = self._open().execute(query, (round,)).fetchall()
-        return [
-            JournalTransaction(seq, purpose, round, identity, raw, receipt_from_json(receipt) if receipt else None)
-            for seq, purpose, round, identity, raw, receipt in rows
-        ]
 
     def leaves(self, round: int) -> dict[int, bytes]:
         """Return the leaf of every slot with an update in a round."""
@@ -320,7 +370,7 @@ class Journal:
                 "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 tuple(getattr(header, name) for name in TABLES["rounds"]),
             )
-            seq = connection.execute(_ADD_TRANSACTION, ("seal", entry.round, *transaction)).lastrowid
+            seq = connection.execute(ADD_TRANSACTION, ("seal", entry.round, *transaction)).lastrowid
         assert seq is not None
         return JournalTransaction(seq, "seal", entry.round, *transaction, None)
 
@@ -331,7 +381,7 @@ class Journal:
         with storage(self.path), self._open() as connection:
             if row is not None:
                 connection.execute(f"INSERT INTO {row[0]} VALUES ({', '.join('?' * len(row[1]))})", row[1])
-            seq = connection.execute(_ADD_TRANSACTION, (purpose, round, hash, raw)).lastrowid
+            seq = connection.execute(ADD_TRANSACTION, (purpose, round, hash, raw)).lastrowid
         assert seq is not None
         return JournalTransaction(seq, purpose, round, hash, raw, None)
 
@@ -343,39 +393,11 @@ class Journal:
                 [(round, slot, signatures[slot]) for slot in sorted(signatures)],
             )
 
-    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
-        """Write what the chain answered."""
-        with storage(self.path), self._open() as connection:
-            connection.execute("UPDATE transactions SET receipt = ? WHERE seq = ?", (receipt_to_json(receipt), seq))
-
-    def close(self) -> None:
-        """Close the file and let the next writer in; a second call does nothing."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise LedgerError(f"the journal {self.path} is closed")
-        return self._connection
-
-    def _connect(self) -> None:
-        with storage(self.path):
-            # One writer, but its calls may come from another thread than the one that opened the file.
-            connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
-            self._connection = connection
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if state != "ok":
-                raise LedgerError(f"the journal {self.path} is damaged: {' '.join(state.split())}")
-            self.meta = read_meta(connection, self.path)
+    def _read(self, connection: sqlite3.Connection) -> None:
+        self.meta = read_meta(connection, self.path)
 
 
-_ADD_TRANSACTION = "INSERT INTO transactions (purpose, round, hash, raw) VALUES (?, ?, ?, ?)"
+ADD_TRANSACTION = "INSERT INTO transactions (purpose, round, hash, raw) VALUES (?, ?, ?, ?)"
 
 
 def read_meta(connection: sqlite3.Connection, path: Path) -> Meta:

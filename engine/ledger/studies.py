@@ -14,10 +14,9 @@ next generation, under a study id derived from the first one, and names the firs
 the newest generation; each trial ends under the one in which it began.
 """
 
-import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,7 @@ from engine.ledger.chain import (
     query,
 )
 from engine.ledger.delivery import settle
-from engine.ledger.journal import (
-    ChainReceipt,
-    JournalTransaction,
-    lock_writer,
-    receipt_from_json,
-    receipt_to_json,
-    storage,
-    sync_folder,
-)
+from engine.ledger.journal import ADD_TRANSACTION, JournalTransaction, TransactionLog, storage
 from engine.ledger.ledger import connect
 from engine.ledger.records import Domain, address_bytes, domain_from_json, domain_to_json, word
 
@@ -282,8 +273,8 @@ class StudyLedger:
     def _settle_open(self) -> None:
         """Bring every transaction that the chain has not answered onto it, in order; at the opening, all of them."""
         attempts: dict[tuple[str, int], list[JournalTransaction]] = {}
-        wanted = [None] if self._open is None else self._open  # None stands for all
-        for transaction in (t for key in wanted for t in self._journal.transactions(key)):
+        wanted: Sequence[tuple[str | None, int | None]] = [(None, None)] if self._open is None else self._open
+        for transaction in (t for purpose, round in wanted for t in self._journal.transactions(round, purpose)):
             attempts.setdefault((transaction.purpose, transaction.round), []).append(transaction)
         for tries in attempts.values():
             settle(self._open_chain(), self._journal, tries, GAS_OTHER)
@@ -295,40 +286,16 @@ class StudyLedger:
         return self._chain
 
 
-class _Journal:
-    """The open journal of one writer; the rules of durability are those of `engine.ledger.journal.Journal`."""
+class _Journal(TransactionLog):
+    """The open journal of a study."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
         self.meta: tuple[Domain, dict[str, Any]] | None = None
-        self._connection: sqlite3.Connection | None = None
-        with storage(self.path):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_writer(self.path.with_suffix(".lock"), self.path)
-        try:
-            if self.path.exists():
-                self._connect()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(folder / FILE)
 
     def create(self, domain: Domain, backend: Mapping[str, Any], deployment: bytes) -> None:
-        temporary = self.path.with_suffix(".new")
-        with storage(self.path):
-            temporary.unlink(missing_ok=True)
-            connection = sqlite3.connect(temporary)
-            try:
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.executescript(_SCHEMA)
-                meta = {"format": str(FORMAT), "domain": domain_to_json(domain), "backend": canonical_json(backend)}
-                with connection:
-                    connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-                    connection.execute(_ADD, ("deploy", 0, keccak(deployment), deployment))
-            finally:
-                connection.close()
-            temporary.replace(self.path)
-            sync_folder(self.path.parent)
-        self._connect()
+        meta = {"format": str(FORMAT), "domain": domain_to_json(domain), "backend": canonical_json(backend)}
+        self._write(_SCHEMA, meta, [("deploy", 0, keccak(deployment), deployment)])
 
     def designs(self) -> list[Design]:
         with storage(self.path):
@@ -337,16 +304,6 @@ class _Journal:
     def records(self) -> list[TrialRecord]:
         with storage(self.path):
             return [TrialRecord(*row) for row in self._open().execute("SELECT * FROM records ORDER BY seq")]
-
-    def transactions(self, key: tuple[str, int] | None = None) -> list[JournalTransaction]:
-        """Return all transactions, or those with a purpose and round."""
-        query = "SELECT * FROM transactions WHERE ?1 IS NULL OR (purpose = ?1 AND round = ?2) ORDER BY seq"
-        with storage(self.path):
-            rows = self._open().execute(query, key or (None, None)).fetchall()
-        return [
-            JournalTransaction(seq, purpose, round, hash, raw, receipt_from_json(receipt) if receipt else None)
-            for seq, purpose, round, hash, raw, receipt in rows
-        ]
 
     def add_transaction(
         self,
@@ -362,43 +319,18 @@ class _Journal:
                 names = TABLES[row[0]]
                 values = [getattr(row[1], name) for name in names]
                 connection.execute(f"INSERT INTO {row[0]} VALUES ({', '.join('?' * len(names))})", values)
-            seq = connection.execute(_ADD, (purpose, round, hash, raw)).lastrowid
+            seq = connection.execute(ADD_TRANSACTION, (purpose, round, hash, raw)).lastrowid
         assert seq is not None
         return JournalTransaction(seq, purpose, round, hash, raw, None)
 
-    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
-        with storage(self.path), self._open() as connection:
-            connection.execute("UPDATE transactions SET receipt = ? WHERE seq = ?", (receipt_to_json(receipt), seq))
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise LedgerError(f"the journal {self.path} is closed")
-        return self._connection
-
-    def _connect(self) -> None:
-        with storage(self.path):
-            connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
-            self._connection = connection
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            values = dict(connection.execute("SELECT key, value FROM meta"))
+    def _read(self, connection: sqlite3.Connection) -> None:
+        values = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             if values["format"] != str(FORMAT):
                 raise LedgerError(f"format {values['format']}, expected {FORMAT}")
             self.meta = (domain_from_json(values["domain"]), read_json(values["backend"]))
         except (KeyError, ValueError, LedgerError) as error:
             raise LedgerError(f"the journal {self.path} is damaged: {error}") from error
-
-
-_ADD = "INSERT INTO transactions (purpose, round, hash, raw) VALUES (?, ?, ?, ?)"
 
 
 def _design_of(row: Design) -> str:
