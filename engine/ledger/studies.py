@@ -117,8 +117,8 @@ class StudyLedger:
         """
         self._identity = identity
         self._seconds = 0.0
-        # What the chain has not answered; None: nothing was compared with it so far.
-        self._open: list[tuple[str, int] | None] | None = None
+        # Purpose and round of what the chain has not answered; None: nothing was compared with it so far.
+        self._open: list[tuple[str, int]] | None = None
         self._chain: Chain | None = None
         self._journal = _Journal(Path(folder))
         try:
