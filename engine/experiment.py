@@ -16,7 +16,7 @@ from engine.algorithms import build_algorithm
 from engine.background import Background
 from engine.config import RunConfig, config_hash, dump_yaml
 from engine.data.cohort import Cohort, HospitalData, build_cohort
-from engine.errors import DataError, ReviewPending, Stopped
+from engine.errors import ConfigError, DataError, ReviewPending, Stopped
 from engine.files import whole
 from engine.hospital import Outcome, Task, choose_oracle
 from engine.ledger import archive
@@ -144,6 +144,7 @@ def steps(
             weighting=algorithm.weighting,
             min_hospitals=config.federation.min_hospitals,
             validate_participants=config.federation.validation == "participants",
+            peers=config.ledger.reputation == "peers",
             classes=beats.classes,
             model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
             notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
@@ -254,20 +255,12 @@ def track(
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
     """
-    note = run_note("pulseledger run config.yaml", "config.yaml")
-    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
-    tags = {**known, "mlflow.note.content": note, **tags}
-    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
-    following = RunTracker(tracker, key)
-    if (loaded := checkpoint.load(folder, config_hash(config))) is not None:
-        for row in loaded[0].history:  # what an interrupted attempt did not get through
-            following.round_summary(row)
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
     try:
+        for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
+            following.round_summary(row)
         result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
-        files = [RESULT, "config.yaml", "confusion.png"]
-        for row in result.get("synthesis", ()):
-            files += [row["file"], row["file"].replace(".json", ".png")] if row["file"] is not None else []
-        following.result(result, [folder / name for name in files if (folder / name).exists()])
+        following.result(result, _shown(folder, result))
         following.end("COMPLETE")
     except (GeneratorExit, Stopped, ReviewPending):
         with contextlib.suppress(Exception):
@@ -280,6 +273,58 @@ def track(
     for problem in dict.fromkeys(following.problems):
         place.note(problem)
     return result
+
+
+def publish(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> list[str]:
+    """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
+
+    Returns:
+        What went wrong, in sentences.
+    """
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    try:
+        for row in rounds_done(config, folder):
+            following.round_summary(row)
+        if (folder / RESULT).exists():
+            result = finished(folder, config_hash(config))
+            following.result(result, _shown(folder, result))
+    except DataError as error:
+        following.problems.append(str(error))
+    following.settle(wait=True)
+    return list(dict.fromkeys(following.problems))
+
+
+def _shown(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """The files of a finished run that MLflow keeps: result, configuration, picture, and the evidence on synthetic beats."""
+    evidence = [folder / row["file"] for row in result.get("synthesis", ()) if row["file"] is not None]
+    pictures = [path.with_suffix(".png") for path in evidence]
+    files = [folder / name for name in (RESULT, "config.yaml", "confusion.png")]
+    return [path for path in (*files, *evidence, *pictures) if path.exists()]
+
+
+def _open_run(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> RunTracker:
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
+    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
+    return RunTracker(tracker, key)
+
+
+def rounds_done(config: RunConfig, folder: Path) -> Sequence[dict[str, Any]]:
+    """The rounds of a run, finished or not, that are in its folder.
+
+    Raises:
+        DataError: the result or the checkpoint is damaged, or of another configuration.
+    """
+    hashed = config_hash(config)
+    if (folder / RESULT).exists():
+        return finished(folder, hashed)["rounds"]
+    loaded = checkpoint.load(folder, hashed)
+    return loaded[0].history if loaded else ()
 
 
 def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
@@ -336,6 +381,10 @@ def _open_ledger(
 ) -> LedgerObserver | None:
     if config.ledger.backend == "none":
         return None
+    if config.ledger.reputation == "peers" and per_round < 2:
+        raise ConfigError(
+            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
+        )
     genesis = initial_parameters(network, config.seed)
     identity = _federation_id(config, hashed)
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)

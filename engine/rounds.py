@@ -31,6 +31,7 @@ class Plan:
         classes: class letters.
         model_hash: names a parameter vector; b"" where nobody asks.
         notice: what these hospitals are told of the ledger, given the hash of the model; None where none is kept.
+        peers: after each round, each participant scores the others' updated models on its own validation part.
         received: called with a round's updates as soon as they are there, to work on them beside the validation.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     classes: str
     model_hash: Callable[[np.ndarray], bytes]
     validate_participants: bool = False
+    peers: bool = False
     notice: Callable[[bytes, Sequence[int]], Any] = lambda model, hospitals: None
     received: Callable[[int, Sequence[Update]], None] = lambda round, updates: None
 
@@ -67,13 +69,14 @@ class LoopState:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One finished round, as observers see it."""
+    """One finished round, as observers see it; `scores` as from `judge`, where the plan asks for them."""
 
     round: int
     parent: bytes
     model: bytes
     updates: tuple[Update, ...]
     summary: dict[str, Any]
+    scores: dict[int, dict[int, tuple[int, int]]] = field(default_factory=dict)
 
 
 class Observer(Protocol):
@@ -110,6 +113,11 @@ def run_rounds(
         scores, blind = validate(plan, pool, round, params, selected)
         times.append(time.perf_counter())
         summary = summarise(round, updates, (*lost, *blind), scores, times, pool.width)
+        peers = {}
+        if plan.peers:
+            peers = judge(plan, pool, round, state.params, updates)
+            summary["peer_seconds"] = time.perf_counter() - times[-1]
+            summary["seconds"] += summary["peer_seconds"]
         state = replace(
             state,
             round=round,
@@ -118,7 +126,7 @@ def run_rounds(
             history=(*state.history, summary),
         )
         for observer in observers:
-            observer.round_finished(RoundRecord(round, parent, model, updates, summary))
+            observer.round_finished(RoundRecord(round, parent, model, updates, summary, peers))
         save(state)
     return state
 
@@ -160,6 +168,27 @@ def validate(
     _, blind = survivors(list(tables.values()), plan.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
     return federation_scores(known, plan.classes, most_rows=ROWS), blind
+
+
+def judge(
+    plan: Plan, pool: HospitalPool, round: int, params: np.ndarray, updates: Sequence[Update]
+) -> dict[int, dict[int, tuple[int, int]]]:
+    """What each participant's update makes of the model, as the other participants see it; no parameter changes.
+
+    Returns:
+        hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part. A judge that
+        fails gives none.
+    """
+    found = {}
+    for update in updates:
+        judges = [u.hospital for u in updates if u.hospital != update.hospital and u.hospital in plan.validators]
+        tables = pool.validate(round, params + update.vector, judges) if judges else []
+        found[update.hospital] = {
+            hospital: (int(np.trace(table)), int(table.sum()))
+            for hospital, table in zip(judges, tables, strict=True)
+            if not isinstance(table, HospitalError)
+        }
+    return found
 
 
 def summarise(

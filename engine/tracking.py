@@ -3,9 +3,10 @@
 Only this file imports mlflow. Every call names its run id through `MlflowClient`; the fluent API's ambient run is
 thread-local and mixes up parallel runs.
 
-A store that is away does not stop a training: what it has not taken yet waits in memory and in `spool.jsonl`, in
-order, and is sent once it is back, by this process or by the next one. Replaying is harmless: a run is found by its
-key, and a step that it holds already is not written again.
+A store that is away, or cannot be opened yet, does not stop a training: what it has not taken yet waits in memory and
+in `spool.jsonl`, in order, and is sent once it is back, by this process or by the next one. Replaying is harmless: a
+run is found by its key, and a step that it holds already is not written again. What is lost with a process that is
+killed is in the runs' folders; `Tracker.lacking` says whose is to be sent again.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import psutil
 
 from engine import __version__
@@ -38,7 +40,7 @@ FLUSH_SECONDS = 1.0
 FLUSH_METRICS = 900  # MLflow takes at most 1000 in one call
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that was away is tried again; doubled each time
 TRIES = 3  # of a single call that fails while others go through
-SPOOL = "spool.jsonl"
+SPOOL, LOCK = "spool.jsonl", ".spool.lock"
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
@@ -62,8 +64,9 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         self._uri, self._name = uri, experiment
         self._spool = Path(spool) if spool else None
-        self._queue: list[_Call] = _read_spool(self._spool)
-        self._spooled = bool(self._queue)
+        self._lock = filelock.FileLock(self._spool.with_name(LOCK), thread_local=False) if self._spool else None
+        self._queue: list[_Call] = []
+        self._spooled = False
         self._client: Any = None
         self._experiment = ""
         self._flushed = time.monotonic()
@@ -74,7 +77,7 @@ class Tracker:
         self._steps: dict[str, set[int]] = {}  # steps that a run holds already
         self._single: dict[str, dict[str, float]] = {}  # single points that a run holds already
         self._monitors: dict[str, Any] = {}
-        self._work()
+        self._work_unheard()
 
     # --- Calls: each takes its place in the queue ---------------------------------------------------------------------
 
@@ -124,18 +127,40 @@ class Tracker:
         """Ends the run as COMPLETE, PRUNED or FAIL, after everything that was said of it."""
         self._call("finish", key, [state])
 
-    def flush(self) -> None:
-        """Writes everything that is waiting."""
+    def flush(self, now: bool = False) -> None:
+        """Writes everything that is waiting; with `now` also when a store that is away is not due to be tried."""
+        if now:
+            self._next_try = 0.0
         self._work()
+
+    def lacking(self, wanted: Mapping[str, tuple[str, str, int]]) -> list[str] | None:
+        """Which of these runs are not in the store as they should be; None while it is away.
+
+        Args:
+            wanted: key -> how the run ended (COMPLETE, PRUNED or FAIL), its tag `reason` or nothing, and the number of
+                steps of its curve.
+        """
+        self._work_unheard()
+        if self._away is not None:
+            return None
+        try:
+            return [key for key, values in wanted.items() if not self._is_there(key, *values)]
+        except Exception as error:
+            if _passing(error):
+                return None
+            raise
 
     def close(self) -> str:
         """Writes everything that is waiting, or leaves it in the spool; says so."""
-        self._next_try = 0.0
-        self._work()
-        for monitor in self._monitors.values():
-            if monitor is not None:
-                monitor.finish()
-        self._monitors.clear()
+        try:
+            self.flush(now=True)
+        finally:
+            for monitor in self._monitors.values():
+                if monitor is not None:
+                    monitor.finish()
+            self._monitors.clear()
+            if self._lock is not None:
+                self._lock.release()
         return self.state()
 
     def waiting(self) -> int:
@@ -154,7 +179,7 @@ class Tracker:
     def _call(self, kind: str, key: str, values: list[Any], now: bool = True) -> None:
         call = _Call(kind, key, int(time.time() * 1000), values)
         self._queue.append(call)
-        if self._away is not None and self._spool is not None:
+        if self._away is not None and self._spool is not None and self._mine():
             with self._spool.open("a", encoding="utf-8") as file:
                 file.write(call.line())
         if now:
@@ -164,7 +189,7 @@ class Tracker:
         """Works off the queue if the store is there.
 
         Raises:
-            PulseLedgerError: there is no MLflow at the address, or it refused something for good.
+            PulseLedgerError: the store refused something for good.
         """
         if time.monotonic() < self._next_try:
             return
@@ -194,15 +219,21 @@ class Tracker:
             problems, self._problems = self._problems, []
             raise PulseLedgerError("; ".join(dict.fromkeys(problems)))
 
+    def _work_unheard(self) -> None:
+        """`_work`, for a caller who is not to fail of what other calls were refused for; the next call says it."""
+        try:
+            self._work()
+        except PulseLedgerError as error:
+            self._problems.append(str(error))
+
     def _save(self) -> None:
         """The spool holds the queue while the store is away, and nothing else."""
-        if self._spool is None or (self._away is None and not self._spooled):
+        if self._spool is None or not self._mine() or (self._away is None and not self._spooled):
             return
         if self._away is None and not self._queue:
             self._spool.unlink(missing_ok=True)
             self._spooled = False
             return
-        self._spool.parent.mkdir(parents=True, exist_ok=True)
         with whole(self._spool) as part:
             part.write_text("".join(call.line() for call in self._queue), encoding="utf-8")
         self._spooled = True
@@ -232,7 +263,31 @@ class Tracker:
             return False
         return True
 
+    def _mine(self) -> bool:
+        return self._lock is None or self._lock.is_locked
+
+    def _take_over(self) -> None:
+        """Takes the spool, with what an earlier process left there.
+
+        A tracker lives on for a moment after a SIGKILL of its driver. Two at a time would make two runs of one key.
+
+        Raises:
+            _Away: the earlier one is still there.
+        """
+        if self._lock is None or self._lock.is_locked:
+            return
+        assert self._spool is not None
+        self._spool.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise _Away("the tracker of an earlier process still writes") from None
+        left = _read_spool(self._spool)
+        self._queue[:0] = left
+        self._spooled = bool(left)
+
     def _connect(self) -> None:
+        self._take_over()
         if self._client is not None:
             return
         from mlflow import MlflowClient
@@ -256,10 +311,10 @@ class Tracker:
                 )
             )
             self._client = client
-        except Exception as error:  # MLflow's own, the database's, the network's
-            if _passing(error):
-                raise _Away(_first_line(error)) from None
-            raise PulseLedgerError(f"tracking.uri: no MLflow store at {self._uri} ({_first_line(error)}).") from None
+        except Exception as error:
+            # A locked database, a proxy without its server, somebody who made the experiment just now: whatever it is,
+            # it may pass, and to give up here would lose all runs of this process.
+            raise _Away(f"no MLflow store at {self._uri}: {_first_line(error)}") from None
 
     # --- What a call does to the store --------------------------------------------------------------------------------
 
@@ -329,6 +384,13 @@ class Tracker:
         self._steps[key] = {point.step for point in history}
         self._single[key] = dict(run.data.metrics)
         return run
+
+    def _is_there(self, key: str, state: str, reason: str, steps: int) -> bool:
+        run = self._find(key)
+        if run is None or len(self._steps[key]) < steps:
+            return False
+        tags = run.data.tags
+        return (run.info.status, tags.get("state"), tags.get("reason", "")) == (STATUS[state], state, reason)
 
     def _points(self, indices: list[int], done: set[int]) -> None:
         """Sends the points of one run, whole calls together, as many as MLflow takes at a time."""
@@ -577,6 +639,25 @@ def experiment_id(uri: str, name: str) -> str:
     return found.experiment_id
 
 
+def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
+    """The tags of one run and its status, such as FINISHED.
+
+    Raises:
+        PulseLedgerError: the store cannot be opened, or has no such run.
+    """
+    _check_store(uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        run = mlflow.MlflowClient(uri).get_run(run_id)
+    except MlflowException as error:
+        raise PulseLedgerError(f"{uri}: MLflow's run {run_id} cannot be read ({_first_line(error)}).") from None
+    return dict(run.data.tags), str(run.info.status)
+
+
 def _check_store(uri: str) -> None:
     """Notices a wrong address before any work; the tracker itself starts in the background and only reports."""
     parts = urllib.parse.urlsplit(uri)
@@ -665,7 +746,8 @@ def ledger_tags(result: Mapping[str, Any]) -> dict[str, str]:
     ledger = result["ledger"]
     tags = {"model_hash": result["model_hash"], "ledger.backend": ledger["backend"]}
     if ledger["backend"] != "none":
-        tags |= {f"ledger.{name}": str(ledger[name]) for name in ("head", "contract", "chain_id")}
+        names = ("head", "contract", "chain_id", "bundle")
+        tags |= {f"ledger.{name}": str(ledger[name]) for name in names if name in ledger}
     if result["lost"] or any(row["lost"] for row in result["rounds"]):
         tags["degraded"] = "true"
     return tags

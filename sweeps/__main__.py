@@ -91,7 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path)
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub = verb("audit", _audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
-    sub.add_argument("folder", type=Path)
+    sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
+    sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
+    sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; its tags are compared, too")
+    sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
     sub = verb("governance", _governance, "requests for synthetic beats: look at them, approve or deny those that wait")
     sub.add_argument("what", choices=("list", "show", "approve", "deny", "policy"))
@@ -229,24 +232,34 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _audit(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger.audit import audit
+    from engine.ledger.audit import audit, compare
+    from sweeps.audit import audit_mlflow, audit_study
     from sweeps.study import STUDY_FILE
 
-    folder: Path = options.folder
-    if (folder / STUDY_FILE).exists():
-        runs = sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger"))
+    path: Path | None = options.path
+    if options.store is not None and options.mlflow is None:
+        raise ConfigError("audit: --store names an MLflow store and goes with --mlflow.")
+    if options.against is not None and options.mlflow is not None:
+        raise ConfigError("audit: --against compares two copies of a run and does not go with --mlflow.")
+    if options.mlflow is not None:
+        path, report = audit_mlflow(options.mlflow, options.store, path)
+    elif path is None:
+        raise ConfigError("audit: a folder, a bundle or --mlflow RUN_ID is needed.")
+    elif options.against is not None:
+        for copy in (path, options.against):
+            if (copy / STUDY_FILE).exists():
+                raise ConfigError(
+                    f"{copy}: --against compares runs; this is a study, whose runs are in trials/*/seed-*."
+                )
+        report = compare(path, options.against)
     else:
-        runs = [folder]
-    if not runs:
-        raise ConfigError(f"{folder}: holds no run with a ledger.")
-    reports = {str(run): audit(run) for run in runs}
+        report = audit_study(path) if (path / STUDY_FILE).exists() else audit(path)
     if options.json:
-        print(json.dumps({name: report.to_dict() for name, report in reports.items()}))
+        print(json.dumps({str(path): report.to_dict()}))
     else:
-        for name, report in reports.items():
-            for line in report.lines():
-                print(line if len(runs) == 1 else f"{Path(name).relative_to(folder)}: {line}")
-    return int(any(report.findings for report in reports.values()))
+        for line in report.lines():
+            print(line)
+    return int(not report.clean)
 
 
 def _data(options: argparse.Namespace, rest: list[str]) -> int:

@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from engine.errors import StudyError
 from sweeps.space import StudyConfig
 
+DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one is repeated
 # A connection that died without a word is noticed within a minute at both ends.
@@ -40,7 +41,7 @@ CONNECT: dict[str, Any] = {
 
 def storage_url(study: StudyConfig, folder: Path) -> str:
     """The address of the study's Optuna database; holds no password, which comes from PGPASSWORD or ~/.pgpass."""
-    return study.storage or f"sqlite:///{(folder / 'optuna.db').resolve()}"
+    return study.storage or f"sqlite:///{(folder / DATABASE).resolve()}"
 
 
 def open_storage(study: StudyConfig, folder: Path) -> RDBStorage:
@@ -105,7 +106,7 @@ def one_sentence(study: StudyConfig, folder: Path) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, _Away) as error:
         cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__ or error.__context__
         reason = getattr(cause, "orig", None) or cause or error
-        where = study.storage or folder / "optuna.db"
+        where = study.storage or folder / DATABASE
         raise StudyError(f"{where}: cannot be used ({_line(reason)}).") from None
     except ModuleNotFoundError as error:
         if error.name != "psycopg":

@@ -38,16 +38,25 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from engine import checkpoint
 from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
-from engine.background import Background
+from engine.background import Answer, Background
 from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
-from engine.errors import HospitalError, HospitalLost, PulseLedgerError, ResourceError, ReviewPending, StudyError
-from engine.experiment import RESULT, Place, track
+from engine.errors import (
+    DataError,
+    HospitalError,
+    HospitalLost,
+    PulseLedgerError,
+    ResourceError,
+    ReviewPending,
+    StudyError,
+)
+from engine.experiment import finished, publish, rounds_done
 from engine.files import whole
+from engine.ledger.studies import StudyLedger
 from engine.pool import ATTEMPTS, sited_groups
 from engine.synthesis.governed import FOLDER, STATE, undecided
-from engine.tracking import RunTracker, flat_params, start_tracker
+from engine.tracking import start_tracker
+from sweeps import registration
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.space import (
@@ -64,7 +73,7 @@ from sweeps.space import (
     violation,
 )
 from sweeps.storage import driver_storage, one_sentence, open_storage, storage_url
-from sweeps.tracking import StudyRun
+from sweeps.tracking import StudyRun, begun
 from sweeps.trial import PROGRESS, RUNNER_CPU, TrialRunner, repeat_folder
 
 STUDY_FILE = "study.yaml"
@@ -73,6 +82,7 @@ LOSSES = 2  # times that a trial is started again after its processes were lost
 START_SECONDS = 180.0  # a placement group that is not there by then never will be
 DROP_SECONDS = 60.0  # for a pruned trial to close its ledger and let its hospitals go
 STORE_SECONDS = 15.0  # for an MLflow store that is away when the study ends
+TRACKERS = 3  # of which one after another may be lost before a call to MLflow is given up
 TICK = 0.5  # seconds between two looks at the running trials
 STOP = ".stop"  # a file that asks all runners to end at their next checkpoint
 MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
@@ -99,7 +109,6 @@ class _Running:
     slot: _Slot | None = None
     call: Any = None
     losses: int = 0
-    untracked: bool = False  # the tracker was lost meanwhile, and what it held with it
     started: float = field(default_factory=time.monotonic)
     seen: tuple[Any, float] = (None, 0.0)  # the last round and note that were seen, and when
 
@@ -275,6 +284,9 @@ class Driver:
         self._parent: str | None = None
         self._run: StudyRun | None = None
         self._restarting = False
+        self._unsure: dict[str, tuple[_Running, str]] = {}  # trials that ended, and may not be in MLflow yet
+        self._ledger: Background | None = None
+        self._anchored: list[Answer] = []
 
     def drive(self) -> None:
         """Runs until every wanted trial has ended.
@@ -290,7 +302,9 @@ class Driver:
         try:
             with self._listening():
                 self._start_tracking()
+                self._register()
                 waiting = self._adopt()
+                self._reconcile(self._ended_trials())
                 while True:
                     waiting += self._decided()
                     while (
@@ -318,6 +332,7 @@ class Driver:
                     raise KeyboardInterrupt(
                         f"stopped, every trial is at a checkpoint; `pulseledger resume {self._folder}` goes on."
                     )
+                self._leave_ledger()
                 if self._parked:
                     raise ReviewPending(self._waits())
                 self._finish_tracking("COMPLETE", time.monotonic() - began)
@@ -327,6 +342,8 @@ class Driver:
         finally:
             for slot in (*(trial.slot for trial in running), *self._idle):
                 self._close_slot(slot)
+            if self._ledger is not None:
+                self._ledger.abandon()
             if self._tracker is not None:
                 with contextlib.suppress(Exception):
                     if self._signals > 1:  # at once: what MLflow misses it gets at the resume
@@ -358,8 +375,43 @@ class Driver:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _register(self) -> None:
+        """Anchors the design of the study before its first trial, and what a driver that was killed did not get to."""
+        if self._study.ledger.backend == "none":
+            return
+        settings = (self._folder / "ledger", self._key(), self._study.ledger)
+        self._ledger = Background(StudyLedger, *settings, actor=False)
+        self._ledger.submit("register", registration.design(self._study), self._total).result()
+        recorded = self._ledger.submit("recorded").result()
+        asked = [t for t in self._trials() if "config" in t.user_attrs]
+        for trial in sorted(asked, key=lambda t: t.user_attrs["trial"]):
+            number = trial.user_attrs["trial"]
+            if (number, False) not in recorded:
+                self._anchor(number, "BEGUN", registration.begun(trial.user_attrs))
+            if trial.state.is_finished() and (number, True) not in recorded:
+                self._anchor(number, *registration.ended(trial, trial_folder(self._folder, number)))
+
+    def _anchor(self, trial: int, stage: str, content: dict[str, Any]) -> None:
+        """Records a beginning or an end beside the trials; what the ledger refuses ends the study at the next look."""
+        if self._ledger is not None:
+            self._anchored.append(self._ledger.submit("record", trial, stage, content))
+
+    def _leave_ledger(self) -> None:
+        if self._ledger is None:
+            return
+        for answer in self._anchored:
+            answer.result()
+        summary = self._ledger.submit("summary").result()
+        self._ledger.close()
+        self._ledger = None
+        if self._run is not None:
+            tags = {f"ledger.{name}": str(summary[name]) for name in ("head", "contract", "chain_id", "backend")}
+            self._track("tags", self._parent, tags)
+
     def _look(self) -> None:
         """Shows the rounds of the running trials, and notices one that does not move."""
+        while self._anchored and self._anchored[0].done():
+            self._anchored.pop(0).result()
         for trial in self._running:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 shown = json.loads((Path(trial.order["folder"]) / PROGRESS).read_text())
@@ -466,6 +518,7 @@ class Driver:
         steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study)
         rungs = [] if "baseline" in attributes else [k for k in steps if f"rung/{k}" not in attributes]
         trial.order |= {"rungs": rungs, "by_repeat": by_repeat}
+        self._anchor(trial.trial, "BEGUN", registration.begun(attributes))
         trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
         trial.seen = (None, time.monotonic())
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
@@ -616,7 +669,7 @@ class Driver:
         handle.set_user_attr("pruned", step)
         reason = pruned_at(self._attributes(trial), self._study)
         handle.set_user_attr("reason", reason)
-        self._settle(trial, "PRUNED", {"reason": reason})
+        self._reconcile([(trial, "PRUNED")])
         trial.study.tell(trial.number, state=TrialState.PRUNED)
         values = dict(zip(self._study.objectives, self._attributes(trial)[f"rung/{step}"]["values"], strict=True))
         self._ended(trial, "PRUNED", values, reason)
@@ -634,9 +687,7 @@ class Driver:
                 self._fail(trial, StudyError(f"the {kind} {name} has no value in this cohort"), "")
                 return
             scores[name] = values
-        self._track("flush")  # Optuna never knows more than MLflow
-        if trial.untracked:
-            self._republish(trial)
+        self._reconcile([(trial, "COMPLETE")])  # before the tell: Optuna never knows more than MLflow
         self._spread(trial, results)
         handle = self._handle(trial)
         for name, bound in self._study.constraints.items():
@@ -665,46 +716,64 @@ class Driver:
         handle = self._handle(trial)
         handle.set_user_attr("reason", reason)
         handle.set_user_attr("error", {**where, "traceback": trace})
-        tags = {"error": reason, **{f"error.{name}": str(value) for name, value in where.items()}}
-        self._settle(trial, "FAIL", tags, [str(path)])
+        self._reconcile([(trial, "FAIL")])
         trial.study.tell(trial.number, state=TrialState.FAIL)
         self._ended(trial, "FAIL", {}, f"{reason} ({path})")
 
-    def _settle(self, trial: _Running, state: str, tags: dict[str, str], files: list[str] | None = None) -> None:
-        """The end in MLflow of a trial whose run did not end by itself."""
-        if self._tracker is None:
-            return
-        self._republish(trial)
-        key = trial.order["key"]
-        self._track("tags", key, tags)
-        if files:
-            self._track("artifacts", key, files)
-        self._track("finish", key, state)
+    def _ended_trials(self) -> list[tuple[_Running, str]]:
+        """All trials that have ended, and how."""
+        return [
+            (self._order(study, t.number), t.state.name)
+            for study, _ in self._studies
+            for t in begun(_trials(study))
+            if t.state.is_finished()
+        ]
 
-    def _republish(self, trial: _Running) -> None:
-        """Sends what a trial has in its folder; MLflow's run is found again, or made, and holds nothing twice."""
+    def _reconcile(self, ended: list[tuple[_Running, str]]) -> None:
+        """Sends again what MLflow lacks of trials that ended, whatever it was lost with.
+
+        All of it is in their folders and in Optuna. While the store is away this waits for the next call.
+        """
         if self._tracker is None:
             return
-        trial.untracked = False
-        order = trial.order
-        config = RunConfig.model_validate(order["configs"][0])
-        folder = repeat_folder(Path(order["folder"]), 0)
-        named = (order["key"], order["name"], order["tags"])
-        try:
-            if (folder / RESULT).exists():
-                for _ in track(config, folder, Place(order["attempt"]), self._tracker, *named, order["parent"]):
-                    pass
+        self._unsure |= {trial.order["key"]: (trial, state) for trial, state in ended}
+        for _ in range(TRACKERS):
+            wanted = {}
+            for key, (trial, state) in self._unsure.items():
+                rounds = 0
+                with contextlib.suppress(DataError):  # a damaged file must not end the study
+                    rounds = len(rounds_done(*_first_repeat(trial)))
+                wanted[key] = (state, self._attributes(trial).get("reason", ""), rounds)
+            lacking = self._track("lacking", wanted) if wanted else []
+            if lacking is None:
                 return
-            self._track("open_run", *named, flat_params(config), order["parent"])
-            following = RunTracker(self._tracker, order["key"])
-            loaded = checkpoint.load(folder, config_hash(config))
-            for row in loaded[0].history if loaded else ():
-                following.round_summary(row)
-            following.settle(wait=True)
-        except PulseLedgerError as error:  # a damaged file must not end the study
-            self._progress.note(f"trial {trial.trial}: {error}")
+            self._unsure = {key: self._unsure[key] for key in lacking}
+            for trial, state in self._unsure.values():
+                self._publish(trial, state)
+
+    def _publish(self, trial: _Running, state: str) -> None:
+        """Sends what an ended trial has in its folder and in Optuna."""
+        if self._tracker is None:
+            return
+        order = trial.order
+        named = (order["key"], order["name"], order["tags"], order["parent"])
+        for problem in publish(*_first_repeat(trial), self._tracker, *named):
+            self._progress.note(f"trial {trial.trial}: {problem}")
+        attributes = self._attributes(trial)
+        if state == "COMPLETE":
+            repeats = range(len(order["configs"]))
+            with contextlib.suppress(DataError):
+                self._spread(trial, [finished(repeat_folder(Path(order["folder"]), r)) for r in repeats])
+        elif reason := attributes.get("reason"):
+            where = {k: v for k, v in attributes.get("error", {}).items() if k != "traceback"}
+            tags = {"reason": reason, **{f"error.{name}": str(value) for name, value in where.items()}}
+            self._track("tags", order["key"], tags | ({"error": reason} if state == "FAIL" else {}))
+            if (path := error_file(self._folder, trial.trial)).exists():
+                self._track("artifacts", order["key"], [str(path)])
+        self._track("finish", order["key"], state)
 
     def _ended(self, trial: _Running, state: str, values: dict[str, float], reason: str) -> None:
+        self._anchor(trial.trial, *registration.ended(_trials(trial.study)[trial.number], Path(trial.order["folder"])))
         condition = self._attributes(trial)["condition"]
         seconds = time.monotonic() - trial.started
         self._progress.ended(trial.trial, self._label(trial), condition, state, values, reason, seconds)
@@ -745,29 +814,30 @@ class Driver:
         self._run = StudyRun(self._track, self._parent, self._study, self._folder)
         self._run.open({"optuna.storage": storage_url(self._study, self._folder)})
         self._run.ended(self._trials())  # what a driver that was killed had no time to say
+        if missing := self._track("state"):
+            self._progress.note(f"MLflow: {missing}")
 
-    def _track(self, method: str, *args: Any) -> None:
-        """Tells MLflow; a study goes on without it when it is away."""
-        for attempt in range(2):
+    def _track(self, method: str, *args: Any) -> Any:
+        """Tells or asks MLflow; a study goes on without it. None when nobody answers."""
+        for _ in range(TRACKERS):
             if self._tracker is None:
-                return
+                return None
             try:
-                self._tracker.submit(method, *args).result()
-                return
+                return self._tracker.submit(method, *args).result()
             except self._ray.exceptions.RayActorError:
-                if attempt == 0 and not self._restarting:
-                    self._restart_tracking()
+                if self._restarting:
+                    return None
+                self._restart_tracking()
             except Exception as error:
                 self._progress.note(f"MLflow: {type(error).__name__}: {_line(error)}")
-                return
+                return None
+        return None
 
     def _restart_tracking(self) -> None:
         """Starts another tracker for one whose process was lost; running trials are sent again when they end."""
         self._progress.note("MLflow: the tracker's process was lost and is started again")
         if self._tracker is not None:
             self._tracker.abandon()
-        for trial in self._running:
-            trial.untracked = True
         self._restarting = True
         try:
             self._start_tracking()
@@ -786,21 +856,24 @@ class Driver:
         if any(t.state == TrialState.PRUNED for t in trials):
             saved = shares["sweep/rounds_saved"] = rounds_saved(self._study, trials)
             self._progress.note(f"pruning saved {saved:.0%} of all rounds")
-        if self._run is not None:
-            self._track("summary", self._parent, shares)
-            self._run.close(state, self._trials())
-            self._settle_tracking()
-
-    def _settle_tracking(self) -> None:
-        """Gives a store that is away a moment, and says what it could not be told."""
+        if self._run is None:
+            return
         end = time.monotonic() + STORE_SECONDS
-        with contextlib.suppress(Exception):  # a tracker that was lost was told of already
-            while self._tracker is not None and (missing := self._tracker.submit("state").result()):
-                if time.monotonic() > end:
-                    self._progress.note(f"MLflow: {missing}")
-                    return
-                time.sleep(1)
-                self._track("flush")
+        while self._track("state") and time.monotonic() < end:
+            time.sleep(1)
+            self._track("flush", True)
+        self._reconcile(self._ended_trials())
+        if self._unsure:
+            self._progress.note(f"MLflow: {len(self._unsure)} trials are not complete there; resume sends them again")
+        self._track("summary", self._parent, shares)
+        self._run.close(state, self._trials())
+        for _ in range(TRACKERS):  # a tracker that was lost meanwhile has left the run open
+            self._track("flush", True)
+            if not self._track("lacking", {self._parent: (state, "", 0)}):
+                break
+            self._track("finish", self._parent, state)
+        if missing := self._track("state"):
+            self._progress.note(f"MLflow: {missing}")
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for study, _ in self._studies for trial in _trials(study)]
@@ -895,6 +968,11 @@ def lookup(result: dict[str, Any], name: str) -> float | None:
     for part in name.split("/"):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _first_repeat(trial: _Running) -> tuple[RunConfig, Path]:
+    """The repeat that MLflow's run of a trial follows: its configuration and its folder."""
+    return RunConfig.model_validate(trial.order["configs"][0]), repeat_folder(Path(trial.order["folder"]), 0)
 
 
 def trial_folder(folder: Path, trial: int) -> Path:
@@ -992,7 +1070,8 @@ def _identity(folder: Path) -> str:
     """Names a study's folder wherever it is moved: host, process and time of its beginning."""
     path = folder / ".id"
     if not path.exists():
-        path.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
+        with whole(path) as part:
+            part.write_text(f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
     return path.read_text()
 
 

@@ -39,7 +39,7 @@ from engine.ledger.records import (
     digest,
     solidity_name,
 )
-from engine.ledger.reputation import after, threshold, words
+from engine.ledger.reputation import after, peer_scores, threshold, verdicts, words
 
 ROUNDS = 4
 NEW_KEY = b"\x07" * 32
@@ -71,6 +71,16 @@ def governance(run: Run, ledger: Ledger) -> None:
     ledger.govern("expire", {"request": id})
 
 
+def scored(number: int, slots: list[int]) -> tuple[records.PeerScore, ...]:
+    """Hospital (number % 3) sends rubbish; the others are right about 80 of 100 beats."""
+    return tuple(
+        records.PeerScore(slot, judge, 10 if slot == number % 3 else 80 + judge, 100)
+        for slot in slots
+        for judge in slots
+        if judge != slot
+    )
+
+
 def finish(run: Run, rounds: int = ROUNDS, full: bool = False) -> Path:
     """Write the folder of a finished run; `full` uses everything that a journal can hold."""
     reputation: dict[int, int] = {}
@@ -90,9 +100,11 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False) -> Path:
             archive.write_round(run.ledger_folder, number, run.vectors(number))
             entry = run.entry(number, ledger.domain, ledger.head)
             if full:
-                accepted = {slot: (number + slot) % 3 > 0 for slot in run.vectors(number)}
+                peers = scored(number, list(run.vectors(number)))
+                accepted = verdicts(peer_scores(peers))
                 level = threshold(reputation, list(accepted))
-                entry = replace(entry, verdicts=words(accepted, level), decisions=ledger.opened().decisions)
+                judged = replace(entry, verdicts=words(accepted, level), peers=peers)
+                entry = replace(judged, decisions=ledger.opened().decisions)
                 reputation = after(reputation, accepted, level)
             ledger.append(entry)
             if full:
@@ -102,6 +114,9 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False) -> Path:
         ledger.cosign(rounds, heads)
         if rounds:
             ledger.finalize()
+        if full:
+            for slot in range(3):
+                ledger.claim(slot)
         summary = ledger.summary()
     params = run.params(rounds)
     save_file(canonical.unflatten(params, LAYOUT), run.folder / "model.safetensors")
@@ -146,6 +161,7 @@ def change(folder: Path, *statements: str, arguments: tuple = ()) -> None:
         " NOT NULL",
         "PRIMARY KEY (round, slot)",
         "PRIMARY KEY (slot, round)",
+        "PRIMARY KEY (round, slot, judge)",
         "UNIQUE (kind, id)",
         "UNIQUE (round, verdicts)",
     ):
@@ -259,7 +275,7 @@ def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
 # --- Every field of every table ---------------------------------------------------------------------------------------
 
 NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "heads": "head", "rotations": "rotation"}
-NAMES |= {"rounds": "round", "transactions": "transaction"}
+NAMES |= {"rounds": "round", "transactions": "transaction", "peers": "scores"}
 # (table, column) -> what the finding may be called where it is not the column's own name
 ALIASES = {
     ("openings", "round"): {"round", "slot"},
@@ -270,6 +286,8 @@ ALIASES = {
     ("transactions", "purpose"): {"purpose", "function", "receipt"},
     ("transactions", "raw"): {"raw", "hash"},
     ("scores", "round"): {"round", "participated"},
+    **{("peers", name): {"peers"} for name in ("slot", "judge", "correct", "total")},
+    ("peers", "round"): {"round", "peers"},
     ("synthetic", "kind"): {"kind", "record"},
 }
 RECORDS = {
@@ -333,7 +351,9 @@ def test_a_change_of_any_column_is_found_and_named(folder: Path, table: str, col
     set_value(folder, table, rowid, column, "damaged" if column in ("record", "opening", "verdicts") else other(value))
     found = names(audit(folder))
     expected = ALIASES.get((table, column), {column})
-    assert {(NAMES.get(table, table), name) for name in expected} & found, sorted(found)
+    # a score that changes no verdict shows in the root alone
+    root = {("round", "scores_root")} if table == "peers" else set()
+    assert (root | {(NAMES.get(table, table), name) for name in expected}) & found, sorted(found)
 
 
 @pytest.mark.usefixtures("offline")

@@ -106,6 +106,20 @@ def test_audit_tells_clean_from_findings_from_unreadable(printed, tmp_path: Path
     assert capsys.readouterr().err.startswith("pulseledger: ")
 
 
+def test_audit_of_a_bundle_and_of_two_copies(printed, tmp_path: Path, capsys):
+    folder, _ = printed
+    bundle = folder / "ledger" / "bundle.plb"
+    assert main(["audit", str(bundle), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document[str(bundle)]["counts"]["rounds"] == 2
+    assert main(["audit", str(folder), "--against", str(bundle)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "clean"
+    assert main(["audit", str(tmp_path / "other"), "--against", str(bundle)]) == 2
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    assert main(["audit", str(bundle), "--against", str(tmp_path)]) == 2
+    assert "--against compares runs; this is a study" in capsys.readouterr().err
+
+
 def test_compare_of_a_single_run(printed, capsys):
     folder, done = printed
     assert main(["compare", str(folder), "--json"]) == 0
@@ -223,6 +237,9 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "a run as a study's folder": (("resume", "{tmp}"), ("{tmp}: holds neither a study", "nor a run")),
     "nothing to compare": (("compare", "{tmp}/no"), ("{tmp}/no: holds neither a study", "nor a finished run")),
     "nothing to audit": (("audit", "{tmp}/no"), ("{tmp}/no",)),
+    "an audit of nothing": (("audit",), ("a folder, a bundle or --mlflow RUN_ID",)),
+    "a store without a run": (("audit", "{tmp}", "--store", "sqlite:///x.db"), ("--store", "--mlflow")),
+    "no MLflow store": (("audit", "{tmp}", "--mlflow", "0123"), ("{tmp}: neither it nor the folder above", "--store")),
     "missing records": (
         ("run", RUN, "--json", "--data.source", "folder", "--data.folder", "{tmp}/no", "--execution.pool", "inprocess",
          "--out", "{tmp}/out", "--tracking.backend", "none"), ("data.folder: {tmp}/no is not a folder",),

@@ -261,6 +261,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
     everything["execution"]["pool"] = "ray"  # sites want it
+    everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     changed = parse(RunConfig, everything, "x.yaml")
     assert changed.cohort.groups == (("100", "101"), ("102",))
     for config in (RunConfig(), changed):

@@ -225,6 +225,11 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store:
     resume_study(folder, quiet=True)
     assert facts(folder) == undisturbed
     in_mlflow(store, "killed", folder)
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    for run in client.search_runs([client.get_experiment_by_name("killed").experiment_id]):
+        client.delete_run(run.info.run_id)
+    resume_study(folder, quiet=True)  # nothing is left to train, everything is left to tell
+    in_mlflow(store, "killed", folder)
 
 
 # --- Many times -------------------------------------------------------------------------------------------------------

@@ -555,7 +555,7 @@ def test_verdicts_tree_by_hand():
     pair = keccak(min(a, b) + max(a, b))
     assert merkle.scores_root(9, three) == keccak(min(pair, c) + max(pair, c))
     levels = merkle.scores_levels(9, three)
-    assert [merkle.scores_path(levels, i) for i in range(3)] == [[b, c], [a, c], [pair]]
+    assert [merkle.paired_path(levels, i) for i in range(3)] == [[b, c], [a, c], [pair]]
     assert merkle.scores_root(9, []) == ZERO
 
 

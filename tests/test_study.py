@@ -1,9 +1,12 @@
 """Whole studies on Ray: small ones that run through, and one whose driver is killed."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -27,6 +30,7 @@ from sweeps.__main__ import main
 from sweeps.compare import rows_of
 from sweeps.space import StudyConfig, conditions, load_study, resolve, total_trials
 from sweeps.study import STUDY_FILE, Driver, open_studies, read_study, resume_study, start_study, trial_folder
+from sweeps.tracking import StudyRun
 from sweeps.trial import TrialRunner
 
 ray2 = reference.ray2
@@ -182,9 +186,10 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
     assert "hospitals=2" in table
     assert "local majority" in table
     assert main(["audit", str(done), "--json"]) == 0
-    reports = json.loads(capsys.readouterr().out)
-    assert len(reports) == 4
-    assert all(report["clean"] for report in reports.values())
+    report = json.loads(capsys.readouterr().out)[str(done)]
+    assert report["clean"]
+    assert len(report["runs"]) == 4
+    assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
 
 
 def test_a_finished_study_has_nothing_left_to_do(done: Path, ray2):
@@ -547,6 +552,105 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, ray2, tmp
             curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
             assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+
+
+# --- What MLflow has lost ---------------------------------------------------------------------------------------------
+
+
+def elsewhere(done: Path, folder: Path, tracking: dict[str, str]) -> None:
+    """A copy of the ended study `done` whose runs belong into another store, where nothing is yet."""
+    if not folder.exists():
+        shutil.copytree(done, folder, ignore=shutil.ignore_patterns("mlflow.db*", "artifacts"))
+    values = yaml.safe_load((folder / STUDY_FILE).read_text())
+    (folder / STUDY_FILE).write_text(yaml.safe_dump({**values, "tracking": tracking}))
+
+
+def complete(done: Path, experiment: str) -> dict[str, Any]:
+    """Checks that the copy of `done` is in MLflow as a whole and once; returns its runs by number, "" is the study's."""
+    client, runs = runs_of(done, experiment)
+    by_number = {run.data.tags.get("number", ""): run for run in runs}
+    assert sorted(by_number) == ["", "0", "1", "2", "3"]
+    assert len(runs) == 5
+    for number, run in by_number.items():
+        assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
+        if number:
+            assert run.data.tags["mlflow.parentRunId"] == by_number[""].info.run_id
+            for metric in ("train/loss", "val/macro_f1"):
+                curve = client.get_metric_history(run.info.run_id, metric)
+                assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
+            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+            files = {a.path for a in client.list_artifacts(run.info.run_id)}
+            assert files == {"result.json", "config.yaml", "confusion.png"}
+    return by_number
+
+
+def test_what_is_missing_in_mlflow_is_sent_by_a_resume(done: Path, ray2, tmp_path: Path):
+    """Optuna and the folders have every trial. MLflow has none at first; then a run, some points and two ends are lost."""
+    settled()
+    folder = tmp_path / "lost"
+    elsewhere(done, folder, store_of(done, "lost"))
+    resume_study(folder, quiet=True)
+    before = complete(done, "lost")
+    client, _ = runs_of(done, "lost")
+    client.delete_run(before["0"].info.run_id)
+    with contextlib.closing(sqlite3.connect(done / "mlflow.db")) as store, store:
+        lost = (before["1"].info.run_id, ROUNDS)
+        store.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", lost)
+    for number in ("2", ""):
+        client.update_run(before[number].info.run_id, status="RUNNING")
+    resume_study(folder, quiet=True)
+    after = complete(done, "lost")
+    assert {n for n in before if before[n].info.run_id != after[n].info.run_id} == {"0"}
+    assert before["3"].info.end_time == after["3"].info.end_time  # nothing was missing there
+    assert outcome(folder) == outcome(done)[:4]
+
+
+def test_trackers_that_are_killed_one_after_another_lose_nothing(done: Path, ray2, tmp_path: Path, monkeypatch):
+    """Killed when the first and the third trial have just been sent, and before the study's own run is ended."""
+    settled()
+    folder = tmp_path / "shot"
+    elsewhere(done, folder, store_of(done, "shot"))
+    sent: list[int] = []
+    publish, close = Driver._publish, StudyRun.close
+
+    def kill(driver: Driver) -> None:
+        driver._ray.kill(driver._tracker._actor)
+
+    def publishing(self: Driver, trial: Any, state: str) -> None:
+        publish(self, trial, state)
+        sent.append(trial.trial)
+        if len(sent) in (1, 3):
+            kill(self)
+
+    def closing(self: StudyRun, state: str, trials: Any) -> None:
+        driver, track = self._track.__self__, self._track
+        self._track = lambda method, *args: kill(driver) if method == "finish" else track(method, *args)
+        close(self, state, trials)
+
+    monkeypatch.setattr(Driver, "_publish", publishing)
+    monkeypatch.setattr(StudyRun, "close", closing)
+    heard = Heard()
+    resume_study(folder, heard)
+    assert sum("the tracker's process was lost" in note for note in heard.notes) == 3
+    complete(done, "shot")
+
+
+def test_a_store_that_is_away_until_all_trials_have_ended_is_completed_later(
+    done: Path, ray2, tmp_path: Path, monkeypatch
+):
+    settled()
+    folder = tmp_path / "late"
+    monkeypatch.setattr("sweeps.study.STORE_SECONDS", 0.0)
+    elsewhere(done, folder, {"backend": "mlflow", "uri": "http://127.0.0.1:9", "experiment": "late"})
+    heard = Heard()
+    resume_study(folder, heard)  # MLflow being away is no reason to fail
+    assert any("the store is away (no MLflow store at http://127.0.0.1:9" in note for note in heard.notes)
+    assert any("4 trials are not complete there" in note for note in heard.notes)
+    elsewhere(done, folder, store_of(done, "late"))
+    heard = Heard()
+    resume_study(folder, heard)
+    assert not any("is away" in note or "not complete" in note for note in heard.notes)
+    complete(done, "late")
 
 
 @pytest.mark.long

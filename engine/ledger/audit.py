@@ -13,6 +13,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ from engine.ledger.records import (
     Federation,
     KeyRotation,
     ModelUpdate,
+    PeerScore,
     Record,
     SyntheticReport,
     SyntheticRequest,
@@ -55,7 +57,7 @@ from engine.ledger.records import (
     solidity_name,
     verdicts_from_json,
 )
-from engine.ledger.reputation import BASE, step
+from engine.ledger.reputation import BASE, accepted_of, earned, peer_scores, reward_leaf, step, verdicts, words
 
 _ZERO = bytes(32)
 _RECORDS: dict[str, type[Record]] = {
@@ -131,6 +133,7 @@ class _Round:
     head: bytes = _ZERO
     updates: dict[int, "_Update"] = field(default_factory=dict)
     verdicts: list[Any] = field(default_factory=list)
+    peers: list[PeerScore] = field(default_factory=list)
 
 
 @dataclass
@@ -233,8 +236,8 @@ class _Audit:
                 self.check_round(number)
             self.check_receipts()
             self.check_heads()
-            self.check_transactions()
             self.check_reputation()
+            self.check_transactions()
             self.check_chain()
             self.check_archive()
             self.check_model()
@@ -263,6 +266,7 @@ class _Audit:
         self.read_transactions()
         self.read_rotations()
         self.read_scores()
+        self.read_peers()
         self.read_synthetic()
         return True
 
@@ -427,6 +431,22 @@ class _Audit:
             except LedgerError as error:
                 message = f"the verdicts are damaged: {error}"
                 self.find(number, None, "scores", "verdicts", "readable verdicts", row["verdicts"], message)
+
+    def read_peers(self) -> None:
+        for row in self.evidence.rows("peers"):
+            place = self.place(row, "scores")
+            if place is None:
+                continue
+            number, slot = place
+            values = [row[name] for name in ("judge", "correct", "total")]
+            known = all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+            entry = self.rounds[number]
+            if not known or values[1] > values[2] or values[0] == slot or not {slot, values[0]} <= entry.updates.keys():
+                message = "a score is damaged, or no hospital of the round can have given it"
+                self.find(number, slot, "scores", "peers", "a share of a judge's beats", values, message)
+            if known:
+                entry.peers.append(PeerScore(slot, *values))
+            self.count("peer scores")
 
     def read_transactions(self) -> None:
         for position, row in enumerate(self.evidence.rows("transactions"), start=1):
@@ -671,6 +691,17 @@ class _Audit:
             verify.verdicts_leaf(number, one.index, one.participated, one.accepted, one.threshold)
             for one in entry.verdicts
         ]
+        if entry.peers:
+            leaves.append(verify.peers_leaf(number, [(p.slot, p.judge, p.correct, p.total) for p in entry.peers]))
+            try:
+                accepted = verdicts(peer_scores(entry.peers))
+            except LedgerError:
+                accepted = {}  # told above: a hospital judged itself
+            level = entry.verdicts[0].threshold if entry.verdicts else 0
+            expected = words(accepted, level)
+            if tuple(entry.verdicts) != expected:
+                message = "the verdicts do not follow from the scores of the other hospitals"
+                self.find(number, None, "scores", "verdicts", expected, tuple(entry.verdicts), message)
         scores = verify.paired_root(leaves)
         if scores != entry.scores_root:
             message = "the tree over the recorded verdicts has another root"
@@ -776,6 +807,9 @@ class _Audit:
                     "quorum": federation.quorum,
                     "window": federation.window,
                 }
+            elif purpose == "finalize":
+                if transaction.arguments.get("rewardsRoot") not in (_ZERO, None):
+                    expected["rewardsRoot"] = self.rewards_root(sealed)
             elif purpose == "open-round":
                 expected["round"] = number
             elif purpose in ("seal", "reputation", "dispute", "resolve"):
@@ -817,7 +851,7 @@ class _Audit:
                 self.find(number, None, "transaction", name, value, there, message)
 
     def check_seal(self, number: int) -> None:
-        attempts = [t for t in self.transactions if t.purpose == "seal" and t.round == number]
+        attempts = self.seals.get(number, [])
         succeeded = sum(t.succeeded for t in attempts)
         if succeeded == 1:
             return
@@ -926,14 +960,16 @@ class _Audit:
         self.reputation: dict[int, int] = {}
         shown = {t.round for t in self.transactions if t.purpose == "reputation" and t.succeeded}
         self.applied: dict[int, int] = {}
+        self.rewards: dict[int, dict[int, int]] = {}  # by round, cumulative
+        earlier: dict[int, int] = {}
         for number in sorted(self.rounds):
-            verdicts = self.rounds[number].verdicts
-            slots = [16 * one.index + bit for one in verdicts for bit in range(16) if one.participated >> bit & 1]
+            given = self.rounds[number].verdicts
+            slots = [16 * one.index + bit for one in given for bit in range(16) if one.participated >> bit & 1]
             if not slots:
                 continue
             self.count("verdicts")
             level = sum(self.reputation.get(slot, BASE) for slot in slots) // len(slots)
-            for one in verdicts:
+            for one in given:
                 if one.threshold != level:
                     message = "the threshold is not the mean reputation of the hospitals in the round"
                     self.find(number, None, "scores", "threshold", level, one.threshold, message)
@@ -942,6 +978,13 @@ class _Audit:
                     self.reputation[slot] = step(self.reputation.get(slot, BASE), good, one.threshold)
                     if number in shown:
                         self.applied[slot] = self.reputation[slot]
+            earlier = self.rewards[number] = earned(earlier, self.reputation, accepted_of(given))
+
+    def rewards_root(self, number: int) -> bytes:
+        """Root over the cumulative rewards after a round, recomputed."""
+        earlier = [n for n in self.rewards if n <= number]
+        rewards = self.rewards[max(earlier)] if earlier else {}
+        return verify.paired_root([reward_leaf(slot, rewards[slot]) for slot in sorted(rewards)])
 
     def compare_reputation(self, chain: Chain) -> None:
         for slot, value in sorted(self.applied.items()):
@@ -1091,9 +1134,17 @@ class _Audit:
             self.find(None, None, "result", "file", "readable JSON", "none", f"result.json is damaged: {error}")
             return
         updates = sum(len(entry.updates) for entry in self.rounds.values())
+        standing = {}
+        if self.rewards:
+            rewards = self.rewards[max(self.rewards)]
+            standing["ledger.hospitals"] = [
+                {"id": slot, "reputation": self.reputation.get(slot, BASE), "reward": rewards.get(slot, 0)}
+                for slot in range(len(self.federation.hospitals))
+            ]
         self.compare_result(
             result,
             {
+                **standing,
                 "model_hash": self.last_model(),
                 "config_hash": self.federation.config_hash,
                 "ledger.head": self.last_head(),
@@ -1325,15 +1376,29 @@ class _Audit:
         """The model that a round starts from: that of the round before, or what a dispute has put in its place."""
         before = self.rounds.get(number - 1)
         model = before.model if before is not None else self.federation.genesis_model
-        sealed = 0
+        return self.replaced.get(number, model)
+
+    @cached_property
+    def replaced(self) -> dict[int, bytes]:
+        """The models that disputes have put in the place of voided ones, by the round that starts from them."""
+        sealed, found = 0, {}
         for transaction in self.transactions:
             if transaction.purpose == "seal" and transaction.succeeded and type(transaction.round) is int:
                 sealed = transaction.round
-            elif transaction.purpose == "resolve" and transaction.succeeded and sealed == number - 1:
-                disputed = self.rounds.get(transaction.round)
-                if transaction.arguments.get("voided") and disputed is not None:
-                    model = disputed.parent_model
-        return model
+            elif transaction.purpose == "resolve" and transaction.succeeded and transaction.arguments.get("voided"):
+                disputed = self.rounds.get(transaction.round) if type(transaction.round) is int else None
+                if disputed is not None:
+                    found[sealed + 1] = disputed.parent_model
+        return found
+
+    @cached_property
+    def seals(self) -> dict[Any, list[_Transaction]]:
+        """All attempts to seal a round, by what they say is its number."""
+        found: dict[Any, list[_Transaction]] = {}
+        for transaction in self.transactions:
+            if transaction.purpose == "seal" and type(transaction.round) is int:
+                found.setdefault(transaction.round, []).append(transaction)
+        return found
 
     def last_model(self) -> bytes:
         return self.rounds[max(self.rounds)].model if self.rounds else self.federation.genesis_model

@@ -76,7 +76,7 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> str:
             archive.writestr(_entry("manifest.json"), canonical_json(manifest))
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        digest = _file_digest(part)
+        digest = file_digest(part)
         part.replace(path)
     except OSError as error:
         raise LedgerError(f"cannot write {path}: {error.strerror}") from error
@@ -104,7 +104,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)

@@ -5,15 +5,29 @@ cost gas but never count twice; which attempt counts is what the chain says, not
 """
 
 import time
+from pathlib import Path
+from typing import Protocol
 
 from engine.errors import LedgerError
 from engine.ledger.canonical import keccak
 from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
-from engine.ledger.journal import ChainReceipt, Journal, JournalTransaction
+from engine.ledger.journal import ChainReceipt, JournalTransaction
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
 _GAP_SECONDS = 2.0  # a missing number may be on its way to this node
+
+
+class Transactions(Protocol):
+    """What a journal must do with the attempts at a transaction."""
+
+    path: Path
+
+    def add_transaction(self, purpose: str, round: int, hash: bytes, raw: bytes) -> JournalTransaction:
+        """Write down another attempt."""
+
+    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
+        """Write down what the chain answered."""
 
 
 class Refused(LedgerError):
@@ -24,7 +38,7 @@ class Contradiction(LedgerError):
     """Journal and chain hold different things. The message names both."""
 
 
-def settle(chain: Chain, journal: Journal, attempts: list[JournalTransaction], gas: int) -> JournalTransaction:
+def settle(chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int) -> JournalTransaction:
     """Bring one transaction onto the chain and return the attempt that counts, with its receipt.
 
     What the chain has is taken as it is; what it lost (a full pool, a restart, a reorganisation) is sent again; what
@@ -44,7 +58,7 @@ def settle(chain: Chain, journal: Journal, attempts: list[JournalTransaction], g
 
 
 class _Delivery:
-    def __init__(self, chain: Chain, journal: Journal, attempts: list[JournalTransaction], gas: int) -> None:
+    def __init__(self, chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int) -> None:
         self._chain, self._journal, self._gas = chain, journal, gas
         self._attempts = list(attempts)
         self._content = decode_transaction(attempts[-1].raw)

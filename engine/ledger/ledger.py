@@ -34,12 +34,12 @@ from engine.ledger.merkle import (
     genesis_header,
     levels,
     next_head,
+    paired_path,
     path,
     registry_leaves,
     registry_root,
     root,
     scores_levels,
-    scores_path,
     scores_root,
     update_leaf,
 )
@@ -59,6 +59,7 @@ from engine.ledger.records import (
     SyntheticReport,
     SyntheticRequest,
     SyntheticReview,
+    Verdicts,
     abi_tuple,
     address_bytes,
     commitments,
@@ -66,6 +67,7 @@ from engine.ledger.records import (
     record_to_json,
     word,
 )
+from engine.ledger.reputation import BASE, rewards_levels, rewards_root, standing
 from engine.ledger.signing import recover
 
 # These must come through, whatever it takes; another transaction may be refused and stays refused.
@@ -82,12 +84,14 @@ class Opened:
         coordinator: address that signs receipts.
         headers: of all rounds so far, the opening of the federation (round 0) first.
         decisions: hash chain of the decisions on synthetic data.
+        verdicts: round -> verdicts, of the rounds that have some.
     """
 
     domain: Domain
     coordinator: str
     headers: tuple[Header, ...]
     decisions: bytes
+    verdicts: Mapping[int, tuple[Verdicts, ...]]
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Ledger:
         try:
             if self._journal.meta is not None:
                 self._require_same(self._journal.meta, backend, contract)
-            self._chain = _connect(backend, url, chain_id, key_file, confirmations, timeout)
+            self._chain = connect(backend, url, chain_id, key_file, confirmations, timeout)
             if self._journal.meta is None:
                 if contract is not None and backend == "embedded":
                     raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
@@ -203,7 +207,8 @@ class Ledger:
     def opened(self) -> Opened:
         """Return what hospitals and loop must know to begin or to go on."""
         decisions = self._decisions() if self._synthetic is not None else ZERO
-        return Opened(self._domain, self._open_chain().sender, tuple(self._headers), decisions)
+        headers, verdicts = tuple(self._headers), self._journal.verdicts()
+        return Opened(self._domain, self._open_chain().sender, headers, decisions, verdicts)
 
     def holder(self, slot: int, round: int) -> str:
         """Return the address whose signature counts for a slot in a round."""
@@ -263,13 +268,13 @@ class Ledger:
             self._require_signer(f"round {round}, hospital {slot}, head", record, signature, self.holder(slot, round))
         self._journal.add_heads(round, signatures)
 
-    def finalize(self, rewards_root: bytes = ZERO) -> None:
-        """Make all sealed rounds final, in one transaction for any number of them.
+    def finalize(self) -> None:
+        """Make all sealed rounds final, in one transaction for any number of them, and with them the rewards.
 
         Raises:
             ContractRevert: the window for disputes has not passed, or there is an open dispute.
         """
-        data = call_data("finalizeRound", self._federation.id, rewards_root)
+        data = call_data("finalizeRound", self._federation.id, rewards_root(self._standing()[1]))
         self._transact("finalize", len(self._seals), data)
 
     def update_reputation(self, round: int) -> None:
@@ -281,11 +286,33 @@ class Ledger:
         verdicts = self._journal.scores(round)
         if not verdicts:
             raise LedgerError(f"round {round} has no verdicts")
-        tree = scores_levels(round, verdicts)
+        tree = scores_levels(round, verdicts, self._journal.peers(round))
         for position, one in enumerate(verdicts):
-            arguments = (one.index, one.participated, one.accepted, one.threshold, scores_path(tree, position))
+            arguments = (one.index, one.participated, one.accepted, one.threshold, paired_path(tree, position))
             data = call_data("updateReputation", self._federation.id, self._abi_header(round), *arguments)
             self._transact("reputation", round, data)
+
+    def claim(self, slot: int) -> int:
+        """Pull the reward of a hospital, as of the last finalisation; return its points. The same again does nothing.
+
+        Raises:
+            ContractRevert: it is not the reward that was made final.
+            LedgerError: the hospital has no reward.
+        """
+        rewards = self._standing()[1]
+        if slot not in rewards:
+            raise LedgerError(f"hospital {slot} has no reward to claim")
+        organisation, membership = self._membership(slot)
+        proof = paired_path(rewards_levels(rewards), sorted(rewards).index(slot))
+        arguments = (self.holder(slot, NO_ROUND), organisation, membership, rewards[slot], proof)
+        data = call_data("claimReward", self._federation.id, slot, *arguments)
+        self._transact("claim", len(self._seals), data)
+        return rewards[slot]
+
+    def _standing(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Reputations and rewards after the last sealed round."""
+        verdicts = self._journal.verdicts()
+        return standing(verdicts[round] for round in sorted(verdicts) if round <= len(self._seals))
 
     # --- Hospitals against the coordinator ----------------------------------------------------------------------------
 
@@ -423,7 +450,13 @@ class Ledger:
         """Return what a run reports of its ledger; `seconds` is the time spent in `append` of this process."""
         transactions = [t for t in self._journal.transactions() if t.receipt is not None]
         gas = [seal.gas for seal in self._seals]
+        reputations, rewards = self._standing()
+        hospitals = [
+            {"id": slot, "reputation": reputations.get(slot, BASE), "reward": rewards.get(slot, 0)}
+            for slot in (range(len(self._federation.hospitals)) if reputations else ())
+        ]
         return {
+            **({"hospitals": hospitals} if hospitals else {}),
             "head": "0x" + self.head.hex(),
             "contract": self._domain.contract,
             "chain_id": self._domain.chain_id,
@@ -676,7 +709,7 @@ class Ledger:
             "parent_model": entry.parent_model,
             "model": entry.model,
             "root": tree_root,
-            "scores_root": scores_root(entry.round, entry.verdicts),
+            "scores_root": scores_root(entry.round, entry.verdicts, entry.peers),
             "decisions": entry.decisions,
         }
         for name, value in given.items():
@@ -701,7 +734,7 @@ class Ledger:
             chain.sign_digest(digest(Receipt(federation.id, entry.round, slot, leaf), domain))
             for slot, leaf in leaves.items()
         ]
-        scores = scores_root(entry.round, entry.verdicts)
+        scores = scores_root(entry.round, entry.verdicts, entry.peers)
         models = (tree_root, entry.parent_model, entry.model)
         content = (*models, len(leaves), scores, entry.decisions)
         head = next_head(self.head, domain, federation.id, entry.round, *content)
@@ -889,7 +922,7 @@ def _key(transaction: JournalTransaction) -> _Key:
     return transaction.purpose, transaction.round, address_bytes(content["to"]) + content["data"]
 
 
-def _connect(
+def connect(
     backend: str,
     url: str | None,
     chain_id: int | None,
@@ -897,6 +930,11 @@ def _connect(
     confirmations: int,
     timeout: float,
 ) -> Chain:
+    """Connect to the chain of a back end, with the coordinator's key; the arguments are those of `Ledger`.
+
+    Raises:
+        LedgerError: a setting is wrong, or the node is unreachable or of another kind.
+    """
     if backend == "rpc":
         if not url:
             raise LedgerError("ledger.backend rpc needs ledger.url")

@@ -15,6 +15,7 @@ from engine.ledger.records import (
     Domain,
     Federation,
     Header,
+    PeerScore,
     SignedUpdate,
     Verdicts,
     address_bytes,
@@ -161,12 +162,29 @@ def verdicts_leaf(round: int, verdicts: Verdicts) -> bytes:
     return keccak(keccak(b"".join(word(value) for value in values)))
 
 
-def scores_levels(round: int, verdicts: Sequence[Verdicts]) -> list[list[bytes]]:
-    """Compute the tree of verdicts, from the leaves up: pairs are sorted, an odd node moves up as it is.
+def peers_leaf(round: int, peers: Sequence[PeerScore]) -> bytes:
+    """Hash the scores that a round's verdicts follow from, twice; no verdicts' leaf starts with this text."""
+    values = [value for one in peers for value in (one.slot, one.judge, one.correct, one.total)]
+    return keccak(keccak(b"PulseLedger peer scores 1" + word(round) + b"".join(word(value) for value in values)))
+
+
+def scores_levels(round: int, verdicts: Sequence[Verdicts], peers: Sequence[PeerScore] = ()) -> list[list[bytes]]:
+    """Compute the tree of verdicts; the scores behind them are its last leaf, if there are any."""
+    leaves = [verdicts_leaf(round, one) for one in verdicts]
+    return paired_levels([*leaves, peers_leaf(round, peers)] if peers else leaves)
+
+
+def scores_root(round: int, verdicts: Sequence[Verdicts], peers: Sequence[PeerScore] = ()) -> bytes:
+    """Compute the root of the tree of verdicts, zero without any."""
+    return scores_levels(round, verdicts, peers)[-1][0] if verdicts else ZERO
+
+
+def paired_levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Compute a tree from at least one leaf up: pairs are sorted, an odd node moves up as it is.
 
     OpenZeppelin's MerkleProof follows the proofs of this tree.
     """
-    level = [verdicts_leaf(round, one) for one in verdicts]
+    level = list(leaves)
     found = [level]
     while len(level) > 1:
         pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
@@ -175,13 +193,8 @@ def scores_levels(round: int, verdicts: Sequence[Verdicts]) -> list[list[bytes]]
     return found
 
 
-def scores_root(round: int, verdicts: Sequence[Verdicts]) -> bytes:
-    """Compute the root of the tree of verdicts, zero without any."""
-    return scores_levels(round, verdicts)[-1][0] if verdicts else ZERO
-
-
-def scores_path(levels: Sequence[Sequence[bytes]], position: int) -> list[bytes]:
-    """Return the siblings of the verdicts at a position of `scores_levels`."""
+def paired_path(levels: Sequence[Sequence[bytes]], position: int) -> list[bytes]:
+    """Return the siblings of the leaf at a position of `paired_levels`; a node without one adds nothing."""
     proof = []
     for level in levels[:-1]:
         if position ^ 1 < len(level):

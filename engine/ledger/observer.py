@@ -24,14 +24,17 @@ from engine.ledger.records import (
     Federation,
     Header,
     ModelUpdate,
+    PeerScore,
     RoundEntry,
     Seal,
     SignedUpdate,
+    Verdicts,
     opening_from_json,
     record_from_json,
     record_to_json,
     verdicts_from_json,
 )
+from engine.ledger.reputation import accepted_of, after, earned, peer_scores, standing, threshold, verdicts, words
 
 
 class LedgerObserver:
@@ -64,6 +67,8 @@ class LedgerObserver:
         self.organisations = federation.organisations
         self._headers = list(opened.headers)
         self._decisions = opened.decisions
+        self._verdicts = dict(opened.verdicts)
+        self._standing = standing(self._verdicts[round] for round in sorted(self._verdicts))
         self.signing = Signing(
             federation.id,
             federation.config_hash,
@@ -75,7 +80,7 @@ class LedgerObserver:
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
-        self._open: list[tuple[RoundEntry, Answer, Answer]] = []
+        self._open: list[tuple[RoundEntry, list[Answer]]] = []  # the last answer holds the receipts
         self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = time.perf_counter() - started
@@ -107,12 +112,15 @@ class LedgerObserver:
         if self._writing is not None:
             self._writing.result()
         signed = tuple(u.signed for u in record.updates)
+        judged, peers = self._judge(record)
         entry = RoundEntry(
             record.round,
             record.parent,
             record.model,
             signed,
             tuple(u.opening for u in record.updates),
+            verdicts=judged,
+            peers=peers,
             decisions=self._decisions,
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
@@ -138,7 +146,7 @@ class LedgerObserver:
     def pending(self) -> list[Any]:
         """The rounds, as JSON values, that the ledger has not confirmed; they go into the checkpoint."""
         self._collect()
-        return [_to_json(entry) for entry, _, _ in self._open]
+        return [_to_json(entry) for entry, _ in self._open]
 
     def replay(self, pending: list[Any], rounds: int) -> None:
         """Submits the rounds of a checkpoint again; what the ledger already holds it confirms.
@@ -157,6 +165,7 @@ class LedgerObserver:
                 f"{len(self._headers) - 1}"
             )
         del self._headers[known + 1 :]
+        self._standing = standing(self._verdicts[round] for round in sorted(self._verdicts) if round <= known)
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
         self._last = {}  # hospitals begin anew, too
@@ -209,21 +218,41 @@ class LedgerObserver:
             raise LedgerError(f"round {entry.round} cannot follow round {len(self._headers) - 1}")
         tree = levels([leaves.get(slot, EMPTY) for slot in range(self.signing.slots)])
         before, domain = self._headers[-1].head, self.signing.domain
-        scores = scores_root(entry.round, entry.verdicts)
+        scores = scores_root(entry.round, entry.verdicts, entry.peers)
         content = (tree[-1][0], entry.parent_model, entry.model, len(leaves), scores, entry.decisions)
         head = next_head(before, domain, self._federation.id, entry.round, *content)
         self._headers.append(Header(entry.round, before, *content, head))
         self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
-        self._open.append((entry, self._ledger.submit("append", entry), self._ledger.submit("receipts", entry.round)))
+        answers = [self._ledger.submit("append", entry)]
+        if entry.verdicts:
+            accepted = accepted_of(entry.verdicts)
+            reputations = after(self._standing[0], accepted, entry.verdicts[0].threshold)
+            self._standing = reputations, earned(self._standing[1], reputations, accepted)
+            answers.append(self._ledger.submit("update_reputation", entry.round))
+        self._open.append((entry, [*answers, self._ledger.submit("receipts", entry.round)]))
+
+    def _judge(self, record: Any) -> tuple[tuple[Verdicts, ...], tuple[PeerScore, ...]]:
+        """The verdicts on a round's updates, and the scores that they follow from; none where an update has no judge."""
+        peers = tuple(
+            PeerScore(slot, judge, *record.scores[slot][judge])
+            for slot in sorted(record.scores)
+            for judge in sorted(record.scores[slot])
+        )
+        scores, slots = peer_scores(peers), [u.hospital for u in record.updates]
+        if not peers or set(scores) != set(slots):
+            return (), ()
+        return words(verdicts(scores), threshold(self._standing[0], slots)), peers
 
     def _collect(self) -> None:
-        while self._open and self._open[0][2].done():
+        while self._open and self._open[0][1][-1].done():
             self._settle()
 
     def _settle(self) -> None:
         """Takes the ledger's answer on the oldest open round."""
-        entry, sealed, receipts = self._open[0]
+        entry, (sealed, *posted, receipts) = self._open[0]
         seal: Seal = sealed.result()
+        for answer in posted:
+            answer.result()
         if seal.head != self._headers[entry.round].head:
             raise LedgerError(
                 f"round {entry.round} was sealed with head 0x{seal.head.hex()}, the hospitals were told "
@@ -244,6 +273,7 @@ def _to_json(entry: RoundEntry) -> dict[str, Any]:
         "model": entry.model.hex(),
         "updates": updates,
         "verdicts": [record_to_json(one) for one in entry.verdicts],
+        "peers": [[one.slot, one.judge, one.correct, one.total] for one in entry.peers],
         "decisions": entry.decisions.hex(),
         "next_deadline": entry.next_deadline,
     }
@@ -258,6 +288,7 @@ def _from_json(value: Any) -> RoundEntry:
             tuple(SignedUpdate(record_from_json(ModelUpdate, r), bytes.fromhex(s)) for r, s, _ in value["updates"]),
             tuple(opening_from_json(opening) for _, _, opening in value["updates"]),
             tuple(verdicts_from_json(text) for text in value["verdicts"]),
+            tuple(PeerScore(*row) for row in value["peers"]),
             bytes.fromhex(value["decisions"]),
             value["next_deadline"],
         )

@@ -465,12 +465,23 @@ class Verdicts:
 
 
 @dataclass(frozen=True)
+class PeerScore:
+    """What hospital `judge` found of the update of `slot`: correct predictions among all its validation beats."""
+
+    slot: int
+    judge: int
+    correct: int
+    total: int
+
+
+@dataclass(frozen=True)
 class RoundEntry:
     """One round as the loop reports it: number from 1, model hashes before and after, updates by ascending slot.
 
     Attributes:
         openings: one for each update.
         verdicts: by ascending index.
+        peers: what the verdicts follow from, by ascending slot and judge.
         decisions: as in `Header`.
         next_deadline: of the next round, which the seal opens: 0 for none, NO_ROUND opens no round.
     """
@@ -481,6 +492,7 @@ class RoundEntry:
     updates: tuple[SignedUpdate, ...]
     openings: tuple[Opening, ...]
     verdicts: tuple[Verdicts, ...] = ()
+    peers: tuple[PeerScore, ...] = ()
     decisions: bytes = ZERO
     next_deadline: int = 0
 

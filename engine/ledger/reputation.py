@@ -5,12 +5,13 @@ Things Journal, 2021), with its four cases made disjoint. Verdicts do not come f
 scored by the other hospitals of the round on their own validation beats, and the median counts (as in BlockFLow, Mugunthan et al. 2020).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.ledger.records import Verdicts, word
+from engine.ledger.merkle import paired_levels
+from engine.ledger.records import ZERO, PeerScore, Verdicts, word
 
 BASE, HIGHEST = 10, 100  # as in RoundLedger.sol
 WIDTH = 16  # hospitals in one word of the contract
@@ -40,6 +41,14 @@ def score(correct: int, total: int) -> int:
     return PARTS * correct // total if total else 0
 
 
+def peer_scores(peers: Iterable[PeerScore]) -> dict[int, dict[int, int]]:
+    """What `verdicts` takes: slot of the update -> slot of the judge -> score."""
+    found: dict[int, dict[int, int]] = {}
+    for one in peers:
+        found.setdefault(one.slot, {})[one.judge] = score(one.correct, one.total)
+    return found
+
+
 def verdicts(scores: Mapping[int, Mapping[int, int]]) -> dict[int, bool]:
     """Accepts the updates whose median score is at least half of the best median.
 
@@ -63,6 +72,28 @@ def words(accepted: Mapping[int, bool], level: int) -> tuple[Verdicts, ...]:
     return tuple(packed)
 
 
+def accepted_of(verdicts: Sequence[Verdicts]) -> dict[int, bool]:
+    """What `words` packed: slot -> whether its update was accepted."""
+    return {
+        WIDTH * one.index + bit: bool(one.accepted >> bit & 1)
+        for one in verdicts
+        for bit in range(WIDTH)
+        if one.participated >> bit & 1
+    }
+
+
+def standing(rounds: Iterable[Sequence[Verdicts]]) -> tuple[dict[int, int], dict[int, int]]:
+    """Reputations and cumulative rewards after the verdicts of these rounds, in their order."""
+    reputations: dict[int, int] = {}
+    rewards: dict[int, int] = {}
+    for one in rounds:
+        if one:
+            accepted = accepted_of(one)
+            reputations = after(reputations, accepted, one[0].threshold)
+            rewards = earned(rewards, reputations, accepted)
+    return reputations, rewards
+
+
 def after(reputations: Mapping[int, int], accepted: Mapping[int, bool], level: int) -> dict[int, int]:
     """All reputations after a round."""
     changed = {slot: step(reputations.get(slot, BASE), good, level) for slot, good in accepted.items()}
@@ -81,28 +112,14 @@ def reward_leaf(slot: int, cumulative: int) -> bytes:
     return keccak(keccak(word(slot) + word(cumulative)))
 
 
-def sorted_root(leaves: Sequence[bytes]) -> bytes:
-    """Root over sorted pairs, as OpenZeppelin's MerkleProof verifies it; 32 zero bytes without leaves."""
-    return _levels(leaves)[-1][0] if leaves else bytes(32)
+def rewards_levels(rewards: Mapping[int, int]) -> list[list[bytes]]:
+    """The tree of rewards: a leaf for each hospital that has any, by ascending slot."""
+    return paired_levels([reward_leaf(slot, rewards[slot]) for slot in sorted(rewards)])
 
 
-def sorted_proof(leaves: Sequence[bytes], position: int) -> list[bytes]:
-    """Siblings of a leaf from the bottom up; a node without a sibling moves up as it is and adds nothing."""
-    proof = []
-    for level in _levels(leaves)[:-1]:
-        if position ^ 1 < len(level):
-            proof.append(level[position ^ 1])
-        position //= 2
-    return proof
-
-
-def _levels(leaves: Sequence[bytes]) -> list[list[bytes]]:
-    levels = [list(leaves)]
-    while len(levels[-1]) > 1:
-        below = levels[-1]
-        pairs = [sorted(below[i : i + 2]) for i in range(0, len(below), 2)]
-        levels.append([keccak(b"".join(pair)) if len(pair) == 2 else pair[0] for pair in pairs])
-    return levels
+def rewards_root(rewards: Mapping[int, int]) -> bytes:
+    """Root of the tree of rewards, zero without any."""
+    return rewards_levels(rewards)[-1][0] if rewards else ZERO
 
 
 def _median(values: Sequence[int], slot: int) -> int:

@@ -202,6 +202,13 @@ def verdicts_leaf(number: int, index: int, participated: int, accepted: int, thr
     return keccak256(keccak256(b"".join(encode("uint256", value) for value in values)))
 
 
+def peers_leaf(number: int, rows: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """Leaf of the scores behind a round's verdicts: slot, judge, correct and total of each; hashed twice."""
+    values = [number, *(value for row in rows for value in row)]
+    text = b"PulseLedger peer scores 1" + b"".join(encode("uint256", value) for value in values)
+    return keccak256(keccak256(text))
+
+
 def commitment(salt: bytes, value: int | bytes) -> bytes:
     """Salted commitment of a count, or of 32 bytes."""
     return keccak256(salt + (encode("uint256", value) if isinstance(value, int) else value))

@@ -1,0 +1,117 @@
+"""How long the audit of a run takes, and how much memory: a journal is made first, then audited in a process of its own.
+
+    python benchmarks/audit.py                                  # 1,000 rounds of 10 hospitals, 21,700 parameters
+    python benchmarks/audit.py --parameters 11                  # the same with small vectors
+    python benchmarks/audit.py --rounds 100 --json
+
+Every round is signed, sealed on the embedded chain and archived as in a run; only the training is left out. Making the
+journal takes longer than auditing it, and with the real parameters 0.9 MB of disk a round, twice.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.aggregation import weighted_mean
+from engine.ledger import archive
+from engine.ledger.bundle import BUNDLE, write_bundle
+from engine.ledger.canonical import vector_hash
+from engine.ledger.ledger import Ledger
+from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
+from engine.ledger.signing import address, hospital_key, salt, sign
+
+ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
+
+AUDIT = """
+import json, resource, sys, time
+from pathlib import Path
+from engine.ledger.audit import audit
+started, used = time.perf_counter(), time.process_time()
+report = audit(Path(sys.argv[1]))
+seconds, cpu = time.perf_counter() - started, time.process_time() - used
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mb": memory, "clean": report.clean, "counts": report.counts}))
+"""
+
+
+def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
+    """Write the bundle of a finished run of `rounds` rounds; returns its path."""
+    home = folder / "ledger"
+    home.mkdir()
+    layout = (("weight", (parameters,)),)
+    draw = np.random.default_rng(1)
+    params = draw.standard_normal(parameters).astype(np.float32)
+    drawn = draw.standard_normal((hospitals, parameters)).astype(np.float32)
+    keys = [hospital_key(SEED, ID, slot) for slot in range(hospitals)]
+    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout, "samples")
+    archive.write_genesis(home, params)
+    with Ledger(home, federation) as ledger:
+        model = federation.genesis_model
+        for number in range(1, rounds + 1):
+            vectors = {slot: np.roll(drawn[slot], number) for slot in range(hospitals)}
+            archive.write_round(home, number, vectors)
+            signed, openings = [], []
+            for slot, vector in vectors.items():
+                salts = [salt(keys[slot], ID, number, purpose) for purpose in (1, 2)]
+                opening = Opening(100 + slot, salts[0], {"loss": 0.5, "gradient_evaluations": 100}, salts[1])
+                update = ModelUpdate(
+                    federation=ID,
+                    round=number,
+                    slot=slot,
+                    parent_model=model,
+                    parent_head=ledger.head,
+                    update=vector_hash(vector, layout),
+                    config_hash=CONFIG,
+                    nonce=number,
+                    **commitments(opening),
+                )
+                signed.append(SignedUpdate(update, sign(update, ledger.domain, keys[slot])))
+                openings.append(opening)
+            params = weighted_mean(params, [(100.0 + slot, vector) for slot, vector in vectors.items()])
+            parent, model = model, vector_hash(params, layout)
+            ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
+        heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]
+        ledger.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
+        ledger.finalize()
+    write_bundle(home, {"config_hash": CONFIG.hex(), "model_hash": model.hex()}, "name: benchmark\n")
+    return home / BUNDLE
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """Audit a bundle in a new process: seconds, seconds of CPU time, peak memory in MB, whether it is clean, and what was checked."""
+    done = subprocess.run([sys.executable, "-c", AUDIT, str(path)], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Make, audit, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--hospitals", type=int, default=10)
+    parser.add_argument("--parameters", type=int, default=21_700)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = make(Path(folder), options.rounds, options.hospitals, options.parameters)
+        size = path.stat().st_size / 1e6
+        found = measure(path)
+    if options.json:
+        print(json.dumps({**vars(options), "bundle_mb": size, **found}))
+        return
+    print(
+        f"{options.rounds:,} rounds of {options.hospitals} hospitals with {options.parameters:,} parameters "
+        f"({size:,.0f} MB): {found['seconds']:.1f} s "
+        f"({found['cpu_seconds']:.1f} s of CPU time), {found['memory_mb']:,.0f} MB of memory, "
+        f"{'clean' if found['clean'] else 'NOT CLEAN'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The audit of a whole study: its registration and records, Optuna's database, the trials' folders, and each trial's run.
+
+It proves that no trial was dropped, swapped, added, or changed after the fact, and lists those that failed or were pruned.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from engine.config import RunConfig, config_hash
+from engine.errors import ConfigError, DataError, PulseLedgerError
+from engine.experiment import finished
+from engine.ledger.audit import Finding, audit
+from engine.ledger.bundle import BUNDLE, file_digest
+from engine.ledger.canonical import canonical_json, read_json
+from engine.ledger.studies import FILE
+from engine.ledger.study_audit import Recorded, StudyReport, audit_records, differences
+from engine.tracking import run_tags
+from sweeps import registration
+from sweeps.space import StudyConfig
+from sweeps.storage import DATABASE
+from sweeps.study import STUDY_FILE, lookup, open_studies, read_study, trial_folder
+from sweeps.trial import repeat_folder
+
+_ATTRIBUTES: dict[str, Any] = {"trial": int, "condition": str, "keys": dict, "config": list}
+
+
+def audit_study(folder: Path) -> StudyReport:
+    """Recompute everything that a study's folder claims. Nothing is changed.
+
+    Raises:
+        PulseLedgerError: the study's file, database or journal cannot be read.
+    """
+    study, report = read_study(folder), StudyReport()
+    trials = _trials(study, folder, report)
+    if (folder / "ledger" / FILE).exists():
+        recorded = audit_records(folder / "ledger", report)
+        _check_design(study, recorded, report)
+        _check_trials(study, folder, trials, recorded, report)
+    elif study.ledger.backend != "none":
+        message = "the study has no ledger of its own: it was never registered, or its record is gone"
+        report.find(None, "study", "ledger", f"ledger/{FILE}", None, message)
+    else:
+        report.notes.append("ledger.backend is none: nothing was registered")
+    _check_values(study, folder, trials, report)
+    report.trials = [
+        {
+            "trial": number,
+            "condition": trial.user_attrs["condition"],
+            "state": registration.STAGE.get(trial.state, trial.state.name),
+            "reason": trial.user_attrs.get("reason", ""),
+        }
+        for number, trial in sorted(trials.items())
+    ]
+    for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
+        report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
+    for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
+        name = str(run.relative_to(folder))
+        try:
+            report.runs[name] = audit(run)
+        except PulseLedgerError as error:
+            number = int(run.parent.name) if run.parent.name.isdecimal() else None
+            report.find(number, "folder", name, "a readable ledger", None, str(error))
+    return report
+
+
+def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, FrozenTrial]:
+    """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
+    found: dict[int, FrozenTrial] = {}
+    if study.storage is None and not (folder / DATABASE).exists():
+        # to open it would make an empty one
+        report.find(None, "database", "file", DATABASE, None, "Optuna's database is gone")
+        return found
+    for opened, _ in open_studies(study, folder):
+        for trial in opened.get_trials(deepcopy=False):
+            attributes = trial.user_attrs
+            if "config" not in attributes:
+                continue
+            number = attributes.get("trial")
+            wrong = [name for name, kind in _ATTRIBUTES.items() if not isinstance(attributes.get(name), kind)]
+            if trial.state == TrialState.COMPLETE and len(trial.values) != len(study.objectives):
+                wrong.append("values")
+            for name in wrong:
+                message = f"{name} of Optuna's trial {trial.number} is damaged"
+                report.find(number, "database", name, "a readable value", attributes.get(name), message)
+            if number in found:
+                report.find(number, "database", "trial", "one", "two", "two trials have the same number")
+            elif not wrong:
+                found[attributes["trial"]] = trial
+    return found
+
+
+def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -> None:
+    if not recorded.designs:
+        return
+    registered, now = recorded.designs[-1].get("design"), registration.design(study)
+    there = registered.get("study") if isinstance(registered, dict) else None
+    for name, expected, found in differences(there, read_json(canonical_json(now["study"]))):
+        report.find(None, "design", name, expected, found, f"{STUDY_FILE} is not the registered study")
+
+
+def _check_trials(
+    study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], recorded: Recorded, report: StudyReport
+) -> None:
+    for number, trial in sorted(trials.items()):
+        if number not in recorded.begun:
+            message = "the trial is in Optuna's database, but its beginning was never recorded"
+            report.find(number, "database", "trial", None, number, message)
+        else:
+            _compare(number, "begun", recorded.begun[number], registration.begun(trial.user_attrs), report)
+        if not trial.state.is_finished():
+            if number in recorded.ended:
+                message = "the database says that the trial has not ended"
+                report.find(number, "database", "state", recorded.ended[number][0], trial.state.name, message)
+            continue
+        try:
+            stage, content = registration.ended(trial, trial_folder(folder, number))
+        except DataError as error:
+            report.find(number, "folder", "result.json", "the recorded results", None, str(error))
+            continue
+        if number not in recorded.ended:
+            message = "the end was never recorded; `pulseledger resume` does so after a driver that was killed there"
+            report.find(number, "ended", "stage", stage, None, message)
+            continue
+        was, there = recorded.ended[number]
+        if was != stage:
+            report.find(number, "database", "state", was, stage, "the trial ended in another way than recorded")
+        else:
+            _compare(number, "ended", there, content, report)
+    for number in sorted(recorded.begun.keys() - trials.keys()):
+        message = "the trial was begun, but Optuna's database does not hold it: it was dropped"
+        report.find(number, "database", "trial", number, None, message)
+    numbers = sorted({*recorded.begun, *trials})
+    for number in sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
+        report.find(number, "database", "trial", number, None, "a trial is missing: numbers have no gap")
+    for path in sorted((folder / "trials").glob("*")):
+        if not path.name.isdecimal() or path != trial_folder(folder, int(path.name)) or int(path.name) not in numbers:
+            surplus = int(path.name) if path.name.isdecimal() else None
+            report.find(surplus, "folder", path.name, None, path.name, "the folder belongs to no trial of the study")
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    if isinstance(wanted, int) and len(numbers) < wanted:
+        report.notes.append(f"{wanted - len(numbers)} of {wanted} registered trials never began")
+    going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
+    going = [n for n in going if not trials[int(n)].state.is_finished()]
+    if going:
+        report.notes.append(f"trials that have not ended: {', '.join(going)}")
+
+
+def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: StudyReport) -> None:
+    """Name what of a trial is not as it was recorded."""
+    for name, expected, found in differences(there, read_json(canonical_json(now))):
+        message = f"{name} is not what was recorded when the trial {'began' if record == 'begun' else 'ended'}"
+        report.find(number, record, name, expected, found, message)
+    report.count("compared")
+
+
+def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], report: StudyReport) -> None:
+    """The values that Optuna holds must be those of the results, and the results those of the configurations."""
+    for number, trial in sorted(trials.items()):
+        if registration.STAGE.get(trial.state) != "COMPLETE":
+            continue
+        configs = trial.user_attrs["config"]
+        try:
+            hashes = [config_hash(RunConfig.model_validate(values)) for values in configs]
+            results = [finished(repeat_folder(trial_folder(folder, number), r)) for r in range(len(configs))]
+        except (DataError, ValueError) as error:
+            text = " ".join(str(error).split())
+            report.find(number, "folder", "result.json", "the results of the trial", None, text)
+            continue
+        for repeat, (result, expected) in enumerate(zip(results, hashes, strict=True)):
+            if result["config_hash"] != expected:
+                message = f"repeat {repeat} ran another configuration"
+                report.find(number, "folder", "config_hash", expected, result["config_hash"], message)
+        for name, value in zip(study.objectives, trial.values, strict=True):
+            scores = [lookup(result, name) for result in results]
+            numbers = [score for score in scores if isinstance(score, int | float)]
+            mean = statistics.fmean(numbers) if len(numbers) == len(scores) else None
+            if mean != value:
+                message = "the value in Optuna's database is not that of the results"
+                report.find(number, "database", name, mean, value, message)
+        report.count("values")
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[Path, Any]:
+    """Audit the folder that an MLflow run belongs to, and compare its tags with what is there.
+
+    Args:
+        store: address of the MLflow store; None takes mlflow.db in `folder` or above it.
+        folder: of the run, of its study, or one that holds it; None takes that of the store.
+
+    Returns:
+        The folder, and its `AuditReport` or `StudyReport`.
+
+    Raises:
+        PulseLedgerError: the store or the run cannot be read, or its folder is not found.
+    """
+    base = folder or Path()
+    if store is None:
+        found = next((p for p in (base / "mlflow.db", base.resolve().parent / "mlflow.db") if p.exists()), None)
+        if found is None:
+            raise ConfigError(f"{base}: neither it nor the folder above holds an MLflow store; name one with --store.")
+        store = f"sqlite:///{found.resolve()}"
+    if folder is None and store.startswith("sqlite:///"):
+        base = Path(store.removeprefix("sqlite:///")).parent
+    tags, status = run_tags(store, run_id)
+    home = _home(base, tags)
+    there: dict[str, Any]
+    if (home / STUDY_FILE).exists():
+        of_study, recorded = StudyReport(), Recorded()
+        if (home / "ledger" / FILE).exists():
+            recorded = audit_records(home / "ledger", of_study)
+        domain = recorded.domain
+        there = {"ledger.head": of_study.head}
+        if domain is not None:
+            there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
+        study_report = audit_study(home)
+        for name, value, message in _tag_problems(tags, there, status, study_report.notes):
+            study_report.find(None, "mlflow", name, value, tags.get(name), message)
+        return home, study_report
+    report = audit(home)
+    try:
+        result = finished(home)
+    except DataError as error:
+        report.notes.append(f"MLflow's tags were not compared: {error}")
+        return home, report
+    there = {f"ledger.{name}": result["ledger"].get(name) for name in ("contract", "chain_id")}
+    there |= {"ledger.head": report.head} | {name: result.get(name) for name in ("model_hash", "config_hash")}
+    bundle = home / "ledger" / BUNDLE
+    there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
+    for name, value, message in _tag_problems(tags, there, status, report.notes):
+        report.findings.append(Finding(None, None, "mlflow", name, str(value), str(tags.get(name)), message))
+    return home, report
+
+
+def _home(base: Path, tags: Mapping[str, str]) -> Path:
+    """The folder of an MLflow run, in `base`, in a folder of its study, or `base` itself."""
+    bases = [base, *([base / tags["study"]] if "study" in tags else [])]
+    if "number" in tags:
+        places = [repeat_folder(trial_folder(place, int(tags["number"])), 0) for place in bases]
+    elif "study" in tags:
+        places = [place for place in bases if (place / STUDY_FILE).exists()]
+    else:
+        places = [base / tags.get("folder", "."), base]
+    for place in (*places, base):
+        if (place / "config.yaml").exists() or ((place / STUDY_FILE).exists() and "number" not in tags):
+            return place
+    raise ConfigError(f"{base}: the folder of MLflow's run {tags.get('mlflow.runName', '')!r} is not there; name it.")
+
+
+def _tag_problems(
+    tags: Mapping[str, str], there: Mapping[str, Any], status: str, notes: list[str]
+) -> Iterator[tuple[str, Any, str]]:
+    """Name, value and message of every tag that is not what the ledger says; a run that goes on has none so far."""
+    missing = [name for name in there if name not in tags]
+    if missing and status != "FINISHED":
+        notes.append(f"MLflow's run is {status} and has no tag {', '.join(missing)}")
+    for name, value in there.items():
+        if (name in tags or status == "FINISHED") and tags.get(name) != (None if value is None else str(value)):
+            yield name, value, f"MLflow's tag {name} is not what the ledger in the folder says"

@@ -1,0 +1,89 @@
+"""What of a study is anchored: its design before the first trial, and what each trial began and ended with.
+
+All of it is plain data; the ledger anchors the SHA-256 of its canonical JSON. The audit builds it a second time from the
+study's file, Optuna's database and the trials' folders.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from engine import __version__
+from engine.errors import DataError
+from engine.experiment import RESULT
+from engine.ledger.canonical import json_hash
+from engine.tracking import source_tags
+from sweeps.space import StudyConfig
+from sweeps.trial import repeat_folder
+
+STAGE = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAIL: "FAILED"}
+
+# Where a study runs and who is told of it changes no number; `trials` is registered by itself.
+_NOT_PART: Any = {
+    "out": True,
+    "concurrency": True,
+    "execution": True,
+    "ledger": True,
+    "storage": True,
+    "tracking": True,
+    "trials": True,
+    "data": {"folder"},
+}
+_BEGUN = ("trial", "condition", "keys", "config")
+_LEDGER = ("head", "contract", "chain_id", "backend")
+
+
+def design(study: StudyConfig) -> dict[str, Any]:
+    """Everything that decides what the study runs, and the code that runs it."""
+    tags = source_tags()
+    code = {"version": __version__, "commit": tags.get("mlflow.source.git.commit")}
+    code["changed"] = tags.get("mlflow.source.git.dirty")
+    return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "code": code}
+
+
+def begun(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What a trial begins with: its number, condition, keys, and one whole configuration for each repeat."""
+    return {name: attributes[name] for name in _BEGUN}
+
+
+def ended(trial: FrozenTrial, home: Path) -> tuple[str, dict[str, Any]]:
+    """How a finished trial ended, and with what: values and results, or the reason.
+
+    Args:
+        trial: from Optuna's database.
+        home: the trial's folder.
+
+    Raises:
+        DataError: the trial is complete, but a result is missing or damaged.
+    """
+    attributes = trial.user_attrs
+    if trial.state == TrialState.COMPLETE:
+        results = [repeat_result(repeat_folder(home, r)) for r in range(len(attributes["config"]))]
+        return "COMPLETE", {"values": list(trial.values), "results": results}
+    content: dict[str, Any] = {"reason": attributes.get("reason", "")}
+    if trial.state == TrialState.PRUNED:
+        content["rungs"] = {k: v["values"] for k, v in sorted(attributes.items()) if k.startswith("rung/")}
+    return STAGE[trial.state], content
+
+
+def repeat_result(folder: Path) -> dict[str, Any]:
+    """What is anchored of a repeat: model, configuration, the head of its own ledger, digest of all else but times."""
+    path = folder / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        named = {name: result[name] for name in ("model_hash", "config_hash")}
+        named |= {name: result["ledger"][name] for name in _LEDGER if name in result["ledger"]}
+        return {**named, "digest": json_hash(_timeless(result)).hex()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: is not readable ({type(error).__name__}: {error}).") from None
+
+
+def _timeless(value: Any) -> Any:
+    """A result without what a repetition would give other values for."""
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if not (k == "timing" or k.endswith(("seconds", "_share")))}
+    if isinstance(value, list):
+        return [_timeless(item) for item in value]
+    return value
