@@ -188,7 +188,15 @@ def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[
         seen.add(method)
         for row in read_state(paths[0])["requests"]:
             evidence = json.loads((paths[0] / row["file"]).read_text()) if row["file"] else {}
-            plain = [method, row["hospital"], row["class"], row["wanted"], row["accepted"], row["status"], by_default(row)]
+            plain = [
+                method,
+                row["hospital"],
+                row["class"],
+                row["wanted"],
+                row["accepted"],
+                row["status"],
+                by_default(row),
+            ]
             rows.append([*map(str, plain), *(_cell(_found(evidence, path)) for path in EVIDENCE.values())])
     return rows
 

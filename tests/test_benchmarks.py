@@ -205,7 +205,6 @@ def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.M
         study.trials_of(tmp_path / "ours-0", 1000.0, 5)
 
 
-<<<<<<< HEAD
 # --- The tables of the synthesis study --------------------------------------------------------------------------------
 
 
@@ -269,7 +268,8 @@ def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
     assert tables.by_default(row(10, 90)) == "50 granted, accepted"  # five for each of ten
     assert tables.by_default(row(2, 9)).startswith("denied: there are too few real beats for this generator")
     assert tables.by_default(row(50, 90, nndr_bp=499)).startswith("90 granted, rejected: the beats lie too close")
-=======
+
+
 def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     audit = importlib.import_module("audit")
@@ -277,4 +277,3 @@ def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert found["clean"]
     assert [found["counts"][name] for name in ("rounds", "updates", "aggregates")] == [3, 6, 3]
     assert found["seconds"] > 0
->>>>>>> 11d3ecae4e379eb48b6f0d08af529d71f5c0c59e
