@@ -302,6 +302,9 @@ class BalanceConfig(_Section):
     target: float = Field(0.5, gt=0, le=1, description="size to bring a class to, as a share of the largest class")
     ratio: float = Field(5.0, gt=0, description="at most this many added beats for each real one")
     quota: int = Field(1000, ge=1, description="at most this many added beats for each hospital and class")
+    budget: Literal["all", "real"] = Field(
+        "all", description="an epoch has the batches of all beats, or only as many as of the real ones, drawn from all"
+    )
     neighbours: int = Field(5, ge=1, description="smote, borderline, adasyn: k, which needs k + 1 real beats")
     seed: int | None = Field(
         None, ge=0, description="seed of repeated and synthetic beats; null: the run's. Given, repeats share generators"
@@ -437,7 +440,7 @@ _NOT_HASHED: Any = {
     "execution": True,
 }
 
-_ADDING = ("classes", "target", "ratio", "quota", "seed")
+_ADDING = ("classes", "target", "ratio", "quota", "budget", "seed")
 # What each balancing method reads besides its name.
 BALANCE_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),

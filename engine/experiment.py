@@ -110,9 +110,14 @@ def steps(
             ledger.replay(pending, state.round)
         if synthetic is not None:
             identity = _federation_id(config, hashed)
-            requests = governed.govern(
-                config, cohort, folder, identity, ledger, () if ledger is None else ledger.organisations, place.note
-            )
+            organisations = () if ledger is None else ledger.organisations
+
+            def note(text: str) -> None:
+                place.note(text)
+                if place.stopping():  # a generator may train for longer than all rounds
+                    raise Stopped(f"{folder}: stopped while synthetic beats were made.")
+
+            requests = governed.govern(config, cohort, folder, identity, ledger, organisations, note)
         place.note(f"starting {len(hospitals)} hospitals")
         pool = build_pool(
             hospitals,

@@ -79,6 +79,7 @@ class _Trial:
     rounds: int
     round: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    note: str = ""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -117,10 +118,11 @@ class StudyProgress:
         with self._lock:
             self._running[trial] = _Trial(label, condition, rounds)
 
-    def advanced(self, trial: int, round: int, scores: dict[str, float]) -> None:
-        """A running trial finished `round` rounds; `scores` are its current ones."""
+    def advanced(self, trial: int, round: int, scores: dict[str, float], note: str = "") -> None:
+        """A running trial finished `round` rounds; `scores` are its current ones, `note` what it does since."""
         with self._lock:
             if trial in self._running:
+                self._running[trial].note = note
                 self._running[trial].round = round
                 self._running[trial].scores = dict(scores)
 
@@ -212,7 +214,7 @@ class StudyProgress:
                         Text(trial.label),
                         f"{trial.round}/{trial.rounds}",
                         ProgressBar(total=max(trial.rounds, 1), completed=trial.round, width=12),
-                        Text(_scores(trial.scores)),
+                        Text(trial.note or _scores(trial.scores)),
                         f"{now - trial.started:.0f}",
                     )
                 parts.append(table)

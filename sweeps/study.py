@@ -110,7 +110,7 @@ class _Running:
     call: Any = None
     losses: int = 0
     started: float = field(default_factory=time.monotonic)
-    seen: tuple[int, float] = (-1, 0.0)  # the last round that was seen, and when
+    seen: tuple[Any, float] = (None, 0.0)  # the last round and note that were seen, and when
 
 
 def start_study(study: StudyConfig, folder: Path, progress: StudyProgress | None = None, quiet: bool = False) -> None:
@@ -415,9 +415,9 @@ class Driver:
         for trial in self._running:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 shown = json.loads((Path(trial.order["folder"]) / PROGRESS).read_text())
-                if shown["round"] != trial.seen[0]:
-                    trial.seen = (shown["round"], time.monotonic())
-                    self._progress.advanced(trial.trial, shown["round"], shown["scores"])
+                if (now := (shown["round"], shown["note"])) != trial.seen[0]:
+                    trial.seen = (now, time.monotonic())
+                    self._progress.advanced(trial.trial, shown["round"], shown["scores"], shown["note"])
             limit = START_SECONDS + ATTEMPTS * self._study.execution.deadline
             if time.monotonic() - trial.seen[1] > limit and trial.slot is not None:
                 self._progress.note(f"trial {trial.trial}: no round in {limit:g} s; its runner is ended")
@@ -520,7 +520,7 @@ class Driver:
         trial.order |= {"rungs": rungs, "by_repeat": by_repeat}
         self._anchor(trial.trial, "BEGUN", registration.begun(attributes))
         trial.order["attempt"] = _next_attempt(folder, self._study.repeats)
-        trial.seen = (-1, time.monotonic())
+        trial.seen = (None, time.monotonic())
         rounds = sum(config["federation"]["rounds"] for config in trial.order["configs"])
         self._progress.started(trial.trial, self._label(trial), attributes["condition"], rounds)
         config = RunConfig.model_validate(trial.order["configs"][0])

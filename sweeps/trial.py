@@ -74,19 +74,25 @@ class TrialRunner:
 
 
 class _Progress:
-    """Observer that leaves the last round of a trial in its folder, for the driver to show."""
+    """Observer that leaves the last round of a trial in its folder, for the driver to show, and what goes on since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._before = 0  # rounds of earlier repeats
+        self._shown: dict[str, Any] = {"round": 0, "scores": {}}
         self._trained = 0.0
 
     def round_finished(self, record: Any) -> None:
         scores = record.summary["validation"]
         shown = {name: scores[name] for name in ("accuracy", "macro_f1", "recall_min") if scores[name] is not None}
         self._trained += record.summary["train_seconds"]
+        self._shown = {"round": self._before + record.round, "scores": shown}
+        self.note("")
+
+    def note(self, text: str) -> None:
+        """Work before the first round can take longer than any round: a generator of synthetic beats is trained."""
         with whole(self._folder / PROGRESS) as part:
-            part.write_text(json.dumps({"round": self._before + record.round, "scores": shown}))
+            part.write_text(json.dumps({**self._shown, "note": text}))
 
     def repeat_finished(self, rounds: int) -> None:
         self._before += rounds
@@ -105,7 +111,7 @@ def _chunks(
     for repeat, values in enumerate(order["configs"]):
         config = RunConfig.model_validate(values)
         folder = repeat_folder(Path(order["folder"]), repeat)
-        place = Place(order["attempt"], (progress,), stopping=stop.exists)
+        place = Place(order["attempt"], (progress,), progress.note, stop.exists)
         rungs = order["rungs"] if repeat == 0 and not order["by_repeat"] else []
         if tracker is not None and repeat == 0:
             # MLflow has one run for each trial: the first repeat's curves; the driver adds mean and spread

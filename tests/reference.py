@@ -222,8 +222,9 @@ class Heard:
     def started(self, trial: int, label: str, condition: str, rounds: int) -> None:
         self.starts.append(trial)
 
-    def advanced(self, trial: int, round: int, scores: dict[str, float]) -> None:
-        self.rounds.setdefault(trial, []).append(round)
+    def advanced(self, trial: int, round: int, scores: dict[str, float], note: str = "") -> None:
+        if not note:  # a round ended
+            self.rounds.setdefault(trial, []).append(round)
 
     def ended(
         self, trial: int, label: str, condition: str, state: str, values: dict[str, float], reason: str, seconds: float

@@ -12,7 +12,7 @@ from reference import SQUARE, Quadratic, Recorder, Towards, f32, samples
 
 from engine.aggregation import weight, weighted_mean
 from engine.algorithms import build_algorithm
-from engine.algorithms.base import LocalResult, Samples, batches_per_pass, passes, sgd, stratified
+from engine.algorithms.base import LocalResult, Samples, passes, sgd, stratified
 from engine.algorithms.perfedavg import COST, meta_gradient
 from engine.config import FederationConfig, PerFedAvgConfig, PersonalisationConfig, RunConfig
 from engine.data.beats import open_beats
@@ -101,7 +101,7 @@ def test_a_pass_visits_every_beat_once():
     for one in (first, second):
         assert sorted(np.concatenate(one).tolist()) == list(range(10))
     assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
-    assert [batches_per_pass(n, 4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
+    assert [samples([0.0] * n).batches(4) for n in (1, 4, 5, 8)] == [1, 1, 2, 2]
 
 
 # --- Per-FedAvg by hand -----------------------------------------------------------------------------------------------

@@ -212,3 +212,69 @@ def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert found["clean"]
     assert [found["counts"][name] for name in ("rounds", "updates", "aggregates")] == [3, 6, 3]
     assert found["seconds"] > 0
+
+
+# --- The tables of the synthesis study --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/synthesis.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("synthesis")
+
+
+def scored(seed: int, n: float, s: float | None, v: float) -> dict[str, Any]:
+    recall = {"N": n, "S": s, "V": v}
+    row = {"id": 0, "recall": recall, "support": {"N": 50, "S": 0 if s is None else 4, "V": 7}}
+    hospital = {"id": 0, "records": ["100"], "classes": {"N": 90, "S": 8, "V": 9}}
+    cohort = {"hospitals": [hospital], "local_majority_macro_f1": 0.25}
+    return {"seed": seed, "recall": recall, "macro_f1": (n + v) / 2, "per_hospital": [row], "cohort": cohort}
+
+
+def test_differences_are_paired_over_seeds_by_hand(tables: ModuleType):
+    """Of S: 0.2, 0.3 and 0.4, so 30 points; the sd is 10, t(0.975, 2) is 4.303, and 4.303 * 10 / sqrt(3) is 24.8."""
+    runs = {
+        ("none", "none"): [scored(i, 0.9, 0.1 * i, 0.5) for i in (1, 2, 3)],
+        ("none", "smote"): [scored(i, 0.8, 0.1 * i + 0.1 * (i + 1), 0.5) for i in (3, 1, 2)],
+        ("fine-tuning", "smote"): [scored(1, 0.9, 0.3, 0.5)],
+    }
+    head, row = tables.difference_table(runs, "none")  # fine-tuning has nothing to be compared with
+    cells = dict(zip(head, row, strict=True))
+    assert (cells["personalisation"], cells["balancing"]) == ("none", "smote")
+    assert cells["S"] == "**+30.0 [+5.2, +54.8]**"
+    assert cells["rare recall"] == "**+15.0 [+2.6, +27.4]**"  # half of it: V does not change
+    assert cells["N"] == "**-10.0 [-10.0, -10.0]**"
+    assert cells["V"] == "+0.0 [+0.0, +0.0]"
+    assert cells["p of rare recall"] == "0.035"  # t = 3 * sqrt(3) = 5.196 at 2 degrees: 2 * 0.0175
+
+
+def test_a_class_that_is_not_tested_leaves_no_number(tables: ModuleType):
+    runs = {(p, m): [scored(i, 0.9, None, 0.5) for i in (0, 1)] for p in ("none",) for m in ("none", "smote")}
+    head, row = tables.difference_table(runs, "none")
+    assert dict(zip(head, row, strict=True))["S"] == "–"
+    assert tables.rare_recall(scored(0, 0.9, None, 0.5)) == 0.5
+    assert tables.hospital_table(runs)[0] == ["personalisation", "balancing", "V at 0 (7)", "N at 0 (50)"]
+    assert tables.cohort_table(runs)[1] == ["0", "100", "90 / 50", "8 / 0", "9 / 7"]
+    assert tables.score_table(runs)[-1][3] == "0.250"
+    assert tables.markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+
+
+def test_holms_correction_by_hand(tables: ModuleType):
+    assert tables.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert tables.holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
+    from test_policy import request
+
+    from engine.ledger.records import record_to_json
+
+    def row(floor: int, wanted: int, **numbers: int) -> dict[str, Any]:
+        asked = request(class_=1, generator=2, quantity=wanted, real_floor=floor)
+        evidence = {"auc_bp": 9_000, "nndr_bp": 600, "duplicates": 3, "utility_bp": 0, **numbers}
+        return {"record": record_to_json(asked), "numbers": evidence, "accepted": wanted}
+
+    assert tables.by_default(row(10, 90)) == "50 granted, accepted"  # five for each of ten
+    assert tables.by_default(row(2, 9)).startswith("denied: there are too few real beats for this generator")
+    assert tables.by_default(row(50, 90, nndr_bp=499)).startswith("90 granted, rejected: the beats lie too close")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from test_policy import HOSPITALS, ID, KEYS, POLICY, report, request
 from engine.background import Background
 from engine.config import BALANCE_KEYS, PolicyConfig, RunConfig, canonical_json, config_hash
 from engine.data.cohort import Cohort, build_cohort
-from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, SynthesisError
+from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, Stopped, SynthesisError
 from engine.experiment import Place, run, track
 from engine.ledger.audit import audit
 from engine.ledger.chain import ContractRevert
@@ -34,6 +35,7 @@ from engine.synthesis import governed, quality
 from engine.synthesis.generators import load_synthetic
 from engine.synthesis.governed import read_state, undecided, write_review
 from engine.synthesis.prepare import batch_digest, hospital_file
+from engine.synthesis.timegan import interpreter
 from engine.tracking import final_metrics, synthesis_metrics
 from sweeps.__main__ import main
 from sweeps.space import load_study
@@ -315,6 +317,67 @@ def test_a_generator_that_fails_leaves_a_rejected_request_and_frees_the_quota(
     assert row["reasons"] == "timegan failed: out of memory."
     assert (row["granted"] > 0, row["accepted"], row["batch"]) == (True, 0, "00" * 32)
     assert audit(tmp_path).clean
+
+
+def test_a_run_can_be_stopped_while_beats_are_made(
+    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    said: list[str] = []
+    with pytest.raises(Stopped, match="stopped while synthetic beats were made"):
+        run(tiny_config(**SMOTE), tmp_path, Place(note=said.append, stopping=lambda: any("class" in s for s in said)))
+    assert "class" in said[-1]
+    result = run(tiny_config(**SMOTE), tmp_path)
+    assert result["model_hash"] == done[1]["model_hash"]
+    assert plain(result["synthesis"]) == plain(done[1]["synthesis"])
+    assert audit(tmp_path).clean
+
+
+@pytest.mark.long
+def test_a_federation_with_the_real_timegan(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From requests to training: one generator for all repeats, the same numbers without a ledger and after a loss."""
+    try:
+        interpreter()
+    except SynthesisError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path / "cache"))
+    keys = {
+        "balance.method": "timegan",
+        "balance.classes": "V",
+        "balance.seed": 3,
+        "balance.policy.min_nndr": 0,
+        "balance.policy.max_duplicates": 1000,
+        "balance.timegan": {"patch": 63, "hidden": 4, "steps": 3, "batch_size": 8, "minimum": 20},
+        "balance.policy.min_real": {"timegan": 20},
+        "data.simulated.minutes": 3.0,
+        "cohort.hospitals": 2,
+        "ledger.backend": "embedded",
+    }
+    said: list[str] = []
+    place = Place(note=said.append)
+    config = tiny_config(**keys)
+    result = run(config, tmp_path / "one", place)
+    made = [row for row in result["synthesis"] if row["status"] == "accepted"]
+    assert made
+    for row in made:
+        assert row["accepted"] == row["granted"] <= row["wanted"]
+        beats = load_synthetic(hospital_file(tmp_path / "one/synthetic", row["hospital"]))
+        assert beats.x.shape == (row["accepted"], 252)
+        assert np.isfinite(beats.x).all()
+    for row in result["synthesis"]:
+        assert row["status"] == "accepted" or row["real_floor"] < 20
+    assert audit(tmp_path / "one").clean
+    trained = [line for line in said if line.startswith("timegan: training on")]
+    assert len(trained) == len(made)
+    # the next repeat has other weights and batches, but the same beats, and no generator is trained again
+    again = run(tiny_config(**keys, seed=1), tmp_path / "two", place)
+    assert [line for line in said if line.startswith("timegan: training on")] == trained
+    assert [row["batch"] for row in again["synthesis"]] == [row["batch"] for row in result["synthesis"]]
+    assert again["model_hash"] != result["model_hash"]
+    without = run(tiny_config(**keys | {"ledger.backend": "none"}), tmp_path / "without")
+    assert without["model_hash"] == result["model_hash"]
+    assert "tensorflow" not in sys.modules
 
 
 def test_a_smaller_grant_is_what_is_made(tiny_config: Callable[..., RunConfig], tmp_path: Path):

@@ -1,5 +1,6 @@
 """What a user sees while a study runs: plain lines without a terminal, a live view on one."""
 
+import io
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from reference import ROOT
+from rich.console import Console
 
 from sweeps import progress
 from sweeps.progress import StudyProgress
@@ -41,6 +43,16 @@ def test_without_a_terminal_each_ended_trial_is_one_line_on_stderr(capsys):
         "trial 3 (4/4)  [hospitals=3] mu=1  PRUNED: below the best third at round 4  macro_f1 0.1250  (2 s)",
         "going on",
     ]
+
+
+def test_a_trial_shows_what_it_does_before_its_first_round():
+    shown = StudyProgress(1)
+    shown.started(0, "", "all", 2)
+    for note, seen in (("timegan: step 5", "timegan: step 5"), ("", "accuracy 0.5")):
+        shown.advanced(0, 1, {"accuracy": 0.5}, note)
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(shown._view())
+        assert seen in console.export_text()
 
 
 def test_stdout_is_left_to_the_result(capsys):

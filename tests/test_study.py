@@ -479,6 +479,26 @@ def test_a_trial_that_does_not_move_is_ended(ray2, tmp_path: Path, monkeypatch):
     assert heard.ends[0][2].startswith("lost 1 times: ")
 
 
+def test_work_before_the_first_round_counts_as_moving(ray2, tmp_path: Path, monkeypatch):
+    """As long as a generator of synthetic beats says that it is being trained, its trial is not taken for stuck."""
+    settled()
+
+    class Slow(TrialRunner):
+        def advance(self) -> dict[str, Any]:
+            for i in range(8):
+                self._progress.note(f"timegan: step {i}")
+                time.sleep(1)
+            return super().advance()
+
+    monkeypatch.setattr("sweeps.study.TrialRunner", Slow)
+    monkeypatch.setattr("sweeps.study.START_SECONDS", 4.0)
+    heard = Heard()
+    study = study_of(BASE, trials=1, repeats=1, execution={**BASE["execution"], "deadline": 0.3})  # 4.9 s in all
+    start_study(study, tmp_path, heard)
+    assert [state for state, _, _ in heard.ends.values()] == ["COMPLETE"]
+    assert not heard.notes or "no round" not in heard.notes[0]
+
+
 # --- A driver that is killed ------------------------------------------------------------------------------------------
 
 

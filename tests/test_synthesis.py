@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from engine.config import BalanceConfig, RunConfig, TimeGanConfig
 from engine.errors import ConfigError, DataError, SynthesisError
 from engine.experiment import run
 from engine.oracle import Batch
-from engine.synthesis import generate, minimum_real
+from engine.synthesis import Synthetic, generate, minimum_real
 from engine.synthesis.balance import balanced, class_weights, logit_offsets, wanted_beats
 from engine.synthesis.generators import Space, between, joined, load_synthetic, save_synthetic
 from engine.synthesis.timegan import from_sequences, interpreter, to_sequences
@@ -253,6 +254,37 @@ def test_the_real_timegan_trains_caches_and_repeats_itself(monkeypatch: pytest.M
         assert other.rr.tobytes() == first.rr.tobytes()
 
 
+def test_a_generator_is_trained_once_however_many_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Two processes of a study: the second waits, says so, and finds what the first left."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import sys, time; from pathlib import Path; import numpy as np\n"
+        "job, weights, out = map(Path, sys.argv[1:])\n"
+        "if not weights.exists():\n"
+        "    with open(job.parents[2] / 'trained', 'a') as file: file.write('x')\n"
+        "    time.sleep(1); np.savez(weights, w0=np.ones(1))\n"
+        "np.savez(out, beats=np.full((5, 2, 17), 0.5))\n"
+    )
+    monkeypatch.setattr("engine.synthesis.timegan.WORKER", worker)
+    monkeypatch.setattr("engine.synthesis.timegan.WAIT", 0.2)
+    monkeypatch.setenv("PULSELEDGER_TIMEGAN_PYTHON", sys.executable)
+    monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path))
+    said: list[list[str]] = [[], []]
+    train = beats({N: 10, S: 40})
+
+    def make(i: int) -> Synthetic:
+        return generate("timegan", train, S, 5, note=said[i].append)
+
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(make, (0, 1))
+    assert (tmp_path / "trained").read_text() == "x"
+    assert first.x.tobytes() == second.x.tobytes()
+    last, waited = sorted((lines for lines in said), key=lambda lines: "waiting" in lines[0])
+    assert last == ["timegan: training on 40 beats"]
+    assert "for another process that trains it" in waited[0]
+    assert waited[-1] == "timegan: found in the cache"
+
+
 # --- Balancing --------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +333,16 @@ def test_balancing_changes_loss_or_beats_and_nothing_else():
     assert again.index.tolist() == repeated.index.tolist() != other.index.tolist()
     pinned = [balanced(part, BalanceConfig(method="oversample", seed=3), "NS", s, 1).index.tolist() for s in (1, 2)]
     assert pinned[0] == pinned[1]
+
+
+@pytest.mark.parametrize("method", ["oversample", "smote"])
+def test_a_budget_keeps_the_batches_of_the_real_beats(method: str):
+    """44 real beats and 16 more: 6 batches of 8 instead of 8, drawn from all 60."""
+    extra = beats({S: 16}, seed=9) if method == "smote" else None
+    for budget, batches in (("all", 8), ("real", 6)):
+        settings = BalanceConfig(method=method, target=0.5, budget=budget)  # type: ignore[arg-type]
+        part = balanced(samples({N: 40, S: 4}), settings, "NS", 0, 0, extra)
+        assert (len(part), part.batches(8)) == (60, batches)
 
 
 def test_added_beats_stand_behind_the_real_ones():
@@ -352,6 +394,34 @@ def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
             assert record["status"] == ("denied" if record["real_floor"] < 6 else "accepted")
             assert record["accepted"] == (0 if record["real_floor"] < 6 else record["wanted"])
         assert {record["status"] for record in results[0]["synthesis"]} == {"denied", "accepted"}
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"federation.algorithm": "fedavg"},
+        {"federation.algorithm": "fedprox"},
+        {"federation.algorithm": "local"},
+        {"federation.algorithm": "centralised"},
+        {"federation.algorithm": "perfedavg", "federation.perfedavg.variant": "first-order"},
+        {"federation.algorithm": "perfedavg", "federation.perfedavg.stratified": False},
+    ],
+    ids=lambda keys: " ".join(map(str, keys.values())),
+)
+def test_with_a_real_budget_balancing_costs_no_gradient_more(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, algorithm: dict
+):
+    keys = {**algorithm, "federation.local_epochs": 2, "personalisation.epochs": 3, "execution.pool": "inprocess"}
+
+    def gradients(**balance: str) -> tuple[int, int]:
+        config = tiny_config(**keys, **{f"balance.{key}": value for key, value in balance.items()})
+        timing = run(config, tmp_path / "-".join(("run", *balance.values())))["timing"]
+        return timing["gradient_evaluations"], timing["personalisation_gradient_evaluations"]
+
+    plain = gradients()
+    for method in ("oversample", "smote"):
+        assert gradients(method=method, budget="real") == plain
+    assert gradients(method="smote")[0] > plain[0]
 
 
 def test_a_run_without_balancing_touches_no_generator(tiny_config: Callable[..., RunConfig], tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.algorithms.base import Algorithm, Samples, State, batches_per_pass, sgd
+from engine.algorithms.base import Algorithm, Samples, State, sgd
 from engine.algorithms.fedavg import alone, epochs, own_model
 from engine.algorithms.perfedavg import meta_steps
 from engine.config import FederationConfig, PersonalisationConfig
@@ -40,7 +40,7 @@ def finetune(federation: FederationConfig, personalisation: PersonalisationConfi
     ) -> tuple[np.ndarray, int]:
         steps = personalisation.steps
         if personalisation.epochs is not None:
-            steps = max(1, round(personalisation.epochs * batches_per_pass(len(samples), federation.batch_size)))
+            steps = max(1, round(personalisation.epochs * samples.batches(federation.batch_size)))
         personal, _ = sgd(oracle, params, samples, draw, steps, federation.batch_size, rate)
         return personal, steps
 

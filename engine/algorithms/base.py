@@ -18,6 +18,7 @@ class Samples:
     Attributes:
         added: synthetic beats, at positions from len(index).
         class_weight, logit_offset: of every batch, see `Batch`.
+        budget: number of beats whose batches make an epoch; None: of all that are there.
     """
 
     x: np.ndarray
@@ -27,9 +28,14 @@ class Samples:
     added: Batch | None = None
     class_weight: np.ndarray | None = None
     logit_offset: np.ndarray | None = None
+    budget: int | None = None
 
     def __len__(self) -> int:
         return len(self.index) + (len(self.added.y) if self.added is not None else 0)
+
+    def batches(self, batch_size: int) -> int:
+        """Number of batches in one epoch."""
+        return -(-(len(self) if self.budget is None else self.budget) // batch_size)
 
     def labels(self) -> np.ndarray:
         """int8[n], classes in the order of the positions."""
@@ -116,11 +122,6 @@ def stratified(labels: np.ndarray, batch_size: int, draw: np.random.Generator) -
 def _stream(group: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
     while True:
         yield from draw.permutation(group)
-
-
-def batches_per_pass(n: int, batch_size: int) -> int:
-    """Number of batches in one pass over n beats."""
-    return -(-n // batch_size)
 
 
 def sgd(

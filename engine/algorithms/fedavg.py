@@ -5,7 +5,7 @@ FedAvg: McMahan et al. 2017 (arXiv 1602.05629). FedProx: Li et al. 2020 (arXiv 1
 
 import numpy as np
 
-from engine.algorithms.base import LocalResult, Samples, State, batches_per_pass, sgd
+from engine.algorithms.base import LocalResult, Samples, State, sgd
 from engine.config import FederationConfig
 from engine.oracle import Oracle
 
@@ -16,7 +16,7 @@ def epochs(config: FederationConfig, mu: float = 0.0):  # type: ignore[no-untype
     def local(
         oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
     ) -> LocalResult:
-        steps = config.local_epochs * batches_per_pass(len(samples), config.batch_size)
+        steps = config.local_epochs * samples.batches(config.batch_size)
         rate = config.learning_rate * config.decay ** (round - 1)
         anchor = (params, mu) if mu > 0 else None
         trained, loss = sgd(oracle, params, samples, draw, steps, config.batch_size, rate, anchor)

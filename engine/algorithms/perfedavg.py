@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.algorithms.base import LocalResult, Samples, State, batches_per_pass, passes, stratified
+from engine.algorithms.base import LocalResult, Samples, State, passes, stratified
 from engine.config import FederationConfig, PerFedAvgConfig
 from engine.oracle import Batch, Oracle
 
@@ -62,7 +62,7 @@ def meta_steps(config: FederationConfig):  # type: ignore[no-untyped-def]
         oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
     ) -> LocalResult:
         cost = COST[settings.variant]
-        epoch = config.local_epochs * batches_per_pass(len(samples), config.batch_size)
+        epoch = config.local_epochs * samples.batches(config.batch_size)
         tau = settings.tau or max(1, epoch // cost)
         decay = config.decay ** (round - 1)
         # three streams that share nothing but the generator: the batches of a meta-step are independent

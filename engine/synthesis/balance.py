@@ -26,6 +26,7 @@ def balanced(
     if settings.method == "none":
         return samples
     labels = samples.labels()
+    budget = len(samples) if settings.budget == "real" else None
     match settings.method:
         case "class_weighted":
             return replace(samples, class_weight=class_weights(labels, len(classes), settings.max_weight))
@@ -37,9 +38,10 @@ def balanced(
                 draw.choice(np.flatnonzero(labels == classes.index(letter)), count)
                 for letter, count in wanted_beats(labels, classes, settings).items()
             ]
-            return replace(samples, index=np.concatenate([samples.index, *(samples.index[r] for r in repeated)]))
+            index = np.concatenate([samples.index, *(samples.index[r] for r in repeated)])
+            return replace(samples, index=index, budget=budget)
         case _:
-            return replace(samples, added=added)
+            return replace(samples, added=added, budget=budget)
 
 
 def class_weights(labels: np.ndarray, classes: int, largest: float) -> np.ndarray:

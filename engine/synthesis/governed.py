@@ -20,14 +20,16 @@ Files of a run:
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig, canonical_json
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData
+from engine.data.records import cache_folder
 from engine.errors import DataError, LedgerError, ReviewPending, SynthesisError
 from engine.files import whole
 from engine.ledger.keys import Signer, Signing, read_reviewers, simulated_organisation
@@ -45,6 +47,7 @@ from engine.ledger.records import (
     record_to_json,
 )
 from engine.ledger.signing import address, recover, reviewer_key, sign
+from engine.oracle import Batch
 from engine.synthesis.generators import Synthetic, joined, save_synthetic
 from engine.synthesis.picture import draw_quality
 from engine.synthesis.prepare import (
@@ -57,7 +60,7 @@ from engine.synthesis.prepare import (
     parts_of,
     requests_of,
 )
-from engine.synthesis.quality import assess, evidence_numbers, of_class, report_json
+from engine.synthesis.quality import GRU, Anatomy, assess, evidence_numbers, of_class, report_json
 from engine.synthesis.timegan import interpreter
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
 
 FOLDER, STATE = "synthetic", "governance.json"
 REVIEWS = Path("ledger/reviews")
+MEASURE = Path(__file__).with_name("quality.py")  # another way to measure gives other numbers
 NOWHERE = Domain(0, checksum_address(bytes(20)))  # what is signed without a ledger counts on no chain
 # What is said of a batch that the generator could not make: the worst of everything, which no policy accepts.
 NOTHING = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 2**32 - 1, "utility_bp": -10_000}
@@ -445,13 +449,44 @@ def _fulfil(
             f"(digest {batch_digest(made.batch()).hex()[:16]}, not {known.batch.hex()[:16]})."
         )
     if known is None or not (home / f"{case.page}.json").exists():
-        anatomy = anatomy_of(config, beats)
-        report = assess(train, held_out, made.batch(), anatomy, made.generator, config.seed)
-        real = joined(*(of_class(part, made.label) for part in (train, held_out)))
-        with whole(home / f"{case.page}.png") as part:
-            draw_quality(report, real, made.batch(), anatomy, part)
-        _report(desk, case, home, signer, report_json(report), made, evidence_numbers(report))
+        seed = config.seed if config.balance.seed is None else config.balance.seed
+        page = home / f"{case.page}.png"
+        evidence, numbers = _measure(train, held_out, made, anatomy_of(config, beats), seed, page)
+        _report(desk, case, home, signer, evidence, made, numbers)
     return made
+
+
+def _measure(
+    train: Batch, held_out: Batch, made: Synthetic, anatomy: Anatomy, seed: int, page: Path
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The evidence on a batch as JSON, its numbers for the policy, and its picture page.
+
+    They are kept in the cache folder by the digest of what they depend on, as the trials of a study often share
+    batches and each takes several seconds.
+    """
+    described = {**asdict(anatomy), "generator": made.generator, "seed": seed, "gru": GRU}
+    key = hashlib.sha256(canonical_json(described) + MEASURE.read_bytes())
+    for batch in (train, held_out, made.batch()):
+        key.update(batch_digest(batch))
+    home = cache_folder() / "evidence"
+    home.mkdir(parents=True, exist_ok=True)
+    kept, picture = (home / f"{key.hexdigest()}.{ending}" for ending in ("json", "png"))
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        with whole(page) as part:
+            shutil.copyfile(picture, part)
+        return found["evidence"], found["numbers"]
+    except (OSError, ValueError, KeyError, DataError):
+        pass  # not measured before
+    report = assess(train, held_out, made.batch(), anatomy, made.generator, seed)
+    real = joined(*(of_class(part, made.label) for part in (train, held_out)))
+    with whole(page) as part:
+        draw_quality(report, real, made.batch(), anatomy, part)
+    with whole(picture) as part:
+        shutil.copyfile(page, part)
+    found = {"evidence": report_json(report), "numbers": evidence_numbers(report)}
+    _write(kept, found)
+    return found["evidence"], found["numbers"]
 
 
 def _report(

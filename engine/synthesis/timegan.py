@@ -7,10 +7,11 @@ deviations. (Minimum and maximum would do as well for one number, but along a be
 so would every synthetic beat.) The paper trains for tens of thousands of steps; the default here for as many as two cores do in
 about ten minutes.
 
-Trained generators are kept in the cache folder, by the digest of their data and settings.
+Trained generators and what was drawn from them are kept in the cache folder, by the digest of their data and settings.
 """
 
 import collections
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -18,9 +19,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import filelock
 import numpy as np
 
 from engine.config import TimeGanConfig, canonical_json
@@ -30,6 +34,7 @@ from engine.errors import SynthesisError
 WORKER = Path(__file__).with_name("timegan_worker.py")
 VARIABLE = "PULSELEDGER_TIMEGAN_PYTHON"
 SPREAD = 4.0
+WAIT = 10.0  # seconds between two words about a process that is waited for
 
 
 def interpreter() -> str:
@@ -83,22 +88,50 @@ def sample(
     key = hashlib.sha256(canonical_json(described) + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes())
     home = cache_folder() / "timegan"
     home.mkdir(parents=True, exist_ok=True)
-    weights = home / f"{key.hexdigest()}.npz"
-    note(f"timegan: {'found in the cache' if weights.exists() else f'training on {len(x)} beats'}")
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
-        np.savez(job, data=data, settings=json.dumps({**described, "wanted": wanted}))
-        used = weights if weights.exists() else trained
-        _run([python, "-I", str(WORKER), str(job), str(used), str(out)], note)
-        try:
-            with np.load(out) as arrays:
-                beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
-        except (OSError, ValueError, KeyError) as error:
-            raise SynthesisError(f"timegan left no beats ({error}).") from None
-        if used is trained:
-            trained.replace(weights)
+    weights, drawn = home / f"{key.hexdigest()}.npz", home / f"{key.hexdigest()}-{wanted}.npz"
+    with _alone(weights.with_suffix(".lock"), drawn, note):
+        if drawn.exists():
+            note("timegan: found in the cache")
+        else:
+            note(f"timegan: {'drawing again' if weights.exists() else f'training on {len(x)} beats'}")
+            _draw(python, data, {**described, "wanted": wanted}, weights, drawn, note)
+    try:
+        with np.load(drawn) as arrays:
+            beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
+    except (OSError, ValueError, KeyError) as error:
+        raise SynthesisError(f"timegan left no beats ({error}).") from None
     beats = beats * span + low
     return beats[:, : x.shape[1]].astype(np.float32), beats[:, x.shape[1] :].astype(np.float32)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, wanted: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Waits for a process that trains the same generator, as trials of one study do at the same time."""
+    with contextlib.ExitStack() as stack:
+        started = time.monotonic()
+        while not wanted.exists():
+            try:
+                stack.enter_context(filelock.FileLock(lock, timeout=WAIT))
+                break
+            except filelock.Timeout:
+                note(f"timegan: waiting since {time.monotonic() - started:.0f} s for another process that trains it")
+        yield
+
+
+def _draw(
+    python: str, data: np.ndarray, settings: dict[str, Any], weights: Path, drawn: Path, note: Callable[[str], None]
+) -> None:
+    """Trains unless `weights` are there, and draws, in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
+        job, trained, out = (Path(folder) / name for name in ("job.npz", "weights.npz", "beats.npz"))
+        np.savez(job, data=data, settings=json.dumps(settings))
+        used = weights if weights.exists() else trained
+        _run([python, "-I", str(WORKER), str(job), str(used), str(out)], note)
+        if not out.exists():
+            raise SynthesisError("timegan left no beats.")
+        if used is trained:
+            trained.replace(weights)
+        out.replace(drawn)
 
 
 def to_sequences(beats: np.ndarray, window: int, patch: int) -> np.ndarray:
