@@ -205,6 +205,15 @@ def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.M
         study.trials_of(tmp_path / "ours-0", 1000.0, 5)
 
 
+def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    audit = importlib.import_module("audit")
+    found = audit.measure(audit.make(tmp_path, rounds=3, hospitals=2, parameters=11))
+    assert found["clean"]
+    assert [found["counts"][name] for name in ("rounds", "updates", "aggregates")] == [3, 6, 3]
+    assert found["seconds"] > 0
+
+
 # --- The tables of the synthesis study --------------------------------------------------------------------------------
 
 
@@ -269,12 +278,3 @@ def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
     assert tables.by_default(row(10, 90)) == "50 granted, accepted"  # five for each of ten
     assert tables.by_default(row(2, 9)).startswith("denied: there are too few real beats for this generator")
     assert tables.by_default(row(50, 90, nndr_bp=499)).startswith("90 granted, rejected: the beats lie too close")
-
-
-def test_the_audit_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    audit = importlib.import_module("audit")
-    found = audit.measure(audit.make(tmp_path, rounds=3, hospitals=2, parameters=11))
-    assert found["clean"]
-    assert [found["counts"][name] for name in ("rounds", "updates", "aggregates")] == [3, 6, 3]
-    assert found["seconds"] > 0
