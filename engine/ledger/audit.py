@@ -11,7 +11,7 @@ Every hospital signs the head before it; `compare` holds two copies against each
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -357,17 +357,7 @@ class _Audit:
             update.record = self.record(ModelUpdate, row["record"], number, slot, "update")
 
     def read_openings(self) -> None:
-        seen = set()
-        for row in self.evidence.rows("openings"):
-            place = self.place(row, "opening")
-            if place is None:
-                continue
-            number, slot = place
-            update = self.rounds[number].updates.get(slot)
-            if update is None or place in seen:
-                self.find(number, slot, "opening", "slot", "one of an update", slot, "the opening belongs to no update")
-                continue
-            seen.add(place)
+        for number, slot, row, update in self.rows_of_updates("openings", "opening"):
             try:
                 opening = opening_from_json(row["opening"])
                 metrics = canonical_json(opening.metrics).encode()
@@ -593,7 +583,7 @@ class _Audit:
                 self.find(None, slot, "synthetic", "sender", None, row["sender"], f"a {kind} names no sender")
             signer = self.holder(slot, NO_ROUND) if slot is not None and slot < len(self.federation.hospitals) else None
         self.check_signature(None, slot, "synthetic", "signature", digest, signature, signer)
-        values = {solidity_name(name): getattr(record, name) for name in FIELDS[type(record)]}
+        values = _values(record)
         if not any(t.succeeded and t.arguments.get(kind) == values for t in sent):
             message = f"no transaction shows this {kind} to the contract"
             self.find(None, slot, "synthetic", "record", "a transaction with the same values", row["record"], message)
@@ -708,7 +698,7 @@ class _Audit:
             self.find(number, None, "round", "scores_root", scores, entry.scores_root, message)
         if not entry.verdicts:
             return
-        judged = {16 * one.index + bit for one in entry.verdicts for bit in range(16) if one.participated >> bit & 1}
+        judged = set(accepted_of(entry.verdicts))
         if judged != set(entry.updates):
             message = "verdicts were not given on exactly the updates of the round"
             self.find(number, None, "scores", "participated", sorted(entry.updates), sorted(judged), message)
@@ -719,16 +709,8 @@ class _Audit:
 
     def check_receipts(self) -> None:
         seen = set()
-        for row in self.evidence.rows("receipts"):
-            place = self.place(row, "receipt")
-            if place is None:
-                continue
-            number, slot = place
-            update = self.rounds[number].updates.get(slot)
-            if update is None or place in seen:
-                self.find(number, slot, "receipt", "slot", "one of an update", slot, "the receipt belongs to no update")
-                continue
-            seen.add(place)
+        for number, slot, row, update in self.rows_of_updates("receipts", "receipt"):
+            seen.add((number, slot))
             if update.leaf is None:
                 continue
             self.count("receipts")
@@ -1315,6 +1297,21 @@ class _Audit:
             self.find(number, None, record, "slot", known, slot, f"the {record} belongs to no hospital")
             return None
         return number, slot
+
+    def rows_of_updates(self, table: str, record: str) -> Iterator[tuple[int, int, Mapping[str, Any], _Update]]:
+        """Round, slot, row and update of each row of a table with one row for each update; tells which belong to none."""
+        seen = set()
+        for row in self.evidence.rows(table):
+            place = self.place(row, record)
+            if place is None:
+                continue
+            number, slot = place
+            update = self.rounds[number].updates.get(slot)
+            if update is None or place in seen:
+                self.find(number, slot, record, "slot", "one of an update", slot, f"the {record} belongs to no update")
+                continue
+            seen.add(place)
+            yield number, slot, row, update
 
     def record(self, kind: type[R], text: Any, number: int | None, slot: int | None, name: str) -> R | None:
         """Read a signed record; tells which field is damaged."""
