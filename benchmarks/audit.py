@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.aggregation import weighted_mean
+from engine.aggregation.mean import weighted_mean
 from engine.ledger import archive
 from engine.ledger.bundle import BUNDLE, write_bundle
-from engine.ledger.canonical import vector_hash
 from engine.ledger.ledger import Ledger
 from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.model import vector_hash
 
 ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 

@@ -96,15 +96,17 @@ def _test(common: Any, data: Any, network: Any) -> Callable[..., np.ndarray]:
 def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, Any]:
     """The engine, with the pool and the oracle that the contestant's name says."""
     from engine.actors import start_ray, stop_ray
-    from engine.algorithms import build_algorithm
-    from engine.config import RunConfig, parse
+    from engine.algorithms.build import build_algorithm
+    from engine.config import RunConfig
     from engine.data.beats import open_beats
     from engine.data.cohort import HospitalData
     from engine.errors import PulseLedgerError
-    from engine.hospital import Task, choose_oracle
+    from engine.hospital import Task
     from engine.model import build_network
-    from engine.pool import build_pool
+    from engine.oracles.build import choose_oracle
+    from engine.pools.build import build_pool
     from engine.rounds import LoopState, Plan, RoundRecord, run_rounds
+    from engine.settings import parse
 
     task = json.loads((given.folder / "task.json").read_text())
     settings: dict[str, Any] = {

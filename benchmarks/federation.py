@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 from contestants import BARE, OURS
 
-from engine.config import ModelConfig
 from engine.data.beats import _save
-from engine.model import build_network, initial_parameters
+from engine.model import ModelConfig, build_network, initial_parameters
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"flower": ("flower", []), "pfl-1": ("pfl", []), "pfl-2": ("pfl", ["--processes", "2"])}

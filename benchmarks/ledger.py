@@ -42,19 +42,18 @@ import numpy as np
 from eth_abi import encode
 from eth_hash.auto import keccak
 
-from engine.config import LedgerConfig
 from engine.errors import LedgerError
 from engine.hospital import Update
 from engine.ledger import archive
-from engine.ledger.canonical import vector_hash
 from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
+from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import FIRST_PAUSE, LAST_PAUSE
 from engine.ledger.keys import Signer
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
-from engine.model import Network, initial_parameters
-from engine.oracle import Batch, Oracle
+from engine.model import Network, initial_parameters, vector_hash
+from engine.oracles.base import Batch, Oracle
 from engine.rounds import RoundRecord
 
 HERE = Path(__file__).parent
@@ -186,11 +185,11 @@ def trainer(steps: int) -> Callable[[], float]:
 
 def _oracle() -> Oracle:
     try:
-        from engine.native import NativeOracle
+        from engine.oracles.native import NativeOracle
 
         return NativeOracle(NETWORK)
     except Exception:  # without a compiler
-        from engine.oracle import TorchOracle
+        from engine.oracles.torch import TorchOracle
 
         return TorchOracle(NETWORK)
 

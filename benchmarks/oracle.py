@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.model import Network, initial_parameters
-from engine.native import NativeOracle
-from engine.oracle import Batch, Oracle, TorchOracle
+from engine.oracles.base import Batch, Oracle
+from engine.oracles.native import NativeOracle
+from engine.oracles.torch import TorchOracle
 
 NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
 BATCH, EVALUATED = 32, 512

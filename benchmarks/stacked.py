@@ -15,10 +15,10 @@ from collections.abc import Callable
 import numpy as np
 
 from engine.algorithms.base import Samples, sgd
-from engine.config import ModelConfig
-from engine.model import build_network, initial_parameters
-from engine.oracle import Batch, TorchOracle
-from engine.stacked import Lockstep, StackedOracle
+from engine.model import ModelConfig, build_network, initial_parameters
+from engine.oracles.base import Batch
+from engine.oracles.stacked import Lockstep, StackedOracle
+from engine.oracles.torch import TorchOracle
 
 BATCH, STEPS = 32, 5
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from engine.config import BalanceConfig, PolicyConfig
 from engine.experiment import finished
 from engine.ledger.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
+from engine.synthesis.config import BalanceConfig, PolicyConfig
 from engine.synthesis.governed import read_state
 from sweeps.compare import rows_of
 from sweeps.study import interval, trial_folder

@@ -10,8 +10,8 @@ import os
 import socket
 from typing import Any, NamedTuple
 
-from engine.config import ExecutionConfig
 from engine.errors import ResourceError
+from engine.pools.config import ExecutionConfig
 
 _session: list[str] = []  # the folder of the Ray that this process started or joined
 # (class, share of a CPU, place) -> actors that are there to be taken again

@@ -12,26 +12,29 @@ import numpy as np
 
 from engine import checkpoint
 from engine.actors import start_ray, stop_ray
-from engine.algorithms import build_algorithm
+from engine.algorithms.build import build_algorithm
 from engine.background import Background
-from engine.config import RunConfig, config_hash, dump_yaml
+from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, HospitalData, build_cohort
+from engine.encoding import json_hash
 from engine.errors import ConfigError, DataError, ReviewPending, Stopped
 from engine.files import whole
-from engine.hospital import Outcome, Task, choose_oracle
+from engine.hospital import Outcome, Task
 from engine.ledger import archive
-from engine.ledger.canonical import json_hash, unflatten, vector_hash
 from engine.ledger.keys import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.metrics import confusion, federation_scores
-from engine.model import Network, build_network, initial_parameters
-from engine.pool import HospitalPool, build_pool
+from engine.model import Network, build_network, initial_parameters, unflatten, vector_hash
+from engine.oracles.build import choose_oracle
+from engine.pools.base import HospitalPool
+from engine.pools.build import build_pool
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
+from engine.settings import dump_yaml
 from engine.synthesis import governed
 from engine.synthesis.balance import SYNTHETIC
-from engine.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
+from engine.tracking.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
 
 RESULT = "result.json"
 

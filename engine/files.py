@@ -1,28 +1,57 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and where caches lie."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
 from safetensors import SafetensorError
 
-from engine.errors import DataError
+from engine.errors import DataError, PulseLedgerError
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(
+    path: Path, durable: bool = False, mode: int | None = None, error: type[PulseLedgerError] = DataError
+) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place at the end and leaves nothing behind on a failure.
 
+    Args:
+        durable: on disk when this returns, so that it survives a loss of power; without, only whole.
+        mode: permissions of the file from its first byte on, such as 0o600 for a key.
+
     Raises:
-        DataError: the disk is full, or the folder may not be written.
+        error: the disk is full, or the folder may not be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if mode is not None:
+            part.touch(mode)
         yield part
+        if durable:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in an exception of its own
+        if durable:
+            sync_folder(path.parent)
+    except (OSError, SafetensorError) as problem:  # safetensors reports a full disk in an exception of its own
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: cannot be written ({reason}).") from None
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be written ({reason}).") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names of new files in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where downloads, cut beats, kernels and generators are kept: PULSELEDGER_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("PULSELEDGER_CACHE") or platformdirs.user_cache_dir("pulseledger"))

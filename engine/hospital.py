@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from engine.algorithms import build_algorithm
 from engine.algorithms.base import Samples, State
-from engine.config import ExecutionConfig, RunConfig
+from engine.algorithms.build import build_algorithm
+from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, HospitalLost, LedgerError
-from engine.ledger.canonical import Layout, vector_hash
 from engine.ledger.keys import Memory, Notice, Signer, Signing
 from engine.ledger.records import Opening, SignedUpdate
 from engine.metrics import confusion
-from engine.model import Network
-from engine.oracle import Oracle, TorchOracle
+from engine.model import Layout, Network, vector_hash
+from engine.oracles.base import Oracle
 from engine.seeds import generator
 from engine.synthesis.balance import balanced
 from engine.synthesis.generators import load_synthetic
@@ -102,53 +101,6 @@ class Outcome:
 def _mapped(folder: Path) -> Beats:
     """The beat arrays, mapped once for all hospitals of a process."""
     return open_beats(folder)
-
-
-def choose_oracle(execution: ExecutionConfig, network: Network, note: Callable[[str], None]) -> str:
-    """What will compute gradients in this run: "native", "torch" or, for many hospitals on a GPU, "stacked".
-
-    With "auto": the GPU where hospitals live in this process and there is one, else the native kernel, else torch.
-    The choice is made once, for all hospitals, because the last bits differ.
-
-    Raises:
-        PulseLedgerError: what was asked for is not to be had here.
-    """
-    if execution.oracle == "stacked" or (execution.oracle == "auto" and execution.pool == "inprocess" and _has_gpu()):
-        return "stacked"
-    if execution.oracle in ("auto", "native"):
-        from engine.native import NativeUnavailable, compile_kernel
-
-        try:
-            compile_kernel(network)
-            return "native"
-        except NativeUnavailable as error:
-            if execution.oracle == "native":
-                raise
-            note(f"gradients by torch, about five times slower than the native kernel: {error}")
-    return "torch"
-
-
-def build_oracle(name: str, network: Network) -> Oracle:
-    """The oracle that `choose_oracle` named; one for each process, shared by its hospitals."""
-    if name == "native":
-        from engine.native import NativeOracle
-
-        return NativeOracle(network)
-    if name == "stacked":
-        from engine.stacked import Lockstep, StackedOracle
-
-        device = "cuda" if _has_gpu() else "cpu"
-        return Lockstep(StackedOracle(network, device), TorchOracle(network, device=device))
-    return TorchOracle(network)
-
-
-def _has_gpu() -> bool:
-    # torch takes a second to import; without a driver there is no need to ask it
-    if not Path("/dev/nvidia0").exists():
-        return False
-    import torch
-
-    return torch.cuda.is_available()
 
 
 _hashed: tuple[np.ndarray | None, bytes] = (None, b"")

@@ -3,14 +3,41 @@
 Everything outside works on the flat vector: algorithms are vector algebra, the ledger hashes the named views.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from engine.config import ModelConfig
+from engine.errors import DataError
 from engine.seeds import generator
+from engine.settings import Section
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
+
+# A change of the byte format of `model_hash` needs a new version here: it starts every hash.
+_MODEL_FORMAT = b"PulseLedger model 1"
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    network: Literal["cnn"] = Field("cnn", description="the small 1-D CNN of engine/model.py")
+    channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
+    kernels: tuple[int, int, int] = Field((7, 5, 5), description="kernel widths, odd")
+    hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
+    groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
+    pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelConfig":
+        if min(self.channels) < 1 or any(c % self.groups for c in self.channels):
+            raise ValueError(f"each of model.channels must be a multiple of model.groups ({self.groups})")
+        if any(k < 1 or k % 2 == 0 for k in self.kernels):
+            raise ValueError("model.kernels must be odd numbers, at least 1")
+        return self
 
 
 @dataclass(frozen=True)
@@ -83,3 +110,61 @@ def initial_parameters(network: Network, seed: int) -> np.ndarray:
             bound = np.sqrt(6.0 / np.prod(shape[1:]))
             parts.append(draw.uniform(-bound, bound, shape))
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+
+
+def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Hash named tensors, 32 bytes of SHA-256.
+
+    The bytes decide: NaN payloads and the sign of zero count, memory order, byte order and the order of the mapping
+    do not. Every field carries its length, so two models with the same bytes but other names, shapes or types differ.
+
+    Raises:
+        DataError: a tensor holds something other than booleans or numbers.
+    """
+    digest = hashlib.sha256()
+
+    def field(data: bytes) -> None:
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+
+    field(_MODEL_FORMAT)
+    digest.update(len(tensors).to_bytes(8, "big"))
+    for name in sorted(tensors):
+        array = np.asarray(tensors[name])
+        if array.dtype.kind not in "biufc":
+            raise DataError(f"tensor {name} has type {array.dtype}, a model holds booleans and numbers only")
+        little = array.dtype.newbyteorder("<")
+        if array.dtype != little:
+            # Swapping bytes, unlike a conversion of values, cannot change the payload of a NaN.
+            array = array.byteswap().view(little)
+        field(name.encode())
+        field(little.str.encode())
+        field(b"".join(size.to_bytes(8, "big") for size in array.shape))
+        field(array.tobytes(order="C"))
+    return digest.digest()
+
+
+def unflatten(vector: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
+    """Cut a flat vector f32[P] into named tensors, as views.
+
+    Raises:
+        DataError: the vector is not flat float32, or its length is not that of the layout.
+    """
+    sizes = [int(np.prod(shape, dtype=np.int64)) for _, shape in layout]
+    if vector.ndim != 1 or vector.dtype != np.float32 or vector.size != sum(sizes):
+        raise DataError(
+            f"expected a flat float32 vector of {sum(sizes)} values, "
+            f"found {vector.dtype} of shape {tuple(vector.shape)}"
+        )
+    tensors, start = {}, 0
+    for (name, shape), size in zip(layout, sizes, strict=True):
+        tensors[name] = vector[start : start + size].reshape(shape)
+        start += size
+    if len(tensors) != len(sizes):
+        raise DataError("the layout names a tensor twice")
+    return tensors
+
+
+def vector_hash(vector: np.ndarray, layout: Layout) -> bytes:
+    """Hash a flat vector f32[P] as the model that it stands for: `model_hash(unflatten(vector, layout))`."""
+    return model_hash(unflatten(vector, layout))

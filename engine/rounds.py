@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.aggregation import moved, weight
+from engine.aggregation.mean import moved, weight
 from engine.errors import HospitalError, PulseLedgerError
 from engine.hospital import Update
 from engine.metrics import federation_scores
-from engine.pool import HospitalPool
+from engine.pools.base import HospitalPool
 from engine.seeds import generator
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do

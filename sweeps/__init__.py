@@ -49,7 +49,8 @@ class Study:
         Raises:
             ConfigError: one sentence about the first thing that is wrong.
         """
-        from engine.config import ConfigError, dotted_keys, load_yaml, set_key
+        from engine.errors import ConfigError
+        from engine.settings import dotted_keys, load_yaml, set_key
         from sweeps.space import StudyConfig, load_study
 
         self._quiet = quiet

@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import yaml
 
 from engine import __version__
-from engine.config import RunConfig, dotted_keys, load_yaml, parse, set_key
+from engine.config import RunConfig
 from engine.errors import ConfigError, PulseLedgerError, ReviewPending
+from engine.settings import dotted_keys, load_yaml, parse, set_key
 
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer
@@ -291,7 +292,8 @@ def _data(options: argparse.Namespace, rest: list[str]) -> int:
 def _fetch(folder: Path | None) -> int:
     from rich.progress import Progress
 
-    from engine.data.records import cache_folder, fetch_mitdb
+    from engine.data.records import fetch_mitdb
+    from engine.files import cache_folder
 
     where = folder or cache_folder() / "mitdb"
     with Progress(console=_console(), disable=not sys.stderr.isatty()) as bar:
@@ -309,7 +311,7 @@ def _fetch(folder: Path | None) -> int:
 def _ui(options: argparse.Namespace, rest: list[str]) -> int:
     import socket
 
-    from engine.config import TrackingConfig
+    from engine.tracking.config import TrackingConfig
 
     folder: Path = options.folder
     described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
@@ -333,7 +335,7 @@ def _ui(options: argparse.Namespace, rest: list[str]) -> int:
             raise ConfigError(
                 f"--port {options.port}: cannot be used ({reason}); choose another with --port."
             ) from None
-    from engine.tracking import experiment_id
+    from engine.tracking.tracking import experiment_id
 
     # without the last part MLflow 3 opens on traces of language models
     kind = "?workflowType=machine_learning"
@@ -421,7 +423,7 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
 
 
 def _print_store(study: Any, folder: Path) -> None:
-    from engine.tracking import store_uri
+    from engine.tracking.tracking import store_uri
 
     if study.tracking.backend == "mlflow":
         print(f"MLflow store: {store_uri(study.tracking, folder)}\nopen it with: pulseledger ui {folder}")

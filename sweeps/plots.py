@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
-from engine.config import CLASSES
+from engine.data.config import CLASSES
 
 WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
 PANELS = 12  # at most in one picture; more are continued in the next

@@ -10,11 +10,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from engine import __version__
+from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.experiment import RESULT
-from engine.ledger.canonical import json_hash
-from engine.tracking import source_tags
+from engine.provenance import provenance
 from sweeps.space import StudyConfig
 from sweeps.trial import repeat_folder
 
@@ -37,9 +36,8 @@ _LEDGER = ("head", "contract", "chain_id", "backend")
 
 def design(study: StudyConfig) -> dict[str, Any]:
     """Everything that decides what the study runs, and the code that runs it."""
-    tags = source_tags()
-    code = {"version": __version__, "commit": tags.get("mlflow.source.git.commit")}
-    code["changed"] = tags.get("mlflow.source.git.dirty")
+    made = provenance()
+    code = {"version": made.version, "commit": made.commit, "changed": made.changed}
     return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "code": code}
 
 

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from engine import __version__
-from engine.config import CLASSES
+from engine.data.config import CLASSES
 from engine.experiment import finished
 from engine.files import whole
-from engine.tracking import source_tags
+from engine.provenance import provenance
 from sweeps import plots
 from sweeps.compare import rows_of
 from sweeps.plots import ONLY, Trial
@@ -585,11 +585,9 @@ def _facts(material: _Material) -> str:
 
 def _commit() -> str:
     """The commit of this code, where it lies in a repository."""
-    tags = source_tags()
-    if "mlflow.source.git.commit" not in tags:
-        return ""
-    changed = ", changed since" if tags["mlflow.source.git.dirty"] == "true" else ""
-    return f", commit {tags['mlflow.source.git.commit'][:12]}{changed}"
+    made = provenance()
+    changed = ", changed since" if made.changed else ""
+    return f", commit {made.commit[:12]}{changed}" if made.commit else ""
 
 
 def _table(

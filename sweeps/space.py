@@ -14,9 +14,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from engine.config import CLASSES, RunConfig, dotted_keys, has_password, parse, set_key
+from engine.config import RunConfig
+from engine.data.config import CLASSES
 from engine.errors import ConfigError
 from engine.seeds import generator
+from engine.settings import dotted_keys, parse, set_key
+from engine.tracking.config import has_password
 
 STUDY_KEYS = (
     "conditions",

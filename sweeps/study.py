@@ -40,7 +40,7 @@ from optuna.trial import TrialState
 
 from engine.actors import SITE, end_actor, imported_ray, start_ray, stop_ray, worker_logs
 from engine.background import Answer, Background
-from engine.config import RunConfig, config_hash, dump_yaml, load_yaml, parse
+from engine.config import RunConfig, config_hash
 from engine.errors import (
     DataError,
     HospitalError,
@@ -53,9 +53,10 @@ from engine.errors import (
 from engine.experiment import finished, publish, rounds_done
 from engine.files import whole
 from engine.ledger.studies import StudyLedger
-from engine.pool import ATTEMPTS, sited_groups
+from engine.pools.ray import ATTEMPTS, sited_groups
+from engine.settings import dump_yaml, load_yaml, parse
 from engine.synthesis.governed import FOLDER, STATE, undecided
-from engine.tracking import start_tracker
+from engine.tracking.tracking import start_tracker
 from sweeps import registration
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from engine.errors import DataError
 from engine.experiment import finished
 from engine.files import whole
-from engine.tracking import data_profile, run_note
+from engine.tracking.tracking import data_profile, run_note
 from sweeps.space import StudyConfig, conditions
 from sweeps.trial import repeat_folder
 

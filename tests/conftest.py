@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from engine.config import CLASSES, DataConfig, RunConfig, SimulationConfig, parse, set_key
+from engine.config import RunConfig
 from engine.data.beats import Beats
+from engine.data.config import CLASSES, DataConfig, SimulationConfig
+from engine.settings import parse, set_key
 
 ROOT = Path(__file__).parents[1]
 

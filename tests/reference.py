@@ -19,10 +19,10 @@ import pytest
 from engine import actors
 from engine.actors import start_ray, stop_ray
 from engine.algorithms.base import Samples
-from engine.config import ExecutionConfig, RunConfig
-from engine.ledger.canonical import unflatten
-from engine.model import Network
-from engine.oracle import Batch
+from engine.config import RunConfig
+from engine.model import Network, unflatten
+from engine.oracles.base import Batch
+from engine.pools.config import ExecutionConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from engine import rounds, seeds
-from engine.config import ModelConfig
 from engine.data.beats import open_beats
-from engine.model import build_network, initial_parameters
-from engine.oracle import TorchOracle
+from engine.model import ModelConfig, build_network, initial_parameters
+from engine.oracles.torch import TorchOracle
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

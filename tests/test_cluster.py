@@ -14,10 +14,12 @@ import yaml
 from raylets import ENVIRONMENT, Raylets, raylets
 from reference import ROOT
 
-from engine.config import ExecutionConfig, RunConfig, load_yaml, parse
+from engine.config import RunConfig
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.experiment import run
-from engine.pool import sited_groups
+from engine.pools.config import ExecutionConfig
+from engine.pools.ray import sited_groups
+from engine.settings import load_yaml, parse
 from sweeps import study as driver
 from sweeps.space import StudyConfig, load_study
 from sweeps.trial import TrialRunner
@@ -143,7 +145,8 @@ from engine.config import RunConfig
 from engine.data.cohort import build_cohort
 from engine.hospital import Task
 from engine.model import build_network, initial_parameters
-from engine.pool import InProcessPool, RayPool
+from engine.pools.local import InProcessPool
+from engine.pools.ray import RayPool
 from sweeps.study import trial_bundles, trial_labels
 
 config = RunConfig.model_validate(json.loads(sys.argv[1]))

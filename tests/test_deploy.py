@@ -25,7 +25,7 @@ from reference import ROOT
 from servers import free_port
 
 from engine import __version__
-from engine.config import load_yaml
+from engine.settings import load_yaml
 from sweeps.__main__ import _parser
 from sweeps.space import load_study
 

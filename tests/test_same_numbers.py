@@ -15,7 +15,8 @@ from engine.config import RunConfig
 from engine.experiment import Place, run
 from engine.ledger.audit import audit
 from engine.ledger.chain import EmbeddedChain
-from engine.pool import RayPool, build_pool
+from engine.pools.build import build_pool
+from engine.pools.ray import RayPool
 
 ray2 = reference.ray2
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from engine.oracle import Batch, Oracle
+from engine.oracles.base import Batch, Oracle
 
 State = dict[str, np.ndarray]
 

@@ -6,8 +6,8 @@ FedAvg: McMahan et al. 2017 (arXiv 1602.05629). FedProx: Li et al. 2020 (arXiv 1
 import numpy as np
 
 from engine.algorithms.base import LocalResult, Samples, State, sgd
-from engine.config import FederationConfig
-from engine.oracle import Oracle
+from engine.algorithms.config import FederationConfig
+from engine.oracles.base import Oracle
 
 
 def epochs(config: FederationConfig, mu: float = 0.0):  # type: ignore[no-untyped-def]

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.algorithms.base import LocalResult, Samples, State, passes, stratified
-from engine.config import FederationConfig, PerFedAvgConfig
-from engine.oracle import Batch, Oracle
+from engine.algorithms.config import FederationConfig, PerFedAvgConfig
+from engine.oracles.base import Batch, Oracle
 
 # Gradients of one batch for one meta-step; the exact Hessian-vector product costs about two.
 COST = {"first-order": 2, "hessian-free": 4, "exact": 4}

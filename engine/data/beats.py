@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import DataConfig, canonical_json
-from engine.data.records import AAMI, Record, cache_folder, file_digests, locate, read_record, record_names
+from engine.data.config import DataConfig
+from engine.data.records import AAMI, Record, file_digests, locate, read_record, record_names
+from engine.encoding import json_hash
 from engine.errors import DataError
+from engine.files import cache_folder
 
 LONGEST_RR = 3.0  # seconds
 ARRAYS = ("x", "rr", "y", "record", "sample")
@@ -133,7 +135,7 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     names = record_names(source, data)
     settings = data.model_dump(mode="json", exclude={"folder", "source", "simulated", "records", "exclude"})
     described = [data.source == "mitdb", settings, names, file_digests(source, names, data)]
-    digest = hashlib.sha256(canonical_json(described)).hexdigest()
+    digest = json_hash(described).hex()
     # The code that reads and cuts is part of the cache's key too: other code makes other beats.
     code = [Path(__file__).with_name(file).read_bytes() for file in ("records.py", "beats.py")]
     folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]

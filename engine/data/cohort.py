@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import CohortConfig, DataConfig
 from engine.data import partitions
 from engine.data.beats import Beats, load_beats
+from engine.data.config import CohortConfig, DataConfig
 from engine.errors import ConfigError
 from engine.metrics import scores
 

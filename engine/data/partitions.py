@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.config import CohortConfig
 from engine.data.beats import Beats
+from engine.data.config import CohortConfig
 from engine.errors import ConfigError
 from engine.seeds import generator
 

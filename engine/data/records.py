@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
-from engine.config import DataConfig, canonical_json
+from engine.data.config import DataConfig
+from engine.encoding import json_hash
 from engine.errors import DataError
+from engine.files import cache_folder
 
 # ANSI/AAMI EC57. `e` and `j` (escape beats) are N here; putting them into S, as many repositories do, is wrong.
 AAMI = {
@@ -56,11 +57,6 @@ class Record:
     signal: np.ndarray
     peaks: np.ndarray
     symbols: tuple[str, ...]
-
-
-def cache_folder() -> Path:
-    """Where downloads and cut beats are kept: PULSELEDGER_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("PULSELEDGER_CACHE") or platformdirs.user_cache_dir("pulseledger"))
 
 
 def mitdb_digests() -> dict[str, str]:
@@ -254,7 +250,7 @@ def _simulated(data: DataConfig) -> Path:
     # The generator's source is part of the key: another generator writes other records.
     source = hashlib.sha256(Path(simulate.__file__).read_bytes()).hexdigest()
     settings = data.simulated
-    key = hashlib.sha256(canonical_json([settings.model_dump(mode="json"), source])).hexdigest()[:16]
+    key = json_hash([settings.model_dump(mode="json"), source]).hex()[:16]
     folder = cache_folder() / "simulated" / key
     if not folder.is_dir():
         part = folder.with_name(f"{key}.{os.getpid()}")

@@ -22,10 +22,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from engine.aggregation import weighted_mean
+from engine.aggregation.mean import weighted_mean
+from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError, PulseLedgerError
 from engine.ledger import policy, verify
-from engine.ledger.canonical import canonical_json, read_json
 from engine.ledger.chain import (
     Chain,
     EmbeddedChain,

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import canonical_json, json_hash
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json, json_hash
 from engine.ledger.chain import CONTRACTS, artefact_digest
 from engine.ledger.journal import FILE, TABLES, read_only
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.canonical import keccak
 from engine.ledger.journal import ChainReceipt
 from engine.ledger.records import address_bytes, checksum_address
 from engine.ledger.signing import address, sign_digest

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.canonical import keccak
 from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
 from engine.ledger.journal import ChainReceipt, JournalTransaction
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import read_json
 from engine.errors import LedgerError
 from engine.ledger.bundle import BUNDLE, journal_rows
-from engine.ledger.canonical import read_json
 from engine.ledger.journal import FILE, TABLES, read_only
 
 Problem = tuple[str, str, Any, Any, str]  # record, field, expected, found, message

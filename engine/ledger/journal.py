@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json, read_json
 from engine.ledger.records import (
     Domain,
     Federation,
@@ -55,7 +55,7 @@ from engine.ledger.records import (
 LOCK_SECONDS = 5.0  # a ledger actor lives on for a moment after its driver was killed
 FILE = "journal.sqlite"
 FORMAT = 2
-RULE = "fixed-36"  # how updates are added up: see engine/aggregation.py; a change there needs a new name here
+RULE = "fixed-36"  # how updates are added up: see engine/aggregation/mean.py; a change there needs a new name here
 
 # What is written down of the governance of synthetic data, and the contract's function that takes it.
 GOVERNED = {

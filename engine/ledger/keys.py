@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.canonical import keccak, read_json
 from engine.ledger.merkle import header_head, update_leaf, verify
 from engine.ledger.records import (
     Domain,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import canonical_json, json_hash, keccak
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json, json_hash, keccak
 from engine.ledger.chain import (
     GAS,
     GAS_OTHER,

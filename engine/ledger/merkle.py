@@ -8,8 +8,8 @@ and a hospital cannot appear twice.
 from collections.abc import Sequence
 from functools import lru_cache
 
+from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.canonical import keccak
 from engine.ledger.records import (
     ZERO,
     Domain,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.background import Answer, Background
-from engine.config import LedgerConfig
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
+from engine.ledger.config import LedgerConfig
 from engine.ledger.keys import Notice, Signing, read_rotations
 from engine.ledger.ledger import Governed, Ledger, Opened
 from engine.ledger.merkle import EMPTY, levels, next_head, path, scores_root, update_leaf

@@ -9,11 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eth_hash.auto import keccak
-
-from engine.config import PolicyConfig
+from engine.encoding import keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.canonical import read_json
 from engine.ledger.records import (
     SyntheticReport,
     SyntheticRequest,
@@ -22,6 +19,7 @@ from engine.ledger.records import (
     solidity_name,
     word,
 )
+from engine.synthesis.config import PolicyConfig
 
 BASIS = 10_000
 CLASSES = "NSVFQ"  # a class is its position here

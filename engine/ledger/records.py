@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
 from typing import Any, TypeVar
 
+from engine.encoding import canonical_json, json_hash, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json, json_hash, keccak, read_json
 
 WEIGHTINGS = ("samples", "uniform", "none")
 SCHEMA = 2  # of a ModelUpdate

@@ -7,8 +7,7 @@ scored by the other hospitals of the round on their own validation beats, and th
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from eth_hash.auto import keccak
-
+from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.ledger.merkle import paired_levels
 from engine.ledger.records import ZERO, PeerScore, Verdicts, word

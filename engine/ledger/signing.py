@@ -5,8 +5,8 @@ from functools import lru_cache
 
 from coincurve import PrivateKey, PublicKey
 
+from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.canonical import keccak
 from engine.ledger.records import Domain, Record, checksum_address, digest
 
 # Order of secp256k1. Of the two valid s of a signature only the one in the lower half is accepted, so that nobody can

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import LedgerConfig
+from engine.encoding import canonical_json, json_hash, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.canonical import canonical_json, json_hash, keccak, read_json
 from engine.ledger.chain import (
     GAS_OTHER,
     Chain,
@@ -34,6 +33,7 @@ from engine.ledger.chain import (
     public_url,
     query,
 )
+from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import settle
 from engine.ledger.journal import ADD_TRANSACTION, JournalTransaction, TransactionLog, storage
 from engine.ledger.ledger import connect

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError
 from engine.ledger import verify
 from engine.ledger.audit import AuditReport, _bytes, _code, _hash, _text
-from engine.ledger.canonical import canonical_json, read_json
 from engine.ledger.chain import (
     Chain,
     EmbeddedChain,

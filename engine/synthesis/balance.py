@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from engine.algorithms.base import Samples
-from engine.config import BalanceConfig
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.seeds import generator
+from engine.synthesis.config import BalanceConfig
 
 SYNTHETIC = ("smote", "borderline", "adasyn", "timegan")  # methods whose beats are made before training starts
 

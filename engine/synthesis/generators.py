@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.config import BalanceConfig, canonical_json
+from engine.encoding import json_hash
 from engine.errors import DataError, SynthesisError
 from engine.files import whole
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.seeds import generator
+from engine.synthesis.config import BalanceConfig
 
 GENERATORS = ("oversample", "smote", "borderline", "adasyn", "timegan")
 DEFAULTS = BalanceConfig()
@@ -139,7 +140,7 @@ def settings_digest(method: str, settings: BalanceConfig, seed: int) -> str:
         read = settings.timegan.model_dump(mode="json")
     elif method != "oversample":
         read = {"neighbours": settings.neighbours}
-    return hashlib.sha256(canonical_json({"method": method, "seed": seed, **read})).hexdigest()
+    return json_hash({"method": method, "seed": seed, **read}).hex()
 
 
 @dataclass(frozen=True)

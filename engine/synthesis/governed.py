@@ -26,12 +26,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import RunConfig, canonical_json
+from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData
-from engine.data.records import cache_folder
+from engine.encoding import canonical_json, json_hash
 from engine.errors import DataError, LedgerError, ReviewPending, SynthesisError
-from engine.files import whole
+from engine.files import cache_folder, whole
 from engine.ledger.keys import Signer, Signing, read_reviewers, simulated_organisation
 from engine.ledger.policy import CLASSES, GENERATORS, Books, Standing, Status, explain, policy_of, to_contract
 from engine.ledger.records import (
@@ -47,7 +47,7 @@ from engine.ledger.records import (
     record_to_json,
 )
 from engine.ledger.signing import address, recover, reviewer_key, sign
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.synthesis.generators import Synthetic, joined, save_synthetic
 from engine.synthesis.picture import draw_quality
 from engine.synthesis.prepare import (
@@ -465,7 +465,7 @@ def _measure(
     batches and each takes several seconds.
     """
     described = {**asdict(anatomy), "generator": made.generator, "seed": seed, "gru": GRU}
-    key = hashlib.sha256(canonical_json(described) + MEASURE.read_bytes())
+    key = hashlib.sha256(canonical_json(described).encode() + MEASURE.read_bytes())
     for batch in (train, held_out, made.batch()):
         key.update(batch_digest(batch))
     home = cache_folder() / "evidence"
@@ -503,7 +503,7 @@ def _report(
     if case.id in desk.reports:
         return
     batch = ZERO if made is None else batch_digest(made.batch())
-    found = hashlib.sha256(canonical_json(evidence)).digest()
+    found = json_hash(evidence)
     report = SyntheticReport(case.id, 0 if made is None else len(made), batch, found, **numbers)
     desk.take("report", report, signer.report(desk.domain, report))
 

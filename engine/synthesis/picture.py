@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.generators import Space
 from engine.synthesis.quality import FEW, Anatomy, NotComputable, Report, evidence_numbers

@@ -11,7 +11,7 @@ from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData
 from engine.errors import DataError
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.balance import wanted_beats
 from engine.synthesis.generators import Synthetic, generate, load_synthetic, settings_digest

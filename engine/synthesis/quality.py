@@ -11,7 +11,6 @@ What too few beats do not support is `NotComputable` with the reason, not a numb
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import canonical_json
-from engine.oracle import Batch
+from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.generators import Space, joined
 
@@ -209,11 +207,6 @@ def assess(
 def report_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON values, numbers rounded to six decimals."""
     return _rounded(dataclasses.asdict(report))
-
-
-def report_digest(report: Report) -> str:
-    """SHA-256 in hex of the canonical JSON of the report."""
-    return hashlib.sha256(canonical_json(report_json(report))).hexdigest()
 
 
 def evidence_numbers(report: Report) -> dict[str, int]:

@@ -27,9 +27,10 @@ from typing import Any
 import filelock
 import numpy as np
 
-from engine.config import TimeGanConfig, canonical_json
-from engine.data.records import cache_folder
+from engine.encoding import canonical_json
 from engine.errors import SynthesisError
+from engine.files import cache_folder
+from engine.synthesis.config import TimeGanConfig
 
 WORKER = Path(__file__).with_name("timegan_worker.py")
 VARIABLE = "PULSELEDGER_TIMEGAN_PYTHON"
@@ -85,7 +86,9 @@ def sample(
     data = to_sequences(np.clip((beats - low) / span, 0, 1), x.shape[1], settings.patch)
     described = {**settings.model_dump(mode="json"), "seed": seed}
     # what was trained depends on the worker's code too
-    key = hashlib.sha256(canonical_json(described) + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes())
+    key = hashlib.sha256(
+        canonical_json(described).encode() + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes()
+    )
     home = cache_folder() / "timegan"
     home.mkdir(parents=True, exist_ok=True)
     weights, drawn = home / f"{key.hexdigest()}.npz", home / f"{key.hexdigest()}-{wanted}.npz"

@@ -1,0 +1,1 @@
+"""From the hospitals' updates to the next global model. Nothing is imported here."""

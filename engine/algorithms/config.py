@@ -1,0 +1,56 @@
+"""Settings of the federated loop, of the algorithms and of personalisation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from engine.settings import Section
+
+
+class PerFedAvgConfig(Section):
+    """Per-FedAvg (Fallah, Mokhtari, Ozdaglar 2020). The letters are the paper's."""
+
+    variant: Literal["first-order", "hessian-free", "exact"] = Field(
+        "hessian-free", description="how the second-order term is treated"
+    )
+    alpha: float = Field(0.05, ge=0, description="rate of the inner step, also of the adaptation")
+    beta: float = Field(0.2, gt=0, description="rate of the outer step")
+    tau: int | None = Field(
+        None, ge=1, description="meta-steps a round; null takes as many as cost no more gradients than FedAvg's epochs"
+    )
+    delta: float = Field(1e-2, gt=0, description="length of the central difference of the Hessian-free variant")
+    stratified: bool = Field(True, description="draw support and query batches evenly over the hospital's classes")
+
+
+class FederationConfig(Section):
+    """The federated loop."""
+
+    algorithm: Literal["fedavg", "fedprox", "perfedavg", "local", "centralised"] = Field(
+        "fedavg", description="'local' and 'centralised' are the reference lines without and with pooled data"
+    )
+    rounds: int = Field(20, ge=1, le=100_000, description="number of rounds")
+    participation: float = Field(1.0, gt=0, le=1, description="share of hospitals that train in a round")
+    local_epochs: int = Field(1, ge=1, le=1000, description="passes over the train data in a round")
+    batch_size: int = Field(32, ge=1, le=65536, description="beats in a batch")
+    learning_rate: float = Field(0.1, gt=0, description="rate of local SGD")
+    decay: float = Field(1.0, gt=0, le=1, description="factor on the rates after each round")
+    mu: float = Field(0.01, ge=0, description="FedProx: weight of the proximal term")
+    weighting: Literal["auto", "samples", "uniform"] = Field(
+        "auto", description="weights of the mean; auto is uniform for perfedavg (as in the paper), else samples"
+    )
+    validation: Literal["all", "participants"] = Field(
+        "all", description="hospitals whose validation beats score each round's model"
+    )
+    min_hospitals: int | None = Field(None, ge=1, description="go on with this many when hospitals fail; null: all")
+    perfedavg: PerFedAvgConfig = PerFedAvgConfig()
+
+
+class PersonalisationConfig(Section):
+    """What each hospital does with the final global model, on its own train data only."""
+
+    method: Literal["none", "finetune"] = Field("finetune", description="plain SGD from the global model, or nothing")
+    steps: int = Field(10, ge=1, description="number of SGD steps")
+    epochs: float | None = Field(None, gt=0, description="passes over the train data instead of `steps`")
+    learning_rate: float | None = Field(
+        None, gt=0, description="null: perfedavg.alpha for Per-FedAvg, else federation.learning_rate"
+    )

@@ -1,0 +1,35 @@
+"""Settings of the ledger."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from engine.settings import Section
+
+
+class LedgerConfig(Section):
+    """Where rounds are anchored."""
+
+    backend: Literal["embedded", "rpc", "none"] = Field(
+        "embedded", description="py-evm here, a JSON-RPC node, or nothing"
+    )
+    url: str | None = Field(None, description="rpc: address of the node")
+    chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
+    contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
+    key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
+    confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
+    timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
+    keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
+    window: int = Field(0, ge=0, lt=2**24, description="seconds in which a sealed round can be disputed")
+    reputation: Literal["none", "peers"] = Field(
+        "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
+    )
+    federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
+
+    @model_validator(mode="after")
+    def _url(self) -> "LedgerConfig":
+        if self.backend == "rpc" and not self.url:
+            raise ValueError("backend 'rpc' needs ledger.url")
+        if self.reputation != "none" and self.backend == "none":
+            raise ValueError(f"reputation '{self.reputation}' needs a ledger, but backend is 'none'")
+        return self

@@ -1,0 +1,1 @@
+"""Where gradients come from: torch, a compiled kernel, or a GPU. Nothing is imported here."""

@@ -1,0 +1,223 @@
+"""The fast oracle: native.cpp, compiled for one network and this CPU at first use. docs/native.md explains both."""
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import PulseLedgerError
+from engine.files import cache_folder
+from engine.model import Network
+from engine.oracles.base import Batch
+from engine.oracles.torch import TorchOracle
+
+SOURCE = Path(__file__).with_name("native.cpp")
+# Not -ffast-math: it would let the compiler drop NaN, and a library linked with it changes the rounding of the process.
+FLAGS = tuple(
+    "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC".split()
+)
+
+
+class NativeUnavailable(PulseLedgerError):
+    """The kernel cannot be built or loaded here. The message is one sentence; TorchOracle does the same, slower."""
+
+
+def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> Path:
+    """The library for `network`, from the cache or compiled now. Several processes may call this at once.
+
+    Args:
+        compiler: command of a C++ compiler; default is the environment's CXX, else g++, c++ or clang++.
+
+    Raises:
+        NativeUnavailable: there is no compiler, it fails, or the cache folder cannot be written.
+    """
+    command = _find_compiler(compiler)
+    sizes = {
+        "WINDOW": network.window,
+        "RR": network.rr,
+        "CLASSES": network.classes,
+        **{f"CHANNELS{i}": channels for i, channels in enumerate(network.channels, 1)},
+        **{f"KERNEL{i}": kernel for i, kernel in enumerate(network.kernels, 1)},
+        "HIDDEN": network.hidden,
+        "GROUPS": network.groups,
+        "POOLED": network.pooled,
+    }
+    arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
+    version = _run([*command, "--version"])
+    key = json.dumps([SOURCE.read_text(), command, arguments, version, _cpu()])
+    path = cache_folder() / "native" / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
+    try:
+        if not _intact(path):
+            _build([*command, *arguments], path)
+    except OSError as error:
+        raise NativeUnavailable(f"The native kernel cannot be kept in {path.parent}: {error}.") from error
+    return path
+
+
+class NativeOracle:
+    """The oracle of a `cnn`, by its compiled kernel. Any number of threads may call it; the GIL is free meanwhile.
+
+    Same input, same library: same bits. Against TorchOracle the gradient differs by rounding.
+    """
+
+    def __init__(self, network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
+        """Raises NativeUnavailable, see `compile_kernel`."""
+        path = compile_kernel(network, flags, compiler)
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
+        pointer, count = ctypes.c_void_p, ctypes.c_int64
+        library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
+        library.loss_gradient.restype = ctypes.c_double
+        library.clipped_gradient.argtypes = [pointer, pointer, pointer, pointer, count, ctypes.c_double, pointer]
+        library.clipped_gradient.restype = count
+        library.scores.argtypes = [pointer, pointer, pointer, count, pointer]
+        library.scores.restype = None
+        self._library = library
+        self._network = network
+        self._size = network.size
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        """The mean loss and its gradient, float32[parameters].
+
+        Raises:
+            ValueError: an array has another shape than the network wants, a label is no class, or there are no beats.
+        """
+        params, x, rr, y = self._checked(params, batch)
+        classes = (self._network.classes,)
+        weight, offset = batch.class_weight, batch.logit_offset
+        scale = None if weight is None else _floats("class_weight", weight, classes)[y]
+        added = None if offset is None else _floats("logit_offset", offset, classes)
+        gradient = np.empty(self._size, np.float32)
+        loss = self._library.loss_gradient(
+            params.ctypes.data,
+            x.ctypes.data,
+            rr.ctypes.data,
+            y.ctypes.data,
+            len(y),
+            gradient.ctypes.data,
+            None if scale is None else scale.ctypes.data,
+            None if added is None else added.ctypes.data,
+        )
+        return loss, gradient
+
+    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> tuple[np.ndarray, int]:
+        """The sum over the beats of each one's gradient, shortened to norm `clip` where longer; how many were longer.
+
+        This is what differentially private SGD adds noise to (Abadi et al. 2016, arXiv 1607.00133).
+
+        Raises:
+            ValueError: as in `gradient`, `clip` is not above 0, or the batch has class weights or logit offsets.
+        """
+        if not clip > 0:
+            raise ValueError(f"clip must be above 0, not {clip}")
+        if batch.class_weight is not None or batch.logit_offset is not None:
+            raise ValueError("clipped gradients know no class weights and no logit offsets")
+        params, x, rr, y = self._checked(params, batch)
+        total = np.empty(self._size, np.float32)
+        clipped = self._library.clipped_gradient(
+            params.ctypes.data, x.ctypes.data, rr.ctypes.data, y.ctypes.data, len(y), clip, total.ctypes.data
+        )
+        return total, clipped
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        """By torch: exact second derivatives are rarely asked for, and by hand they would double the kernel."""
+        return self._torch.hessian_vector(params, batch, vector)
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        """Logits, float32[n, classes]."""
+        params = _floats("params", params, (self._size,))
+        x = _floats("x", x, (len(x), self._network.window))
+        rr = _floats("rr", rr, (len(x), self._network.rr))
+        logits = np.empty((len(x), self._network.classes), np.float32)
+        self._library.scores(params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data)
+        return logits
+
+    @functools.cached_property
+    def _torch(self) -> TorchOracle:
+        return TorchOracle(self._network)
+
+    def _checked(self, params: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        n, classes = len(batch.y), self._network.classes
+        if n == 0:
+            raise ValueError("a batch needs at least one beat")
+        y = np.asarray(batch.y)
+        if y.shape != (n,) or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= classes:
+            raise ValueError(f"y must be whole numbers from 0 to {classes - 1}, one for each beat")
+        return (
+            _floats("params", params, (self._size,)),
+            _floats("x", batch.x, (n, self._network.window)),
+            _floats("rr", batch.rr, (n, self._network.rr)),
+            np.ascontiguousarray(y, np.int32),
+        )
+
+
+def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.ascontiguousarray(array, np.float32)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, the network wants {shape}")
+    return array
+
+
+def _find_compiler(named: str | None) -> list[str]:
+    if named := named or os.environ.get("CXX"):
+        command = shlex.split(named)
+        if not shutil.which(command[0]):
+            raise NativeUnavailable(f"The C++ compiler {named!r} is not there; unset CXX or install it.")
+        return command
+    for name in ("g++", "c++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise NativeUnavailable("There is no C++ compiler (g++, c++, clang++ or the one that CXX names) for the kernel.")
+
+
+def _build(command: list[str], path: Path) -> None:
+    """Compiles to `path`: the library and, behind it, its SHA-256, as loading half a file would kill the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / "kernel.so"
+        _run([*command, str(SOURCE), "-o", str(made)])
+        library = made.read_bytes()
+        made.write_bytes(library + hashlib.sha256(library).digest())
+        made.replace(path)
+
+
+def _intact(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"The C++ compiler {command[0]} cannot be run: {error}.") from error
+    if done.returncode:
+        lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
+        first = next((line for line in lines if "error" in line), lines[0])
+        raise NativeUnavailable(f"The C++ compiler {command[0]} failed on the kernel: {first.strip()}")
+    return done.stdout
+
+
+def _cpu() -> list[str]:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return [platform.machine(), platform.processor()]
+    wanted = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU part")
+    return sorted({line for line in lines if line.split(":")[0].strip() in wanted})

@@ -1,0 +1,118 @@
+"""The reference oracle: torch's automatic differentiation, and the network as a torch module for use outside."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from engine.model import Network, unflatten
+from engine.oracles.base import Batch
+
+
+class TorchOracle:
+    """The oracle of a `cnn`, by torch's automatic differentiation on one CPU thread, or on a device such as "cuda".
+
+    One thread, because the order of a sum must not depend on the machine's load or on where a hospital lives, and
+    because at this size a second thread gains nothing.
+    """
+
+    def __init__(self, network: Network, evaluation_batch: int = 512, device: str = "cpu") -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._torch = torch
+        self._device = torch.device(device)
+        self._network = network
+        self._evaluation_batch = evaluation_batch
+        self._shapes = [shape for _, shape in network.layout]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        torch = self._torch
+        flat = self._tensor(params).requires_grad_()
+        loss = self._loss(flat, batch)
+        (gradient,) = torch.autograd.grad(loss, flat)
+        return loss.item(), gradient.cpu().numpy()
+
+    def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
+        torch = self._torch
+        flat = self._tensor(params).requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(flat, batch), flat, create_graph=True)
+        (product,) = torch.autograd.grad(gradient @ self._tensor(vector), flat)
+        return product.cpu().numpy()
+
+    def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
+        torch = self._torch
+        size = self._evaluation_batch
+        with torch.inference_mode():
+            flat = self._tensor(params)
+            parts = [
+                self._forward(flat, self._tensor(x[i : i + size]), self._tensor(rr[i : i + size]))
+                for i in range(0, len(x), size)
+            ]
+            return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, self._network.classes), np.float32)
+
+    def _loss(self, flat, batch: Batch):  # type: ignore[no-untyped-def]
+        torch = self._torch
+        logits = self._forward(flat, self._tensor(batch.x), self._tensor(batch.rr))
+        labels = self._tensor(batch.y).long()
+        if batch.logit_offset is not None:
+            logits = logits + self._tensor(batch.logit_offset)
+        if batch.class_weight is None:
+            return torch.nn.functional.cross_entropy(logits, labels)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        return (losses * self._tensor(batch.class_weight)[labels]).mean()
+
+    def _tensor(self, array: np.ndarray):  # type: ignore[no-untyped-def]
+        return self._torch.tensor(array, device=self._device)  # a copy: the array may be a read-only map
+
+    def _forward(self, flat, x, rr):  # type: ignore[no-untyped-def]
+        parts = [part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)]
+        return forward(self._network, parts, x, rr)
+
+
+def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
+    """Logits of the network in torch, [n, classes].
+
+    Args:
+        parameters: tensors in the order and shapes of `net.layout`.
+        x: [n, window].
+        rr: [n, features].
+    """
+    import torch
+
+    F = torch.nn.functional
+    parameters = iter(parameters)
+    signal = x.unsqueeze(1)
+    for layer, kernel in enumerate(net.kernels):
+        weight, bias, scale, shift = (next(parameters) for _ in range(4))
+        stride = 2 if layer == 0 else 1
+        signal = F.conv1d(signal, weight, bias, stride=stride, padding=kernel // 2)
+        if layer < 2:  # a maximum commutes with nothing of the norm, so pool after it
+            signal = F.max_pool1d(F.relu(F.group_norm(signal, net.groups, scale, shift)), 2)
+        else:
+            signal = F.relu(F.group_norm(signal, net.groups, scale, shift))
+    joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
+    hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
+    return F.linear(hidden, next(parameters), next(parameters))
+
+
+def as_module(network: Network, params: np.ndarray) -> Any:
+    """The network as a `torch.nn.Module` for use outside: float32[n, window + features] -> logits [n, classes].
+
+    One input, because MLflow keeps an example and a signature only of models that take one.
+    """
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, tensor in unflatten(params, network.layout).items():
+                # torch's modules allow no dot in a name
+                self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.tensor(tensor)))
+
+        def forward(self, features):  # type: ignore[no-untyped-def]
+            x, rr = features[:, : network.window], features[:, network.window :]
+            return forward(network, self.parameters(), x, rr)
+
+    return Module().eval()

@@ -1,0 +1,1 @@
+"""Where hospitals live: this process, threads, Ray; the same bits. Nothing is imported here."""

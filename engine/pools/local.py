@@ -1,0 +1,89 @@
+"""Hospitals in this process: one after another, or on a few threads."""
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from engine.aggregation.mean import add, require_room, weight
+from engine.data.cohort import HospitalData
+from engine.errors import HospitalError, PulseLedgerError
+from engine.hospital import Hospital, Outcome, Task, Update
+from engine.ledger.keys import Memory, Notice
+from engine.oracles.build import build_oracle
+from engine.oracles.stacked import Lockstep
+from engine.pools.base import Trained
+
+
+class InProcessPool:
+    """All hospitals in this process: one after another, or on a few threads.
+
+    Threads gain where the oracle lets go of Python's lock while it computes. Numbers do not depend on them: each
+    hospital's work is a function of its arguments alone.
+    """
+
+    def __init__(self, hospitals: Sequence[HospitalData], task: Task, threads: int = 1) -> None:
+        oracle = build_oracle(task.oracle, task.network)
+        self._lockstep = oracle if isinstance(oracle, Lockstep) else None
+        self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
+        self._weighting = task.weighting
+        self._keep_vectors = task.keep_vectors
+        self._size = {data.id: len(data.train) for data in hospitals}
+        self.width = max(1, threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
+
+    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        answers = self._each("train", ids, round, params, notice)
+        summed, bound = np.zeros(len(params), np.int64), 0
+        for i, answer in enumerate(answers):
+            if isinstance(answer, Update) and answer.vector is not None:
+                try:
+                    bound += add(summed, weight(self._weighting, answer.samples), answer.vector)
+                except PulseLedgerError as error:
+                    self._hospitals[answer.hospital].withdraw()
+                    answers[i] = HospitalError(answer.hospital, round, "aggregate", str(error))
+        require_room(bound)
+        if not self._keep_vectors:
+            answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
+        return Trained(answers, summed)
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        return self._each("validate", ids, round, params)
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        return self._each("finish", ids, round, params)
+
+    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        return self._each("sign_head", ids, round, notice)
+
+    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+        for hospital, state in states.items():
+            self._hospitals[hospital].state = state
+
+    def remember(self, memories: dict[int, Memory]) -> None:
+        """Gives hospitals back what they knew of the ledger when their process was lost."""
+        for hospital, memory in memories.items():
+            self._hospitals[hospital].remember(memory)
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def _each(self, method: str, ids: Sequence[int], *args: Any) -> list[Any]:
+        def one(hospital: int) -> Any:
+            try:
+                return getattr(self._hospitals[hospital], method)(*args)
+            except HospitalError as error:
+                return error
+
+        if self._lockstep is not None:
+            return self._lockstep.run([functools.partial(one, hospital) for hospital in ids])
+        if self._threads is None:
+            return [one(hospital) for hospital in ids]
+        # the largest first, so that no thread starts a long hospital when the others are done
+        order = sorted(ids, key=lambda hospital: -self._size[hospital])
+        answers = dict(zip(order, self._threads.map(one, order), strict=True))
+        return [answers[hospital] for hospital in ids]

@@ -1,0 +1,58 @@
+"""Who and what produced a result: user, version, commit."""
+
+import contextlib
+import functools
+import getpass
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import __version__
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a run; an empty text where it is not known.
+
+    Attributes:
+        commit, branch, url: of the repository that holds this package; another one around it does not count.
+        changed: whether files there differ from the commit; None where there is no commit.
+    """
+
+    version: str
+    user: str = ""
+    commit: str = ""
+    branch: str = ""
+    url: str = ""
+    changed: bool | None = None
+
+
+_HERE = Path(__file__).resolve()
+
+
+@functools.cache
+def provenance(file: Path = _HERE) -> Provenance:
+    """Of the code in `file`, this package's by default; asked once."""
+    user = ""
+    with contextlib.suppress(OSError, KeyError):  # a container may run as a number without a name
+        user = getpass.getuser()
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # the package may lie in a virtual environment inside somebody else's repository
+    if git("ls-files", "--error-unmatch", file.name) is None or not (commit := git("rev-parse", "HEAD")):
+        return Provenance(__version__, user)
+    return Provenance(
+        __version__,
+        user,
+        commit,
+        git("rev-parse", "--abbrev-ref", "HEAD") or "",
+        re.sub(r"//[^/@]*@", "//", git("remote", "get-url", "origin") or ""),  # a password may stand there
+        bool(git("status", "--porcelain")),
+    )

@@ -1,0 +1,131 @@
+"""How settings are written: frozen sections, checked before any work starts, read from and written to YAML.
+
+Unknown keys are refused; a mistake is one sentence that names the key and what is allowed.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Settings that belong together. Each stands beside what it configures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], values: Any, source: str) -> Model:
+    """Checks `values` against `model`; a mistake becomes one sentence that names the key and what is allowed."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: must be a mapping of keys such as {', '.join(list(model.model_fields)[:4])}.")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(model, error)}") from None
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads one YAML mapping. Raises ConfigError for a missing file, a folder or broken YAML."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
+    try:
+        values = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such day, as in 2024-02-31
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{path}{where}: is not valid YAML ({problem}).") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys, not a {type(values).__name__}.")
+    return values
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """The YAML that `load_yaml` and `parse` turn into an equal model."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key such as `cohort.alpha` in nested dictionaries, in place."""
+    *path, last = key.split(".")
+    for name in path:
+        child = values.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {name} is not a section.")
+        values = child
+    values[last] = value
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every leaf key of `model`, dotted, with its pydantic field."""
+    keys: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys.update(dotted_keys(kind, f"{prefix}{name}."))
+        else:
+            keys[prefix + name] = field
+    return keys
+
+
+def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+    errors = error.errors()
+    first, path = errors[0], _user_path(model, errors[0]["loc"])
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        owner: Any = model
+        for name in path[:-1]:
+            owner = owner.model_fields[name].annotation
+        allowed = list(owner.model_fields)
+        near = difflib.get_close_matches(path[-1], allowed, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}."
+    # a value that may be of several kinds has one error for each kind
+    same = [e["msg"] for e in errors if _user_path(model, e["loc"])[: len(path)] == path]
+    messages = [m.removeprefix("Value error, ") for m in dict.fromkeys(same)]
+    message = ", or ".join(m[0].lower() + m[1:] for m in messages)
+    given = first["input"]
+    shown = f" is {given!r}" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}{shown}: {message}." if key else f"{messages[0]}."
+
+
+def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a user typed: pydantic adds the tried alternatives of a union, and "function-after"."""
+    path: list[str] = []
+    section: Any = model
+    for part in location:
+        if isinstance(part, int):
+            path.append(str(part))
+        elif isinstance(section, type) and issubclass(section, BaseModel):
+            path.append(part)
+            field = section.model_fields.get(part)
+            section = field.annotation if field else None
+        elif get_origin(section) is dict:
+            path.append(part)
+            section = None
+    return path
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

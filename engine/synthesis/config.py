@@ -1,0 +1,119 @@
+"""Settings of balancing, of generators, and of the policy for synthetic beats."""
+
+from typing import Literal, get_args
+
+from pydantic import Field, field_validator
+
+from engine.data.config import CLASSES
+from engine.settings import Section
+
+# In the order of their numbers in the contract. The first repeats real beats; the others make new ones.
+Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
+GENERATORS: tuple[Generator, ...] = get_args(Generator)
+
+
+def _class_letters(value: str) -> str:
+    if not value or any(c not in CLASSES for c in value) or len(set(value)) != len(value):
+        raise ValueError("must be different letters out of NSVFQ")
+    return "".join(c for c in CLASSES if c in value)
+
+
+class TimeGanConfig(Section):
+    """TimeGAN (Yoon, Jarrett, van der Schaar 2019) as ydata-synthetic has it. A step is one batch in each phase."""
+
+    patch: int = Field(15, ge=1, le=512, description="samples of a beat in one step of the sequence")
+    hidden: int = Field(24, ge=2, le=512, description="width of the recurrent layers")
+    steps: int = Field(1500, ge=1, le=100_000, description="steps of each of the three phases")
+    batch_size: int = Field(64, ge=1, le=4096, description="beats in a batch")
+    learning_rate: float = Field(1e-3, gt=0, description="rate of Adam")
+    gamma: float = Field(1.0, ge=0, description="weight of the discriminator's loss on the generator's raw output")
+    minimum: int = Field(32, ge=2, description="real beats of the class without which nothing is trained")
+
+
+class PolicyConfig(Section):
+    """What synthetic beats a hospital may make and use; the ledger keeps it in integers (`engine/ledger/policy.py`).
+
+    Real beats count as the largest step of 0, 1, 2, 6, 10, 20, 30, 50, 100, 200, 500, ... that they reach.
+    """
+
+    mode: Literal["automatic", "human"] = Field("automatic", description="who grants: these rules, or a reviewer too")
+    # the rare classes: N is plentiful, Q is a mixture that no generator can learn
+    classes: str = Field("SVF", description="classes that may be asked for")
+    # both per class and hospital: three times the rarest class of a large hospital, and the ratio of `balance`
+    quota: int = Field(1000, ge=0, lt=2**32, description="most beats for each hospital and class")
+    ratio: float = Field(5.0, ge=0, le=10_000, description="most beats for each real one")
+    share_cap: float = Field(
+        0.85, ge=0, le=1, description="largest synthetic share of a class; lets a full ratio of 5 pass"
+    )
+    # k + 1 for the interpolating ones (borderline asks its 10 nearest, too); a deep generator learns from tens
+    min_real: dict[str, int] = Field(
+        {"oversample": 1, "smote": 6, "borderline": 11, "adasyn": 6, "timegan": 30},
+        description="generators that are allowed -> fewest real beats; given, it replaces all of them",
+    )
+    # few rare beats support neither number: bounded by default, most requests would fail for want of evidence
+    max_auc: float = Field(1.0, ge=0, le=1, description="largest AUC of a classifier that tells synthetic from real")
+    min_utility: float = Field(-1.0, ge=-1, le=1, description="least change of the class's recall")
+    # SMOTE with k = 5 measures 0.11 to 0.41 on MIT-BIH, copies with 1 % noise below 0.02
+    min_nndr: float = Field(
+        0.05, ge=0, le=6, description="least distance to real beats, as a ratio to that between real ones"
+    )
+    # of SMOTE's beats 10 to 25 % lie that near to a parent: a quarter of the quota
+    max_duplicates: int = Field(
+        250, ge=0, lt=2**31, description="most beats of a batch that equal a real one but for noise"
+    )
+    # a reviewer's week, and a week for the generation; the embedded chain counts a second for each transaction
+    expiry_seconds: int = Field(604_800, ge=3600, lt=2**32, description="time to decide, and then to report")
+
+    @field_validator("classes")
+    @classmethod
+    def _classes(cls, value: str) -> str:
+        return _class_letters(value)
+
+    @field_validator("min_real")
+    @classmethod
+    def _generators(cls, value: dict[str, int]) -> dict[str, int]:
+        if not set(value) <= set(GENERATORS) or not all(0 <= n < 2**16 for n in value.values()):
+            raise ValueError(f"must map generators out of {', '.join(GENERATORS)} to numbers of 0 to 65535")
+        return value
+
+
+class BalanceConfig(Section):
+    """Class balancing of each hospital's own train data."""
+
+    method: Literal["none", "class_weighted", "logit_adjustment", Generator] = Field(
+        "none", description="change the loss, repeat real beats, or add synthetic ones"
+    )
+    classes: str = Field("SVF", description="classes that may get more beats")
+    target: float = Field(0.5, gt=0, le=1, description="size to bring a class to, as a share of the largest class")
+    ratio: float = Field(5.0, gt=0, description="at most this many added beats for each real one")
+    quota: int = Field(1000, ge=1, description="at most this many added beats for each hospital and class")
+    budget: Literal["all", "real"] = Field(
+        "all", description="an epoch has the batches of all beats, or only as many as of the real ones, drawn from all"
+    )
+    neighbours: int = Field(5, ge=1, description="smote, borderline, adasyn: k, which needs k + 1 real beats")
+    seed: int | None = Field(
+        None, ge=0, description="seed of repeated and synthetic beats; null: the run's. Given, repeats share generators"
+    )
+    max_weight: float = Field(20.0, ge=1, description="class_weighted: largest weight of a class")
+    tau: float = Field(1.0, ge=0, description="logit_adjustment: factor on the logarithm of the class shares")
+    timegan: TimeGanConfig = TimeGanConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+    @field_validator("classes")
+    @classmethod
+    def _classes(cls, value: str) -> str:
+        return _class_letters(value)
+
+
+_ADDING = ("classes", "target", "ratio", "quota", "budget", "seed")
+# What each balancing method reads besides its name.
+BALANCE_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "class_weighted": ("max_weight",),
+    "logit_adjustment": ("tau",),
+    "oversample": _ADDING,
+    "smote": (*_ADDING, "neighbours", "policy"),
+    "borderline": (*_ADDING, "neighbours", "policy"),
+    "adasyn": (*_ADDING, "neighbours", "policy"),
+    "timegan": (*_ADDING, "timegan", "policy"),
+}

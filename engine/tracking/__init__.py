@@ -1,0 +1,1 @@
+"""MLflow, off the critical path. Nothing is imported here."""

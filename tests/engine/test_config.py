@@ -1,0 +1,400 @@
+"""Configuration: what is refused and in which words, YAML in and out, and what the hash of a run depends on."""
+
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import ValidationError
+
+from engine.config import RunConfig, config_hash
+from engine.data.config import DataConfig
+from engine.errors import ConfigError
+from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key
+from engine.synthesis.config import BALANCE_KEYS
+
+LEAVES = dotted_keys(RunConfig)
+NOT_HASHED = ("name", "out", "data.folder", "ledger.", "tracking.", "execution.")
+
+# Another valid value of each key for which `another` cannot make one up.
+OTHER: dict[str, Any] = {
+    "data.records": ["100"],
+    "data.exclude": ["102"],
+    "data.window": [90, 90],
+    "data.classes": "NSV",
+    "data.drop_symbols": ["Q"],
+    "data.rr_features": ["next", "previous"],
+    "cohort.partition": "one-record",
+    "cohort.groups": [["100", "101"], ["102"]],
+    "cohort.fractions": [0.5, 0.2, 0.3],
+    "model.channels": [8, 16, 32],
+    "model.kernels": [3, 3, 3],
+    "model.groups": 4,
+    "balance.classes": "SV",
+    "balance.max_weight": 5.0,
+    "balance.policy.classes": "SV",
+    "balance.policy.min_real": {"smote": 3},
+    "ledger.backend": "none",
+    "execution.hospitals_per_actor": 2,
+    "execution.sites": dict.fromkeys(range(6), "ward"),
+}
+
+
+def another(key: str) -> Any:
+    """A valid value of `key` other than its default; None for a key that knows only one."""
+    if key in OTHER:
+        return OTHER[key]
+    default, kind = LEAVES[key].default, LEAVES[key].annotation
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not types.NoneType)
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if choice != default), None)
+    if kind is bool:
+        return not default
+    if kind is int:
+        return (default or 0) + 1
+    if kind is float:
+        return (default or 1.0) / 2
+    assert kind is str, f"{key}: OTHER in this file needs another value of it"
+    return f"{default or ''}x"
+
+
+def with_key(key: str, value: Any) -> RunConfig:
+    values: dict[str, Any] = {}
+    set_key(values, key, value)
+    return parse(RunConfig, values, "x.yaml")
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """The message with which `work` is refused: one line, a full stop at its end, nothing of the machinery."""
+    with pytest.raises(ConfigError) as caught:
+        work()
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert not message.endswith("..")
+    assert len(message.splitlines()) == 1
+    assert not any(word in message for word in ("Traceback", "pydantic", "http", "Value error"))
+    assert caught.value.__cause__ is None
+    return message
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("dta", "data"),
+        ("seeds", "seed"),
+        ("data.sorce", "source"),
+        ("cohort.hospital", "hospitals"),
+        ("execution.hospital_per_actor", "hospitals_per_actor"),
+        ("data.simulated.patient", "patients"),
+        ("federation.perfedavg.varant", "variant"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_neighbour(key: str, near: str) -> None:
+    message = refusal(lambda: with_key(key, 1))
+    assert message.startswith(f"x.yaml: {key} is not a known key (did you mean {near}?); allowed here: ")
+
+
+def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
+    message = refusal(lambda: with_key("data.simulated.zzz", 1))
+    assert message == "x.yaml: data.simulated.zzz is not a known key; allowed here: patients, minutes, seed."
+    assert "personalisation" in refusal(lambda: with_key("zzz", 1))
+    assert "personalisation" not in refusal(lambda: with_key("data.zzz", 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("cohort.hospitals", 0, "greater than or equal to 1"),
+        ("cohort.hospitals", 2.5, "valid integer"),
+        ("cohort.hospitals", "many", "valid integer"),
+        ("cohort.alpha", 0, "greater than 0"),
+        ("cohort.alpha", float("nan"), "finite number"),
+        ("cohort.alpha", float("inf"), "finite number"),
+        ("cohort.exponent", -0.1, "greater than or equal to 0"),
+        ("cohort.partition", "by-hand", "'records', 'one-record', 'consecutive', 'pathology'"),
+        ("cohort.split", "none", "'chronological', 'random', 'inter-patient' or 'leave-one-hospital-out'"),
+        ("cohort.fractions", [0.6, 0.1, 0.2], "add up to 1"),
+        ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),
+        ("cohort.fractions", [0.7, 0.3, 0.0], "train and test above 0"),
+        ("cohort.fractions", [1.2, -0.5, 0.3], "add up to 1"),
+        ("data.source", "disk", "'simulated', 'mitdb' or 'folder'"),
+        ("data.window", [0, 180], "at least 1"),
+        ("data.window", [4000, 97], "at most 4096"),
+        ("data.classes", "N", "at least two different letters out of NSVFQ"),
+        ("data.classes", "NN", "at least two different letters out of NSVFQ"),
+        ("data.classes", "NX", "at least two different letters out of NSVFQ"),
+        ("data.records", ["100", "101", "100"], "each record once"),
+        ("data.rr_context", 501, "less than or equal to 500"),
+        ("data.simulated.patients", 10_000, "less than or equal to 9999"),
+        ("data.simulated.minutes", 0.5, "greater than 0.5"),
+        ("federation.rounds", 0, "greater than or equal to 1"),
+        ("federation.participation", 1.01, "less than or equal to 1"),
+        ("federation.participation", 0, "greater than 0"),
+        ("federation.perfedavg.beta", -1, "greater than 0"),
+        ("seed", 2**63, "less than"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("name", "", "at least 1 character"),
+        ("execution.hospitals_per_actor", 0, "'auto' or a number of at least 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(key: str, value: Any, says: str) -> None:
+    message = refusal(lambda: with_key(key, value))
+    assert message.startswith(f"x.yaml: {key} is {value!r}: ")
+    assert says in message
+
+
+def test_a_wrong_item_of_a_list_is_named_by_its_position() -> None:
+    assert refusal(lambda: with_key("data.window", [180, "x"])).startswith("x.yaml: data.window.1 is 'x': ")
+    assert refusal(lambda: with_key("data.window", [180])).startswith("x.yaml: data.window.1 ")
+    assert refusal(lambda: with_key("cohort.groups", ["100"])).startswith("x.yaml: cohort.groups.0 is '100': ")
+    assert refusal(lambda: with_key("cohort.groups", [100])).startswith("x.yaml: cohort.groups.0 is 100: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"data": {"source": "folder"}}, "data: source 'folder' needs data.folder."),
+        ({"ledger": {"backend": "rpc"}}, "ledger: backend 'rpc' needs ledger.url."),
+        (
+            {"cohort": {"partition": "records"}},
+            "cohort: partition 'records' needs cohort.groups, a list of record lists.",
+        ),
+        (
+            {"cohort": {"partition": "records", "hospitals": 3, "groups": [["100"], ["101"]]}},
+            "cohort: cohort.groups has 2 lists but cohort.hospitals is 3.",
+        ),
+        (
+            {"cohort": {"partition": "records", "hospitals": 2, "groups": [["100"], []]}},
+            "cohort: each list of cohort.groups needs at least one record.",
+        ),
+        (
+            {"cohort": {"split": "leave-one-hospital-out", "hospitals": 3, "held_out": 3}},
+            "cohort: held_out must be below hospitals, and there must be at least two hospitals.",
+        ),
+        (
+            {"cohort": {"split": "leave-one-hospital-out", "hospitals": 1}},
+            "cohort: held_out must be below hospitals, and there must be at least two hospitals.",
+        ),
+        ({"model": {"groups": 6}}, "model: each of model.channels must be a multiple of model.groups (6)."),
+        ({"model": {"kernels": [7, 4, 5]}}, "model: model.kernels must be odd numbers, at least 1."),
+        (
+            {"federation": {"min_hospitals": 6}},
+            "federation.min_hospitals is 6 but there are only 5 hospitals.",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together(values: dict[str, Any], says: str) -> None:
+    assert refusal(lambda: parse(RunConfig, values, "x.yaml")) == f"x.yaml: {says}"
+
+
+def test_values_that_just_go_together() -> None:
+    assert with_key("federation.min_hospitals", 5).federation.min_hospitals == 5
+    assert with_key("data.window", [4000, 96]).data.window == (4000, 96)
+    assert with_key("cohort.fractions", [0.7, 0, 0.3]).cohort.fractions == (0.7, 0.0, 0.3)
+    last = {"cohort": {"split": "leave-one-hospital-out", "hospitals": 3, "held_out": 2}}
+    assert parse(RunConfig, last, "x.yaml").cohort.held_out == 2
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = RunConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.cohort.alpha = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("values", [[], ["seed"], "seed: 1", None, 3])
+def test_only_a_mapping_is_a_configuration(values: Any) -> None:
+    assert refusal(lambda: parse(RunConfig, values, "x.yaml")) == (
+        "x.yaml: must be a mapping of keys such as name, seed, out, data."
+    )
+
+
+@pytest.mark.parametrize("key", [1, True, None, 2.5])
+def test_a_key_that_is_no_text_is_refused(key: Any) -> None:
+    assert "keys should be strings" in refusal(lambda: parse(RunConfig, {key: 1}, "x.yaml"))
+    assert "keys should be strings" in refusal(lambda: parse(RunConfig, {"data": {key: 1}}, "x.yaml"))
+
+
+def test_a_section_that_is_no_mapping_is_refused() -> None:
+    assert refusal(lambda: parse(RunConfig, {"data": 5}, "x.yaml")).startswith("x.yaml: data is 5: ")
+
+
+def test_record_names_may_be_written_as_numbers() -> None:
+    values = {
+        "data": {"records": [100, "101", 102], "exclude": [102], "drop_symbols": ["Q"]},
+        "cohort": {"partition": "records", "hospitals": 2, "groups": [[100], [101, "102"]]},
+    }
+    config = parse(RunConfig, values, "x.yaml")
+    assert config.data.records == ("100", "101", "102")
+    assert config.data.exclude == ("102",)
+    assert config.cohort.groups == (("100",), ("101", "102"))
+
+
+def test_the_letters_of_classes_are_put_in_order() -> None:
+    assert DataConfig(classes="VFN").classes == "NVF"
+
+
+def test_rr_names_follow_the_setting() -> None:
+    assert DataConfig().rr_names == ("previous", "next", "previous_ratio", "next_ratio")
+    assert DataConfig(rr_features=False).rr_names == ()
+    assert DataConfig(rr_features=("next_ratio", "previous")).rr_names == ("next_ratio", "previous")
+
+
+def test_every_key_survives_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    everything: dict[str, Any] = {}
+    for key in LEAVES:
+        if (value := another(key)) is not None:
+            set_key(everything, key, value)
+    everything["execution"]["pool"] = "ray"  # sites want it
+    everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
+    changed = parse(RunConfig, everything, "x.yaml")
+    assert changed.cohort.groups == (("100", "101"), ("102",))
+    for config in (RunConfig(), changed):
+        path.write_text(dump_yaml(config), encoding="utf-8")
+        again = parse(RunConfig, load_yaml(path), str(path))
+        assert again == config
+        assert config_hash(again) == config_hash(config)
+        assert dump_yaml(again) == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["päť", "on", "null", "1e3", "100", "2024-01-01", ": - {", "a\nb", " x "])
+def test_text_that_looks_like_something_else_survives_yaml(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    config = parse(RunConfig, {"name": text, "data": {"records": [text]}}, "x.yaml")
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    assert parse(RunConfig, load_yaml(path), str(path)) == config
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
+    value = another(key)
+    if value is None:
+        assert len(get_args(LEAVES[key].annotation)) == 1, f"{key} has other values"
+        return
+    changed = with_key(key, value)
+    assert changed != RunConfig()
+    unread = key.startswith("balance.") and key != "balance.method"  # by the method "none"
+    assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
+
+
+@pytest.mark.parametrize("method", BALANCE_KEYS)
+def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> None:
+    for key in (key for key in LEAVES if key.startswith("balance.") and key != "balance.method"):
+        base = with_key("balance.method", method)
+        values = base.model_dump()
+        set_key(values, key, another(key))
+        read = key.split(".")[1] in BALANCE_KEYS[method]
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
+
+
+def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
+    config = with_key("cohort.groups", [["100"], ["101"]])
+    values = json.loads(config.model_dump_json())
+    for key in ("name", "out", "ledger", "tracking", "execution"):
+        del values[key]
+    del values["data"]["folder"]
+    values["balance"] = {"method": "none"}  # reads nothing else
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def test_equal_values_written_differently_have_one_hash() -> None:
+    plain = {
+        "cohort": {"alpha": 1},
+        "federation": {"learning_rate": "1e-3"},
+        "data": {"records": [100], "classes": "VN"},
+    }
+    exact = {
+        "data": {"classes": "NV", "records": ("100",)},
+        "federation": {"learning_rate": 0.001},
+        "cohort": {"alpha": 1.0},
+    }
+    assert config_hash(parse(RunConfig, plain, "a")) == config_hash(parse(RunConfig, exact, "b"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"seed: 1\ncohort: [1\n", "c.yaml, line 3: is not valid YAML (expected ',' or ']'"),
+        (b"seed: 1\nname: a: b\n", "c.yaml, line 2: is not valid YAML (mapping values are not allowed here)."),
+        (b"\tseed: 1\n", "c.yaml, line 1: is not valid YAML (found character '\\t'"),
+        (b"name: *nobody\n", "c.yaml, line 1: is not valid YAML (found undefined alias"),
+        (b"name: !!python/name:os.system\n", "c.yaml, line 1: is not valid YAML (could not determine a constructor"),
+        (b"name: 2024-02-31\n", "c.yaml: is not valid YAML (day is out of range for month)."),
+        (b"name: \x01\n", "c.yaml: is not valid YAML (unacceptable character"),
+        (b"{" * 5000, "c.yaml: is not valid YAML (maximum recursion depth"),
+        (b"- seed\n- 1\n", "c.yaml: must be a mapping of keys, not a list."),
+        (b"seed\n", "c.yaml: must be a mapping of keys, not a str."),
+        (b"\xff\xfe\x00\x01", "c.yaml: cannot be read (not a text file); give a YAML file."),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # py-evm, where an earlier test imported it, has raised it a hundredfold
+    try:
+        message = refusal(lambda: load_yaml(path))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert message.startswith(str(tmp_path))
+    assert says in message
+
+
+def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    missing = refusal(lambda: load_yaml(tmp_path / "none.yaml"))
+    assert missing == f"{tmp_path / 'none.yaml'}: cannot be read (No such file or directory); give a YAML file."
+    folder = refusal(lambda: load_yaml(tmp_path))
+    assert folder == f"{tmp_path}: cannot be read (Is a directory); give a YAML file."
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing yet\n")
+    assert load_yaml(tmp_path / "c.yaml") == {}
+
+
+def test_set_key_makes_the_sections_it_needs() -> None:
+    values: dict[str, Any] = {"data": {"lead": "V1"}}
+    set_key(values, "data.simulated.patients", 3)
+    set_key(values, "seed", 4)
+    set_key(values, "data.lead", "V2")
+    assert values == {"data": {"lead": "V2", "simulated": {"patients": 3}}, "seed": 4}
+
+
+def test_set_key_does_not_go_through_a_value() -> None:
+    assert refusal(lambda: set_key({"seed": 1}, "seed.more", 2)) == "seed.more: seed is not a section."
+
+
+def test_dotted_keys_are_the_leaves() -> None:
+    def leaves(values: dict[str, Any], prefix: str = "") -> set[str]:
+        inner = {k: v for k, v in values.items() if isinstance(v, dict) and prefix + k not in LEAVES}
+        return {prefix + k for k in values if k not in inner}.union(
+            *(leaves(v, f"{prefix}{k}.") for k, v in inner.items())
+        )
+
+    assert set(LEAVES) == leaves(RunConfig().model_dump())
+    assert {"seed", "data.simulated.patients", "federation.perfedavg.alpha"} < set(LEAVES)
+    assert all(field.description for field in LEAVES.values())
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\ncohort:\n  alpha: 1\n  hospitals: 3\n  alpha: 2\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml, line 5: is not valid YAML \(the key alpha stands twice\)\.$"):
+        load_yaml(path)
+
+
+def test_unknown_symbols_and_every_alternative_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"data.drop_symbols is .*'x' is no beat symbol; allowed: N L R e j"):
+        parse(RunConfig, {"data": {"drop_symbols": ["x"]}}, "c.yaml")
+    with pytest.raises(
+        ConfigError, match=r"data.records is 3: input should be 'all', or input should be a valid tuple"
+    ):
+        parse(RunConfig, {"data": {"records": 3}}, "c.yaml")

@@ -1,0 +1,157 @@
+"""Scores of confusion matrices that can be worked out on paper, and the server's mean."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import f32
+
+from engine.aggregation.mean import moved, total, weight, weighted_mean, weighted_sum
+from engine.errors import PulseLedgerError
+from engine.metrics import confusion, federation_scores, scores
+
+#              predicted N, S, V
+TABLE = np.array([[6, 2, 0],  # true N
+                  [1, 3, 0],  # true S
+                  [0, 4, 4]])  # true V  # fmt: skip
+
+
+def test_confusion_counts_true_in_rows_and_predicted_in_columns():
+    table = confusion(np.array([0, 0, 1, 2, 2], np.int8), np.array([0, 1, 1, 0, 0], np.int8), 3)
+    assert table.tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 0]]
+    assert confusion(np.zeros(0, np.int8), np.zeros(0, np.int8), 2).tolist() == [[0, 0], [0, 0]]
+    # 4 * 127 would not fit into the labels' own int8
+    assert confusion(np.full(200, 4, np.int8), np.full(200, 3, np.int8), 5)[4, 3] == 200
+
+
+def test_scores_by_hand():
+    found = scores(TABLE, "NSV")
+    assert found["accuracy"] == 13 / 20
+    assert found["recall"] == {"N": 6 / 8, "S": 3 / 4, "V": 4 / 8}
+    assert found["precision"] == {"N": 6 / 7, "S": 3 / 9, "V": 4 / 4}
+    # F1 = 2 TP / (2 TP + FP + FN)
+    assert found["f1"] == pytest.approx({"N": 12 / 15, "S": 6 / 13, "V": 8 / 12})
+    assert found["macro_f1"] == pytest.approx((12 / 15 + 6 / 13 + 8 / 12) / 3)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 3 / 4 + 1 / 2) / 3)
+    assert found["recall_min"] == 1 / 2
+    assert found["support"] == {"N": 8, "S": 4, "V": 8}
+
+
+def test_an_absent_class_has_no_recall_and_counts_in_no_mean():
+    # no V among the true labels, yet two S were called V; S was never called
+    found = scores(np.array([[3, 0, 0], [1, 0, 2], [0, 0, 0]]), "NSV")
+    assert found["recall"] == {"N": 1.0, "S": 0.0, "V": None}
+    assert found["precision"] == {"N": 3 / 4, "S": None, "V": 0.0}
+    assert found["f1"] == {"N": 6 / 7, "S": 0.0, "V": None}
+    assert found["macro_f1"] == pytest.approx((6 / 7 + 0) / 2)
+    assert found["balanced_accuracy"] == 0.5
+    assert found["recall_min"] == 0.0
+
+
+def test_without_beats_there_are_no_scores():
+    found = scores(np.zeros((2, 2), np.int64), "NV")
+    assert [found[k] for k in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min")] == [None] * 4
+    assert federation_scores({}, "NV")["worst_hospital_macro_f1"] is None
+    assert federation_scores({}, "NV", {})["hurt_share"] is None
+
+
+def test_pooled_scores_are_not_the_mean_of_the_hospitals():
+    tables = {2: np.array([[90, 10], [0, 0]]), 0: np.array([[1, 1], [1, 1]]), 5: np.zeros((2, 2), np.int64)}
+    found = federation_scores(tables, "NV")
+    assert found["confusion"] == [[91, 11], [1, 1]]
+    assert found["accuracy"] == 92 / 104
+    # in order of their ids; a hospital without beats has no row
+    assert [row["id"] for row in found["per_hospital"]] == [0, 2]
+    assert [row["accuracy"] for row in found["per_hospital"]] == [0.5, 0.9]
+    assert found["worst_hospital_accuracy"] == 0.5
+    assert found["worst_hospital_macro_f1"] == pytest.approx(0.5)  # hospital 2, N only: 180 / 190
+    assert "hurt_share" not in found
+
+
+def test_hurt_are_hospitals_that_the_personal_model_made_worse():
+    before = {i: np.array([[2, 2], [2, 2]]) for i in range(4)}
+    after = {
+        0: np.array([[4, 0], [0, 4]]),  # better
+        1: np.array([[2, 2], [2, 2]]),  # as before: not hurt
+        2: np.array([[4, 0], [4, 0]]),  # same accuracy, but V is never found: macro-F1 1/3 after 1/2
+        3: np.array([[0, 4], [4, 0]]),  # worse
+    }
+    found = federation_scores(after, "NV", before)
+    assert found["hurt_share"] == 2 / 4
+    assert found["worst_hospital_macro_f1"] == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
+def test_scores_agree_with_counting_beat_by_beat(pairs: list[tuple[int, int]]):
+    true, predicted = (np.array(column, np.int8) for column in zip(*pairs, strict=True))
+    found = scores(confusion(true, predicted, 3), "NSV")
+    assert found["accuracy"] == pytest.approx((true == predicted).mean())
+    present = sorted(set(true.tolist()))
+    assert found["balanced_accuracy"] == pytest.approx(np.mean([(predicted[true == c] == c).mean() for c in present]))
+    by_class = []
+    for c in present:
+        tp, fp, fn = (((true == c) == a) & ((predicted == c) == b) for a, b in ((1, 1), (0, 1), (1, 0)))
+        by_class.append(2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum()))
+    assert found["macro_f1"] == pytest.approx(np.mean(by_class))
+
+
+# --- Aggregation ------------------------------------------------------------------------------------------------------
+
+
+def test_weighted_mean_by_hand():
+    params = f32(1, 10)
+    updates = [(3.0, f32(1, 0)), (1.0, f32(-3, 4))]
+    assert weighted_mean(params, updates).tolist() == [1 + (3 - 3) / 4, 10 + 4 / 4]
+    assert weighted_mean(params, [(weight("uniform", 3), u) for _, u in updates]).tolist() == [1 - 1, 10 + 2]
+    unchanged = weighted_mean(params, [(weight("none", 3), u) for _, u in updates])
+    assert unchanged.tolist() == [1, 10]
+    assert not np.shares_memory(unchanged, params)
+    assert weighted_mean(params, []).tolist() == [1, 10]
+    assert params.tolist() == [1, 10]
+    assert weighted_mean(params, updates).dtype == np.float32
+
+
+def test_weights():
+    assert [weight(w, 7) for w in ("samples", "uniform", "none")] == [7.0, 1.0, 0.0]
+
+
+def test_the_order_of_a_sum_and_adding_in_groups_change_no_bit():
+    # in float64 the sum of these depends on the order
+    draw = np.random.default_rng(0)
+    updates = [(float(abs(w) + 1), draw.standard_normal(50).astype(np.float32) * 10.0**w) for w in range(-3, 6)]
+    params = draw.standard_normal(50).astype(np.float32)
+    expected = weighted_mean(params, updates)
+    assert np.array_equal(weighted_mean(params, updates[::-1]), expected)
+    parts = [weighted_sum([update], 50) for update in updates]
+    grouped = total([total(parts[:2], 50), total(parts[2:], 50)], 50)
+    assert np.array_equal(moved(params, grouped, sum(w for w, _ in updates)), expected)
+
+
+def test_fixed_point_by_hand():
+    # 3 * 2^-37 is half a unit: rounded to even, 1.5 units -> 2
+    assert weighted_sum([(3.0, f32(2**-37, 1, -2))], 3).tolist() == [2, 3 * 2**36, -6 * 2**36]
+
+
+def test_rounding_is_far_below_float32():
+    draw = np.random.default_rng(1)
+    updates = [
+        (float(draw.integers(1, 3000)), (1e-3 * draw.standard_normal(500)).astype(np.float32)) for _ in range(20)
+    ]
+    params = (0.1 * draw.standard_normal(500)).astype(np.float32)
+    exact = params + sum(w * u.astype(np.float64) for w, u in updates) / sum(w for w, _ in updates)
+    np.testing.assert_array_max_ulp(weighted_mean(params, updates), exact.astype(np.float32), maxulp=1)
+
+
+def test_a_diverging_update_is_refused():
+    for wrong in (1e30, np.inf, np.nan):
+        with pytest.raises(PulseLedgerError, match=r"the limit is 1\.67772e\+07; the training diverges"):
+            weighted_mean(f32(0), [(1, f32(wrong))])
+
+
+def test_a_sum_that_would_wrap_is_refused():
+    large = weighted_sum([(1.0, f32(2**24 - 1))], 1)
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        weighted_sum([(1.0, f32(2**24 - 1))] * 9, 1)
+    assert total([large] * 7, 1).tolist() == [7 * (2**24 - 1) * 2**36]
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        total([large] * 9, 1)

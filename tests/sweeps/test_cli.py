@@ -1,0 +1,350 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY
+from reference import ROOT, as_flags, command
+
+from engine.config import RunConfig
+from engine.settings import dotted_keys
+from sweeps.__main__ import main
+
+RUN = ROOT / "sweeps" / "run.yaml"
+
+
+def tiny_run(out: Path, *words: str, **keys: Any) -> tuple[Any, ...]:
+    return ("run", RUN, "--out", out, *words, *as_flags(**TINY | keys))
+
+
+# --- What goes well ---------------------------------------------------------------------------------------------------
+
+
+def test_help_is_quick_and_names_every_verb():
+    began = time.monotonic()
+    done = command("--help")
+    seconds = time.monotonic() - began
+    assert done.returncode == 0
+    for verb in ("run", "sweep", "plan", "resume", "compare", "audit", "data", "ui", "keys"):
+        assert f"    {verb} " in done.stdout
+    assert done.stderr == ""
+    assert seconds < 5  # importing torch, Ray and MLflow takes longer on this machine
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from sweeps.__main__ import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'web3', 'pandas', 'wfdb'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    done = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: pulseledger run")
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run with --json and two keys given as flags."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    return folder, command(*tiny_run(folder, "--json", **{"federation.batch_size": 24, "seed": 5}))
+
+
+def test_run_with_json_prints_one_document_and_nothing_else(printed):
+    folder, done = printed
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert result == json.loads((folder / "result.json").read_text())
+    assert len(result["rounds"]) == 2
+
+
+def test_flags_are_keys_and_are_echoed(printed):
+    folder, done = printed
+    config = json.loads(done.stdout)["config"]
+    assert (config["federation"]["batch_size"], config["seed"], config["out"]) == (24, 5, str(folder))
+    assert config["cohort"]["hospitals"] == 3
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == config
+
+
+def test_a_finished_run_is_shown_again(printed):
+    folder, first = printed
+    done = command(*tiny_run(folder, **{"federation.batch_size": 24, "seed": 5}))
+    assert done.returncode == 0
+    assert "is finished already; nothing is run again" in done.stderr
+    assert json.loads(first.stdout)["ledger"]["head"][:18] in done.stdout
+    assert f"results: {folder}" in done.stdout
+
+
+def test_audit_tells_clean_from_findings_from_unreadable(printed, tmp_path: Path, capsys):
+    folder, _ = printed
+    assert command("audit", folder).returncode == 0
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    path = broken / "ledger" / "updates" / "00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert main(["audit", str(broken)]) == 1
+    out = capsys.readouterr().out
+    assert "finding: round 2" in out
+    assert main(["audit", str(broken), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)[str(broken)]
+    assert report["clean"] is False
+    assert any(f["round"] == 2 for f in report["findings"])
+    shutil.rmtree(broken / "ledger")
+    assert main(["audit", str(broken)]) == 2
+    assert capsys.readouterr().err.startswith("pulseledger: ")
+
+
+def test_audit_of_a_bundle_and_of_two_copies(printed, tmp_path: Path, capsys):
+    folder, _ = printed
+    bundle = folder / "ledger" / "bundle.plb"
+    assert main(["audit", str(bundle), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document[str(bundle)]["counts"]["rounds"] == 2
+    assert main(["audit", str(folder), "--against", str(bundle)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "clean"
+    assert main(["audit", str(tmp_path / "other"), "--against", str(bundle)]) == 2
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    assert main(["audit", str(bundle), "--against", str(tmp_path)]) == 2
+    assert "--against compares runs; this is a study" in capsys.readouterr().err
+
+
+def test_compare_of_a_single_run(printed, capsys):
+    folder, done = printed
+    assert main(["compare", str(folder), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["personal_accuracy"] == json.loads(done.stdout)["final"]["personal"]["accuracy"]
+    assert main(["compare", str(folder), "--csv"]) == 0
+    header, values = capsys.readouterr().out.splitlines()
+    assert len(header.split(",")) > 20
+    assert "fedavg" in values.split(",")
+
+
+def test_data_describe_speaks_json(capsys):
+    assert main(["data", "describe", str(RUN), "--json", *as_flags(**TINY)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["hospitals"]) == 3
+    assert report["beats"] == sum(sum(h["classes"].values()) for h in report["hospitals"])
+    assert main(["data", "describe", str(RUN), *as_flags(**TINY)]) == 0
+    assert f"{report['beats']:,} beats" in capsys.readouterr().out
+
+
+def test_plan_starts_nothing(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # a ready-made file is found by its name, wherever one stands
+    assert main(["plan", "quickstart.yaml", "--federation.rounds", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "3 rounds each" in out
+    assert out.count("  condition hospitals=") == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_counts_actors_memory_and_time_by_hand(monkeypatch, capsys):
+    """Two CPUs, two trials of one CPU; 0.9 of it hold one actor for 3 hospitals: 0.35 + 0.3 GB, four processes each."""
+    from collections import namedtuple
+
+    memory = namedtuple("memory", "available")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory(1.5e9))
+    words = as_flags(**{k: v for k, v in TINY.items() if k != "execution.pool"}, **{"execution.cpus": 2})
+    more = ["--trials", "4", "--tracking.backend", "mlflow", "--pruner.method", "rungs", "--federation.rounds", "9"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "sweeps.plan.run", lambda config, folder: {"timing": {"rounds_seconds": 3.0 * config.federation.rounds}}
+        )
+        assert main(["plan", str(ROOT / "sweeps" / "quickstart.yaml"), "--probe", *words, *more]) == 0
+    out = capsys.readouterr().out
+    assert "4 trials of" in out
+    assert "pruner rungs, asked after rounds 1, 3\n" in out
+    # runner, one actor of hospitals and a ledger in each of two trials, and the tracker
+    assert "actors: up to 7 processes" in out
+    # 1.5 GB * 0.7 / 0.65 GB = 1.6
+    assert "about 0.65 GB a trial, 1.3 GB in all, 1.5 GB are free; enough for 1 at a time, and no more will run" in out
+    # 4 trials * 9 rounds * 3 s on two CPUs
+    assert "time: about 0.9 min of rounds on 2 CPU" in out
+    assert "(108 s of work)" in out
+
+
+def test_keys_lists_every_key(capsys):
+    assert main(["keys"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert listed >= set(dotted_keys(RunConfig)) | {"conditions", "search", "repeats"}
+
+
+def test_ui_opens_the_store_of_the_configuration(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text("tracking: {uri: 'http://mlflow.example:5000', experiment: mine}\n")
+    assert main(["ui", str(tmp_path)]) == 0
+    assert (
+        capsys.readouterr().out == "MLflow: http://mlflow.example:5000 (a server that runs already), experiment mine\n"
+    )
+
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: mine}}\n")
+    started: list[Any] = []
+    monkeypatch.setattr("engine.tracking.tracking.experiment_id", lambda *asked: asked == (uri, "mine") and "7")
+    monkeypatch.setattr("sweeps.__main__.os.execv", lambda path, words: started.extend(words))
+    main(["ui", str(tmp_path), "--port", "0"])
+    assert started[started.index("--backend-store-uri") + 1] == uri
+    assert "#/experiments/7/runs" in capsys.readouterr().out
+
+
+def test_resume_goes_on_with_a_single_run(tmp_path: Path, capsys):
+    """Of a finished run, the checkpoint of the last round and the ledger are left."""
+    folder = tmp_path / "run"
+    assert main(list(map(str, tiny_run(folder, "--json")))) == 0
+    whole = json.loads(capsys.readouterr().out)
+    for name in ("result.json", "predictions.parquet", "model.safetensors"):
+        (folder / name).unlink()
+    assert main(["resume", str(folder)]) == 0
+    assert "going on after round 2" in capsys.readouterr().err
+    again = json.loads((folder / "result.json").read_text())
+    assert (again["model_hash"], again["ledger"]["head"]) == (whole["model_hash"], whole["ledger"]["head"])
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that somebody else has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
+    "typo in a key": (("run", "{typo}"), ("{typo}: federation.round is not a known key", "rounds", "did you mean")),
+    "value out of range": (("run", RUN, "--federation.rounds", "0"), ("federation.rounds is 0", "greater than")),
+    "wrong kind of value": (("run", RUN, "--cohort.hospitals", "many"), ("cohort.hospitals is 'many'", "integer")),
+    "unknown flag": (("run", RUN, "--cohort.hospitls", "3"), ("--cohort.hospitls", "--cohort.hospitals?")),
+    "flag without a value": (("run", RUN, "--seed"), ("--seed: a value is missing",)),
+    "unknown flag of a verb without keys": (("audit", "{tmp}", "--fast"), ("'--fast'",)),
+    "missing argument": (("run",), ("config",)),
+    "unknown verb": (("runn",), ("'runn'", "'run'")),
+    "no verb": ((), ("VERB",)),
+    "missing file": (("run", "{tmp}/no.yaml"), ("{tmp}/no.yaml: cannot be read (No such file",)),
+    "a folder as file": (("sweep", "{tmp}"), ("{tmp}: cannot be read (Is a directory)",)),
+    "broken YAML": (("plan", "{broken}"), ("{broken}, line 2: is not valid YAML",)),
+    "a run as a study's folder": (("resume", "{tmp}"), ("{tmp}: holds neither a study", "nor a run")),
+    "nothing to compare": (("compare", "{tmp}/no"), ("{tmp}/no: holds neither a study", "nor a finished run")),
+    "nothing to audit": (("audit", "{tmp}/no"), ("{tmp}/no",)),
+    "an audit of nothing": (("audit",), ("a folder, a bundle or --mlflow RUN_ID",)),
+    "a store without a run": (("audit", "{tmp}", "--store", "sqlite:///x.db"), ("--store", "--mlflow")),
+    "no MLflow store": (("audit", "{tmp}", "--mlflow", "0123"), ("{tmp}: neither it nor the folder above", "--store")),
+    "missing records": (
+        ("run", RUN, "--json", "--data.source", "folder", "--data.folder", "{tmp}/no", "--execution.pool", "inprocess",
+         "--out", "{tmp}/out", "--tracking.backend", "none"), ("data.folder: {tmp}/no is not a folder",),
+    ),
+    "unreachable node": (
+        (*tiny_run(Path("{tmp}/rpc"), "--json", **{"ledger.backend": "rpc", "ledger.url": "http://127.0.0.1:9"}),),
+        ("http://127.0.0.1:9",),
+    ),
+    "unreachable Ray": (
+        (*tiny_run(Path("{tmp}/ray"), "--json", "--address", "127.0.0.1:9", **{"execution.pool": "ray"}),),
+        ("execution.address: no Ray at '127.0.0.1:9'", "refused"),
+    ),
+    "unreachable MLflow": (
+        (*tiny_run(Path("{tmp}/m"), **{"tracking.backend": "mlflow", "tracking.uri": "http://127.0.0.1:9"}),),
+        ("tracking.uri: no MLflow store at http://127.0.0.1:9 (Connection refused)",),
+    ),
+    "a file where the folder should be": ((*tiny_run(Path("{typo}"), "--json"),), ("{typo}",)),
+    "a folder that cannot be made": ((*tiny_run(Path("/proc/no/run"), "--json"),), ("/proc/no",)),
+    "a port in use": (("ui", "{store}", "--port", "{port}"), ("--port {port}: cannot be used (Address already in use)",)),
+    "a port that is none": (("ui", "{store}", "--port", "70000"), ("--port 70000: cannot be used", "65535")),
+    "no store to show": (("ui", "{tmp}"), ("{tmp}: neither it nor the folder above holds an MLflow store",)),
+    "simulate without a folder": (("data", "simulate"), ("--folder is needed",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_sentence(mistake: str, tmp_path: Path, listener: int):
+    places = {"tmp": tmp_path, "port": listener}
+    for name, text in (("typo", "federation: {round: 3}\n"), ("broken", "seed: 1\n]\n")):
+        places[name] = tmp_path / f"{name}.yaml"
+        places[name].write_text(text)
+    places["store"] = tmp_path / "store"
+    places["store"].mkdir()
+    (places["store"] / "mlflow.db").touch()
+    words, parts = MISTAKES[mistake]
+    done = command(*(str(word).format(**places) if "{" in str(word) else word for word in words), PULSELEDGER_LEDGER_KEY="0x" + "17" * 32)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("pulseledger: ")
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part.format(**places) in done.stderr
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 400 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(words, capture_output=True, timeout=20).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small disk is not permitted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("backend", ["embedded", "none"])
+def test_a_full_disk_ends_in_one_sentence(full: Path, backend: str):
+    keys = {"ledger.backend": backend, "federation.rounds": 60, "model.hidden": 128}
+    done = command(*tiny_run(full / "run", "--json", **keys))
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("pulseledger: ")
+    assert str(full / "run") in done.stderr
+    assert "No space left on device" in done.stderr or "disk is full" in done.stderr
+
+
+def test_a_full_disk_ends_in_one_sentence_wherever_it_is_noticed(tmp_path: Path, monkeypatch, capsys):
+    """Without a disk to fill up: the one write that a study does first."""
+
+    def no_space(self: Path, *args: Any, **kwargs: Any) -> int:
+        raise OSError(28, os.strerror(28), str(self))
+
+    study = tmp_path / "study.yaml"
+    study.write_text("name: full\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_space)
+        assert main(["sweep", str(study), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pulseledger: {tmp_path / 'out'}")
+    assert error.endswith(": No space left on device.\n")
+    assert error.count("\n") == 1
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path: Path):
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.experiment.run_tracked", interrupted)
+    assert main(list(map(str, tiny_run(tmp_path)))) == 130
+    assert capsys.readouterr().err == ("pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.\n")
+
+
+def test_output_into_a_closed_pipe_is_no_error():
+    words = f"{os.sys.executable} -m sweeps keys | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("name ")
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1)
