@@ -28,9 +28,9 @@ from typing import Any
 from federation import PR_SET_CHILD_SUBREAPER, machine, run
 
 from engine.config import RunConfig
-from engine.experiment import RESULT
 from engine.experiment import run as run_federation
 from engine.pools.config import ExecutionConfig
+from engine.result import RESULT
 from engine.settings import dump_yaml
 from sweeps.space import StudyConfig, conditions, load_study, resolve
 from sweeps.study import trial_folder

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from engine.experiment import finished
 from engine.ledger.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
+from engine.result import finished
 from engine.synthesis.config import BalanceConfig, PolicyConfig
 from engine.synthesis.governed import read_state
 from sweeps.compare import rows_of

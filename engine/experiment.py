@@ -1,7 +1,6 @@
 """run(config) -> result: the one place where the parts are joined."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,30 +12,26 @@ import numpy as np
 from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.algorithms.build import build_algorithm
-from engine.background import Background
 from engine.config import RunConfig, config_hash
-from engine.data.cohort import Cohort, HospitalData, build_cohort
+from engine.data.cohort import HospitalData, build_cohort
 from engine.encoding import json_hash
-from engine.errors import ConfigError, DataError, ReviewPending, Stopped
-from engine.files import whole
+from engine.errors import ConfigError, Stopped
+from engine.files import write_text
 from engine.hospital import Outcome, Task
 from engine.ledger import archive
 from engine.ledger.keys import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
-from engine.metrics import confusion, federation_scores
-from engine.model import Network, build_network, initial_parameters, unflatten, vector_hash
+from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.pools.base import HospitalPool
 from engine.pools.build import build_pool
+from engine.result import RESULT, assemble, finished, write_outputs
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
 from engine.settings import dump_yaml
 from engine.synthesis import governed
 from engine.synthesis.balance import SYNTHETIC
-from engine.tracking.tracking import RunTracker, draw_confusion, flat_params, run_note, start_tracker
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,10 @@ class Place:
     stopping: Callable[[], bool] = lambda: False
 
 
-def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, Any]:
+HERE = Place()
+
+
+def run(config: RunConfig, folder: Path, place: Place = HERE) -> dict[str, Any]:
     """Trains and tests one federation, or goes on with one that was interrupted.
 
     Everything is written into `folder`; a finished run there is returned as it is, a checkpoint is continued. The
@@ -69,11 +67,11 @@ def run(config: RunConfig, folder: Path, place: Place = Place()) -> dict[str, An
         ReviewPending: a request for synthetic beats waits for a reviewer.
         PulseLedgerError: a setting, file or resource is not usable, or a hospital failed.
     """
-    return _drained(steps(config, folder, place))
+    return drained(steps(config, folder, place))
 
 
 def steps(
-    config: RunConfig, folder: Path, place: Place = Place(), rungs: Sequence[int] = ()
+    config: RunConfig, folder: Path, place: Place = HERE, rungs: Sequence[int] = ()
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
 
@@ -104,9 +102,9 @@ def steps(
     oracle = choose_oracle(config.execution, network, place.note)
     # what was really used: a resumed run asks for the same, as another oracle would give other last bits
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
-    _write(folder / "config.yaml", dump_yaml(config))
+    write_text(folder / "config.yaml", dump_yaml(config))
 
-    with _ray(config), contextlib.ExitStack() as stack:
+    with ray_of(config), contextlib.ExitStack() as stack:
         per_round = max(1, round(config.federation.participation * len(trainers)))
         ledger = _open_ledger(config, folder, network, hospitals, algorithm.weighting, per_round, hashed, stack)
         if ledger is not None:
@@ -177,7 +175,7 @@ def steps(
                     "critical_path_seconds": critical,
                     "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
                 }
-            result = _result(config, hashed, cohort, network, state, outcomes, summary)
+            result = assemble(config, hashed, cohort, network, state, outcomes, summary)
             if synthetic is not None:
                 result["synthesis"] = requests
             result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
@@ -201,7 +199,7 @@ def steps(
         result["ledger"]["bundle"] = ledger.bundle(result, dump_yaml(config))
     result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
     checkpoint.fence(folder, place.attempt)
-    _write_outputs(folder, result, cohort, network, state.params, outcomes)
+    write_outputs(folder, result, cohort, network, state.params, outcomes)
     return result
 
 
@@ -217,7 +215,8 @@ def _sign_off(
     return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
 
 
-def _drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+def drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    """What a generator returns at its end."""
     while True:
         try:
             next(chunks)
@@ -225,134 +224,9 @@ def _drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
             return end.value
 
 
-def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = Place()) -> dict[str, Any]:
-    """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
-    if config.tracking.backend == "none":
-        return run(config, folder, place)
-    with _ray(config):
-        store.mkdir(parents=True, exist_ok=True)
-        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
-        key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
-        try:
-            result = _drained(track(config, folder, place, tracker, key, config.name, {}, None))
-        except BaseException:
-            tracker.abandon()
-            raise
-        with contextlib.suppress(Exception):  # what MLflow refused was said already
-            tracker.close()
-        return result
-
-
-def track(
-    config: RunConfig,
-    folder: Path,
-    place: Place,
-    tracker: Background,
-    key: str,
-    name: str,
-    tags: dict[str, str],
-    parent: str | None,
-    rungs: Sequence[int] = (),
-) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
-
-    A run that is closed early or stopped is left open in MLflow, with every round so far.
-    """
-    following = _open_run(config, folder, tracker, key, name, tags, parent)
-    try:
-        for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
-            following.round_summary(row)
-        result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
-        following.result(result, _shown(folder, result))
-        following.end("COMPLETE")
-    except (GeneratorExit, Stopped, ReviewPending):
-        with contextlib.suppress(Exception):
-            tracker.submit("flush").result()
-        raise
-    except BaseException as error:
-        tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
-        following.end("FAIL")
-        raise
-    for problem in dict.fromkeys(following.problems):
-        place.note(problem)
-    return result
-
-
-def publish(
-    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
-) -> list[str]:
-    """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
-
-    Returns:
-        What went wrong, in sentences.
-    """
-    following = _open_run(config, folder, tracker, key, name, tags, parent)
-    try:
-        for row in rounds_done(config, folder):
-            following.round_summary(row)
-        if (folder / RESULT).exists():
-            result = finished(folder, config_hash(config))
-            following.result(result, _shown(folder, result))
-    except DataError as error:
-        following.problems.append(str(error))
-    following.settle(wait=True)
-    return list(dict.fromkeys(following.problems))
-
-
-def _shown(folder: Path, result: dict[str, Any]) -> list[Path]:
-    """The files of a finished run that MLflow keeps: result, configuration, picture, and the evidence on synthetic beats."""
-    evidence = [folder / row["file"] for row in result.get("synthesis", ()) if row["file"] is not None]
-    pictures = [path.with_suffix(".png") for path in evidence]
-    files = [folder / name for name in (RESULT, "config.yaml", "confusion.png")]
-    return [path for path in (*files, *evidence, *pictures) if path.exists()]
-
-
-def _open_run(
-    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
-) -> RunTracker:
-    note = run_note("pulseledger run config.yaml", "config.yaml")
-    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
-    tags = {**known, "mlflow.note.content": note, **tags}
-    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
-    return RunTracker(tracker, key)
-
-
-def rounds_done(config: RunConfig, folder: Path) -> Sequence[dict[str, Any]]:
-    """The rounds of a run, finished or not, that are in its folder.
-
-    Raises:
-        DataError: the result or the checkpoint is damaged, or of another configuration.
-    """
-    hashed = config_hash(config)
-    if (folder / RESULT).exists():
-        return finished(folder, hashed)["rounds"]
-    loaded = checkpoint.load(folder, hashed)
-    return loaded[0].history if loaded else ()
-
-
-def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
-    """The result of a finished run.
-
-    Raises:
-        DataError: there is none, it is damaged, or it belongs to another configuration.
-    """
-    path = folder / RESULT
-    try:
-        result = json.loads(path.read_text())
-        belongs = result["config_hash"]
-    except FileNotFoundError:
-        raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is not readable ({error}).") from None
-    if hashed is not None and belongs != hashed:
-        raise DataError(
-            f"{path}: belongs to another configuration ({belongs[:12]}, not {hashed[:12]}); use another folder."
-        )
-    return result
-
-
 @contextlib.contextmanager
-def _ray(config: RunConfig) -> Iterator[None]:
+def ray_of(config: RunConfig) -> Iterator[None]:
+    """A Ray for a run whose hospitals live there, for as long as nobody else keeps one."""
     started = config.execution.pool == "ray" and start_ray(config.execution)
     try:
         yield
@@ -412,100 +286,3 @@ def _open_ledger(
     ledger = LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
     stack.callback(ledger.abandon)
     return ledger
-
-
-def _result(
-    config: RunConfig,
-    hashed: str,
-    cohort: Cohort,
-    network: Network,
-    state: LoopState,
-    outcomes: Sequence[Outcome],
-    ledger: dict[str, Any],
-) -> dict[str, Any]:
-    classes = cohort.beats.classes
-    test = {
-        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
-        for model in ("global", "personal")
-    }
-    validation = {model: {o.hospital: o.validation[model] for o in outcomes} for model in ("global", "personal")}
-    return {
-        "name": config.name,
-        "config_hash": hashed,
-        "config": config.model_dump(mode="json"),
-        "model_hash": vector_hash(state.params, network.layout).hex(),
-        "parameters": network.size,
-        "cohort": cohort.report,
-        "final": {
-            "global": federation_scores(test["global"], classes),
-            "personal": federation_scores(test["personal"], classes, test["global"]),
-        },
-        "validation": {
-            "global": federation_scores(validation["global"], classes),
-            "personal": federation_scores(validation["personal"], classes, validation["global"]),
-        },
-        "rounds": list(state.history),
-        "ledger": ledger,
-        "timing": {
-            "train_seconds": sum(row["train_seconds"] for row in state.history),
-            "rounds_seconds": sum(row["seconds"] for row in state.history),
-            "gradient_evaluations": sum(row["gradient_evaluations"] for row in state.history),
-            "personalisation_gradient_evaluations": sum(o.gradient_evaluations for o in outcomes),
-        },
-    }
-
-
-def _write_outputs(
-    folder: Path,
-    result: dict[str, Any],
-    cohort: Cohort,
-    network: Network,
-    params: np.ndarray,
-    outcomes: Sequence[Outcome],
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from safetensors.numpy import save_file
-
-    beats = cohort.beats
-    letters = np.array(list(beats.classes))
-    names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
-    tables = []
-    for outcome in outcomes:
-        record = np.asarray(beats.record[outcome.rows])
-        for model, predicted in outcome.predicted.items():
-            columns = {
-                "hospital": np.full(len(record), outcome.hospital, np.int32),
-                "record": names[record],
-                "patient": patients[record],
-                "sample": np.asarray(beats.sample[outcome.rows]),
-                "model": np.full(len(record), model),
-                "true": letters[outcome.true],
-                "predicted": letters[predicted],
-            }
-            tables.append(pa.table({k: v if v.dtype.kind == "i" else v.tolist() for k, v in columns.items()}))
-    with whole(folder / "predictions.parquet") as part:
-        pq.write_table(pa.concat_tables(tables), part)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}
-    with whole(folder / "model.safetensors") as part:
-        save_file(tensors, part)
-    with whole(folder / "confusion.png") as part:
-        draw_confusion(result, part)
-    # last: a result says that everything else is there
-    _write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
-
-
-def _write(path: Path, text: str) -> None:
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def _folder_id(folder: Path) -> str:
-    """A stable id of a run's folder, so that its MLflow run is found again after an interruption."""
-    import uuid
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".id"
-    if not path.exists():
-        _write(path, uuid.uuid4().hex[:16])
-    return path.read_text()

@@ -43,6 +43,16 @@ def whole(
             part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, that appears whole or not at all.
+
+    Raises:
+        DataError: as of `whole`.
+    """
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names of new files in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

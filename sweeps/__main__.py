@@ -151,7 +151,8 @@ def _governance(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.experiment import RESULT, run_tracked
+    from engine.result import RESULT
+    from engine.tracked import run_tracked
     from sweeps.progress import RoundProgress
 
     config = parse(RunConfig, _values(options.config, rest, RunConfig), options.config)
@@ -191,7 +192,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _resume(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.experiment import run_tracked
+    from engine.tracked import run_tracked
     from sweeps.compare import print_table, rows_of
     from sweeps.progress import RoundProgress
     from sweeps.study import STUDY_FILE, read_study, resume_study

@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.experiment import finished
 from engine.ledger.audit import Finding, audit
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.studies import FILE
 from engine.ledger.study_audit import Recorded, StudyReport, audit_records, differences
+from engine.result import finished
 from engine.tracking.tracking import run_tags
 from sweeps import registration
 from sweeps.space import StudyConfig

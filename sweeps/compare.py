@@ -12,7 +12,7 @@ from rich.text import Text
 
 from engine import checkpoint
 from engine.errors import PulseLedgerError
-from engine.experiment import RESULT, finished
+from engine.result import RESULT, finished
 from sweeps.study import STUDY_FILE, interval, open_studies, read_error, read_study, trial_folder
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from engine.encoding import json_hash
 from engine.errors import DataError
-from engine.experiment import RESULT
 from engine.provenance import provenance
+from engine.result import RESULT
 from sweeps.space import StudyConfig
 from sweeps.trial import repeat_folder
 

@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 
 from engine import __version__
 from engine.data.config import CLASSES
-from engine.experiment import finished
 from engine.files import whole
 from engine.provenance import provenance
+from engine.result import finished
 from sweeps import plots
 from sweeps.compare import rows_of
 from sweeps.plots import ONLY, Trial

@@ -50,12 +50,13 @@ from engine.errors import (
     ReviewPending,
     StudyError,
 )
-from engine.experiment import finished, publish, rounds_done
 from engine.files import whole
 from engine.ledger.studies import StudyLedger
 from engine.pools.ray import ATTEMPTS, sited_groups
+from engine.result import finished, rounds_done
 from engine.settings import dump_yaml, load_yaml, parse
 from engine.synthesis.governed import FOLDER, STATE, undecided
+from engine.tracked import publish
 from engine.tracking.tracking import start_tracker
 from sweeps import registration
 from sweeps.progress import StudyProgress

@@ -9,8 +9,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from engine.errors import DataError
-from engine.experiment import finished
 from engine.files import whole
+from engine.result import finished
 from engine.tracking.tracking import data_profile, run_note
 from sweeps.space import StudyConfig, conditions
 from sweeps.trial import repeat_folder

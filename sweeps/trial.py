@@ -10,8 +10,9 @@ from typing import Any
 from engine.background import Background
 from engine.config import RunConfig
 from engine.errors import ReviewPending, Stopped, StudyError
-from engine.experiment import Place, steps, track
+from engine.experiment import Place, steps
 from engine.files import whole
+from engine.tracked import track
 
 RUNNER_CPU = 0.1  # of a trial's CPUs; the hospitals divide the rest
 PROGRESS = "progress.json"

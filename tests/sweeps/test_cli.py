@@ -337,7 +337,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path: Path):
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.experiment.run_tracked", interrupted)
+    monkeypatch.setattr("engine.tracked.run_tracked", interrupted)
     assert main(list(map(str, tiny_run(tmp_path)))) == 130
     assert capsys.readouterr().err == ("pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.\n")
 

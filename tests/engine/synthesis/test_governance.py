@@ -23,7 +23,7 @@ from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, build_cohort
 from engine.encoding import json_hash
 from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, Stopped, SynthesisError
-from engine.experiment import Place, run, track
+from engine.experiment import Place, run
 from engine.ledger.audit import audit
 from engine.ledger.chain import ContractRevert
 from engine.ledger.keys import create_keystore, create_reviewer, read_key_file
@@ -38,6 +38,7 @@ from engine.synthesis.generators import load_synthetic
 from engine.synthesis.governed import read_state, undecided, write_review
 from engine.synthesis.prepare import batch_digest, hospital_file
 from engine.synthesis.timegan import interpreter
+from engine.tracked import track
 from engine.tracking.tracking import final_metrics, synthesis_metrics
 from sweeps.__main__ import main
 from sweeps.space import load_study

@@ -21,10 +21,11 @@ from safetensors.numpy import load_file
 
 from engine.config import RunConfig, config_hash
 from engine.errors import HospitalError, PulseLedgerError
-from engine.experiment import Place, run_tracked
+from engine.experiment import Place
 from engine.model import build_network
 from engine.oracles.torch import TorchOracle
 from engine.settings import dotted_keys, load_yaml, parse
+from engine.tracked import run_tracked
 from engine.tracking.tracking import (
     SPOOL,
     Tracker,

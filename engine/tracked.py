@@ -1,0 +1,118 @@
+"""A run under the eyes of MLflow: `run` and `steps` of `experiment`, with curves, scores and files sent on the way."""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.background import Background
+from engine.config import RunConfig, config_hash
+from engine.errors import DataError, ReviewPending, Stopped
+from engine.experiment import HERE, Place, drained, ray_of, run, steps
+from engine.files import write_text
+from engine.result import RESULT, finished, rounds_done
+from engine.tracking.tracking import RunTracker, flat_params, run_note, start_tracker
+
+
+def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HERE) -> dict[str, Any]:
+    """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
+    if config.tracking.backend == "none":
+        return run(config, folder, place)
+    with ray_of(config):
+        store.mkdir(parents=True, exist_ok=True)
+        tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
+        key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
+        try:
+            result = drained(track(config, folder, place, tracker, key, config.name, {}, None))
+        except BaseException:
+            tracker.abandon()
+            raise
+        with contextlib.suppress(Exception):  # what MLflow refused was said already
+            tracker.close()
+        return result
+
+
+def track(
+    config: RunConfig,
+    folder: Path,
+    place: Place,
+    tracker: Background,
+    key: str,
+    name: str,
+    tags: dict[str, str],
+    parent: str | None,
+    rungs: Sequence[int] = (),
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
+
+    A run that is closed early or stopped is left open in MLflow, with every round so far.
+    """
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    try:
+        for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
+            following.round_summary(row)
+        result = yield from steps(config, folder, replace(place, observers=(following, *place.observers)), rungs)
+        following.result(result, _shown(folder, result))
+        following.end("COMPLETE")
+    except (GeneratorExit, Stopped, ReviewPending):
+        with contextlib.suppress(Exception):
+            tracker.submit("flush").result()
+        raise
+    except BaseException as error:
+        tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
+        following.end("FAIL")
+        raise
+    for problem in dict.fromkeys(following.problems):
+        place.note(problem)
+    return result
+
+
+def publish(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> list[str]:
+    """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
+
+    Returns:
+        What went wrong, in sentences.
+    """
+    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    try:
+        for row in rounds_done(config, folder):
+            following.round_summary(row)
+        if (folder / RESULT).exists():
+            result = finished(folder, config_hash(config))
+            following.result(result, _shown(folder, result))
+    except DataError as error:
+        following.problems.append(str(error))
+    following.settle(wait=True)
+    return list(dict.fromkeys(following.problems))
+
+
+def _shown(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """The files of a finished run that MLflow keeps: result, configuration, picture, and the evidence on synthetic beats."""
+    evidence = [folder / row["file"] for row in result.get("synthesis", ()) if row["file"] is not None]
+    pictures = [path.with_suffix(".png") for path in evidence]
+    files = [folder / name for name in (RESULT, "config.yaml", "confusion.png")]
+    return [path for path in (*files, *evidence, *pictures) if path.exists()]
+
+
+def _open_run(
+    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+) -> RunTracker:
+    note = run_note("pulseledger run config.yaml", "config.yaml")
+    known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    tags = {**known, "mlflow.note.content": note, **tags}
+    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
+    return RunTracker(tracker, key)
+
+
+def _folder_id(folder: Path) -> str:
+    """A stable id of a run's folder, so that its MLflow run is found again after an interruption."""
+    import uuid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".id"
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex[:16])
+    return path.read_text()
