@@ -1,0 +1,96 @@
+"""The audit's own rule of reputations and rewards: by hand, and to the unit as the writer's."""
+
+import pytest
+from engine.ledger.subjects import reputation as writers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.audit import spec
+from engine.audit.case import Peer, Verdicts
+from engine.audit.reputation import Standing, accepted_by_peers, packed
+from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION
+
+
+@pytest.mark.parametrize(
+    ("before", "accepted", "threshold", "after"),
+    [
+        (10, True, 10, 11),
+        (12, True, 10, 13),
+        (MAX_REPUTATION, True, 10, MAX_REPUTATION),
+        (12, False, 10, 11),
+        (11, False, 10, 10),
+        (10, False, 10, 0),
+        (0, True, 10, 1),
+        (0, False, 10, 1),
+        (9, False, 10, 10),
+        (0, False, 0, 0),
+        (0, True, 0, 1),
+    ],
+)
+def test_the_rule_by_hand(before: int, accepted: bool, threshold: int, after: int):
+    standing = Standing()
+    standing.reputations[3] = before
+    standing.judge(3, accepted, threshold)
+    assert standing.reputations == {3: after}
+    assert standing.rewards == ({3: after} if accepted else {})
+
+
+def test_two_rounds_by_hand():
+    standing = Standing()
+    assert standing.threshold([0, 1]) == BASE_REPUTATION
+    standing.judge(0, True, 10)
+    standing.judge(1, False, 10)
+    assert (standing.reputations, standing.rewards) == ({0: 11, 1: 0}, {0: 11})
+    assert standing.threshold([0, 1]) == 5  # the mean of 11 and 0, rounded down
+    standing.judge(0, True, 5)
+    standing.judge(1, True, 5)  # serves its penalty
+    assert (standing.reputations, standing.rewards) == ({0: 12, 1: 1}, {0: 23, 1: 1})
+    assert standing.rewards_root == spec.paired_root([spec.reward_leaf(0, 23), spec.reward_leaf(1, 1)])
+
+
+def test_the_lower_median_of_the_others_by_hand():
+    # hospital 2 sends rubbish and praises itself; hospital 0 lies about hospital 1
+    peers = [Peer(0, 1, 90, 100), Peer(0, 2, 88, 100), Peer(1, 0, 0, 100), Peer(1, 2, 91, 100)]
+    rubbish = [Peer(2, 0, 10, 100), Peer(2, 1, 12, 100), Peer(2, 2, 100, 100)]
+    assert accepted_by_peers([*peers, *rubbish]) == {0: True, 1: False, 2: False}
+    assert accepted_by_peers([Peer(0, 1, 1, 1), Peer(1, 0, 1, 2)]) == {0: True, 1: True}  # half of the best is enough
+    assert accepted_by_peers([Peer(0, 1, 1, 1), Peer(1, 0, 499_999, 1_000_000)]) == {0: True, 1: False}
+    assert accepted_by_peers([Peer(0, 0, 1, 1)]) == {}  # nobody else has judged it
+    assert accepted_by_peers([Peer(0, 1, 0, 0), Peer(1, 0, 0, 0)]) == {0: True, 1: True}  # nothing to predict
+
+
+def test_sixteen_hospitals_go_into_a_word():
+    words = packed({0: True, 15: False, 16: True, 33: True}, 12)
+    assert words == (Verdicts(0, 0b1000000000000001, 0b1, 12), Verdicts(1, 0b1, 0b1, 12), Verdicts(2, 0b10, 0b10, 12))
+    assert [one.judged for one in words] == [{0: True, 15: False}, {16: True}, {33: True}]
+
+
+rounds = st.lists(
+    st.dictionaries(
+        st.integers(0, 20), st.lists(st.integers(0, 100), min_size=21, max_size=21), min_size=2, max_size=6
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rounds)
+def test_any_history_is_the_writers_to_the_unit(history: list[dict[int, list[int]]]):
+    theirs, ours = writers.Standing(), Standing()
+    for number, row in enumerate(history, start=1):
+        slots = sorted(row)
+        scores = {slot: {by: (row[slot][by], 100) for by in slots if by != slot} for slot in slots}
+        judged = writers.judge(scores, slots, theirs)
+        peers = [Peer(one.slot, one.judge, one.correct, one.total) for one in judged.peers]
+        level = ours.threshold(slots)
+        words = packed(accepted_by_peers(peers), level)
+        assert [(w.index, w.participated, w.accepted, w.threshold) for w in words] == [
+            (w.index, w.participated, w.accepted, w.threshold) for w in judged.verdicts
+        ]
+        theirs = theirs.after(judged.verdicts)
+        for word in words:
+            for slot, accepted in word.judged.items():
+                ours.judge(slot, accepted, level)
+        assert (ours.reputations, ours.rewards) == (theirs.reputations, theirs.rewards)
+        named = writers.digests(number, judged, theirs)
+        assert ours.rewards_root == named.get("rewards", bytes(32))
