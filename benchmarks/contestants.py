@@ -105,7 +105,8 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     from engine.model import build_network
     from engine.oracles.build import choose_oracle
     from engine.pools.build import build_pool
-    from engine.rounds import LoopState, Plan, RoundRecord, run_rounds
+    from engine.messages import LoopState, RoundRecord
+    from engine.rounds import Plan, run_rounds
     from engine.settings import parse
 
     task = json.loads((given.folder / "task.json").read_text())

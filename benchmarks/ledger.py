@@ -43,7 +43,7 @@ from eth_abi import encode
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.hospital import Update
+from engine.messages import Update
 from engine.ledger import archive
 from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
 from engine.ledger.config import LedgerConfig
@@ -54,7 +54,7 @@ from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.model import Network, initial_parameters, vector_hash
 from engine.oracles.base import Batch, Oracle
-from engine.rounds import RoundRecord
+from engine.messages import RoundRecord
 
 HERE = Path(__file__).parent
 NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
-from engine.rounds import LoopState
+from engine.messages import LoopState
 
 NAME = "checkpoint.safetensors"
 
@@ -30,6 +30,7 @@ def save(
     """
     fence(folder, attempt)
     tensors = {"params": state.params}
+    tensors |= {f"server/{name}": array for name, array in state.server.items()}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
     meta = {"round": state.round, "history": state.history, "config_hash": config_hash, "ledger": list(ledger_entries)}
@@ -61,7 +62,8 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
         if name.startswith("state/"):
             _, hospital, key = name.split("/", 2)
             states.setdefault(int(hospital), {})[key] = array
-    return LoopState(meta["round"], tensors["params"], states, tuple(meta["history"])), meta["ledger"]
+    server = {name.removeprefix("server/"): array for name, array in tensors.items() if name.startswith("server/")}
+    return LoopState(meta["round"], tensors["params"], states, server, tuple(meta["history"])), meta["ledger"]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

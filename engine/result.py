@@ -12,10 +12,9 @@ from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
 from engine.errors import DataError
 from engine.files import whole, write_text
-from engine.hospital import Outcome
+from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
-from engine.rounds import LoopState
 from engine.tracking.tracking import draw_confusion
 
 RESULT = "result.json"

@@ -18,7 +18,7 @@ import pytest
 
 from engine import actors
 from engine.actors import start_ray, stop_ray
-from engine.algorithms.base import Samples
+from engine.data.samples import Samples
 from engine.config import RunConfig
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch

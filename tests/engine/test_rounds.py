@@ -12,9 +12,10 @@ from reference import f32
 
 from engine.aggregation.mean import weighted_sum
 from engine.errors import HospitalError, PulseLedgerError
-from engine.hospital import Update
-from engine.pools.base import Trained
-from engine.rounds import LoopState, Plan, RoundRecord, run_rounds, select, survivors
+from engine.messages import Update
+from engine.messages import Trained
+from engine.messages import LoopState, RoundRecord, survivors
+from engine.rounds import Plan, run_rounds, select
 
 PLAN = Plan(
     rounds=2,

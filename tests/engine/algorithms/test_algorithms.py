@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from reference import SQUARE, Quadratic, Recorder, Towards, f32, samples
 
 from engine.aggregation.mean import weight, weighted_mean
-from engine.algorithms.base import LocalResult, Samples, passes, sgd, stratified
+from engine.algorithms.base import LocalResult, sgd
+from engine.data.samples import Samples, passes, stratified
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import FederationConfig, PerFedAvgConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST, meta_gradient

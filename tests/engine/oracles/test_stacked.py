@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.algorithms.base import Samples, sgd
+from engine.data.samples import Samples
+from engine.algorithms.base import sgd
 from engine.model import ModelConfig, build_network, initial_parameters
 from engine.oracles.base import Batch
 from engine.oracles.stacked import Lockstep, StackedOracle

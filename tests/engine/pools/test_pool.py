@@ -18,7 +18,8 @@ from engine.config import RunConfig
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
 from engine.experiment import run
-from engine.hospital import Task, Update
+from engine.hospital import Task
+from engine.messages import Update
 from engine.model import build_network, initial_parameters
 from engine.pools.build import build_pool
 from engine.pools.config import ExecutionConfig

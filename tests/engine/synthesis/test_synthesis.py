@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from reference import ROOT
 
-from engine.algorithms.base import Samples
+from engine.data.samples import Samples
 from engine.config import RunConfig
 from engine.errors import ConfigError, DataError, SynthesisError
 from engine.experiment import run
