@@ -263,7 +263,7 @@ def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cp
     work = [0] * hosts
     limit = len(sizes) if per == "auto" else int(per)
     for hospital, beats in sorted(sizes, key=lambda item: (-item[1], item[0])):
-        host = min((i for i in range(hosts) if len(groups[i]) < limit), key=lambda i: (work[i], i))
+        host = min((i for i in range(hosts) if len(groups[i]) < limit), key=lambda i: (work[i], len(groups[i]), i))
         groups[host].append(hospital)
         work[host] += beats
     return [sorted(group) for group in groups]
