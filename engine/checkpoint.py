@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
+from engine.result import RoundSummary, read_rounds
 from engine.rounds import LoopState
 
 NAME = "checkpoint.safetensors"
@@ -32,7 +33,8 @@ def save(
     tensors = {"params": state.params}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
-    meta = {"round": state.round, "history": state.history, "config_hash": config_hash, "ledger": list(ledger_entries)}
+    history = [row.document() for row in state.history]
+    meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
     with whole(folder / NAME) as part:
         save_file(tensors, part, {"state": json.dumps(meta)})
 
@@ -61,10 +63,11 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
         if name.startswith("state/"):
             _, hospital, key = name.split("/", 2)
             states.setdefault(int(hospital), {})[key] = array
-    return LoopState(meta["round"], tensors["params"], states, tuple(meta["history"])), meta["ledger"]
+    rows = read_rounds(meta["history"], path)
+    return LoopState(meta["round"], tensors["params"], states, rows), meta["ledger"]
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(folder: Path) -> tuple[RoundSummary, ...]:
     """The rounds of a run's checkpoint, which must be there, whatever its configuration.
 
     Raises:
@@ -73,7 +76,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     path = folder / NAME
     try:
         with safe_open(path, "numpy") as file:
-            return json.loads(file.metadata()["state"])["history"]
+            return read_rounds(json.loads(file.metadata()["state"])["history"], path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
 

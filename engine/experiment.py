@@ -25,9 +25,10 @@ from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
+from engine.outputs import assemble, draw_picture, write_outputs
 from engine.pools.base import HospitalPool
 from engine.pools.build import build_pool
-from engine.result import RESULT, assemble, finished, write_outputs
+from engine.result import NO_LEDGER, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
 from engine.settings import dump_yaml
 from engine.synthesis import governed
@@ -54,14 +55,11 @@ class Place:
 HERE = Place()
 
 
-def run(config: RunConfig, folder: Path, place: Place = HERE) -> dict[str, Any]:
+def run(config: RunConfig, folder: Path, place: Place = HERE) -> Result:
     """Trains and tests one federation, or goes on with one that was interrupted.
 
     Everything is written into `folder`; a finished run there is returned as it is, a checkpoint is continued. The
     result does not depend on where hospitals live, on interruptions, or on the ledger.
-
-    Returns:
-        The content of `result.json`.
 
     Raises:
         ReviewPending: a request for synthetic beats waits for a reviewer.
@@ -72,7 +70,7 @@ def run(config: RunConfig, folder: Path, place: Place = HERE) -> dict[str, Any]:
 
 def steps(
     config: RunConfig, folder: Path, place: Place = HERE, rungs: Sequence[int] = ()
-) -> Generator[dict[str, Any], None, dict[str, Any]]:
+) -> Generator[Result, None, Result]:
     """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
 
     Hospitals stay where they are between chunks. The chunks change no number. A generator that is closed early leaves
@@ -80,7 +78,9 @@ def steps(
     """
     hashed = config_hash(config)
     if (folder / RESULT).exists():
-        return finished(folder, hashed)
+        result = Result.read(folder, hashed)
+        draw_picture(folder, result, place.note)
+        return result
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.fence(folder, place.attempt)
@@ -160,26 +160,26 @@ def steps(
             if new.round < plan.rounds and place.stopping():
                 raise Stopped(f"{folder}: stopped after round {new.round}.")
 
-        def scored(state: LoopState) -> tuple[dict[str, Any], Sequence[Outcome]]:
+        def scored(state: LoopState) -> tuple[Result, Sequence[Outcome]]:
             everybody = [h.id for h in cohort.hospitals]
             outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-            summary: dict[str, Any] = {"backend": "none"}
+            summary = NO_LEDGER
             if ledger is not None:
-                summary = (
+                held = (
                     ledger.summary() if state.round < plan.rounds else _sign_off(ledger, pool, plan, state, hospitals)
                 )
                 waited = time.perf_counter() - before - paused
-                critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
-                summary |= {
-                    "open_seconds": ledger.open_seconds,
-                    "critical_path_seconds": critical,
-                    "overhead_share": critical / max(waited, sum(row["seconds"] for row in state.history)),
-                }
-            result = assemble(config, hashed, cohort, network, state, outcomes, summary)
-            if synthetic is not None:
-                result["synthesis"] = requests
-            result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
-            result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
+                critical = ledger.seconds + sum(row.hash_seconds + row.sign_seconds for row in state.history)
+                summary = LedgerSummary(
+                    **held,
+                    open_seconds=ledger.open_seconds,
+                    critical_path_seconds=critical,
+                    overhead_share=critical / max(waited, sum(row.seconds for row in state.history)),
+                )
+            asked = None if synthetic is None else [SyntheticRow.model_validate(row) for row in requests]
+            lost = [str(error) for error in missed]
+            seconds = time.perf_counter() - started - paused
+            result = assemble(config, hashed, cohort, network, state, outcomes, summary, seconds, asked, lost)
             return result, outcomes
 
         for rung in sorted(r for r in rungs if state.round <= r < plan.rounds):
@@ -195,11 +195,11 @@ def steps(
             paused += time.perf_counter() - left
         state = run_rounds(state, plan, pool, observers, save)
         result, outcomes = scored(state)
-    if ledger is not None:
-        result["ledger"]["bundle"] = ledger.bundle(result, dump_yaml(config))
-    result["timing"] |= {"total_seconds": time.perf_counter() - started - paused}
+    bundle = None if ledger is None else ledger.bundle(result.document(), dump_yaml(config))
+    result = result.ended(time.perf_counter() - started - paused, bundle)
     checkpoint.fence(folder, place.attempt)
     write_outputs(folder, result, cohort, network, state.params, outcomes)
+    draw_picture(folder, result, place.note)
     return result
 
 
@@ -215,7 +215,7 @@ def _sign_off(
     return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
 
 
-def drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+def drained(chunks: Generator[Any, None, Result]) -> Result:
     """What a generator returns at its end."""
     while True:
         try:

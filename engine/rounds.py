@@ -12,6 +12,7 @@ from engine.errors import HospitalError, PulseLedgerError
 from engine.hospital import Update
 from engine.metrics import federation_scores
 from engine.pools.base import HospitalPool
+from engine.result import RoundSummary, Scores
 from engine.seeds import generator
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
@@ -58,13 +59,13 @@ class LoopState:
         round: rounds that are done.
         params: float32[parameters], the global model after them.
         states: hospital id -> private state.
-        history: one plain record for each round, as in `result.json`.
+        history: of the rounds, as in `result.json`.
     """
 
     round: int
     params: np.ndarray
     states: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    history: tuple[dict[str, Any], ...] = ()
+    history: tuple[RoundSummary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class RoundRecord:
     parent: bytes
     model: bytes
     updates: tuple[Update, ...]
-    summary: dict[str, Any]
+    summary: RoundSummary
     scores: dict[int, dict[int, tuple[int, int]]] = field(default_factory=dict)
 
 
@@ -112,12 +113,11 @@ def run_rounds(
         times.append(time.perf_counter())
         scores, blind = validate(plan, pool, round, params, selected)
         times.append(time.perf_counter())
-        summary = summarise(round, updates, (*lost, *blind), scores, times, pool.width)
         peers = {}
         if plan.peers:
             peers = judge(plan, pool, round, state.params, updates)
-            summary["peer_seconds"] = time.perf_counter() - times[-1]
-            summary["seconds"] += summary["peer_seconds"]
+            times.append(time.perf_counter())
+        summary = summarise(round, updates, (*lost, *blind), scores, times, pool.width)
         state = replace(
             state,
             round=round,
@@ -159,7 +159,7 @@ def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[
 
 def validate(
     plan: Plan, pool: HospitalPool, round: int, params: np.ndarray, selected: Sequence[int]
-) -> tuple[dict[str, Any], tuple[HospitalError, ...]]:
+) -> tuple[Scores, tuple[HospitalError, ...]]:
     """Scores of a global model on validation beats, and the hospitals that failed to give theirs."""
     scored = plan.validators
     if plan.validate_participants:
@@ -167,7 +167,7 @@ def validate(
     tables = dict(zip(scored, pool.validate(round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), plan.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
-    return federation_scores(known, plan.classes, most_rows=ROWS), blind
+    return Scores.model_validate(federation_scores(known, plan.classes, most_rows=ROWS)), blind
 
 
 def judge(
@@ -195,23 +195,24 @@ def summarise(
     round: int,
     updates: Sequence[Update],
     failed: Sequence[HospitalError],
-    validation: dict[str, Any],
+    validation: Scores,
     times: Sequence[float],
     width: int = 1,
-) -> dict[str, Any]:
-    """One round's record in `result.json`; `times` are the start and the ends of training, hashing and validation.
+) -> RoundSummary:
+    """One round's record; `times` are the start and the ends of training, hashing, validation, and scoring by peers.
 
     Hospitals check and sign at the same time, `width` of them.
     """
-    return {
-        "round": round,
-        "seconds": times[-1] - times[0],
-        "train_seconds": times[1] - times[0],
-        "hash_seconds": times[2] - times[1],
-        "sign_seconds": sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
-        "participants": len(updates),
-        "lost": [str(error) for error in failed],
-        "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
-        "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
-        "validation": validation,
-    }
+    return RoundSummary(
+        round=round,
+        seconds=times[-1] - times[0],
+        train_seconds=times[1] - times[0],
+        hash_seconds=times[2] - times[1],
+        sign_seconds=sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
+        participants=len(updates),
+        lost=tuple(str(error) for error in failed),
+        train_loss=float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+        gradient_evaluations=sum(u.gradient_evaluations for u in updates),
+        validation=validation,
+        peer_seconds=times[4] - times[3] if len(times) == 5 else None,
+    )
