@@ -28,8 +28,9 @@ from engine.ledger.signing import address, hospital_key
 from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Rule, survivors
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
+from engine.outputs import assemble, draw_picture, write_outputs
 from engine.pools.build import build_pool
-from engine.result import RESULT, assemble, finished, write_outputs
+from engine.result import RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
@@ -58,14 +59,11 @@ class Place:
 HERE = Place()
 
 
-def run(config: RunConfig, folder: Path, place: Place = HERE) -> dict[str, Any]:
+def run(config: RunConfig, folder: Path, place: Place = HERE) -> Result:
     """Trains and tests one federation, or goes on with one that was interrupted.
 
     Everything is written into `folder`; a finished run there is returned as it is, a checkpoint is continued. The
     result does not depend on where hospitals live, on interruptions, or on the ledger.
-
-    Returns:
-        The content of `result.json`.
 
     Raises:
         ReviewPending: a request for synthetic beats waits for a reviewer.
@@ -76,7 +74,7 @@ def run(config: RunConfig, folder: Path, place: Place = HERE) -> dict[str, Any]:
 
 def steps(
     config: RunConfig, folder: Path, place: Place = HERE, rungs: Sequence[int] = ()
-) -> Generator[dict[str, Any], None, dict[str, Any]]:
+) -> Generator[Result, None, Result]:
     """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
 
     Hospitals stay where they are between chunks. The chunks change no number. A generator that is closed early leaves
@@ -84,7 +82,9 @@ def steps(
     """
     hashed = config_hash(config)
     if (folder / RESULT).exists():
-        return finished(folder, hashed)
+        result = Result.read(folder, hashed)
+        draw_picture(folder, result, place.note)
+        return result
     spent = _Spent()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.fence(folder, place.attempt)
@@ -102,11 +102,11 @@ def steps(
                     raise
         state = joined.advance(state, joined.parts.rounds)
         result, outcomes = joined.scored(state, spent)
-    if digest := joined.parts.ledger.bundle(result, dump_yaml(joined.config)):
-        result["ledger"]["bundle"] = digest
-    result["timing"] |= {"total_seconds": spent.total()}
+    bundle = joined.parts.ledger.bundle(result.document(), dump_yaml(joined.config))
+    result = result.ended(spent.total(), bundle)
     checkpoint.fence(folder, place.attempt)
     write_outputs(folder, result, joined.cohort, joined.network, state.params, outcomes)
+    draw_picture(folder, result, place.note)
     return result
 
 
@@ -160,7 +160,7 @@ class Federation:
     hospitals: tuple[HospitalData, ...]
     network: Network
     parts: Parts
-    requests: list[dict[str, Any]] | None
+    requests: list[SyntheticRow] | None
 
     def advance(self, state: LoopState, rounds: int) -> LoopState:
         """Runs the loop up to a round, with a checkpoint after each."""
@@ -172,26 +172,17 @@ class Federation:
 
         return run_rounds(state, replace(self.parts, rounds=rounds), self.place.observers, save)
 
-    def scored(self, state: LoopState, spent: _Spent) -> tuple[dict[str, Any], Sequence[Outcome]]:
+    def scored(self, state: LoopState, spent: _Spent) -> tuple[Result, Sequence[Outcome]]:
         """The result as of `state`, and what the hospitals made of its model."""
         everybody = [h.id for h in self.cohort.hospitals]
         answers = self.parts.pool.finish(state.round, state.params, everybody)
         outcomes, missed = survivors(answers, self.config.federation.min_hospitals)
         ledger = self.parts.ledger
-        summary = ledger.summary() if state.round < self.parts.rounds else self.sign_off(state)
-        if summary["backend"] != "none":
-            critical = ledger.seconds + sum(row["hash_seconds"] + row["sign_seconds"] for row in state.history)
-            summary |= {
-                "open_seconds": ledger.open_seconds,
-                "critical_path_seconds": critical,
-                "overhead_share": critical / max(spent.loop(), sum(row["seconds"] for row in state.history)),
-            }
-        result = assemble(self.config, self.hashed, self.cohort, self.network, state, outcomes, summary)
-        if self.requests is not None:
-            result["synthesis"] = self.requests
-        result["lost"] = [str(error) for error in missed]  # hospitals that could not be tested
-        result["timing"] |= {"total_seconds": spent.total()}
-        return result, outcomes
+        held = ledger.summary() if state.round < self.parts.rounds else self.sign_off(state)
+        summary = LedgerSummary.model_validate({**held, **ledger_seconds(ledger, state, spent.loop())})
+        lost = [str(error) for error in missed]
+        run = (self.config, self.hashed, self.cohort, self.network, state, outcomes)
+        return assemble(*run, summary, spent.total(), self.requests, lost), outcomes
 
     def sign_off(self, state: LoopState) -> dict[str, Any]:
         """All hospitals sign the last head, which no later update of theirs will name; returns the ledger's summary."""
@@ -203,6 +194,18 @@ class Federation:
         heads = dict(zip(signers, self.parts.pool.sign_head(state.round, notice, signers), strict=True))
         survivors(list(heads.values()), self.config.federation.min_hospitals)
         return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+
+
+def ledger_seconds(ledger: LoopLedger, state: LoopState, loop: float) -> dict[str, float]:
+    """What the ledger cost, given the seconds since the first round began; {} where nobody signs."""
+    if ledger.signing is None:
+        return {}
+    critical = ledger.seconds + sum(row.hash_seconds + row.sign_seconds for row in state.history)
+    return {
+        "open_seconds": ledger.open_seconds,
+        "critical_path_seconds": critical,
+        "overhead_share": critical / max(loop, sum(row.seconds for row in state.history)),
+    }
 
 
 def join(
@@ -258,7 +261,7 @@ def join(
 
 def _synthetic(
     config: RunConfig, hashed: str, cohort: Cohort, folder: Path, place: Place, ledger: LoopLedger
-) -> list[dict[str, Any]] | None:
+) -> list[SyntheticRow] | None:
     """Brings the requests for synthetic beats to their end, if the run makes any."""
     if config.balance.method not in SYNTHETIC:
         return None
@@ -268,10 +271,12 @@ def _synthetic(
         if place.stopping():  # a generator may train for longer than all rounds
             raise Stopped(f"{folder}: stopped while synthetic beats were made.")
 
-    return governed.govern(config, cohort, folder, _federation_id(config, hashed), ledger, ledger.organisations, note)
+    identity = _federation_id(config, hashed)
+    rows = governed.govern(config, cohort, folder, identity, ledger, ledger.organisations, note)
+    return [SyntheticRow.model_validate(row) for row in rows]
 
 
-def drained(chunks: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+def drained(chunks: Generator[Any, None, Result]) -> Result:
     """What a generator returns at its end."""
     while True:
         try:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from engine.errors import HospitalError, PulseLedgerError
+from engine.result import RoundSummary
 
 State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
 # hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part
@@ -124,14 +125,14 @@ class LoopState:
         params: float32[parameters], the global model after them.
         states: hospital id -> private state.
         server: state of the server's optimiser.
-        history: one plain record for each round, as in `result.json`.
+        history: one record for each round, as in `result.json`.
     """
 
     round: int
     params: np.ndarray
     states: dict[int, State] = field(default_factory=dict)
     server: State = field(default_factory=dict)
-    history: tuple[dict[str, Any], ...] = ()
+    history: tuple[RoundSummary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class RoundRecord:
     model: bytes
     updates: tuple[Update, ...]
     verdicts: Verdicts
-    summary: dict[str, Any]
+    summary: RoundSummary
 
 
 class Observer(Protocol):

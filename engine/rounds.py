@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from engine.errors import HospitalError
 from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.messages import Asked, Judges, LoopState, Observer, Pool, RoundRecord, Rule, Schedule, Taken, survivors
 from engine.metrics import federation_scores
+from engine.result import RoundSummary, Scores
 from engine.schedule.judges import nobody
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
@@ -73,8 +73,8 @@ def run_rounds(
         watch.lap("hash")
         scores, blind = validate(parts, asked, params)
         watch.lap("validate")
-        summary = summarise(taken, blind, scores, watch, parts.pool.width)
-        record = RoundRecord(round, parent, model, taken.updates, verdicts, {"round": round, **summary})
+        summary = summarise(round, taken, blind, scores, watch, parts.pool.width)
+        record = RoundRecord(round, parent, model, taken.updates, verdicts, summary)
         state = advanced(state, record, params, server)
         for observer in (parts.ledger, *observers):
             observer.round_finished(record)
@@ -94,28 +94,31 @@ def advanced(state: LoopState, record: RoundRecord, params: np.ndarray, server: 
     )
 
 
-def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[dict[str, Any], tuple[HospitalError, ...]]:
+def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[Scores, tuple[HospitalError, ...]]:
     """Scores of a global model on validation beats, and the hospitals that failed to give theirs."""
     how = parts.validation
     scored = tuple(h for h in how.hospitals if not how.participants or h in set(asked.hospitals))
     tables = dict(zip(scored, parts.pool.validate(asked.round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), how.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
-    return federation_scores(known, how.classes, most_rows=ROWS), blind
+    return Scores.model_validate(federation_scores(known, how.classes, most_rows=ROWS)), blind
 
 
 def summarise(
-    taken: Taken, blind: Sequence[HospitalError], validation: dict[str, Any], watch: Stopwatch, width: int
-) -> dict[str, Any]:
-    """One round's record in `result.json`; hospitals check and sign at the same time, `width` of them."""
-    updates = taken.updates
-    return {
-        "seconds": watch.total,
-        **{f"{name}_seconds": seconds for name, seconds in watch.laps.items() if name != "validate"},
-        "sign_seconds": sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
-        "participants": len(updates),
-        "lost": [str(error) for error in (*taken.lost, *blind)],
-        "train_loss": float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
-        "gradient_evaluations": sum(u.gradient_evaluations for u in updates),
-        "validation": validation,
-    }
+    round: int, taken: Taken, blind: Sequence[HospitalError], validation: Scores, watch: Stopwatch, width: int
+) -> RoundSummary:
+    """One round's record; hospitals check and sign at the same time, `width` of them."""
+    updates, laps = taken.updates, watch.laps
+    return RoundSummary(
+        round=round,
+        seconds=watch.total,
+        train_seconds=laps["train"],
+        peer_seconds=laps["peer"],
+        hash_seconds=laps["hash"],
+        sign_seconds=sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
+        participants=len(updates),
+        lost=tuple(str(error) for error in (*taken.lost, *blind)),
+        train_loss=float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+        gradient_evaluations=sum(u.gradient_evaluations for u in updates),
+        validation=validation,
+    )

@@ -69,8 +69,8 @@ class LoopLedger(Protocol):
         """Lets go after something else failed."""
         ...
 
-    def bundle(self, result: Mapping[str, Any], config: str) -> str:
-        """Writes everything that an audit needs into one file; returns its SHA-256 in hex, "" where there is none."""
+    def bundle(self, result: Mapping[str, Any], config: str) -> str | None:
+        """Writes everything that an audit needs into one file; returns its SHA-256 in hex, None where there is none."""
         ...
 
 
@@ -116,8 +116,8 @@ class NoLedger:
     def abandon(self) -> None:
         pass
 
-    def bundle(self, result: Mapping[str, Any], config: str) -> str:
-        return ""
+    def bundle(self, result: Mapping[str, Any], config: str) -> None:
+        return None
 
 
 NO_LEDGER = NoLedger()
