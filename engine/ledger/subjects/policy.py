@@ -1,29 +1,35 @@
 """The policy on synthetic data in integers: what SyntheticLedger.sol decides, a second time.
 
-A run without a ledger decides by it, and the audit recomputes every decision with it. Shares and scores are in basis points (1 is 10,000).
+A run without a ledger decides by it alone; with one, contract and books must come to the same decision. Shares and scores are in basis
+points (1 is 10,000).
 """
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from engine.encoding import keccak, read_json
+from engine.data.config import CLASSES
+from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
-from engine.ledger.records import (
+from engine.ledger.format import ZERO
+from engine.ledger.subjects.synthetic import (
+    Expire,
+    Policy,
+    SetPolicy,
+    SignedReport,
+    SignedRequest,
+    SignedReview,
+    Step,
     SyntheticReport,
     SyntheticRequest,
     SyntheticReview,
-    record_from_json,
-    solidity_name,
-    word,
 )
-from engine.synthesis.config import PolicyConfig
+from engine.ledger.typed import Domain, digest, word
+from engine.synthesis import config
 
 BASIS = 10_000
-CLASSES = "NSVFQ"  # a class is its position here
-GENERATORS = {"oversample": 1, "smote": 2, "borderline": 3, "adasyn": 4, "timegan": 5}
+GENERATORS: dict[str, int] = {name: number for number, name in enumerate(config.GENERATORS, 1)}  # as in the contract
 
 
 class Status(enum.IntEnum):
@@ -73,40 +79,7 @@ EXPLAINED = {
 }
 
 
-@dataclass(frozen=True)
-class Policy:
-    """One version of a federation's policy; field by field the contract's `Policy`.
-
-    Attributes:
-        allowed_classes: bit of each class that may be asked for.
-        allowed_generators: bit of each generator.
-        automatic: approve what is allowed at once, without a reviewer.
-        quota: most beats for a hospital and class.
-        ratio_bp: most beats for each real one.
-        share_cap_bp: largest share of synthetic beats in the class.
-        expiry_seconds: time for a decision, and then for the report.
-        max_auc_bp: largest score of a classifier that tells synthetic from real.
-        min_nndr_bp: least ratio of distances to the nearest and the next real beat.
-        max_duplicates: most near copies of real beats in a batch.
-        min_utility_bp: least change of the class's recall.
-        min_real: fewest real beats for each generator, by its number.
-    """
-
-    allowed_classes: int
-    allowed_generators: int
-    automatic: bool
-    quota: int
-    ratio_bp: int
-    share_cap_bp: int
-    expiry_seconds: int
-    max_auc_bp: int
-    min_nndr_bp: int
-    max_duplicates: int
-    min_utility_bp: int
-    min_real: tuple[int, ...]
-
-
-def policy_of(settings: PolicyConfig) -> Policy:
+def policy_of(settings: config.PolicyConfig) -> Policy:
     """The settings of a run in the contract's integers."""
     return Policy(
         allowed_classes=sum(1 << CLASSES.index(letter) for letter in settings.classes),
@@ -124,24 +97,6 @@ def policy_of(settings: PolicyConfig) -> Policy:
             settings.min_real.get({n: name for name, n in GENERATORS.items()}.get(i, ""), 0) for i in range(8)
         ),
     )
-
-
-def to_contract(policy: Policy) -> dict[str, Any]:
-    """A policy by the names of the contract's struct, as `Ledger.govern` takes it."""
-    return {solidity_name(name): v if name != "min_real" else list(v) for name, v in asdict(policy).items()}
-
-
-def from_contract(values: Mapping[str, Any]) -> Policy:
-    """What `to_contract` made.
-
-    Raises:
-        KeyError, TypeError, ValueError: a value is missing, unknown or of the wrong type.
-    """
-    names = {solidity_name(name): name for name in Policy.__dataclass_fields__}
-    read = {names[key]: value for key, value in values.items()}
-    if not all(type(v) is (list if n == "min_real" else bool if n == "automatic" else int) for n, v in read.items()):
-        raise ValueError("a value of the policy has the wrong type")
-    return Policy(**{**read, "min_real": tuple(read["min_real"])})
 
 
 @dataclass
@@ -162,25 +117,26 @@ class Books:
     policies: list[Policy] = field(default_factory=list)
     requests: dict[bytes, Standing] = field(default_factory=dict)
     used: Counter[tuple[int, int]] = field(default_factory=Counter)
-    decisions: bytes = bytes(32)
+    decisions: bytes = ZERO
 
-    def take(self, kind: str, id: bytes, text: str, digest: bytes = bytes(32)) -> None:
-        """Take one step as the journal holds it: kind, id, record as JSON, and the digest that was signed.
+    def take(self, step: Step, domain: Domain) -> None:
+        """Take one step; `domain` is what requests, reviews and reports are signed for.
 
         Raises:
-            LedgerError: the step is not possible, or damaged.
+            LedgerError: it is not possible.
         """
-        match kind:
-            case "policy":
-                self.policies.append(from_contract(read_json(text)))
-            case "request":
-                self.request(id, record_from_json(SyntheticRequest, text))
-            case "review":
-                self.review(id, record_from_json(SyntheticReview, text), digest)
-            case "report":
-                self.report(id, record_from_json(SyntheticReport, text), digest)
-            case "expire":
-                self.expire(bytes.fromhex(read_json(text)["request"][2:]))
+        identity = step.identity(domain)
+        match step:
+            case SetPolicy():
+                self.policies.append(step.policy)
+            case SignedRequest():
+                self.request(identity, step.record)
+            case SignedReview():
+                self.review(identity, step.record, digest(step.record, domain))
+            case SignedReport():
+                self.report(identity, step.record, digest(step.record, domain))
+            case Expire():
+                self.expire(identity)
             case _:
                 pass  # a reviewer changes no books
 
@@ -191,9 +147,9 @@ class Books:
             LedgerError: it was made already, or asks for nothing.
         """
         if id in self.requests:
-            raise LedgerError(f"request 0x{id.hex()} was made already")
+            raise LedgerError(f"request {hexed(id)} was made already")
         if request.quantity < 1:
-            raise LedgerError(f"request 0x{id.hex()} asks for no beats")
+            raise LedgerError(f"request {hexed(id)} asks for no beats")
         standing = self.requests[id] = Standing(request)
         version = len(self.policies) if version is None else version
         allowed, reasons = self.allowance(standing, version)
@@ -216,7 +172,7 @@ class Books:
         standing = self._at(id, Status.PENDING)
         allowed, _ = self.allowance(standing)
         if not (1 <= review.granted <= allowed if review.approve else review.granted == 0):
-            raise LedgerError(f"request 0x{id.hex()}: the review grants {review.granted}, policy allows {allowed}")
+            raise LedgerError(f"request {hexed(id)}: the review grants {review.granted}, policy allows {allowed}")
         self._change(id, Status.APPROVED if review.approve else Status.DENIED, review.granted, digest)
         return standing
 
@@ -228,7 +184,7 @@ class Books:
         """
         standing = self._at(id, Status.APPROVED)
         if report.generated > standing.counted:
-            raise LedgerError(f"request 0x{id.hex()}: {report.generated} beats of {standing.counted} granted")
+            raise LedgerError(f"request {hexed(id)}: {report.generated} beats of {standing.counted} granted")
         reasons = shortcomings(self.policies[standing.request.policy_version - 1], report)
         if reasons:
             self._change(id, Status.REJECTED, 0, digest, reasons)
@@ -244,8 +200,8 @@ class Books:
         """
         standing = self.requests.get(id)
         if standing is None or standing.status not in (Status.PENDING, Status.APPROVED):
-            raise LedgerError(f"request 0x{id.hex()} cannot expire")
-        self._change(id, Status.EXPIRED, 0, bytes(32))
+            raise LedgerError(f"request {hexed(id)} cannot expire")
+        self._change(id, Status.EXPIRED, 0, ZERO)
         return standing
 
     def allowance(self, standing: Standing, version: int | None = None) -> tuple[int, Reason]:
@@ -260,7 +216,7 @@ class Books:
         standing = self.requests.get(id)
         if standing is None or standing.status != status:
             now = "unknown" if standing is None else standing.status.name
-            raise LedgerError(f"request 0x{id.hex()} is {now}, expected {status.name}")
+            raise LedgerError(f"request {hexed(id)} is {now}, expected {status.name}")
         return standing
 
     def _change(self, id: bytes, status: Status, counted: int, record: bytes, reasons: Reason = _NONE) -> None:
