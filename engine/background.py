@@ -6,17 +6,21 @@ The ledger and the tracker live here, so that a round never waits for a database
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 from engine.actors import Place, end_actor, give_back, take_actor
 
 _HERE = Place(here=True)
 
 
-class Answer(Protocol):
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Answer(Protocol[R_co]):
     """The result of a call that may still be under way."""
 
-    def result(self) -> Any:
+    def result(self) -> R_co:
         """Waits; raises what the call raised."""
         ...
 
@@ -40,10 +44,19 @@ class Background:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
             self._object = self._executor.submit(factory, *args)
 
-    def submit(self, method: str, *args: Any) -> Answer:
-        """Calls `method` of the object; does not wait."""
+    @overload
+    def submit(self, method: str, *args: Any) -> Answer[Any]: ...
+
+    @overload
+    def submit(self, method: Callable[..., R], *args: Any) -> Answer[R]: ...
+
+    def submit(self, method: str | Callable[..., Any], *args: Any) -> Answer[Any]:
+        """Calls a method of the object, by its name, or a function of the object and `args`; does not wait.
+
+        A function must be one that another process can import, such as `Tracker.flush`.
+        """
         if self._executor is not None:
-            return self._executor.submit(lambda: getattr(self._object.result(), method)(*args))
+            return self._executor.submit(lambda: _called(self._object.result(), method, args))
         return _RayAnswer(self._actor.call.remote(method, args))
 
     def close(self, method: str = "close") -> None:
@@ -93,10 +106,14 @@ class _Holder:
         except Exception as error:
             self._error = error
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+    def call(self, method: str | Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if self._error is not None:
             raise self._error
-        return getattr(self._object, method)(*args)
+        return _called(self._object, method, args)
+
+
+def _called(target: Any, method: str | Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return getattr(target, method)(*args) if isinstance(method, str) else method(target, *args)
 
 
 class _RayAnswer:

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
-from engine.rounds import LoopState
+from engine.messages import LoopState
+from engine.result import RoundSummary, read_rounds
 
 NAME = "checkpoint.safetensors"
 
@@ -30,9 +31,11 @@ def save(
     """
     fence(folder, attempt)
     tensors = {"params": state.params}
+    tensors |= {f"server/{name}": array for name, array in state.server.items()}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
-    meta = {"round": state.round, "history": state.history, "config_hash": config_hash, "ledger": list(ledger_entries)}
+    history = [row.document() for row in state.history]
+    meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
     with whole(folder / NAME) as part:
         save_file(tensors, part, {"state": json.dumps(meta)})
 
@@ -61,10 +64,13 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
         if name.startswith("state/"):
             _, hospital, key = name.split("/", 2)
             states.setdefault(int(hospital), {})[key] = array
-    return LoopState(meta["round"], tensors["params"], states, tuple(meta["history"])), meta["ledger"]
+    server = {name.removeprefix("server/"): array for name, array in tensors.items() if name.startswith("server/")}
+    return LoopState(meta["round"], tensors["params"], states, server, read_rounds(meta["history"], path)), meta[
+        "ledger"
+    ]
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(folder: Path) -> tuple[RoundSummary, ...]:
     """The rounds of a run's checkpoint, which must be there, whatever its configuration.
 
     Raises:
@@ -73,7 +79,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     path = folder / NAME
     try:
         with safe_open(path, "numpy") as file:
-            return json.loads(file.metadata()["state"])["history"]
+            return read_rounds(json.loads(file.metadata()["state"])["history"], path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
 

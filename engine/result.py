@@ -1,138 +1,401 @@
-"""What a run leaves in its folder: result, predictions, model, picture."""
+"""The result of a run, `result.json`: frozen records, one version, one reader.
+
+What a run reports crosses every wall of the house: trainer, ledger, tracker, study, report. So its shape stands here,
+and whoever wants a number reads it through `Result`:
+
+    result = Result.read(folder)
+    result.final.personal.macro_f1
+    result.score("validation/personal/recall/S")
+
+Keys that a later release adds without a new version are kept and written again; a change of what a key means gets a new
+version. A field whose default is None is absent from the file where it does not apply; None of any other field says that
+there is no such number, such as the recall of a class without beats.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from engine import checkpoint
-from engine.config import RunConfig, config_hash
-from engine.data.cohort import Cohort
+from engine.config import RunConfig
+from engine.encoding import read_json
 from engine.errors import DataError
-from engine.files import whole, write_text
-from engine.hospital import Outcome
-from engine.metrics import confusion, federation_scores
-from engine.model import Network, unflatten, vector_hash
-from engine.rounds import LoopState
-from engine.tracking.tracking import draw_confusion
+from engine.files import write_text
+from engine.settings import sentence
 
 RESULT = "result.json"
+VERSION: Literal[1] = 1
+
+Item = TypeVar("Item")
+Many = Annotated[tuple[Item, ...], Strict(False)]  # JSON has lists
+Model = Literal["global", "personal"]
 
 
-def assemble(
-    config: RunConfig,
-    hashed: str,
-    cohort: Cohort,
-    network: Network,
-    state: LoopState,
-    outcomes: Sequence[Outcome],
-    ledger: dict[str, Any],
-) -> dict[str, Any]:
-    """The content of `result.json`, but for what is only known later."""
-    classes = cohort.beats.classes
-    test = {
-        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
-        for model in ("global", "personal")
-    }
-    validation = {model: {o.hospital: o.validation[model] for o in outcomes} for model in ("global", "personal")}
-    return {
-        "name": config.name,
-        "config_hash": hashed,
-        "config": config.model_dump(mode="json"),
-        "model_hash": vector_hash(state.params, network.layout).hex(),
-        "parameters": network.size,
-        "cohort": cohort.report,
-        "final": {
-            "global": federation_scores(test["global"], classes),
-            "personal": federation_scores(test["personal"], classes, test["global"]),
-        },
-        "validation": {
-            "global": federation_scores(validation["global"], classes),
-            "personal": federation_scores(validation["personal"], classes, validation["global"]),
-        },
-        "rounds": list(state.history),
-        "ledger": ledger,
-        "timing": {
-            "train_seconds": sum(row["train_seconds"] for row in state.history),
-            "rounds_seconds": sum(row["seconds"] for row in state.history),
-            "gradient_evaluations": sum(row["gradient_evaluations"] for row in state.history),
-            "personalisation_gradient_evaluations": sum(o.gradient_evaluations for o in outcomes),
-        },
-    }
+class Part(BaseModel):
+    """A record of a result."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    def document(self) -> dict[str, Any]:
+        """As it is written: plain JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        absent = {name for name, field in fields.items() if field.default is None and getattr(self, name) is None}
+        return {name: value for name, value in plain(self).items() if name not in absent}
 
 
-def write_outputs(
-    folder: Path,
-    result: dict[str, Any],
-    cohort: Cohort,
-    network: Network,
-    params: np.ndarray,
-    outcomes: Sequence[Outcome],
-) -> None:
-    """Writes everything; the result last, as it says that all else is there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from safetensors.numpy import save_file
-
-    beats = cohort.beats
-    letters = np.array(list(beats.classes))
-    names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
-    tables = []
-    for outcome in outcomes:
-        record = np.asarray(beats.record[outcome.rows])
-        for model, predicted in outcome.predicted.items():
-            columns = {
-                "hospital": np.full(len(record), outcome.hospital, np.int32),
-                "record": names[record],
-                "patient": patients[record],
-                "sample": np.asarray(beats.sample[outcome.rows]),
-                "model": np.full(len(record), model),
-                "true": letters[outcome.true],
-                "predicted": letters[predicted],
-            }
-            tables.append(pa.table({k: v if v.dtype.kind == "i" else v.tolist() for k, v in columns.items()}))
-    with whole(folder / "predictions.parquet") as part:
-        pq.write_table(pa.concat_tables(tables), part)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}
-    with whole(folder / "model.safetensors") as part:
-        save_file(tensors, part)
-    with whole(folder / "confusion.png") as part:
-        draw_confusion(result, part)
-    # last: a result says that everything else is there
-    write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
+# --- Scores -----------------------------------------------------------------------------------------------------------
 
 
-def finished(folder: Path, hashed: str | None = None) -> dict[str, Any]:
-    """The result of a finished run.
+class HospitalScores(Part):
+    """One hospital's scores; a class that it does not have has no recall."""
+
+    id: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    recall_min: float
+    recall: dict[str, float | None]
+    support: dict[str, int]
+
+
+class Scores(Part):
+    """What `metrics.federation_scores` says of one model; None where there was no beat to measure it on.
+
+    Attributes:
+        recall, precision, f1, support: by class letter.
+        confusion: rows are true classes, columns predicted ones.
+        per_hospital: hospitals that have beats here; none in a round of many hospitals.
+    """
+
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    recall_min: float | None
+    recall: dict[str, float | None]
+    precision: dict[str, float | None]
+    f1: dict[str, float | None]
+    support: dict[str, int]
+    confusion: Many[Many[int]]
+    per_hospital: Many[HospitalScores]
+    worst_hospital_macro_f1: float | None
+    worst_hospital_accuracy: float | None
+
+
+SCORES = tuple(
+    name for name, field in Scores.model_fields.items() if field.annotation == float | None
+)  # one number each
+
+
+class PersonalScores(Scores):
+    """Scores of the personal models, held against the global one.
+
+    Attributes:
+        hurt_share: of the hospitals, those with a lower macro-F1 than the global model gives them.
+    """
+
+    hurt_share: float | None
+
+
+class BothScores(Part):
+    """Scores of the global model and of the hospitals' personal ones on the same beats."""
+
+    global_: Scores = Field(validation_alias="global", serialization_alias="global")
+    personal: PersonalScores
+
+    def of(self, model: Model) -> Scores:
+        """The scores of one of them, by name."""
+        return self.global_ if model == "global" else self.personal
+
+
+# --- Cohort -----------------------------------------------------------------------------------------------------------
+
+
+class HospitalReport(Part):
+    """A hospital's share of the data: its records, beats in each part, beats of each class."""
+
+    id: int
+    records: Many[str]
+    trains: bool
+    train: int
+    validation: int
+    test: int
+    classes: dict[str, int]
+    local_majority_accuracy: float | None
+
+
+class Heterogeneity(Part):
+    """How different the hospitals are; see `cohort.heterogeneity`."""
+
+    emd_mean: float
+    emd_max: float
+    js: float
+    hellinger: float
+    size_cv: float
+
+
+class CohortReport(Part):
+    """All hospitals; see `cohort.describe`."""
+
+    beats: int
+    edge_beats: int
+    digest: str
+    classes: dict[str, int]
+    hospitals: Many[HospitalReport]
+    heterogeneity: Heterogeneity
+    missing: dict[str, Many[int]]
+    local_majority_accuracy: float | None
+    local_majority_macro_f1: float | None
+    local_majority_accuracy_all: float | None
+    global_majority_accuracy: float | None
+    patients_shared: Many[str]
+    leaky: Many[str]
+
+
+# --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
+
+
+class RoundSummary(Part):
+    """One round: a row of `rounds`, of a checkpoint's history, and what observers are told.
+
+    Attributes:
+        seconds: of the whole round; the other times are parts of it.
+        sign_seconds: that the round takes longer as hospitals check and sign.
+        participants: hospitals whose updates were taken.
+        lost: what failed, in sentences.
+        train_loss: mean over the participants' beats.
+        validation: of the global model after the round.
+        peer_seconds: in which judges scored the updates.
+    """
+
+    round: int
+    seconds: float
+    train_seconds: float
+    peer_seconds: float
+    hash_seconds: float
+    sign_seconds: float
+    participants: int
+    lost: Many[str]
+    train_loss: float
+    gradient_evaluations: int
+    validation: Scores
+
+
+class Standing(Part):
+    """What the ledger says of one hospital at the end."""
+
+    id: int
+    reputation: int
+    reward: int
+
+
+class LedgerSummary(Part):
+    """What the ledger holds of a run; without one only the backend "none", all else is None.
+
+    Attributes:
+        head: commits to everything that was recorded.
+        cosigned: hospitals that signed the head of the last round.
+        gas_per_round: mean of what sealing a round takes.
+        seconds: spent in appending rounds, beside the training.
+        critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
+        bundle: SHA-256 of the audit bundle in hex; a run that is not at its end has none.
+        hospitals: by slot, where hospitals score each other.
+    """
+
+    hospitals: Many[Standing] | None = None
+    head: str | None = None
+    contract: str | None = None
+    chain_id: int | None = None
+    backend: str
+    updates: int | None = None
+    rounds: int | None = None
+    cosigned: int | None = None
+    transactions: int | None = None
+    gas_total: int | None = None
+    gas_per_round: float | None = None
+    seconds: float | None = None
+    open_seconds: float | None = None
+    critical_path_seconds: float | None = None
+    overhead_share: float | None = None
+    bundle: str | None = None
+
+    @model_validator(mode="after")
+    def _all_or_nothing(self) -> "LedgerSummary":
+        names = [name for name in type(self).model_fields if name not in ("backend", "hospitals", "bundle")]
+        lacking = [name for name in names if getattr(self, name) is None]
+        if self.backend != "none" and lacking:
+            raise ValueError(f"{lacking[0]} is missing, which every ledger has")
+        return self
+
+
+class Timing(Part):
+    """Times in seconds, and work in gradients of one beat."""
+
+    train_seconds: float
+    rounds_seconds: float
+    gradient_evaluations: int
+    personalisation_gradient_evaluations: int
+    total_seconds: float
+
+
+class SyntheticRow(Part):
+    """How one request for synthetic beats ended.
+
+    Attributes:
+        request: its id in hex.
+        wanted, granted, accepted: beats.
+        real_floor: all that is told of how many real beats there are.
+        status: such as "accepted", "denied" or "rejected"; `reasons` says why.
+        numbers: of the quality report that the policy decides by.
+        batch, evidence: digests in hex.
+        file: the report, in the run's folder.
+    """
+
+    request: str
+    hospital: int
+    class_: str = Field(validation_alias="class", serialization_alias="class")
+    generator: str
+    wanted: int
+    real_floor: int
+    granted: int
+    accepted: int
+    status: str
+    reasons: str
+    numbers: dict[str, int] | None
+    batch: str | None
+    evidence: str | None
+    file: str | None
+
+
+# --- The whole --------------------------------------------------------------------------------------------------------
+
+
+class Result(Part):
+    """The content of `result.json`.
+
+    Attributes:
+        config: that was really used; `config_hash` is its identity.
+        model_hash: of the global model after the last round, in hex.
+        parameters: number of them.
+        final: scores on the test beats. Nothing is chosen by them.
+        validation: scores on the validation beats.
+        synthesis: requests for synthetic beats; None where none can be asked for.
+        lost: hospitals that could not be tested, in sentences.
+    """
+
+    version: Literal[1]
+    name: str
+    config_hash: str
+    config: RunConfig
+    model_hash: str
+    parameters: int
+    cohort: CohortReport
+    final: BothScores
+    validation: BothScores
+    rounds: Many[RoundSummary]
+    ledger: LedgerSummary
+    timing: Timing
+    synthesis: Many[SyntheticRow] | None = None
+    lost: Many[str]
+
+    def score(self, path: str) -> float | None:
+        """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".
+
+        None where this run has none: a class without beats, a run without a ledger.
+
+        Raises:
+            KeyError: no result has such a number.
+        """
+        value: Any = self
+        for name in path.split("/"):
+            if isinstance(value, Part):
+                field = "global_" if name == "global" else name
+                if not hasattr(value, field):
+                    raise KeyError(path)
+                value = getattr(value, field)
+            elif isinstance(value, Mapping):
+                value = value.get(name)
+        return value
+
+    def ended(self, total_seconds: float, bundle: str | None) -> "Result":
+        """This result with what is known at the very end only: the whole time, and the audit bundle if there is one."""
+        timing = self.timing.model_copy(update={"total_seconds": total_seconds})
+        bound = {} if bundle is None else {"ledger": self.ledger.model_copy(update={"bundle": bundle})}
+        return self.model_copy(update={"timing": timing, **bound})
+
+    def write(self, folder: Path) -> None:
+        """Writes `result.json`, whole or not at all.
+
+        Raises:
+            DataError: as of `files.whole`.
+        """
+        write_text(folder / RESULT, json.dumps(self.document(), indent=1, allow_nan=False))
+
+    @classmethod
+    def read(cls, folder: Path, config_hash: str | None = None) -> "Result":
+        """The result of a finished run.
+
+        Args:
+            config_hash: of the configuration that it must belong to.
+
+        Raises:
+            DataError: there is none; it is damaged, foreign or of another version; it belongs to another configuration.
+        """
+        path = folder / RESULT
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: is not readable ({getattr(error, 'strerror', None) or error}).") from None
+        try:
+            result = cls.model_validate_json(text)
+        except ValidationError as error:
+            raise DataError(f"{path}: is not readable ({_reason(text, error)}).") from None
+        if config_hash is not None and result.config_hash != config_hash:
+            raise DataError(
+                f"{path}: belongs to another configuration ({result.config_hash[:12]}, not {config_hash[:12]}); use "
+                "another folder."
+            )
+        return result
+
+
+def read_rounds(rows: Iterable[Any], path: Path) -> tuple[RoundSummary, ...]:
+    """Rounds out of plain values, as in a checkpoint.
 
     Raises:
-        DataError: there is none, it is damaged, or it belongs to another configuration.
+        DataError: one is damaged; names the file `path`.
     """
-    path = folder / RESULT
     try:
-        result = json.loads(path.read_text())
-        belongs = result["config_hash"]
-    except FileNotFoundError:
-        raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is not readable ({error}).") from None
-    if hashed is not None and belongs != hashed:
-        raise DataError(
-            f"{path}: belongs to another configuration ({belongs[:12]}, not {hashed[:12]}); use another folder."
-        )
-    return result
+        return tuple(RoundSummary.model_validate(row) for row in rows)
+    except ValidationError as error:
+        raise DataError(f"{path}: is not readable (rounds: {sentence(RoundSummary, error)}).") from None
 
 
-def rounds_done(config: RunConfig, folder: Path) -> Sequence[dict[str, Any]]:
-    """The rounds of a run, finished or not, that are in its folder.
-
-    Raises:
-        DataError: the result or the checkpoint is damaged, or of another configuration.
-    """
-    hashed = config_hash(config)
-    if (folder / RESULT).exists():
-        return finished(folder, hashed)["rounds"]
-    loaded = checkpoint.load(folder, hashed)
-    return loaded[0].history if loaded else ()
+def _reason(text: str, error: ValidationError) -> str:
+    """What is wrong with a file, first of all that it is of another version."""
+    try:
+        values = read_json(text)
+    except ValueError as problem:
+        return f"it is no JSON: {problem}"
+    if not isinstance(values, dict):
+        return f"it holds a {type(values).__name__}, not a result"
+    if "version" not in values:
+        return f"version is missing: it is no result, or one of an older release; this one reads version {VERSION}"
+    if values["version"] != VERSION:
+        return f"version is {values['version']!r:.40}, this release reads version {VERSION}"
+    return sentence(Result, error)

@@ -5,7 +5,8 @@ Unknown keys are refused; a mistake is one sentence that names the key and what 
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,7 +30,7 @@ def parse(model: type[Model], values: Any, source: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_sentence(model, error)}") from None
+        raise ConfigError(f"{source}: {sentence(model, error)}.") from None
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+def sentence(model: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, without the full stop: its dotted key, its value, and what is allowed."""
     errors = error.errors()
     first, path = errors[0], _user_path(model, errors[0]["loc"])
     key = ".".join(path)
@@ -92,14 +94,14 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         allowed = list(owner.model_fields)
         near = difflib.get_close_matches(path[-1], allowed, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}."
+        return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}"
     # a value that may be of several kinds has one error for each kind
     same = [e["msg"] for e in errors if _user_path(model, e["loc"])[: len(path)] == path]
     messages = [m.removeprefix("Value error, ") for m in dict.fromkeys(same)]
     message = ", or ".join(m[0].lower() + m[1:] for m in messages)
     given = first["input"]
-    shown = f" is {given!r}" if not isinstance(given, dict | BaseModel) else ""
-    return f"{key}{shown}: {message}." if key else f"{messages[0]}."
+    shown = f" is {given!r:.200}" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}{shown}: {message}" if key else messages[0]
 
 
 def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -109,14 +111,29 @@ def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     for part in location:
         if isinstance(part, int):
             path.append(str(part))
+            section = _bare(_item(section))
         elif isinstance(section, type) and issubclass(section, BaseModel):
             path.append(part)
-            field = section.model_fields.get(part)
-            section = field.annotation if field else None
+            fields = section.model_fields
+            field = next((f for name, f in fields.items() if part in (name, f.validation_alias)), None)
+            section = _bare(field.annotation) if field else None
         elif get_origin(section) is dict:
             path.append(part)
-            section = None
+            section = _bare(_item(section))
     return path
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what is annotated to it, and without None beside it."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    kinds = [k for k in get_args(kind) if k is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    return _bare(kinds[0]) if len(kinds) == 1 else kind
+
+
+def _item(kind: Any) -> Any:
+    """What a list, or a mapping, holds."""
+    return (get_args(kind) or (None,))[-1 if get_origin(kind) is dict else 0]
 
 
 class _Loader(yaml.SafeLoader):

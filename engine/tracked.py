@@ -4,18 +4,18 @@ import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from engine.background import Background
 from engine.config import RunConfig, config_hash
 from engine.errors import DataError, ReviewPending, Stopped
 from engine.experiment import HERE, Place, drained, ray_of, run, steps
 from engine.files import write_text
-from engine.result import RESULT, finished, rounds_done
+from engine.outputs import PICTURE, rounds_done
+from engine.result import RESULT, Result
 from engine.tracking.tracking import RunTracker, flat_params, run_note, start_tracker
 
 
-def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HERE) -> dict[str, Any]:
+def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HERE) -> Result:
     """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
     if config.tracking.backend == "none":
         return run(config, folder, place)
@@ -43,7 +43,7 @@ def track(
     tags: dict[str, str],
     parent: str | None,
     rungs: Sequence[int] = (),
-) -> Generator[dict[str, Any], None, dict[str, Any]]:
+) -> Generator[Result, None, Result]:
     """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
@@ -81,7 +81,7 @@ def publish(
         for row in rounds_done(config, folder):
             following.round_summary(row)
         if (folder / RESULT).exists():
-            result = finished(folder, config_hash(config))
+            result = Result.read(folder, config_hash(config))
             following.result(result, _shown(folder, result))
     except DataError as error:
         following.problems.append(str(error))
@@ -89,11 +89,11 @@ def publish(
     return list(dict.fromkeys(following.problems))
 
 
-def _shown(folder: Path, result: dict[str, Any]) -> list[Path]:
+def _shown(folder: Path, result: Result) -> list[Path]:
     """The files of a finished run that MLflow keeps: result, configuration, picture, and the evidence on synthetic beats."""
-    evidence = [folder / row["file"] for row in result.get("synthesis", ()) if row["file"] is not None]
+    evidence = [folder / row.file for row in result.synthesis or () if row.file is not None]
     pictures = [path.with_suffix(".png") for path in evidence]
-    files = [folder / name for name in (RESULT, "config.yaml", "confusion.png")]
+    files = [folder / name for name in (RESULT, "config.yaml", PICTURE)]
     return [path for path in (*files, *evidence, *pictures) if path.exists()]
 
 

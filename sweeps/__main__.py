@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keystore(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger.keys import create_keystore, create_reviewer
+    from engine.ledger.keystore import create_keystore, create_reviewer
 
     for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
         print(f"hospital {slot}: {address}")

@@ -51,7 +51,7 @@ from engine.errors import (
     StudyError,
 )
 from engine.files import whole
-from engine.ledger.studies import StudyLedger
+from engine.ledger.subjects.study import StudyLedger
 from engine.pools.ray import ATTEMPTS, sited_groups
 from engine.result import finished, rounds_done
 from engine.settings import dump_yaml, load_yaml, parse

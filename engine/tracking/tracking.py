@@ -31,6 +31,7 @@ from engine.config import RunConfig
 from engine.errors import PulseLedgerError
 from engine.files import whole
 from engine.provenance import provenance
+from engine.result import CohortReport, Result, RoundSummary, Scores, SyntheticRow
 from engine.tracking.config import TrackingConfig
 
 FLUSH_SECONDS = 1.0
@@ -529,9 +530,8 @@ def _torch_model(folder: Path) -> tuple[Any, Any]:
     from engine.model import build_network
     from engine.oracles.torch import as_module
 
-    result = json.loads((folder / "result.json").read_text())
-    config = RunConfig.model_validate(result["config"])
-    classes = len(result["final"]["global"]["recall"])
+    result = Result.read(folder)
+    config, classes = result.config, len(result.cohort.classes)
     network = build_network(config.model, sum(config.data.window), len(config.data.rr_names), classes)
     tensors = load_file(folder / "model.safetensors")
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout]).astype(np.float32)
@@ -555,19 +555,17 @@ class RunTracker:
     def round_finished(self, record: Any) -> None:
         # of this process alone: hospitals that live elsewhere are not in it
         memory = {"perf/rss_mb": psutil.Process().memory_info().rss / 1e6}
-        self._send("log", record.summary["round"], round_metrics(record.summary) | memory)
+        self._send("log", record.round, round_metrics(record.summary) | memory)
 
-    def round_summary(self, summary: Mapping[str, Any]) -> None:
-        """Sends one round's record, as in `result.json`."""
-        self._send("log", summary["round"], round_metrics(summary))
+    def round_summary(self, summary: RoundSummary) -> None:
+        """Sends one round of the past."""
+        self._send("log", summary.round, round_metrics(summary))
 
-    def result(self, result: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def result(self, result: Result, files: Sequence[Path]) -> None:
         """Sends the final scores, the files, the ledger's tags and the dataset."""
-        data = result["config"]["data"]
+        source = result.config.data.source
         self._send("summary", final_metrics(result))
-        self._send(
-            "dataset", data["source"], result["cohort"]["digest"], data["source"], data_profile(result["cohort"])
-        )
+        self._send("dataset", source, result.cohort.digest, source, data_profile(result.cohort))
         self._send("tags", ledger_tags(result))
         self._send("artifacts", [str(path) for path in files])
 
@@ -675,77 +673,82 @@ def _check_store(uri: str) -> None:
         raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({reason}).") from None
 
 
-def round_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
+def round_metrics(summary: RoundSummary) -> dict[str, float | None]:
     """Curves: names with a slash make sections in MLflow's UI."""
-    validation = summary["validation"]
+    validation = summary.validation
     return {
-        "train/loss": summary["train_loss"],
-        "val/accuracy": validation["accuracy"],
-        "val/macro_f1": validation["macro_f1"],
-        "val/balanced_accuracy": validation["balanced_accuracy"],
-        **{f"val/recall/{c}": r for c, r in validation["recall"].items()},
-        "val/recall_min": validation["recall_min"],
-        "val/worst_hospital_macro_f1": validation["worst_hospital_macro_f1"],
-        "fl/participants": summary["participants"],
-        "fl/lost": len(summary["lost"]),
-        "fl/gradient_evaluations": summary["gradient_evaluations"],
-        "ledger/hash_sign_seconds": summary["hash_seconds"] + summary["sign_seconds"],
-        "perf/round_s": summary["seconds"],
-        "perf/train_s": summary["train_seconds"],
+        "train/loss": summary.train_loss,
+        "val/accuracy": validation.accuracy,
+        "val/macro_f1": validation.macro_f1,
+        "val/balanced_accuracy": validation.balanced_accuracy,
+        **{f"val/recall/{c}": r for c, r in validation.recall.items()},
+        "val/recall_min": validation.recall_min,
+        "val/worst_hospital_macro_f1": validation.worst_hospital_macro_f1,
+        "fl/participants": summary.participants,
+        "fl/lost": len(summary.lost),
+        "fl/gradient_evaluations": summary.gradient_evaluations,
+        "ledger/hash_sign_seconds": summary.hash_seconds + summary.sign_seconds,
+        "perf/round_s": summary.seconds,
+        "perf/train_s": summary.train_seconds,
     }
 
 
-def final_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
+def final_metrics(result: Result) -> dict[str, float | None]:
     """Single points of a finished run: `final/...` for the personal models, `final_global/...`, ledger, baselines."""
-    metrics: dict[str, float | None] = {}
-    for prefix, scores in (("final", result["final"]["personal"]), ("final_global", result["final"]["global"])):
-        for name in (
-            "accuracy",
-            "balanced_accuracy",
-            "macro_f1",
-            "recall_min",
-            "worst_hospital_macro_f1",
-            "hurt_share",
-        ):
-            metrics[f"{prefix}/{name}"] = scores.get(name)
-        for c, recall in scores["recall"].items():
-            metrics[f"{prefix}/recall/{c}"] = recall
-    hospitals = result["final"]["personal"]["per_hospital"]
-    if len(hospitals) <= HOSPITALS_SHOWN:
-        for row in hospitals:
-            metrics |= {f"hospital/{row['id']:02d}/{name}": row[name] for name in ("accuracy", "macro_f1")}
-    cohort, ledger, timing = result["cohort"], result["ledger"], result["timing"]
+    personal, cohort, ledger = result.final.personal, result.cohort, result.ledger
+    metrics = _scores_at("final_global", result.final.global_) | _scores_at("final", personal)
+    metrics["final/hurt_share"] = personal.hurt_share
+    if len(personal.per_hospital) <= HOSPITALS_SHOWN:
+        for row in personal.per_hospital:
+            metrics |= {
+                f"hospital/{row.id:02d}/accuracy": row.accuracy,
+                f"hospital/{row.id:02d}/macro_f1": row.macro_f1,
+            }
     metrics |= {
-        "baseline/local_majority_accuracy": cohort["local_majority_accuracy"],
-        "baseline/global_majority_accuracy": cohort["global_majority_accuracy"],
-        "cohort/emd_mean": cohort["heterogeneity"]["emd_mean"],
-        "cohort/js": cohort["heterogeneity"]["js"],
-        "final/ledger_overhead": ledger.get("overhead_share"),
-        "final/ledger_gas_per_round": ledger.get("gas_per_round"),
-        "final/ledger_critical_path_s": ledger.get("critical_path_seconds"),
-        "final/gradient_evaluations": timing["gradient_evaluations"],
-        "final/total_s": timing["total_seconds"],
+        "baseline/local_majority_accuracy": cohort.local_majority_accuracy,
+        "baseline/global_majority_accuracy": cohort.global_majority_accuracy,
+        "cohort/emd_mean": cohort.heterogeneity.emd_mean,
+        "cohort/js": cohort.heterogeneity.js,
+        "final/ledger_overhead": ledger.overhead_share,
+        "final/ledger_gas_per_round": ledger.gas_per_round,
+        "final/ledger_critical_path_s": ledger.critical_path_seconds,
+        "final/gradient_evaluations": result.timing.gradient_evaluations,
+        "final/total_s": result.timing.total_seconds,
     }
-    if "synthesis" in result:
-        metrics |= synthesis_metrics(result["synthesis"])
+    if result.synthesis is not None:
+        metrics |= synthesis_metrics(result.synthesis)
     return metrics
 
 
-def synthesis_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def _scores_at(prefix: str, scores: Scores) -> dict[str, float | None]:
+    return {
+        f"{prefix}/accuracy": scores.accuracy,
+        f"{prefix}/balanced_accuracy": scores.balanced_accuracy,
+        f"{prefix}/macro_f1": scores.macro_f1,
+        f"{prefix}/recall_min": scores.recall_min,
+        f"{prefix}/worst_hospital_macro_f1": scores.worst_hospital_macro_f1,
+        **{f"{prefix}/recall/{c}": recall for c, recall in scores.recall.items()},
+    }
+
+
+def synthesis_metrics(rows: Sequence[SyntheticRow]) -> dict[str, float | None]:
     """Synthetic beats that were asked for, granted and accepted; requests that were denied, and rejected at quality."""
-    beats = {"requested": "wanted", "granted": "granted", "accepted": "accepted"}
-    metrics: dict[str, float | None] = {f"synthesis/{n}": sum(row[key] for row in rows) for n, key in beats.items()}
-    return metrics | {f"synthesis/{s}": sum(row["status"] == s for row in rows) for s in ("denied", "rejected")}
+    return {
+        "synthesis/requested": sum(row.wanted for row in rows),
+        "synthesis/granted": sum(row.granted for row in rows),
+        "synthesis/accepted": sum(row.accepted for row in rows),
+        "synthesis/denied": sum(row.status == "denied" for row in rows),
+        "synthesis/rejected": sum(row.status == "rejected" for row in rows),
+    }
 
 
-def ledger_tags(result: Mapping[str, Any]) -> dict[str, str]:
+def ledger_tags(result: Result) -> dict[str, str]:
     """Tags by which a figure can be traced to the ledger."""
-    ledger = result["ledger"]
-    tags = {"model_hash": result["model_hash"], "ledger.backend": ledger["backend"]}
-    if ledger["backend"] != "none":
-        names = ("head", "contract", "chain_id", "bundle")
-        tags |= {f"ledger.{name}": str(ledger[name]) for name in names if name in ledger}
-    if result["lost"] or any(row["lost"] for row in result["rounds"]):
+    ledger = result.ledger
+    tags = {"model_hash": result.model_hash, "ledger.backend": ledger.backend}
+    held = {"head": ledger.head, "contract": ledger.contract, "chain_id": ledger.chain_id, "bundle": ledger.bundle}
+    tags |= {f"ledger.{name}": str(value) for name, value in held.items() if value is not None}
+    if result.lost or any(row.lost for row in result.rounds):
         tags["degraded"] = "true"
     return tags
 
@@ -765,9 +768,9 @@ def flat_params(config: RunConfig) -> dict[str, Any]:
     return rows
 
 
-def data_profile(cohort: Mapping[str, Any]) -> str:
+def data_profile(cohort: CohortReport) -> str:
     """What MLflow may know of the data, as JSON: the number of beats and the label histogram."""
-    return json.dumps({"num_rows": cohort["beats"], "classes": cohort["classes"]})
+    return json.dumps({"num_rows": cohort.beats, "classes": cohort.classes})
 
 
 def run_note(command: str, file: str, more: str = "") -> str:
@@ -794,24 +797,3 @@ def source_tags() -> dict[str, str]:
     if made.url:
         tags["mlflow.source.git.repoURL"] = made.url
     return tags
-
-
-def draw_confusion(result: Mapping[str, Any], path: Path) -> None:
-    """The confusion matrices of the global and the personal models, in shares of the true class, as a PNG."""
-    from matplotlib.figure import Figure
-
-    classes = list(result["final"]["global"]["recall"])
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    for axes, model in zip(figure.subplots(1, 2), ("global", "personal"), strict=True):
-        scores = result["final"][model]
-        table = scores["confusion"]
-        rates = [[v / max(sum(row), 1) for v in row] for row in table]
-        axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-        for i, row in enumerate(table):
-            for j, count in enumerate(row):
-                axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if rates[i][j] > 0.6 else "black")
-        axes.set(
-            xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
-            xlabel="predicted", ylabel="true", title=f"{model}: accuracy {scores['accuracy']:.4f}, macro-F1 {scores['macro_f1']:.3f}",
-        )  # fmt: skip
-    figure.savefig(path, dpi=110, format="png")

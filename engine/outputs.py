@@ -1,0 +1,180 @@
+"""What a run leaves in its folder: predictions, model, result, and a picture that is drawn after all that is on disk."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import checkpoint
+from engine.config import RunConfig, config_hash
+from engine.data.cohort import Cohort
+from engine.files import whole
+from engine.messages import LoopState, Outcome
+from engine.metrics import confusion, federation_scores
+from engine.model import Network, unflatten, vector_hash
+from engine.result import (
+    RESULT,
+    VERSION,
+    BothScores,
+    CohortReport,
+    LedgerSummary,
+    PersonalScores,
+    Result,
+    RoundSummary,
+    Scores,
+    SyntheticRow,
+    Timing,
+)
+
+PREDICTIONS, MODEL, PICTURE = "predictions.parquet", "model.safetensors", "confusion.png"
+
+
+def assemble(
+    config: RunConfig,
+    hashed: str,
+    cohort: Cohort,
+    network: Network,
+    state: LoopState,
+    outcomes: Sequence[Outcome],
+    ledger: LedgerSummary,
+    total_seconds: float,
+    synthesis: Sequence[SyntheticRow] | None = None,
+    lost: Sequence[str] = (),
+) -> Result:
+    """The result of a run after the rounds of `state`; `lost` are hospitals that could not be tested, in sentences."""
+    classes, rows = cohort.beats.classes, state.history
+    test = {
+        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
+        for model in ("global", "personal")
+    }
+    validation = {model: {o.hospital: o.validation[model] for o in outcomes} for model in ("global", "personal")}
+    return Result(
+        version=VERSION,
+        name=config.name,
+        config_hash=hashed,
+        config=config,
+        model_hash=vector_hash(state.params, network.layout).hex(),
+        parameters=network.size,
+        cohort=CohortReport.model_validate(cohort.report),
+        final=_both(test, classes),
+        validation=_both(validation, classes),
+        rounds=rows,
+        ledger=ledger,
+        timing=Timing(
+            train_seconds=sum(row.train_seconds for row in rows),
+            rounds_seconds=sum(row.seconds for row in rows),
+            gradient_evaluations=sum(row.gradient_evaluations for row in rows),
+            personalisation_gradient_evaluations=sum(o.gradient_evaluations for o in outcomes),
+            total_seconds=total_seconds,
+        ),
+        synthesis=None if synthesis is None else tuple(synthesis),
+        lost=tuple(lost),
+    )
+
+
+def _both(tables: dict[str, dict[int, np.ndarray]], classes: str) -> BothScores:
+    return BothScores(
+        global_=Scores.model_validate(federation_scores(tables["global"], classes)),
+        personal=PersonalScores.model_validate(federation_scores(tables["personal"], classes, tables["global"])),
+    )
+
+
+def write_outputs(
+    folder: Path, result: Result, cohort: Cohort, network: Network, params: np.ndarray, outcomes: Sequence[Outcome]
+) -> None:
+    """Writes predictions, model and result; the result last, as it says that the others are there."""
+    _write_predictions(folder / PREDICTIONS, cohort, outcomes)
+    _write_model(folder / MODEL, network, params)
+    result.write(folder)
+
+
+def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) -> None:
+    """A row for each test beat and model."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # not left to be guessed: an unseen hospital may have no test beats, and nothing has no type
+    schema = pa.schema(
+        [
+            ("hospital", pa.int32()),
+            ("record", pa.string()),
+            ("patient", pa.string()),
+            ("sample", pa.int64()),
+            ("model", pa.string()),
+            ("true", pa.string()),
+            ("predicted", pa.string()),
+        ]
+    )
+    beats = cohort.beats
+    letters = np.array(list(beats.classes))
+    names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
+    tables = []
+    for outcome in outcomes:
+        record = np.asarray(beats.record[outcome.rows])
+        for model, predicted in outcome.predicted.items():
+            columns: dict[str, Any] = {
+                "hospital": np.full(len(record), outcome.hospital, np.int32),
+                "record": names[record].tolist(),
+                "patient": patients[record].tolist(),
+                "sample": np.asarray(beats.sample[outcome.rows]),
+                "model": [model] * len(record),
+                "true": letters[outcome.true].tolist(),
+                "predicted": letters[predicted].tolist(),
+            }
+            tables.append(pa.table(columns, schema))
+    with whole(path) as part:
+        pq.write_table(pa.concat_tables(tables), part)
+
+
+def _write_model(path: Path, network: Network, params: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}
+    with whole(path) as part:
+        save_file(tensors, part)
+
+
+def draw_picture(folder: Path, result: Result, note: Callable[[str], None] = lambda text: None) -> None:
+    """Draws the confusion matrices of a finished run, if they are not there; a picture is nothing to fail of."""
+    path = folder / PICTURE
+    if path.exists():
+        return
+    try:
+        with whole(path) as part:
+            draw_confusion(result, part)
+    except Exception as error:
+        note(f"{path}: is not drawn ({type(error).__name__}: {error})")
+
+
+def draw_confusion(result: Result, path: Path) -> None:
+    """The confusion matrices of the global and the personal models, in shares of the true class, as a PNG."""
+    from matplotlib.figure import Figure
+
+    classes = list(result.final.global_.recall)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    both = (("global", result.final.global_), ("personal", result.final.personal))
+    for axes, (model, scores) in zip(figure.subplots(1, 2), both, strict=True):
+        rates = [[v / max(sum(row), 1) for v in row] for row in scores.confusion]
+        axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(scores.confusion):
+            for j, count in enumerate(row):
+                axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if rates[i][j] > 0.6 else "black")
+        axes.set(
+            xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
+            xlabel="predicted", ylabel="true", title=f"{model}: accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.3f}",
+        )  # fmt: skip
+    figure.savefig(path, dpi=110, format="png")
+
+
+def rounds_done(config: RunConfig, folder: Path) -> Sequence[RoundSummary]:
+    """The rounds of a run, finished or not, that are in its folder.
+
+    Raises:
+        DataError: the result or the checkpoint is damaged, or of another configuration.
+    """
+    hashed = config_hash(config)
+    if (folder / RESULT).exists():
+        return Result.read(folder, hashed).rounds
+    loaded = checkpoint.load(folder, hashed)
+    return loaded[0].history if loaded else ()
