@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_1samp
-
 from engine.ledger.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
+from scipy.stats import ttest_1samp
+
 from engine.result import finished
 from engine.synthesis.config import BalanceConfig, PolicyConfig
 from engine.synthesis.governed import read_state

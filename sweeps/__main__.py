@@ -234,7 +234,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _audit(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger.audit import audit, compare
+    from engine.audit.run import audit, compare
     from sweeps.audit import audit_mlflow, audit_study
     from sweeps.study import STUDY_FILE
 

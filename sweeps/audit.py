@@ -10,13 +10,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.audit.report import Count, Report, finding
+from engine.audit.run import audit
+from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.audit import Finding, audit
 from engine.ledger.bundle import BUNDLE, file_digest
-from engine.ledger.studies import FILE
-from engine.ledger.study_audit import Recorded, StudyReport, audit_records, differences
+from engine.ledger.format import STUDY
 from engine.result import finished
 from engine.tracking.tracking import run_tags
 from sweeps import registration
@@ -28,21 +29,21 @@ from sweeps.trial import repeat_folder
 _ATTRIBUTES: dict[str, Any] = {"trial": int, "condition": str, "keys": dict, "config": list}
 
 
-def audit_study(folder: Path) -> StudyReport:
+def audit_study(folder: Path) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), StudyReport()
+    study, report = read_study(folder), Report()
     trials = _trials(study, folder, report)
-    if (folder / "ledger" / FILE).exists():
+    if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
         _check_design(study, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
-        report.find(None, "study", "ledger", f"ledger/{FILE}", None, message)
+        report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
         report.notes.append("ledger.backend is none: nothing was registered")
     _check_values(study, folder, trials, report)
@@ -67,7 +68,7 @@ def audit_study(folder: Path) -> StudyReport:
     return report
 
 
-def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, FrozenTrial]:
+def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, FrozenTrial]:
     """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
     found: dict[int, FrozenTrial] = {}
     if study.storage is None and not (folder / DATABASE).exists():
@@ -93,7 +94,7 @@ def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, 
     return found
 
 
-def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -> None:
+def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> None:
     if not recorded.designs:
         return
     registered, now = recorded.designs[-1].get("design"), registration.design(study)
@@ -103,7 +104,7 @@ def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -
 
 
 def _check_trials(
-    study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], recorded: Recorded, report: StudyReport
+    study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], recorded: StudyCase, report: Report
 ) -> None:
     for number, trial in sorted(trials.items()):
         if number not in recorded.begun:
@@ -149,15 +150,15 @@ def _check_trials(
         report.notes.append(f"trials that have not ended: {', '.join(going)}")
 
 
-def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: StudyReport) -> None:
+def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: Report) -> None:
     """Name what of a trial is not as it was recorded."""
     for name, expected, found in differences(there, read_json(canonical_json(now))):
         message = f"{name} is not what was recorded when the trial {'began' if record == 'begun' else 'ended'}"
         report.find(number, record, name, expected, found, message)
-    report.count("compared")
+    report.add(Count("compared"))
 
 
-def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], report: StudyReport) -> None:
+def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], report: Report) -> None:
     """The values that Optuna holds must be those of the results, and the results those of the configurations."""
     for number, trial in sorted(trials.items()):
         if registration.STAGE.get(trial.state) != "COMPLETE":
@@ -181,7 +182,7 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, FrozenT
             if mean != value:
                 message = "the value in Optuna's database is not that of the results"
                 report.find(number, "database", name, mean, value, message)
-        report.count("values")
+        report.add(Count("values"))
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         folder: of the run, of its study, or one that holds it; None takes that of the store.
 
     Returns:
-        The folder, and its `AuditReport` or `StudyReport`.
+        The folder, and its report.
 
     Raises:
         PulseLedgerError: the store or the run cannot be read, or its folder is not found.
@@ -212,8 +213,8 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     home = _home(base, tags)
     there: dict[str, Any]
     if (home / STUDY_FILE).exists():
-        of_study, recorded = StudyReport(), Recorded()
-        if (home / "ledger" / FILE).exists():
+        of_study, recorded = Report(), StudyCase()
+        if (home / "ledger" / STUDY.file).exists():
             recorded = audit_records(home / "ledger", of_study)
         domain = recorded.domain
         there = {"ledger.head": of_study.head}
@@ -234,7 +235,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     bundle = home / "ledger" / BUNDLE
     there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
     for name, value, message in _tag_problems(tags, there, status, report.notes):
-        report.findings.append(Finding(None, None, "mlflow", name, str(value), str(tags.get(name)), message))
+        report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report
 
 

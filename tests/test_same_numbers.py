@@ -11,9 +11,9 @@ import pytest
 import reference
 from reference import Interrupted, StopAfter, Watch, numbers
 
+from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import Place, run
-from engine.ledger.audit import audit
 from engine.ledger.chain import EmbeddedChain
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool

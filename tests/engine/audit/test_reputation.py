@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.ledger.subjects import reputation as writers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import run
 from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION
+from engine.ledger.subjects import reputation as writers
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.ledger.subjects.study import StudyLedger
 from finished import loosen
 
 from engine.audit.report import Report
@@ -15,6 +14,7 @@ from engine.audit.study import CHECKS, audit_records, check_state
 from engine.errors import LedgerError
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import STUDY
+from engine.ledger.subjects.study import StudyLedger
 
 DESIGN = {"study": {"name": "s", "seed": 3}, "code": {"commit": "abc"}}
 ENDS = [

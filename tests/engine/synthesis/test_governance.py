@@ -13,24 +13,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import reference
+from engine.ledger.keys import create_keystore, create_reviewer, read_key_file
+from engine.ledger.ledger import Ledger
+from engine.ledger.policy import Books, Status, from_contract, policy_of, to_contract
+from engine.ledger.records import Federation, SyntheticReview, digest, organisation
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
 from test_policy import HOSPITALS, ID, KEYS, POLICY, report, request
 
+from engine.audit.run import audit
 from engine.background import Background
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, build_cohort
 from engine.encoding import json_hash
 from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, Stopped, SynthesisError
 from engine.experiment import Place, run
-from engine.ledger.audit import audit
 from engine.ledger.chain import ContractRevert
-from engine.ledger.keys import create_keystore, create_reviewer, read_key_file
-from engine.ledger.ledger import Ledger
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.policy import Books, Status, from_contract, policy_of, to_contract
-from engine.ledger.records import Federation, SyntheticReview, digest, organisation
 from engine.ledger.signing import address, hospital_key, reviewer_key, sign, sign_digest
 from engine.synthesis import governed, quality
 from engine.synthesis.config import BALANCE_KEYS, PolicyConfig
