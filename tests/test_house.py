@@ -54,7 +54,24 @@ def test_the_chain_is_the_ledgers_own_business():
         "web3", "eth_account", "eth_tester", "eth_utils", "eth_abi", "eth_keys", "eth", "coincurve", "Crypto"
     )
     assert chain
-    assert all(path.startswith("engine/ledger/") for path in chain)
+    assert all(path.startswith("engine/ledger/") or path == "engine/audit/spec.py" for path in chain)
+
+
+def test_the_auditor_stands_behind_a_wall():
+    """It shares the page of the format, the chain to execute on, and plain words with what writes; nothing else."""
+    shared = ("format", "chain")
+    allowed = {"engine.audit", "engine.encoding", "engine.errors", "engine.data.config"}
+    allowed |= {f"engine.ledger.{name}" for name in shared}
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "engine/audit")
+        for name in imports(path)
+        if name.split(".")[0] in ("engine", "sweeps")
+    }
+    assert {f"engine.ledger.{name}" for name in shared} <= {".".join(name.split(".")[:3]) for _, name in found}
+    assert not {one for one in found if not any(one[1] == a or one[1].startswith(f"{a}.") for a in allowed)}
+    assert {path for path in importers("engine.audit") if not path.startswith("sweeps/")} <= {path for path, _ in found}
 
 
 def test_only_the_tracker_knows_mlflow():
