@@ -14,6 +14,9 @@ from engine.hospital import Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
 from engine.result import (
+    MODEL,
+    PICTURE,
+    PREDICTIONS,
     RESULT,
     VERSION,
     BothScores,
@@ -27,8 +30,6 @@ from engine.result import (
     Timing,
 )
 from engine.rounds import LoopState
-
-PREDICTIONS, MODEL, PICTURE = "predictions.parquet", "model.safetensors", "confusion.png"
 
 
 def assemble(

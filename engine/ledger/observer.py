@@ -60,7 +60,7 @@ class LedgerObserver:
         settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
-            opened: Opened = self._ledger.submit("opened").result()
+            opened: Opened = self._ledger.submit(Ledger.opened).result()
         except BaseException:
             self._ledger.abandon()
             raise
@@ -80,7 +80,7 @@ class LedgerObserver:
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
-        self._open: list[tuple[RoundEntry, list[Answer]]] = []  # the last answer holds the receipts
+        self._open: list[tuple[RoundEntry, list[Answer[Any]]]] = []  # the last answer holds the receipts
         self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = time.perf_counter() - started
@@ -134,12 +134,12 @@ class LedgerObserver:
 
     def governance(self) -> tuple[Domain, list[tuple[str, bytes, str, bytes | None, str | None]]]:
         """As `Ledger.governance`."""
-        steps: tuple[Domain, list[Any]] = self._ledger.submit("governance").result()
+        steps: tuple[Domain, list[Any]] = self._ledger.submit(Ledger.governance).result()
         return steps
 
     def govern(self, kind: str, content: Any, signature: bytes | None = None, sender: str | None = None) -> Governed:
         """As `Ledger.govern`; the rounds from now on name the decisions after it."""
-        done: Governed = self._ledger.submit("govern", kind, content, signature, sender).result()
+        done: Governed = self._ledger.submit(Ledger.govern, kind, content, signature, sender).result()
         self._decisions = done.decisions
         return done
 
@@ -170,7 +170,7 @@ class LedgerObserver:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
-            self._ledger.submit("rotate", *rotation).result()
+            self._ledger.submit(Ledger.rotate, *rotation).result()
 
     def finish(self) -> None:
         """Waits until the last round is sealed, so that its receipts can be given out."""
@@ -182,7 +182,7 @@ class LedgerObserver:
     def summary(self) -> dict[str, Any]:
         """What the ledger holds, once it has sealed the last round."""
         self.finish()
-        summary: dict[str, Any] = self._ledger.submit("summary").result()
+        summary: dict[str, Any] = self._ledger.submit(Ledger.summary).result()
         return summary
 
     def leave(self) -> None:
@@ -194,10 +194,10 @@ class LedgerObserver:
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
         started = time.perf_counter()
-        self._ledger.submit("cosign", len(self._headers) - 1, signatures).result()
+        self._ledger.submit(Ledger.cosign, len(self._headers) - 1, signatures).result()
         if self._federation.window == 0 and len(self._headers) > 1:
-            self._ledger.submit("finalize").result()
-        summary: dict[str, Any] = self._ledger.submit("summary").result()
+            self._ledger.submit(Ledger.finalize).result()
+        summary: dict[str, Any] = self._ledger.submit(Ledger.summary).result()
         self.seconds += time.perf_counter() - started
         self._ledger.close()
         self._writer.shutdown()
@@ -223,13 +223,13 @@ class LedgerObserver:
         head = next_head(before, domain, self._federation.id, entry.round, *content)
         self._headers.append(Header(entry.round, before, *content, head))
         self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
-        answers = [self._ledger.submit("append", entry)]
+        answers: list[Answer[Any]] = [self._ledger.submit(Ledger.append, entry)]
         if entry.verdicts:
             accepted = accepted_of(entry.verdicts)
             reputations = after(self._standing[0], accepted, entry.verdicts[0].threshold)
             self._standing = reputations, earned(self._standing[1], reputations, accepted)
-            answers.append(self._ledger.submit("update_reputation", entry.round))
-        self._open.append((entry, [*answers, self._ledger.submit("receipts", entry.round)]))
+            answers.append(self._ledger.submit(Ledger.update_reputation, entry.round))
+        self._open.append((entry, [*answers, self._ledger.submit(Ledger.receipts, entry.round)]))
 
     def _judge(self, record: Any) -> tuple[tuple[Verdicts, ...], tuple[PeerScore, ...]]:
         """The verdicts on a round's updates, and the scores that they follow from; none where an update has no judge."""
