@@ -28,7 +28,7 @@ from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, write_outputs
 from engine.pools.base import HospitalPool
 from engine.pools.build import build_pool
-from engine.result import NO_LEDGER, RESULT, LedgerSummary, Result, SyntheticRow
+from engine.result import RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
 from engine.settings import dump_yaml
 from engine.synthesis import governed
@@ -163,7 +163,7 @@ def steps(
         def scored(state: LoopState) -> tuple[Result, Sequence[Outcome]]:
             everybody = [h.id for h in cohort.hospitals]
             outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-            summary = NO_LEDGER
+            summary = LedgerSummary(backend="none")
             if ledger is not None:
                 held = (
                     ledger.summary() if state.round < plan.rounds else _sign_off(ledger, pool, plan, state, hospitals)

@@ -242,9 +242,6 @@ class LedgerSummary(Part):
         return self
 
 
-NO_LEDGER = LedgerSummary(backend="none")
-
-
 class Timing(Part):
     """Times in seconds, and work in gradients of one beat."""
 
@@ -363,8 +360,10 @@ class Result(Part):
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: is not readable ({getattr(error, 'strerror', None) or error}).") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is not readable (it is no text in UTF-8).") from None
+        except OSError as error:
+            raise DataError(f"{path}: is not readable ({error.strerror}).") from None
         try:
             result = cls.model_validate_json(text)
         except ValidationError as error:
