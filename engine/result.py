@@ -179,12 +179,13 @@ class RoundSummary(Part):
         lost: what failed, in sentences.
         train_loss: mean over the participants' beats.
         validation: of the global model after the round.
-        peer_seconds: in which hospitals scored each other's updates; only where they do.
+        peer_seconds: in which judges scored the updates.
     """
 
     round: int
     seconds: float
     train_seconds: float
+    peer_seconds: float
     hash_seconds: float
     sign_seconds: float
     participants: int
@@ -192,7 +193,6 @@ class RoundSummary(Part):
     train_loss: float
     gradient_evaluations: int
     validation: Scores
-    peer_seconds: float | None = None
 
 
 class Standing(Part):

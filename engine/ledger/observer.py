@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.background import Answer, Background
 from engine.errors import LedgerError
 from engine.ledger import archive
@@ -35,6 +37,8 @@ from engine.ledger.records import (
     verdicts_from_json,
 )
 from engine.ledger.reputation import accepted_of, after, earned, peer_scores, standing, threshold, verdicts, words
+from engine.messages import Asked
+from engine.model import vector_hash
 
 
 class LedgerObserver:
@@ -45,6 +49,8 @@ class LedgerObserver:
         organisations: of the hospitals, by slot.
         seconds: time that the loop waited for this observer.
     """
+
+    wants_vectors = True
 
     def __init__(self, folder: Path, federation: Federation, config: LedgerConfig, actor: bool, rounds: int) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
@@ -86,14 +92,17 @@ class LedgerObserver:
         self.open_seconds = time.perf_counter() - started
         self.seconds = 0.0
 
-    def notice(self, model: bytes, slots: Sequence[int]) -> Notice:
-        """What to tell these hospitals before the round that starts from `model`."""
+    def name(self, params: np.ndarray) -> bytes:
+        return vector_hash(params, self._federation.layout)
+
+    def notice(self, asked: Asked) -> Notice:
         started = time.perf_counter()
         self._collect()
+        slots = asked.hospitals
         seen = {slot: self._last[slot] for slot in slots if slot in self._last}
         first = min((round for round, _ in seen.values()), default=len(self._headers) - 1)
         notice = Notice(
-            model,
+            asked.model,
             tuple(self._headers[first:]),
             {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
             {slot: self._receipts.pop(slot) for slot in slots if slot in self._receipts},
@@ -111,20 +120,20 @@ class LedgerObserver:
         started = time.perf_counter()
         if self._writing is not None:
             self._writing.result()
-        signed = tuple(u.signed for u in record.updates)
+        signed = tuple(u.signed.update for u in record.updates)
         judged, peers = self._judge(record)
         entry = RoundEntry(
             record.round,
             record.parent,
             record.model,
             signed,
-            tuple(u.opening for u in record.updates),
+            tuple(u.signed.opening for u in record.updates),
             verdicts=judged,
             peers=peers,
             decisions=self._decisions,
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
-        self._submit(entry, {u.hospital: u.leaf for u in record.updates})
+        self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates})
         self.seconds += time.perf_counter() - started
 
     @property
@@ -234,9 +243,9 @@ class LedgerObserver:
     def _judge(self, record: Any) -> tuple[tuple[Verdicts, ...], tuple[PeerScore, ...]]:
         """The verdicts on a round's updates, and the scores that they follow from; none where an update has no judge."""
         peers = tuple(
-            PeerScore(slot, judge, *record.scores[slot][judge])
-            for slot in sorted(record.scores)
-            for judge in sorted(record.scores[slot])
+            PeerScore(slot, judge, *record.verdicts[slot][judge])
+            for slot in sorted(record.verdicts)
+            for judge in sorted(record.verdicts[slot])
         )
         scores, slots = peer_scores(peers), [u.hospital for u in record.updates]
         if not peers or set(scores) != set(slots):
