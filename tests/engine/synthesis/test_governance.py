@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import reference
+from engine.tracking.tracking import final_metrics, synthesis_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
@@ -39,7 +40,6 @@ from engine.synthesis.governed import read_state, undecided, write_review
 from engine.synthesis.prepare import batch_digest, hospital_file
 from engine.synthesis.timegan import interpreter
 from engine.tracked import track
-from engine.tracking.tracking import final_metrics, synthesis_metrics
 from sweeps.__main__ import main
 from sweeps.space import load_study
 from sweeps.study import resume_study, start_study
