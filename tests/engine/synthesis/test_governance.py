@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
@@ -43,8 +42,6 @@ from engine.tracking.tracking import final_metrics, synthesis_metrics
 from sweeps.__main__ import main
 from sweeps.space import load_study
 from sweeps.study import resume_study, start_study
-
-ray2 = reference.ray2
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}
