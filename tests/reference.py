@@ -8,16 +8,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 
 from engine import actors
-from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.base import Work
@@ -26,7 +24,6 @@ from engine.data.samples import Samples
 from engine.messages import LoopState, Taken, Update
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch
-from engine.pools.config import ExecutionConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,14 +139,6 @@ def logits(network: Network, params: np.ndarray, x: np.ndarray, rr: np.ndarray) 
         hidden = np.maximum(p["hidden.weight"] @ joined + p["hidden.bias"], 0)
         rows.append(p["head.weight"] @ hidden + p["head.bias"])
     return np.array(rows)
-
-
-@pytest.fixture(scope="session")
-def ray2() -> Iterator[None]:
-    """One local Ray of two CPUs for all tests that want one."""
-    start_ray(ExecutionConfig(address="local", cpus=2))
-    yield
-    stop_ray()
 
 
 def settled() -> None:

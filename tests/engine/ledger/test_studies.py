@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import pytest
-import reference
 from conftest import TINY
 from eth_abi import encode
 from eth_utils import keccak
@@ -29,8 +28,6 @@ from sweeps.__main__ import main
 from sweeps.audit import audit_study
 from sweeps.space import StudyConfig, load_study
 from sweeps.study import open_studies, resume_study, start_study, trial_folder
-
-ray2 = reference.ray2
 
 DESIGN = {"study": {"name": "s", "seed": 3}, "code": {"commit": "abc"}}
 TRIALS = [
