@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
 from reference import Interrupted, StopAfter, Watch, numbers
 
 from engine.config import RunConfig
 from engine.experiment import Place, run
 from engine.ledger.audit import audit
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool
-
-ray2 = reference.ray2
 
 Reference = Callable[..., dict[str, Any]]
 
@@ -135,7 +132,7 @@ def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, monkeypatch,
     result = run(make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),)))
     assert len(set(hunter.killed)) == 4
     assert hunter.rebuilt_within_a_round == 2
-    assert [row["lost"] for row in result["rounds"]] == [[], [], []]
+    assert [row.lost for row in result.rounds] == [(), (), ()]
     found = numbers(result, tmp_path)
     if algorithm == "fedavg":
         assert found == truth()  # the head of the ledger included

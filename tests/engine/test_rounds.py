@@ -1,6 +1,7 @@
 """The loop alone, over a pool whose answers are known."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.errors import HospitalError, PulseLedgerError
 from engine.ledger.base import NoLedger
-from engine.messages import Asked, LoopState, RoundRecord, Trained, Update, Verdicts
+from engine.messages import Asked, Judges, LoopState, RoundRecord, Trained, Update, Verdicts
 from engine.messages import Pool as PoolProtocol
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import nobody
@@ -67,12 +68,12 @@ def parts(
     per_round: int = 3,
     min_hospitals: int | None = None,
     validators: tuple[int, ...] = (0, 1, 2),
-    **others: Any,
+    judges: Judges = nobody,
 ) -> Parts:
     """A loop over hospitals 0, 1 and 2."""
     schedule = Sampled(0, (0, 1, 2), per_round, min_hospitals)
     validation = Validation(validators, "NV", min_hospitals=min_hospitals)
-    return Parts(rounds, pool, schedule, RULE, validation, ledger=Named(), **others)
+    return Parts(rounds, pool, schedule, RULE, judges, Named(), validation)
 
 
 def start() -> LoopState:
@@ -182,8 +183,6 @@ def test_judges_see_the_updates_before_they_are_merged_and_the_rule_sees_the_ver
     def direction(state: LoopState, taken: Any, verdicts: Verdicts) -> np.ndarray:
         seen.append(("merge", state.round + 1, verdicts))
         return np.array([0.5])
-
-    from dataclasses import replace
 
     heard: list[RoundRecord] = []
     listener = type("Listener", (), {"round_finished": lambda self, record: heard.append(record)})()
