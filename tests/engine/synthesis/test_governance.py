@@ -459,7 +459,7 @@ def test_changed_files_are_named(
     place: tuple[str, str],
 ):
     folder = shutil.copytree(done[0], tmp_path / "run")
-    row = next(row for row in done[1]["synthesis"] if row["accepted"])
+    row = next(row.document() for row in done[1].synthesis or () if row.accepted)
     damage(folder, row)
     findings = audit(folder).findings
     assert {(f.record, f.field) for f in findings} == {place}
