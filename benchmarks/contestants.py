@@ -96,16 +96,18 @@ def _test(common: Any, data: Any, network: Any) -> Callable[..., np.ndarray]:
 def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, Any]:
     """The engine, with the pool and the oracle that the contestant's name says."""
     from engine.actors import start_ray, stop_ray
-    from engine.algorithms.build import build_algorithm
+    from engine.aggregation.build import rule_of
     from engine.config import RunConfig
     from engine.data.beats import open_beats
     from engine.data.cohort import HospitalData
     from engine.errors import PulseLedgerError
     from engine.hospital import Task
+    from engine.messages import LoopState, RoundRecord
     from engine.model import build_network
     from engine.oracles.build import choose_oracle
     from engine.pools.build import build_pool
-    from engine.rounds import LoopState, Plan, RoundRecord, run_rounds
+    from engine.rounds import Parts, Validation, run_rounds
+    from engine.schedule.sampled import Sampled
     from engine.settings import parse
 
     task = json.loads((given.folder / "task.json").read_text())
@@ -139,18 +141,6 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     none = np.zeros(0, np.int64)
     hospitals = [HospitalData(h, np.arange(a, b), np.arange(b, c), none) for h, (a, b, c) in enumerate(ranges)]
     ids = tuple(range(len(hospitals)))
-    plan = Plan(
-        rounds=given.rounds,
-        seed=config.seed,
-        trainers=ids,
-        validators=ids,
-        per_round=task["per_round"],
-        weighting=build_algorithm(config.federation, config.personalisation).weighting,
-        min_hospitals=None,
-        classes=beats.classes,
-        model_hash=lambda vector: b"",
-        validate_participants=True,
-    )
     marks: list[float] = []
 
     class Clock:
@@ -162,7 +152,10 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     pool = build_pool(hospitals, Task(config, network, given.folder, None, oracle=chosen, keep_vectors=False))
     try:
         marks.append(time.perf_counter())
-        state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), plan, pool, [Clock()])
+        schedule = Sampled(config.seed, ids, task["per_round"])
+        validation = Validation(ids, beats.classes, participants=True)
+        parts = Parts(given.rounds, pool, schedule, rule_of(config), validation)
+        state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), parts, [Clock()])
     finally:
         pool.close()
         if pool_name == "ray":

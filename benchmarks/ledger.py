@@ -43,7 +43,6 @@ from eth_abi import encode
 from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
-from engine.hospital import Update
 from engine.ledger import archive
 from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
 from engine.ledger.config import LedgerConfig
@@ -52,9 +51,9 @@ from engine.ledger.keys import Signer
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
+from engine.messages import RoundRecord, Update
 from engine.model import Network, initial_parameters, vector_hash
 from engine.oracles.base import Batch, Oracle
-from engine.rounds import RoundRecord
 
 HERE = Path(__file__).parent
 NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.algorithms.base import Samples, sgd
-from engine.model import ModelConfig, build_network, initial_parameters
+from engine.algorithms.base import Work, sgd
+from engine.data.samples import Samples
+from engine.model import ModelConfig, Network, build_network, initial_parameters
 from engine.oracles.base import Batch
 from engine.oracles.stacked import Lockstep, StackedOracle
 from engine.oracles.torch import TorchOracle
@@ -34,8 +35,9 @@ def milliseconds(work: Callable[[], object], steps: int, repeat: int = 5) -> tup
     return statistics.median(times), min(times), max(times)
 
 
-def measure(count: int, single: TorchOracle, stacked: StackedOracle, start: np.ndarray) -> str:
+def measure(count: int, single: TorchOracle, stacked: StackedOracle, network: Network) -> str:
     """One row of the table."""
+    start = initial_parameters(network, 0)
     draw = np.random.default_rng(0)
     n = BATCH * STEPS
     samples = [
@@ -50,7 +52,9 @@ def measure(count: int, single: TorchOracle, stacked: StackedOracle, start: np.n
 
     def tasks(oracle: TorchOracle | Lockstep) -> list[Callable[[], np.ndarray]]:
         def train(i: int) -> np.ndarray:
-            return sgd(oracle, start, samples[i], np.random.default_rng(i), STEPS, BATCH, 0.05)[0]
+            return sgd(
+                Work(oracle, network.layout, start, {}, samples[i], np.random.default_rng(i)), STEPS, BATCH, 0.05
+            )[0]
 
         return [functools.partial(train, i) for i in range(count)]
 
@@ -78,7 +82,7 @@ def main() -> None:
     titles = "  ".join(name.rjust(22) for name in ("one by one", "stacked", "lockstep"))
     print(f"hospitals  {titles}  one by one / lockstep  largest difference")
     for count in options.hospitals:
-        print(measure(count, single, stacked, initial_parameters(network, 0)), flush=True)
+        print(measure(count, single, stacked, network), flush=True)
 
 
 if __name__ == "__main__":

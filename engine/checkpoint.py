@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
+from engine.messages import LoopState
 from engine.result import RoundSummary, read_rounds
-from engine.rounds import LoopState
 
 NAME = "checkpoint.safetensors"
 
@@ -31,6 +31,7 @@ def save(
     """
     fence(folder, attempt)
     tensors = {"params": state.params}
+    tensors |= {f"server/{name}": array for name, array in state.server.items()}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
     history = [row.document() for row in state.history]
@@ -63,8 +64,10 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
         if name.startswith("state/"):
             _, hospital, key = name.split("/", 2)
             states.setdefault(int(hospital), {})[key] = array
-    rows = read_rounds(meta["history"], path)
-    return LoopState(meta["round"], tensors["params"], states, rows), meta["ledger"]
+    server = {name.removeprefix("server/"): array for name, array in tensors.items() if name.startswith("server/")}
+    return LoopState(meta["round"], tensors["params"], states, server, read_rounds(meta["history"], path)), meta[
+        "ledger"
+    ]
 
 
 def history(folder: Path) -> tuple[RoundSummary, ...]:

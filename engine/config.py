@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
@@ -29,6 +30,7 @@ class RunConfig(Section):
     cohort: CohortConfig = CohortConfig()
     model: ModelConfig = ModelConfig()
     federation: FederationConfig = FederationConfig()
+    aggregation: AggregationConfig = AggregationConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
     ledger: LedgerConfig = LedgerConfig()
@@ -74,8 +76,9 @@ _NOT_HASHED: Any = {
 def config_hash(config: RunConfig) -> str:
     """SHA-256, in hex, of everything in `config` that can change a number.
 
-    Settings of a balancing that is not used cannot, so only those that `engine/synthesis` reads for the method count.
+    Settings of a balancing or a server's optimiser that is not used cannot, so only those that the method reads count.
     """
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
+    values["aggregation"]["server"] = config.aggregation.server.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
     return json_hash(values).hex()

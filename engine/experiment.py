@@ -1,9 +1,8 @@
 """run(config) -> result: the one place where the parts are joined."""
 
 import contextlib
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,30 @@ import numpy as np
 
 from engine import checkpoint
 from engine.actors import start_ray, stop_ray
+from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
+from engine.clock import REAL, Clock
 from engine.config import RunConfig, config_hash
-from engine.data.cohort import HospitalData, build_cohort
+from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.encoding import json_hash
 from engine.errors import ConfigError, Stopped
 from engine.files import write_text
-from engine.hospital import Outcome, Task
+from engine.hospital import Task
 from engine.ledger import archive
+from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.ledger.keys import read_registry
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation
+from engine.ledger.records import Federation as LedgerFederation
 from engine.ledger.signing import address, hospital_key
+from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Rule, survivors
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, write_outputs
-from engine.pools.base import HospitalPool
 from engine.pools.build import build_pool
-from engine.result import NO_LEDGER, RESULT, LedgerSummary, Result, SyntheticRow
-from engine.rounds import LoopState, Observer, Plan, run_rounds, survivors
+from engine.result import RESULT, LedgerSummary, Result, SyntheticRow
+from engine.rounds import Parts, Validation, run_rounds
+from engine.schedule.judges import Peers, nobody
+from engine.schedule.sampled import Sampled
 from engine.settings import dump_yaml
 from engine.synthesis import governed
 from engine.synthesis.balance import SYNTHETIC
@@ -81,19 +85,141 @@ def steps(
         result = Result.read(folder, hashed)
         draw_picture(folder, result, place.note)
         return result
-    started = time.perf_counter()
+    spent = _Spent()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.fence(folder, place.attempt)
+    with ray_of(config), contextlib.ExitStack() as stack:
+        joined, state = join(config, hashed, folder, place, stack)
+        spent.begin_loop()
+        for rung in sorted(r for r in rungs if state.round <= r < joined.parts.rounds):
+            state = joined.advance(state, rung)
+            so_far, _ = joined.scored(state, spent)
+            with spent.paused():
+                try:
+                    yield so_far
+                except GeneratorExit:
+                    joined.parts.ledger.leave()
+                    raise
+        state = joined.advance(state, joined.parts.rounds)
+        result, outcomes = joined.scored(state, spent)
+    bundle = joined.parts.ledger.bundle(result.document(), dump_yaml(joined.config))
+    result = result.ended(spent.total(), bundle)
+    checkpoint.fence(folder, place.attempt)
+    write_outputs(folder, result, joined.cohort, joined.network, state.params, outcomes)
+    draw_picture(folder, result, place.note)
+    return result
+
+
+@dataclass
+class _Spent:
+    """Seconds of a run, without the pauses between its chunks, which are nobody's work."""
+
+    clock: Clock = REAL
+    _pauses: float = 0.0
+    _began: float = field(init=False)
+    _loop: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self._loop = self.clock.now()
+
+    def begin_loop(self) -> None:
+        """The first round begins now."""
+        self._loop = self.clock.now()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count."""
+        left = self.clock.now()
+        yield
+        self._pauses += self.clock.now() - left
+
+    def total(self) -> float:
+        """Since the run began."""
+        return self.clock.now() - self._began - self._pauses
+
+    def loop(self) -> float:
+        """Since the first round began."""
+        return self.clock.now() - self._loop - self._pauses
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One run with all its parts joined.
+
+    Attributes:
+        config: as it is really used.
+        hospitals: of the cohort, and the imaginary one of pooled data.
+        requests: what `result.json` says of the requests for synthetic beats; None where none are made.
+    """
+
+    config: RunConfig
+    hashed: str
+    folder: Path
+    place: Place
+    cohort: Cohort
+    hospitals: tuple[HospitalData, ...]
+    network: Network
+    parts: Parts
+    requests: list[SyntheticRow] | None
+
+    def advance(self, state: LoopState, rounds: int) -> LoopState:
+        """Runs the loop up to a round, with a checkpoint after each."""
+
+        def save(new: LoopState) -> None:
+            checkpoint.save(self.folder, new, self.hashed, self.parts.ledger.pending(), self.place.attempt)
+            if new.round < self.parts.rounds and self.place.stopping():
+                raise Stopped(f"{self.folder}: stopped after round {new.round}.")
+
+        return run_rounds(state, replace(self.parts, rounds=rounds), self.place.observers, save)
+
+    def scored(self, state: LoopState, spent: _Spent) -> tuple[Result, Sequence[Outcome]]:
+        """The result as of `state`, and what the hospitals made of its model."""
+        everybody = [h.id for h in self.cohort.hospitals]
+        answers = self.parts.pool.finish(state.round, state.params, everybody)
+        outcomes, missed = survivors(answers, self.config.federation.min_hospitals)
+        ledger = self.parts.ledger
+        held = ledger.summary() if state.round < self.parts.rounds else self.sign_off(state)
+        summary = LedgerSummary.model_validate({**held, **ledger_seconds(ledger, state, spent.loop())})
+        lost = [str(error) for error in missed]
+        run = (self.config, self.hashed, self.cohort, self.network, state, outcomes)
+        return assemble(*run, summary, spent.total(), self.requests, lost), outcomes
+
+    def sign_off(self, state: LoopState) -> dict[str, Any]:
+        """All hospitals sign the last head, which no later update of theirs will name; returns the ledger's summary."""
+        ledger, signers = self.parts.ledger, tuple(h.id for h in self.hospitals)
+        if ledger.signing is None:
+            return ledger.summary()
+        ledger.finish()
+        notice = ledger.notice(Asked(state.round + 1, signers, state.params, ledger.name(state.params)))
+        heads = dict(zip(signers, self.parts.pool.sign_head(state.round, notice, signers), strict=True))
+        survivors(list(heads.values()), self.config.federation.min_hospitals)
+        return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+
+
+def ledger_seconds(ledger: LoopLedger, state: LoopState, loop: float) -> dict[str, float]:
+    """What the ledger cost, given the seconds since the first round began; {} where nobody signs."""
+    if ledger.signing is None:
+        return {}
+    critical = ledger.seconds + sum(row.hash_seconds + row.sign_seconds for row in state.history)
+    return {
+        "open_seconds": ledger.open_seconds,
+        "critical_path_seconds": critical,
+        "overhead_share": critical / max(loop, sum(row.seconds for row in state.history)),
+    }
+
+
+def join(
+    config: RunConfig, hashed: str, folder: Path, place: Place, stack: contextlib.ExitStack
+) -> tuple[Federation, LoopState]:
+    """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
     cohort = build_cohort(config.data, config.cohort, place.note)
-    algorithm = build_algorithm(config.federation, config.personalisation)
-    hospitals = cohort.hospitals
-    trainers = tuple(h.id for h in hospitals if h.trains)
-    if algorithm.pooled:
-        hospitals = (*hospitals, _pooled(hospitals))
-        trainers = (hospitals[-1].id,)
     beats = cohort.beats
-    synthetic = folder / governed.FOLDER if config.balance.method in SYNTHETIC else None
-    requests: list[dict[str, Any]] = []
+    hospitals = cohort.hospitals
+    if build_algorithm(config.federation, config.personalisation).pooled:
+        hospitals = (*hospitals, _pooled(hospitals))
+        trainers: tuple[int, ...] = (hospitals[-1].id,)
+    else:
+        trainers = tuple(h.id for h in hospitals if h.trains)
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -104,115 +230,50 @@ def steps(
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     write_text(folder / "config.yaml", dump_yaml(config))
 
-    with ray_of(config), contextlib.ExitStack() as stack:
-        per_round = max(1, round(config.federation.participation * len(trainers)))
-        ledger = _open_ledger(config, folder, network, hospitals, algorithm.weighting, per_round, hashed, stack)
-        if ledger is not None:
-            ledger.replay(pending, state.round)
-        if synthetic is not None:
-            identity = _federation_id(config, hashed)
-            organisations = () if ledger is None else ledger.organisations
-
-            def note(text: str) -> None:
-                place.note(text)
-                if place.stopping():  # a generator may train for longer than all rounds
-                    raise Stopped(f"{folder}: stopped while synthetic beats were made.")
-
-            requests = governed.govern(config, cohort, folder, identity, ledger, organisations, note)
-        place.note(f"starting {len(hospitals)} hospitals")
-        pool = build_pool(
-            hospitals,
-            Task(
-                config,
-                network,
-                beats.folder,
-                None if ledger is None else ledger.signing,
-                oracle,
-                algorithm.weighting,
-                keep_vectors=ledger is not None,
-                synthetic=synthetic,
-            ),
-        )
-        stack.callback(pool.close)
-        if state.states:
-            pool.restore(state.states)
-        plan = Plan(
-            rounds=config.federation.rounds,
-            seed=config.seed,
-            trainers=trainers,
-            validators=tuple(h.id for h in cohort.hospitals if len(h.validation)),
-            per_round=per_round,
-            weighting=algorithm.weighting,
-            min_hospitals=config.federation.min_hospitals,
-            validate_participants=config.federation.validation == "participants",
-            peers=config.ledger.reputation == "peers",
-            classes=beats.classes,
-            model_hash=lambda vector: vector_hash(vector, network.layout) if ledger is not None else b"",
-            notice=lambda model, slots: ledger.notice(model, slots) if ledger is not None else None,
-            received=lambda number, updates: ledger.received(number, updates) if ledger is not None else None,
-        )
-        observers = (*((ledger,) if ledger is not None else ()), *place.observers)
-        before = time.perf_counter()
-        paused = 0.0  # between chunks, which is nobody's work
-
-        def save(new: LoopState) -> None:
-            checkpoint.save(folder, new, hashed, ledger.pending() if ledger is not None else [], place.attempt)
-            if new.round < plan.rounds and place.stopping():
-                raise Stopped(f"{folder}: stopped after round {new.round}.")
-
-        def scored(state: LoopState) -> tuple[Result, Sequence[Outcome]]:
-            everybody = [h.id for h in cohort.hospitals]
-            outcomes, missed = survivors(pool.finish(state.round, state.params, everybody), plan.min_hospitals)
-            summary = NO_LEDGER
-            if ledger is not None:
-                held = (
-                    ledger.summary() if state.round < plan.rounds else _sign_off(ledger, pool, plan, state, hospitals)
-                )
-                waited = time.perf_counter() - before - paused
-                critical = ledger.seconds + sum(row.hash_seconds + row.sign_seconds for row in state.history)
-                summary = LedgerSummary(
-                    **held,
-                    open_seconds=ledger.open_seconds,
-                    critical_path_seconds=critical,
-                    overhead_share=critical / max(waited, sum(row.seconds for row in state.history)),
-                )
-            asked = None if synthetic is None else [SyntheticRow.model_validate(row) for row in requests]
-            lost = [str(error) for error in missed]
-            seconds = time.perf_counter() - started - paused
-            result = assemble(config, hashed, cohort, network, state, outcomes, summary, seconds, asked, lost)
-            return result, outcomes
-
-        for rung in sorted(r for r in rungs if state.round <= r < plan.rounds):
-            state = run_rounds(state, replace(plan, rounds=rung), pool, observers, save)
-            so_far, _ = scored(state)
-            left = time.perf_counter()
-            try:
-                yield so_far
-            except GeneratorExit:
-                if ledger is not None:
-                    ledger.leave()
-                raise
-            paused += time.perf_counter() - left
-        state = run_rounds(state, plan, pool, observers, save)
-        result, outcomes = scored(state)
-    bundle = None if ledger is None else ledger.bundle(result.document(), dump_yaml(config))
-    result = result.ended(time.perf_counter() - started - paused, bundle)
-    checkpoint.fence(folder, place.attempt)
-    write_outputs(folder, result, cohort, network, state.params, outcomes)
-    draw_picture(folder, result, place.note)
-    return result
+    rule = rule_of(config)
+    per_round = max(1, round(config.federation.participation * len(trainers)))
+    ledger = open_ledger(config, hashed, folder, network, hospitals, rule, per_round)
+    stack.callback(ledger.abandon)
+    ledger.replay(pending, state.round)
+    requests = _synthetic(config, hashed, cohort, folder, place, ledger)
+    place.note(f"starting {len(hospitals)} hospitals")
+    keep = ledger.wants_vectors or rule.partial is None
+    synthetic = folder / governed.FOLDER if requests is not None else None
+    pool = build_pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
+    stack.callback(pool.close)
+    if state.states:
+        pool.restore(state.states)
+    validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
+    least = config.federation.min_hospitals
+    judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
+    participants = config.federation.validation == "participants"
+    parts = Parts(
+        rounds=config.federation.rounds,
+        pool=pool,
+        schedule=Sampled(config.seed, trainers, per_round, least),
+        rule=rule,
+        validation=Validation(validators, beats.classes, participants, least),
+        judges=judges,
+        ledger=ledger,
+    )
+    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
 
 
-def _sign_off(
-    ledger: LedgerObserver, pool: HospitalPool, plan: Plan, state: LoopState, hospitals: Sequence[HospitalData]
-) -> dict[str, Any]:
-    """All hospitals sign the last head, which no later update of theirs will name; returns the ledger's summary."""
-    ledger.finish()
-    signers = [h.id for h in hospitals]
-    notice = ledger.notice(plan.model_hash(state.params), signers)
-    heads = dict(zip(signers, pool.sign_head(state.round, notice, signers), strict=True))
-    survivors(list(heads.values()), plan.min_hospitals)
-    return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+def _synthetic(
+    config: RunConfig, hashed: str, cohort: Cohort, folder: Path, place: Place, ledger: LoopLedger
+) -> list[SyntheticRow] | None:
+    """Brings the requests for synthetic beats to their end, if the run makes any."""
+    if config.balance.method not in SYNTHETIC:
+        return None
+
+    def note(text: str) -> None:
+        place.note(text)
+        if place.stopping():  # a generator may train for longer than all rounds
+            raise Stopped(f"{folder}: stopped while synthetic beats were made.")
+
+    identity = _federation_id(config, hashed)
+    rows = governed.govern(config, cohort, folder, identity, ledger, ledger.organisations, note)
+    return [SyntheticRow.model_validate(row) for row in rows]
 
 
 def drained(chunks: Generator[Any, None, Result]) -> Result:
@@ -246,18 +307,22 @@ def _federation_id(config: RunConfig, hashed: str) -> bytes:
     return json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
 
 
-def _open_ledger(
+def open_ledger(
     config: RunConfig,
+    hashed: str,
     folder: Path,
     network: Network,
     hospitals: Sequence[HospitalData],
-    weighting: str,
+    rule: Rule,
     per_round: int,
-    hashed: str,
-    stack: contextlib.ExitStack,
-) -> LedgerObserver | None:
+) -> LoopLedger:
+    """The ledger of a run: opened or created in its folder, or the one that keeps nothing.
+
+    Raises:
+        LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
+    """
     if config.ledger.backend == "none":
-        return None
+        return NO_LEDGER
     if config.ledger.reputation == "peers" and per_round < 2:
         raise ConfigError(
             f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
@@ -268,13 +333,13 @@ def _open_ledger(
     organisations: tuple[bytes, ...] = ()
     if config.ledger.keystore is not None:
         addresses, organisations = read_registry(Path(config.ledger.keystore), len(hospitals))
-    federation = Federation(
+    federation = LedgerFederation(
         id=identity,
         config_hash=bytes.fromhex(hashed),
         hospitals=addresses,
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
-        weighting=weighting,
+        weighting=rule.spec["weighting"],
         organisations=organisations,
         quorum=min(config.federation.min_hospitals or per_round, per_round),
         window=config.ledger.window,
@@ -283,6 +348,4 @@ def _open_ledger(
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
-    ledger = LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
-    stack.callback(ledger.abandon)
-    return ledger
+    return LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)

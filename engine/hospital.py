@@ -1,26 +1,29 @@
 """One hospital: its own data, its own key, its private state. Nothing here knows where it runs."""
 
 import functools
-import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.algorithms.base import Samples, State
+from engine.aggregation.build import rule_of
+from engine.algorithms.base import Work
 from engine.algorithms.build import build_algorithm
+from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
+from engine.data.samples import Samples
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.keys import Memory, Notice, Signer, Signing
-from engine.ledger.records import Opening, SignedUpdate
+from engine.messages import Asked, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
+from engine.privacy.base import NONE
 from engine.seeds import generator
 from engine.synthesis.balance import balanced
 from engine.synthesis.generators import load_synthetic
@@ -35,8 +38,7 @@ class Task:
         beats: folder of the cut beats, mapped by every process.
         signing: None when no ledger is kept.
         oracle: what computes gradients, from `choose_oracle`.
-        weighting: of the updates in the sum that a pool returns.
-        keep_vectors: send each update, too; without, only the sum leaves a host.
+        keep_vectors: send each update, too; without, only what the rule adds up leaves a host.
         synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
     """
 
@@ -45,56 +47,8 @@ class Task:
     beats: Path
     signing: Signing | None
     oracle: str = "torch"
-    weighting: str = "samples"
     keep_vectors: bool = True
     synthetic: Path | None = None
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a hospital sends after a round.
-
-    Attributes:
-        vector: float32[parameters], the change of the parameters; None where only the sum was wanted.
-        samples: number of real train beats; balancing gives a hospital no more weight.
-        loss: mean train loss.
-        state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
-        signed: the hospital's signature over the update, or None without a ledger.
-        opening: what stands behind the commitments that it signed.
-        leaf: of the signed update in the tree of the round.
-        sign_seconds: time that checking the ledger, hashing and signing took.
-    """
-
-    hospital: int
-    vector: np.ndarray | None
-    samples: int
-    loss: float
-    gradient_evaluations: int
-    state: State = field(default_factory=dict)
-    signed: SignedUpdate | None = None
-    opening: Opening | None = None
-    leaf: bytes = b""
-    sign_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A hospital's answer to the final global model.
-
-    Attributes:
-        validation: confusion matrices of the validation part, under "global" and "personal".
-        rows: positions of the test beats in the beat arrays, int64[n].
-        true: int8[n].
-        predicted: int8[n] under "global" and "personal".
-        gradient_evaluations: spent on personalisation.
-    """
-
-    hospital: int
-    validation: dict[str, np.ndarray]
-    rows: np.ndarray
-    true: np.ndarray
-    predicted: dict[str, np.ndarray]
-    gradient_evaluations: int
 
 
 @functools.lru_cache(maxsize=4)
@@ -129,6 +83,8 @@ class Hospital:
         self._oracle = oracle
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
+        self._rule = rule_of(task.config)
+        self._privacy = NONE
         beats = _mapped(task.beats)
         self._classes = len(beats.classes)
         self._train, self._validation, self._test = (
@@ -146,9 +102,9 @@ class Hospital:
         )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
-    def train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
-        """One round of local work from `params`; with a ledger, after a look at what the coordinator says of it."""
-        return self._guard(round, "train", lambda: self._do_train(round, params, notice))
+    def train(self, asked: Asked, notice: Notice | None) -> Update:
+        """One round of local work; with a ledger, after a look at what the coordinator says of it."""
+        return self._guard(asked.round, "train", lambda: self._do_train(asked, notice))
 
     def sign_head(self, round: int, notice: Notice) -> bytes:
         """Signs the head after the last round, which no update of a later round signs."""
@@ -172,43 +128,47 @@ class Hospital:
         """Personalises the final model on the train part and tests both models."""
         return self._guard(round, "finish", lambda: self._do_finish(round, params))
 
-    def _do_train(self, round: int, params: np.ndarray, notice: Notice | None) -> Update:
-        started = time.perf_counter()
+    def _do_train(self, asked: Asked, notice: Notice | None) -> Update:
+        watch = Stopwatch()
         if self._signer is not None:
-            self._guard(round, "ledger", lambda: self._check(round, params, notice))
-        checked = time.perf_counter()
-        draw = generator(self._seed, "batches", round, self.id)
-        result = self._algorithm.local(self._oracle, params, self.state, self._train, draw, round)
+            self._guard(asked.round, "ledger", lambda: self._check(asked, notice))
+        watch.lap("sign")
+        draw = generator(self._seed, "batches", asked.round, self.id)
+        result = self._algorithm.local(self._work(asked.params, draw, asked.round))
         if not np.isfinite(result.update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         self.state = result.state
-        trained = time.perf_counter()
-        signed, opening, leaf = None, None, b""
+        sent = self._rule.encode(result.update)
+        watch.lap("train")
+        signed = None
         if self._signer is not None and notice is not None:
             metrics = {
                 "loss": result.loss if np.isfinite(result.loss) else None,
                 "gradient_evaluations": result.gradient_evaluations,
             }
-            update = vector_hash(result.update, self._layout)
-            signed, opening, leaf = self._signer.update(notice, update, self._samples, metrics)
+            price = self._privacy.price(result.gradient_evaluations)
+            digest = vector_hash(sent, self._layout)
+            signed = Signed(*self._signer.update(notice, digest, self._samples, metrics, price))
+        watch.lap("sign")
         return Update(
             hospital=self.id,
-            vector=result.update,
+            vector=sent,
             samples=self._samples,
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
             signed=signed,
-            opening=opening,
-            leaf=leaf,
-            sign_seconds=checked - started + time.perf_counter() - trained,
+            sign_seconds=watch.laps["sign"],
         )
 
-    def _check(self, round: int, params: np.ndarray, notice: Notice | None) -> None:
+    def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
+        return Work(self._oracle, self._layout, params, self.state, self._train, draw, round, self._privacy)
+
+    def _check(self, asked: Asked, notice: Notice | None) -> None:
         assert self._signer is not None
-        if notice is None or not notice.headers or notice.headers[-1].round != round - 1:
-            raise LedgerError(f"the coordinator does not show the head of round {round - 1}")
-        if _hash_of(params, self._layout) != notice.model:
+        if notice is None or not notice.headers or notice.headers[-1].round != asked.round - 1:
+            raise LedgerError(f"the coordinator does not show the head of round {asked.round - 1}")
+        if _hash_of(asked.params, self._layout) != notice.model:
             raise LedgerError("the model to start from is not the one that the update would be signed for")
         self._signer.check(notice)
 
@@ -220,7 +180,7 @@ class Hospital:
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
         draw = generator(self._seed, "personalise", round, self.id)
-        personal, cost = self._algorithm.personalise(self._oracle, params, self.state, self._train, draw)
+        personal, cost = self._algorithm.personalise(self._work(params, draw))
         models = {"global": params, "personal": personal}
         return Outcome(
             hospital=self.id,

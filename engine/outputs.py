@@ -10,10 +10,13 @@ from engine import checkpoint
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
 from engine.files import whole
-from engine.hospital import Outcome
+from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
 from engine.result import (
+    MODEL,
+    PICTURE,
+    PREDICTIONS,
     RESULT,
     VERSION,
     BothScores,
@@ -26,9 +29,6 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
-from engine.rounds import LoopState
-
-PREDICTIONS, MODEL, PICTURE = "predictions.parquet", "model.safetensors", "confusion.png"
 
 
 def assemble(

@@ -34,7 +34,7 @@ from engine.errors import DataError
 from engine.files import write_text
 from engine.settings import sentence
 
-RESULT = "result.json"
+RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.png"
 VERSION: Literal[1] = 1
 
 Item = TypeVar("Item")
@@ -179,12 +179,13 @@ class RoundSummary(Part):
         lost: what failed, in sentences.
         train_loss: mean over the participants' beats.
         validation: of the global model after the round.
-        peer_seconds: in which hospitals scored each other's updates; only where they do.
+        peer_seconds: in which judges scored the updates.
     """
 
     round: int
     seconds: float
     train_seconds: float
+    peer_seconds: float
     hash_seconds: float
     sign_seconds: float
     participants: int
@@ -192,7 +193,6 @@ class RoundSummary(Part):
     train_loss: float
     gradient_evaluations: int
     validation: Scores
-    peer_seconds: float | None = None
 
 
 class Standing(Part):
@@ -240,9 +240,6 @@ class LedgerSummary(Part):
         if self.backend != "none" and lacking:
             raise ValueError(f"{lacking[0]} is missing, which every ledger has")
         return self
-
-
-NO_LEDGER = LedgerSummary(backend="none")
 
 
 class Timing(Part):
@@ -363,8 +360,10 @@ class Result(Part):
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: is not readable ({getattr(error, 'strerror', None) or error}).") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is not readable (it is no text in UTF-8).") from None
+        except OSError as error:
+            raise DataError(f"{path}: is not readable ({error.strerror}).") from None
         try:
             result = cls.model_validate_json(text)
         except ValidationError as error:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ import pytest
 
 from engine import actors
 from engine.actors import start_ray, stop_ray
-from engine.algorithms.base import Samples
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
+from engine.algorithms.base import Work
 from engine.config import RunConfig
+from engine.data.samples import Samples
+from engine.messages import LoopState, Taken, Update
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch
 from engine.pools.config import ExecutionConfig
@@ -91,6 +95,21 @@ def samples(x: Any, y: Any = None) -> Samples:
     return Samples(x, np.zeros((len(x), 0), np.float32), y, np.arange(len(x)))
 
 
+def work(oracle: Any, params: np.ndarray, data: Samples, round: int = 0, seed: int = 0, state=None) -> Work:
+    """One hospital's work; the parameters are one tensor."""
+    return Work(oracle, (("w", params.shape),), params, state or {}, data, np.random.default_rng(seed), round)
+
+
+def merged(params: np.ndarray, updates: Sequence[tuple[int, np.ndarray]], weighting: str) -> np.ndarray:
+    """What the mean makes of (samples, change of the parameters) of each hospital."""
+    rule = build_rule(AggregationConfig(), weighting)
+    sent = tuple(Update(i, vector, samples, 0.0, 1) for i, (samples, vector) in enumerate(updates))
+    assert rule.partial is not None
+    summed, refused = rule.partial(sent, len(params))
+    assert not refused
+    return rule.merge(LoopState(0, params), Taken(sent, (), summed), {})[0]
+
+
 def f32(*values: float) -> np.ndarray:
     """float32[n]"""
     return np.array(values, np.float32)
@@ -146,7 +165,7 @@ def settled() -> None:
         time.sleep(0.1)
 
 
-TIMES = ("seconds", "train_seconds", "hash_seconds", "sign_seconds")
+TIMES = ("seconds", "train_seconds", "peer_seconds", "hash_seconds", "sign_seconds")
 
 
 def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import rounds, seeds
+from engine import seeds
 from engine.data.beats import open_beats
 from engine.model import ModelConfig, build_network, initial_parameters
 from engine.oracles.torch import TorchOracle
+from engine.schedule.sampled import Sampled
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -55,9 +56,7 @@ def test_the_peers_network_and_draws_are_the_engines(workload: Path, monkeypatch
     np.testing.assert_array_equal(trained, params)  # a copy was trained
     assert not np.allclose(common.flatten(module), params)
 
-    everybody = tuple(range(12))
-    plan = rounds.Plan(1, task.seed, everybody, everybody, 4, "samples", None, "NSVF", lambda vector: b"")
-    assert common.selected(task, 5) == rounds.select(plan, 5)
+    assert common.selected(task, 5) == list(Sampled(task.seed, tuple(range(12)), 4).select(5))
     first, test, _ = data.ranges[3]
     order = first + seeds.generator(task.seed, "batches", 2, 3).permutation(test - first)
     assert np.concatenate([b.numpy() for b in common.batches(task, data, 3, 2)]).tolist() == order.tolist()

@@ -144,6 +144,7 @@ from engine.actors import imported_ray, start_ray
 from engine.config import RunConfig
 from engine.data.cohort import build_cohort
 from engine.hospital import Task
+from engine.messages import Asked
 from engine.model import build_network, initial_parameters
 from engine.pools.local import InProcessPool
 from engine.pools.ray import RayPool
@@ -158,8 +159,8 @@ def ask():
     task = Task(config, network, beats.folder, None)
     params = initial_parameters(network, 0)
     pool = RayPool(cohort.hospitals, task)
-    here = InProcessPool(cohort.hospitals, task).train(1, params, b"", range(4)).summed
-    same = np.array_equal(pool.train(1, params, b"", range(4)).summed, here)
+    here = InProcessPool(cohort.hospitals, task).train(Asked(1, (0, 1, 2, 3), params), None).summed
+    same = np.array_equal(pool.train(Asked(1, (0, 1, 2, 3), params), None).summed, here)
     nodes = pool.nodes()
     pool.close()
     return nodes, bool(same)

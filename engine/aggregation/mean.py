@@ -1,15 +1,18 @@
-"""Aggregation: from the hospitals' updates to the next global model.
+"""The weighted mean of the updates.
 
 Sums run in fixed point: each weighted update is rounded to a multiple of 2^-36 and added as a 64-bit integer. Integer
 addition has no order, so hosts may add up their own hospitals first, in any layout, and the last bit of the model stays
 the same. Rounding costs at most 2^-37 of one weighted entry, far below what float32 parameters can show.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from engine.errors import PulseLedgerError
+from engine.messages import LoopState, Taken, Update, Verdicts
+
+NAME = "mean/fixed-36"
 
 SCALE = 2.0**36
 LIMIT = 2.0**24  # of a weighted entry: training that works stays far below, and a few such still fit into 64 bits
@@ -66,32 +69,42 @@ def require_room(bound: int) -> None:
         raise PulseLedgerError("the updates of a round are too large to add up; the training diverges")
 
 
-def moved(params: np.ndarray, summed: np.ndarray, weight: float) -> np.ndarray:
-    """The global parameters plus the mean: float32[parameters], a new array.
-
-    Args:
-        params: float32[parameters].
-        summed: int64[parameters] from `weighted_sum` or `total`.
-        weight: the sum of the weights; with 0, the model stays as it is.
-    """
-    if weight == 0.0:
-        return params.copy()
-    return (params.astype(np.float64) + summed / (SCALE * weight)).astype(np.float32)
-
-
 def weighted_mean(params: np.ndarray, updates: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    """The global parameters plus the weighted mean of the updates. The audit of the ledger repeats exactly this.
-
-    Args:
-        params: float32[parameters].
-        updates: (weight, float32[parameters]) for each hospital; if all weights are zero, the model stays as it is.
-
-    Returns:
-        float32[parameters], a new array.
-    """
-    return moved(params, weighted_sum(updates, len(params)), float(sum(weight for weight, _ in updates)))
+    """The global parameters plus the weighted mean of (weight, update), float32[parameters]."""
+    weights = float(sum(weight for weight, _ in updates))
+    if weights == 0.0:
+        return params.copy()
+    return (params.astype(np.float64) + weighted_sum(updates, len(params)) / (SCALE * weights)).astype(np.float32)
 
 
 def weight(weighting: str, samples: int) -> float:
     """The weight of one hospital's update under "samples", "uniform" or "none"."""
     return {"samples": float(samples), "uniform": 1.0, "none": 0.0}[weighting]
+
+
+def partial(weighting: str) -> Callable[[Sequence[Update], int], tuple[np.ndarray, dict[int, str]]]:
+    """The part of the sum that one host makes: int64[parameters], and why single updates are not in it."""
+
+    def summed(updates: Sequence[Update], size: int) -> tuple[np.ndarray, dict[int, str]]:
+        result, bound, refused = np.zeros(size, np.int64), 0, {}
+        for update in updates:
+            assert update.vector is not None
+            try:
+                bound += add(result, weight(weighting, update.samples), update.vector)
+            except PulseLedgerError as error:
+                refused[update.hospital] = str(error)
+        require_room(bound)
+        return result, refused
+
+    return summed
+
+
+def direction(weighting: str) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:
+    """The mean itself: the sum divided by 2^36 times the sum of the weights, in float64; None when that is zero."""
+
+    def mean(state: LoopState, taken: Taken, verdicts: Verdicts) -> np.ndarray | None:
+        weights = sum(weight(weighting, update.samples) for update in taken.updates)
+        assert taken.summed is not None
+        return None if weights == 0.0 else np.asarray(taken.summed / (SCALE * weights))
+
+    return mean

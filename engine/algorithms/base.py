@@ -1,60 +1,54 @@
 """What an algorithm is: a frozen record of pure functions over flat float32 vectors and explicit state."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from engine.data.samples import Samples
+from engine.messages import State
+from engine.model import Layout
 from engine.oracles.base import Batch, Oracle
-
-State = dict[str, np.ndarray]
+from engine.privacy.base import NONE, Privacy
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The beats of one part of one hospital: index array into (memory-mapped) beat arrays, then added beats.
+class Work:
+    """Everything that one hospital's work may use.
 
     Attributes:
-        added: synthetic beats, at positions from len(index).
-        class_weight, logit_offset: of every batch, see `Batch`.
-        budget: number of beats whose batches make an epoch; None: of all that are there.
+        oracle: of the network.
+        layout: name and shape of each tensor in the flat vector, for methods that treat parts of it apart.
+        params: float32[parameters], the global model; never written to.
+        state: the hospital's private state after its last round; never written to.
+        samples: its train beats.
+        draw: random numbers of this round and hospital.
+        round: from 1; 0 when the final model is personalised.
+        privacy: the mechanism that every gradient goes through.
     """
 
-    x: np.ndarray
-    rr: np.ndarray
-    y: np.ndarray
-    index: np.ndarray
-    added: Batch | None = None
-    class_weight: np.ndarray | None = None
-    logit_offset: np.ndarray | None = None
-    budget: int | None = None
+    oracle: Oracle
+    layout: Layout
+    params: np.ndarray
+    state: State
+    samples: Samples
+    draw: np.random.Generator
+    round: int = 0
+    privacy: Privacy = NONE
 
-    def __len__(self) -> int:
-        return len(self.index) + (len(self.added.y) if self.added is not None else 0)
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        """Loss and gradient at `params`, float32[parameters], through the privacy mechanism."""
+        loss, gradient = self.privacy.gradient(self.oracle, params, batch)
+        return loss, self.privacy.noise(gradient)
 
-    def batches(self, batch_size: int) -> int:
-        """Number of batches in one epoch."""
-        return -(-(len(self) if self.budget is None else self.budget) // batch_size)
+    def batches(self, batch_size: int, draw: np.random.Generator | None = None) -> Iterator[np.ndarray]:
+        """Positions of one batch after another, without end; `draw` where streams must be independent."""
+        return self.privacy.batches(len(self.samples), batch_size, self.draw if draw is None else draw)
 
-    def labels(self) -> np.ndarray:
-        """int8[n], classes in the order of the positions."""
-        labels = np.asarray(self.y[self.index])
-        return labels if self.added is None else np.concatenate([labels, self.added.y])
-
-    def batch(self, positions: np.ndarray | slice = slice(None)) -> Batch:
-        """The beats at `positions`, 0..n-1, of this part."""
-        if self.added is None:
-            rows = self.index[positions]
-            parts = (self.x[rows], self.rr[rows], self.y[rows])
-        else:
-            wanted = np.arange(len(self))[positions]
-            real = wanted < len(self.index)
-            rows, others = self.index[wanted[real]], wanted[~real] - len(self.index)
-            order = np.argsort(~real, kind="stable").argsort()  # back from real first, added second
-            both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
-            parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
-        return Batch(*parts, self.class_weight, self.logit_offset)
+    def starting_from(self, params: np.ndarray) -> "Work":
+        """The same work from other parameters."""
+        return replace(self, params=params)
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,8 @@ class LocalResult:
     state: State = field(default_factory=dict)
 
 
-# (oracle, global parameters, private state, train samples, random numbers, round from 1) -> result
-Local = Callable[[Oracle, np.ndarray, State, Samples, np.random.Generator, int], LocalResult]
-# (oracle, global parameters, private state, train samples, random numbers) -> personal parameters, gradient evaluations
-Personalise = Callable[[Oracle, np.ndarray, State, Samples, np.random.Generator], tuple[np.ndarray, int]]
+Local = Callable[[Work], LocalResult]
+Personalise = Callable[[Work], tuple[np.ndarray, int]]  # personal parameters, gradient evaluations
 
 
 @dataclass(frozen=True)
@@ -97,44 +89,10 @@ class Algorithm:
     pooled: bool = False
 
 
-def passes(n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches of positions 0..n-1, shuffled anew for each pass, without end. The last of a pass may be smaller."""
-    while True:
-        order = draw.permutation(n)
-        for start in range(0, n, batch_size):
-            yield order[start : start + batch_size]
-
-
-def stratified(labels: np.ndarray, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches with the same number of beats of each class there is, without end.
-
-    Each class is passed through in shuffled order, as often as needed; a class with fewer beats than its share comes
-    more than once in a batch. With more classes than `batch_size`, a batch holds one beat of each.
-    """
-    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    streams = [_stream(group, draw) for group in groups]
-    size = max(batch_size, len(groups))
-    shares = [size // len(groups) + (i < size % len(groups)) for i in range(len(groups))]
-    while True:
-        yield np.array([next(stream) for stream, share in zip(streams, shares, strict=True) for _ in range(share)])
-
-
-def _stream(group: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from draw.permutation(group)
-
-
 def sgd(
-    oracle: Oracle,
-    params: np.ndarray,
-    samples: Samples,
-    draw: np.random.Generator,
-    steps: int,
-    batch_size: int,
-    rate: float,
-    anchor: tuple[np.ndarray, float] | None = None,
+    work: Work, steps: int, batch_size: int, rate: float, anchor: tuple[np.ndarray, float] | None = None
 ) -> tuple[np.ndarray, float]:
-    """Plain SGD over shuffled passes.
+    """Plain SGD over the batches of `work`, from its parameters.
 
     Args:
         anchor: (point, weight): adds weight / 2 * |params - point|^2 to the loss, FedProx's proximal term.
@@ -142,11 +100,11 @@ def sgd(
     Returns:
         The new parameters (the given ones are not touched) and the mean loss of the batches, without the anchor.
     """
-    params = params.copy()
+    params = work.params.copy()
     losses = []
-    batches = passes(len(samples), batch_size, draw)
+    batches = work.batches(batch_size)
     for _ in range(steps):
-        loss, gradient = oracle.gradient(params, samples.batch(next(batches)))
+        loss, gradient = work.gradient(params, work.samples.batch(next(batches)))
         if anchor is not None:
             gradient = gradient + np.float32(anchor[1]) * (params - anchor[0])
         params -= np.float32(rate) * gradient

@@ -1,12 +1,11 @@
-"""Federated algorithms: from the configuration to a record of pure functions."""
+"""From the configuration to an algorithm."""
 
 import numpy as np
 
-from engine.algorithms.base import Algorithm, Samples, State, sgd
+from engine.algorithms.base import Algorithm, Personalise, Work, sgd
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.algorithms.fedavg import alone, epochs, own_model
 from engine.algorithms.perfedavg import meta_steps
-from engine.oracles.base import Oracle
 
 
 def build_algorithm(federation: FederationConfig, personalisation: PersonalisationConfig) -> Algorithm:
@@ -28,25 +27,23 @@ def build_algorithm(federation: FederationConfig, personalisation: Personalisati
             return Algorithm(epochs(federation), adapt, "samples", pooled=True)
 
 
-def finetune(federation: FederationConfig, personalisation: PersonalisationConfig):  # type: ignore[no-untyped-def]
+def finetune(federation: FederationConfig, personalisation: PersonalisationConfig) -> Personalise:
     """Personalisation by plain SGD from the global model; for Per-FedAvg that is its adaptation, at rate alpha."""
     rate = personalisation.learning_rate
     if rate is None:
         meta = federation.algorithm == "perfedavg"
         rate = federation.perfedavg.alpha if meta else federation.learning_rate
 
-    def personalise(
-        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator
-    ) -> tuple[np.ndarray, int]:
+    def personalise(work: Work) -> tuple[np.ndarray, int]:
         steps = personalisation.steps
         if personalisation.epochs is not None:
-            steps = max(1, round(personalisation.epochs * samples.batches(federation.batch_size)))
-        personal, _ = sgd(oracle, params, samples, draw, steps, federation.batch_size, rate)
+            steps = max(1, round(personalisation.epochs * work.samples.batches(federation.batch_size)))
+        personal, _ = sgd(work, steps, federation.batch_size, rate)
         return personal, steps
 
-    def keep(
-        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator
-    ) -> tuple[np.ndarray, int]:
-        return params, 0
-
     return keep if personalisation.method == "none" else personalise
+
+
+def keep(work: Work) -> tuple[np.ndarray, int]:
+    """No personalisation: the global model as it is."""
+    return work.params, 0

@@ -5,43 +5,36 @@ FedAvg: McMahan et al. 2017 (arXiv 1602.05629). FedProx: Li et al. 2020 (arXiv 1
 
 import numpy as np
 
-from engine.algorithms.base import LocalResult, Samples, State, sgd
+from engine.algorithms.base import Local, LocalResult, Work, sgd
 from engine.algorithms.config import FederationConfig
-from engine.oracles.base import Oracle
 
 
-def epochs(config: FederationConfig, mu: float = 0.0):  # type: ignore[no-untyped-def]
+def epochs(config: FederationConfig, mu: float = 0.0) -> Local:
     """Local work: `local_epochs` passes of SGD from the global model, with FedProx's pull when mu > 0."""
 
-    def local(
-        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
-    ) -> LocalResult:
-        steps = config.local_epochs * samples.batches(config.batch_size)
-        rate = config.learning_rate * config.decay ** (round - 1)
-        anchor = (params, mu) if mu > 0 else None
-        trained, loss = sgd(oracle, params, samples, draw, steps, config.batch_size, rate, anchor)
-        return LocalResult(trained - params, loss, steps)
+    def local(work: Work) -> LocalResult:
+        steps = config.local_epochs * work.samples.batches(config.batch_size)
+        rate = config.learning_rate * config.decay ** (work.round - 1)
+        anchor = (work.params, mu) if mu > 0 else None
+        trained, loss = sgd(work, steps, config.batch_size, rate, anchor)
+        return LocalResult(trained - work.params, loss, steps)
 
     return local
 
 
-def alone(config: FederationConfig):  # type: ignore[no-untyped-def]
+def alone(config: FederationConfig) -> Local:
     """Local-only: each hospital goes on from its own model, and sends nothing (an update of zeros)."""
-    local = epochs(config)
+    train = epochs(config)
 
-    def step(
-        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
-    ) -> LocalResult:
-        own = state.get("params", params)
-        result = local(oracle, own, {}, samples, draw, round)
+    def local(work: Work) -> LocalResult:
+        own = work.state.get("params", work.params)
+        result = train(work.starting_from(own))
         state = {"params": own + result.update}
-        return LocalResult(np.zeros_like(params), result.loss, result.gradient_evaluations, state)
+        return LocalResult(np.zeros_like(work.params), result.loss, result.gradient_evaluations, state)
 
-    return step
+    return local
 
 
-def own_model(
-    oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator
-) -> tuple[np.ndarray, int]:
+def own_model(work: Work) -> tuple[np.ndarray, int]:
     """The personal model of local-only: what the hospital trained; one that never trained keeps the given model."""
-    return state.get("params", params), 0
+    return work.state.get("params", work.params), 0

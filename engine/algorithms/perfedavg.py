@@ -17,67 +17,64 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.algorithms.base import LocalResult, Samples, State, passes, stratified
+from engine.algorithms.base import Local, LocalResult, Work
 from engine.algorithms.config import FederationConfig, PerFedAvgConfig
-from engine.oracles.base import Batch, Oracle
+from engine.data.samples import stratified
+from engine.oracles.base import Batch
 
 # Gradients of one batch for one meta-step; the exact Hessian-vector product costs about two.
 COST = {"first-order": 2, "hessian-free": 4, "exact": 4}
 
 
 def meta_gradient(
-    oracle: Oracle, params: np.ndarray, batches: tuple[Batch, Batch, Batch], config: PerFedAvgConfig, decay: float = 1.0
+    work: Work, params: np.ndarray, batches: tuple[Batch, Batch, Batch], config: PerFedAvgConfig, decay: float = 1.0
 ) -> tuple[float, np.ndarray]:
-    """Loss after the inner step, and the meta-gradient in the chosen variant, float32[parameters]."""
+    """Loss after the inner step, and the meta-gradient in the chosen variant at `params`, float32[parameters]."""
     support, query, curvature = batches
     alpha = np.float32(config.alpha * decay)
-    _, inner = oracle.gradient(params, support)
-    loss, outer = oracle.gradient(params - alpha * inner, query)
+    _, inner = work.gradient(params, support)
+    loss, outer = work.gradient(params - alpha * inner, query)
     if config.variant == "first-order":
         return loss, outer
     if config.variant == "exact":
-        product = oracle.hessian_vector(params, curvature, outer)
+        product = work.oracle.hessian_vector(params, curvature, outer)
     else:
-        product = _central_difference(oracle, params, curvature, outer, config.delta)
+        product = _central_difference(work, params, curvature, outer, config.delta)
     return loss, outer - alpha * product
 
 
-def _central_difference(
-    oracle: Oracle, params: np.ndarray, batch: Batch, vector: np.ndarray, delta: float
-) -> np.ndarray:
+def _central_difference(work: Work, params: np.ndarray, batch: Batch, vector: np.ndarray, delta: float) -> np.ndarray:
     length = float(np.linalg.norm(vector))
     if length == 0.0:
         return np.zeros_like(vector)
     step = np.float32(delta / length) * vector
-    _, ahead = oracle.gradient(params + step, batch)
-    _, behind = oracle.gradient(params - step, batch)
+    _, ahead = work.gradient(params + step, batch)
+    _, behind = work.gradient(params - step, batch)
     return (ahead - behind) * np.float32(length / (2 * delta))
 
 
-def meta_steps(config: FederationConfig):  # type: ignore[no-untyped-def]
+def meta_steps(config: FederationConfig) -> Local:
     """Local work: tau meta-steps. Every hospital takes them all, however few beats it has."""
     settings = config.perfedavg
 
-    def local(
-        oracle: Oracle, params: np.ndarray, state: State, samples: Samples, draw: np.random.Generator, round: int
-    ) -> LocalResult:
+    def local(work: Work) -> LocalResult:
         cost = COST[settings.variant]
-        epoch = config.local_epochs * samples.batches(config.batch_size)
+        epoch = config.local_epochs * work.samples.batches(config.batch_size)
         tau = settings.tau or max(1, epoch // cost)
-        decay = config.decay ** (round - 1)
+        decay = config.decay ** (work.round - 1)
         # three streams that share nothing but the generator: the batches of a meta-step are independent
-        streams = [_batches(samples, config.batch_size, settings.stratified, child) for child in draw.spawn(3)]
-        trained = params.copy()
+        streams = [_batches(work, config.batch_size, settings.stratified, child) for child in work.draw.spawn(3)]
+        trained = work.params.copy()
         losses = []
         for _ in range(tau):
-            support, query, curvature = (samples.batch(next(stream)) for stream in streams)
-            loss, gradient = meta_gradient(oracle, trained, (support, query, curvature), settings, decay)
+            support, query, curvature = (work.samples.batch(next(stream)) for stream in streams)
+            loss, gradient = meta_gradient(work, trained, (support, query, curvature), settings, decay)
             trained -= np.float32(settings.beta * decay) * gradient
             losses.append(loss)
-        return LocalResult(trained - params, float(np.mean(losses)), tau * cost)
+        return LocalResult(trained - work.params, float(np.mean(losses)), tau * cost)
 
     return local
 
 
-def _batches(samples: Samples, batch_size: int, by_class: bool, draw: np.random.Generator) -> Iterator[np.ndarray]:
-    return stratified(samples.labels(), batch_size, draw) if by_class else passes(len(samples), batch_size, draw)
+def _batches(work: Work, batch_size: int, by_class: bool, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    return stratified(work.samples.labels(), batch_size, draw) if by_class else work.batches(batch_size, draw)

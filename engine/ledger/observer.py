@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.background import Answer, Background
 from engine.errors import LedgerError
 from engine.ledger import archive
@@ -35,6 +37,8 @@ from engine.ledger.records import (
     verdicts_from_json,
 )
 from engine.ledger.reputation import accepted_of, after, earned, peer_scores, standing, threshold, verdicts, words
+from engine.messages import Asked
+from engine.model import vector_hash
 
 
 class LedgerObserver:
@@ -45,6 +49,8 @@ class LedgerObserver:
         organisations: of the hospitals, by slot.
         seconds: time that the loop waited for this observer.
     """
+
+    wants_vectors = True
 
     def __init__(self, folder: Path, federation: Federation, config: LedgerConfig, actor: bool, rounds: int) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
@@ -60,7 +66,7 @@ class LedgerObserver:
         settings = (*where, config.confirmations, config.timeout)
         self._ledger = Background(Ledger, folder, federation, *settings, actor=actor)
         try:
-            opened: Opened = self._ledger.submit("opened").result()
+            opened: Opened = self._ledger.submit(Ledger.opened).result()
         except BaseException:
             self._ledger.abandon()
             raise
@@ -80,20 +86,23 @@ class LedgerObserver:
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
-        self._open: list[tuple[RoundEntry, list[Answer]]] = []  # the last answer holds the receipts
+        self._open: list[tuple[RoundEntry, list[Answer[Any]]]] = []  # the last answer holds the receipts
         self._last: dict[int, tuple[int, list[list[bytes]]]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = time.perf_counter() - started
         self.seconds = 0.0
 
-    def notice(self, model: bytes, slots: Sequence[int]) -> Notice:
-        """What to tell these hospitals before the round that starts from `model`."""
+    def name(self, params: np.ndarray) -> bytes:
+        return vector_hash(params, self._federation.layout)
+
+    def notice(self, asked: Asked) -> Notice:
         started = time.perf_counter()
         self._collect()
+        slots = asked.hospitals
         seen = {slot: self._last[slot] for slot in slots if slot in self._last}
         first = min((round for round, _ in seen.values()), default=len(self._headers) - 1)
         notice = Notice(
-            model,
+            asked.model,
             tuple(self._headers[first:]),
             {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
             {slot: self._receipts.pop(slot) for slot in slots if slot in self._receipts},
@@ -111,20 +120,20 @@ class LedgerObserver:
         started = time.perf_counter()
         if self._writing is not None:
             self._writing.result()
-        signed = tuple(u.signed for u in record.updates)
+        signed = tuple(u.signed.update for u in record.updates)
         judged, peers = self._judge(record)
         entry = RoundEntry(
             record.round,
             record.parent,
             record.model,
             signed,
-            tuple(u.opening for u in record.updates),
+            tuple(u.signed.opening for u in record.updates),
             verdicts=judged,
             peers=peers,
             decisions=self._decisions,
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
-        self._submit(entry, {u.hospital: u.leaf for u in record.updates})
+        self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates})
         self.seconds += time.perf_counter() - started
 
     @property
@@ -134,12 +143,12 @@ class LedgerObserver:
 
     def governance(self) -> tuple[Domain, list[tuple[str, bytes, str, bytes | None, str | None]]]:
         """As `Ledger.governance`."""
-        steps: tuple[Domain, list[Any]] = self._ledger.submit("governance").result()
+        steps: tuple[Domain, list[Any]] = self._ledger.submit(Ledger.governance).result()
         return steps
 
     def govern(self, kind: str, content: Any, signature: bytes | None = None, sender: str | None = None) -> Governed:
         """As `Ledger.govern`; the rounds from now on name the decisions after it."""
-        done: Governed = self._ledger.submit("govern", kind, content, signature, sender).result()
+        done: Governed = self._ledger.submit(Ledger.govern, kind, content, signature, sender).result()
         self._decisions = done.decisions
         return done
 
@@ -170,7 +179,7 @@ class LedgerObserver:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
-            self._ledger.submit("rotate", *rotation).result()
+            self._ledger.submit(Ledger.rotate, *rotation).result()
 
     def finish(self) -> None:
         """Waits until the last round is sealed, so that its receipts can be given out."""
@@ -182,7 +191,7 @@ class LedgerObserver:
     def summary(self) -> dict[str, Any]:
         """What the ledger holds, once it has sealed the last round."""
         self.finish()
-        summary: dict[str, Any] = self._ledger.submit("summary").result()
+        summary: dict[str, Any] = self._ledger.submit(Ledger.summary).result()
         return summary
 
     def leave(self) -> None:
@@ -194,10 +203,10 @@ class LedgerObserver:
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
         started = time.perf_counter()
-        self._ledger.submit("cosign", len(self._headers) - 1, signatures).result()
+        self._ledger.submit(Ledger.cosign, len(self._headers) - 1, signatures).result()
         if self._federation.window == 0 and len(self._headers) > 1:
-            self._ledger.submit("finalize").result()
-        summary: dict[str, Any] = self._ledger.submit("summary").result()
+            self._ledger.submit(Ledger.finalize).result()
+        summary: dict[str, Any] = self._ledger.submit(Ledger.summary).result()
         self.seconds += time.perf_counter() - started
         self._ledger.close()
         self._writer.shutdown()
@@ -223,20 +232,20 @@ class LedgerObserver:
         head = next_head(before, domain, self._federation.id, entry.round, *content)
         self._headers.append(Header(entry.round, before, *content, head))
         self._last.update(dict.fromkeys(leaves, (entry.round, tree)))
-        answers = [self._ledger.submit("append", entry)]
+        answers: list[Answer[Any]] = [self._ledger.submit(Ledger.append, entry)]
         if entry.verdicts:
             accepted = accepted_of(entry.verdicts)
             reputations = after(self._standing[0], accepted, entry.verdicts[0].threshold)
             self._standing = reputations, earned(self._standing[1], reputations, accepted)
-            answers.append(self._ledger.submit("update_reputation", entry.round))
-        self._open.append((entry, [*answers, self._ledger.submit("receipts", entry.round)]))
+            answers.append(self._ledger.submit(Ledger.update_reputation, entry.round))
+        self._open.append((entry, [*answers, self._ledger.submit(Ledger.receipts, entry.round)]))
 
     def _judge(self, record: Any) -> tuple[tuple[Verdicts, ...], tuple[PeerScore, ...]]:
         """The verdicts on a round's updates, and the scores that they follow from; none where an update has no judge."""
         peers = tuple(
-            PeerScore(slot, judge, *record.scores[slot][judge])
-            for slot in sorted(record.scores)
-            for judge in sorted(record.scores[slot])
+            PeerScore(slot, judge, *record.verdicts[slot][judge])
+            for slot in sorted(record.verdicts)
+            for judge in sorted(record.verdicts[slot])
         )
         scores, slots = peer_scores(peers), [u.hospital for u in record.updates]
         if not peers or set(scores) != set(slots):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from engine.data.cohort import HospitalData
 from engine.hospital import Task
-from engine.pools.base import HospitalPool
+from engine.messages import Pool
 from engine.pools.local import InProcessPool
 
 
-def build_pool(hospitals: Sequence[HospitalData], task: Task) -> HospitalPool:
+def build_pool(hospitals: Sequence[HospitalData], task: Task) -> Pool:
     """The pool that `execution.pool` names. For "ray", Ray must have been started: see `start_ray`."""
     execution = task.config.execution
     match execution.pool:

@@ -1,21 +1,21 @@
 """Hospitals in this process: one after another, or on a few threads."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from engine.aggregation.mean import add, require_room, weight
+from engine.aggregation.build import rule_of
 from engine.data.cohort import HospitalData
-from engine.errors import HospitalError, PulseLedgerError
-from engine.hospital import Hospital, Outcome, Task, Update
+from engine.errors import HospitalError
+from engine.hospital import Hospital, Task
 from engine.ledger.keys import Memory, Notice
+from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
-from engine.pools.base import Trained
 
 
 class InProcessPool:
@@ -29,25 +29,24 @@ class InProcessPool:
         oracle = build_oracle(task.oracle, task.network)
         self._lockstep = oracle if isinstance(oracle, Lockstep) else None
         self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
-        self._weighting = task.weighting
+        self._rule = rule_of(task.config)
         self._keep_vectors = task.keep_vectors
         self._size = {data.id: len(data.train) for data in hospitals}
         self.width = max(1, threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
 
-    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
-        answers = self._each("train", ids, round, params, notice)
-        summed, bound = np.zeros(len(params), np.int64), 0
-        for i, answer in enumerate(answers):
-            if isinstance(answer, Update) and answer.vector is not None:
-                try:
-                    bound += add(summed, weight(self._weighting, answer.samples), answer.vector)
-                except PulseLedgerError as error:
+    def train(self, asked: Asked, notice: Notice | None) -> Trained:
+        answers = self._each("train", asked.hospitals, asked, notice)
+        summed = None
+        if self._rule.partial is not None:
+            updates = [a for a in answers if isinstance(a, Update)]
+            summed, refused = self._rule.partial(updates, len(asked.params))
+            for i, answer in enumerate(answers):
+                if isinstance(answer, Update) and answer.hospital in refused:
                     self._hospitals[answer.hospital].withdraw()
-                    answers[i] = HospitalError(answer.hospital, round, "aggregate", str(error))
-        require_room(bound)
-        if not self._keep_vectors:
-            answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
+                    answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
+            if not self._keep_vectors:
+                answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
@@ -59,7 +58,7 @@ class InProcessPool:
     def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
         return self._each("sign_head", ids, round, notice)
 
-    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+    def restore(self, states: Mapping[int, State]) -> None:
         for hospital, state in states.items():
             self._hospitals[hospital].state = state
 

@@ -7,18 +7,19 @@ so the repetition gives the same bits.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported_ray, take_actor
-from engine.aggregation.mean import total
+from engine.aggregation.build import rule_of
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
-from engine.hospital import Outcome, Task, Update
+from engine.hospital import Task
 from engine.ledger.keys import Memory, Notice
-from engine.pools.base import Trained
+from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 
@@ -33,6 +34,7 @@ class RayPool:
         self._ray = imported_ray()
         execution = task.config.execution
         self._hospitals = {data.id: data for data in hospitals}
+        self._rule = rule_of(task.config)
         self._deadline = execution.deadline
         sizes = [(data.id, len(data.train)) for data in hospitals]
         cpus = self._free_cpus()
@@ -51,14 +53,21 @@ class RayPool:
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
 
-    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
-        by_host = self._ask("train", ids, round, params, self._ray.put(notice))
-        answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part.answers, strict=True)}
+    def train(self, asked: Asked, notice: Notice | None) -> Trained:
+        by_host = self._ask("train", asked.hospitals, asked.round, asked, self._ray.put(notice))
+        answers = {
+            h: a
+            for i, part in by_host.items()
+            for h, a in zip(self._wanted(i, asked.hospitals), part.answers, strict=True)
+        }
         for update in (a for a in answers.values() if isinstance(a, Update)):
             self._states[update.hospital] = update.state
             if update.signed is not None:
-                self._memories[update.hospital] = Memory(round, update.leaf, update.signed.record.parent_head)
-        return Trained([answers[h] for h in ids], total((part.summed for part in by_host.values()), len(params)))
+                signed = update.signed
+                self._memories[update.hospital] = Memory(asked.round, signed.leaf, signed.update.record.parent_head)
+        sums = [part.summed for part in by_host.values() if part.summed is not None]
+        summed = self._rule.join(sums, len(asked.params)) if self._rule.partial is not None else None
+        return Trained([answers[h] for h in asked.hospitals], summed)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)
@@ -69,7 +78,7 @@ class RayPool:
     def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
         return self._each("sign_head", ids, round, notice)
 
-    def restore(self, states: dict[int, dict[str, np.ndarray]]) -> None:
+    def restore(self, states: Mapping[int, State]) -> None:
         self._states = dict(states)
         self._ray.get([host.restore.remote(self._states_of(i)) for i, host in self._hosts.items()])
 
@@ -117,7 +126,7 @@ class RayPool:
                     if attempt == ATTEMPTS:
                         cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
                         lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
-                        answers[i] = Trained(lost, np.zeros(len(content), np.int64)) if method == "train" else lost
+                        answers[i] = Trained(lost, None) if method == "train" else lost
                     else:
                         end = time.monotonic() + self._deadline
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
@@ -210,8 +219,8 @@ class _Host:
         self.restore(states)
         self._pool.remember(memories)
 
-    def train(self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]) -> Trained:
-        return self._pool.train(round, params, notice, ids)
+    def train(self, round: int, asked: Asked, notice: Notice | None, ids: Sequence[int]) -> Trained:
+        return self._pool.train(replace(asked, hospitals=tuple(ids)), notice)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)
@@ -254,7 +263,7 @@ def host_groups(sizes: Sequence[tuple[int, int]], execution: ExecutionConfig, cp
     work = [0] * hosts
     limit = len(sizes) if per == "auto" else int(per)
     for hospital, beats in sorted(sizes, key=lambda item: (-item[1], item[0])):
-        host = min((i for i in range(hosts) if len(groups[i]) < limit), key=lambda i: (work[i], i))
+        host = min((i for i in range(hosts) if len(groups[i]) < limit), key=lambda i: (work[i], len(groups[i]), i))
         groups[host].append(hospital)
         work[host] += beats
     return [sorted(group) for group in groups]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.algorithms.base import Samples
+from engine.data.samples import Samples
 from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.config import BalanceConfig

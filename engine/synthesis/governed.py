@@ -32,6 +32,7 @@ from engine.data.cohort import Cohort, HospitalData
 from engine.encoding import canonical_json, json_hash
 from engine.errors import DataError, LedgerError, ReviewPending, SynthesisError
 from engine.files import cache_folder, whole
+from engine.ledger.base import LoopLedger, NoLedger
 from engine.ledger.keys import Signer, Signing, read_reviewers, simulated_organisation
 from engine.ledger.policy import CLASSES, GENERATORS, Books, Standing, Status, explain, policy_of, to_contract
 from engine.ledger.records import (
@@ -165,7 +166,7 @@ def govern(
     cohort: Cohort,
     folder: Path,
     federation: bytes,
-    ledger: "LedgerObserver | None",
+    ledger: LoopLedger,
     organisations: Sequence[bytes] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
@@ -193,8 +194,8 @@ def govern(
     if config.balance.method == "timegan":
         interpreter()  # every batch would be missing for want of it
     home.mkdir(parents=True, exist_ok=True)
-    desk = Desk(ledger)
-    signing = ledger.signing if ledger is not None else Signing(federation, ZERO, NOWHERE, "", 0, ZERO)
+    desk = Desk(None if isinstance(ledger, NoLedger) else ledger)  # type: ignore[arg-type]
+    signing = ledger.signing or Signing(federation, ZERO, NOWHERE, "", 0, ZERO)
     own = tuple(organisations) or tuple(organisation(h.id) for h in cohort.hospitals)
     reviewers = _open(config, desk, federation, signing)
     signers = {h.id: Signer(h.id, signing, config.seed) for h in cohort.hospitals}

@@ -1,33 +1,21 @@
 """The loop alone, over a pool whose answers are known."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from reference import f32
 
-from engine.aggregation.mean import weighted_sum
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
 from engine.errors import HospitalError, PulseLedgerError
-from engine.hospital import Update
-from engine.pools.base import Trained
-from engine.rounds import LoopState, Plan, RoundRecord, run_rounds, select, survivors
-
-PLAN = Plan(
-    rounds=2,
-    seed=0,
-    trainers=(0, 1, 2),
-    validators=(0, 1, 2),
-    per_round=3,
-    weighting="samples",
-    min_hospitals=None,
-    classes="NV",
-    model_hash=lambda params: b"hash of " + str(params.tolist()).encode(),
-    notice=lambda model, hospitals: model,
-)
+from engine.ledger.base import NoLedger
+from engine.messages import Asked, LoopState, RoundRecord, Trained, Update, Verdicts
+from engine.messages import Pool as PoolProtocol
+from engine.rounds import Parts, Validation, run_rounds
+from engine.schedule.judges import nobody
+from engine.schedule.sampled import Sampled
 
 
 class Pool:
@@ -43,18 +31,48 @@ class Pool:
         self.asked.append((stage, round, float(params[0]), parent, list(ids)))
         return [HospitalError(h, round, stage, "boom") if self.fails(h, round, stage) else answer(h) for h in ids]
 
-    def train(self, round: int, params: np.ndarray, parent: bytes, ids: Sequence[int]) -> Trained:
-        def answer(h: int) -> Update:
-            return Update(h, f32(h + 1), samples=h + 1, loss=float(h), gradient_evaluations=10, state={"r": f32(round)})
+    def train(self, asked: Asked, notice: bytes) -> Trained:
+        state = {"r": f32(asked.round)}
 
-        answers = self._each("train", round, params, parent, ids, answer)
-        updates = ((u.samples, u.vector) for u in answers if isinstance(u, Update))
-        return Trained(answers, weighted_sum(updates, len(params)))
+        def answer(h: int) -> Update:
+            return Update(h, f32(h + 1), samples=h + 1, loss=float(h), gradient_evaluations=10, state=state)
+
+        answers = self._each("train", asked.round, asked.params, notice, asked.hospitals, answer)
+        summed, refused = RULE.partial([u for u in answers if isinstance(u, Update)], len(asked.params))
+        assert not refused
+        return Trained(answers, summed)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list:
         return self._each("validate", round, params, b"", ids, lambda h: np.array([[h + 1, 0], [0, 0]]))
 
-    finish = restore = close = None
+    finish = sign_head = restore = close = None
+
+
+class Named(NoLedger):
+    """Names models, and tells hospitals the name."""
+
+    def name(self, params: np.ndarray) -> bytes:
+        return b"hash of " + str(params.tolist()).encode()
+
+    def notice(self, asked: Asked) -> bytes:
+        return asked.model
+
+
+RULE = build_rule(AggregationConfig(), "samples")
+
+
+def parts(
+    pool: PoolProtocol,
+    rounds: int = 2,
+    per_round: int = 3,
+    min_hospitals: int | None = None,
+    validators: tuple[int, ...] = (0, 1, 2),
+    **others: Any,
+) -> Parts:
+    """A loop over hospitals 0, 1 and 2."""
+    schedule = Sampled(0, (0, 1, 2), per_round, min_hospitals)
+    validation = Validation(validators, "NV", min_hospitals=min_hospitals)
+    return Parts(rounds, pool, schedule, RULE, validation, ledger=Named(), **others)
 
 
 def start() -> LoopState:
@@ -69,7 +87,7 @@ def test_two_rounds_by_hand():
             assert len(saved) == record.round - 1  # observers hear of a round before it is saved
             heard.append(record)
 
-    end = run_rounds(start(), PLAN, pool, [Listener()], saved.append)
+    end = run_rounds(start(), parts(pool), [Listener()], saved.append)
     step = (1 * 1 + 2 * 2 + 3 * 3) / 6
     assert end.params == pytest.approx([100 + 2 * step])
     assert [state.round for state in saved] == [1, 2]
@@ -80,7 +98,7 @@ def test_two_rounds_by_hand():
         ("train", 1, first), ("validate", 1, second), ("train", 2, second), ("validate", 2, last)
     ]  # fmt: skip
     assert [record.round for record in heard] == [1, 2]
-    assert heard[0].model == heard[1].parent == pool.asked[2][3] == PLAN.model_hash(saved[0].params)
+    assert heard[0].model == heard[1].parent == pool.asked[2][3] == Named().name(saved[0].params)
     assert [u.hospital for u in heard[0].updates] == [0, 1, 2]
     row = end.history[0]
     assert row["participants"] == 3
@@ -92,50 +110,16 @@ def test_two_rounds_by_hand():
 
 
 def test_going_on_is_the_same_as_never_having_stopped():
-    whole = run_rounds(start(), replace(PLAN, rounds=5, per_round=2), Pool())
-    half = run_rounds(start(), replace(PLAN, rounds=2, per_round=2), Pool())
+    whole = run_rounds(start(), parts(Pool(), rounds=5, per_round=2))
+    half = run_rounds(start(), parts(Pool(), per_round=2))
     pool = Pool()
-    rest = run_rounds(half, replace(PLAN, rounds=5, per_round=2), pool)
+    rest = run_rounds(half, parts(pool, rounds=5, per_round=2))
     assert pool.asked[0][1] == 3
     np.testing.assert_array_equal(rest.params, whole.params)
     assert [row["round"] for row in rest.history] == [1, 2, 3, 4, 5]
     nothing = Pool()
-    assert run_rounds(rest, replace(PLAN, rounds=5), nothing) == rest
+    assert run_rounds(rest, parts(nothing, rounds=5)) == rest
     assert nothing.asked == []
-
-
-# --- Participation ----------------------------------------------------------------------------------------------------
-
-
-@given(seed=st.integers(0, 2**40), round=st.integers(1, 500), hospitals=st.integers(1, 40), wanted=st.integers(1, 50))
-def test_selection_depends_on_seed_and_round_alone(seed: int, round: int, hospitals: int, wanted: int):
-    plan = replace(PLAN, seed=seed, trainers=tuple(range(3, 3 + hospitals)), per_round=wanted)
-    chosen = select(plan, round)
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == min(wanted, hospitals)
-    assert set(chosen) <= set(plan.trainers)
-    assert all(type(h) is int for h in chosen)
-    assert select(replace(plan, rounds=9, weighting="none"), round) == chosen
-
-
-def test_selection_gives_every_hospital_its_turn():
-    plan = replace(PLAN, trainers=tuple(range(10)), per_round=2)
-    rounds = [tuple(select(plan, round)) for round in range(1, 201)]
-    counts = np.bincount(np.array(rounds).ravel(), minlength=10)
-    assert counts.sum() == 400
-    assert counts.min() > 20  # 40 expected, standard deviation 5.7
-    assert len(set(rounds)) > 30  # of 45 pairs
-    assert rounds != [tuple(select(replace(plan, seed=1), round)) for round in range(1, 201)]
-
-
-def test_only_selected_hospitals_train_but_all_validate():
-    pool = Pool()
-    end = run_rounds(start(), replace(PLAN, per_round=1, rounds=6), pool)
-    trained = [call[4] for call in pool.asked if call[0] == "train"]
-    assert trained == [select(replace(PLAN, per_round=1), round) for round in range(1, 7)]
-    assert len({h for ids in trained for h in ids}) > 1
-    assert all(call[4] == [0, 1, 2] for call in pool.asked if call[0] == "validate")
-    assert [row["participants"] for row in end.history] == [1] * 6
 
 
 # --- Failures ---------------------------------------------------------------------------------------------------------
@@ -145,14 +129,14 @@ def test_a_failure_ends_the_run_unless_fewer_are_allowed():
     pool = Pool(lambda hospital, round, stage: (hospital, round, stage) == (1, 2, "train"))
     saved: list[LoopState] = []
     with pytest.raises(HospitalError, match="hospital 1, round 2, train: boom") as caught:
-        run_rounds(start(), PLAN, pool, save=saved.append)
+        run_rounds(start(), parts(pool), save=saved.append)
     assert (caught.value.hospital, caught.value.round, caught.value.stage) == (1, 2, "train")
     assert [state.round for state in saved] == [1]
 
 
 def test_with_min_hospitals_a_round_goes_on_and_says_so():
     pool = Pool(lambda hospital, round, stage: (hospital, round, stage) == (1, 2, "train"))
-    end = run_rounds(start(), replace(PLAN, min_hospitals=2, rounds=3), pool)
+    end = run_rounds(start(), parts(pool, min_hospitals=2, rounds=3))
     assert [row["participants"] for row in end.history] == [3, 2, 3]
     assert [row["lost"] for row in end.history] == [[], ["hospital 1, round 2, train: boom"], []]
     full, without = (1 + 4 + 9) / 6, (1 + 9) / 4
@@ -162,7 +146,7 @@ def test_with_min_hospitals_a_round_goes_on_and_says_so():
 
 def test_a_hospital_that_only_fails_to_validate_is_named_too():
     pool = Pool(lambda hospital, round, stage: (hospital, stage) == (0, "validate"))
-    end = run_rounds(start(), replace(PLAN, min_hospitals=2, rounds=1), pool)
+    end = run_rounds(start(), parts(pool, min_hospitals=2, rounds=1))
     row = end.history[0]
     assert row["lost"] == ["hospital 0, round 1, validate: boom"]
     assert row["participants"] == 3
@@ -171,7 +155,7 @@ def test_a_hospital_that_only_fails_to_validate_is_named_too():
 
 
 def test_validation_rows_carry_the_ids_of_their_hospitals():
-    end = run_rounds(start(), replace(PLAN, validators=(1, 2), rounds=1), Pool())
+    end = run_rounds(start(), parts(Pool(), validators=(1, 2), rounds=1))
     rows = end.history[0]["validation"]["per_hospital"]
     assert [(row["id"], row["support"]["N"]) for row in rows] == [(1, 2), (2, 3)]
 
@@ -179,13 +163,37 @@ def test_validation_rows_carry_the_ids_of_their_hospitals():
 def test_too_few_hospitals_end_the_run_in_one_sentence():
     pool = Pool(lambda hospital, round, stage: hospital > 0)
     with pytest.raises(PulseLedgerError) as caught:
-        run_rounds(start(), replace(PLAN, min_hospitals=2), pool)
+        run_rounds(start(), parts(pool, min_hospitals=2))
     assert str(caught.value) == (
         "1 hospitals answered, federation.min_hospitals is 2; first failure: hospital 1, round 1, train: boom"
     )
 
 
-def test_survivors_keep_their_order():
-    lost = HospitalError(3, 1, "train", "x")
-    assert survivors([1, 2], None) == ((1, 2), ())
-    assert survivors([5, lost, 4], 1) == ((5, 4), (lost,))
+# --- Judges and rule --------------------------------------------------------------------------------------------------
+
+
+def test_judges_see_the_updates_before_they_are_merged_and_the_rule_sees_the_verdicts():
+    seen: list[Any] = []
+
+    def judges(asked: Asked, taken: Any) -> Verdicts:
+        seen.append(("judge", asked.round, [u.hospital for u in taken.updates]))
+        return {0: {1: (3, 4)}}
+
+    def direction(state: LoopState, taken: Any, verdicts: Verdicts) -> np.ndarray:
+        seen.append(("merge", state.round + 1, verdicts))
+        return np.array([0.5])
+
+    from dataclasses import replace
+
+    heard: list[RoundRecord] = []
+    listener = type("Listener", (), {"round_finished": lambda self, record: heard.append(record)})()
+    made = replace(parts(Pool(), rounds=1, judges=judges), rule=replace(RULE, direction=direction))
+    end = run_rounds(start(), made, [listener])
+    assert seen == [("judge", 1, [0, 1, 2]), ("merge", 1, {0: {1: (3, 4)}})]
+    assert heard[0].verdicts == {0: {1: (3, 4)}}
+    assert end.params.tolist() == [100.5]
+
+
+def test_without_judges_there_are_no_verdicts():
+    asked = Asked(1, (0,), f32(0))
+    assert nobody(asked, None) == {}

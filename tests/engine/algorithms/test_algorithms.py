@@ -1,6 +1,7 @@
 """The algorithms on problems that can be solved on paper, and the mistakes known from other implementations."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -8,17 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import SQUARE, Quadratic, Recorder, Towards, f32, samples
+from reference import SQUARE, Quadratic, Recorder, Towards, f32, merged, samples, work
 
-from engine.aggregation.mean import weight, weighted_mean
-from engine.algorithms.base import LocalResult, Samples, passes, sgd, stratified
+from engine.algorithms.base import LocalResult, sgd
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import FederationConfig, PerFedAvgConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST, meta_gradient
 from engine.config import RunConfig
 from engine.data.beats import open_beats
 from engine.data.cohort import build_cohort
+from engine.data.samples import Samples, passes, stratified
 from engine.hospital import Hospital, Task
+from engine.messages import Asked
 from engine.model import Network, build_network, initial_parameters
 from engine.oracles.torch import TorchOracle
 
@@ -31,7 +33,7 @@ def train(
 ) -> LocalResult:
     """One hospital's work of one round."""
     algorithm = build_algorithm(FederationConfig(**settings), PersonalisationConfig())
-    return algorithm.local(oracle, params, state or {}, data, np.random.default_rng(seed), round)
+    return algorithm.local(work(oracle, params, data, round, seed, state))
 
 
 def adapt(
@@ -44,7 +46,7 @@ def adapt(
 ) -> tuple[np.ndarray, int]:
     """One hospital's personalisation."""
     algorithm = build_algorithm(FederationConfig(**settings), PersonalisationConfig(**personalisation))
-    return algorithm.personalise(oracle, params, state or {}, data, np.random.default_rng(0))
+    return algorithm.personalise(work(oracle, params, data, state=state))
 
 
 def meta(variant: str, **settings: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def meta(variant: str, **settings: Any) -> dict[str, Any]:
 def test_sgd_by_hand():
     # f(w) = 1/2 (w - 10)^2 from 0 at rate 0.1: 0 -> 1 -> 1.9; losses 50 and 40.5
     data = samples([10, 10, 10])
-    params, loss = sgd(Towards(), f32(0), data, np.random.default_rng(0), 2, 2, 0.1)
+    params, loss = sgd(work(Towards(), f32(0), data), 2, 2, 0.1)
     assert params == pytest.approx([1.9], abs=1e-6)
     assert loss == pytest.approx((50 + 40.5) / 2)
 
@@ -81,8 +83,8 @@ def test_fedavg_of_two_hospitals_by_hand():
     for data in (samples([2, 2, 2]), samples([-6])):
         updates.append((len(data), train({"learning_rate": 0.5}, Towards(), f32(0), data).update))
     assert [u[0] for _, u in updates] == [1.0, -3.0]
-    assert weighted_mean(f32(0), updates) == 0.0
-    assert weighted_mean(f32(0), [(1, u) for _, u in updates]) == -1.0
+    assert merged(f32(0), updates, "samples") == 0.0
+    assert merged(f32(0), updates, "uniform") == -1.0
 
 
 def test_rates_decay_from_round_to_round():
@@ -128,7 +130,9 @@ def test_meta_gradients_of_two_hospitals_have_their_closed_form():
     means = {}
     for variant in VARIANTS:
         config = PerFedAvgConfig(variant=variant, alpha=alpha)
-        means[variant] = [meta_gradient(hospital, w, batches, config)[1] for hospital in hospitals]
+        means[variant] = [
+            meta_gradient(work(hospital, w, samples([0])), w, batches, config)[1] for hospital in hospitals
+        ]
     closed = []
     for i, hospital in enumerate(hospitals):
         h, pull = hospital.hessian, hospital.a.T @ hospital.b
@@ -143,10 +147,10 @@ def test_meta_gradients_of_two_hospitals_have_their_closed_form():
     settings = meta("exact", alpha=alpha, beta=0.25, tau=1)
     algorithm = build_algorithm(FederationConfig(**settings), PersonalisationConfig())
     updates = [
-        (weight(algorithm.weighting, n), train(settings, hospital, w, samples([0] * n)).update)
+        (n, train(settings, hospital, w, samples([0] * n)).update)
         for n, hospital in zip((1, 9), hospitals, strict=True)
     ]
-    np.testing.assert_allclose(weighted_mean(w, updates), w - 0.25 * np.mean(closed, axis=0), atol=1e-5)
+    np.testing.assert_allclose(merged(w, updates, algorithm.weighting), w - 0.25 * np.mean(closed, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -378,7 +382,7 @@ def test_only_train_beats_are_ever_derived_for(tiny_config, parts, name: str, va
         recorder = Recorder(TorchOracle(network))
         hospital = Hospital(data, Task(config, network, cohort.beats.folder, None), recorder)
         params = initial_parameters(network, 0)
-        hospital.train(1, params, b"")
+        hospital.train(Asked(1, (data.id,), params), None)
         hospital.validate(1, params)
         assert len(recorder.scored) == 1
         outcome = hospital.finish(1, params)
@@ -406,10 +410,10 @@ def test_hospitals_of_one_class_each_adapt_to_it_within_twenty_rounds(variant: s
     params = initial_parameters(network, 0)
     for round in range(1, 21):
         results = [
-            algorithm.local(oracle, params, {}, data, np.random.default_rng([round, i]), round)
+            algorithm.local(replace(work(oracle, params, data, round), draw=np.random.default_rng([round, i])))
             for i, data in enumerate(hospitals)
         ]
-        params = weighted_mean(params, [(weight(algorithm.weighting, 40), r.update) for r in results])
+        params = merged(params, [(40, r.update) for r in results], algorithm.weighting)
     for label, data in enumerate(hospitals):
-        personal, _ = algorithm.personalise(oracle, params, {}, data, np.random.default_rng(label))
+        personal, _ = algorithm.personalise(work(oracle, params, data, seed=label))
         assert (oracle.scores(personal, fresh, none).argmax(1) == label).all()

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from reference import work
 
-from engine.algorithms.base import Samples, sgd
+from engine.algorithms.base import sgd
+from engine.data.samples import Samples
 from engine.model import ModelConfig, build_network, initial_parameters
 from engine.oracles.base import Batch
 from engine.oracles.stacked import Lockstep, StackedOracle
@@ -54,10 +56,7 @@ def test_training_in_lockstep_equals_training_alone():
 
     def tasks(oracle):
         # unequal numbers of steps: some hospitals are done while others still ask
-        return [
-            lambda i=i: sgd(oracle, start, parts[i], np.random.default_rng(i), 3 + 2 * i, 8, 0.1)
-            for i in range(len(parts))
-        ]
+        return [lambda i=i: sgd(work(oracle, start, parts[i], seed=i), 3 + 2 * i, 8, 0.1) for i in range(len(parts))]
 
     lockstep = Lockstep(StackedOracle(NETWORK, "cpu"), reference)
     for (together, loss), (alone, expected) in zip(
@@ -78,7 +77,7 @@ def test_requests_are_answered_together():
     lockstep = Lockstep(Counting(NETWORK, "cpu"), TorchOracle(NETWORK))
     start = initial_parameters(NETWORK, 0)
     part = Samples(*beats(16, 0)[:3], index=np.arange(16))
-    lockstep.run([lambda s=s: sgd(lockstep, start, part, np.random.default_rng(0), s, 8, 0.1) for s in (1, 2, 4)])
+    lockstep.run([lambda s=s: sgd(work(lockstep, start, part), s, 8, 0.1) for s in (1, 2, 4)])
     assert sizes == [3, 2, 1, 1]
 
 
@@ -91,6 +90,6 @@ def test_a_failing_task_is_raised_and_holds_up_nobody():
         raise ValueError("no beats")
 
     with pytest.raises(ValueError, match="no beats"):
-        lockstep.run([broken, lambda: sgd(lockstep, start, part, np.random.default_rng(0), 2, 8, 0.1)])
+        lockstep.run([broken, lambda: sgd(work(lockstep, start, part), 2, 8, 0.1)])
     with pytest.raises(ValueError, match="broadcast"):  # a complaint about the shape reaches the task that asked
         lockstep.run([lambda: lockstep.gradient(start, Batch(part.x[:, :-1], part.rr, part.y))])

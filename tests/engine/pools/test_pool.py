@@ -18,7 +18,8 @@ from engine.config import RunConfig
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
 from engine.experiment import run
-from engine.hospital import Task, Update
+from engine.hospital import Task
+from engine.messages import Asked, Update
 from engine.model import build_network, initial_parameters
 from engine.pools.build import build_pool
 from engine.pools.config import ExecutionConfig
@@ -107,7 +108,7 @@ def test_a_hospital_that_fails_is_answered_by_its_error(tiny_config, cohort, req
     keys = {"execution.pool": pool, "execution.cpus": 2, "execution.hospitals_per_actor": 2}
     hospitals, params = start(tiny_config(**keys), cohort, broken(cohort, 1))
     try:
-        answers = hospitals.train(7, params, b"", [2, 1, 0]).answers
+        answers = hospitals.train(Asked(7, (2, 1, 0), params), None).answers
         assert [type(a) for a in answers] == [Update, HospitalError, Update]
         assert [answers[0].hospital, answers[2].hospital] == [2, 0]
         error = answers[1]
@@ -142,7 +143,7 @@ def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, coh
 
 def test_an_update_that_is_not_finite_is_a_failure(tiny_config, cohort):
     hospitals, params = start(tiny_config(**{"federation.learning_rate": 1e30}), cohort, cohort.hospitals)
-    (error,) = hospitals.train(1, params, b"", [0]).answers
+    (error,) = hospitals.train(Asked(1, (0,), params), None).answers
     assert isinstance(error, HospitalError)
     assert "not finite" in str(error)
     assert "learning rate" in str(error)
@@ -185,7 +186,7 @@ def test_a_round_has_a_deadline(ray2, tiny_config, cohort):
     pool, params = start(config, cohort, (endless,))
     try:
         began = time.monotonic()
-        (answer,) = pool.train(1, params, b"", [1]).answers
+        (answer,) = pool.train(Asked(1, (1,), params), None).answers
         assert time.monotonic() - began < 30
         assert isinstance(answer, HospitalError)
         assert str(answer) == f"hospital 1, round 1, train: no answer in 0.2 s, {ATTEMPTS} times"
@@ -233,18 +234,18 @@ def test_hosts_are_used_again(ray2, tiny_config, cohort):
     keys = {"execution.pool": "ray", "execution.hospitals_per_actor": 2}
     first, params = start(tiny_config(**keys), cohort, cohort.hospitals)
     pids = first.processes()
-    trained = first.train(1, params, b"", [0, 1, 2]).answers
+    trained = first.train(Asked(1, (0, 1, 2), params), None).answers
     first.close()
     for rate, same in ((0.1, True), (0.05, False)):
         again, _ = start(tiny_config(**keys, **{"federation.learning_rate": rate}), cohort, cohort.hospitals)
         assert sorted(again.processes()) == sorted(pids)
-        for before, now in zip(trained, again.train(1, params, b"", [0, 1, 2]).answers, strict=True):
+        for before, now in zip(trained, again.train(Asked(1, (0, 1, 2), params), None).answers, strict=True):
             assert np.array_equal(before.vector, now.vector) == same
         again.close()
     # one that died while nobody looked is replaced
     os.kill(pids[0], signal.SIGKILL)
     last, _ = start(tiny_config(**keys), cohort, cohort.hospitals)
-    for before, now in zip(trained, last.train(1, params, b"", [0, 1, 2]).answers, strict=True):
+    for before, now in zip(trained, last.train(Asked(1, (0, 1, 2), params), None).answers, strict=True):
         np.testing.assert_array_equal(before.vector, now.vector)
     assert pids[0] not in last.processes()
     last.close()
@@ -254,10 +255,10 @@ def test_private_states_are_restored_into_the_hospitals(tiny_config, cohort):
     config = tiny_config(**{"federation.algorithm": "local"})
     pool, params = start(config, cohort, cohort.hospitals)
     assert isinstance(pool, InProcessPool)
-    first = pool.train(1, params, b"", [0, 1, 2]).answers
-    second = pool.train(2, params, b"", [0, 1, 2]).answers
+    first = pool.train(Asked(1, (0, 1, 2), params), None).answers
+    second = pool.train(Asked(2, (0, 1, 2), params), None).answers
     other, _ = start(config, cohort, cohort.hospitals)
     other.restore({u.hospital: u.state for u in first})
-    for expected, found in zip(second, other.train(2, params, b"", [0, 1, 2]).answers, strict=True):
+    for expected, found in zip(second, other.train(Asked(2, (0, 1, 2), params), None).answers, strict=True):
         np.testing.assert_array_equal(found.state["params"], expected.state["params"])
         assert not np.array_equal(found.state["params"], first[found.hospital].state["params"])

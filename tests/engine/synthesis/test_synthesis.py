@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from reference import ROOT
 
-from engine.algorithms.base import Samples
 from engine.config import RunConfig
+from engine.data.samples import Samples
 from engine.errors import ConfigError, DataError, SynthesisError
 from engine.experiment import run
 from engine.oracles.base import Batch

@@ -1,0 +1,33 @@
+"""Settings of aggregation."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from engine.settings import Section
+
+
+class ServerConfig(Section):
+    """The server's optimiser: it takes the mean of the updates for a negative gradient."""
+
+    method: Literal["none", "momentum", "adam", "yogi"] = Field(
+        "none", description="none adds the mean; FedAvgM, FedAdam, FedYogi remember earlier ones"
+    )
+    learning_rate: float = Field(1.0, gt=0, description="momentum, adam, yogi: rate of the server's step")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, adam, yogi: weight of the past in the direction")
+    beta2: float = Field(0.99, ge=0, lt=1, description="adam, yogi: weight of the past in the squares")
+    tau: float = Field(1e-3, gt=0, description="adam, yogi: added to the root; large is close to momentum")
+
+    def used(self) -> dict[str, Any]:
+        """Only what the method reads."""
+        keys = {"none": (), "momentum": ("learning_rate", "momentum")}.get(
+            self.method, tuple(ServerConfig.model_fields)
+        )
+        return {"method": self.method, **{key: getattr(self, key) for key in keys}}
+
+
+class AggregationConfig(Section):
+    """From the hospitals' updates to the next global model."""
+
+    rule: Literal["mean"] = Field("mean", description="mean: weighted as federation.weighting says")
+    server: ServerConfig = ServerConfig()

@@ -1,0 +1,81 @@
+"""One hospital's beats of one part, and the orders in which batches pass through them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.oracles.base import Batch
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The beats of one part of one hospital: index array into (memory-mapped) beat arrays, then added beats.
+
+    Attributes:
+        added: synthetic beats, at positions from len(index).
+        class_weight, logit_offset: of every batch, see `Batch`.
+        budget: number of beats whose batches make an epoch; None: of all that are there.
+    """
+
+    x: np.ndarray
+    rr: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    added: Batch | None = None
+    class_weight: np.ndarray | None = None
+    logit_offset: np.ndarray | None = None
+    budget: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.index) + (len(self.added.y) if self.added is not None else 0)
+
+    def batches(self, batch_size: int) -> int:
+        """Number of batches in one epoch."""
+        return -(-(len(self) if self.budget is None else self.budget) // batch_size)
+
+    def labels(self) -> np.ndarray:
+        """int8[n], classes in the order of the positions."""
+        labels = np.asarray(self.y[self.index])
+        return labels if self.added is None else np.concatenate([labels, self.added.y])
+
+    def batch(self, positions: np.ndarray | slice = slice(None)) -> Batch:
+        """The beats at `positions`, 0..n-1, of this part."""
+        if self.added is None:
+            rows = self.index[positions]
+            parts = (self.x[rows], self.rr[rows], self.y[rows])
+        else:
+            wanted = np.arange(len(self))[positions]
+            real = wanted < len(self.index)
+            rows, others = self.index[wanted[real]], wanted[~real] - len(self.index)
+            order = np.argsort(~real, kind="stable").argsort()  # back from real first, added second
+            both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
+            parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
+        return Batch(*parts, self.class_weight, self.logit_offset)
+
+
+def passes(n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches of positions 0..n-1, shuffled anew for each pass, without end. The last of a pass may be smaller."""
+    while True:
+        order = draw.permutation(n)
+        for start in range(0, n, batch_size):
+            yield order[start : start + batch_size]
+
+
+def stratified(labels: np.ndarray, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches with the same number of beats of each class there is, without end.
+
+    Each class is passed through in shuffled order, as often as needed; a class with fewer beats than its share comes
+    more than once in a batch. With more classes than `batch_size`, a batch holds one beat of each.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    streams = [_stream(group, draw) for group in groups]
+    size = max(batch_size, len(groups))
+    shares = [size // len(groups) + (i < size % len(groups)) for i in range(len(groups))]
+    while True:
+        yield np.array([next(stream) for stream, share in zip(streams, shares, strict=True) for _ in range(share)])
+
+
+def _stream(group: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from draw.permutation(group)

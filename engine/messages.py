@@ -1,0 +1,265 @@
+"""What crosses walls: between hospital, pool, loop, ledger and checkpoint. Plain frozen data, and the loop's protocols."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from engine.errors import HospitalError, PulseLedgerError
+from engine.result import RoundSummary
+
+State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
+# hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part
+Verdicts = Mapping[int, Mapping[int, tuple[int, int]]]
+
+
+class Signed(NamedTuple):
+    """A hospital's word on its update, in the ledger's records.
+
+    Attributes:
+        update: the signed record.
+        opening: what stands behind the commitments in it.
+        leaf: of the signed record in the tree of the round.
+    """
+
+    update: Any
+    opening: Any
+    leaf: bytes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who works in a round, and from which model.
+
+    Attributes:
+        round: from 1.
+        hospitals: ids, ascending.
+        params: float32[parameters], the model to start from.
+        model: its name on the ledger; b"" where none is kept.
+    """
+
+    round: int
+    hospitals: tuple[int, ...]
+    params: np.ndarray
+    model: bytes = b""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a hospital sends after a round.
+
+    Attributes:
+        vector: what the rule of aggregation has it send, as a rule float32[parameters], the change of the parameters;
+            None where only the sum was wanted.
+        samples: number of real train beats; balancing gives a hospital no more weight.
+        loss: mean train loss.
+        state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
+        signed: the hospital's word on it; None without a ledger.
+        sign_seconds: time that checking the ledger, hashing and signing took.
+    """
+
+    hospital: int
+    vector: np.ndarray | None
+    samples: int
+    loss: float
+    gradient_evaluations: int
+    state: State = field(default_factory=dict)
+    signed: Signed | None = None
+    sign_seconds: float = 0.0
+
+
+class Trained(NamedTuple):
+    """A round's local work, as a pool answers.
+
+    Attributes:
+        answers: an update or a failure for each hospital that was asked, in the order of the ids.
+        summed: the updates as far as the rule lets hosts add them up, int64[parameters]; None for other rules.
+    """
+
+    answers: Sequence[Update | HospitalError]
+    summed: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the schedule takes of the answers into the round.
+
+    Attributes:
+        updates: by ascending hospital.
+        lost: of hospitals that failed.
+        summed: as of `Trained`, of these updates.
+    """
+
+    updates: tuple[Update, ...]
+    lost: tuple[HospitalError, ...]
+    summed: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A hospital's answer to the final global model.
+
+    Attributes:
+        validation: confusion matrices of the validation part, under "global" and "personal".
+        rows: positions of the test beats in the beat arrays, int64[n].
+        true: int8[n].
+        predicted: int8[n] under "global" and "personal".
+        gradient_evaluations: spent on personalisation.
+    """
+
+    hospital: int
+    validation: dict[str, np.ndarray]
+    rows: np.ndarray
+    true: np.ndarray
+    predicted: dict[str, np.ndarray]
+    gradient_evaluations: int
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """Everything that a later round depends on; a checkpoint is exactly this.
+
+    Attributes:
+        round: rounds that are done.
+        params: float32[parameters], the global model after them.
+        states: hospital id -> private state.
+        server: state of the server's optimiser.
+        history: one record for each round, as in `result.json`.
+    """
+
+    round: int
+    params: np.ndarray
+    states: dict[int, State] = field(default_factory=dict)
+    server: State = field(default_factory=dict)
+    history: tuple[RoundSummary, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One finished round, as observers see it.
+
+    Attributes:
+        parent, model: names of the models before and after; b"" without a ledger.
+        verdicts: of the judges, {} without any.
+        summary: the round's record in `result.json`.
+    """
+
+    round: int
+    parent: bytes
+    model: bytes
+    updates: tuple[Update, ...]
+    verdicts: Verdicts
+    summary: RoundSummary
+
+
+class Observer(Protocol):
+    """Listens to the loop; may not change it."""
+
+    def round_finished(self, record: RoundRecord) -> None:
+        """Called once after each round, before its checkpoint."""
+        ...
+
+
+class Pool(Protocol):
+    """All hospitals of one run. Answers come in the order of the ids that were asked for.
+
+    A hospital that fails is answered by its HospitalError in place of a result; the caller decides what that means.
+
+    Attributes:
+        width: hospitals that work at the same time, at most.
+    """
+
+    width: int
+
+    def train(self, asked: Asked, notice: Any) -> Trained:
+        """One round of local work; `notice` is what the ledger tells the hospitals, None without one."""
+        ...
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
+        """Confusion matrices on the validation parts, int64[classes, classes] each."""
+        ...
+
+    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        """Personalisation and test."""
+        ...
+
+    def sign_head(self, round: int, notice: Any, ids: Sequence[int]) -> list[bytes | HospitalError]:
+        """Signatures under the head after the last round."""
+        ...
+
+    def restore(self, states: Mapping[int, State]) -> None:
+        """Gives hospitals the private states of a checkpoint."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of processes."""
+        ...
+
+
+class Schedule(Protocol):
+    """Who works when, and whose answers count. Depends on its own settings, the round and the state alone."""
+
+    def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
+        """The work of a round; `model` names the state's parameters."""
+        ...
+
+    def take(self, asked: Asked, trained: Trained) -> Taken:
+        """What counts of the answers.
+
+        Raises:
+            HospitalError, PulseLedgerError: too few hospitals answered.
+        """
+        ...
+
+
+Judges = Callable[[Asked, Taken], Verdicts]  # who judge a round's updates, before they are merged
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From a round's updates to the next global model.
+
+    Attributes:
+        name: goes into the journal; the audit executes the rule of that name with arithmetic of its own.
+        spec: plain data that, with the name, fixes the arithmetic; goes into the journal, too.
+        encode: in the hospital: the change of the parameters, float32[parameters] -> what is sent.
+        partial: on a host, where the rule is additive: updates -> (their sum int64[parameters], what is wrong with the
+            updates that are not in it, by hospital); None: all updates travel.
+        join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
+        direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
+        step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    encode: Callable[[np.ndarray], np.ndarray]
+    partial: Callable[[Sequence[Update], int], tuple[np.ndarray, dict[int, str]]] | None
+    join: Callable[[Sequence[np.ndarray], int], np.ndarray]
+    direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
+    step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
+
+    def merge(self, state: LoopState, taken: Taken, verdicts: Verdicts) -> tuple[np.ndarray, State]:
+        """The next global model, float32[parameters] in a new array, and the state of the server's optimiser."""
+        direction = self.direction(state, taken, verdicts)
+        if direction is None:
+            return state.params.copy(), state.server
+        return self.step(state.params, direction, state.server)
+
+
+def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:
+    """Parts answers from failures. Going on with fewer hospitals is something that somebody must ask for.
+
+    Raises:
+        HospitalError: the first failure, when `min_hospitals` is None.
+        PulseLedgerError: fewer than `min_hospitals` answered; tells the first failure.
+    """
+    good = tuple(answer for answer in answers if not isinstance(answer, HospitalError))
+    lost = tuple(answer for answer in answers if isinstance(answer, HospitalError))
+    if lost and min_hospitals is None:
+        raise lost[0]
+    if lost and min_hospitals is not None and len(good) < min_hospitals:
+        raise PulseLedgerError(
+            f"{len(good)} hospitals answered, federation.min_hospitals is {min_hospitals}; first failure: {lost[0]}"
+        )
+    return good, lost

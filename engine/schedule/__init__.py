@@ -1,0 +1,1 @@
+"""Who works when, and who judges. Nothing is imported here."""

@@ -1,0 +1,36 @@
+"""Synchronous rounds of hospitals that are drawn anew each time."""
+
+from dataclasses import dataclass
+
+from engine.messages import Asked, LoopState, Taken, Trained, survivors
+from engine.seeds import generator
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Asks `per_round` of the trainers, and waits for all of them.
+
+    Attributes:
+        seed: of the run.
+        trainers: ids of the hospitals that may be selected, ascending.
+        min_hospitals: with fewer answers a round fails; None wants all that were asked.
+    """
+
+    seed: int
+    trainers: tuple[int, ...]
+    per_round: int
+    min_hospitals: int | None = None
+
+    def select(self, round: int) -> tuple[int, ...]:
+        """The hospitals of a round, ascending; drawn from (seed, round) alone, so a resumed run draws the same."""
+        if self.per_round >= len(self.trainers):
+            return self.trainers
+        draw = generator(self.seed, "participation", round)
+        return tuple(sorted(draw.choice(self.trainers, self.per_round, replace=False).tolist()))
+
+    def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
+        return Asked(round, self.select(round), state.params, model)
+
+    def take(self, asked: Asked, trained: Trained) -> Taken:
+        updates, lost = survivors(trained.answers, self.min_hospitals)
+        return Taken(updates, lost, trained.summed)
