@@ -110,11 +110,16 @@ def read_study(folder: Path) -> StudyConfig:
     return parse(StudyConfig, load_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
 
 
+def optuna_name(study: StudyConfig, condition: str) -> str:
+    """The name of the Optuna study that the trials of a condition are in: one each, or one for all with `joint`."""
+    return study.name if study.joint else f"{study.name} | {condition}"
+
+
 def optuna_names(study: StudyConfig) -> list[tuple[str, Condition | None]]:
-    """The names of the Optuna studies, one for each condition, or a single one for all of them with `joint`."""
+    """The names of all Optuna studies, each with its condition, or a single one for all conditions with `joint`."""
     if study.joint:
         return [(study.name, None)]
-    return [(f"{study.name} | {condition.label}", condition) for condition in conditions(study)]
+    return [(optuna_name(study, condition.label), condition) for condition in conditions(study)]
 
 
 class Group(NamedTuple):

@@ -13,6 +13,7 @@ import filelock
 from engine.errors import StudyError
 from engine.files import write_text
 from sweeps.folder import IDENTITY
+from sweeps.space import StudyConfig
 
 LOCK, OWNER = ".lock", ".driver.json"
 
@@ -48,3 +49,8 @@ def identity(folder: Path) -> str:
     if not path.exists():
         write_text(path, f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
     return path.read_text(encoding="utf-8")
+
+
+def study_key(study: StudyConfig, folder: Path) -> str:
+    """Names a study on the ledger and in MLflow, wherever its folder is moved."""
+    return f"{study.name}/{identity(folder)}"

@@ -124,7 +124,9 @@ def read_material(folder: Path) -> Material:
         # a baseline has no tuned keys, and Optuna's pictures stumble over what is not the same in all trials
         drawn = [trial for trial in complete if trial.baseline is None and trial.frozen.params]
         tuned += [Tuned(label, name, _alone(drawn, i, d)) for i, (name, d) in enumerate(study.objectives.items())]
-    times = [t for group, _ in groups for trial in group.trials for t in (trial.datetime_start, trial.datetime_complete)]
+    times = [
+        t for group, _ in groups for trial in group.trials for t in (trial.datetime_start, trial.datetime_complete)
+    ]
     known = sorted(t for t in times if t is not None)
     return Material(
         study=study,
@@ -167,9 +169,7 @@ def best_of_each(trials: Iterable[Finished]) -> list[Finished]:
     return list(found.values())
 
 
-def _alone(
-    trials: Sequence[StoredTrial], number: int, direction: Literal["minimize", "maximize"]
-) -> optuna.Study:
+def _alone(trials: Sequence[StoredTrial], number: int, direction: Literal["minimize", "maximize"]) -> optuna.Study:
     """A study in memory of one objective only: of several, Optuna's importances take each for one to be minimised."""
     made = optuna.create_study(direction=direction)
     for trial in trials:

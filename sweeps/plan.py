@@ -5,18 +5,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
-
 from engine.config import RunConfig
 from engine.experiment import run
 from engine.result import Result
-from sweeps.sizes import RUNNER_CPU, memory_room, most_hosts, trial_gigabytes, trial_hosts
+from sweeps.sizes import RUNNER_CPU, free_memory, memory_room, most_hosts, trial_gigabytes, trial_hosts
 from sweeps.space import StudyConfig, conditions, resolve, rung_rounds, search_space, total_trials
-
-
-def free_memory() -> float:
-    """Bytes of this machine's memory that nobody uses."""
-    return float(psutil.virtual_memory().available)
 
 
 def plan_lines(

@@ -20,7 +20,7 @@ from optuna.distributions import CategoricalDistribution
 
 from engine.data.config import CLASSES
 from sweeps.material import Finished, Front, Skew, best_of_each
-from sweeps.scores import SHOWN
+from sweeps.scores import MODELS, SHOWN
 
 WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
 PANELS = 12  # at most in one picture; more are continued in the next
@@ -143,9 +143,7 @@ def recall_map(trials: Sequence[Finished]) -> list[Figure]:
             names.append(first + trial.method)
             before = trial.condition
         axes.set_yticks(range(len(rows)), names)
-        support = [
-            sorted({r.final.personal.support.get(c, 0) for t in rows for r in t.results}) for c in classes
-        ]
+        support = [sorted({r.final.personal.support.get(c, 0) for t in rows for r in t.results}) for c in classes]
         counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
         axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
         axes.set_xlabel("class, and its number of test beats")
@@ -290,9 +288,8 @@ def spread(trials: Sequence[Finished]) -> list[Figure]:
         for label, axes in zip(labels, panels, strict=True):
             group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
             for place, trial in enumerate(group):
-                for shift, model, colour, marker in (
-                    (-0.19, "global", GREY, "o"),
-                    (0.19, "personal", LOOKS[0][0], "D"),
+                for model, (shift, colour, marker) in zip(
+                    MODELS, ((-0.19, GREY, "o"), (0.19, LOOKS[0][0], "D")), strict=True
                 ):
                     values = [h.macro_f1 for r in trial.results for h in r.final.of(model).per_hospital]
                     if not values:

@@ -12,11 +12,11 @@ import numpy as np
 import optuna
 from matplotlib.figure import Figure
 
+import sweeps.plots as plots
 from engine import __version__
 from engine.data.config import CLASSES
 from engine.files import whole, write_text
 from engine.provenance import provenance
-from sweeps import plots
 from sweeps.material import Finished, Material, best_of_each, read_material
 from sweeps.page import Picture, Section, code, escape, pictures, table, whole_page
 from sweeps.plots import ONLY
@@ -147,7 +147,9 @@ def _results(material: Material) -> Section:
 def _how_to_read(material: Material) -> str:
     first, direction = next(iter(material.study.objectives.items()))
     several = any(trial.outcome.repeats > 1 for trial in material.trials)
-    spread = "± is the standard deviation over a trial’s seeds." if several else "Each trial ran with one seed: no spread."
+    spread = (
+        "± is the standard deviation over a trial’s seeds." if several else "Each trial ran with one seed: no spread."
+    )
     return (
         f"<p>Best first by {code(first)} ({'highest' if direction == 'maximize' else 'lowest'} first)."
         " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
@@ -250,7 +252,9 @@ def _ledger(material: Material) -> Section:
             ]
         )
     text = "<p class=lead>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
-    return Section(title, text + table(heads, lines, words=(0,)), pictures("ledger", plots.ledger_cost(with_one), caption))
+    return Section(
+        title, text + table(heads, lines, words=(0,)), pictures("ledger", plots.ledger_cost(with_one), caption)
+    )
 
 
 def _unfinished(material: Material) -> Section:

@@ -27,7 +27,7 @@ from sweeps.folder import (
 )
 from sweeps.scores import MODELS, SHOWN
 from sweeps.space import StudyConfig, conditions
-from sweeps.stored import Failure, Interval, StoredTrial, interval
+from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ class Row:
     constraints: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     error: str = ""
-    failure: Failure = Failure()
+    failure: Failure = NO_FAILURE
     outcome: Outcome | None = None
 
     @property
@@ -213,7 +213,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         global_majority=_mean(cohort.global_majority_accuracy for cohort in cohorts),
         all_n=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
         gradients=statistics.fmean(
-            result.timing.gradient_evaluations + result.timing.personalisation_gradient_evaluations for result in results
+            result.timing.gradient_evaluations + result.timing.personalisation_gradient_evaluations
+            for result in results
         ),
         seconds=statistics.fmean(result.timing.total_seconds for result in results),
         ledger_share=_mean(result.ledger.overhead_share for result in results),
@@ -288,7 +289,11 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {name: _cell(value) for name, value in row.document().items() if name not in nested}
         | {f"objective/{name}": value for name, value in row.objectives.items()}
-        | {f"spread/{name}/{part}": value for name, found in row.spread.items() for part, value in found._asdict().items()}
+        | {
+            f"spread/{name}/{part}": value
+            for name, found in row.spread.items()
+            for part, value in found._asdict().items()
+        }
         | {f"constraint/{name}": value for name, value in row.constraints.items()}
         | {name: _cell(value) for name, value in row.keys.items()}
         for row in rows
@@ -341,7 +346,9 @@ def hospitals_frame(folder: Path) -> "pd.DataFrame":
         tested = {model: {own.id: own for own in result.final.of(model).per_hospital} for model in MODELS}
         for hospital in result.cohort.hospitals:
             row = where | {"hospital": hospital.id, "records": len(hospital.records)}
-            row |= {k: getattr(hospital, k) for k in ("trains", "train", "validation", "test", "local_majority_accuracy")}
+            row |= {
+                k: getattr(hospital, k) for k in ("trains", "train", "validation", "test", "local_majority_accuracy")
+            }
             row |= {f"beats_{c}": n for c, n in hospital.classes.items()}
             for model, each in tested.items():
                 own = each.get(hospital.id)  # without test beats there are no scores

@@ -1,5 +1,7 @@
 """What a trial wants of a machine: hosts for its hospitals, CPUs in bundles, memory."""
 
+import psutil
+
 from engine.actors import SITE
 from engine.config import RunConfig
 from engine.pools.ray import sited_groups
@@ -32,6 +34,11 @@ def trial_labels(config: RunConfig, cpus: float) -> list[dict[str, str]]:
     if not config.execution.sites:
         return []
     return [{}, *({SITE: site} for site, _ in trial_hosts(config, cpus) if site is not None)]
+
+
+def free_memory() -> float:
+    """Bytes of this machine's memory that nobody uses."""
+    return float(psutil.virtual_memory().available)
 
 
 def memory_room(study: StudyConfig, cpus: float, free: float) -> int:

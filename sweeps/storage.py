@@ -107,7 +107,11 @@ def _sqlite_reader(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
 
 @contextlib.contextmanager
 def driver_storage(
-    study: StudyConfig, folder: Path, say: Callable[[str], None], clock: Clock = REAL, away_seconds: float = AWAY_SECONDS
+    study: StudyConfig,
+    folder: Path,
+    say: Callable[[str], None],
+    clock: Clock = REAL,
+    away_seconds: float = AWAY_SECONDS,
 ) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
@@ -152,9 +156,9 @@ def driver_storage(
             opened.engine.dispose()
 
 
-def _open(url: str, options: dict[str, Any] | None, **more: bool) -> RDBStorage:
+def _open(url: str, options: dict[str, Any] | None, skip_table_creation: bool = False) -> RDBStorage:
     try:
-        return RDBStorage(url, options, **more)
+        return RDBStorage(url, options, skip_table_creation=skip_table_creation)
     except RuntimeError as error:  # the tables are those of another release of Optuna
         raise StudyError(f"{url}: cannot be used ({first_line(error)}).") from None
 

@@ -79,6 +79,9 @@ class Failure:
     traceback: str = ""
 
 
+NO_FAILURE = Failure()
+
+
 @dataclass(frozen=True)
 class StoredTrial:
     """One trial of a study.
@@ -111,7 +114,7 @@ class StoredTrial:
     spread: dict[str, Interval] = field(default_factory=dict)
     reason: str = ""
     waiting: str = ""
-    failure: Failure = Failure()
+    failure: Failure = NO_FAILURE
 
     @property
     def ended(self) -> bool:

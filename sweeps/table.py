@@ -65,7 +65,7 @@ def _table(condition: str, group: Sequence[Row], best: Sequence[Outcome]) -> Tab
     table.add_column("tuned", overflow="fold")
     titles = [SHOWN[name].title for name in PRINTED]
     recalls = [f"{RECALL.title} {c}" for c in classes]
-    for title in (*titles, *recalls, *(f"global {title}" for title in titles), "gradients", "s"):
+    for title in (*titles, *recalls, "global acc", "global F1", "gradients", "s"):
         table.add_column(title, justify="right")
     for row in group:
         table.add_row(*_cells(row, classes))

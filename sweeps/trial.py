@@ -6,7 +6,7 @@ The driver sends an `Order` and gets a `Reply` for each chunk. Both are checked 
 import contextlib
 import socket
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from engine.background import Background
 from engine.config import RunConfig
 from engine.errors import ReviewPending, Stopped, StudyError
 from engine.experiment import Place, steps
+from engine.messages import RoundRecord
 from engine.result import Result
-from engine.rounds import RoundRecord
 from engine.tracked import track
-from engine.tracking.store import Tracker
+from engine.tracking.tracker import Tracker
 from sweeps.folder import NOT_SEEN, Seen, repeat_folder, write_progress
 
 SHOWN = ("accuracy", "macro_f1", "recall_min")  # of a round's validation scores, while a trial runs
@@ -178,6 +178,17 @@ class TrialProgress:
         """Seconds of training since the last call."""
         trained, self._trained = self._trained, 0.0
         return trained
+
+
+def next_attempt(order: Order) -> Order:
+    """Counts up the attempts at a trial, in its folder; `checkpoint.fence` goes by them."""
+    places = [repeat_folder(order.folder, repeat) for repeat in range(len(order.configs))]
+    files = [place / "attempt" for place in places]
+    attempt = max((int(file.read_text() or 0) for file in files if file.exists()), default=0) + 1
+    for place, file in zip(places, files, strict=True):
+        place.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(attempt))
+    return replace(order, attempt=attempt)
 
 
 def numbers_of(result: Result, scores: Iterable[str]) -> Numbers:
