@@ -43,7 +43,7 @@ from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
 from sweeps.__main__ import main
 from sweeps.space import load_study
-from sweeps.study import resume_study, start_study
+from sweeps.start import resume_study, start_study
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}
