@@ -43,7 +43,7 @@ from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
 from sweeps.__main__ import main
 from sweeps.space import load_study
-from sweeps.study import resume_study, start_study
+from sweeps.start import resume_study, start_study
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}
@@ -459,7 +459,7 @@ def test_changed_files_are_named(
     place: tuple[str, str],
 ):
     folder = shutil.copytree(done[0], tmp_path / "run")
-    row = next(row for row in done[1]["synthesis"] if row["accepted"])
+    row = next(row.document() for row in done[1].synthesis or () if row.accepted)
     damage(folder, row)
     findings = audit(folder).findings
     assert {(f.record, f.field) for f in findings} == {place}
