@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, DataError
-from engine.ledger.keys import read_key_file
+from engine.ledger.keystore import read_key_file
 from engine.synthesis.governed import FOLDER, STATE, decided, read_state, write_review
 
 SHORT = 16  # digits of a request's id that are shown

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from reference import Interrupted, StopAfter, Watch, numbers
 
+from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import Place, run
-from engine.ledger.audit import audit
 from engine.ledger.chain import EmbeddedChain
 from engine.messages import Asked
 from engine.pools.build import build_pool

@@ -12,7 +12,7 @@ from engine.aggregation.build import rule_of
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
-from engine.ledger.keys import Memory, Notice
+from engine.ledger.signer import Memory, Notice
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep

@@ -18,7 +18,7 @@ from engine.clock import REAL, Clock
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Task
-from engine.ledger.keys import Memory, Notice
+from engine.ledger.signer import Memory, Notice
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool

@@ -29,25 +29,30 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData
+from engine.data.config import CLASSES
 from engine.encoding import canonical_json, json_hash
 from engine.errors import DataError, LedgerError, ReviewPending, SynthesisError
 from engine.files import cache_folder, whole
 from engine.ledger.base import LoopLedger, NoLedger
-from engine.ledger.keys import Signer, Signing, read_reviewers, simulated_organisation
-from engine.ledger.policy import CLASSES, GENERATORS, Books, Standing, Status, explain, policy_of, to_contract
-from engine.ledger.records import (
-    ZERO,
-    Domain,
+from engine.ledger.format import ZERO
+from engine.ledger.keystore import read_reviewers, simulated_organisation
+from engine.ledger.signer import Signer, Signing
+from engine.ledger.signing import address, recover, reviewer_key, sign
+from engine.ledger.subjects.policy import GENERATORS, Books, Standing, Status, explain, policy_of
+from engine.ledger.subjects.registry import organisation
+from engine.ledger.subjects.synthetic import (
+    Expire,
+    SetPolicy,
+    SetReviewer,
+    SignedReport,
+    SignedRequest,
+    SignedReview,
+    Step,
     SyntheticReport,
     SyntheticRequest,
     SyntheticReview,
-    checksum_address,
-    digest,
-    organisation,
-    record_from_json,
-    record_to_json,
 )
-from engine.ledger.signing import address, recover, reviewer_key, sign
+from engine.ledger.typed import Domain, checksum_address, digest, record_from_json, record_to_json
 from engine.oracles.base import Batch
 from engine.synthesis.generators import Synthetic, joined, save_synthetic
 from engine.synthesis.picture import draw_quality
@@ -73,7 +78,6 @@ MEASURE = Path(__file__).with_name("quality.py")  # another way to measure gives
 NOWHERE = Domain(0, checksum_address(bytes(20)))  # what is signed without a ledger counts on no chain
 # What is said of a batch that the generator could not make: the worst of everything, which no policy accepts.
 NOTHING = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 2**32 - 1, "utility_bp": -10_000}
-RECORDS = {"request": SyntheticRequest, "review": SyntheticReview, "report": SyntheticReport}
 
 
 class Desk:
@@ -93,52 +97,43 @@ class Desk:
         self.reviewers: set[str] = set()
         self._ledger = ledger
         if ledger is not None:
-            self.domain, steps = ledger.governance()
-            for kind, identity, text, _, _ in steps:
-                content = record_from_json(RECORDS[kind], text) if kind in RECORDS else json.loads(text)
-                self._enter(kind, identity, text, content)
-            self._compare(ledger.decisions)
+            governance = ledger.governance()
+            self.domain = governance.domain
+            for step in governance.steps:
+                self._enter(step)
+            self._compare(governance.decisions)
 
-    def take(self, kind: str, content: Any, signature: bytes | None = None, sender: str | None = None) -> bytes:
-        """One more step, as for `Ledger.govern`; returns the id of the request that it is about.
+    def take(self, step: Step) -> bytes:
+        """One more step; returns its id, which is that of the request that it is about.
 
         Raises:
             LedgerError: it is not possible, or contract and books disagree.
         """
-        identity = b""
-        if isinstance(content, SyntheticRequest):
-            identity = digest(content, self.domain)
-        elif isinstance(content, SyntheticReview | SyntheticReport):
-            identity = content.request
-        elif kind == "expire":
-            identity = content["request"]
-        decisions = None if self._ledger is None else self._ledger.govern(kind, content, signature, sender).decisions
-        text = json.dumps(_plain(content)) if isinstance(content, Mapping) else record_to_json(content)
-        self._enter(kind, identity, text, content)
+        decisions = None if self._ledger is None else self._ledger.govern(step).decisions
+        self._enter(step)
         if decisions is not None:
             self._compare(decisions)
-        return identity
+        return step.identity(self.domain)
 
     def expire(self, identity: bytes) -> None:
         """Ends a request whose time has passed on the chain; without a chain no time passes."""
-        from engine.ledger.chain import ContractRevert
+        from engine.ledger.chain.base import ContractRevert
 
         if self._ledger is None:
             return
         try:
-            self.take("expire", {"request": identity})
+            self.take(Expire(identity))
         except ContractRevert:
             return  # its time has not come
 
-    def _enter(self, kind: str, identity: bytes, text: str, content: Any) -> None:
-        signed = digest(content, self.domain) if kind in RECORDS else ZERO
-        self.books.take(kind, identity, text, signed)
-        if isinstance(content, SyntheticReview):
-            self.reviews[identity] = content
-        elif isinstance(content, SyntheticReport):
-            self.reports[identity] = content
-        elif kind == "reviewer":
-            self.reviewers.add(content["account"])
+    def _enter(self, step: Step) -> None:
+        self.books.take(step, self.domain)
+        if isinstance(step, SignedReview):
+            self.reviews[step.record.request] = step.record
+        elif isinstance(step, SignedReport):
+            self.reports[step.record.request] = step.record
+        elif isinstance(step, SetReviewer):
+            self.reviewers.add(step.account)
 
     def _compare(self, decisions: bytes) -> None:
         if decisions != self.books.decisions:
@@ -371,7 +366,7 @@ def _relay(
         path.replace(aside)
         note(f"{error}; the decision is put aside as {aside}")
         return
-    desk.take("review", review, signature, content["reviewer"])
+    desk.take(SignedReview(review, signature, content["reviewer"]))
 
 
 def _review_file(folder: Path, request: str) -> Path:
@@ -385,7 +380,7 @@ def _open(config: RunConfig, desk: Desk, federation: bytes, signing: Signing) ->
     """Sets the policy, and who may review; returns the reviewers with their organisations."""
     policy = policy_of(config.balance.policy)
     if not desk.books.policies:
-        desk.take("policy", to_contract(policy))
+        desk.take(SetPolicy(policy))
     elif desk.books.policies[-1] != policy:
         raise LedgerError("the ledger holds another policy on synthetic data than this run's balance.policy")
     if policy.automatic:
@@ -395,7 +390,7 @@ def _open(config: RunConfig, desk: Desk, federation: bytes, signing: Signing) ->
         reviewers = read_reviewers(signing.keystore)
     for account, of in reviewers.items():
         if account not in desk.reviewers:
-            desk.take("reviewer", {"account": account, "organisation": of})
+            desk.take(SetReviewer(account, of))
     return reviewers
 
 
@@ -418,7 +413,7 @@ def _request(desk: Desk, asked: Request, signer: Signer) -> _Case:
         settings=bytes.fromhex(asked.settings),
         policy_version=len(desk.books.policies),
     )
-    return _Case(desk.take("request", record, signature), asked, record)
+    return _Case(desk.take(SignedRequest(record, signature)), asked, record)
 
 
 def _fulfil(
@@ -506,7 +501,7 @@ def _report(
     batch = ZERO if made is None else batch_digest(made.batch())
     found = json_hash(evidence)
     report = SyntheticReport(case.id, 0 if made is None else len(made), batch, found, **numbers)
-    desk.take("report", report, signer.report(desk.domain, report))
+    desk.take(SignedReport(report, signer.report(desk.domain, report)))
 
 
 def _row(folder: Path, desk: Desk, case: _Case, of: bytes) -> dict[str, Any]:
@@ -567,10 +562,6 @@ def _whole(config: RunConfig, cohort: Cohort, home: Path, rows: Sequence[Mapping
             if config.federation.algorithm == "centralised" and row["hospital"] in trains:
                 files.setdefault(len(cohort.hospitals), []).append(batch)
     return all(hold_exactly(hospital_file(home, hospital), batches) for hospital, batches in files.items())
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def _write(path: Path, value: Any) -> None:
