@@ -10,14 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.ledger.chain.contracts import call_arguments, call_data
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
-from engine.ledger.chain.transactions import decode_transaction, sign_transaction
-from engine.ledger.subjects.registry import Federation, KeyRotation
-from engine.ledger.subjects.reputation import Verdicts
-from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
-from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
-from engine.ledger.typed import Domain, Record, types_of
 from finished import OFFLINE, change, contents, finish, names, other, places, row_of, set_value
 from safetensors.numpy import load_file, save_file
 from simulators import FEDERATION_ID, SIZE, Faults, Run
@@ -25,7 +17,15 @@ from simulators import FEDERATION_ID, SIZE, Faults, Run
 from engine import encoding
 from engine.audit.run import CHECKS, audit, compare
 from engine.ledger import archive
+from engine.ledger.chain.contracts import call_arguments, call_data
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
+from engine.ledger.subjects.registry import Federation, KeyRotation
+from engine.ledger.subjects.reputation import Verdicts
+from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
+from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
+from engine.ledger.typed import Domain, Record, types_of
 
 
 @pytest.fixture(scope="module")
