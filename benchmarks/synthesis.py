@@ -23,9 +23,9 @@ from engine.ledger.typed import record_from_json
 from engine.result import CohortReport, HospitalScores, Model, Result, Scores
 from engine.synthesis.config import BalanceConfig, PolicyConfig
 from engine.synthesis.governed import read_state
-from sweeps.compare import rows_of
-from sweeps.study import interval, trial_folder
-from sweeps.trial import repeat_folder
+from sweeps.folder import repeat_folder, trial_folder
+from sweeps.rows import rows_of
+from sweeps.stored import interval
 
 RARE = "SVF"
 REFERENCES = ("none", "class_weighted", "oversample")
@@ -65,10 +65,10 @@ def main() -> int:
 
 def repeats_of(folder: Path) -> dict[tuple[str, str], list[Path]]:
     """(algorithm, balancing) -> folders of the repeats, seed by seed, of the complete trials."""
-    found = {}
-    for row in sorted(rows_of(folder), key=lambda row: row["trial"]):
-        if row["state"] == "COMPLETE":
-            paths = [repeat_folder(trial_folder(folder, row["trial"]), i) for i in range(row["repeats"])]
+    found: dict[tuple[str, str], list[Path]] = {}
+    for row in sorted(rows_of(folder), key=lambda row: row.trial):
+        if row.outcome is not None:
+            paths = [repeat_folder(trial_folder(folder, row.trial), i) for i in range(row.outcome.repeats)]
             config = Result.read(paths[0]).config
             found[config.federation.algorithm, balancing(config.balance)] = paths
     return found
@@ -270,10 +270,10 @@ def _with_interval(differences: Sequence[float]) -> str:
     if not differences:
         return "–"
     found = interval([100 * value for value in differences])
-    if found["low"] is None:
-        return f"{found['mean']:+.1f}"
-    sure = found["low"] > 0 or found["high"] < 0  # type: ignore[operator]
-    text = f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.1f}"
+    sure = found.low > 0 or found.high < 0
+    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
     return f"**{text}**" if sure else text
 
 

@@ -157,11 +157,11 @@ class LedgerObserver:
 
     def governance(self) -> Governance:
         """How the governance of synthetic data stands."""
-        return self._ledger.submit(RunLedger.governance).result()
+        return self._ledger.submit(_governance).result()
 
     def govern(self, step: Step) -> Governed:
         """As `Synthetic.take`; the rounds from now on name the decisions after it."""
-        done = self._ledger.submit(RunLedger.govern, step).result()
+        done = self._ledger.submit(_take, step).result()
         self._decisions = done.decisions
         return done
 
@@ -216,9 +216,9 @@ class LedgerObserver:
     def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
         """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
         started = self._clock.now()
-        self._ledger.submit(RunLedger.cosign, len(self._headers) - 1, signatures).result()
+        self._ledger.submit(_cosign, len(self._headers) - 1, signatures).result()
         if self._federation.window == 0 and len(self._headers) > 1:
-            self._ledger.submit(RunLedger.finalize).result()
+            self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
         self.seconds += self._clock.now() - started
         self._ledger.close()
@@ -244,8 +244,8 @@ class LedgerObserver:
         self._last.update(dict.fromkeys(leaves, (entry.round, closed.tree)))
         sealed = self._ledger.submit(RunLedger.append, entry, closed)
         judged = reputation.verdicts_in(entry.rows)
-        posted = (self._ledger.submit(RunLedger.post_verdicts, entry.round),) if judged else ()
-        self._open.append(_Submitted(entry, sealed, posted, self._ledger.submit(RunLedger.receipts, entry.round)))
+        posted = (self._ledger.submit(_post_verdicts, entry.round),) if judged else ()
+        self._open.append(_Submitted(entry, sealed, posted, self._ledger.submit(_receipts, entry.round)))
 
     def _collect(self) -> None:
         while self._open and self._open[0].receipts.done():
@@ -265,6 +265,33 @@ class LedgerObserver:
         receipts = oldest.receipts.result()
         self._receipts.update({slot: (number, signature) for slot, signature in receipts.items()})
         self._open.pop(0)
+
+
+# --- Calls of the ledger beside the loop ------------------------------------------------------------------------------
+
+
+def _governance(ledger: RunLedger) -> Governance:
+    return ledger.synthetic.governance()
+
+
+def _take(ledger: RunLedger, step: Step) -> Governed:
+    return ledger.synthetic.take(step)
+
+
+def _post_verdicts(ledger: RunLedger, round: int) -> None:
+    ledger.reputation.update(round)
+
+
+def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:
+    return ledger.rounds.receipts(round)
+
+
+def _cosign(ledger: RunLedger, round: int, signatures: Mapping[int, bytes]) -> None:
+    ledger.rounds.cosign(round, signatures)
+
+
+def _finalize(ledger: RunLedger) -> None:
+    ledger.rounds.finalize()
 
 
 # --- Entries in a checkpoint ------------------------------------------------------------------------------------------

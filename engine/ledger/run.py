@@ -30,7 +30,7 @@ from engine.ledger.subjects.registry import (
 )
 from engine.ledger.subjects.reputation import Reputation, Verdicts
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Rounds, Seal
-from engine.ledger.subjects.synthetic import Governance, Governed, Step, Synthetic
+from engine.ledger.subjects.synthetic import Synthetic
 from engine.ledger.subjects.updates import Header
 from engine.ledger.typed import Domain
 
@@ -126,32 +126,6 @@ class RunLedger:
     def rotate(self, signed: SignedRotation) -> None:
         """As `Registry.rotate`, for the round that comes next."""
         self.registry.rotate(signed, len(self.rounds.headers))
-
-    # What the loop asks for, from beside it; the parts have more.
-
-    def receipts(self, round: int) -> dict[int, bytes]:
-        """As `Rounds.receipts`."""
-        return self.rounds.receipts(round)
-
-    def post_verdicts(self, round: int) -> None:
-        """As `Reputation.update`."""
-        self.reputation.update(round)
-
-    def cosign(self, round: int, signatures: Mapping[int, bytes]) -> None:
-        """As `Rounds.cosign`."""
-        self.rounds.cosign(round, signatures)
-
-    def finalize(self) -> None:
-        """As `Rounds.finalize`."""
-        self.rounds.finalize()
-
-    def governance(self) -> Governance:
-        """As `Synthetic.governance`."""
-        return self.synthetic.governance()
-
-    def govern(self, step: Step) -> Governed:
-        """As `Synthetic.take`."""
-        return self.synthetic.take(step)
 
     def summary(self) -> dict[str, Any]:
         """Return what a run reports of its ledger; `seconds` is the time spent in `append` of this process."""

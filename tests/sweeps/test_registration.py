@@ -11,8 +11,8 @@ import pytest
 from conftest import TINY
 from reference import settled
 
+from engine.audit.report import Report
 from engine.ledger.format import STUDY
-from engine.ledger.study_audit import StudyReport
 from engine.settings import set_key
 from sweeps import registration
 from sweeps.__main__ import main
@@ -67,7 +67,7 @@ def done(ray2, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(done: Path, tmp_path: Path, monkeypatch) -> Path:
     """A copy to change; the runs of its trials are audited elsewhere."""
-    monkeypatch.setattr("sweeps.audit.audit", lambda run: StudyReport())
+    monkeypatch.setattr("sweeps.audit.audit", lambda run: Report())
     return Path(shutil.copytree(done, tmp_path / "registered"))
 
 

@@ -6,7 +6,7 @@ business of `engine.ledger.delivery`.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError
@@ -40,6 +40,14 @@ def receipt_from_json(text: str) -> ChainReceipt:
     if not isinstance(receipt.transaction, str) or not all(type(n) is int for n in (receipt.status, receipt.gas)):
         raise LedgerError("a receipt is damaged: a value has the wrong type")
     return receipt
+
+
+class Log(NamedTuple):
+    """What a contract said in a transaction: its address, topics of 32 bytes (the first names the event), data."""
+
+    contract: str
+    topics: tuple[bytes, ...]
+    data: bytes
 
 
 class ContractRevert(LedgerError):
@@ -87,6 +95,9 @@ class Chain(Protocol):
 
     def receipt(self, transaction: bytes) -> ChainReceipt | None:
         """Return the receipt of a transaction hash; None if it is in no block, or not yet in one deep enough."""
+
+    def logs(self, transaction: bytes) -> tuple[Log, ...]:
+        """Return what contracts said in a transaction; nothing if it is in no block."""
 
     def where(self, raw: bytes) -> Whereabouts:
         """Tell what became of a transaction of this account."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain
+from engine.ledger.chain.base import Chain, Log
 from engine.ledger.typed import checksum_address
 
 CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger")
@@ -78,6 +78,23 @@ def call_arguments(data: bytes, contract: str = "RoundLedger") -> tuple[str, dic
     raise LedgerError(f"the data is not a call of {contract}")
 
 
+def read_event(log: Log, contract: str = "RoundLedger") -> tuple[str, dict[str, Any]]:
+    """Read the name of an event of this contract, and its values by name.
+
+    Raises:
+        LedgerError: it is no event of this contract.
+    """
+    for item in artefact(contract)["abi"]:
+        if item["type"] == "event" and log.topics[:1] == (_signature(item["name"], "event", contract),):
+            inputs = item["inputs"]
+            indexed = [part for part in inputs if part["indexed"]]
+            values = _decode(indexed, b"".join(log.topics[1:])) | _decode(
+                [part for part in inputs if not part["indexed"]], log.data
+            )
+            return item["name"], {part["name"]: values[part["name"]] for part in inputs}
+    raise LedgerError(f"the log is no event of {contract}")
+
+
 def query(chain: Chain, address: str, function: str, *arguments: Any, contract: str = "RoundLedger") -> Any:
     """Ask a contract: one answer as it is, several by name; a struct is a mapping of its values by name.
 
@@ -120,10 +137,14 @@ def _entry(kind: str, name: str | None, contract: str) -> dict[str, Any]:
     return found
 
 
-@cache
 def _selector(name: str, kind: str, contract: str) -> bytes:
+    return _signature(name, kind, contract)[:4]
+
+
+@cache
+def _signature(name: str, kind: str, contract: str) -> bytes:
     inputs = _entry(kind, name, contract)["inputs"]
-    return keccak(f"{name}({','.join(_type(item) for item in inputs)})".encode())[:4]
+    return keccak(f"{name}({','.join(_type(item) for item in inputs)})".encode())
 
 
 def _type(item: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """An Ethereum virtual machine in this process: empty each time, filled by replaying what the journal holds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, Whereabouts
+from engine.ledger.chain.base import ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
 from engine.ledger.signing import address, sign_digest
@@ -42,6 +43,7 @@ class EmbeddedChain:
         # The virtual machine itself: the layers above it look up a receipt by walking through all blocks.
         self._chain: Any = backend.chain
         self._receipts: dict[bytes, ChainReceipt] = {}
+        self._logs: dict[bytes, tuple[Log, ...]] = {}
         self._nonce = 0
         self.chain_id = int(self._chain.chain_id)
 
@@ -77,10 +79,14 @@ class EmbeddedChain:
         if transaction.sender == self._account:
             self._nonce = transaction.nonce + 1
         identity = keccak(raw)
+        self._logs[identity] = tuple(_log(*one) for one in receipt.logs)
         self._receipts[identity] = ChainReceipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
 
     def receipt(self, transaction: bytes) -> ChainReceipt | None:
         return self._receipts.get(transaction)
+
+    def logs(self, transaction: bytes) -> tuple[Log, ...]:
+        return self._logs.get(transaction, ())
 
     def where(self, raw: bytes) -> Whereabouts:
         nonce = decode_transaction(raw)["nonce"]
@@ -123,3 +129,7 @@ class EmbeddedChain:
 
     def close(self) -> None:
         self._chain = None
+
+
+def _log(contract: bytes, topics: Sequence[int], data: bytes) -> Log:
+    return Log(checksum_address(contract), tuple(topic.to_bytes(32, "big") for topic in topics), bytes(data))

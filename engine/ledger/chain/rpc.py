@@ -4,12 +4,13 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from engine.encoding import keccak
+from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, FeeTooLow, NodeUnreachable, Whereabouts
+from engine.ledger.chain.base import ChainReceipt, ContractRevert, FeeTooLow, Log, NodeUnreachable, Whereabouts
 from engine.ledger.chain.contracts import explain_revert
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
 from engine.ledger.signing import address, sign_digest
+from engine.ledger.typed import checksum_address
 
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 
@@ -114,6 +115,16 @@ class RpcChain:
             if depth < self._confirmations:
                 return None
         return ChainReceipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
+
+    def logs(self, transaction: bytes) -> tuple[Log, ...]:
+        found = self._request("eth_getTransactionReceipt", hexed(transaction)) or {}
+        try:
+            return tuple(
+                Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))
+                for one in found.get("logs", ())
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(f"the node at {self.url} gives a damaged receipt ({error})") from error
 
     def where(self, raw: bytes) -> Whereabouts:
         nonce = decode_transaction(raw)["nonce"]

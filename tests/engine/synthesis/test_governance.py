@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
 from simulators import FEDERATION_ID, POLICY, Run, report, request, rule_of
 
+from engine.audit.run import audit
 from engine.background import Background
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, build_cohort
 from engine.encoding import json_hash
 from engine.errors import ConfigError, DataError, LedgerError, ReviewPending, Stopped, SynthesisError
 from engine.experiment import Place, run
-from engine.ledger.audit import audit
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import DECISIONS, RUN
@@ -35,10 +35,12 @@ from engine.ledger.store import read_only
 from engine.ledger.subjects.policy import Books, Status, policy_of
 from engine.ledger.subjects.registry import Federation, organisation
 from engine.ledger.subjects.synthetic import (
+    Governed,
     SetPolicy,
     SetReviewer,
     SignedRequest,
     SignedReview,
+    Step,
     SyntheticReview,
     from_contract,
     to_contract,
@@ -55,7 +57,7 @@ from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
 from sweeps.__main__ import main
 from sweeps.space import load_study
-from sweeps.study import resume_study, start_study
+from sweeps.start import resume_study, start_study
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}
@@ -163,19 +165,23 @@ def test_no_order_of_steps_grants_more_than_the_quota(moves: list[tuple[int, ...
             assert used == sum(s.counted for s in held) <= quota
 
 
+def govern(ledger: RunLedger, step: Step) -> Governed:
+    return ledger.synthetic.take(step)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_requests_from_many_sides_at_once_get_the_quota_and_no_more(tmp_path: Path, seed: int):
     there = Run(tmp_path, hospitals=2)
     given = (there.ledger_folder, there.federation, rule_of(there.weighting), LedgerConfig())
     ledger = Background(RunLedger, *given, actor=False)
-    domain = ledger.submit(RunLedger.governance).result().domain
-    ledger.submit(RunLedger.govern, SetPolicy(replace(POLICY, quota=45))).result()
+    domain = ledger.submit(lambda it: it.synthetic.domain).result()
+    ledger.submit(govern, SetPolicy(replace(POLICY, quota=45))).result()
     asked = [request(slot=s, quantity=20, real_floor=50, nonce=n) for s in range(2) for n in range(4)]
     asked = [asked[i] for i in np.random.default_rng(seed).permutation(len(asked))]
 
     def ask(one: Any) -> Any:
         step = SignedRequest(one, sign(one, domain, there.keys[one.slot]))
-        return ledger.submit(RunLedger.govern, step).result()
+        return ledger.submit(govern, step).result()
 
     with ThreadPoolExecutor(8) as many:
         done = list(many.map(ask, [*asked, *asked]))  # each twice: the second one changes nothing
@@ -249,7 +255,7 @@ def test_the_heads_of_all_rounds_name_the_decisions(done: tuple[Path, Result], t
         rounds = journal.execute("SELECT COUNT(*) FROM rounds").fetchone()[0]
     books = Books()
     with reopened(Path(shutil.copytree(folder / "ledger", tmp_path / "ledger")), LedgerConfig()) as ledger:
-        governance = ledger.governance()
+        governance = ledger.synthetic.governance()
     for step in governance.steps:
         books.take(step, governance.domain)
     assert {digest for _, digest in named} == {books.decisions} == {governance.decisions}
