@@ -423,9 +423,7 @@ contract RoundLedger is Registry, Pausable {
         uint256 bit = uint256(1) << (record.slot % 256);
         if (_submissions[key] & bit != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
         _submissions[key] |= bit;
-        (Federation storage state, Progress memory progress) = _read(record.federation);
-        progress.submissions += 1;
-        _store(state, progress);
+        _federations[record.federation].progress.submissions += 1;
     }
 
     /// @dev A receipt does not say who signed it: any present coordinator will do.
