@@ -386,6 +386,10 @@ contract RoundLedger is Registry, Pausable {
 
     // --- Internals ---------------------------------------------------------------------------------------------------
 
+    function _store(Federation storage state, Progress memory progress) private {
+        state.progress = progress;
+    }
+
     /// @dev A deadline is 0 for none.
     function _requireTime(uint64 deadline, uint256 earliest) private view {
         if (deadline != 0 && deadline < earliest) revert DeadlinePassed(deadline, block.timestamp);

@@ -168,12 +168,25 @@ contract ReputationLedgerTest is ReputationBase {
         reputations.updateReputation(FEDERATION, header, subjects.scores, proof, 0, 7, 7, 101, none);
     }
 
+    /// @dev Whoever else holds a role or a slot is refused, and so is a coordinator that has lost the role.
     function testOnlyTheCoordinatorJudges() public {
         sealVerdicts(7, 7, 10);
+        bytes32 role = ledger.COORDINATOR_ROLE();
+        address[5] memory others = [ADMIN, AUDITOR, vm.addr(REVIEWER_KEY), hospitalOf(0), STRANGER];
+        for (uint256 i = 0; i < 5; ++i) {
+            refuseJudge(others[i], abi.encode(others[i], role));
+        }
+        vm.prank(ADMIN);
+        ledger.revokeRole(role, coordinator);
+        refuseJudge(coordinator, abi.encode(coordinator, role));
+        grant(role, coordinator);
+        update(7, 7, 10);
+    }
+
+    function refuseJudge(address caller, bytes memory arguments) internal {
         bytes32[] memory proof = scoresProof(subjects);
-        bytes memory detail = abi.encode(STRANGER, ledger.COORDINATOR_ROLE());
-        vm.prank(STRANGER);
-        refuse(IAccessControl.AccessControlUnauthorizedAccount.selector, detail);
+        vm.prank(caller);
+        refuse(IAccessControl.AccessControlUnauthorizedAccount.selector, arguments);
         reputations.updateReputation(FEDERATION, header, subjects.scores, proof, 0, 7, 7, 10, none);
     }
 
