@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.aggregation.mean import weighted_mean
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
+from engine.messages import LoopState, Taken, Update
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
@@ -30,6 +32,7 @@ from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import ModelUpdate, Opening, RoundHead, SignedUpdate, commitments
 from engine.model import vector_hash
 
+RULE = build_rule(AggregationConfig(), "samples")
 ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 
 AUDIT = """
@@ -78,7 +81,9 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
                 )
                 signed.append(SignedUpdate(update, sign(update, ledger.domain, keys[slot])))
                 openings.append(opening)
-            params = weighted_mean(params, [(100.0 + slot, vector) for slot, vector in vectors.items()])
+            sent = tuple(Update(slot, vector, 100 + slot, 0.5, 100) for slot, vector in vectors.items())
+            summed, _ = RULE.partial(sent, len(params))
+            params, _ = RULE.merge(LoopState(number, params), Taken(sent, (), summed), {})
             parent, model = model, vector_hash(params, layout)
             ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
         heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]

@@ -34,7 +34,7 @@ from engine.errors import DataError
 from engine.files import write_text
 from engine.settings import sentence
 
-RESULT = "result.json"
+RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.png"
 VERSION: Literal[1] = 1
 
 Item = TypeVar("Item")
@@ -360,8 +360,10 @@ class Result(Part):
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: is not readable ({getattr(error, 'strerror', None) or error}).") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is not readable (it is no text in UTF-8).") from None
+        except OSError as error:
+            raise DataError(f"{path}: is not readable ({error.strerror}).") from None
         try:
             result = cls.model_validate_json(text)
         except ValidationError as error:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from engine.actors import start_ray, stop_ray
 from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.config import CLASSES, DataConfig, SimulationConfig
+from engine.pools.config import ExecutionConfig
 from engine.settings import parse, set_key
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # the studies of the tests are over before the usual ten seconds are
         patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
         yield folder
+
+
+@pytest.fixture(scope="session")
+def ray2() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests that want one."""
+    start_ray(ExecutionConfig(address="local", cpus=2))
+    yield
+    stop_ray()
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 
 from engine import actors
-from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.base import Work
@@ -26,7 +24,7 @@ from engine.data.samples import Samples
 from engine.messages import LoopState, Taken, Update
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch
-from engine.pools.config import ExecutionConfig
+from engine.result import Result
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,14 +142,6 @@ def logits(network: Network, params: np.ndarray, x: np.ndarray, rr: np.ndarray) 
     return np.array(rows)
 
 
-@pytest.fixture(scope="session")
-def ray2() -> Iterator[None]:
-    """One local Ray of two CPUs for all tests that want one."""
-    start_ray(ExecutionConfig(address="local", cpus=2))
-    yield
-    stop_ray()
-
-
 def settled() -> None:
     """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
     import ray
@@ -168,15 +158,16 @@ def settled() -> None:
 TIMES = ("seconds", "train_seconds", "peer_seconds", "hash_seconds", "sign_seconds")
 
 
-def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+def numbers(result: Result, folder: Path) -> dict[str, Any]:
     """Everything of a run that has to be the same wherever and however often it was begun."""
+    ledger, timing = result.ledger, result.timing
     return {
-        "model": result["model_hash"],
-        "rounds": [{k: v for k, v in row.items() if k not in TIMES} for row in result["rounds"]],
-        "scores": [result["validation"], result["final"]],
-        "gradients": [v for k, v in result["timing"].items() if k.endswith("evaluations")],
+        "model": result.model_hash,
+        "rounds": [{k: v for k, v in row.document().items() if k not in TIMES} for row in result.rounds],
+        "scores": [result.validation, result.final],
+        "gradients": [timing.gradient_evaluations, timing.personalisation_gradient_evaluations],
         "predictions": pq.read_table(folder / "predictions.parquet").to_pydict(),
-        "ledger": [result["ledger"].get(name) for name in ("head", "contract", "updates", "rounds", "transactions")],
+        "ledger": [ledger.head, ledger.contract, ledger.updates, ledger.rounds, ledger.transactions],
     }
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
@@ -25,8 +24,6 @@ from engine.audit.run import audit
 from sweeps.compare import rows_of
 from sweeps.space import load_study
 from sweeps.study import open_studies, read_study, resume_study, start_study, trial_folder
-
-ray2 = reference.ray2
 
 ROUNDS = 12
 STUDY: dict[str, Any] = {

@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-import reference
 from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from reference import ROOT, command, settled
@@ -26,8 +25,6 @@ from sweeps.compare import _all_n, as_csv, as_json, print_table, rows_of
 from sweeps.space import StudyConfig, load_study
 from sweeps.study import open_studies, read_study
 from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
-
-ray2 = reference.ray2
 
 F1, WORST, COST = "validation/personal/macro_f1", "validation/personal/recall_min", "ledger/gas_per_round"
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 import pytest
-import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
@@ -27,8 +26,6 @@ from sweeps.__main__ import main
 from sweeps.space import StudyConfig, load_study
 from sweeps.storage import _Away, _Patient, driver_storage
 from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study
-
-ray2 = reference.ray2
 
 ROUNDS = 12
 VALUES: dict[str, Any] = {

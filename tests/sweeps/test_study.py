@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 import pytest
-import reference
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
@@ -32,8 +31,6 @@ from sweeps.space import StudyConfig, conditions, load_study, resolve, total_tri
 from sweeps.study import STUDY_FILE, Driver, open_studies, read_study, resume_study, start_study, trial_folder
 from sweeps.tracking import StudyRun
 from sweeps.trial import TrialRunner
-
-ray2 = reference.ray2
 
 ROUNDS = 8
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import settled
@@ -25,8 +24,6 @@ from engine.pools.build import build_pool
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.pools.ray import ATTEMPTS, RayPool, host_groups
-
-ray2 = reference.ray2
 
 SIZES = st.lists(st.integers(0, 500), min_size=1, max_size=80).map(lambda sizes: list(enumerate(sizes)))
 
@@ -131,10 +128,10 @@ def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, coh
     assert (caught.value.hospital, caught.value.round, caught.value.stage) == (1, 1, "train")
     assert not (tmp_path / "all" / "result.json").exists()
     result = run(tiny_config(**keys, **{"federation.min_hospitals": 2}), tmp_path / "two")
-    assert [row["participants"] for row in result["rounds"]] == [2, 2]
-    for round, row in enumerate(result["rounds"], 1):
-        assert len(row["lost"]) == 1
-        assert row["lost"][0].startswith(f"hospital 1, round {round}, train: IndexError")
+    assert [row.participants for row in result.rounds] == [2, 2]
+    for round, row in enumerate(result.rounds, 1):
+        assert len(row.lost) == 1
+        assert row.lost[0].startswith(f"hospital 1, round {round}, train: IndexError")
     with pytest.raises(
         PulseLedgerError, match=r"^2 hospitals answered, federation.min_hospitals is 3; first failure: "
     ):
