@@ -8,30 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from reference import ROOT, TINY
 
+from engine.actors import start_ray, stop_ray
 from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.config import CLASSES, DataConfig, SimulationConfig
+from engine.pools.config import ExecutionConfig
 from engine.settings import parse, set_key
-
-ROOT = Path(__file__).parents[1]
 
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("pulseledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pulseledger")
-
-# A run of seconds.
-TINY: dict[str, Any] = {
-    "data.window": [90, 162],
-    "data.simulated.patients": 6,
-    "data.simulated.minutes": 1.5,
-    "cohort.hospitals": 3,
-    "model.channels": [8, 8, 16],
-    "model.hidden": 16,
-    "federation.rounds": 2,
-    "tracking.backend": "none",
-    "execution.pool": "inprocess",
-}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,6 +31,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # the studies of the tests are over before the usual ten seconds are
         patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
         yield folder
+
+
+@pytest.fixture(scope="session")
+def ray2() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests that want one."""
+    start_ray(ExecutionConfig(address="local", cpus=2))
+    yield
+    stop_ray()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
 from reference import Interrupted, StopAfter, Watch, numbers
 
 from engine.config import RunConfig
@@ -17,8 +16,6 @@ from engine.ledger.audit import audit
 from engine.ledger.chain import EmbeddedChain
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool
-
-ray2 = reference.ray2
 
 Reference = Callable[..., dict[str, Any]]
 

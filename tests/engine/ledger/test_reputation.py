@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,8 +39,6 @@ from engine.ledger.reputation import (
     verdicts,
     words,
 )
-
-ray2 = reference.ray2
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from typing import Any
 
 import optuna
 import pytest
-import reference
-from conftest import TINY
 from eth_abi import encode
 from eth_utils import keccak
-from reference import settled
+from reference import TINY, settled
+from sweeps.study import open_studies, resume_study, start_study, trial_folder
 
 from engine.errors import LedgerError
 from engine.ledger import studies
@@ -28,9 +27,6 @@ from sweeps import registration
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
 from sweeps.space import StudyConfig, load_study
-from sweeps.study import open_studies, resume_study, start_study, trial_folder
-
-ray2 = reference.ray2
 
 DESIGN = {"study": {"name": "s", "seed": 3}, "code": {"commit": "abc"}}
 TRIALS = [

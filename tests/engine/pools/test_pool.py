@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import settled
@@ -25,8 +24,6 @@ from engine.pools.build import build_pool
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.pools.ray import ATTEMPTS, RayPool, host_groups
-
-ray2 = reference.ray2
 
 SIZES = st.lists(st.integers(0, 500), min_size=1, max_size=80).map(lambda sizes: list(enumerate(sizes)))
 

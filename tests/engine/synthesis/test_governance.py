@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import reference
+from engine.tracking.tracking import final_metrics, synthesis_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
+from sweeps.study import resume_study, start_study
 from test_policy import HOSPITALS, ID, KEYS, POLICY, report, request
 
 from engine.background import Background
@@ -39,12 +40,8 @@ from engine.synthesis.governed import read_state, undecided, write_review
 from engine.synthesis.prepare import batch_digest, hospital_file
 from engine.synthesis.timegan import interpreter
 from engine.tracked import track
-from engine.tracking.tracking import final_metrics, synthesis_metrics
 from sweeps.__main__ import main
 from sweeps.space import load_study
-from sweeps.study import resume_study, start_study
-
-ray2 = reference.ray2
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}

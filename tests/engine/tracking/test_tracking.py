@@ -16,6 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine.tracking.tracking import (
+    SPOOL,
+    Tracker,
+    experiment_id,
+    flat_params,
+    ledger_tags,
+    round_metrics,
+)
 from reference import ROOT, Interrupted, StopAfter, as_run
 from safetensors.numpy import load_file
 
@@ -26,14 +34,6 @@ from engine.model import build_network
 from engine.oracles.torch import TorchOracle
 from engine.settings import dotted_keys, load_yaml, parse
 from engine.tracked import run_tracked
-from engine.tracking.tracking import (
-    SPOOL,
-    Tracker,
-    experiment_id,
-    flat_params,
-    ledger_tags,
-    round_metrics,
-)
 
 ROUNDS = 4
 METRICS_OF_ROUNDS = {"train", "val", "fl", "perf", "ledger"}
