@@ -21,7 +21,7 @@ from engine.ledger.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
 from engine.result import finished
 from engine.synthesis.config import BalanceConfig, PolicyConfig
-from engine.synthesis.governed import read_state
+from engine.synthesis.reviews import read_state
 from sweeps.compare import rows_of
 from sweeps.study import interval, trial_folder
 from sweeps.trial import repeat_folder
@@ -186,7 +186,7 @@ def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[
         if method in seen or not (paths[0] / "synthetic").is_dir():
             continue
         seen.add(method)
-        for row in read_state(paths[0])["requests"]:
+        for row in (asked.document() for asked in read_state(paths[0]).requests):
             evidence = json.loads((paths[0] / row["file"]).read_text()) if row["file"] else {}
             plain = [
                 method,

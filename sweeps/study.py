@@ -35,6 +35,7 @@ from typing import Any
 
 import filelock
 import optuna
+from engine.tracking.tracking import start_tracker
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -55,9 +56,9 @@ from engine.ledger.studies import StudyLedger
 from engine.pools.ray import ATTEMPTS, sited_groups
 from engine.result import finished, rounds_done
 from engine.settings import dump_yaml, load_yaml, parse
-from engine.synthesis.governed import FOLDER, STATE, undecided
+from engine.synthesis.files import FOLDER
+from engine.synthesis.reviews import STATE, undecided
 from engine.tracked import publish
-from engine.tracking.tracking import start_tracker
 from sweeps import registration
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep

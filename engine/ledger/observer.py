@@ -17,6 +17,7 @@ from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
+from engine.ledger.desk import LedgerDesk
 from engine.ledger.keys import Notice, Signing, read_rotations
 from engine.ledger.ledger import Governed, Ledger, Opened
 from engine.ledger.merkle import EMPTY, levels, next_head, path, scores_root, update_leaf
@@ -91,6 +92,10 @@ class LedgerObserver:
         self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = time.perf_counter() - started
         self.seconds = 0.0
+
+    def desk(self, federation: bytes) -> LedgerDesk:
+        """The desk of this ledger, which knows its federation."""
+        return LedgerDesk(self)
 
     def name(self, params: np.ndarray) -> bytes:
         return vector_hash(params, self._federation.layout)
