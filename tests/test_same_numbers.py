@@ -132,7 +132,7 @@ def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, monkeypatch,
     result = run(make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),)))
     assert len(set(hunter.killed)) == 4
     assert hunter.rebuilt_within_a_round == 2
-    assert [row["lost"] for row in result["rounds"]] == [[], [], []]
+    assert [row.lost for row in result.rounds] == [(), (), ()]
     found = numbers(result, tmp_path)
     if algorithm == "fedavg":
         assert found == truth()  # the head of the ledger included
