@@ -66,10 +66,11 @@ def govern(
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     own = [hospital for hospital, makers in keepers.items() if hospital in makers]
+    others = [hospital for hospital in keepers if hospital not in own]  # who read the files of their makers
     state = read_state(folder) if (folder / FOLDER / STATE).exists() else None
     if state is None or not state.settled:
         state = _settle(config, folder, ledger.desk(federation), pool, own, note)
-    for some in (own, [hospital for hospital in keepers if hospital not in own]):  # those who pool read others' files
+    for some in filter(None, (own, others)):
         kept = {h: [r for r in state.requests if r.status == "accepted" and r.hospital in keepers[h]] for h in some}
         survivors(pool.keep(kept), None)
     return state.requests
@@ -118,28 +119,23 @@ def _asked(desk: Desk, signed: SignedRequest) -> bytes:
 def _make(desk: Desk, pool: Pool, granted: Sequence[SyntheticRow], note: Note) -> None:
     """Has beats made for all granted requests, by as many hospitals at a time as work at once.
 
-    One class after another, so that the order of the steps does not depend on the pool.
+    One class after another, so that no hospital waits for itself, and the order of the steps does not depend on the pool.
     """
-    in_order = sorted(granted, key=lambda row: (CLASSES.index(row.class_), row.hospital))
-    if in_order:
-        note(f"making synthetic beats for {len(in_order)} requests")
-    for start in range(0, len(in_order), pool.width):
-        some = in_order[start : start + pool.width]
-        work = {h: [row for row in some if row.hospital == h] for h in dict.fromkeys(row.hospital for row in some)}
-        answers = dict(zip(work, pool.make(desk.terms, work), strict=True))
-        reports = {
-            row.request: report
-            for hospital, answer in answers.items()
-            if not isinstance(answer, HospitalError)
-            for row, report in zip(work[hospital], answer, strict=True)
-        }
-        told = [row for row in some if row.request in reports]
-        for row in told:
-            desk.take(reports[row.request])
-        survivors(list(answers.values()), None)
-        for row in told:
-            made, status = reports[row.request].record.generated, desk.books.requests[bytes.fromhex(row.request)].status
-            note(f"hospital {row.hospital}, class {row.class_}: {made} beats of {row.wanted} {status.name.lower()}")
+    if granted:
+        note(f"making synthetic beats for {len(granted)} requests")
+    for letter in CLASSES:
+        same = sorted((row for row in granted if row.class_ == letter), key=lambda row: row.hospital)
+        for start in range(0, len(same), pool.width):
+            some = {row.hospital: row for row in same[start : start + pool.width]}
+            answers = dict(zip(some, pool.make(desk.terms, {h: [row] for h, row in some.items()}), strict=True))
+            made = {h: answer[0] for h, answer in answers.items() if not isinstance(answer, HospitalError)}
+            for report in made.values():
+                desk.take(report)
+            survivors(list(answers.values()), None)  # what the others made is taken, whoever failed
+            for hospital, report in made.items():
+                status = desk.books.requests[report.record.request].status.name.lower()
+                shown = f"{report.record.generated} beats of {some[hospital].wanted} {status}"
+                note(f"hospital {hospital}, class {letter}: {shown}")
 
 
 # --- How everything stands --------------------------------------------------------------------------------------------
