@@ -238,7 +238,7 @@ def join(
     ledger.replay(pending, state.round)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
-    synthetic = folder / SYNTHETIC_FOLDER
+    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
     pool = build_pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
     stack.callback(pool.close)
     requests = _synthetic(config, hashed, folder, place, ledger, pool, _keepers(cohort, hospitals))
