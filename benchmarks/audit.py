@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine.ledger.ledger import Ledger
+from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
 
 from engine.aggregation.mean import weighted_mean
 from engine.ledger import archive
 from engine.ledger.bundle import BUNDLE, write_bundle
-from engine.ledger.ledger import Ledger
-from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
 from engine.ledger.signing import address, hospital_key, salt, sign
 from engine.model import vector_hash
 
@@ -31,7 +31,7 @@ ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 AUDIT = """
 import json, resource, sys, time
 from pathlib import Path
-from engine.ledger.audit import audit
+from engine.audit.run import audit
 started, used = time.perf_counter(), time.process_time()
 report = audit(Path(sys.argv[1]))
 seconds, cpu = time.perf_counter() - started, time.process_time() - used

@@ -32,9 +32,8 @@ from engine.experiment import run as run_federation
 from engine.pools.config import ExecutionConfig
 from engine.result import RESULT, Result
 from engine.settings import dump_yaml
+from sweeps.folder import repeat_folder, trial_folder
 from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.study import trial_folder
-from sweeps.trial import repeat_folder
 
 CONTESTANTS = ("ours", "ours-actors", "optuna", "optuna-2", "tune")
 CPUS = 2

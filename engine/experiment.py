@@ -21,10 +21,10 @@ from engine.files import write_text
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
-from engine.ledger.keys import read_registry
+from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation as LedgerFederation
 from engine.ledger.signing import address, hospital_key
+from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
@@ -351,7 +351,6 @@ def open_ledger(
         hospitals=addresses,
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
-        weighting=rule.spec["weighting"],
         organisations=organisations,
         quorum=min(config.federation.min_hospitals or per_round, per_round),
         window=config.ledger.window,
@@ -360,4 +359,5 @@ def open_ledger(
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
-    return LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
+    described = {"name": rule.name, **rule.spec}
+    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds)

@@ -18,8 +18,8 @@ from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples
 from engine.errors import HospitalError, HospitalLost, LedgerError
-from engine.ledger.keys import Memory, Notice, Signer, Signing, Terms
-from engine.ledger.steps import SignedReport, SignedRequest
+from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash

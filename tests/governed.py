@@ -1,9 +1,9 @@
 """Runs with synthetic beats, and the flow of their governance without any training.
 
-    flow = Flow(config, cohort)
-    rows, decisions, transactions = flow(tmp_path)                  # to the end
-    flow(tmp_path, after={"take": 2})                               # Interrupted after the ledger has taken two steps
-    flow(tmp_path, hospitals=flow.hospitals(tmp_path, width=3))     # three hospitals work at the same time
+flow = Flow(config, cohort)
+rows, decisions, transactions = flow(tmp_path)                  # to the end
+flow(tmp_path, after={"take": 2})                               # Interrupted after the ledger has taken two steps
+flow(tmp_path, hospitals=flow.hospitals(tmp_path, width=3))     # three hospitals work at the same time
 """
 
 from collections.abc import Mapping, Sequence
@@ -160,9 +160,7 @@ class Flow:
         """The hospitals of a run in `folder`."""
         return Hospitals(self.config, self.cohort, folder, **keys)
 
-    def __call__(
-        self, folder: Path, hospitals: Hospitals | None = None, moments: Mapping[str, After] = {}
-    ) -> "Flowed":
+    def __call__(self, folder: Path, hospitals: Hospitals | None = None, moments: Mapping[str, After] = {}) -> "Flowed":
         """Runs it to its end, or to one of the moments: "take" of the ledger, "ask", "make", "keep" of a hospital, "note"."""
         (folder / "ledger").mkdir(parents=True, exist_ok=True)
         ledger = Killed(folder / "ledger", self.federation, rule_of("samples"), self.config.ledger, False, 1)

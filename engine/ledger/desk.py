@@ -1,27 +1,31 @@
 """The desk that takes the steps of the governance of synthetic data: by the books alone, or by a ledger before them."""
 
-import json
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 from engine.encoding import hexed
 from engine.errors import LedgerError
-from engine.ledger.chain import ContractRevert
-from engine.ledger.keys import Signing, Terms, read_reviewers, simulated_organisation
-from engine.ledger.policy import Books, Policy, from_contract, to_contract
-from engine.ledger.records import (
-    ZERO,
-    Domain,
-    SyntheticReport,
-    SyntheticRequest,
-    SyntheticReview,
-    checksum_address,
-    digest,
-    organisation,
-    record_from_json,
-    record_to_json,
-)
+from engine.ledger.chain.base import ContractRevert
+from engine.ledger.format import ZERO
+from engine.ledger.keystore import read_reviewers, simulated_organisation
+from engine.ledger.signer import Signing, Terms
 from engine.ledger.signing import address, reviewer_key
-from engine.ledger.steps import Expire, SetPolicy, SetReviewer, SignedReport, SignedRequest, SignedReview, Step
+from engine.ledger.subjects.policy import Books
+from engine.ledger.subjects.registry import organisation
+from engine.ledger.subjects.synthetic import (
+    Expire,
+    Governance,
+    Governed,
+    Policy,
+    SetPolicy,
+    SetReviewer,
+    SignedReport,
+    SignedReview,
+    Step,
+    SyntheticReport,
+    SyntheticReview,
+)
+from engine.ledger.typed import Domain, checksum_address
 
 
 class Desk:
@@ -44,11 +48,6 @@ class Desk:
         self.reviews: dict[bytes, SyntheticReview] = {}
         self.reports: dict[bytes, SyntheticReport] = {}
         self.reviewers: dict[str, bytes] = {}
-
-    @property
-    def domain(self) -> Domain:
-        """What requests, reviews and reports are signed for."""
-        return self.signing.domain
 
     @property
     def terms(self) -> Terms:
@@ -82,82 +81,58 @@ class Desk:
                 self.take(SetReviewer(account, of))
 
     def take(self, step: Step) -> bytes:
-        """Takes one more step; returns the id of the request that it is about, b"" where it is about none.
+        """Takes one more step; returns its id, which is that of the request that it is about.
 
         Raises:
             LedgerError: it is not possible.
         """
-        identity = _request_of(step, self.domain)
-        signed = (
-            digest(step.record, self.domain) if isinstance(step, SignedRequest | SignedReview | SignedReport) else ZERO
-        )
-        kind, text = _described(step)
-        self.books.take(kind, identity, text, signed)
+        self.books.take(step, self.signing.domain)
         match step:
             case SignedReview():
-                self.reviews[identity] = step.record
+                self.reviews[step.record.request] = step.record
             case SignedReport():
-                self.reports[identity] = step.record
+                self.reports[step.record.request] = step.record
             case SetReviewer():
                 self.reviewers[step.account] = step.organisation
-        return identity
+        return step.identity(self.signing.domain)
 
     def expire(self, request: bytes) -> None:
         """Ends a request whose time has passed; without a chain no time passes."""
 
 
-class Registrar(Protocol):
-    """A ledger that keeps the steps, and whose contract decides."""
+class Keeper(Protocol):
+    """A ledger, as far as a desk needs it."""
 
     signing: Signing
     organisations: tuple[bytes, ...]
 
-    def governance(self) -> Any: ...
+    def governance(self) -> Governance:
+        """How everything stands."""
+        ...
 
-    def govern(self, kind: str, content: Any, signature: bytes | None = None, sender: str | None = None) -> Any: ...
+    def govern(self, step: Step) -> Governed:
+        """Takes a step."""
+        ...
 
 
 class LedgerDesk(Desk):
-    """The desk of a run with a ledger. Each step goes into its journal and to its contract, before the books decide the same."""
+    """The desk of a run with a ledger: its journal and contract take each step first, and the books must decide the same."""
 
-    def __init__(self, ledger: Any) -> None:
+    def __init__(self, ledger: Keeper) -> None:
         """Takes up every step that the ledger holds.
 
         Raises:
             LedgerError: contract and books disagree.
         """
-        domain, steps = ledger.governance()
-        signing = ledger.signing
-        super().__init__(
-            Signing(
-                signing.federation,
-                signing.config_hash,
-                domain,
-                signing.coordinator,
-                signing.slots,
-                signing.genesis,
-                signing.keystore,
-            ),
-            ledger.organisations,
-        )
+        held = ledger.governance()
+        super().__init__(replace(ledger.signing, domain=held.domain), ledger.organisations)
         self._ledger = ledger
-        for kind, _, text, signature, sender in steps:
-            super().take(_read(kind, text, signature, sender))
-        self._compare(ledger.decisions)
+        for step in held.steps:
+            super().take(step)
+        self._compare(held.decisions)
 
     def take(self, step: Step) -> bytes:
-        kind, _ = _described(step)
-        match step:
-            case SetPolicy():
-                content: Any = to_contract(step.policy)
-            case SetReviewer():
-                content = {"account": step.account, "organisation": step.organisation}
-            case Expire():
-                content = {"request": step.request}
-            case _:
-                content = step.record
-        signature, sender = getattr(step, "signature", None), getattr(step, "sender", None)
-        decisions = self._ledger.govern(kind, content, signature, sender).decisions
+        decisions = self._ledger.govern(step).decisions
         identity = super().take(step)
         self._compare(decisions)
         return identity
@@ -179,48 +154,3 @@ class LedgerDesk(Desk):
 def unanchored(federation: bytes) -> Signing:
     """What hospitals need to sign where no ledger is kept: it counts on no chain."""
     return Signing(federation, ZERO, Domain(0, checksum_address(bytes(20))), "", 0, ZERO)
-
-
-def _request_of(step: Step, domain: Domain) -> bytes:
-    match step:
-        case SignedRequest():
-            return digest(step.record, domain)
-        case SignedReview() | SignedReport():
-            return step.record.request
-        case Expire():
-            return step.request
-    return b""
-
-
-def _described(step: Step) -> tuple[str, str]:
-    match step:
-        case SetPolicy():
-            return "policy", json.dumps(to_contract(step.policy))
-        case SetReviewer():
-            return "reviewer", ""
-        case Expire():
-            return "expire", json.dumps({"request": hexed(step.request)})
-        case SignedRequest():
-            return "request", record_to_json(step.record)
-        case SignedReview():
-            return "review", record_to_json(step.record)
-        case SignedReport():
-            return "report", record_to_json(step.record)
-
-
-def _read(kind: str, text: str, signature: Any, sender: Any) -> Step:
-    match kind:
-        case "policy":
-            return SetPolicy(from_contract(json.loads(text)))
-        case "reviewer":
-            values = json.loads(text)
-            return SetReviewer(values["account"], bytes.fromhex(values["organisation"][2:]))
-        case "request":
-            return SignedRequest(record_from_json(SyntheticRequest, text), signature)
-        case "review":
-            return SignedReview(record_from_json(SyntheticReview, text), signature, sender)
-        case "report":
-            return SignedReport(record_from_json(SyntheticReport, text), signature)
-        case "expire":
-            return Expire(bytes.fromhex(json.loads(text)["request"][2:]))
-    raise LedgerError(f"{kind!r} is no kind of step")

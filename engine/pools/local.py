@@ -12,8 +12,8 @@ from engine.aggregation.build import rule_of
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
-from engine.ledger.keys import Memory, Notice, Terms
-from engine.ledger.steps import SignedReport, SignedRequest
+from engine.ledger.signer import Memory, Notice, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep

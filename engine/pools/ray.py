@@ -19,8 +19,8 @@ from engine.clock import REAL, Clock
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Task
-from engine.ledger.keys import Memory, Notice, Terms
-from engine.ledger.steps import SignedReport, SignedRequest
+from engine.ledger.signer import Memory, Notice, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool

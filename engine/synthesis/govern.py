@@ -25,9 +25,9 @@ from engine.data.config import CLASSES
 from engine.errors import HospitalError, LedgerError, ReviewPending
 from engine.ledger.base import LoopLedger
 from engine.ledger.desk import Desk
-from engine.ledger.policy import Status, explain, policy_of
-from engine.ledger.records import record_to_json
-from engine.ledger.steps import SignedRequest
+from engine.ledger.subjects.policy import Status, explain, policy_of
+from engine.ledger.subjects.synthetic import SignedRequest
+from engine.ledger.typed import record_to_json
 from engine.messages import Pool, survivors
 from engine.result import SyntheticRow
 from engine.synthesis.config import GENERATORS
@@ -88,7 +88,7 @@ def _settle(config: RunConfig, folder: Path, desk: Desk, pool: Pool, hospitals: 
         return state
 
     for row in stand().pending():
-        if (review := left_review(folder, row, desk.reviewers, desk.domain, note)) is not None:
+        if (review := left_review(folder, row, desk.reviewers, desk.signing.domain, note)) is not None:
             desk.take(review)
     state = stand()
     if waiting := state.pending():
@@ -145,8 +145,8 @@ def _standing(config: RunConfig, folder: Path, desk: Desk, asked: Sequence[bytes
     return Requests(
         settled=settled,
         federation=desk.signing.federation.hex(),
-        chain_id=desk.domain.chain_id,
-        contract=desk.domain.contract,
+        chain_id=desk.signing.domain.chain_id,
+        contract=desk.signing.domain.contract,
         keys="seed" if desk.signing.keystore is None else "keystore",
         seed=config.seed,
         policy=config.balance.policy,

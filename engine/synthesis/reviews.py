@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from engine.encoding import hexed, unhexed
 from engine.errors import DataError, LedgerError
 from engine.files import write_text
-from engine.ledger.records import Domain, SyntheticRequest, SyntheticReview, digest, record_from_json, record_to_json
 from engine.ledger.signing import address, recover, reviewer_key, sign
-from engine.ledger.steps import SignedReview
+from engine.ledger.subjects.synthetic import SignedReview, SyntheticRequest, SyntheticReview
+from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 from engine.result import Many, Part, SyntheticRow
 from engine.synthesis.config import PolicyConfig
 from engine.synthesis.files import FOLDER

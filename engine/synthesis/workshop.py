@@ -19,8 +19,8 @@ from engine.data.samples import Samples
 from engine.encoding import json_hash
 from engine.errors import SynthesisError
 from engine.files import write_text
-from engine.ledger.keys import Signer, Terms
-from engine.ledger.steps import SignedReport, SignedRequest
+from engine.ledger.signer import Signer, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.oracles.base import Batch
 from engine.result import SyntheticRow
 from engine.seeds import generator
@@ -87,7 +87,7 @@ class Workshop:
                 signer.request(
                     terms,
                     class_=CLASSES.index(letter),
-                    generator=1 + GENERATORS.index(method),
+                    generator=GENERATORS.index(method) + 1,
                     quantity=wanted,
                     real=int((labels == label).sum()),
                     settings=bytes.fromhex(digest),

@@ -4,12 +4,9 @@ import threading
 from typing import Any
 
 import pytest
-import reference
 
 from engine.background import Background
 from engine.errors import HospitalError, LedgerError
-
-ray2 = reference.ray2
 
 
 def kinds() -> tuple[type, type]:

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine import checkpoint
+from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import build_cohort
 from engine.errors import DataError, Stopped, StudyError
 from engine.experiment import Place, run, steps
 from engine.files import whole
-from engine.ledger.audit import audit
 from engine.model import build_network, initial_parameters, model_hash, vector_hash
 from engine.result import RESULT, Result
 from engine.settings import load_yaml, parse

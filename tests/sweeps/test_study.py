@@ -22,9 +22,9 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from reference import ROOT, Heard, as_run, settled
 
+from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.errors import ResourceError, StudyError
-from engine.ledger.audit import audit
 from sweeps.__main__ import main
 from sweeps.compare import rows_of
 from sweeps.space import StudyConfig, conditions, load_study, resolve, total_trials
