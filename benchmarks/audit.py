@@ -22,10 +22,10 @@ from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, 
 
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
-from engine.messages import LoopState, Taken, Update
 from engine.ledger import archive
 from engine.ledger.bundle import BUNDLE, write_bundle
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.messages import LoopState, Taken, Update
 from engine.model import vector_hash
 
 RULE = build_rule(AggregationConfig(), "samples")

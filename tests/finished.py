@@ -13,7 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save_file
+from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
+
+from engine.audit import outcomes, state
+from engine.audit.report import Report
+from engine.audit.run import CHECKS
+from engine.errors import LedgerError
+from engine.ledger import archive
+from engine.ledger.bundle import write_bundle
+from engine.ledger.format import BUNDLE, DECISIONS, RUN
 from engine.ledger.run import RunLedger
+from engine.ledger.signing import address, sign
 from engine.ledger.subjects.reputation import Standing, digests, judge
 from engine.ledger.subjects.synthetic import (
     Expire,
@@ -25,17 +36,6 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from safetensors.numpy import save_file
-from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
-
-from engine.audit import outcomes, state
-from engine.audit.report import Report
-from engine.audit.run import CHECKS
-from engine.errors import LedgerError
-from engine.ledger import archive
-from engine.ledger.bundle import write_bundle
-from engine.ledger.format import BUNDLE, DECISIONS, RUN
-from engine.ledger.signing import address, sign
 from engine.model import unflatten, vector_hash
 
 ROUNDS = 4
