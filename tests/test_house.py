@@ -104,18 +104,7 @@ NEVER: dict[str, str] = {
     "engine/tracking": "engine.experiment engine.pools.* engine.ledger.*",
     **{
         f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.mirror sweeps.trial ray.* engine.actors engine.pools.ray"
-        for name in (
-            "folder",
-            "rows",
-            "table",
-            "report",
-            "answers",
-            "plots",
-            "plan",
-            "audit",
-            "governance",
-            "registration",
-        )
+        for name in READERS
     },
 }
 
