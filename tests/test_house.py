@@ -187,12 +187,18 @@ def test_ray_is_imported_where_processes_are_made():
     assert {path for path in importers("ray") if not path.startswith("sweeps/")} <= allowed
 
 
-def test_the_chain_is_the_business_of_ledger_and_audit():
+def test_the_chain_is_the_business_of_the_ledger_and_of_what_recomputes_it():
     chain = importers(
         "web3", "eth_account", "eth_tester", "eth_utils", "eth_abi", "eth_keys", "eth", "coincurve", "Crypto"
     )
     assert chain
-    assert all(path.startswith(("engine/ledger/", "engine/audit/")) for path in chain)
+    assert all(path.startswith("engine/ledger/") or path == "engine/audit/spec.py" for path in chain)
+
+
+def test_only_the_command_line_calls_the_auditor():
+    outside = {path for path in importers("engine.audit") if not path.startswith("engine/audit/")}
+    assert outside
+    assert all(path.startswith("sweeps/") for path in outside)
 
 
 def test_only_the_tracker_knows_mlflow():
