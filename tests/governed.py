@@ -16,7 +16,6 @@ from simulators import rule_of
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
 from engine.data.samples import Samples
-from engine.encoding import json_hash
 from engine.errors import HospitalError, PulseLedgerError
 from engine.ledger.desk import LedgerDesk
 from engine.ledger.observer import LedgerObserver

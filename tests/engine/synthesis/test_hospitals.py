@@ -22,7 +22,7 @@ from reference import ROOT, numbers, settled
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.cohort import Cohort, build_cohort
-from engine.errors import DataError, HospitalError, SynthesisError
+from engine.errors import DataError, HospitalError
 from engine.experiment import run
 from engine.hospital import Task
 from engine.ledger.desk import unanchored
