@@ -120,7 +120,7 @@ def print_policy(folder: Path, as_json: bool) -> None:
     """The policy in force, of each run where they differ."""
     policies: dict[str, dict[str, Any]] = {}
     for run in runs_with_requests(folder):
-        policy = read_state(run).policy.model_dump(mode="json")
+        policy = read_state(run).policy
         policies.setdefault(json.dumps(policy), {})[str(run)] = policy
     if len(policies) == 1:
         _print(next(iter(next(iter(policies.values())).values())), as_json)

@@ -149,7 +149,7 @@ def _standing(config: RunConfig, folder: Path, desk: Desk, asked: Sequence[bytes
         contract=desk.signing.domain.contract,
         keys="seed" if desk.signing.keystore is None else "keystore",
         seed=config.seed,
-        policy=config.balance.policy,
+        policy=config.balance.policy.model_dump(mode="json"),
         reviewers={account: "0x" + of.hex() for account, of in desk.reviewers.items()},
         requests=tuple(_row(folder, desk, request) for request in asked),
     )

@@ -21,7 +21,6 @@ from engine.ledger.signing import address, recover, reviewer_key, sign
 from engine.ledger.subjects.synthetic import SignedReview, SyntheticRequest, SyntheticReview
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 from engine.result import Many, Part, SyntheticRow
-from engine.synthesis.config import PolicyConfig
 from engine.synthesis.files import FOLDER
 
 STATE = "governance.json"
@@ -36,6 +35,7 @@ class Requests(Part):
         federation: id in hex.
         chain_id, contract: what requests, reviews and reports are signed for.
         keys: where they come from: derived from the run's seed, or out of a keystore.
+        policy: the run's `balance.policy`, for reviewers to look at.
         reviewers: accounts that may review -> their organisations in hex.
     """
 
@@ -45,7 +45,7 @@ class Requests(Part):
     contract: str
     keys: Literal["seed", "keystore"]
     seed: int
-    policy: PolicyConfig
+    policy: dict[str, Any]
     reviewers: dict[str, str]
     requests: Many[SyntheticRow]
 

@@ -20,7 +20,7 @@ from engine.synthesis.config import BALANCE_KEYS, GENERATORS, SYNTHETIC, PolicyC
 
 def test_generators_have_the_numbers_of_the_contract(tmp_path: Path):
     """What the contract says of them in words, and the largest number that it takes."""
-    source = (ROOT / "contracts/src/SyntheticLedger.sol").read_text(encoding="utf-8")
+    source = (ROOT / "contracts/src/ISyntheticLedger.sol").read_text(encoding="utf-8")
     (listed,) = re.findall(r"if generator g is allowed: (.*)\.", source)
     assert listed == ", ".join(f"{number} {name}" for number, name in enumerate(GENERATORS, 1))
     everything = policy_of(PolicyConfig(min_real=dict.fromkeys(GENERATORS, 1)))

@@ -22,12 +22,12 @@ from engine.data.cohort import build_cohort
 from engine.encoding import json_hash
 from engine.errors import HospitalError, ReviewPending, Stopped, SynthesisError
 from engine.experiment import Place, run
+from engine.ledger.config import LedgerConfig
 from engine.ledger.format import DECISIONS
-from engine.ledger.run import RunLedger
+from engine.ledger.run import RunLedger, reopened
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.store import read_only
 from engine.ledger.subjects.policy import Books
-from engine.ledger.subjects.synthetic import read_step
 from engine.oracles.base import Batch
 from engine.result import Result
 from engine.synthesis.files import FOLDER, hospital_file, load_synthetic, provenance_file
@@ -93,14 +93,13 @@ def test_the_ledger_shows_every_step_and_the_audit_is_clean(done: tuple[Path, Re
     assert found.counts["evidence"] == found.counts["batches"] == accepted == 3
 
 
-def test_the_annexes_of_all_rounds_name_the_decisions(done: tuple[Path, Result]):
-    folder, _ = done
-    books, domain = Books(), read_state(folder).domain
+def test_the_annexes_of_all_rounds_name_the_decisions(done: tuple[Path, Result], tmp_path: Path):
+    folder, books = shutil.copytree(done[0], tmp_path / "run"), Books()
     with read_only(folder / "ledger/journal.sqlite") as journal:
         sealed = {row[0] for row in journal.execute("SELECT digest FROM annexes WHERE name = ?", (DECISIONS,))}
-        rows = journal.execute("SELECT kind, record, signature, sender FROM synthetic ORDER BY seq").fetchall()
-    for row in rows:
-        books.take(read_step(*row), domain)
+    with reopened(folder / "ledger", LedgerConfig()) as ledger:
+        for step in ledger.synthetic.steps():
+            books.take(step, ledger.synthetic.domain)
     assert sealed == {books.decisions}
     assert any(books.decisions)
 
@@ -108,10 +107,11 @@ def test_the_annexes_of_all_rounds_name_the_decisions(done: tuple[Path, Result])
 def test_another_seed_gives_other_beats_and_the_balance_seed_keeps_them(
     done: tuple[Path, Result], tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
-    base = {**SMOTE, "ledger.backend": "none", "federation.rounds": 1}
-    run(tiny_config(**base, seed=1), tmp_path / "other")
-    assert beats_of(tmp_path / "other").keys() == beats_of(done[0]).keys()
-    assert beats_of(tmp_path / "other") != beats_of(done[0])
+    for name, keys in (("other", {"seed": 1}), ("kept", {"seed": 1, "balance.seed": 0})):
+        config = tiny_config(**SMOTE, **keys)
+        Flow(config, build_cohort(config.data, config.cohort))(tmp_path / name)
+        assert beats_of(tmp_path / name).keys() == beats_of(done[0]).keys()
+        assert (beats_of(tmp_path / name) == beats_of(done[0])) == (name == "kept")
 
 
 def workshops(monkeypatch: pytest.MonkeyPatch, generate: Generate) -> None:

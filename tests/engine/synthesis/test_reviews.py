@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from governed import HUMAN, plain, waiting
-from simulators import POLICY, request
+from simulators import POLICY, Run, request
 
 from engine.audit.run import audit
 from engine.config import RunConfig
@@ -16,10 +16,9 @@ from engine.errors import DataError, LedgerError, ReviewPending
 from engine.experiment import Place, run
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.keystore import create_keystore, create_reviewer, read_key_file
-from engine.ledger.signing import address, sign, sign_digest
+from engine.ledger.signing import address, sign
 from engine.ledger.subjects.registry import organisation
-from engine.ledger.subjects.synthetic import SyntheticReview
-from engine.ledger.typed import digest
+from engine.ledger.subjects.synthetic import SetPolicy, SetReviewer, SignedRequest, SignedReview, SyntheticReview
 from engine.result import Result, SyntheticRow
 from engine.synthesis.reviews import read_state, undecided, write_review
 
@@ -57,7 +56,7 @@ def test_a_reviewer_approves_denies_and_grants_a_part(
     if backend == "embedded":
         found = audit(tmp_path)
         assert (found.findings, found.counts["reasons"]) == ([], 3)
-        path = tmp_path / f"ledger/reviews/{never['request']}.json"
+        path = tmp_path / f"ledger/reviews/{never.request}.json"
         path.write_text(path.read_text().replace("not this class", "another"))
         assert [(f.record, f.field, f.hospital) for f in audit(tmp_path).findings] == [
             ("synthetic", "reason", never.hospital)
@@ -100,7 +99,7 @@ def test_decisions_that_would_not_be_taken_are_refused(paused: tuple[RunConfig, 
         return row.model_copy(update=values)
 
     for arguments, words in (
-        ((row, True, row.allowed + 1, "more"), f"policy allows 1 to {row['allowed']}"),
+        ((row, True, row.allowed + 1, "more"), f"policy allows 1 to {row.allowed}"),
         ((row, True, 0, "none"), "the review grants 0 beats"),
         ((row, True, 1, "me", stranger), "is not a reviewer of this federation"),
         ((changed(status="denied"), True, 1, "late"), "is denied; only a pending one can be decided"),
@@ -130,7 +129,7 @@ def test_a_damaged_decision_is_put_aside_and_the_request_still_waits(paused: tup
     config, folder = paused
     row = waiting(folder)[0]
     write_review(folder, row, True, 3, "three")
-    path = folder / f"ledger/reviews/{row['request']}.json"
+    path = folder / f"ledger/reviews/{row.request}.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     notes: list[str] = []
     with pytest.raises(ReviewPending, match=r"^3 requests"):
@@ -165,19 +164,19 @@ def test_nobody_reviews_for_his_own_organisation(
     with pytest.raises(LedgerError, match="name the reviewer's with --key FILE"):
         write_review(folder, rows[0], True, 1, "whose?")
     # and the contract refuses it, too, whatever is in the files
-    federation = Federation(ID, b"\x22" * 32, tuple(map(address, KEYS)), b"\x33" * 32, (("w", (2,)),), "samples")
-    with Ledger(tmp_path / "ledger", federation) as ledger:
-        domain = ledger.synthetic_domain
-        ledger.govern("reviewer", {"account": address(key), "organisation": organisation(0)})
-        ledger.govern("policy", to_contract(replace(POLICY, automatic=False)))
+    there = Run(tmp_path / "other")
+    with there.open() as ledger:
+        desk = ledger.synthetic
+        desk.take(SetReviewer(address(key), organisation(0)))
+        desk.take(SetPolicy(replace(POLICY, automatic=False)))
         for slot in (0, 1):
             asked = request(slot=slot)
-            id = ledger.govern("request", asked, sign(asked, domain, KEYS[slot])).id
+            id = desk.take(SignedRequest(asked, sign(asked, desk.domain, there.keys[slot]))).id
             review = SyntheticReview(id, True, 1, bytes(32), 0)
-            step = ("review", review, sign_digest(digest(review, domain), key), address(key))
+            step = SignedReview(review, sign(review, desk.domain, key), address(key))
             if slot == 0:
                 with pytest.raises(ContractRevert, match="ReviewerNotIndependent"):
-                    ledger.govern(*step)
+                    desk.take(step)
             else:
-                ledger.govern(*step)
-                assert ledger.request_state(id)["counted"] == 1
+                desk.take(step)
+                assert desk.ask("requestState", id)["counted"] == 1
