@@ -20,7 +20,6 @@ import numpy as np
 
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
-from engine.messages import LoopState, Taken, Update
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
@@ -30,6 +29,7 @@ from engine.ledger.signing import address, hospital_key, salt, sign
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import ModelUpdate, Opening, RoundHead, SignedUpdate, commitments
+from engine.messages import LoopState, Taken, Update
 from engine.model import vector_hash
 
 RULE = build_rule(AggregationConfig(), "samples")

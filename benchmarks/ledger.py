@@ -39,6 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine.ledger.keys import Signer
+from engine.ledger.ledger import Ledger
+from engine.ledger.records import Federation
 from eth_abi import encode
 from eth_hash.auto import keccak
 
@@ -47,10 +50,7 @@ from engine.ledger import archive
 from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import FIRST_PAUSE, LAST_PAUSE
-from engine.ledger.keys import Signer
-from engine.ledger.ledger import Ledger
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
 from engine.messages import Asked, RoundRecord, Signed, Update
 from engine.model import Network, initial_parameters, vector_hash

@@ -253,12 +253,15 @@ class Timing(Part):
 
 
 class SyntheticRow(Part):
-    """How one request for synthetic beats ended.
+    """How one request for synthetic beats stands, or ended.
 
     Attributes:
         request: its id in hex.
+        organisation: that asks, in hex.
+        record: the request as the hospital signed it, JSON.
         wanted, granted, accepted: beats.
         real_floor: all that is told of how many real beats there are.
+        allowed: beats that the policy would grant now, while it waits for a reviewer; else 0.
         status: such as "accepted", "denied" or "rejected"; `reasons` says why.
         numbers: of the quality report that the policy decides by.
         batch, evidence: digests in hex.
@@ -271,6 +274,7 @@ class SyntheticRow(Part):
     generator: str
     wanted: int
     real_floor: int
+    allowed: int
     granted: int
     accepted: int
     status: str
@@ -279,6 +283,8 @@ class SyntheticRow(Part):
     batch: str | None
     evidence: str | None
     file: str | None
+    organisation: str
+    record: str
 
 
 # --- The whole --------------------------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.actors import end_actor, worker_logs
+from engine.actors import worker_logs
 from engine.config import RunConfig, config_hash
 from engine.errors import HospitalLost, ReviewPending, StudyError
 from engine.files import write_text
 from engine.pools.ray import ATTEMPTS
 from engine.result import RESULT
 from engine.settings import dump_yaml
-from engine.synthesis.governed import FOLDER, STATE, undecided
+from engine.synthesis.files import FOLDER
+from engine.synthesis.reviews import STATE, undecided
 from sweeps.anchors import Anchors, NoAnchors, open_anchors
 from sweeps.commands import Command, CommandTable, State
 from sweeps.failures import failure_of, write_error
@@ -209,7 +210,7 @@ class Driver:
                 self._progress.advanced(trial.number, seen.round, seen.scores, seen.note)
             if self._clock.now() - trial.seen_at > limit and trial.slot is not None:
                 self._progress.note(f"trial {trial.number}: no round in {limit:g} s; its runner is ended")
-                end_actor(trial.slot.runner)  # the call fails, which counts as a loss
+                self._slots.end_runner(trial.slot)  # the call fails, which counts as a loss
                 trial.seen_at = self._clock.now()
 
     def _conclude(self, trial: _Running) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine.synthesis.prepare import batch_digest
 from safetensors.numpy import save_file
 from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
 
@@ -40,7 +41,6 @@ from engine.ledger.subjects.synthetic import (
 )
 from engine.model import unflatten, vector_hash
 from engine.oracles.base import Batch
-from engine.synthesis.prepare import batch_digest
 
 ROUNDS = 4
 NEW_KEY = b"\x07" * 32
