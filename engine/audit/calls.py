@@ -26,6 +26,11 @@ def check(case: Case) -> Iterator[Told]:
         worth = yield from check_transaction(transaction, PURPOSES, case.domain, case.contracts, where)
         if worth:
             yield from _check_arguments(case, transaction)
+    if case.pending is not None:
+        what = f"{case.pending.purpose} of round {case.pending.round}"
+        yield Note(
+            f"transaction {case.pending.seq} ({what}) is recorded, but the run stopped before the chain had answered"
+        )
     for number in sorted(case.rounds):
         yield from _check_seal(case, number)
     if case.rounds and sum(t.purpose == "open" and t.succeeded for t in case.transactions) != 1:
@@ -83,11 +88,7 @@ def _opening(case: Case) -> dict[str, Any]:
 
 
 def _check_seal(case: Case, number: int) -> Iterator[Told]:
-    succeeded = sum(t.succeeded for t in case.seals.get(number, []))
-    if succeeded == 1:
-        return
-    if number == case.last and case.unanswered:
-        yield Note(f"round {number} is recorded, but the run stopped before the chain had answered")
-        return
-    message = "the round must have exactly one successful transaction"
-    yield finding("transaction", "receipt", 1, succeeded, message, round=number)
+    taken = sum(case.taken(transaction) for transaction in case.seals.get(number, []))
+    if taken != 1:
+        message = "the round must have exactly one successful transaction"
+        yield finding("transaction", "receipt", 1, taken, message, round=number)

@@ -280,10 +280,14 @@ class Case:
         return found
 
     @cached_property
-    def unanswered(self) -> bool:
-        """Whether a run that has not ended has written down its last round, but the chain had not yet answered."""
-        attempts = self.seals.get(self.last, [])
-        return bool(attempts) and not any(t.succeeded for t in attempts) and not self.finished
+    def pending(self) -> Transaction | None:
+        """The last transaction of a run that stopped before the chain had answered it."""
+        last = self.transactions[-1] if self.transactions else None
+        return last if last is not None and last.receipt is None and not self.finished else None
+
+    def taken(self, transaction: Transaction) -> bool:
+        """Whether a transaction counts: the chain took it, or nobody can know yet that it did not."""
+        return transaction.succeeded or transaction is self.pending
 
     @cached_property
     def contracts(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ def _check_rotation(case: Case, position: int, rotation: Rotation) -> Iterator[T
         ("new_signature", rotation.new_signature, record["to"]),
     ):
         yield from check_signature(digest, signature, key, "rotation", name, where)
-    shown = [t.arguments.get("rotation") for t in case.transactions if t.purpose == "rotate" and t.succeeded]
+    shown = [t.arguments.get("rotation") for t in case.transactions if t.purpose == "rotate" and case.taken(t)]
     if record.members not in shown:
         message = "the rotation was never shown to the contract"
         yield finding("rotation", "transaction", "one", None, message, **where)

@@ -81,7 +81,7 @@ def standing_after(case: Case) -> Standing:
 
 def applied(case: Case) -> dict[int, int]:
     """Reputations as the contract must hold them: after the verdicts that it was shown."""
-    shown = {t.round for t in case.transactions if t.purpose == "reputation" and t.succeeded}
+    shown = {t.round for t in case.transactions if t.purpose == "reputation" and case.taken(t)}
     standing = Standing()
     found: dict[int, int] = {}
     for number, entry in sorted(case.rounds.items()):

@@ -44,7 +44,7 @@ def check(case: Case) -> Iterator[Told]:
             came = transactions[0] if transactions else None
             yield from _check_signed(case, step, step.record, domain, slot, came)
     for transaction in case.transactions:
-        if transaction.purpose in GOVERNED and transaction.succeeded and transaction.seq not in known:
+        if transaction.purpose in GOVERNED and case.taken(transaction) and transaction.seq not in known:
             message = (
                 f"transaction {transaction.seq} shows the contract a {transaction.purpose} that is not in the journal"
             )
@@ -76,10 +76,10 @@ def request_of(step: Step) -> bytes:
 
 
 def shown(case: Case) -> list[tuple[Step, list[Transaction]]]:
-    """Every step, and the successful transactions that show it to the contract: several where a chain forgot the first."""
+    """Every step, and the transactions that show it to the contract: several where a chain forgot the first."""
     found: dict[tuple[str, str], list[Transaction]] = defaultdict(list)
     for transaction in case.transactions:
-        if transaction.purpose in GOVERNED and transaction.succeeded:
+        if transaction.purpose in GOVERNED and case.taken(transaction):
             found[transaction.purpose, _asked(transaction)].append(transaction)
     return [(step, found[step.kind, _text(step.record)]) for step in case.steps]
 

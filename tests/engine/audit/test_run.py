@@ -5,14 +5,15 @@ The changes of single fields come from the journal's tables and the records' fie
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from finished import OFFLINE, change, contents, finish, names, other, places, row_of, set_value
+from finished import NEW_KEY, OFFLINE, change, contents, finish, names, other, places, row_of, set_value
 from safetensors.numpy import load_file, save_file
-from simulators import FEDERATION_ID, SIZE, Faults, Run
+from simulators import FEDERATION_ID, POLICY, SIZE, Faults, Run, request
 
 from engine import encoding
 from engine.audit.run import CHECKS, audit, compare
@@ -21,9 +22,16 @@ from engine.ledger.chain.contracts import call_arguments, call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
+from engine.ledger.signing import sign
 from engine.ledger.subjects.registry import Federation, KeyRotation
 from engine.ledger.subjects.reputation import Verdicts
-from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
+from engine.ledger.subjects.synthetic import (
+    SetPolicy,
+    SignedRequest,
+    SyntheticReport,
+    SyntheticRequest,
+    SyntheticReview,
+)
 from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
 from engine.ledger.typed import Domain, Record, types_of
 
@@ -115,8 +123,33 @@ def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
     ledger.close()
     assert report.findings == []
     assert report.counts["rounds"] == 2
-    assert any("round 2 is recorded, but the run stopped" in note for note in report.notes)
+    assert any("(seal of round 2) is recorded, but the run stopped" in note for note in report.notes)
     assert any("no result.json" in note for note in report.notes)
+    assert not report.finished
+
+
+@pytest.mark.parametrize("step", ["policy", "request", "rotate"])
+def test_a_run_that_stopped_between_rounds_is_clean_with_notes(tmp_path: Path, step: str):
+    run, chain = Run(tmp_path), Faults(EmbeddedChain())
+    with run.open(chain=chain) as ledger:
+        archive.write_genesis(run.ledger_folder, run.genesis)
+        take, domain = ledger.synthetic.take, ledger.synthetic.domain
+        asked = SignedRequest(request(), sign(request(), domain, run.keys[0]))
+        steps: dict[str, Callable[[], object]] = {
+            "policy": lambda: take(SetPolicy(POLICY)),
+            "request": lambda: take(asked),
+            "rotate": lambda: ledger.rotate(run.rotation(1, NEW_KEY, 1, ledger.domain)),
+        }
+        for name, go in steps.items():
+            if name == step:
+                chain.fail("send")
+                with pytest.raises(OSError, match="power"):
+                    go()
+                break
+            go()
+    report = audit(tmp_path)
+    assert report.findings == []
+    assert any(f"({step} of round" in note for note in report.notes)
     assert not report.finished
 
 
