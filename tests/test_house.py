@@ -91,6 +91,18 @@ MAY: dict[str, str] = {
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.settings "
     "engine.errors",
     "engine/schedule": "engine.schedule.* engine.messages engine.seeds engine.errors engine.settings engine.clock",
+    "engine/ledger/format.py": "",
+    "engine/ledger/typed.py": "engine.encoding engine.errors",
+    "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",
+    "engine/ledger/store.py": "engine.clock engine.errors engine.files engine.ledger.format",
+    "engine/ledger/chain": "engine.ledger.chain.* engine.ledger.config engine.ledger.signing engine.ledger.typed "
+    "engine.encoding engine.errors",
+    "engine/ledger/book.py": "engine.ledger.chain.* engine.ledger.config engine.ledger.delivery engine.ledger.format "
+    "engine.ledger.store engine.ledger.typed engine.clock engine.encoding engine.errors",
+    # a subject stands on the book; of what lies below it knows the chain's calls and answers
+    "engine/ledger/subjects": "engine.ledger.subjects.* engine.ledger.book engine.ledger.chain.* engine.ledger.config "
+    "engine.ledger.delivery engine.ledger.format engine.ledger.signing engine.ledger.store engine.ledger.trees "
+    "engine.ledger.typed engine.clock engine.data.config engine.encoding engine.errors engine.synthesis.config",
     "engine/audit": "engine.audit.* engine.ledger.format engine.ledger.chain.* engine.encoding engine.errors "
     "engine.data.config engine.files engine.clock",
 }

@@ -79,7 +79,10 @@ def prove(folder: Path, round: int, slot: int) -> dict[str, Any]:
     content = (row["root"], row["parent_model"], row["model"], row["count"], row["annex"], row["head"])
     leaves = {update["slot"]: update["leaf"] for update in updates}
     tree = levels([leaves.get(i, EMPTY) for i in range(slots)])
-    own = next((update for update in updates if update["slot"] == slot), None)
+    found = next((update for update in updates if update["slot"] == slot), None)
+    own = None
+    if found is not None:
+        own = SignedUpdate(record_from_json(ModelUpdate, found["record"]), found["signature"])
     return {
         "format": FORMAT,
         "domain": json.loads(record_to_json(domain)),
@@ -88,8 +91,7 @@ def prove(folder: Path, round: int, slot: int) -> dict[str, Any]:
         "slot": slot,
         "leaf": hexed(tree[0][slot]),
         "siblings": hexed(b"".join(path(tree, slot))),
-        "update": None if own is None else read_json(own["record"]),
-        "signature": None if own is None else hexed(own["signature"]),
+        **update_document(own),
         "receipt": hexed(receipts[slot]) if slot in receipts else None,
     }
 
@@ -139,8 +141,10 @@ def signed_update(document: Any) -> SignedUpdate:
         raise LedgerError(f"there is no signed update: {error}") from None
 
 
-def update_document(signed: SignedUpdate) -> dict[str, Any]:
-    """A signed update as a document that `signed_update` reads."""
+def update_document(signed: SignedUpdate | None) -> dict[str, Any]:
+    """A signed update as a document that `signed_update` reads; nulls where there is none."""
+    if signed is None:
+        return {"update": None, "signature": None}
     return {"update": json.loads(record_to_json(signed.record)), "signature": hexed(signed.signature)}
 
 
