@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.actors import end_actor, worker_logs
+from engine.actors import worker_logs
 from engine.config import RunConfig, config_hash
 from engine.errors import HospitalLost, ReviewPending, StudyError
 from engine.files import write_text
@@ -210,7 +210,7 @@ class Driver:
                 self._progress.advanced(trial.number, seen.round, seen.scores, seen.note)
             if self._clock.now() - trial.seen_at > limit and trial.slot is not None:
                 self._progress.note(f"trial {trial.number}: no round in {limit:g} s; its runner is ended")
-                end_actor(trial.slot.runner)  # the call fails, which counts as a loss
+                self._slots.end_runner(trial.slot)  # the call fails, which counts as a loss
                 trial.seen_at = self._clock.now()
 
     def _conclude(self, trial: _Running) -> bool:

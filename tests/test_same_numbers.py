@@ -13,7 +13,7 @@ from reference import Interrupted, StopAfter, Watch, numbers
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import Place, run
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
 from engine.messages import Asked
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool

@@ -132,10 +132,6 @@ abstract contract Federations is IRoundLedger {
         progress = state.progress;
     }
 
-    function _store(Federation storage state, Progress memory progress) internal {
-        state.progress = progress;
-    }
-
     function _headAt(Federation storage state, uint64 round) internal view returns (bytes32) {
         return state.heads[round % RING];
     }

@@ -386,6 +386,10 @@ contract RoundLedger is Registry, Pausable {
 
     // --- Internals ---------------------------------------------------------------------------------------------------
 
+    function _store(Federation storage state, Progress memory progress) private {
+        state.progress = progress;
+    }
+
     /// @dev A deadline is 0 for none.
     function _requireTime(uint64 deadline, uint256 earliest) private view {
         if (deadline != 0 && deadline < earliest) revert DeadlinePassed(deadline, block.timestamp);
@@ -423,9 +427,7 @@ contract RoundLedger is Registry, Pausable {
         uint256 bit = uint256(1) << (record.slot % 256);
         if (_submissions[key] & bit != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
         _submissions[key] |= bit;
-        (Federation storage state, Progress memory progress) = _read(record.federation);
-        progress.submissions += 1;
-        _store(state, progress);
+        _federations[record.federation].progress.submissions += 1;
     }
 
     /// @dev A receipt does not say who signed it: any present coordinator will do.

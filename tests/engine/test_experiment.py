@@ -215,7 +215,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.settings import load_yaml, parse
 from engine.experiment import Place, run
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
 
 send, held = EmbeddedChain.send, threading.Event()
 

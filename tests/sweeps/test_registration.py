@@ -10,6 +10,7 @@ import optuna
 import pytest
 from conftest import TINY
 from reference import settled
+from sweeps.study import open_studies, resume_study, start_study, trial_folder
 
 from engine.audit.report import Report
 from engine.ledger.format import STUDY
@@ -18,7 +19,6 @@ from sweeps import registration
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
 from sweeps.space import StudyConfig, load_study
-from sweeps.study import open_studies, resume_study, start_study, trial_folder
 
 KEYS: dict[str, Any] = {
     **{

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.aggregation.config import AggregationConfig, ServerConfig
-from engine.aggregation.server import build_step
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import merged
 
-from engine.aggregation import mean as writers
+from engine.aggregation.config import AggregationConfig, ServerConfig
+from engine.aggregation.server import build_step
 from engine.audit.case import Rule
 from engine.audit.rules import SERVERS, Model, Weighted, mean, next_model, problem
 from engine.ledger.format import MEAN, WEIGHTINGS
@@ -54,8 +54,7 @@ def test_the_mean_is_the_writers_to_the_last_bit(seed: int, samples: list[int], 
     scale = np.float32(10.0) ** draw.integers(-12, 3, 7).astype(np.float32)
     rows = [(draw.standard_normal(7).astype(np.float32) * scale).astype(np.float32) for _ in samples]
     params = draw.standard_normal(7).astype(np.float32)
-    weights = [writers.weight(weighting, count) for count in samples]
-    expected = writers.weighted_mean(params, list(zip(weights, rows, strict=True)))
+    expected = merged(params, list(zip(samples, rows, strict=True)), weighting)
     updates = [Weighted(count, row) for count, row in zip(samples, rows, strict=True)]
     found = next_model(Rule(MEAN, weighting, PLAIN), Model(params), updates)
     assert found.params.dtype == np.float32

@@ -10,14 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.ledger.chain.contracts import call_arguments, call_data
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
-from engine.ledger.chain.transactions import decode_transaction, sign_transaction
-from engine.ledger.subjects.registry import Federation, KeyRotation
-from engine.ledger.subjects.reputation import Verdicts
-from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
-from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
-from engine.ledger.typed import Domain, Record, types_of
 from finished import OFFLINE, change, contents, finish, names, other, places, row_of, set_value
 from safetensors.numpy import load_file, save_file
 from simulators import FEDERATION_ID, SIZE, Faults, Run
@@ -25,7 +17,15 @@ from simulators import FEDERATION_ID, SIZE, Faults, Run
 from engine import encoding
 from engine.audit.run import CHECKS, audit, compare
 from engine.ledger import archive
+from engine.ledger.chain.contracts import call_arguments, call_data
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
+from engine.ledger.subjects.registry import Federation, KeyRotation
+from engine.ledger.subjects.reputation import Verdicts
+from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
+from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
+from engine.ledger.typed import Domain, Record, types_of
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,10 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
     assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
-    # without the folder there is no result.json to compare with: two hashes instead of ten values
-    assert alone.counts == report.counts | {"results": 2}
+    # without the folder there is no result.json to compare with: two hashes instead of eleven values, and no beats
+    beats = {"batches": 1, "evidence": 2, "reasons": 2}
+    assert report.counts == alone.counts | beats | {"results": 11}
+    assert alone.counts["results"] == 2
 
 
 def test_an_erased_opening_leaves_a_note(folder: Path):

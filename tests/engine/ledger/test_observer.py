@@ -157,5 +157,5 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tiny_config, tmp_path: Path
     again = run_experiment(config, tmp_path / "stopped")
     assert again.ledger.head == straight.ledger.head
     assert again.ledger.transactions == straight.ledger.transactions
-    one, other = (numbers(r.document(), tmp_path / n) for r, n in ((straight, "straight"), (again, "stopped")))
+    one, other = (numbers(r, tmp_path / n) for r, n in ((straight, "straight"), (again, "stopped")))
     assert one == other

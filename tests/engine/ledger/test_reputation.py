@@ -1,6 +1,5 @@
 """Peer scores in the loop: they change no bit of the training, and a poisoned hospital falls."""
 
-import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from engine.ledger.format import BASE_REPUTATION as BASE
 from engine.ledger.run import reopened
 from engine.ledger.subjects.reputation import Verdicts, accepted_of, step
 from engine.ledger.typed import record_from_json
+from engine.result import Result
 
 ROUNDS = 4
 
@@ -65,43 +65,41 @@ def honest(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempP
 
 
 def test_scores_change_no_bit_of_the_training(honest: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path):
-    result = json.loads((honest / "result.json").read_text())
-    run(federation_of(tiny_config, **{"ledger.reputation": "none"}), tmp_path / "without")
-    without = json.loads((tmp_path / "without" / "result.json").read_text())
-    assert (result["model_hash"], result["config_hash"]) == (without["model_hash"], without["config_hash"])
-    assert result["final"] == without["final"]
-    assert not without["ledger"].get("hospitals")
+    result = Result.read(honest)
+    without = run(federation_of(tiny_config, **{"ledger.reputation": "none"}), tmp_path / "without")
+    assert (result.model_hash, result.config_hash) == (without.model_hash, without.config_hash)
+    assert result.final == without.final
+    assert without.ledger.hospitals is None
 
 
 def test_a_poisoned_hospital_falls_and_the_others_rise(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     poisoned(monkeypatch, 2)
-    run(federation_of(tiny_config), tmp_path)
-    hospitals = json.loads((tmp_path / "result.json").read_text())["ledger"]["hospitals"]
-    assert [row["id"] for row in hospitals] == [0, 1, 2, 3]
+    hospitals = run(federation_of(tiny_config), tmp_path).ledger.hospitals
+    assert [row.id for row in hospitals] == [0, 1, 2, 3]
     accepted = accepted_in(tmp_path)
     for number in range(1, ROUNDS + 1):
         assert not accepted[number][2]
-    assert hospitals[2]["reputation"] < BASE
+    assert hospitals[2].reputation < BASE
     held, points = [BASE] * 4, [0] * 4
     for number in range(1, ROUNDS + 1):
         level = sum(held) // 4
         held = [step(value, accepted[number][slot], level) for slot, value in enumerate(held)]
         points = [p + held[slot] * accepted[number][slot] for slot, p in enumerate(points)]
-    assert [(row["reputation"], row["reward"]) for row in hospitals] == list(zip(held, points, strict=True))
-    assert hospitals[2]["reward"] == 0
+    assert [(row.reputation, row.reward) for row in hospitals] == list(zip(held, points, strict=True))
+    assert hospitals[2].reward == 0
     for row in (hospitals[0], hospitals[1], hospitals[3]):
-        assert row["reputation"] > BASE
-        assert row["reward"] > BASE
+        assert row.reputation > BASE
+        assert row.reward > BASE
     # the contract holds the same, and pays each reward once
     with reopened(tmp_path / "ledger", LedgerConfig()) as ledger:
         federation, contract = ledger.registry.federation.id, ledger.reputation.contract
         asked = ("ReputationLedger", contract)
         assert [ledger.book.query(*asked, "reputation", federation, slot) for slot in range(4)] == held
         for _ in range(2):  # the same again is not sent again
-            assert ledger.reputation.claim(0) == hospitals[0]["reward"]
-        assert ledger.book.query(*asked, "claimed", federation, 0) == hospitals[0]["reward"]
+            assert ledger.reputation.claim(0) == hospitals[0].reward
+        assert ledger.book.query(*asked, "claimed", federation, 0) == hospitals[0].reward
         with pytest.raises(LedgerError, match="hospital 2 has no reward"):
             ledger.reputation.claim(2)
 
@@ -117,16 +115,14 @@ def test_the_same_on_ray_and_after_an_interruption(
     ray2: Any, honest: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
     settled()
-    result = json.loads((honest / "result.json").read_text())
+    result = Result.read(honest)
     on_ray = {"execution.pool": "ray", "execution.cpus": 2, "execution.hospitals_per_actor": 2}
     config = federation_of(tiny_config, **on_ray)
     with pytest.raises(Stopped):
         run(config, tmp_path, Place(stopping=lambda: True))
-    run(config, tmp_path)
-    again = json.loads((tmp_path / "result.json").read_text())
-    assert again["model_hash"] == result["model_hash"]
-    for key in ("head", "hospitals"):
-        assert again["ledger"][key] == result["ledger"][key]
+    again = run(config, tmp_path)
+    assert again.model_hash == result.model_hash
+    assert (again.ledger.head, again.ledger.hospitals) == (result.ledger.head, result.ledger.hospitals)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from reference import ROOT, settled
 from servers import Postgres, mlflow_server, postgres
+from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study
 
 from engine.errors import ConfigError, StudyError
 from sweeps import storage
 from sweeps.__main__ import main
 from sweeps.space import StudyConfig, load_study
 from sweeps.storage import _Away, _Patient, driver_storage
-from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study
 
 ROUNDS = 12
 VALUES: dict[str, Any] = {
