@@ -149,7 +149,7 @@ def test_the_steps_come_in_one_order_however_many_work_at_once(flow: Flow, tmp_p
 
 def test_what_others_made_is_not_lost_when_one_hospital_fails(flow: Flow, tmp_path: Path):
     def fails(method: str, real: Batch, label: int, *rest: Any) -> Synthetic:
-        if len(real.y) == len(flow.cohort.hospitals[0].train):
+        if label == flow.cohort.beats.classes.index("V") and len(real.y) == len(flow.cohort.hospitals[0].train):
             raise DataError("no space left.")
         return generate(method, real, label, *rest)
 
@@ -157,7 +157,7 @@ def test_what_others_made_is_not_lost_when_one_hospital_fails(flow: Flow, tmp_pa
         flow(tmp_path, flow.hospitals(tmp_path, width=3, generate=fails))
     whole = flow.hospitals(tmp_path)
     rows = flow(tmp_path, whole).rows
-    assert [call for call in whole.calls if call[0] == "make"] == [("make", (0,)), ("make", (0,))]
+    assert [call for call in whole.calls if call[0] == "make"] == [("make", (0,))]
     assert {row.status for row in rows} == {"accepted", "denied"}
 
 
@@ -224,7 +224,7 @@ def test_a_host_that_is_lost_makes_the_same_beats_and_trains_on_them(
     ray2: None, tiny_config: Callable[..., RunConfig], done: tuple[Path, Result], tmp_path: Path
 ):
     settled()
-    config = tiny_config(**SMOTE, **{"execution.pool": "ray", "execution.hospitals_per_actor": 1})
+    config = tiny_config(**SMOTE, **{"execution.pool": "ray", "execution.hospitals_per_actor": 3})
     cohort = build_cohort(config.data, config.cohort)
     rows = {h: accepted(done[1], h) for h in (0, 1, 2)}
     (tmp_path / FOLDER).mkdir()
