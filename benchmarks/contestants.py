@@ -102,11 +102,13 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     from engine.data.cohort import HospitalData
     from engine.errors import PulseLedgerError
     from engine.hospital import Task
+    from engine.ledger.base import NO_LEDGER
     from engine.messages import LoopState, RoundRecord
     from engine.model import build_network
     from engine.oracles.build import choose_oracle
     from engine.pools.build import build_pool
     from engine.rounds import Parts, Validation, run_rounds
+    from engine.schedule.judges import nobody
     from engine.schedule.sampled import Sampled
     from engine.settings import parse
 
@@ -154,7 +156,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
         marks.append(time.perf_counter())
         schedule = Sampled(config.seed, ids, task["per_round"])
         validation = Validation(ids, beats.classes, participants=True)
-        parts = Parts(given.rounds, pool, schedule, rule_of(config), validation)
+        parts = Parts(given.rounds, pool, schedule, rule_of(config), nobody, NO_LEDGER, validation)
         state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), parts, [Clock()])
     finally:
         pool.close()
@@ -164,8 +166,8 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     names = ["torch", *(["ray"] if pool_name == "ray" else [])]
     return {
         "rounds": np.diff(marks).tolist(),
-        "accuracy": [row["validation"]["accuracy"] for row in state.history],
-        "steps": sum(row["gradient_evaluations"] for row in state.history),
+        "accuracy": [row.validation.accuracy for row in state.history],
+        "steps": sum(row.gradient_evaluations for row in state.history),
         "versions": {name: version(name) for name in names},
     }
 

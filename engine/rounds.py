@@ -7,11 +7,10 @@ import numpy as np
 
 from engine.clock import Stopwatch
 from engine.errors import HospitalError
-from engine.ledger.base import NO_LEDGER, LoopLedger
+from engine.ledger.base import LoopLedger
 from engine.messages import Asked, Judges, LoopState, Observer, Pool, RoundRecord, Rule, Schedule, Taken, survivors
 from engine.metrics import federation_scores
 from engine.result import RoundSummary, Scores
-from engine.schedule.judges import nobody
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
 
@@ -41,9 +40,9 @@ class Parts:
     pool: Pool
     schedule: Schedule
     rule: Rule
+    judges: Judges
+    ledger: LoopLedger
     validation: Validation
-    judges: Judges = nobody
-    ledger: LoopLedger = NO_LEDGER
 
 
 def run_rounds(

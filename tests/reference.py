@@ -24,6 +24,7 @@ from engine.data.samples import Samples
 from engine.messages import LoopState, Taken, Update
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch
+from engine.result import Result
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,15 +168,16 @@ def settled() -> None:
 TIMES = ("seconds", "train_seconds", "peer_seconds", "hash_seconds", "sign_seconds")
 
 
-def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+def numbers(result: Result, folder: Path) -> dict[str, Any]:
     """Everything of a run that has to be the same wherever and however often it was begun."""
+    ledger, timing = result.ledger, result.timing
     return {
-        "model": result["model_hash"],
-        "rounds": [{k: v for k, v in row.items() if k not in TIMES} for row in result["rounds"]],
-        "scores": [result["validation"], result["final"]],
-        "gradients": [v for k, v in result["timing"].items() if k.endswith("evaluations")],
+        "model": result.model_hash,
+        "rounds": [{k: v for k, v in row.document().items() if k not in TIMES} for row in result.rounds],
+        "scores": [result.validation, result.final],
+        "gradients": [timing.gradient_evaluations, timing.personalisation_gradient_evaluations],
         "predictions": pq.read_table(folder / "predictions.parquet").to_pydict(),
-        "ledger": [result["ledger"].get(name) for name in ("head", "contract", "updates", "rounds", "transactions")],
+        "ledger": [ledger.head, ledger.contract, ledger.updates, ledger.rounds, ledger.transactions],
     }
 
 

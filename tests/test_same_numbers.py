@@ -14,6 +14,7 @@ from engine.config import RunConfig
 from engine.experiment import Place, run
 from engine.ledger.audit import audit
 from engine.ledger.chain import EmbeddedChain
+from engine.messages import Asked
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool
 
@@ -103,20 +104,20 @@ class Hunter:
         self._kill(self.pool.processes())
         train = self.pool.train
 
-        def disturbed(round: int, *args: Any) -> Any:
+        def disturbed(asked: Asked, *args: Any) -> Any:
             pids, hosts = self.pool.processes(), dict(self.pool._hosts)
             assert not set(pids) & set(self.killed)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)  # a round of the fast oracle would be over before the killer comes
             killer = threading.Timer(0.3, self._kill, [pids])
             killer.start()
-            answers = train(round, *args)
+            answers = train(asked, *args)
             killer.join()
             self.rebuilt_within_a_round = sum(self.pool._hosts[i] is not host for i, host in hosts.items())
             self.pool.train = train
             return answers
 
-        self.pool.train = lambda round, *args: disturbed(round, *args) if round == 3 else train(round, *args)
+        self.pool.train = lambda asked, *args: (disturbed if asked.round == 3 else train)(asked, *args)
 
     def _kill(self, pids: list[int]) -> None:
         for pid in pids:
@@ -132,7 +133,7 @@ def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, monkeypatch,
     result = run(make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),)))
     assert len(set(hunter.killed)) == 4
     assert hunter.rebuilt_within_a_round == 2
-    assert [row["lost"] for row in result["rounds"]] == [[], [], []]
+    assert [row.lost for row in result.rounds] == [(), (), ()]
     found = numbers(result, tmp_path)
     if algorithm == "fedavg":
         assert found == truth()  # the head of the ledger included

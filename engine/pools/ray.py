@@ -6,7 +6,6 @@ so the repetition gives the same bits.
 """
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported_ray, take_actor
 from engine.aggregation.build import rule_of
+from engine.clock import REAL, Clock
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Task
@@ -30,8 +30,9 @@ CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide am
 class RayPool:
     """Hospitals in Ray actors: one each while they are few, host actors that hold many beyond that."""
 
-    def __init__(self, hospitals: Sequence[HospitalData], task: Task) -> None:
+    def __init__(self, hospitals: Sequence[HospitalData], task: Task, clock: Clock = REAL) -> None:
         self._ray = imported_ray()
+        self._clock = clock
         execution = task.config.execution
         self._hospitals = {data.id: data for data in hospitals}
         self._rule = rule_of(task.config)
@@ -114,11 +115,11 @@ class RayPool:
             if hospitals
         }
         answers: dict[int, Any] = {}
-        end = time.monotonic() + self._deadline
+        end = self._clock.now() + self._deadline
         for i, call in calls.items():
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    answers[i] = self._ray.get(call, timeout=max(end - time.monotonic(), 0.0))
+                    answers[i] = self._ray.get(call, timeout=max(end - self._clock.now(), 0.0))
                     break
                 except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
                     late = isinstance(error, self._ray.exceptions.GetTimeoutError)
@@ -128,7 +129,7 @@ class RayPool:
                         lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
                         answers[i] = Trained(lost, None) if method == "train" else lost
                     else:
-                        end = time.monotonic() + self._deadline
+                        end = self._clock.now() + self._deadline
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
         return answers
 

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec
 import psutil
 
 from engine.background import Answer, Background
+from engine.messages import RoundRecord
 from engine.result import Result, RoundSummary
 from engine.tracking.curves import data_profile, final_metrics, ledger_tags, round_metrics
 from engine.tracking.queue import first_line
@@ -29,7 +30,7 @@ class RunTracker:
         self._waiting: list[Answer[Any]] = []
         self.problems: list[str] = []
 
-    def round_finished(self, record: Any) -> None:
+    def round_finished(self, record: RoundRecord) -> None:
         # of this process alone: hospitals that live elsewhere are not in it
         memory = {"perf/rss_mb": psutil.Process().memory_info().rss / 1e6}
         self._send(Tracker.log, record.round, round_metrics(record.summary) | memory)

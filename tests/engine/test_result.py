@@ -1,18 +1,15 @@
 """`result.json`: what was written is read, whatever else stands in a file is refused in one sentence."""
 
-import functools
 import json
-import operator
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from results import values, whole
 
-from engine.config import RunConfig
-from engine.data.config import CLASSES
 from engine.errors import DataError
 from engine.metrics import federation_scores
 from engine.result import (
@@ -20,70 +17,12 @@ from engine.result import (
     SCORES,
     VERSION,
     BothScores,
-    LedgerSummary,
-    Part,
     PersonalScores,
     Result,
     RoundSummary,
     Scores,
     read_rounds,
 )
-
-# --- Any result, from the model ---------------------------------------------------------------------------------------
-
-
-def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Values of a field, out of its type."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return values(args[0])
-    if origin is Literal:
-        return st.sampled_from(args)
-    if origin is tuple:
-        return st.lists(values(args[0]), max_size=2).map(tuple)
-    if origin is dict:
-        return st.dictionaries(st.sampled_from(CLASSES), values(args[1]), max_size=2)
-    if NoneType in args:
-        return st.none() | st.one_of(*(values(arg) for arg in args if arg is not NoneType))
-    if kind is RunConfig:
-        return st.builds(RunConfig, seed=st.integers(0, 9), name=st.text(min_size=1, max_size=5))
-    if kind is LedgerSummary:
-        held = {name: values(some(field.annotation)) for name, field in LedgerSummary.model_fields.items()}
-        return st.just(LedgerSummary(backend="none")) | st.builds(LedgerSummary, **held)
-    if issubclass(kind, Part):
-        return st.builds(kind, **{name: values(field.annotation) for name, field in kind.model_fields.items()})
-    floats = st.floats(allow_nan=False, allow_infinity=False)
-    return {int: st.integers(), float: floats, bool: st.booleans(), str: st.text(max_size=5)}[kind]
-
-
-def some(kind: Any) -> Any:
-    """A type without the None beside it."""
-    kinds = [each for each in get_args(kind) if each is not NoneType]
-    return functools.reduce(operator.or_, kinds) if NoneType in get_args(kind) else kind
-
-
-RESULTS = values(Result)
-
-
-def whole(kind: Any) -> Any:
-    """A document in which nothing is absent: every list has one row, every mapping one entry, every number is 1."""
-    origin, args = get_origin(kind), get_args(kind)
-    if NoneType in args:
-        return whole(some(kind))
-    if origin is Annotated:
-        return whole(args[0])
-    if origin is Literal:
-        return args[0]
-    if origin is tuple:
-        return [whole(args[0])]
-    if origin is dict:
-        return {"N": whole(args[1])}
-    if kind is RunConfig:
-        return RunConfig().model_dump(mode="json")
-    if issubclass(kind, Part):
-        return {field.serialization_alias or name: whole(field.annotation) for name, field in kind.model_fields.items()}
-    return {int: 1, float: 1.5, bool: True, str: "text"}[kind]
-
 
 WHOLE = whole(Result)
 
@@ -134,7 +73,7 @@ def refused(folder: Path, document: Any) -> str:
 # --- Round trip -------------------------------------------------------------------------------------------------------
 
 
-@given(RESULTS)
+@given(values(Result))
 def test_what_was_written_is_read(tmp_path_factory, result: Result):
     folder = tmp_path_factory.mktemp("round")
     result.write(folder)
@@ -210,8 +149,6 @@ def test_every_single_score_of_every_model_has_a_path(tmp_path: Path):
 
 
 def test_scores_of_hospitals_without_beats_are_none():
-    import numpy as np
-
     nothing = {0: np.zeros((2, 2), np.int64), 1: np.zeros((2, 2), np.int64)}
     table = federation_scores(nothing, "NS", nothing)
     scores = PersonalScores.model_validate(table)
@@ -228,7 +165,7 @@ def test_scores_of_hospitals_without_beats_are_none():
 
 def may_be_absent(path: tuple[str | int, ...]) -> bool:
     """An item of a list, an entry of a mapping with free keys, or a field that does not apply to every run."""
-    optional = {"synthesis", "peer_seconds", "hospitals", "bundle"} - ({"hospitals"} if path[0] == "cohort" else set())
+    optional = {"synthesis", "hospitals", "bundle"} - ({"hospitals"} if path[0] == "cohort" else set())
     return isinstance(path[-1], int) or path[-1] == "N" or path[-1] in optional
 
 

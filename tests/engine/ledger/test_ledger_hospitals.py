@@ -484,7 +484,7 @@ def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Pa
         }
     )
     result = run_experiment(config, tmp_path / "run")
-    assert result["ledger"]["cosigned"] == 3
+    assert result.ledger.cosigned == 3
     rows = read_bundle(tmp_path / "run" / "ledger")["journal/updates.jsonl"]
     rounds = [sorted(row["slot"] for row in rows if row["round"] == n) for n in range(1, 7)]
     assert all(len(slots) == 2 for slots in rounds)
@@ -497,7 +497,7 @@ def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Pa
     assert federation["hospitals"] == addresses
     assert federation["organisations"][0] == federation["organisations"][1] != federation["organisations"][2]
     plain = run_experiment(config.model_copy(update={"ledger": LedgerConfig(backend="none")}), tmp_path / "plain")
-    assert plain["model_hash"] == result["model_hash"]
+    assert plain.model_hash == result.model_hash
 
 
 def test_a_checkpoint_without_its_ledger_is_refused(run: Run):
@@ -589,7 +589,7 @@ def test_the_bundle_holds_everything_and_equal_runs_give_equal_bytes(tiny_config
     again = run_experiment(config, tmp_path / "b")
     whole = (tmp_path / "a" / "ledger" / bundle.BUNDLE).read_bytes()
     assert whole == (tmp_path / "b" / "ledger" / bundle.BUNDLE).read_bytes()
-    assert result["ledger"]["bundle"] == again["ledger"]["bundle"] == hashlib.sha256(whole).hexdigest()
+    assert result.ledger.bundle == again.ledger.bundle == hashlib.sha256(whole).hexdigest()
     content = read_bundle(tmp_path / "a" / "ledger")
     manifest = json.loads(content["manifest.json"])
     with zipfile.ZipFile(tmp_path / "a" / "ledger" / bundle.BUNDLE) as archive:
@@ -604,7 +604,7 @@ def test_the_bundle_holds_everything_and_equal_runs_give_equal_bytes(tiny_config
         name: len(content[f"journal/{name}.jsonl"]) for name in ("updates", "openings", "receipts", "heads", "rounds")
     }
     assert sizes == {"updates": 6, "openings": 6, "receipts": 6, "heads": 3, "rounds": 2}
-    assert content["journal/rounds.jsonl"][-1]["head"] == result["ledger"]["head"]
+    assert content["journal/rounds.jsonl"][-1]["head"] == result.ledger.head
     assert "0x" + manifest["result"]["model_hash"] == content["journal/rounds.jsonl"][-1]["model"]
     assert [name for name in content if name.startswith("updates/")] == [
         f"updates/{n:05d}.safetensors" for n in range(3)

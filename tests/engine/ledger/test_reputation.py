@@ -39,6 +39,7 @@ from engine.ledger.reputation import (
     verdicts,
     words,
 )
+from engine.result import Result
 
 
 @pytest.mark.parametrize(
@@ -188,11 +189,11 @@ def honest(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempP
 def test_scores_are_audited_and_change_no_bit_of_the_training(
     honest: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
-    result = json.loads((honest / "result.json").read_text())
+    result = Result.read(honest)
     without = run(federation_of(tiny_config, **{"ledger.reputation": "none"}), tmp_path / "without")
-    assert (result["model_hash"], result["config_hash"]) == (without["model_hash"], without["config_hash"])
-    assert result["final"] == without["final"]
-    assert "hospitals" not in without["ledger"]
+    assert (result.model_hash, result.config_hash) == (without.model_hash, without.config_hash)
+    assert result.final == without.final
+    assert without.ledger.hospitals is None
     report = audit(honest)
     assert (report.findings, report.notes) == ([], [])
     assert report.counts["peer scores"] == ROUNDS * 4 * 3
@@ -206,22 +207,22 @@ def test_a_poisoned_hospital_falls_and_the_others_rise(
 ):
     poisoned(monkeypatch, 2)
     result = run(federation_of(tiny_config), tmp_path / "run")
-    hospitals = result["ledger"]["hospitals"]
-    assert [row["id"] for row in hospitals] == [0, 1, 2, 3]
+    hospitals = result.ledger.hospitals
+    assert [row.id for row in hospitals] == [0, 1, 2, 3]
     accepted = journal_of(tmp_path / "run")
     for number in range(1, ROUNDS + 1):
         assert not accepted[number][2]
-    assert hospitals[2]["reputation"] < BASE
+    assert hospitals[2].reputation < BASE
     held, points = [BASE] * 4, [0] * 4
     for number in range(1, ROUNDS + 1):
         level = sum(held) // 4
         held = [step(value, accepted[number][slot], level) for slot, value in enumerate(held)]
         points = [p + held[slot] * accepted[number][slot] for slot, p in enumerate(points)]
-    assert [(row["reputation"], row["reward"]) for row in hospitals] == list(zip(held, points, strict=True))
-    assert hospitals[2]["reward"] == 0
+    assert [(row.reputation, row.reward) for row in hospitals] == list(zip(held, points, strict=True))
+    assert hospitals[2].reward == 0
     for row in (hospitals[0], hospitals[1], hospitals[3]):
-        assert row["reputation"] > BASE
-        assert row["reward"] > BASE
+        assert row.reputation > BASE
+        assert row.reward > BASE
     assert audit(tmp_path / "run").clean
     # the contract holds the same, and pays each reward once
     config = LedgerConfig()
@@ -231,10 +232,10 @@ def test_a_poisoned_hospital_falls_and_the_others_rise(
     with Ledger(tmp_path / "run" / "ledger", federation_from_json(text), config.backend) as ledger:
         asked = (ledger._chain, ledger.domain.contract)
         held = [query(*asked, "reputation", ledger._federation.id, slot) for slot in range(4)]
-        assert held == [row["reputation"] for row in hospitals]
-        assert ledger.claim(0) == hospitals[0]["reward"]
-        assert ledger.claim(0) == hospitals[0]["reward"]  # the same again is not sent again
-        assert query(*asked, "claimed", ledger._federation.id, 0) == hospitals[0]["reward"]
+        assert held == [row.reputation for row in hospitals]
+        assert ledger.claim(0) == hospitals[0].reward
+        assert ledger.claim(0) == hospitals[0].reward  # the same again is not sent again
+        assert query(*asked, "claimed", ledger._federation.id, 0) == hospitals[0].reward
         with pytest.raises(LedgerError, match="hospital 2 has no reward"):
             ledger.claim(2)
 
@@ -250,16 +251,14 @@ def test_the_same_on_ray_and_after_an_interruption(
     ray2: Any, honest: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
     settled()
-    result = json.loads((honest / "result.json").read_text())
+    result = Result.read(honest)
     on_ray = {"execution.pool": "ray", "execution.cpus": 2, "execution.hospitals_per_actor": 2}
     config, folder = federation_of(tiny_config, **on_ray), tmp_path / "ray"
     with pytest.raises(Stopped):
         run(config, folder, Place(stopping=lambda: True))
     again = run(config, folder)
-    assert again["model_hash"] == result["model_hash"]
-    assert {key: again["ledger"][key] for key in ("head", "hospitals")} == {
-        key: result["ledger"][key] for key in ("head", "hospitals")
-    }
+    assert again.model_hash == result.model_hash
+    assert (again.ledger.head, again.ledger.hospitals) == (result.ledger.head, result.ledger.hospitals)
     assert audit(folder).clean
 
 

@@ -15,7 +15,6 @@ import pytest
 from eth_abi import encode
 from eth_utils import keccak
 from reference import TINY, settled
-from sweeps.study import open_studies, resume_study, start_study, trial_folder
 
 from engine.errors import LedgerError
 from engine.ledger import studies
@@ -26,7 +25,11 @@ from engine.settings import set_key
 from sweeps import registration
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
+from sweeps.folder import trial_folder
+from sweeps.queue import open_studies
 from sweeps.space import StudyConfig, load_study
+from sweeps.start import resume_study, start_study
+from sweeps.storage import driver_storage
 
 DESIGN = {"study": {"name": "s", "seed": 3}, "code": {"commit": "abc"}}
 TRIALS = [
@@ -389,11 +392,12 @@ def test_changes_after_the_fact_are_named(done: Path, copy: Path):
     assert (3, "database", "trial") in places(copy)  # dropped
     (copy / "optuna.db").write_bytes(original)
 
-    (opened_, _), *_ = open_studies(study_of(), copy)
-    added = optuna.Trial(opened_, opened_.ask()._trial_id)
-    attributes = opened_.get_trials()[1].user_attrs | {"trial": 4}
-    for key, value in attributes.items():
-        added.set_user_attr(key, value)
+    with driver_storage(study_of(), copy, print) as storage:
+        (opened_, _), *_ = open_studies(study_of(), copy, storage)
+        added = optuna.Trial(opened_, opened_.ask()._trial_id)
+        attributes = opened_.get_trials()[1].user_attrs | {"trial": 4}
+        for key, value in attributes.items():
+            added.set_user_attr(key, value)
     assert (4, "database", "trial") in places(copy)  # added
     (copy / "optuna.db").write_bytes(original)
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from engine.tracking.tracking import final_metrics, synthesis_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import Heard, Interrupted, command, numbers, settled
-from sweeps.study import resume_study, start_study
 from test_policy import HOSPITALS, ID, KEYS, POLICY, report, request
 
 from engine.background import Background
@@ -33,6 +31,7 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.policy import Books, Status, from_contract, policy_of, to_contract
 from engine.ledger.records import Federation, SyntheticReview, digest, organisation
 from engine.ledger.signing import address, hospital_key, reviewer_key, sign, sign_digest
+from engine.result import Result, SyntheticRow
 from engine.synthesis import governed, quality
 from engine.synthesis.config import BALANCE_KEYS, PolicyConfig
 from engine.synthesis.generators import load_synthetic
@@ -40,8 +39,11 @@ from engine.synthesis.governed import read_state, undecided, write_review
 from engine.synthesis.prepare import batch_digest, hospital_file
 from engine.synthesis.timegan import interpreter
 from engine.tracked import track
+from engine.tracking.curves import final_metrics
+from engine.tracking.tracker import Tracker
 from sweeps.__main__ import main
 from sweeps.space import load_study
+from sweeps.start import resume_study, start_study
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
 HUMAN = {**SMOTE, "balance.policy.mode": "human"}
@@ -55,9 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(
-    tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+def done(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A run with a ledger whose policy decides alone."""
     folder = tmp_path_factory.mktemp("governed")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,8 +65,8 @@ def done(
         return folder, run(tiny_config(**SMOTE), folder)
 
 
-def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in HIDDEN} for row in rows]
+def plain(rows: Sequence[SyntheticRow] | None) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.document().items() if key not in HIDDEN} for row in rows or ()]
 
 
 def beats_of(folder: Path) -> dict[str, bytes]:
@@ -156,13 +156,13 @@ def test_requests_from_many_sides_at_once_get_the_quota_and_no_more(tmp_path: Pa
     hospitals = tuple(address(key) for key in KEYS)
     federation = Federation(ID, b"\x22" * 32, hospitals, b"\x33" * 32, (("w", (2,)),), "samples")
     ledger = Background(Ledger, tmp_path, federation, actor=False)
-    domain, _ = ledger.submit("governance").result()
-    ledger.submit("govern", "policy", to_contract(replace(POLICY, quota=45))).result()
+    domain, _ = ledger.submit(Ledger.governance).result()
+    ledger.submit(Ledger.govern, "policy", to_contract(replace(POLICY, quota=45))).result()
     asked = [request(slot=s, quantity=20, real_floor=50, nonce=n) for s in range(HOSPITALS) for n in range(4)]
     asked = [asked[i] for i in np.random.default_rng(seed).permutation(len(asked))]
 
     def ask(one: Any) -> Any:
-        return ledger.submit("govern", "request", one, sign(one, domain, KEYS[one.slot])).result()
+        return ledger.submit(Ledger.govern, "request", one, sign(one, domain, KEYS[one.slot])).result()
 
     with ThreadPoolExecutor(8) as many:
         done = list(many.map(ask, [*asked, *asked]))  # each twice: the second one changes nothing
@@ -170,7 +170,7 @@ def test_requests_from_many_sides_at_once_get_the_quota_and_no_more(tmp_path: Pa
         assert first.transaction == again.transaction
     counted: dict[int, list[int]] = {slot: [] for slot in range(HOSPITALS)}
     for one, answer in zip(asked, done, strict=False):
-        counted[one.slot].append(ledger.submit("request_state", answer.id).result()["counted"])
+        counted[one.slot].append(ledger.submit(Ledger.request_state, answer.id).result()["counted"])
     assert [sorted(amounts) for amounts in counted.values()] == [[0, 5, 20, 20]] * HOSPITALS
     ledger.close()
 
@@ -178,57 +178,57 @@ def test_requests_from_many_sides_at_once_get_the_quota_and_no_more(tmp_path: Pa
 # --- A run ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_request_ends_with_its_reason(done: tuple[Path, dict[str, Any]]):
+def test_every_request_ends_with_its_reason(done: tuple[Path, Result]):
     folder, result = done
-    rows = {(row["hospital"], row["class"]): row for row in result["synthesis"]}
-    counts = {h["id"]: h["classes"] for h in result["cohort"]["hospitals"]}
-    assert len(rows) == len(result["synthesis"]) == 5
-    assert counts[1]["S"] == 1 or rows[1, "S"]["real_floor"] == 1
-    assert rows[1, "S"]["status"] == "denied"  # one real beat and SMOTE
-    assert rows[1, "S"]["reasons"] == "there are too few real beats for this generator"
+    rows = {(row.hospital, row.class_): row for row in result.synthesis}
+    counts = {h.id: h.classes for h in result.cohort.hospitals}
+    assert len(rows) == len(result.synthesis) == 5
+    assert counts[1]["S"] == 1 or rows[1, "S"].real_floor == 1
+    assert rows[1, "S"].status == "denied"  # one real beat and SMOTE
+    assert rows[1, "S"].reasons == "there are too few real beats for this generator"
     for row in rows.values():
-        assert "real" not in row
-        if row["status"] == "denied":
-            assert (row["granted"], row["accepted"], row["batch"], row["file"]) == (0, 0, None, None)
+        assert "real" not in row.document()
+        if row.status == "denied":
+            assert (row.granted, row.accepted, row.batch, row.file) == (0, 0, None, None)
             continue
-        assert row["status"] == "accepted"
-        assert row["granted"] == row["accepted"] == min(row["wanted"], 5 * row["real_floor"]) > 0
-        evidence = json.loads((folder / row["file"]).read_text())
-        assert json_hash(evidence).hex() == row["evidence"]
-        assert evidence["synthetic"] == row["accepted"]
-        assert evidence["privacy"]["near"] == row["numbers"]["duplicates"]
-        assert (folder / row["file"]).with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
-    assert {row["status"] for row in rows.values()} == {"denied", "accepted"}
+        assert row.status == "accepted"
+        assert row.granted == row.accepted == min(row.wanted, 5 * row.real_floor) > 0
+        evidence = json.loads((folder / row.file).read_text())
+        assert json_hash(evidence).hex() == row.evidence
+        assert evidence["synthetic"] == row.accepted
+        assert evidence["privacy"]["near"] == row.numbers["duplicates"]
+        assert (folder / row.file).with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert {row.status for row in rows.values()} == {"denied", "accepted"}
     assert read_state(folder)["settled"]
     assert undecided(folder) == 0
 
 
-def test_only_accepted_beats_are_there_and_each_has_its_provenance(done: tuple[Path, dict[str, Any]]):
+def test_only_accepted_beats_are_there_and_each_has_its_provenance(done: tuple[Path, Result]):
     folder, result = done
-    rows = [row for row in result["synthesis"] if row["accepted"]]
+    rows = [row for row in result.synthesis if row.accepted]
     beats = pq.read_table(folder / "synthetic/provenance.parquet").to_pylist()
-    assert len(beats) == sum(row["accepted"] for row in rows)
+    assert len(beats) == sum(row.accepted for row in rows)
     for row in rows:
-        mine = [beat for beat in beats if beat["request"] == row["request"]]
+        mine = [beat for beat in beats if beat["request"] == row.request]
         assert {(beat["hospital"], beat["class"], beat["generator"]) for beat in mine} == {
-            (row["hospital"], row["class"], "smote")
+            (row.hospital, row.class_, "smote")
         }
-        assert [beat["index"] for beat in mine] == list(range(row["accepted"]))
-    for hospital in {row["hospital"] for row in rows}:
+        assert [beat["index"] for beat in mine] == list(range(row.accepted))
+    for hospital in {row.hospital for row in rows}:
         found = load_synthetic(hospital_file(folder / "synthetic", hospital))
-        assert len(found.y) == sum(row["accepted"] for row in rows if row["hospital"] == hospital)
+        assert len(found.y) == sum(row.accepted for row in rows if row.hospital == hospital)
 
 
-def test_the_ledger_shows_every_step_and_the_audit_is_clean(done: tuple[Path, dict[str, Any]]):
+def test_the_ledger_shows_every_step_and_the_audit_is_clean(done: tuple[Path, Result]):
     folder, result = done
     found = audit(folder)
     assert (found.findings, found.notes) == ([], [])
-    accepted = sum(row["status"] == "accepted" for row in result["synthesis"])
+    accepted = sum(row.status == "accepted" for row in result.synthesis)
     assert found.counts["governance"] == 1 + 5 + accepted  # policy, requests, reports
     assert found.counts["evidence"] == found.counts["batches"] == accepted == 3
 
 
-def test_the_heads_of_all_rounds_name_the_decisions(done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+def test_the_heads_of_all_rounds_name_the_decisions(done: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch):
     folder, _ = done
     from engine.ledger.journal import read_only
 
@@ -248,7 +248,7 @@ def test_the_heads_of_all_rounds_name_the_decisions(done: tuple[Path, dict[str, 
 
 @pytest.mark.parametrize("pool", ["inprocess", "ray"])
 def test_the_ledger_changes_no_number(
-    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], ray2: None, tmp_path: Path, pool: str
+    done: tuple[Path, Result], tiny_config: Callable[..., RunConfig], ray2: None, tmp_path: Path, pool: str
 ):
     folder, result = done
     kinds = ("none",) if pool == "inprocess" else ("none", "embedded")
@@ -257,18 +257,18 @@ def test_the_ledger_changes_no_number(
         home = tmp_path / backend
         found = run(tiny_config(**{**SMOTE, **keys}), home)
         one, other = numbers(result, folder), numbers(found, home)
-        same_oracle = result["config"]["execution"]["oracle"] == found["config"]["execution"]["oracle"]
+        same_oracle = result.config.execution.oracle == found.config.execution.oracle
         assert same_oracle
         assert {k: v for k, v in one.items() if k != "ledger"} == {k: v for k, v in other.items() if k != "ledger"}
-        assert plain(found["synthesis"]) == plain(result["synthesis"])
+        assert plain(found.synthesis) == plain(result.synthesis)
         assert beats_of(home) == beats_of(folder) != {}
         if backend == "embedded":
-            assert found["synthesis"] == result["synthesis"]
+            assert found.synthesis == result.synthesis
             assert audit(home).clean
 
 
 def test_another_seed_gives_other_beats_and_the_balance_seed_keeps_them(
-    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], tmp_path: Path
+    done: tuple[Path, Result], tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
     base = {**SMOTE, "ledger.backend": "none", "federation.rounds": 1}
     run(tiny_config(**base, seed=1), tmp_path / "other")
@@ -292,16 +292,16 @@ def test_near_copies_are_rejected_at_quality_and_do_not_train(
     monkeypatch.setattr(governed, "make_beats", copies)
     result = run(tiny_config(**base), tmp_path / "copies")
     monkeypatch.undo()
-    statuses = [row["status"] for row in result["synthesis"]]
+    statuses = [row.status for row in result.synthesis]
     assert statuses.count("rejected") == 3
     assert statuses.count("accepted") == 0
-    for row in result["synthesis"]:
-        if row["status"] == "rejected":
-            assert row["reasons"] == "the beats lie too close to single real ones"
-            assert row["numbers"]["duplicates"] == row["granted"] > 0
-            assert (row["accepted"], row["numbers"]["nndr_bp"] < 500) == (0, True)
+    for row in result.synthesis:
+        if row.status == "rejected":
+            assert row.reasons == "the beats lie too close to single real ones"
+            assert row.numbers["duplicates"] == row.granted > 0
+            assert (row.accepted, row.numbers["nndr_bp"] < 500) == (0, True)
     assert beats_of(tmp_path / "copies") == {}
-    assert result["model_hash"] == run(tiny_config(**{"federation.rounds": 1}), tmp_path / "plain")["model_hash"]
+    assert result.model_hash == run(tiny_config(**{"federation.rounds": 1}), tmp_path / "plain").model_hash
     assert audit(tmp_path / "copies").clean
 
 
@@ -313,22 +313,22 @@ def test_a_generator_that_fails_leaves_a_rejected_request_and_frees_the_quota(
 
     monkeypatch.setattr(governed, "make_beats", fail)
     result = run(tiny_config(**SMOTE, **{"federation.rounds": 1}), tmp_path)
-    row = next(row for row in result["synthesis"] if row["status"] == "rejected")
-    assert row["reasons"] == "timegan failed: out of memory."
-    assert (row["granted"] > 0, row["accepted"], row["batch"]) == (True, 0, "00" * 32)
+    row = next(row for row in result.synthesis if row.status == "rejected")
+    assert row.reasons == "timegan failed: out of memory."
+    assert (row.granted > 0, row.accepted, row.batch) == (True, 0, "00" * 32)
     assert audit(tmp_path).clean
 
 
 def test_a_run_can_be_stopped_while_beats_are_made(
-    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], tmp_path: Path
+    done: tuple[Path, Result], tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
     said: list[str] = []
     with pytest.raises(Stopped, match="stopped while synthetic beats were made"):
         run(tiny_config(**SMOTE), tmp_path, Place(note=said.append, stopping=lambda: any("class" in s for s in said)))
     assert "class" in said[-1]
     result = run(tiny_config(**SMOTE), tmp_path)
-    assert result["model_hash"] == done[1]["model_hash"]
-    assert plain(result["synthesis"]) == plain(done[1]["synthesis"])
+    assert result.model_hash == done[1].model_hash
+    assert plain(result.synthesis) == plain(done[1].synthesis)
     assert audit(tmp_path).clean
 
 
@@ -358,40 +358,40 @@ def test_a_federation_with_the_real_timegan(
     place = Place(note=said.append)
     config = tiny_config(**keys)
     result = run(config, tmp_path / "one", place)
-    made = [row for row in result["synthesis"] if row["status"] == "accepted"]
+    made = [row for row in result.synthesis if row.status == "accepted"]
     assert made
     for row in made:
-        assert row["accepted"] == row["granted"] <= row["wanted"]
-        beats = load_synthetic(hospital_file(tmp_path / "one/synthetic", row["hospital"]))
-        assert beats.x.shape == (row["accepted"], 252)
+        assert row.accepted == row.granted <= row.wanted
+        beats = load_synthetic(hospital_file(tmp_path / "one/synthetic", row.hospital))
+        assert beats.x.shape == (row.accepted, 252)
         assert np.isfinite(beats.x).all()
-    for row in result["synthesis"]:
-        assert row["status"] == "accepted" or row["real_floor"] < 20
+    for row in result.synthesis:
+        assert row.status == "accepted" or row.real_floor < 20
     assert audit(tmp_path / "one").clean
     trained = [line for line in said if line.startswith("timegan: training on")]
     assert len(trained) == len(made)
     # the next repeat has other weights and batches, but the same beats, and no generator is trained again
     again = run(tiny_config(**keys, seed=1), tmp_path / "two", place)
     assert [line for line in said if line.startswith("timegan: training on")] == trained
-    assert [row["batch"] for row in again["synthesis"]] == [row["batch"] for row in result["synthesis"]]
-    assert again["model_hash"] != result["model_hash"]
+    assert [row.batch for row in again.synthesis] == [row.batch for row in result.synthesis]
+    assert again.model_hash != result.model_hash
     without = run(tiny_config(**keys | {"ledger.backend": "none"}), tmp_path / "without")
-    assert without["model_hash"] == result["model_hash"]
+    assert without.model_hash == result.model_hash
     assert "tensorflow" not in sys.modules
 
 
 def test_a_smaller_grant_is_what_is_made(tiny_config: Callable[..., RunConfig], tmp_path: Path):
     keys = {"balance.policy.quota": 7, "balance.policy.classes": "V", "federation.rounds": 1, "ledger.backend": "none"}
     result = run(tiny_config(**{**SMOTE, **keys}), tmp_path)
-    for row in result["synthesis"]:
-        if row["class"] == "S":
-            assert row["reasons"].startswith("the class is not allowed")
+    for row in result.synthesis:
+        if row.class_ == "S":
+            assert row.reasons.startswith("the class is not allowed")
         else:
-            assert row["granted"] == row["accepted"] == (7 if row["real_floor"] >= 6 else 0) < row["wanted"]
+            assert row.granted == row.accepted == (7 if row.real_floor >= 6 else 0) < row.wanted
 
 
 def test_beats_that_were_changed_or_lost_are_made_again(
-    done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig], tmp_path: Path
+    done: tuple[Path, Result], tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
     folder = shutil.copytree(done[0], tmp_path / "run")
     before = beats_of(folder)
@@ -402,7 +402,7 @@ def test_beats_that_were_changed_or_lost_are_made_again(
     (folder / "synthetic" / names[1]).write_bytes(b"PK")
     found = run(tiny_config(**SMOTE), folder)
     assert beats_of(folder) == before
-    assert found["synthesis"] == done[1]["synthesis"]
+    assert found.synthesis == done[1].synthesis
     assert numbers(found, folder) == numbers(done[1], done[0])
     assert audit(folder).clean
 
@@ -453,20 +453,20 @@ def add_row(folder: Path, row: dict[str, Any]) -> None:
     ],
 )
 def test_changed_files_are_named(
-    done: tuple[Path, dict[str, Any]],
+    done: tuple[Path, Result],
     tmp_path: Path,
     damage: Callable[[Path, dict[str, Any]], Any],
     place: tuple[str, str],
 ):
     folder = shutil.copytree(done[0], tmp_path / "run")
-    row = next(row for row in done[1]["synthesis"] if row["accepted"])
+    row = next(row.document() for row in done[1].synthesis or () if row.accepted)
     damage(folder, row)
     findings = audit(folder).findings
     assert {(f.record, f.field) for f in findings} == {place}
     assert {f.hospital for f in findings} <= {row["hospital"], None}
 
 
-def test_missing_files_are_noted(done: tuple[Path, dict[str, Any]], tmp_path: Path):
+def test_missing_files_are_noted(done: tuple[Path, Result], tmp_path: Path):
     folder = shutil.copytree(done[0], tmp_path / "run")
     shutil.rmtree(folder / "synthetic")
     found = audit(folder)
@@ -483,7 +483,7 @@ def waiting(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("backend", ["embedded", "none"])
 def test_a_reviewer_approves_denies_and_grants_a_part(
-    tiny_config: Callable[..., RunConfig], tmp_path: Path, backend: str, done: tuple[Path, dict[str, Any]]
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, backend: str, done: tuple[Path, Result]
 ):
     config = tiny_config(**{**HUMAN, "ledger.backend": backend, "federation.rounds": 1})
     with pytest.raises(
@@ -499,18 +499,18 @@ def test_a_reviewer_approves_denies_and_grants_a_part(
         run(config, tmp_path)
     assert [row["status"] for row in read_state(tmp_path)["requests"]].count("approved") == 2
     write_review(tmp_path, never, False, 0, "not this class")
-    rows = {row["request"]: row for row in run(config, tmp_path)["synthesis"]}
+    rows = {row.request: row for row in run(config, tmp_path).synthesis or ()}
     for before, granted, status, reason in (
         (whole, whole["wanted"], "accepted", "approved by the reviewer: as asked"),
         (part, 4, None, "approved by the reviewer: a few"),
         (never, 0, "denied", "denied by the reviewer: not this class"),
     ):
         row = rows[before["request"]]
-        assert row["granted"] == granted
-        assert status in (None, row["status"])
-        assert row["reasons"].endswith(reason)
-    automatic = {(r["hospital"], r["class"]): r["batch"] for r in done[1]["synthesis"]}
-    assert rows[whole["request"]]["batch"] == automatic[whole["hospital"], whole["class"]]
+        assert row.granted == granted
+        assert status in (None, row.status)
+        assert row.reasons.endswith(reason)
+    automatic = {(r.hospital, r.class_): r.batch for r in done[1].synthesis or ()}
+    assert rows[whole["request"]].batch == automatic[whole["hospital"], whole["class"]]
     if backend == "embedded":
         found = audit(tmp_path)
         assert (found.findings, found.counts["reasons"]) == ([], 3)
@@ -533,10 +533,10 @@ def test_the_numbers_of_reviewed_runs_do_not_depend_on_the_ledger(
             write_review(folder, row, i > 0, row["allowed"] if i == 1 else 12, "because")
         results[backend] = run(config, folder)
     one, other = results.values()
-    assert one["model_hash"] == other["model_hash"]
-    assert one["final"] == other["final"]
-    assert plain(one["synthesis"]) == plain(other["synthesis"])
-    assert len({row["status"] for row in one["synthesis"]}) >= 2
+    assert one.model_hash == other.model_hash
+    assert one.final == other.final
+    assert plain(one.synthesis) == plain(other.synthesis)
+    assert len({row.status for row in one.synthesis}) >= 2
 
 
 @pytest.fixture
@@ -841,15 +841,8 @@ def test_the_command_line_from_request_to_result(
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_mlflow_is_told(done: tuple[Path, dict[str, Any]], tiny_config: Callable[..., RunConfig]):
+def test_what_mlflow_is_told(done: tuple[Path, Result], tiny_config: Callable[..., RunConfig]):
     folder, result = done
-    rows = [
-        {"wanted": 10, "granted": 5, "accepted": 5, "status": "accepted"},
-        {"wanted": 7, "granted": 0, "accepted": 0, "status": "denied"},
-        {"wanted": 6, "granted": 6, "accepted": 0, "status": "rejected"},
-    ]
-    names = ("requested", "granted", "accepted", "denied", "rejected")
-    assert synthesis_metrics(rows) == dict(zip((f"synthesis/{n}" for n in names), (23, 11, 5, 1, 1), strict=True))
     assert final_metrics(result)["synthesis/denied"] == 2
 
     class Told:
@@ -869,11 +862,11 @@ def test_what_mlflow_is_told(done: tuple[Path, dict[str, Any]], tiny_config: Cal
     told = Told()
     for _ in track(tiny_config(**SMOTE), folder, Place(), told, "key", "name", {}, None):  # type: ignore[arg-type]
         pass
-    (artifacts,) = (call[2] for call in told.calls if call[0] == "artifacts")
+    (artifacts,) = (call[2] for call in told.calls if call[0] is Tracker.artifacts)
     files = {Path(path).name for path in artifacts}
-    for row in result["synthesis"]:
-        if row["file"] is not None:
-            assert {Path(row["file"]).name, Path(row["file"]).with_suffix(".png").name} <= files
+    for row in result.synthesis:
+        if row.file is not None:
+            assert {Path(row.file).name, Path(row.file).with_suffix(".png").name} <= files
 
 
 # --- A study ----------------------------------------------------------------------------------------------------------

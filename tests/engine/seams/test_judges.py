@@ -1,0 +1,55 @@
+"""What all judges must keep. New ones are added to `JUDGES`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.messages import Asked, Judges, Taken, Update
+from engine.schedule.judges import Peers, nobody
+
+JUDGES: dict[str, Callable[[Any], Judges]] = {
+    "nobody": lambda pool: nobody,
+    "peers": lambda pool: Peers(pool, (0, 1, 2)),
+}
+
+
+class Pool:
+    """Every judge gets three of its four beats right."""
+
+    width = 1
+    train = finish = sign_head = restore = close = None
+
+    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray]:
+        params.setflags(write=False)
+        return [np.array([[3, 1], [0, 0]]) for _ in ids]
+
+
+@pytest.fixture(params=JUDGES)
+def judges(request: pytest.FixtureRequest) -> Judges:
+    return JUDGES[request.param](Pool())
+
+
+def round_of(hospitals: Sequence[int]) -> tuple[Asked, Taken]:
+    params = np.ones(3, np.float32)
+    params.setflags(write=False)
+    updates = tuple(Update(h, np.full(3, h, np.float32), 5, 0.0, 1) for h in hospitals)
+    return Asked(1, tuple(hospitals), params), Taken(updates, (), None)
+
+
+def test_verdicts_are_on_updates_of_the_round_and_nobody_judges_itself(judges: Judges):
+    asked, taken = round_of([0, 1, 2])
+    verdicts = judges(asked, taken)
+    assert set(verdicts) <= {0, 1, 2}
+    for hospital, given in verdicts.items():
+        assert hospital not in given
+        assert all(type(right) is int and type(all_) is int and 0 <= right <= all_ for right, all_ in given.values())
+
+
+def test_the_same_round_gives_the_same_verdicts(judges: Judges):
+    assert judges(*round_of([0, 2])) == judges(*round_of([0, 2]))
+
+
+def test_one_update_alone_has_nobody_to_judge_it(judges: Judges):
+    assert all(not given for given in judges(*round_of([1])).values())

@@ -1,0 +1,70 @@
+"""What every ledger of the loop must keep: it changes no bit, whatever is kept. A new one is added to `LEDGERS`."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.config import RunConfig, config_hash
+from engine.experiment import HERE, join, run
+from engine.ledger.base import LoopLedger
+from engine.messages import Asked
+from engine.result import LedgerSummary
+
+SECONDS = ("open_seconds", "critical_path_seconds", "overhead_share")
+SIZE = 2301  # parameters of the tests' network
+LEDGERS: dict[str, dict[str, Any]] = {
+    "none": {"ledger.backend": "none"},
+    "embedded": {"ledger.backend": "embedded"},
+    "embedded, peers": {"ledger.backend": "embedded", "ledger.reputation": "peers"},
+}
+
+
+@pytest.fixture(params=LEDGERS)
+def keys(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return LEDGERS[request.param]
+
+
+@pytest.fixture
+def opened(keys: dict[str, Any], tiny_config: Callable[..., RunConfig], tmp_path: Path) -> Iterator[LoopLedger]:
+    """The ledger of a run that has not begun."""
+    config = tiny_config(**keys)
+    with contextlib.ExitStack() as stack:
+        joined, _ = join(config, config_hash(config), tmp_path, HERE, stack)
+        yield joined.parts.ledger
+
+
+def test_a_run_has_the_same_model_as_without_one(keys: dict[str, Any], tiny_config, tmp_path: Path):
+    plain = run(tiny_config(), tmp_path / "plain")
+    kept = run(tiny_config(**keys), tmp_path / "kept")
+    assert kept.model_hash == plain.model_hash
+    assert kept.final == plain.final
+    assert kept.ledger.backend == keys["ledger.backend"]
+
+
+def test_what_it_says_of_itself_fits_the_result(opened: LoopLedger):
+    seconds = {} if opened.signing is None else dict.fromkeys(SECONDS, 0.0)
+    assert LedgerSummary.model_validate({**opened.summary(), **seconds}).backend in ("none", "embedded")
+
+
+def test_a_name_stands_for_the_bits_of_a_model(opened: LoopLedger, tiny_config):
+    zeros, ones = (np.full(SIZE, value, np.float32) for value in (0, 1))
+    assert opened.name(zeros) == opened.name(zeros.copy())
+    assert (opened.name(zeros) != opened.name(ones)) == (opened.signing is not None)
+
+
+def test_before_the_first_round_nothing_is_pending_and_nothing_was_waited_for(opened: LoopLedger):
+    assert opened.pending() == []
+    opened.replay([], 0)
+    assert opened.seconds >= 0
+
+
+def test_hospitals_that_sign_are_told_of_the_model_and_the_last_head(opened: LoopLedger):
+    notice = opened.notice(Asked(1, (0, 1), np.zeros(3, np.float32), b"m" * 32))
+    assert (notice is None) == (opened.signing is None)
+    if notice is not None:
+        assert notice.model == b"m" * 32
+        assert notice.headers[-1].round == 0

@@ -1,0 +1,96 @@
+"""What every pool must keep: the same bits as in this process, one hospital after another. A new pool is added to `POOLS`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.config import RunConfig
+from engine.data.cohort import Cohort, build_cohort
+from engine.hospital import Task
+from engine.messages import Asked, Pool, Update
+from engine.model import build_network, initial_parameters
+from engine.pools.build import build_pool
+
+POOLS: dict[str, dict[str, Any]] = {
+    "inprocess": {"execution.pool": "inprocess"},
+    "threads": {"execution.pool": "threads", "execution.cpus": 2},
+    "ray, an actor each": {"execution.pool": "ray", "execution.hospitals_per_actor": 1},
+    "ray, one for all": {"execution.pool": "ray", "execution.hospitals_per_actor": 3},
+}
+
+
+def task(config: RunConfig, cohort: Cohort, keep: bool = True) -> Task:
+    beats = cohort.beats
+    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    return Task(config, network, beats.folder, None, keep_vectors=keep)
+
+
+@pytest.fixture(scope="module")
+def cohort(tiny_config) -> Cohort:
+    config = tiny_config()
+    return build_cohort(config.data, config.cohort)
+
+
+@pytest.fixture(params=POOLS)
+def keys(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if "ray" in request.param:
+        request.getfixturevalue("ray2")
+    return POOLS[request.param]
+
+
+@pytest.fixture
+def pool(keys: dict[str, Any], tiny_config, cohort: Cohort) -> Iterator[Pool]:
+    built = build_pool(cohort.hospitals, task(tiny_config(**keys), cohort))
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def reference_pool(tiny_config, cohort: Cohort) -> Pool:
+    return build_pool(cohort.hospitals, task(tiny_config(), cohort))
+
+
+def start(cohort: Cohort, tiny_config) -> np.ndarray:
+    return initial_parameters(task(tiny_config(), cohort).network, 0)
+
+
+def test_training_gives_the_bits_of_this_process(pool: Pool, reference_pool: Pool, cohort: Cohort, tiny_config):
+    asked = Asked(1, (0, 2), start(cohort, tiny_config))
+    found, expected = pool.train(asked, None), reference_pool.train(asked, None)
+    np.testing.assert_array_equal(found.summed, expected.summed)
+    assert [u.hospital for u in found.answers] == [0, 2]
+    for a, b in zip(found.answers, expected.answers, strict=True):
+        np.testing.assert_array_equal(a.vector, b.vector)
+        assert (a.samples, a.loss, a.gradient_evaluations) == (b.samples, b.loss, b.gradient_evaluations)
+
+
+def test_answers_come_in_the_order_of_the_ids(pool: Pool, cohort: Cohort, tiny_config):
+    params = start(cohort, tiny_config)
+    sizes = [int(table.sum()) for table in pool.validate(1, params, [2, 0, 1])]
+    assert sizes == [len(cohort.hospitals[h].validation) for h in (2, 0, 1)]
+    assert [outcome.hospital for outcome in pool.finish(1, params, [1, 0])] == [1, 0]
+    assert pool.train(Asked(1, (), params), None).answers == []
+
+
+def test_a_repeated_call_gives_the_same_bits(pool: Pool, cohort: Cohort, tiny_config):
+    asked = Asked(3, (0, 1, 2), start(cohort, tiny_config))
+    first, second = pool.train(asked, None), pool.train(asked, None)
+    np.testing.assert_array_equal(first.summed, second.summed)
+
+
+def test_without_vectors_only_the_sum_leaves_a_host(keys: dict[str, Any], cohort: Cohort, tiny_config, reference_pool):
+    pool = build_pool(cohort.hospitals, task(tiny_config(**keys), cohort, keep=False))
+    asked = Asked(1, (0, 1, 2), start(cohort, tiny_config))
+    try:
+        found = pool.train(asked, None)
+    finally:
+        pool.close()
+    assert [type(u) for u in found.answers] == [Update] * 3
+    assert all(u.vector is None for u in found.answers)
+    np.testing.assert_array_equal(found.summed, reference_pool.train(asked, None).summed)
+
+
+def test_it_says_how_many_work_at_once(pool: Pool):
+    assert 1 <= pool.width <= 3
