@@ -372,6 +372,7 @@ class Driver:
         label = settings(stored.keys)
         self._progress.ended(trial.number, label, stored.condition, stored.state, values, reason, seconds)
         if trial.pruning is not None:
+            (trial.order.folder / STOP).unlink(missing_ok=True)
             self._answer_prune(trial.pruning, stored)
 
     def _fail_fast(self) -> None:
@@ -445,7 +446,6 @@ class Driver:
 
     def _prune_asked(self, trial: _Running) -> None:
         """Ends a trial where it is."""
-        (trial.order.folder / STOP).unlink(missing_ok=True)
         step = read_progress(trial.order.folder).round
         if trial.order.by_repeat:
             step = sum((repeat / RESULT).exists() for repeat in repeats_of(trial.order.folder))

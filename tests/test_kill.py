@@ -17,8 +17,9 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from processes import actors, driver, until
 from raylets import ENVIRONMENT, raylets
-from reference import numbers, settled
-from studies import BASE
+from reference import Heard, numbers, settled
+from simulated_ray import simulated
+from studies import ALONE, BASE
 
 from engine.audit.run import audit
 from engine.result import RESULT, Result
@@ -143,17 +144,18 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray2, store: Path, tmp_path_factory) -> list[Any]:
-    settled()
+def undisturbed(store: Path, tmp_path_factory) -> list[Any]:
+    """The facts of the same study, without Ray and without any process that could be killed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    start_study(load_study(values_of(store, "undisturbed", **PRUNED), "test"), folder)
+    values = {**values_of(store, "undisturbed", **PRUNED), "execution": ALONE["execution"]}
+    start_study(load_study(values, "test"), folder, Heard(), means=simulated())
     in_mlflow(store, "undisturbed", folder)
     found = facts(folder)
     assert {row[3] for row in found} == {"COMPLETE", "PRUNED"}
     return found
 
 
-def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store: Path, tmp_path: Path):
+def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], ray2, store: Path, tmp_path: Path):
     """A hospital, the tracker, a ledger and a runner are killed, then Ctrl-C stops the driver at a checkpoint."""
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "killed", **PRUNED), sort_keys=False))
@@ -178,7 +180,7 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store:
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     for run in client.search_runs([client.get_experiment_by_name("killed").experiment_id]):
         client.delete_run(run.info.run_id)
-    resume_study(folder, quiet=True)  # nothing is left to train, everything is left to tell
+    resume_study(folder, Heard(), means=simulated())  # nothing is left to train, everything is left to tell
     in_mlflow(store, "killed", folder)
 
 
@@ -186,7 +188,7 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store:
 
 
 @pytest.mark.long
-def test_a_second_signal_leaves_at_once(undisturbed: list[Any], store: Path, tmp_path: Path):
+def test_a_second_signal_leaves_at_once(undisturbed: list[Any], ray2, store: Path, tmp_path: Path):
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "stopped", **PRUNED), sort_keys=False))
     with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
@@ -203,7 +205,7 @@ def test_a_second_signal_leaves_at_once(undisturbed: list[Any], store: Path, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PULSELEDGER_KILLS", "12"))))
-def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: Path, tmp_path: Path, seed: int):
+def test_random_processes_killed_at_random_times(undisturbed: list[Any], ray2, store: Path, tmp_path: Path, seed: int):
     """At most two losses in one driver's life, as a trial is given up after three; and the driver, several times."""
     draw = random.Random(seed)
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
@@ -235,7 +237,7 @@ def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: 
 
 @pytest.mark.long
 def test_the_only_raylet_killed_ends_in_one_sentence_and_is_resumed(
-    undisturbed: list[Any], store: Path, tmp_path: Path
+    undisturbed: list[Any], ray2, store: Path, tmp_path: Path
 ):
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "raylet", **PRUNED), sort_keys=False))

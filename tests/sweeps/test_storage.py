@@ -18,13 +18,15 @@ import studies
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from reference import ROOT, settled
+from reference import ROOT, Heard, settled
 from servers import Postgres, mlflow_server, postgres
-from studies import BASE
+from simulated_ray import simulated
+from studies import ALONE, BASE
 
 from engine.clock import JumpingClock
 from engine.errors import ConfigError, StudyError
 from sweeps.__main__ import main
+from sweeps.commands import ask, commands
 from sweeps.folder import STUDY_FILE, read_groups, read_study
 from sweeps.queue import open_studies
 from sweeps.space import StudyConfig
@@ -286,6 +288,31 @@ def test_a_call_whose_answer_was_lost_is_not_carried_out_twice():
 
 
 # --- A whole study ----------------------------------------------------------------------------------------------------
+
+
+def test_commands_reach_a_driver_whose_trials_are_in_the_database(url: str, tmp_path: Path):
+    """They are in the study's folder, wherever the trials are."""
+    study = study_of(storage=url, execution=ALONE["execution"], federation={"rounds": 2}, trials=2)
+
+    class Asks(Heard):
+        def ended(self, trial: int, *rest: Any) -> None:
+            super().ended(trial, *rest)
+            if trial == 0:
+                ask(tmp_path, "trials", 3)
+                ask(tmp_path, "prune", 0)
+            if trial == 1:
+                ask(tmp_path, "stop")
+
+    with pytest.raises(KeyboardInterrupt):
+        start_study(study, tmp_path, Asks(), means=simulated())
+    assert [row[2].name for row in outcome(tmp_path)] == ["COMPLETE"] * 2
+    assert [(c.verb, c.state) for c in commands(tmp_path)] == [
+        ("trials", "done"),
+        ("prune", "refused"),
+        ("stop", "done"),
+    ]
+    resume_study(tmp_path, Heard(), means=simulated())
+    assert [row[2].name for row in outcome(tmp_path)] == ["COMPLETE"] * 3
 
 
 @pytest.mark.long
