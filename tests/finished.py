@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine.synthesis.prepare import batch_digest
 from safetensors.numpy import save_file
 from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
 
@@ -41,6 +40,7 @@ from engine.ledger.subjects.synthetic import (
 )
 from engine.model import unflatten, vector_hash
 from engine.oracles.base import Batch
+from engine.synthesis.files import batch_digest
 
 ROUNDS = 4
 NEW_KEY = b"\x07" * 32
