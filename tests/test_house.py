@@ -102,7 +102,13 @@ READERS = (
 NEVER: dict[str, str] = {
     "engine": "sweeps.* optuna.*",
     "engine/ledger": "engine.audit.*",
-    "engine/synthesis": "engine.pools.* engine.experiment",
+    "engine/synthesis": "engine.pools.* engine.experiment engine.ledger.book engine.ledger.store engine.ledger.run "
+    "engine.ledger.observer engine.ledger.chain.*",
+    # the coordinator's side has no key, the hospital's side does not decide
+    "engine/synthesis/govern.py": "engine.ledger.signer engine.data.beats engine.data.samples engine.synthesis.workshop "
+    "engine.synthesis.generators",
+    "engine/synthesis/workshop.py": "engine.ledger.desk engine.ledger.subjects.policy engine.synthesis.govern "
+    "engine.synthesis.reviews",
     "engine/tracking": "engine.experiment engine.pools.* engine.ledger.*",
     **{
         f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.queue sweeps.start sweeps.mirror sweeps.trial ray.* engine.actors "
