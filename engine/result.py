@@ -164,6 +164,7 @@ class CohortReport(Part):
     global_majority_accuracy: float | None
     patients_shared: Many[str]
     leaky: Many[str]
+    window: Many[int]
 
 
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------

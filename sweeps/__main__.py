@@ -13,12 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from engine import __version__
 from engine.config import RunConfig
 from engine.errors import ConfigError, PulseLedgerError, ReviewPending
-from engine.settings import dotted_keys, load_yaml, parse, set_key
+from engine.settings import dotted_keys, load_yaml, parse, set_key, yaml_value
 
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer
@@ -105,9 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--granted", type=int, help="approve: number of beats; default: all that the policy allows")
     sub.add_argument("--key", type=Path, help="file with the reviewer's key; default: the simulated reviewer's")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
-    sub = verb("data", _data, "fetch MIT-BIH, describe a cohort, or write simulated records", takes_keys=True)
+    sub = verb("data", _data, "fetch a database, describe a cohort, or write simulated records", takes_keys=True)
     sub.add_argument("what", choices=("fetch", "describe", "simulate"))
-    sub.add_argument("config", nargs="?", help="YAML file of a run or study, for describe and simulate")
+    sub.add_argument(
+        "config",
+        nargs="?",
+        help="describe, simulate: YAML file of a run or study; fetch: mitdb (default), incart or svdb",
+    )
     sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
     sub.add_argument("--json", action="store_true", help="describe: print JSON")
     sub = verb("ui", _ui, "MLflow on a folder's store")
@@ -266,7 +268,7 @@ def _audit(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _data(options: argparse.Namespace, rest: list[str]) -> int:
     if options.what == "fetch":
-        return _fetch(options.folder)
+        return _fetch(options.config or "mitdb", options.folder)
     values = _values(options.config, rest, RunConfig) if options.config else _overrides({}, rest, RunConfig)
     config = parse(
         RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
@@ -290,22 +292,26 @@ def _data(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _fetch(folder: Path | None) -> int:
+def _fetch(name: str, folder: Path | None) -> int:
     from rich.progress import Progress
 
-    from engine.data.records import fetch_mitdb
+    from engine.data.fetch import fetch
+    from engine.data.sources import DATASETS
     from engine.files import cache_folder
 
-    where = folder or cache_folder() / "mitdb"
+    if name not in DATASETS:
+        raise ConfigError(f"data fetch: {name!r} is no known database; allowed: {', '.join(DATASETS)}.")
+    dataset = DATASETS[name]
+    where = folder or cache_folder() / name
     with Progress(console=_console(), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("MIT-BIH", total=None)
+        task = bar.add_task(dataset.title, total=None)
 
         def progress(text: str) -> None:
             done, total = text.split(" ", 1)[0].split("/")
             bar.update(task, completed=int(done), total=int(total), description=text.split(" ", 1)[1])
 
-        fetched = fetch_mitdb(where, progress=progress)
-    print(f"{fetched} files fetched, all 144 are in {where}")
+        fetched = fetch(dataset, where, progress=progress)
+    print(f"{fetched} files fetched, all {len(dataset.files)} are in {where}")
     return 0
 
 
@@ -384,9 +390,10 @@ def _overrides(values: dict[str, Any], rest: list[str], model: type[RunConfig]) 
             hint = f" Did you mean --{near[0]}?" if near else " `pulseledger keys` lists all."
             raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
         try:
-            set_key(values, key, yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise ConfigError(f"--{key}: {text!r} is not a YAML value.") from None
+            value = yaml_value(text)
+        except ValueError as error:
+            raise ConfigError(f"--{key}: {error}.") from None
+        set_key(values, key, value)
     return values
 
 
@@ -437,9 +444,12 @@ def _print_cohort(report: dict[str, Any]) -> None:
 
     console = _console()
     classes = list(report["classes"])
-    title = f"{report['beats']:,} beats, {report['edge_beats']} more lie too near the end of a record for a window"
+    left_out = report["left_out"]
+    title = f"{report['beats']:,} beats, {left_out['edge']} more lie too near the end of a record for a window"
+    reasons = {"lost": "on lost samples", "flat": "on flat stretches", "unclear": "with contradicting annotations"}
+    title += "".join(f", {left_out[key]} {text}" for key, text in reasons.items() if left_out[key])
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("hospital", "records", "train", "val", "test", *classes, "local majority"):
+    for name in ("hospital", "records", "train", "val", "test", *classes, "left out", "local majority"):
         table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
     for h in report["hospitals"]:
         share = h["local_majority_accuracy"]
@@ -448,10 +458,13 @@ def _print_cohort(report: dict[str, Any]) -> None:
             " ".join(h["records"]) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
             *(f"{h[k]:,}" for k in ("train", "validation", "test")),
             *(f"{h['classes'][c]:,}" for c in classes),
+            f"{sum(h['left_out'].values()):,}",
             "-" if share is None else f"{100 * share:.2f} %",
         )
     table.add_row("all", "", "", "", "", *(f"{report['classes'][c]:,}" for c in classes), style="bold")
     console.print(table)
+    for line in _reading(report):
+        print(line)
     h = report["heterogeneity"]
     print(
         f"label distance (EMD) mean {h['emd_mean']:.3f}, max {h['emd_max']:.3f}; Jensen-Shannon {h['js']:.3f}; "
@@ -461,11 +474,30 @@ def _print_cohort(report: dict[str, Any]) -> None:
         if missing:
             print(f"without {c}: hospitals {', '.join(map(str, missing))}")
     for name in ("local_majority_accuracy", "global_majority_accuracy"):
-        print(f"{name.replace('_', ' ')} on the test beats: {100 * report[name]:.2f} %")
+        share = report[name]
+        print(f"{name.replace('_', ' ')} on the test beats: {'-' if share is None else f'{100 * share:.2f} %'}")
     print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
     print(f"patients in more than one hospital: {len(report['patients_shared'])}")
     for text in report["leaky"]:
         print(f"leaky: {text}")
+
+
+def _reading(report: dict[str, Any]) -> list[str]:
+    """How the records were read, in lines."""
+    before, after = report["window"]
+    rates = report["native_rates"]
+    own = ", ".join(f"{n} at {rate} Hz" for rate, n in rates.items())
+    lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
+    names = sorted(report["leads"].items(), key=lambda item: -len(item[1]))
+    few = [f"{lead}: {', '.join(who) if len(who) <= 8 and len(names) > 1 else len(who)}" for lead, who in names]
+    lines.append(f"leads: {'; '.join(few)}")
+    lines.append(f"patients: {report['patients']} ({report['patients_source'] or 'each record is taken for one'})")
+    if report["doubled"]:
+        lines.append(f"annotated more than once: {report['doubled']} beats")
+    for key, text in (("symbols_dropped", "beats of other symbols left out"), ("symbols_no_beats", "no beats")):
+        if report[key]:
+            lines.append(f"{text}: {', '.join(f'{symbol} {count:,}' for symbol, count in report[key].items())}")
+    return lines
 
 
 def _console():  # type: ignore[no-untyped-def]

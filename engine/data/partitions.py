@@ -11,25 +11,12 @@ import numpy as np
 
 from engine.data.beats import Beats
 from engine.data.config import CohortConfig
+from engine.data.sources import DATASETS, Dataset
 from engine.errors import ConfigError
 from engine.seeds import generator
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 
-# de Chazal, O'Dwyer, Reilly 2004 (doi 10.1109/TBME.2004.827359). 201 (DS1) and 202 (DS2) are one man.
-DS1 = "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
-DS2 = "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
-PACED = "102 104 107 217".split()
-
-# Five hospitals of MIT-BIH by what their patients suffer from: paced, supraventricular, ventricular,
-# mixed with bundle-branch block, and nearly normal.
-PATHOLOGY_HOSPITALS = [
-    PACED,
-    "232 209 222 220 118 201 202 207 234 100 124".split(),
-    "208 233 200 106 223 203 119 221 228".split(),
-    "213 214 109 111 212 231 210 215 205 116".split(),
-    "101 103 105 108 112 113 114 115 117 121 122 123 219 230".split(),
-]
 RARE_ENOUGH = 50  # beats of a class that make it a patient's pathology (or 2 % of a shorter record)
 
 
@@ -130,13 +117,23 @@ def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int
     return result
 
 
+def official(beats: Beats) -> tuple[Dataset, list[str]] | None:
+    """The known database that all records are of, and the name that each has there; None for anything else."""
+    known = [record["known"].partition("/") for record in beats.records]
+    if len({name for name, _, _ in known}) != 1 or known[0][0] not in DATASETS:
+        return None
+    return DATASETS[known[0][0]], [name for _, _, name in known]
+
+
 def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[list[int]]:
-    """MIT-BIH's five pathology hospitals where they fit; else patients sorted by pathology and cut."""
-    names = {beats.records[i]["name"]: i for records in patients for i in records}
-    listed = [[names[name] for name in group if name in names] for group in PATHOLOGY_HOSPITALS]
-    listed = [group for group in listed if group]
-    if len(listed) == hospitals and sum(map(len, listed)) == len(names):
-        return listed
+    """The database's own pathology hospitals where they fit; else patients sorted by pathology and cut."""
+    if (found := official(beats)) is not None:
+        dataset, names = found
+        at = {names[i]: i for records in patients for i in records}
+        listed = [[at[name] for name in group if name in at] for group in dataset.pathologies]
+        listed = [group for group in listed if group]
+        if len(listed) == hospitals and sum(map(len, listed)) == sum(map(len, patients)):
+            return listed
     order = {"Q": 0, "S": 1, "V": 2, "F": 3, "N": 4}
     labels = _pathologies(beats, patients)
     ranked = sorted(range(len(patients)), key=lambda p: (order[labels[p][0]], -labels[p][1], p))
@@ -230,15 +227,19 @@ def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
 
 
 def inter_patient_records(beats: Beats) -> tuple[list[int], list[int]]:
-    """Record indices that train and that stay unseen: DS1 and DS2 for MIT-BIH, every second patient elsewhere."""
-    names = [record["name"] for record in beats.records]
-    if set(names) <= {*DS1, *DS2, *PACED}:
-        seen, unseen = [i for i, n in enumerate(names) if n in DS1], [i for i, n in enumerate(names) if n in DS2]
+    """Record indices that train and that stay unseen: the database's official split, every second patient elsewhere."""
+    found = official(beats)
+    if found is not None and found[0].train:
+        dataset, names = found
+        seen = [i for i, name in enumerate(names) if name in dataset.train]
+        unseen = [i for i, name in enumerate(names) if name in dataset.test]
+        needed = f"records of both official parts of {dataset.title}, such as {dataset.train[0]} and {dataset.test[0]}"
     else:
-        patients = _patients(beats, range(len(names)))
+        patients = _patients(beats, range(len(beats.records)))
         seen, unseen = sum(patients[::2], []), sum(patients[1::2], [])
+        needed = "records of at least two patients"
     if not seen or not unseen:
-        raise ConfigError("cohort.split inter-patient needs records of both DS1 and DS2 (data.records, data.exclude).")
+        raise ConfigError(f"cohort.split inter-patient needs {needed} (data.records, data.exclude).")
     return seen, unseen
 
 

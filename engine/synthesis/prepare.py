@@ -106,4 +106,4 @@ def hold_exactly(path: Path, batches: Sequence[tuple[int, bytes]]) -> bool:
 
 def anatomy_of(config: RunConfig, beats: Beats) -> Anatomy:
     """What the quality tiers need to know of the windows."""
-    return Anatomy(beats.classes, config.data.window[0], float(beats.records[0]["sampling_rate"]), beats.rr_names)
+    return Anatomy(beats.classes, beats.window[0], float(beats.records[0]["sampling_rate"]), beats.rr_names)
