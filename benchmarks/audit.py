@@ -17,21 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from engine.aggregation.mean import weighted_mean
-from engine.ledger import archive
-from engine.ledger.bundle import BUNDLE, write_bundle
 from engine.ledger.ledger import Ledger
 from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
+
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
+from engine.ledger import archive
+from engine.ledger.bundle import BUNDLE, write_bundle
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.messages import LoopState, Taken, Update
 from engine.model import vector_hash
 
+RULE = build_rule(AggregationConfig(), "samples")
 ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 
 AUDIT = """
 import json, resource, sys, time
 from pathlib import Path
-from engine.ledger.audit import audit
+from engine.audit.run import audit
 started, used = time.perf_counter(), time.process_time()
 report = audit(Path(sys.argv[1]))
 seconds, cpu = time.perf_counter() - started, time.process_time() - used
@@ -73,7 +76,9 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
                 )
                 signed.append(SignedUpdate(update, sign(update, ledger.domain, keys[slot])))
                 openings.append(opening)
-            params = weighted_mean(params, [(100.0 + slot, vector) for slot, vector in vectors.items()])
+            sent = tuple(Update(slot, vector, 100 + slot, 0.5, 100) for slot, vector in vectors.items())
+            summed, _ = RULE.partial(sent, len(params))
+            params, _ = RULE.merge(LoopState(number, params), Taken(sent, (), summed), {})
             parent, model = model, vector_hash(params, layout)
             ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
         heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]

@@ -166,8 +166,8 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     names = ["torch", *(["ray"] if pool_name == "ray" else [])]
     return {
         "rounds": np.diff(marks).tolist(),
-        "accuracy": [row["validation"]["accuracy"] for row in state.history],
-        "steps": sum(row["gradient_evaluations"] for row in state.history),
+        "accuracy": [row.validation.accuracy for row in state.history],
+        "steps": sum(row.gradient_evaluations for row in state.history),
         "versions": {name: version(name) for name in names},
     }
 

@@ -39,6 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine.ledger.keys import Signer
+from engine.ledger.ledger import Ledger
+from engine.ledger.records import Federation
 from eth_abi import encode
 from eth_hash.auto import keccak
 
@@ -47,13 +50,12 @@ from engine.ledger import archive
 from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import FIRST_PAUSE, LAST_PAUSE
-from engine.ledger.keys import Signer
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation
 from engine.ledger.signing import address, hospital_key
-from engine.messages import RoundRecord, Update
+from engine.messages import Asked, RoundRecord, Signed, Update
 from engine.model import Network, initial_parameters, vector_hash
 from engine.oracles.base import Batch, Oracle
+from engine.result import RoundSummary
 
 HERE = Path(__file__).parent
 NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
@@ -102,16 +104,17 @@ class Run:
         """One round without training; returns the seconds that the next round waits for."""
         started = time.perf_counter()
         self.round += 1
-        slots = range(len(self.signers))
-        notice = self.observer.notice(self.model, slots)
+        slots = tuple(range(len(self.signers)))
+        notice = self.observer.notice(Asked(self.round, slots, self.vectors[0], self.model))
         updates = []
         for slot, (signer, vector) in enumerate(zip(self.signers, self.vectors, strict=True)):
             signer.check(notice)
             metrics = {"loss": 0.5, "gradient_evaluations": 100}
-            signed, opening, leaf = signer.update(notice, vector_hash(vector, self.layout), 100, metrics)
-            updates.append(Update(slot, vector, 100, 0.5, 100, {}, signed, opening, leaf, 0.0))
+            signed = Signed(*signer.update(notice, vector_hash(vector, self.layout), 100, metrics))
+            updates.append(Update(slot, vector, 100, 0.5, 100, signed=signed))
         parent, self.model = self.model, vector_hash(self.vectors[self.round % len(self.vectors)], self.layout)
-        self.observer.round_finished(RoundRecord(self.round, parent, self.model, tuple(updates), {}))
+        nothing = RoundSummary.model_construct()  # the ledger reads no score
+        self.observer.round_finished(RoundRecord(self.round, parent, self.model, tuple(updates), {}, nothing))
         return time.perf_counter() - started
 
     def settle(self) -> float:
@@ -122,7 +125,7 @@ class Run:
 
     def gas(self) -> list[int]:
         """Gas of each round, all its transactions together."""
-        return [seal.gas for seal in self.observer._ledger.submit("seals").result()]
+        return [seal.gas for seal in self.observer._ledger.submit(Ledger.seals).result()]
 
 
 class Baseline:
@@ -316,7 +319,7 @@ def measure(block: float, train: float, rounds: int, delay: float, confirmations
             critical.append(run.play())
         run.settle()
         seconds = time.perf_counter() - started
-        sealing = run.observer._ledger.submit("summary").result()["seconds"] / rounds
+        sealing = run.observer._ledger.submit(Ledger.summary).result()["seconds"] / rounds
         run.observer.abandon()
     return {
         "seconds": seconds,

@@ -30,11 +30,10 @@ from federation import PR_SET_CHILD_SUBREAPER, machine, run
 from engine.config import RunConfig
 from engine.experiment import run as run_federation
 from engine.pools.config import ExecutionConfig
-from engine.result import RESULT
+from engine.result import RESULT, Result
 from engine.settings import dump_yaml
+from sweeps.folder import repeat_folder, trial_folder
 from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.study import trial_folder
-from sweeps.trial import repeat_folder
 
 CONTESTANTS = ("ours", "ours-actors", "optuna", "optuna-2", "tune")
 CPUS = 2
@@ -97,7 +96,7 @@ def plain_optuna(study: StudyConfig, folder: Path, pool: str) -> None:
     def objective(trial: optuna.Trial) -> float:
         rate = trial.suggest_categorical(KEY, points_of(study))
         config = federation_at(study, rate, pool)
-        return run_federation(config, home_of(folder, study, rate))["validation"]["personal"]["macro_f1"]
+        return run_federation(config, home_of(folder, study, rate)).validation.personal.macro_f1 or 0.0
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = optuna.create_study(direction="maximize")
@@ -118,7 +117,7 @@ def ray_tune(study: StudyConfig, folder: Path) -> None:
     def trainable(point: dict[str, Any]) -> None:
         config = federation_at(study, point[KEY])
         result = run_federation(config, home_of(folder, study, point[KEY]))
-        tune.report({SCORE: result["validation"]["personal"]["macro_f1"]})
+        tune.report({SCORE: result.validation.personal.macro_f1})
 
     points = points_of(study)
     search = OptunaSearch(
@@ -191,17 +190,17 @@ def trials_of(folder: Path, started: float, wanted: int) -> dict[str, Any]:
     if len(found) != wanted:
         raise RuntimeError(f"{folder.name}: {len(found)} of {wanted} trials left a result")
     ends = sorted(path.stat().st_mtime - started for path in found)
-    results = [json.loads(path.read_text()) for path in found]
+    results = [Result.read(path.parent) for path in found]
     slots = 1 if folder.name.startswith("optuna") else CPUS
-    seconds = statistics.fmean(r["timing"]["total_seconds"] for r in results)
+    seconds = statistics.fmean(r.timing.total_seconds for r in results)
     span = ends[-1] - ends[slots - 1]
     return {
         "first": ends[0],
         "steady_per_hour": 3600 * (wanted - slots) / span,
         "run_seconds": seconds,
         "cost_seconds": slots * span / (wanted - slots) - seconds,
-        "train_seconds": sum(r["timing"]["train_seconds"] for r in results),
-        "weights": {str(r["config"]["federation"]["learning_rate"]): r["model_hash"] for r in results},
+        "train_seconds": sum(r.timing.train_seconds for r in results),
+        "weights": {str(r.config.federation.learning_rate): r.model_hash for r in results},
     }
 
 

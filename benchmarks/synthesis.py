@@ -12,24 +12,35 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from engine.ledger.policy import allowed, explain, policy_of, shortcomings
-from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
-from engine.result import finished
+from engine.ledger.subjects.policy import allowed, explain, policy_of, shortcomings
+from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest
+from engine.ledger.typed import record_from_json
+from engine.result import CohortReport, HospitalScores, Model, Result, Scores
 from engine.synthesis.config import BalanceConfig, PolicyConfig
-from engine.synthesis.governed import read_state
-from sweeps.compare import rows_of
-from sweeps.study import interval, trial_folder
-from sweeps.trial import repeat_folder
+from engine.synthesis.reviews import read_state
+from sweeps.folder import repeat_folder, trial_folder
+from sweeps.rows import rows_of
+from sweeps.stored import interval
 
 RARE = "SVF"
 REFERENCES = ("none", "class_weighted", "oversample")
-Runs = dict[tuple[str, str], list[dict[str, Any]]]  # (personalisation, method) -> one result for each seed
-Score = Callable[[dict[str, Any]], float | None]
+
+
+class Run(NamedTuple):
+    """What one repeat came to, with one kind of model."""
+
+    seed: int
+    scores: Scores
+    cohort: CohortReport
+
+
+Runs = dict[tuple[str, str], list[Run]]  # (personalisation, method) -> a run for each seed
+Score = Callable[[Scores], float | None]
 
 
 def main() -> int:
@@ -54,49 +65,50 @@ def main() -> int:
 
 def repeats_of(folder: Path) -> dict[tuple[str, str], list[Path]]:
     """(algorithm, balancing) -> folders of the repeats, seed by seed, of the complete trials."""
-    found = {}
-    for row in sorted(rows_of(folder), key=lambda row: row["trial"]):
-        if row["state"] == "COMPLETE":
-            paths = [repeat_folder(trial_folder(folder, row["trial"]), i) for i in range(row["repeats"])]
-            config = finished(paths[0])["config"]
-            found[config["federation"]["algorithm"], balancing(config["balance"])] = paths
+    found: dict[tuple[str, str], list[Path]] = {}
+    for row in sorted(rows_of(folder), key=lambda row: row.trial):
+        if row.outcome is not None:
+            paths = [repeat_folder(trial_folder(folder, row.trial), i) for i in range(row.outcome.repeats)]
+            config = Result.read(paths[0]).config
+            found[config.federation.algorithm, balancing(config.balance)] = paths
     return found
 
 
 def runs_of(folders: Mapping[tuple[str, str], Sequence[Path]]) -> Runs:
     """The scores on the test part, for each personalisation."""
     runs: Runs = {}
-    for model in ("global", "personal"):
-        for (algorithm, method), paths in folders.items():
-            for result in map(finished, paths):
-                scores = {**result["final"][model], "cohort": result["cohort"], "seed": result["config"]["seed"]}
-                runs.setdefault((personalisation(algorithm, model), method), []).append(scores)
+    results = {names: [Result.read(path) for path in paths] for names, paths in folders.items()}
+    models: tuple[Model, ...] = ("global", "personal")
+    for model in models:
+        for (algorithm, method), repeats in results.items():
+            found = [Run(result.config.seed, result.final.of(model), result.cohort) for result in repeats]
+            runs.setdefault((personalisation(algorithm, model), method), []).extend(found)
     order = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in runs))}
     return dict(sorted(runs.items(), key=lambda item: order[item[0][0]]))
 
 
-def personalisation(algorithm: str, model: str) -> str:
+def personalisation(algorithm: str, model: Model) -> str:
     """What the rows are called: FedAvg's global model is the one without personalisation."""
     named = {("fedavg", "global"): "none", ("fedavg", "personal"): "fine-tuning"}
     adapted = "adapted" if model == "personal" else "not adapted"
     return named.get((algorithm, model), f"{algorithm}, {adapted}")
 
 
-def balancing(settings: Mapping[str, Any]) -> str:
+def balancing(settings: BalanceConfig) -> str:
     """What the rows are called: the method, for weights with their cap where it is not the default."""
-    capped = settings["method"] == "class_weighted" and settings["max_weight"] != BalanceConfig().max_weight
-    return f"class_weighted, at most {settings['max_weight']:g}" if capped else settings["method"]
+    capped = settings.method == "class_weighted" and settings.max_weight != BalanceConfig().max_weight
+    return f"class_weighted, at most {settings.max_weight:g}" if capped else settings.method
 
 
-def rare_recall(scores: Mapping[str, Any]) -> float | None:
+def rare_recall(scores: Scores) -> float | None:
     """Mean recall of the rare classes that are tested."""
-    known = [scores["recall"][c] for c in RARE if scores["recall"].get(c) is not None]
+    known = [recall for c in RARE if (recall := scores.recall.get(c)) is not None]
     return statistics.fmean(known) if known else None
 
 
 def paired(runs: Runs, one: tuple[str, str], other: tuple[str, str], score: Score) -> list[float]:
     """Differences of a score, seed by seed."""
-    values = [{scores["seed"]: score(scores) for scores in runs[key]} for key in (one, other)]
+    values = [{run.seed: score(run.scores) for run in runs[key]} for key in (one, other)]
     common = sorted(set(values[0]) & set(values[1]))
     pairs = [(values[0][seed], values[1][seed]) for seed in common]
     return [a - b for a, b in pairs if a is not None and b is not None]
@@ -116,30 +128,29 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def columns(runs: Runs) -> dict[str, Score]:
     """Heading -> score, of the classes that there are."""
-    classes = next(iter(runs.values()))[0]["recall"]
-    by_class: dict[str, Score] = {c: lambda scores, c=c: scores["recall"][c] for c in classes}
-    return {"macro-F1": lambda scores: scores["macro_f1"], "rare recall": rare_recall, **by_class}
+    classes = _first(runs).scores.recall
+    by_class: dict[str, Score] = {c: lambda scores, c=c: scores.recall[c] for c in classes}  # type: ignore[misc]
+    return {"macro-F1": lambda scores: scores.macro_f1, "rare recall": rare_recall, **by_class}
 
 
 def cohort_table(runs: Runs) -> list[list[str]]:
-    scores = next(iter(runs.values()))[0]
-    tested = {row["id"]: row["support"] for row in scores["per_hospital"]}
-    rows = [["hospital", "records", *scores["recall"]]]
-    for hospital in scores["cohort"]["hospitals"]:
-        counts = (f"{n:,} / {tested.get(hospital['id'], {}).get(c, 0):,}" for c, n in hospital["classes"].items())
-        rows.append([str(hospital["id"]), " ".join(hospital["records"]), *counts])
+    run = _first(runs)
+    tested = {row.id: row.support for row in run.scores.per_hospital}
+    rows = [["hospital", "records", *run.scores.recall]]
+    for hospital in run.cohort.hospitals:
+        counts = (f"{n:,} / {tested.get(hospital.id, {}).get(c, 0):,}" for c, n in hospital.classes.items())
+        rows.append([str(hospital.id), " ".join(hospital.records), *counts])
     return rows
 
 
 def score_table(runs: Runs) -> list[list[str]]:
     shown = columns(runs)
     rows = [["personalisation", "balancing", "seeds", *shown]]
-    for (name, method), results in runs.items():
-        cells = [_with_sd([score(scores) for scores in results]) for score in shown.values()]
-        rows.append([name, method, str(len(results)), *cells])
-    cohort = next(iter(runs.values()))[0]["cohort"]
-    always = ["–"] * (len(shown) - 1)
-    return [*rows, ["each hospital's commonest class", "", "", f"{cohort['local_majority_macro_f1']:.3f}", *always]]
+    for (name, method), repeats in runs.items():
+        cells = [_with_sd([score(run.scores) for run in repeats]) for score in shown.values()]
+        rows.append([name, method, str(len(repeats)), *cells])
+    always = [f"{_first(runs).cohort.local_majority_macro_f1:.3f}", *["–"] * (len(shown) - 1)]
+    return [*rows, ["each hospital's commonest class", "", "", *always]]
 
 
 def difference_table(runs: Runs, reference: str) -> list[list[str]]:
@@ -160,21 +171,25 @@ def difference_table(runs: Runs, reference: str) -> list[list[str]]:
 
 def hospital_table(runs: Runs) -> list[list[str]]:
     """Mean over the seeds, for the rare classes and N wherever they are tested."""
-    first = next(iter(runs.values()))[0]["per_hospital"]
-    places = [(row["id"], c) for c in f"{RARE}N" for row in first if row["support"].get(c)]
+    first = _first(runs).scores.per_hospital
+    places = [(row.id, c) for c in f"{RARE}N" for row in first if row.support.get(c)]
     rows = [["personalisation", "balancing", *(f"{c} at {h} ({first_support(first, h, c):,})" for h, c in places)]]
-    for (name, method), results in runs.items():
+    for (name, method), repeats in runs.items():
         cells = []
         for h, c in places:
-            known = [row["recall"][c] for scores in results for row in scores["per_hospital"] if row["id"] == h]
-            cells.append(f"{statistics.fmean(known):.3f}")
+            known = [row.recall[c] for run in repeats for row in run.scores.per_hospital if row.id == h]
+            cells.append(f"{statistics.fmean(recall for recall in known if recall is not None):.3f}")
         rows.append([name, method, *cells])
     return rows
 
 
-def first_support(rows: Sequence[Mapping[str, Any]], hospital: int, letter: str) -> int:
+def first_support(rows: Sequence[HospitalScores], hospital: int, letter: str) -> int:
     """Test beats of a class at a hospital."""
-    return next(row["support"][letter] for row in rows if row["id"] == hospital)
+    return next(row.support[letter] for row in rows if row.id == hospital)
+
+
+def _first(runs: Runs) -> Run:
+    return next(iter(runs.values()))[0]
 
 
 def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[str]]:
@@ -186,7 +201,7 @@ def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[
         if method in seen or not (paths[0] / "synthetic").is_dir():
             continue
         seen.add(method)
-        for row in read_state(paths[0])["requests"]:
+        for row in (asked.document() for asked in read_state(paths[0]).requests):
             evidence = json.loads((paths[0] / row["file"]).read_text()) if row["file"] else {}
             plain = [
                 method,
@@ -255,10 +270,10 @@ def _with_interval(differences: Sequence[float]) -> str:
     if not differences:
         return "–"
     found = interval([100 * value for value in differences])
-    if found["low"] is None:
-        return f"{found['mean']:+.1f}"
-    sure = found["low"] > 0 or found["high"] < 0  # type: ignore[operator]
-    text = f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.1f}"
+    sure = found.low > 0 or found.high < 0
+    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
     return f"**{text}**" if sure else text
 
 

@@ -1,22 +1,40 @@
 """Runs one object's methods beside the caller, in order: in a thread, or in a Ray actor of its own.
 
-The ledger and the tracker live here, so that a round never waits for a database or a chain.
+The ledger and the tracker live here, so that a round never waits for a database or a chain. A call names the method
+itself, which readers and type checkers can follow:
+
+    tracker = Background(Tracker, uri, experiment, actor=True)
+    tracker.submit(Tracker.log, key, step, {"train/loss": 0.5})
 """
 
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from engine.actors import Place, end_actor, give_back, take_actor
 
 _HERE = Place(here=True)
 
 
-class Answer(Protocol):
+class Closable(Protocol):
+    """What can be kept in the background: it is closed at the end."""
+
+    def close(self) -> Any:
+        """Finishes its work; a second call does nothing."""
+        ...
+
+
+Object = TypeVar("Object", bound=Closable)
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+class Answer(Protocol[Found_co]):
     """The result of a call that may still be under way."""
 
-    def result(self) -> Any:
+    def result(self) -> Found_co:
         """Waits; raises what the call raised."""
         ...
 
@@ -25,10 +43,10 @@ class Answer(Protocol):
         ...
 
 
-class Background:
+class Background(Generic[Object]):
     """An object made by `factory(*args)`, used from afar. Calls run one after another in the order of submission."""
 
-    def __init__(self, factory: Callable[..., Any], *args: Any, actor: bool) -> None:
+    def __init__(self, factory: Callable[..., Object], *args: Any, actor: bool) -> None:
         """Args: factory and args make the object in its own place; `actor` picks a Ray actor, else a thread."""
         self._executor: ThreadPoolExecutor | None = None
         self._actor: Any = None
@@ -40,16 +58,24 @@ class Background:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
             self._object = self._executor.submit(factory, *args)
 
-    def submit(self, method: str, *args: Any) -> Answer:
-        """Calls `method` of the object; does not wait."""
-        if self._executor is not None:
-            return self._executor.submit(lambda: getattr(self._object.result(), method)(*args))
-        return _RayAnswer(self._actor.call.remote(method, args))
+    def submit(
+        self, function: Callable[Concatenate[Object, Given], Found], /, *args: Given.args, **keys: Given.kwargs
+    ) -> Answer[Found]:
+        """Calls a method of the object's class, or a function of the object; does not wait.
 
-    def close(self, method: str = "close") -> None:
-        """Calls the object's closing method, waits for it, and lets go of thread or actor."""
+        Of a method, a subclass's own is called. A function must be one that another process can import.
+        """
+        return self._submit(function, *args, **keys)
+
+    def _submit(self, function: Callable[..., Any], /, *args: Any, **keys: Any) -> Answer[Any]:
+        if self._executor is not None:
+            return self._executor.submit(lambda: _called(self._object.result(), function, args, keys))
+        return _RayAnswer(self._actor.call.remote(function, args, keys))
+
+    def close(self) -> None:
+        """Closes the object, waits for it, and lets go of thread or actor."""
         try:
-            self.submit(method).result()
+            self._submit(Closable.close).result()
         except BaseException:
             self.abandon()
             raise
@@ -69,11 +95,11 @@ class Background:
         """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
         if self._executor is not None:
             with contextlib.suppress(Exception):
-                self.submit("close").result()
+                self._submit(Closable.close).result()
             self._executor.shutdown()
         elif self._actor is not None:
             with contextlib.suppress(Exception):
-                self.submit("close").result()
+                self._submit(Closable.close).result()
             end_actor(self._actor)
             self._actor = None
 
@@ -93,10 +119,16 @@ class _Holder:
         except Exception as error:
             self._error = error
 
-    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], keys: dict[str, Any]) -> Any:
         if self._error is not None:
             raise self._error
-        return getattr(self._object, method)(*args)
+        return _called(self._object, function, args, keys)
+
+
+def _called(target: Any, function: Callable[..., Any], args: tuple[Any, ...], keys: dict[str, Any]) -> Any:
+    if "." in function.__qualname__:  # a method of a class
+        return getattr(target, function.__name__)(*args, **keys)
+    return function(target, *args, **keys)
 
 
 class _RayAnswer:

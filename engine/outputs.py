@@ -14,6 +14,9 @@ from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
 from engine.result import (
+    MODEL,
+    PICTURE,
+    PREDICTIONS,
     RESULT,
     VERSION,
     BothScores,
@@ -26,8 +29,6 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
-
-PREDICTIONS, MODEL, PICTURE = "predictions.parquet", "model.safetensors", "confusion.png"
 
 
 def assemble(
@@ -162,9 +163,15 @@ def draw_confusion(result: Result, path: Path) -> None:
                 axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if rates[i][j] > 0.6 else "black")
         axes.set(
             xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
-            xlabel="predicted", ylabel="true", title=f"{model}: accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.3f}",
+            xlabel="predicted", ylabel="true", title=f"{model}: {_accuracy(scores)}",
         )  # fmt: skip
     figure.savefig(path, dpi=110, format="png")
+
+
+def _accuracy(scores: Scores) -> str:
+    if scores.accuracy is None or scores.macro_f1 is None:
+        return "no test beats"
+    return f"accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.3f}"
 
 
 def rounds_done(config: RunConfig, folder: Path) -> Sequence[RoundSummary]:

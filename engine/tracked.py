@@ -10,9 +10,11 @@ from engine.config import RunConfig, config_hash
 from engine.errors import DataError, ReviewPending, Stopped
 from engine.experiment import HERE, Place, drained, ray_of, run, steps
 from engine.files import write_text
-from engine.outputs import PICTURE, rounds_done
-from engine.result import RESULT, Result
-from engine.tracking.tracking import RunTracker, flat_params, run_note, start_tracker
+from engine.outputs import rounds_done
+from engine.result import PICTURE, RESULT, Result
+from engine.tracking.curves import flat_params, run_note
+from engine.tracking.run import RunTracker
+from engine.tracking.tracker import Tracker, start_tracker
 
 
 def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HERE) -> Result:
@@ -37,7 +39,7 @@ def track(
     config: RunConfig,
     folder: Path,
     place: Place,
-    tracker: Background,
+    tracker: Background[Tracker],
     key: str,
     name: str,
     tags: dict[str, str],
@@ -57,10 +59,10 @@ def track(
         following.end("COMPLETE")
     except (GeneratorExit, Stopped, ReviewPending):
         with contextlib.suppress(Exception):
-            tracker.submit("flush").result()
+            tracker.submit(Tracker.flush).result()
         raise
     except BaseException as error:
-        tracker.submit("tags", key, {"error": f"{type(error).__name__}: {error}"})
+        tracker.submit(Tracker.tags, key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")
         raise
     for problem in dict.fromkeys(following.problems):
@@ -69,7 +71,13 @@ def track(
 
 
 def publish(
-    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+    config: RunConfig,
+    folder: Path,
+    tracker: Background[Tracker],
+    key: str,
+    name: str,
+    tags: dict[str, str],
+    parent: str | None,
 ) -> list[str]:
     """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
 
@@ -98,12 +106,18 @@ def _shown(folder: Path, result: Result) -> list[Path]:
 
 
 def _open_run(
-    config: RunConfig, folder: Path, tracker: Background, key: str, name: str, tags: dict[str, str], parent: str | None
+    config: RunConfig,
+    folder: Path,
+    tracker: Background[Tracker],
+    key: str,
+    name: str,
+    tags: dict[str, str],
+    parent: str | None,
 ) -> RunTracker:
     note = run_note("pulseledger run config.yaml", "config.yaml")
     known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
     tags = {**known, "mlflow.note.content": note, **tags}
-    tracker.submit("open_run", key, name, tags, flat_params(config), parent)
+    tracker.submit(Tracker.open_run, key, name, tags, flat_params(config), parent)
     return RunTracker(tracker, key)
 
 

@@ -81,33 +81,33 @@ class Study:
             StudyError: another driver holds the folder, it holds another study, or the first trials all failed.
             ResourceError: a trial does not fit on the machine or cluster.
         """
-        from sweeps.study import start_study
+        from sweeps.start import start_study
 
         start_study(self.config, self.folder, quiet=self._quiet)
         return self
 
     def resume(self) -> "Study":
         """Goes on with the study of the folder, as its own file says."""
-        from sweeps.study import resume_study
+        from sweeps.start import resume_study
 
         resume_study(self.folder, quiet=self._quiet)
         return self
 
     def results(self) -> "pd.DataFrame":
         """A row for each trial; per condition, best first."""
-        from sweeps.compare import results_frame
+        from sweeps.rows import results_frame
 
         return results_frame(self.folder)
 
     def rounds(self) -> "pd.DataFrame":
         """The learning curves: a row for each round of each repeat of each trial."""
-        from sweeps.compare import rounds_frame
+        from sweeps.rows import rounds_frame
 
         return rounds_frame(self.folder)
 
     def hospitals(self) -> "pd.DataFrame":
         """A row for each hospital of each repeat of each complete trial."""
-        from sweeps.compare import hospitals_frame
+        from sweeps.rows import hospitals_frame
 
         return hospitals_frame(self.folder)
 

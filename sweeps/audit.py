@@ -8,50 +8,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
+from engine.audit.report import Count, Report, finding
+from engine.audit.run import audit
+from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.audit import Finding, audit
 from engine.ledger.bundle import BUNDLE, file_digest
-from engine.ledger.studies import FILE
-from engine.ledger.study_audit import Recorded, StudyReport, audit_records, differences
-from engine.result import finished
-from engine.tracking.tracking import run_tags
+from engine.ledger.format import STUDY
+from engine.result import Result
+from engine.tracking.store import run_tags
 from sweeps import registration
+from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.space import StudyConfig
 from sweeps.storage import DATABASE
-from sweeps.study import STUDY_FILE, lookup, open_studies, read_study, trial_folder
-from sweeps.trial import repeat_folder
-
-_ATTRIBUTES: dict[str, Any] = {"trial": int, "condition": str, "keys": dict, "config": list}
+from sweeps.stored import StoredTrial, damaged, stored
 
 
-def audit_study(folder: Path) -> StudyReport:
+def audit_study(folder: Path) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), StudyReport()
+    study, report = read_study(folder), Report()
     trials = _trials(study, folder, report)
-    if (folder / "ledger" / FILE).exists():
+    if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
         _check_design(study, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
-        report.find(None, "study", "ledger", f"ledger/{FILE}", None, message)
+        report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
         report.notes.append("ledger.backend is none: nothing was registered")
     _check_values(study, folder, trials, report)
     report.trials = [
         {
             "trial": number,
-            "condition": trial.user_attrs["condition"],
-            "state": registration.STAGE.get(trial.state, trial.state.name),
-            "reason": trial.user_attrs.get("reason", ""),
+            "condition": trial.condition,
+            "state": registration.STAGE.get(trial.state, trial.state),
+            "reason": trial.reason,
         }
         for number, trial in sorted(trials.items())
     ]
@@ -67,33 +64,29 @@ def audit_study(folder: Path) -> StudyReport:
     return report
 
 
-def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, FrozenTrial]:
+def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
     """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
-    found: dict[int, FrozenTrial] = {}
+    found: dict[int, StoredTrial] = {}
     if study.storage is None and not (folder / DATABASE).exists():
-        # to open it would make an empty one
         report.find(None, "database", "file", DATABASE, None, "Optuna's database is gone")
         return found
-    for opened, _ in open_studies(study, folder):
-        for trial in opened.get_trials(deepcopy=False):
-            attributes = trial.user_attrs
-            if "config" not in attributes:
-                continue
-            number = attributes.get("trial")
-            wrong = [name for name, kind in _ATTRIBUTES.items() if not isinstance(attributes.get(name), kind)]
-            if trial.state == TrialState.COMPLETE and len(trial.values) != len(study.objectives):
-                wrong.append("values")
-            for name in wrong:
-                message = f"{name} of Optuna's trial {trial.number} is damaged"
-                report.find(number, "database", name, "a readable value", attributes.get(name), message)
-            if number in found:
-                report.find(number, "database", "trial", "one", "two", "two trials have the same number")
-            elif not wrong:
-                found[attributes["trial"]] = trial
+    for trial in (trial for group in read_groups(study, folder) for trial in group.trials):
+        if "config" not in trial.user_attrs:
+            continue
+        number, wrong = trial.user_attrs.get("trial"), damaged(trial)
+        if trial.state.name == "COMPLETE" and len(trial.values) != len(study.objectives):
+            wrong.append("values")
+        for name in wrong:
+            message = f"{name} of Optuna's trial {trial.number} is damaged"
+            report.find(number, "database", name, "a readable value", trial.user_attrs.get(name), message)
+        if number in found:
+            report.find(number, "database", "trial", "one", "two", "two trials have the same number")
+        elif not wrong and (one := stored(trial)) is not None:
+            found[one.number] = one
     return found
 
 
-def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -> None:
+def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> None:
     if not recorded.designs:
         return
     registered, now = recorded.designs[-1].get("design"), registration.design(study)
@@ -103,18 +96,18 @@ def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -
 
 
 def _check_trials(
-    study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], recorded: Recorded, report: StudyReport
+    study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report
 ) -> None:
     for number, trial in sorted(trials.items()):
         if number not in recorded.begun:
             message = "the trial is in Optuna's database, but its beginning was never recorded"
             report.find(number, "database", "trial", None, number, message)
         else:
-            _compare(number, "begun", recorded.begun[number], registration.begun(trial.user_attrs), report)
-        if not trial.state.is_finished():
+            _compare(number, "begun", recorded.begun[number], registration.begun(trial), report)
+        if not trial.ended:
             if number in recorded.ended:
                 message = "the database says that the trial has not ended"
-                report.find(number, "database", "state", recorded.ended[number][0], trial.state.name, message)
+                report.find(number, "database", "state", recorded.ended[number][0], trial.state, message)
             continue
         try:
             stage, content = registration.ended(trial, trial_folder(folder, number))
@@ -144,44 +137,43 @@ def _check_trials(
     if isinstance(wanted, int) and len(numbers) < wanted:
         report.notes.append(f"{wanted - len(numbers)} of {wanted} registered trials never began")
     going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
-    going = [n for n in going if not trials[int(n)].state.is_finished()]
+    going = [n for n in going if not trials[int(n)].ended]
     if going:
         report.notes.append(f"trials that have not ended: {', '.join(going)}")
 
 
-def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: StudyReport) -> None:
+def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: Report) -> None:
     """Name what of a trial is not as it was recorded."""
     for name, expected, found in differences(there, read_json(canonical_json(now))):
         message = f"{name} is not what was recorded when the trial {'began' if record == 'begun' else 'ended'}"
         report.find(number, record, name, expected, found, message)
-    report.count("compared")
+    report.add(Count("compared"))
 
 
-def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, FrozenTrial], report: StudyReport) -> None:
+def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], report: Report) -> None:
     """The values that Optuna holds must be those of the results, and the results those of the configurations."""
     for number, trial in sorted(trials.items()):
-        if registration.STAGE.get(trial.state) != "COMPLETE":
+        if trial.state != "COMPLETE":
             continue
-        configs = trial.user_attrs["config"]
         try:
-            hashes = [config_hash(RunConfig.model_validate(values)) for values in configs]
-            results = [finished(repeat_folder(trial_folder(folder, number), r)) for r in range(len(configs))]
+            hashes = [config_hash(RunConfig.model_validate(values)) for values in trial.configs]
+            results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
         except (DataError, ValueError) as error:
             text = " ".join(str(error).split())
             report.find(number, "folder", "result.json", "the results of the trial", None, text)
             continue
         for repeat, (result, expected) in enumerate(zip(results, hashes, strict=True)):
-            if result["config_hash"] != expected:
+            if result.config_hash != expected:
                 message = f"repeat {repeat} ran another configuration"
-                report.find(number, "folder", "config_hash", expected, result["config_hash"], message)
+                report.find(number, "folder", "config_hash", expected, result.config_hash, message)
         for name, value in zip(study.objectives, trial.values, strict=True):
-            scores = [lookup(result, name) for result in results]
+            scores = [result.score(name) for result in results]
             numbers = [score for score in scores if isinstance(score, int | float)]
             mean = statistics.fmean(numbers) if len(numbers) == len(scores) else None
             if mean != value:
                 message = "the value in Optuna's database is not that of the results"
                 report.find(number, "database", name, mean, value, message)
-        report.count("values")
+        report.add(Count("values"))
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -195,7 +187,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         folder: of the run, of its study, or one that holds it; None takes that of the store.
 
     Returns:
-        The folder, and its `AuditReport` or `StudyReport`.
+        The folder, and its report.
 
     Raises:
         PulseLedgerError: the store or the run cannot be read, or its folder is not found.
@@ -211,9 +203,9 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     tags, status = run_tags(store, run_id)
     home = _home(base, tags)
     there: dict[str, Any]
-    if (home / STUDY_FILE).exists():
-        of_study, recorded = StudyReport(), Recorded()
-        if (home / "ledger" / FILE).exists():
+    if is_study(home):
+        of_study, recorded = Report(), StudyCase()
+        if (home / "ledger" / STUDY.file).exists():
             recorded = audit_records(home / "ledger", of_study)
         domain = recorded.domain
         there = {"ledger.head": of_study.head}
@@ -225,16 +217,16 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         return home, study_report
     report = audit(home)
     try:
-        result = finished(home)
+        result = Result.read(home)
     except DataError as error:
         report.notes.append(f"MLflow's tags were not compared: {error}")
         return home, report
-    there = {f"ledger.{name}": result["ledger"].get(name) for name in ("contract", "chain_id")}
-    there |= {"ledger.head": report.head} | {name: result.get(name) for name in ("model_hash", "config_hash")}
+    there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
+    there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
     bundle = home / "ledger" / BUNDLE
     there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
     for name, value, message in _tag_problems(tags, there, status, report.notes):
-        report.findings.append(Finding(None, None, "mlflow", name, str(value), str(tags.get(name)), message))
+        report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report
 
 
@@ -244,11 +236,11 @@ def _home(base: Path, tags: Mapping[str, str]) -> Path:
     if "number" in tags:
         places = [repeat_folder(trial_folder(place, int(tags["number"])), 0) for place in bases]
     elif "study" in tags:
-        places = [place for place in bases if (place / STUDY_FILE).exists()]
+        places = [place for place in bases if is_study(place)]
     else:
         places = [base / tags.get("folder", "."), base]
     for place in (*places, base):
-        if (place / "config.yaml").exists() or ((place / STUDY_FILE).exists() and "number" not in tags):
+        if (place / "config.yaml").exists() or (is_study(place) and "number" not in tags):
             return place
     raise ConfigError(f"{base}: the folder of MLflow's run {tags.get('mlflow.runName', '')!r} is not there; name it.")
 

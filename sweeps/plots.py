@@ -1,4 +1,4 @@
-"""The pictures of a study's report. Plain trials in, matplotlib figures out; nothing is read or written here.
+"""The pictures of a study's report. Finished trials in, matplotlib figures out; nothing is read or written here.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; marker and dash repeat what a colour
 says, so that a page printed in grey can be read, too.
@@ -6,8 +6,7 @@ says, so that a page printed in grey can be read, too.
 
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -20,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from optuna.distributions import CategoricalDistribution
 
 from engine.data.config import CLASSES
+from sweeps.material import Finished, Front, Skew, best_of_each
+from sweeps.scores import MODELS, SHOWN
 
 WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
 PANELS = 12  # at most in one picture; more are continued in the next
@@ -46,7 +47,6 @@ STYLE: Any = {
     "ytick.labelsize": 7.5,
     "figure.facecolor": "white",
 }
-NAMES = {"local": "local-only", "centralised": "centralised", "fedavg": "FedAvg", "fedprox": "FedProx"}
 # colour, marker and dash of each method in the order of their appearance
 LOOKS: list[tuple[str, str, Any]] = [
     ("#0072b2", "o", "-"),
@@ -59,63 +59,7 @@ LOOKS: list[tuple[str, str, Any]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One finished trial, as the pictures need it.
-
-    Attributes:
-        row: its row of `sweeps.compare.rows_of`.
-        keys: dotted keys of its condition.
-        results: the content of `result.json` of each repeat, its rounds cut down to the global model's validation
-            macro-F1.
-    """
-
-    row: dict[str, Any]
-    keys: dict[str, Any]
-    results: tuple[dict[str, Any], ...]
-
-    @property
-    def condition(self) -> str:
-        return self.row["condition"]
-
-    @property
-    def method(self) -> str:
-        """The algorithm as a reader calls it."""
-        federation = self.results[0]["config"]["federation"]
-        name = federation["algorithm"]
-        return f"Per-FedAvg {federation['perfedavg']['variant']}" if name == "perfedavg" else NAMES.get(name, name)
-
-    @property
-    def trains_global(self) -> bool:
-        """Whether there is a global model; local-only has none, what its loop carries along was never trained."""
-        return self.row["method"] != "local"
-
-    @property
-    def hospitals(self) -> int:
-        return len(self.results[0]["cohort"]["hospitals"])
-
-    @property
-    def skew(self) -> tuple[str, float | None]:
-        """How records became hospitals: the partition, and the Dirichlet concentration if it has one."""
-        cohort = self.results[0]["config"]["cohort"]
-        return cohort["partition"], cohort["alpha"] if "dirichlet" in cohort["partition"] else None
-
-    @property
-    def others(self) -> str:
-        """What its condition sets besides hospitals and skew."""
-        plain = ("cohort.hospitals", "cohort.partition", "cohort.alpha")
-        return ", ".join(f"{k.rsplit('.', 1)[-1]} {v}" for k, v in self.keys.items() if k not in plain)
-
-
-def best(trials: Iterable[Trial]) -> list[Trial]:
-    """The first trial of each condition and method; trials come best first."""
-    found: dict[tuple[str, str], Trial] = {}
-    for trial in trials:
-        found.setdefault((trial.condition, trial.method), trial)
-    return list(found.values())
-
-
-def skew_name(skew: tuple[str, float | None]) -> str:
+def skew_name(skew: Skew) -> str:
     """Short text of a partition."""
     partition, alpha = skew
     return partition if alpha is None else f"{partition.removesuffix('-dirichlet')}s α = {alpha:g}"
@@ -125,7 +69,7 @@ def skew_name(skew: tuple[str, float | None]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
+def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
     """Validation macro-F1 of the global model by round, a panel for each condition.
 
     A line is the median over all trials and repeats of a method, its band their middle half; the mark behind the last
@@ -142,9 +86,9 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
             for method in methods:
                 own = [t for t in group if t.method == method]
                 colour, _, dash = looks[method]
-                curves = [r["rounds"] for t in own if t.trains_global for r in t.results]
+                curves = [curve for t in own if t.trains_global for curve in t.curves]
                 length = max((len(c) for c in curves), default=0)
-                last = max(last, *(len(r["rounds"]) for t in own for r in t.results))
+                last = max(last, *(len(curve) for t in own for curve in t.curves))
                 table = np.full((len(curves), length), np.nan)
                 for i, curve in enumerate(curves):
                     table[i, : len(curve)] = [np.nan if v is None else v for v in curve]
@@ -159,8 +103,8 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
             axes.text(middle, 0.02, "personal", ha="center", va="bottom", fontsize=6.5, rotation=90, color=GREY)
             for place, method in enumerate(methods):
                 own = [t for t in group if t.method == method]
-                ends = [r["validation"]["personal"]["macro_f1"] for t in own for r in t.results]
-                ends = [e for e in ends if e is not None]
+                found = [r.validation.personal.macro_f1 for t in own for r in t.results]
+                ends = [e for e in found if e is not None]
                 if ends:
                     colour, marker, _ = looks[method]
                     # side by side, or equal ends would hide each other
@@ -175,14 +119,14 @@ def learning_curves(trials: Sequence[Trial]) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def recall_map(trials: Sequence[Trial]) -> list[Figure]:
+def recall_map(trials: Sequence[Finished]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
-    there = {c for t in trials for c in t.results[0]["final"]["personal"]["recall"]}
+    there = {c for t in trials for c in t.outcome.personal.recall}
     classes = [c for c in CLASSES if c in there]
     figures = []
-    for rows in _parts(best(trials), ROWS):
+    for rows in _parts(best_of_each(trials), ROWS):
         values = np.array(
-            [[_value(trial.row.get(f"personal_recall_{c}")) for c in classes] for trial in rows], dtype=float
+            [[_value(trial.outcome.personal.recall.get(c)) for c in classes] for trial in rows], dtype=float
         )
         figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -199,9 +143,7 @@ def recall_map(trials: Sequence[Trial]) -> list[Figure]:
             names.append(first + trial.method)
             before = trial.condition
         axes.set_yticks(range(len(rows)), names)
-        support = [
-            sorted({r["final"]["personal"]["support"].get(c, 0) for t in rows for r in t.results}) for c in classes
-        ]
+        support = [sorted({r.final.personal.support.get(c, 0) for t in rows for r in t.results}) for c in classes]
         counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
         axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
         axes.set_xlabel("class, and its number of test beats")
@@ -216,7 +158,7 @@ def recall_map(trials: Sequence[Trial]) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
+def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
     """Accuracy and macro-F1 of the personal models on the test beats against the hospital count or the skew.
 
     A panel column for each value of everything else that the conditions set; the local-majority line in each panel.
@@ -225,8 +167,8 @@ def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
         axis: "hospitals" or "skew".
     """
     looks = _looks(trials)
-    chosen = best(trials)
-    panels: dict[str, list[Trial]] = {}
+    chosen = best_of_each(trials)
+    panels: dict[str, list[Finished]] = {}
     for trial in chosen:
         fixed = skew_name(trial.skew) if axis == "hospitals" else f"{trial.hospitals} hospitals"
         panels.setdefault(", ".join(filter(None, (fixed, trial.others))), []).append(trial)
@@ -238,25 +180,21 @@ def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
             group = panels[label]
             places = _places(group, axis)
             methods = list(dict.fromkeys(t.method for t in group))
-            for line, (score, factor) in enumerate((("accuracy", 100.0), ("macro_f1", 1.0))):
+            for line, score in enumerate(("accuracy", "macro_f1")):
+                shown = SHOWN[score]
                 axes = table[line, column]
                 for i, method in enumerate(methods):
                     own = [t for t in group if t.method == method]
                     shift = 0.1 * (i - (len(methods) - 1) / 2)
-                    points = [(_place(t, axis), f"personal_{score}", t.row[f"personal_{score}_sd"], t.row) for t in own]
-                    _line(
-                        axes,
-                        [(p, factor * _value(row[key]), factor * (sd or 0)) for p, key, sd, row in points],
-                        places,
-                        looks[method],
-                        shift,
-                    )
-                constant = {_place(t, axis): factor * _value(t.row[f"local_majority_{score}"]) for t in group}
+                    spreads = [(_place(t, axis), t.outcome.personal.scores[score]) for t in own]
+                    points = [(p, shown.factor * _value(s.mean), shown.factor * (s.sd or 0)) for p, s in spreads]
+                    _line(axes, points, places, looks[method], shift)
+                constant = {_place(t, axis): shown.factor * _value(t.outcome.local_majority[line]) for t in group}
                 _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
                 if line == 0:
                     axes.set_title(_title(label))
                 if column == 0:
-                    axes.set_ylabel("accuracy (%)" if line == 0 else "macro-F1")
+                    axes.set_ylabel(shown.title)
                 axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
                 axes.set_xlim(-0.5, len(places) - 0.5)
                 axes.grid(axis="x", visible=False)
@@ -268,11 +206,11 @@ def against(trials: Sequence[Trial], axis: str) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: Mapping[str, str]) -> list[Figure]:
+def pareto_fronts(points: Mapping[str, Front], objectives: Mapping[str, str]) -> list[Figure]:
     """Every pair of objectives: all finished trials, those on the front joined.
 
     Args:
-        points: name of the Optuna study -> values float[trials, objectives], and bool[trials] that marks the front.
+        points: label of the Optuna study -> its front.
         objectives: name -> "maximize" or "minimize".
     """
     names = list(objectives)
@@ -281,7 +219,7 @@ def pareto_fronts(points: dict[str, tuple[np.ndarray, np.ndarray]], objectives: 
     for part in _parts([(label, pair) for label in points for pair in pairs], PANELS):
         figure, panels = _grid(part, height=2.2)
         for (label, (x, y)), axes in zip(part, panels, strict=True):
-            values, front = points[label]
+            values, front = points[label].values, points[label].marked
             axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="other trials")
             chain = values[front][np.argsort(values[front][:, x])]
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
@@ -341,21 +279,19 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def spread(trials: Sequence[Trial]) -> list[Figure]:
+def spread(trials: Sequence[Finished]) -> list[Figure]:
     """Macro-F1 of each hospital under the global and under its personal model, test beats, best trial of each method."""
-    chosen = [t for t in best(trials) if t.trains_global]
+    chosen = [t for t in best_of_each(trials) if t.trains_global]
     figures = []
     for labels in _parts(list(dict.fromkeys(t.condition for t in chosen)), PANELS):
         figure, panels = _grid(labels, height=2.3)
         for label, axes in zip(labels, panels, strict=True):
             group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
             for place, trial in enumerate(group):
-                for shift, model, colour, marker in (
-                    (-0.19, "global", GREY, "o"),
-                    (0.19, "personal", LOOKS[0][0], "D"),
+                for model, (shift, colour, marker) in zip(
+                    MODELS, ((-0.19, GREY, "o"), (0.19, LOOKS[0][0], "D")), strict=True
                 ):
-                    values = [h["macro_f1"] for r in trial.results for h in r["final"][model]["per_hospital"]]
-                    values = [v for v in values if v is not None]
+                    values = [h.macro_f1 for r in trial.results for h in r.final.of(model).per_hospital]
                     if not values:
                         continue
                     axes.boxplot(
@@ -367,7 +303,7 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
                         axes.scatter(
                             np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
                         )  # fmt: skip
-                hurt = trial.row["hurt_share"]
+                hurt = trial.outcome.hurt_share
                 if hurt is not None:
                     axes.text(
                         place,
@@ -393,25 +329,19 @@ def spread(trials: Sequence[Trial]) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def ledger_cost(trials: Sequence[Trial]) -> list[Figure]:
+def ledger_cost(trials: Sequence[Finished]) -> list[Figure]:
     """Time that the ledger keeps a round waiting, its share of the run, and gas; a row for each condition."""
     columns = (
-        ("critical path (ms a round)", lambda t, r: 1000 * r["critical_path_seconds"] / r["rounds"]),
-        ("share of the rounds (%)", lambda t, r: 100 * r["overhead_share"]),
-        ("gas (units a round)", lambda t, r: r["gas_per_round"]),
+        ("critical path (ms a round)", lambda ledger: 1000 * ledger.critical_path_seconds / ledger.rounds),
+        ("share of the rounds (%)", lambda ledger: 100 * ledger.overhead_share),
+        ("gas (units a round)", lambda ledger: ledger.gas_per_round),
     )
     figures = []
     for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), ROWS):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(labels)), layout="constrained")
         for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), columns, strict=True):
             for place, label in enumerate(labels):
-                values = [
-                    value(t, r["ledger"])
-                    for t in trials
-                    if t.condition == label
-                    for r in t.results
-                    if r["ledger"]["backend"] != "none" and r["ledger"].get("rounds")
-                ]
+                values = [value(r.ledger) for t in trials if t.condition == label for r in t.results if r.ledger.rounds]
                 axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
                 if values:
                     axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
@@ -428,7 +358,7 @@ def ledger_cost(trials: Sequence[Trial]) -> list[Figure]:
 # --- Parts of pictures ------------------------------------------------------------------------------------------------
 
 
-def _looks(trials: Sequence[Trial]) -> dict[str, tuple[str, str, Any]]:
+def _looks(trials: Sequence[Finished]) -> dict[str, tuple[str, str, Any]]:
     """Method -> colour, marker, dash; the same in all pictures of a study."""
     methods = sorted({t.method for t in trials})
     return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(methods)}
@@ -490,11 +420,11 @@ def _quartiles(table: np.ndarray) -> np.ndarray:
         return np.nanpercentile(table, (25, 50, 75), axis=0)
 
 
-def _place(trial: Trial, axis: str) -> Any:
+def _place(trial: Finished, axis: str) -> Any:
     return trial.hospitals if axis == "hospitals" else trial.skew
 
 
-def _places(trials: Sequence[Trial], axis: str) -> list[Any]:
+def _places(trials: Sequence[Finished], axis: str) -> list[Any]:
     """Ticks in order; of skews, those without a concentration first."""
     there = {_place(t, axis) for t in trials}
     return sorted(there) if axis == "hospitals" else sorted(there, key=lambda s: (s[1] is not None, s[0], s[1] or 0.0))

@@ -4,12 +4,10 @@ import contextlib
 import math
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -19,7 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.clock import REAL, Clock
 from engine.experiment import Place
+from engine.messages import RoundRecord
 
 SHOWN = 12  # running trials, conditions and failures that the live view lists at most
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -48,15 +48,15 @@ class RoundProgress:
         elif not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def round_finished(self, record: Any) -> None:
-        scores = record.summary["validation"]
-        shown = f"loss {record.summary['train_loss']:.4f}"
-        if scores["accuracy"] is not None:
-            shown += f"  validation accuracy {100 * scores['accuracy']:.2f} %  macro-F1 {scores['macro_f1']:.3f}"
+    def round_finished(self, record: RoundRecord) -> None:
+        scores = record.summary.validation
+        shown = f"loss {record.summary.train_loss:.4f}"
+        if scores.accuracy is not None:
+            shown += f"  validation accuracy {100 * scores.accuracy:.2f} %  macro-F1 {scores.macro_f1:.3f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=record.round, description=shown)
         else:
-            self.note(f"round {record.round}/{self._rounds}  {shown}  ({record.summary['seconds']:.1f} s)")
+            self.note(f"round {record.round}/{self._rounds}  {shown}  ({record.summary.seconds:.1f} s)")
 
     def __enter__(self) -> "RoundProgress":
         if self._bar is not None:
@@ -77,10 +77,10 @@ class _Trial:
     label: str
     condition: str
     rounds: int
+    started: float
     round: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     note: str = ""
-    started: float = field(default_factory=time.monotonic)
 
 
 class StudyProgress:
@@ -91,7 +91,12 @@ class StudyProgress:
     """
 
     def __init__(
-        self, total: int, quiet: bool = False, directions: Mapping[str, str] | None = None, already: int = 0
+        self,
+        total: int,
+        quiet: bool = False,
+        directions: Mapping[str, str] | None = None,
+        already: int = 0,
+        clock: Clock = REAL,
     ) -> None:
         """
         Args:
@@ -100,6 +105,7 @@ class StudyProgress:
             directions: objective -> "maximize" or "minimize"; "best" goes by the first one. Without, larger is better.
             already: trials that ended before, in an earlier driver.
         """
+        self._clock = clock
         self._total = total
         self._already = already
         self._quiet = quiet
@@ -108,7 +114,7 @@ class StudyProgress:
         self._states: Counter[str] = Counter()
         self._best: dict[str, tuple[int, dict[str, float]]] = {}
         self._failures: list[str] = []
-        self._began = time.monotonic()
+        self._began = self._clock.now()
         self._lock = threading.RLock()  # the live view is drawn by a thread of its own
         self._live: Live | None = None
         self._stack = contextlib.ExitStack()
@@ -116,7 +122,7 @@ class StudyProgress:
     def started(self, trial: int, label: str, condition: str, rounds: int) -> None:
         """A trial begins or goes on. `label` says what is tuned, `rounds` is what it will run over all its repeats."""
         with self._lock:
-            self._running[trial] = _Trial(label, condition, rounds)
+            self._running[trial] = _Trial(label, condition, rounds, self._clock.now())
 
     def advanced(self, trial: int, round: int, scores: dict[str, float], note: str = "") -> None:
         """A running trial finished `round` rounds; `scores` are its current ones, `note` what it does since."""
@@ -156,6 +162,11 @@ class StudyProgress:
         text = f"trial {trial} ({count}/{self._total})  [{condition}] {label}  {outcome}  ({seconds:.0f} s)"
         self._print(text, STYLES.get(state, ""))
 
+    def extended(self, total: int) -> None:
+        """The study is to have another number of trials."""
+        with self._lock:
+            self._total = total
+
     def note(self, text: str) -> None:
         """A plain message."""
         self._print(text, "")
@@ -166,10 +177,10 @@ class StudyProgress:
             under_way = sum(min(1.0, t.round / t.rounds) for t in self._running.values() if t.rounds)
             done = self._states.total() + under_way
             left = self._total - self._already - done
-        return (time.monotonic() - self._began) * left / done if done > 0 else None
+        return (self._clock.now() - self._began) * left / done if done > 0 else None
 
     def __enter__(self) -> "StudyProgress":
-        self._began = time.monotonic()
+        self._began = self._clock.now()
         if sys.stderr.isatty() and not self._quiet:
             console = Console(stderr=True)
             self._live = Live(console=console, get_renderable=self._view, refresh_per_second=2, transient=True)
@@ -206,7 +217,7 @@ class StudyProgress:
                 table.add_column("", width=12)
                 table.add_column("scores", overflow="ellipsis", no_wrap=True, ratio=3)
                 table.add_column("s", justify="right", no_wrap=True)
-                now = time.monotonic()
+                now = self._clock.now()
                 for number, trial in sorted(self._running.items())[:SHOWN]:
                     table.add_row(
                         f"trial {number}",
@@ -242,7 +253,7 @@ class StudyProgress:
         if self._already:
             words.append(f"{self._already} before")
         left = self.remaining_seconds()
-        words.append(f"{_duration(time.monotonic() - self._began)} so far")
+        words.append(f"{_duration(self._clock.now() - self._began)} so far")
         words.append(f"about {_duration(left)} to go" if left is not None else "time to go not known yet")
         return ", ".join(words)
 

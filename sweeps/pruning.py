@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from sweeps.space import PrunerConfig, StudyConfig
+from sweeps.stored import StoredTrial
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,18 @@ class Contender:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
-def competitors(trials: Sequence[optuna.trial.FrozenTrial], condition: str) -> dict[int, Contender]:
+def competitors(trials: Sequence[StoredTrial], condition: str) -> dict[int, Contender]:
     """Number in the whole study -> contender, for the tuned trials of one condition."""
-    found = {}
-    for trial in trials:
-        attributes = trial.user_attrs
-        if "config" not in attributes or "baseline" in attributes or attributes["condition"] != condition:
-            continue
-        rungs = {int(k[5:]): v for k, v in attributes.items() if k.startswith("rung/")}
-        found[attributes["trial"]] = Contender(
-            trial.state,
-            trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else None,
-            {step: tuple(rungs[step]["values"]) for step in sorted(rungs)},
-            dict(rungs[max(rungs)]["memory"]) if rungs else {},
+    return {
+        trial.number: Contender(
+            TrialState[trial.state],
+            trial.values[0] if trial.values else None,
+            {step: rung.values for step, rung in trial.rungs.items()},
+            dict(trial.rungs[max(trial.rungs)].memory) if trial.rungs else {},
         )
-    return found
+        for trial in trials
+        if trial.condition == condition and trial.baseline is None
+    }
 
 
 def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: int) -> tuple[bool, dict[str, Any]]:
@@ -97,16 +95,10 @@ def build_pruner(pruner: PrunerConfig, rounds: int) -> optuna.pruners.BasePruner
     match pruner.method:
         case "median":
             return optuna.pruners.MedianPruner(n_startup_trials=pruner.n_startup_trials)
-        case "percentile":
-            return optuna.pruners.PercentilePruner(pruner.percentile, n_startup_trials=pruner.n_startup_trials)
         case "successive_halving":
             return optuna.pruners.SuccessiveHalvingPruner(pruner.first, pruner.factor)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(pruner.first, rounds, pruner.factor)
-        case "threshold":
-            return optuna.pruners.ThresholdPruner(lower=pruner.lower, upper=pruner.upper)
-        case "patient":
-            return optuna.pruners.PatientPruner(None, patience=pruner.patience)
         case "wilcoxon":
             return optuna.pruners.WilcoxonPruner(p_threshold=pruner.p_threshold)
         case _:

@@ -8,16 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.provenance import provenance
 from engine.result import RESULT
+from sweeps.folder import repeat_folder
 from sweeps.space import StudyConfig
-from sweeps.trial import repeat_folder
+from sweeps.stored import StoredTrial
 
-STAGE = {TrialState.COMPLETE: "COMPLETE", TrialState.PRUNED: "PRUNED", TrialState.FAIL: "FAILED"}
+STAGE = {"COMPLETE": "COMPLETE", "PRUNED": "PRUNED", "FAIL": "FAILED"}
 
 # Where a study runs and who is told of it changes no number; `trials` is registered by itself.
 _NOT_PART: Any = {
@@ -30,7 +29,6 @@ _NOT_PART: Any = {
     "trials": True,
     "data": {"folder"},
 }
-_BEGUN = ("trial", "condition", "keys", "config")
 _LEDGER = ("head", "contract", "chain_id", "backend")
 
 
@@ -41,33 +39,39 @@ def design(study: StudyConfig) -> dict[str, Any]:
     return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "code": code}
 
 
-def begun(attributes: dict[str, Any]) -> dict[str, Any]:
+def begun(trial: StoredTrial) -> dict[str, Any]:
     """What a trial begins with: its number, condition, keys, and one whole configuration for each repeat."""
-    return {name: attributes[name] for name in _BEGUN}
+    return {
+        "trial": trial.number,
+        "condition": trial.condition,
+        "keys": trial.keys,
+        "config": list(trial.configs),
+    }
 
 
-def ended(trial: FrozenTrial, home: Path) -> tuple[str, dict[str, Any]]:
+def ended(trial: StoredTrial, home: Path) -> tuple[str, dict[str, Any]]:
     """How a finished trial ended, and with what: values and results, or the reason.
 
     Args:
-        trial: from Optuna's database.
         home: the trial's folder.
 
     Raises:
         DataError: the trial is complete, but a result is missing or damaged.
     """
-    attributes = trial.user_attrs
-    if trial.state == TrialState.COMPLETE:
-        results = [repeat_result(repeat_folder(home, r)) for r in range(len(attributes["config"]))]
+    if trial.state == "COMPLETE":
+        results = [repeat_result(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
         return "COMPLETE", {"values": list(trial.values), "results": results}
-    content: dict[str, Any] = {"reason": attributes.get("reason", "")}
-    if trial.state == TrialState.PRUNED:
-        content["rungs"] = {k: v["values"] for k, v in sorted(attributes.items()) if k.startswith("rung/")}
+    content: dict[str, Any] = {"reason": trial.reason}
+    if trial.state == "PRUNED":
+        content["rungs"] = {f"rung/{step}": list(rung.values) for step, rung in trial.rungs.items()}
     return STAGE[trial.state], content
 
 
 def repeat_result(folder: Path) -> dict[str, Any]:
-    """What is anchored of a repeat: model, configuration, the head of its own ledger, digest of all else but times."""
+    """What is anchored of a repeat: model, configuration, the head of its own ledger, digest of all else but times.
+
+    The file is read as it is, not through `Result`: what a later release makes of it may not change the digest.
+    """
     path = folder / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.config import RunConfig
-from engine.data.config import CLASSES
 from engine.errors import ConfigError
 from engine.seeds import generator
-from engine.settings import dotted_keys, parse, set_key
+from engine.settings import Section, dotted_keys, parse, set_key
 from engine.tracking.config import has_password
+from sweeps.scores import OBJECTIVES
 
 STUDY_KEYS = (
     "conditions",
@@ -37,63 +37,21 @@ STUDY_KEYS = (
     "storage",
 )
 
-_SCORES = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "recall_min",
-    "worst_hospital_macro_f1",
-    "worst_hospital_accuracy",
-)
-OBJECTIVES = (
-    *(f"{part}/{model}/{s}" for part in ("validation", "final") for model in ("global", "personal") for s in _SCORES),
-    *(
-        f"{part}/{model}/recall/{c}"
-        for part in ("validation", "final")
-        for model in ("global", "personal")
-        for c in CLASSES
-    ),
-    *(f"{part}/personal/hurt_share" for part in ("validation", "final")),
-    *(f"ledger/{name}" for name in ("overhead_share", "critical_path_seconds", "gas_per_round")),
-    *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
-)
-
-
 _BOUND = re.compile(r"\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
 
 
-class PrunerConfig(BaseModel):
+class PrunerConfig(Section):
     """Which trials are ended early. Asked at the rungs, rounds `first`, `first * factor`, ... of the first repeat."""
 
-    model_config = RunConfig.model_config
-
-    method: Literal[
-        "none",
-        "median",
-        "percentile",
-        "successive_halving",
-        "hyperband",
-        "threshold",
-        "patient",
-        "wilcoxon",
-        "rungs",
-    ] = Field("none", description="Optuna's pruners; rungs: ours, for several objectives; wilcoxon: after each repeat")
+    method: Literal["none", "median", "successive_halving", "hyperband", "wilcoxon", "rungs"] = Field(
+        "none", description="Optuna's pruners; rungs: ours, for several objectives; wilcoxon: after each repeat"
+    )
     first: int = Field(1, ge=1, description="round of the first rung")
     factor: int = Field(3, ge=2, description="each rung is this many times the one before; 1/factor is kept at least")
     n_startup_trials: int = Field(
-        5, ge=0, description="median, percentile: complete trials before any is pruned; rungs: others at the rung"
+        5, ge=0, description="median: complete trials before any is pruned; rungs: others at the rung"
     )
-    percentile: float = Field(25.0, ge=0, le=100, description="percentile: the best share that is kept")
-    lower: float | None = Field(None, description="threshold: pruned below")
-    upper: float | None = Field(None, description="threshold: pruned above")
-    patience: int = Field(1, ge=0, description="patient: rungs without a better value that are borne")
     p_threshold: float = Field(0.1, ge=0, le=1, description="wilcoxon: p value below which a trial is worse")
-
-    @model_validator(mode="after")
-    def _threshold(self) -> "PrunerConfig":
-        if self.method == "threshold" and self.lower is None and self.upper is None:
-            raise ValueError("method threshold needs pruner.lower or pruner.upper")
-        return self
 
 
 class StudyConfig(RunConfig):

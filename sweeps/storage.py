@@ -1,7 +1,8 @@
 """Where a study's trials are kept: an SQLite file in its folder, or a PostgreSQL database for a cluster.
 
 Only the driver writes there. On PostgreSQL all its work goes through one connection that also holds an advisory lock, so
-a driver that lost its connection lost its lock, and cannot write again before it has it back.
+a driver that lost its connection lost its lock, and cannot write again before it has it back. Readers are refused any
+write by the database itself: SQLite is opened as read-only, a transaction on PostgreSQL is.
 """
 
 import abc
@@ -10,9 +11,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
-import time
-from collections.abc import Callable, Iterator
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,10 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+from engine.clock import REAL, Clock
 from engine.errors import StudyError
 from sweeps.space import StudyConfig
+from sweeps.text import first_line
 
 DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
@@ -37,6 +42,7 @@ CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,
     "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
+READ_ONLY = {**CONNECT, "options": f"{CONNECT['options']} -c default_transaction_read_only=on"}
 
 
 def storage_url(study: StudyConfig, folder: Path) -> str:
@@ -44,23 +50,79 @@ def storage_url(study: StudyConfig, folder: Path) -> str:
     return study.storage or f"sqlite:///{(folder / DATABASE).resolve()}"
 
 
-def open_storage(study: StudyConfig, folder: Path) -> RDBStorage:
-    """The study's storage for a reader: nothing is locked and nothing is waited for."""
-    return RDBStorage(storage_url(study, folder), {"connect_args": CONNECT} if study.storage else None)
+@contextlib.contextmanager
+def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | None]:
+    """The study's storage for a reader, or None where no driver has finished making it. Not a byte is written.
+
+    Raises:
+        StudyError: the database cannot be used.
+    """
+    with one_sentence(study, folder), contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"connect_args": READ_ONLY}
+        if study.storage is None:
+            if not (folder / DATABASE).exists():
+                yield None
+                return
+            options = {"creator": stack.enter_context(_sqlite_reader(folder / DATABASE))}
+        url = storage_url(study, folder)
+        engine = sqlalchemy.create_engine(url, **options)
+        stack.callback(engine.dispose)
+        with engine.connect() as connection:
+            # Optuna writes its version last; to open a storage without one would write it
+            made = sqlalchemy.inspect(connection).has_table("alembic_version")
+            if not made or connection.execute(sqlalchemy.text("SELECT 1 FROM alembic_version")).first() is None:
+                yield None
+                return
+        opened = _open(url, options, skip_table_creation=True)
+        stack.callback(opened.engine.dispose)
+        stack.callback(opened.remove_session)
+        yield opened
 
 
 @contextlib.contextmanager
-def driver_storage(study: StudyConfig, folder: Path, say: Callable[[str], None]) -> Iterator[BaseStorage]:
+def _sqlite_reader(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
+    """What connects to an SQLite file without writing.
+
+    A driver that was killed within a commit leaves a journal, which the next who opens the file rolls back: a reader does
+    that in a copy of its own.
+    """
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, check_same_thread=False)
+
+    with contextlib.closing(connect()) as probe:
+        try:
+            probe.execute("SELECT count(*) FROM sqlite_master")
+            left = False
+        except sqlite3.OperationalError as error:
+            left = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK
+    if not left:
+        yield connect
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (path.name, f"{path.name}-journal"):
+            shutil.copy(path.with_name(name), folder)
+        yield lambda: sqlite3.connect(Path(folder) / path.name, check_same_thread=False)
+
+
+@contextlib.contextmanager
+def driver_storage(
+    study: StudyConfig,
+    folder: Path,
+    say: Callable[[str], None],
+    clock: Clock = REAL,
+    away_seconds: float = AWAY_SECONDS,
+) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
-    On PostgreSQL, calls that fail because the server is away are repeated for `AWAY_SECONDS`.
+    On PostgreSQL, calls that fail because the server is away are repeated for `away_seconds`.
 
     Raises:
         StudyError: another driver has the study, in whatever folder; or the database cannot be used.
     """
     with one_sentence(study, folder):
         if study.storage is None:
-            file = RDBStorage(storage_url(study, folder))
+            file = _open(storage_url(study, folder), None)
             try:
                 yield file
             finally:
@@ -70,8 +132,8 @@ def driver_storage(study: StudyConfig, folder: Path, say: Callable[[str], None])
         import psycopg
 
         # makes the tables, and checks their version, for which Optuna wants two connections
-        open_storage(study, folder).engine.dispose()
-        lock = _Lock(study.name)
+        _open(study.storage, {"connect_args": CONNECT}).engine.dispose()
+        lock = _Lock(study.name, clock)
 
         def connect() -> psycopg.Connection:
             # the driver's own words for the same address; SQLAlchemy has put its dialect into the scheme
@@ -88,10 +150,17 @@ def driver_storage(study: StudyConfig, folder: Path, say: Callable[[str], None])
         opened = RDBStorage(study.storage, alone, skip_compatibility_check=True)
         sqlalchemy.event.listen(opened.engine, "handle_error", _note_absence)
         try:
-            yield _Patient(optuna.storages.get_storage(opened), say)  # type: ignore[abstract]
+            yield Patient(optuna.storages.get_storage(opened), say, clock, away_seconds)  # type: ignore[abstract]
         finally:
             opened.remove_session()
             opened.engine.dispose()
+
+
+def _open(url: str, options: dict[str, Any] | None, skip_table_creation: bool = False) -> RDBStorage:
+    try:
+        return RDBStorage(url, options, skip_table_creation=skip_table_creation)
+    except RuntimeError as error:  # the tables are those of another release of Optuna
+        raise StudyError(f"{url}: cannot be used ({first_line(error)}).") from None
 
 
 @contextlib.contextmanager
@@ -103,11 +172,12 @@ def one_sentence(study: StudyConfig, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, _Away) as error:
-        cause = error if isinstance(error, sqlalchemy.exc.SQLAlchemyError) else error.__cause__ or error.__context__
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, Away) as error:
+        own = isinstance(error, sqlalchemy.exc.SQLAlchemyError | sqlite3.Error)
+        cause = error if own else error.__cause__ or error.__context__
         reason = getattr(cause, "orig", None) or cause or error
         where = study.storage or folder / DATABASE
-        raise StudyError(f"{where}: cannot be used ({_line(reason)}).") from None
+        raise StudyError(f"{where}: cannot be used ({first_line(reason)}).") from None
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise
@@ -117,7 +187,8 @@ def one_sentence(study: StudyConfig, folder: Path) -> Iterator[None]:
 class _Lock:
     """PostgreSQL's advisory lock of a study, held by whichever connection took it last."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._clock = clock
         # names the driver to others in pg_stat_activity, which keeps 63 bytes
         self.owner = f"pulseledger {os.getpid()} {secrets.token_hex(4)} {socket.gethostname()}"[:63]
         self._name = name
@@ -129,7 +200,7 @@ class _Lock:
         Raises:
             StudyError: another driver has it.
         """
-        end = time.monotonic() + 10
+        end = self._clock.now() + 10
         while True:
             with connection.cursor() as cursor:
                 (mine,) = cursor.execute("SELECT pg_try_advisory_lock(%s)", (self._key,)).fetchone()
@@ -140,9 +211,9 @@ class _Lock:
             connection.commit()
             if mine:
                 return
-            if (holder and holder[1] != self.owner) or time.monotonic() > end:
+            if (holder and holder[1] != self.owner) or self._clock.now() > end:
                 break
-            time.sleep(0.1)
+            self._clock.sleep(0.1)
         found = re.fullmatch(r"pulseledger (\d+) \w+ (.*)", holder[1] if holder else "")
         who = f"process {found[1]} on {found[2]}" if found else "another process"
         raise StudyError(
@@ -158,7 +229,7 @@ AND l.classid::bigint = ((%s::bigint >> 32) & 4294967295) AND l.objid::bigint = 
 """
 
 
-class _Away(Exception):
+class Away(Exception):
     """The database did not answer; not SQLAlchemy's own, so that Optuna does not repeat anything on its side."""
 
 
@@ -167,22 +238,32 @@ def _note_absence(context: Any) -> None:
 
     # also while it starts or stops, and after it ended the connection
     if context.is_disconnect or isinstance(context.original_exception, psycopg.OperationalError):
-        raise _Away(_line(context.original_exception)) from context.original_exception
+        raise Away(first_line(context.original_exception)) from context.original_exception
 
 
-class _Patient(BaseStorage):
+class Patient(BaseStorage):
     """Optuna's storage, whose calls are repeated while the database is away.
 
     A call whose answer was lost may have been carried out. As nobody else writes, what is there tells.
     """
 
-    def __init__(self, storage: BaseStorage, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        storage: BaseStorage,
+        say: Callable[[str], None],
+        clock: Clock = REAL,
+        away_seconds: float = AWAY_SECONDS,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
         self._storage = storage
         self._say = say
+        self._clock = clock
+        self._seconds = away_seconds
+        self._pauses = pauses
 
     def _call(self, name: str, *args: Any, **options: Any) -> Any:
         known = len(self._call("get_all_trials", args[0], deepcopy=False)) if name == "create_new_trial" else 0
-        end, attempt, missed = time.monotonic() + AWAY_SECONDS, 0, False
+        end, attempt, missed = self._clock.now() + self._seconds, 0, False
         while True:
             try:
                 if missed:
@@ -195,16 +276,17 @@ class _Patient(BaseStorage):
                         if state != TrialState.WAITING and self._storage.get_trial(args[0]).state == state:
                             return True
                 answer = getattr(self._storage, name)(*args, **options)
-            except _Away as error:
+            except Away as error:
                 missed = True
-                if time.monotonic() > end:
+                if self._clock.now() > end:
                     raise StudyError(
-                        f"storage: the database has been away for {AWAY_SECONDS:g} s ({error}); nothing is lost, resume "
+                        f"storage: the database has been away for {self._seconds:g} s ({error}); nothing is lost, resume "
                         "when it is back."
                     ) from None
                 if attempt == 0:
-                    self._say(f"the study's database is away ({error}), waiting up to {AWAY_SECONDS:g} s")
-                time.sleep(min(PAUSES[min(attempt, len(PAUSES) - 1)], max(end - time.monotonic(), 0.0)))
+                    self._say(f"the study's database is away ({error}), waiting up to {self._seconds:g} s")
+                pause = self._pauses[min(attempt, len(self._pauses) - 1)]
+                self._clock.sleep(min(pause, max(end - self._clock.now(), 0.0)))
                 attempt += 1
             else:
                 if missed:
@@ -213,7 +295,7 @@ class _Patient(BaseStorage):
 
 
 def _patient(name: str) -> Callable[..., Any]:
-    def call(self: _Patient, *args: Any, **options: Any) -> Any:
+    def call(self: Patient, *args: Any, **options: Any) -> Any:
         return self._call(name, *args, **options)
 
     return call
@@ -222,11 +304,5 @@ def _patient(name: str) -> Callable[..., Any]:
 # Every call of Optuna's public interface of a storage.
 for _name, _member in vars(BaseStorage).items():
     if callable(_member) and not _name.startswith("_"):
-        setattr(_Patient, _name, _patient(_name))
-abc.update_abstractmethods(_Patient)  # type: ignore[type-abstract]
-
-
-def _line(reason: Any) -> str:
-    """The first line of a message."""
-    lines = str(reason).strip().splitlines()
-    return lines[0][:200] if lines else type(reason).__name__
+        setattr(Patient, _name, _patient(_name))
+abc.update_abstractmethods(Patient)  # type: ignore[type-abstract]

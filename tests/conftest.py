@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from reference import ROOT, TINY
 
 from engine.actors import start_ray, stop_ray
 from engine.config import RunConfig
@@ -16,24 +17,9 @@ from engine.data.config import CLASSES, DataConfig, SimulationConfig
 from engine.pools.config import ExecutionConfig
 from engine.settings import parse, set_key
 
-ROOT = Path(__file__).parents[1]
-
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("pulseledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pulseledger")
-
-# A run of seconds.
-TINY: dict[str, Any] = {
-    "data.window": [90, 162],
-    "data.simulated.patients": 6,
-    "data.simulated.minutes": 1.5,
-    "cohort.hospitals": 3,
-    "model.channels": [8, 8, 16],
-    "model.hidden": 16,
-    "federation.rounds": 2,
-    "tracking.backend": "none",
-    "execution.pool": "inprocess",
-}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from engine import actors
+from engine.actors import end_idle
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.base import Work
@@ -24,8 +24,22 @@ from engine.data.samples import Samples
 from engine.messages import LoopState, Taken, Update
 from engine.model import Network, unflatten
 from engine.oracles.base import Batch
+from engine.result import Result
 
 ROOT = Path(__file__).parents[1]
+
+# A run of seconds.
+TINY: dict[str, Any] = {
+    "data.window": [90, 162],
+    "data.simulated.patients": 6,
+    "data.simulated.minutes": 1.5,
+    "cohort.hospitals": 3,
+    "model.channels": [8, 8, 16],
+    "model.hidden": 16,
+    "federation.rounds": 2,
+    "tracking.backend": "none",
+    "execution.pool": "inprocess",
+}
 
 
 class Quadratic:
@@ -145,10 +159,7 @@ def settled() -> None:
     """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
     import ray
 
-    for idle in actors._idle.values():
-        for actor in idle:
-            actors.end_actor(actor)
-    actors._idle.clear()
+    end_idle()
     end = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < end:
         time.sleep(0.1)
@@ -157,15 +168,16 @@ def settled() -> None:
 TIMES = ("seconds", "train_seconds", "peer_seconds", "hash_seconds", "sign_seconds")
 
 
-def numbers(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+def numbers(result: Result, folder: Path) -> dict[str, Any]:
     """Everything of a run that has to be the same wherever and however often it was begun."""
+    ledger, timing = result.ledger, result.timing
     return {
-        "model": result["model_hash"],
-        "rounds": [{k: v for k, v in row.items() if k not in TIMES} for row in result["rounds"]],
-        "scores": [result["validation"], result["final"]],
-        "gradients": [v for k, v in result["timing"].items() if k.endswith("evaluations")],
+        "model": result.model_hash,
+        "rounds": [{k: v for k, v in row.document().items() if k not in TIMES} for row in result.rounds],
+        "scores": [result.validation, result.final],
+        "gradients": [timing.gradient_evaluations, timing.personalisation_gradient_evaluations],
         "predictions": pq.read_table(folder / "predictions.parquet").to_pydict(),
-        "ledger": [result["ledger"].get(name) for name in ("head", "contract", "updates", "rounds", "transactions")],
+        "ledger": [ledger.head, ledger.contract, ledger.updates, ledger.rounds, ledger.transactions],
     }
 
 
@@ -224,6 +236,7 @@ class Heard:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.starts: list[int] = []
+        self.totals: list[int] = []
         self.rounds: dict[int, list[int]] = {}
         self.ends: dict[int, tuple[str, dict[str, float], str]] = {}
 
@@ -239,6 +252,9 @@ class Heard:
     ) -> None:
         assert trial not in self.ends, "a trial ends once"
         self.ends[trial] = (state, values, reason)
+
+    def extended(self, total: int) -> None:
+        self.totals.append(total)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

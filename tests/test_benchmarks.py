@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from results import whole
 
 from engine import seeds
 from engine.data.beats import open_beats
 from engine.model import ModelConfig, build_network, initial_parameters
 from engine.oracles.torch import TorchOracle
+from engine.result import CohortReport, HospitalReport, HospitalScores, Result, Scores
 from engine.schedule.sampled import Sampled
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -182,12 +184,10 @@ def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.M
         for number, end in enumerate(ends):
             home = tmp_path / name / "trials" / f"{number:04d}" / "seed-0"
             home.mkdir(parents=True)
-            result = {
-                "timing": {"total_seconds": 2.0, "train_seconds": 1.5},
-                "config": {"federation": {"learning_rate": number}},
-                "model_hash": f"{number}",
-            }
-            (home / "result.json").write_text(json.dumps(result))
+            document = whole(Result) | {"model_hash": f"{number}"}
+            document["timing"] |= {"total_seconds": 2.0, "train_seconds": 1.5}
+            document["config"]["federation"]["learning_rate"] = number + 1.0
+            Result.model_validate_json(json.dumps(document)).write(home)
             os.utime(home / "result.json", (1000 + end, 1000 + end))
     two = study.trials_of(tmp_path / "ours-0", 1000.0, 4)
     one = study.trials_of(tmp_path / "optuna-0", 1000.0, 4)
@@ -197,7 +197,7 @@ def test_what_a_trial_costs_beyond_its_run(tmp_path: Path, monkeypatch: pytest.M
     assert one["steady_per_hour"] == 1200
     assert two["train_seconds"] == 6
     assert study.problems_of({"ours": [two], "optuna": [one]}) == []
-    other = {**one, "weights": {**one["weights"], "3": "another"}}
+    other = {**one, "weights": {**one["weights"], "4.0": "another"}}
     assert study.problems_of({"ours": [two], "optuna": [other]}) == ["optuna came to other weights than ours"]
     with pytest.raises(RuntimeError, match="ours-0: 4 of 5 trials left a result"):
         study.trials_of(tmp_path / "ours-0", 1000.0, 5)
@@ -222,20 +222,22 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("synthesis")
 
 
-def scored(seed: int, n: float, s: float | None, v: float) -> dict[str, Any]:
+def scored(tables: ModuleType, seed: int, n: float, s: float | None, v: float) -> Any:
     recall = {"N": n, "S": s, "V": v}
-    row = {"id": 0, "recall": recall, "support": {"N": 50, "S": 0 if s is None else 4, "V": 7}}
-    hospital = {"id": 0, "records": ["100"], "classes": {"N": 90, "S": 8, "V": 9}}
-    cohort = {"hospitals": [hospital], "local_majority_macro_f1": 0.25}
-    return {"seed": seed, "recall": recall, "macro_f1": (n + v) / 2, "per_hospital": [row], "cohort": cohort}
+    support = {"N": 50, "S": 0 if s is None else 4, "V": 7}
+    row = {**whole(HospitalScores), "id": 0, "recall": recall, "support": support}
+    scores = {**whole(Scores), "recall": recall, "macro_f1": (n + v) / 2, "per_hospital": [row]}
+    hospital = {**whole(HospitalReport), "id": 0, "records": ["100"], "classes": {"N": 90, "S": 8, "V": 9}}
+    cohort = {**whole(CohortReport), "hospitals": [hospital], "local_majority_macro_f1": 0.25}
+    return tables.Run(seed, Scores.model_validate(scores), CohortReport.model_validate(cohort))
 
 
 def test_differences_are_paired_over_seeds_by_hand(tables: ModuleType):
     """Of S: 0.2, 0.3 and 0.4, so 30 points; the sd is 10, t(0.975, 2) is 4.303, and 4.303 * 10 / sqrt(3) is 24.8."""
     runs = {
-        ("none", "none"): [scored(i, 0.9, 0.1 * i, 0.5) for i in (1, 2, 3)],
-        ("none", "smote"): [scored(i, 0.8, 0.1 * i + 0.1 * (i + 1), 0.5) for i in (3, 1, 2)],
-        ("fine-tuning", "smote"): [scored(1, 0.9, 0.3, 0.5)],
+        ("none", "none"): [scored(tables, i, 0.9, 0.1 * i, 0.5) for i in (1, 2, 3)],
+        ("none", "smote"): [scored(tables, i, 0.8, 0.1 * i + 0.1 * (i + 1), 0.5) for i in (3, 1, 2)],
+        ("fine-tuning", "smote"): [scored(tables, 1, 0.9, 0.3, 0.5)],
     }
     head, row = tables.difference_table(runs, "none")  # fine-tuning has nothing to be compared with
     cells = dict(zip(head, row, strict=True))
@@ -248,10 +250,10 @@ def test_differences_are_paired_over_seeds_by_hand(tables: ModuleType):
 
 
 def test_a_class_that_is_not_tested_leaves_no_number(tables: ModuleType):
-    runs = {(p, m): [scored(i, 0.9, None, 0.5) for i in (0, 1)] for p in ("none",) for m in ("none", "smote")}
+    runs = {(p, m): [scored(tables, i, 0.9, None, 0.5) for i in (0, 1)] for p in ("none",) for m in ("none", "smote")}
     head, row = tables.difference_table(runs, "none")
     assert dict(zip(head, row, strict=True))["S"] == "–"
-    assert tables.rare_recall(scored(0, 0.9, None, 0.5)) == 0.5
+    assert tables.rare_recall(scored(tables, 0, 0.9, None, 0.5).scores) == 0.5
     assert tables.hospital_table(runs)[0] == ["personalisation", "balancing", "V at 0 (7)", "N at 0 (50)"]
     assert tables.cohort_table(runs)[1] == ["0", "100", "90 / 50", "8 / 0", "9 / 7"]
     assert tables.score_table(runs)[-1][3] == "0.250"
@@ -264,9 +266,9 @@ def test_holms_correction_by_hand(tables: ModuleType):
 
 
 def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
-    from test_policy import request
+    from simulators import request
 
-    from engine.ledger.records import record_to_json
+    from engine.ledger.typed import record_to_json
 
     def row(floor: int, wanted: int, **numbers: int) -> dict[str, Any]:
         asked = request(class_=1, generator=2, quantity=wanted, real_floor=floor)

@@ -19,6 +19,7 @@ from engine.errors import ConfigError, ResourceError, StudyError
 from engine.experiment import run
 from engine.pools.config import ExecutionConfig
 from engine.pools.ray import sited_groups
+from engine.result import Result
 from engine.settings import load_yaml, parse
 from sweeps import study as driver
 from sweeps.space import StudyConfig, load_study
@@ -213,13 +214,13 @@ def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> None:
     """Waits for a study; its only trial must have the numbers of the same run in this process."""
     said = process.communicate(timeout=180)[0]
     assert process.returncode == 0, said
-    there = json.loads((folder / "trials/0000/seed-0/result.json").read_text())
+    there = Result.read(folder / "trials/0000/seed-0")
     config = parse(RunConfig, load_yaml(folder / "trials/0000/seed-0/config.yaml"), "trial")
     here = {"pool": "inprocess", "sites": {}}
     alone = run(config.model_copy(update={"execution": config.execution.model_copy(update=here)}), again)
-    assert there["model_hash"] == alone["model_hash"]
-    assert there["final"] == alone["final"]
-    assert there["ledger"]["head"] == alone["ledger"]["head"]
+    assert there.model_hash == alone.model_hash
+    assert there.final == alone.final
+    assert there.ledger.head == alone.ledger.head
 
 
 def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):

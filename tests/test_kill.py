@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from raylets import ENVIRONMENT, raylets
 from reference import ROOT, numbers, settled
-
-from engine.ledger.audit import audit
 from sweeps.compare import rows_of
-from sweeps.space import load_study
 from sweeps.study import open_studies, read_study, resume_study, start_study, trial_folder
+
+from engine.audit.run import audit
+from sweeps.space import load_study
 
 ROUNDS = 12
 STUDY: dict[str, Any] = {

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from reference import Interrupted, StopAfter, Watch, numbers
 
+from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import Place, run
-from engine.ledger.audit import audit
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
+from engine.messages import Asked
 from engine.pools.build import build_pool
 from engine.pools.ray import RayPool
 
@@ -103,20 +104,20 @@ class Hunter:
         self._kill(self.pool.processes())
         train = self.pool.train
 
-        def disturbed(round: int, *args: Any) -> Any:
+        def disturbed(asked: Asked, *args: Any) -> Any:
             pids, hosts = self.pool.processes(), dict(self.pool._hosts)
             assert not set(pids) & set(self.killed)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)  # a round of the fast oracle would be over before the killer comes
             killer = threading.Timer(0.3, self._kill, [pids])
             killer.start()
-            answers = train(round, *args)
+            answers = train(asked, *args)
             killer.join()
             self.rebuilt_within_a_round = sum(self.pool._hosts[i] is not host for i, host in hosts.items())
             self.pool.train = train
             return answers
 
-        self.pool.train = lambda round, *args: disturbed(round, *args) if round == 3 else train(round, *args)
+        self.pool.train = lambda asked, *args: (disturbed if asked.round == 3 else train)(asked, *args)
 
     def _kill(self, pids: list[int]) -> None:
         for pid in pids:
@@ -127,18 +128,19 @@ class Hunter:
 @pytest.mark.parametrize("algorithm", ["fedavg", "local"])
 def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, monkeypatch, algorithm: str):
     """Private states come back, too: 'local' consists of nothing else."""
+    expected = truth(algorithm)  # before the hunter watches every pool that is built
     hunter = Hunter(monkeypatch)
     keys = {"execution.hospitals_per_actor": 2, "ledger.backend": "embedded" if algorithm == "fedavg" else "none"}
     result = run(make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),)))
     assert len(set(hunter.killed)) == 4
     assert hunter.rebuilt_within_a_round == 2
-    assert [row["lost"] for row in result["rounds"]] == [[], [], []]
+    assert [row.lost for row in result.rounds] == [(), (), ()]
     found = numbers(result, tmp_path)
     if algorithm == "fedavg":
-        assert found == truth()  # the head of the ledger included
+        assert found == expected  # the head of the ledger included
         assert audit(tmp_path).clean
     else:
-        assert without_ledger(found) == without_ledger(truth(algorithm))
+        assert without_ledger(found) == without_ledger(expected)
 
 
 # --- Interruptions ----------------------------------------------------------------------------------------------------

@@ -1,10 +1,31 @@
-"""Settings of the federated loop, of the algorithms and of personalisation."""
+"""Settings of the federated loop, of the algorithms and of personalisation; how readers call each algorithm."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from engine.settings import Section
+
+
+class Method(NamedTuple):
+    """An algorithm as a reader knows it.
+
+    Attributes:
+        title: its name in tables and pictures.
+        trains_global: without, what the loop carries along was never trained, and there is no global model to speak of.
+    """
+
+    title: str
+    trains_global: bool = True
+
+
+METHODS = {
+    "fedavg": Method("FedAvg"),
+    "fedprox": Method("FedProx"),
+    "perfedavg": Method("Per-FedAvg"),
+    "local": Method("local-only", trains_global=False),
+    "centralised": Method("centralised"),
+}
 
 
 class PerFedAvgConfig(Section):
@@ -43,6 +64,18 @@ class FederationConfig(Section):
     )
     min_hospitals: int | None = Field(None, ge=1, description="go on with this many when hospitals fail; null: all")
     perfedavg: PerFedAvgConfig = PerFedAvgConfig()
+
+    @property
+    def method(self) -> Method:
+        """The algorithm as a reader knows it, with its variant.
+
+        >>> FederationConfig(algorithm="perfedavg").method.title
+        'Per-FedAvg hessian-free'
+        """
+        plain = METHODS[self.algorithm]
+        if self.algorithm == "perfedavg":
+            return plain._replace(title=f"{plain.title} {self.perfedavg.variant}")
+        return plain
 
 
 class PersonalisationConfig(Section):

@@ -28,7 +28,7 @@ from engine.files import cache_folder
 LONGEST_RR = 3.0  # seconds
 ARRAYS = ("x", "rr", "y", "record", "sample", "peak")
 # The code that finds, reads and cuts is part of the cache's key: other code makes other beats.
-CODE = "beats collection config disk headers patients records signals sources".split()
+CODE = "beats collection config disk headers identity records signals sources".split()
 
 
 @dataclass(frozen=True)

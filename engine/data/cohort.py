@@ -10,7 +10,7 @@ import numpy as np
 from engine.data import partitions
 from engine.data.beats import Beats, load_beats
 from engine.data.config import CohortConfig, DataConfig
-from engine.data.patients import UNKNOWN
+from engine.data.identity import UNKNOWN
 from engine.errors import ConfigError
 from engine.metrics import scores
 

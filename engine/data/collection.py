@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine.data.config import DataConfig
 from engine.data.disk import Found, file_digests, locate, records_in
-from engine.data.patients import Patients, who_is_who
+from engine.data.identity import Patients, who_is_who
 from engine.data.records import Entry, open_record
 from engine.data.sources import DATASETS, recognised
 from engine.errors import DataError

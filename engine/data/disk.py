@@ -216,9 +216,8 @@ def _simulated(data: DataConfig) -> Path:
     from engine.data import simulate
 
     # The generator's source is part of the key: another generator writes other records.
-    source = hashlib.sha256(Path(simulate.__file__).read_bytes()).hexdigest()
     settings = data.simulated
-    key = json_hash([settings.model_dump(mode="json"), source]).hex()[:16]
+    key = json_hash([settings.model_dump(mode="json"), simulate.source_digest()]).hex()[:16]
     folder = cache_folder() / "simulated" / key
     if not folder.is_dir():
         part = folder.with_name(f"{key}.{os.getpid()}")

@@ -7,9 +7,9 @@ from pydantic import Field, field_validator
 from engine.data.config import CLASSES
 from engine.settings import Section
 
-# In the order of their numbers in the contract. The first repeats real beats; the others make new ones.
 Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
-GENERATORS: tuple[Generator, ...] = get_args(Generator)
+GENERATORS: tuple[Generator, ...] = get_args(Generator)  # numbered from 1 in records and contract, in this order
+SYNTHETIC = GENERATORS[1:]  # the first repeats real beats; these make new ones, before training starts
 
 
 def _class_letters(value: str) -> str:

@@ -43,6 +43,14 @@ OTHER: dict[str, Any] = {
     "execution.sites": dict.fromkeys(range(6), "ward"),
 }
 
+# what each optimiser of the server reads
+SERVER_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "momentum": ("learning_rate", "momentum"),
+    "adam": ("learning_rate", "momentum", "beta2", "tau"),
+    "yogi": ("learning_rate", "momentum", "beta2", "tau"),
+}
+
 
 def another(key: str) -> Any:
     """A valid value of `key` other than its default; None for a key that knows only one."""
@@ -280,7 +288,7 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    unread = key.startswith("balance.") and key != "balance.method"  # by the method "none"
+    unread = key.startswith(("balance.", "aggregation.server.")) and not key.endswith(".method")  # by the method "none"
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
 
@@ -294,13 +302,23 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
+@pytest.mark.parametrize("method", SERVER_KEYS)
+def test_the_hash_holds_the_server_s_optimiser_that_is_used_and_no_other(method: str) -> None:
+    for key in (key for key in LEAVES if key.startswith("aggregation.server.") and not key.endswith(".method")):
+        base = with_key("aggregation.server.method", method)
+        values = base.model_dump()
+        set_key(values, key, another(key))
+        read = key.split(".")[2] in SERVER_KEYS[method]
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
+
+
 def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     config = with_key("cohort.groups", [["100"], ["101"]])
     values = json.loads(config.model_dump_json())
     for key in ("name", "out", "ledger", "tracking", "execution"):
         del values[key]
     del values["data"]["folder"]
-    values["balance"] = {"method": "none"}  # reads nothing else
+    values["balance"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
 

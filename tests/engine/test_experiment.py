@@ -1,7 +1,6 @@
 """One whole run: what it leaves behind, how it goes on after an interruption, and how it refuses."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -19,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine import checkpoint
+from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import build_cohort
 from engine.errors import DataError, Stopped, StudyError
 from engine.experiment import Place, run, steps
 from engine.files import whole
-from engine.ledger.audit import audit
 from engine.model import build_network, initial_parameters, model_hash, vector_hash
-from engine.result import RESULT, finished
+from engine.result import RESULT, Result
 from engine.settings import load_yaml, parse
 
 WITH_LEDGER = {"ledger.backend": "embedded"}
@@ -44,7 +43,7 @@ def one_sentence(error: pytest.ExceptionInfo[BaseException], *parts: Any) -> Non
 
 
 @pytest.fixture(scope="module")
-def finished_run(tiny_config, tmp_path_factory) -> tuple[RunConfig, Path, dict[str, Any]]:
+def finished_run(tiny_config, tmp_path_factory) -> tuple[RunConfig, Path, Result]:
     folder = tmp_path_factory.mktemp("whole")
     config = tiny_config(**WITH_LEDGER, **{"name": "whole", "federation.local_epochs": 2, "personalisation.steps": 7})
     return config, folder, run(config, folder)
@@ -52,62 +51,62 @@ def finished_run(tiny_config, tmp_path_factory) -> tuple[RunConfig, Path, dict[s
 
 def test_a_run_echoes_its_configuration(finished_run):
     config, folder, result = finished_run
-    assert json.loads((folder / RESULT).read_text()) == result
-    used = as_run(config, result["config"]["execution"]["oracle"])
+    assert Result.read(folder) == result
+    used = as_run(config, result.config.execution.oracle)
     assert parse(RunConfig, load_yaml(folder / "config.yaml"), "echo") == used
-    assert parse(RunConfig, result["config"], "echo") == used
-    assert result["config_hash"] == config_hash(config)
+    assert result.config == used
+    assert result.config_hash == config_hash(config)
 
 
 def test_the_scores_are_those_of_the_predictions(finished_run):
     _, folder, result = finished_run
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
-    tested = sum(h["test"] for h in result["cohort"]["hospitals"])
+    tested = sum(h.test for h in result.cohort.hospitals)
     for model in ("global", "personal"):
         mine = [r for r in rows if r["model"] == model]
-        scores = result["final"][model]
-        assert len(mine) == tested == sum(scores["support"].values())
-        assert scores["accuracy"] == pytest.approx(np.mean([r["true"] == r["predicted"] for r in mine]))
-        assert Counter(r["true"] for r in mine) == Counter({c: n for c, n in scores["support"].items() if n})
-        for row in scores["per_hospital"]:
-            of_it = [r["true"] == r["predicted"] for r in mine if r["hospital"] == row["id"]]
-            assert row["accuracy"] == pytest.approx(np.mean(of_it))
-    owner = {name: h["id"] for h in result["cohort"]["hospitals"] for name in h["records"]}
+        scores = result.final.of(model)
+        assert len(mine) == tested == sum(scores.support.values())
+        assert scores.accuracy == pytest.approx(np.mean([r["true"] == r["predicted"] for r in mine]))
+        assert Counter(r["true"] for r in mine) == Counter({c: n for c, n in scores.support.items() if n})
+        for row in scores.per_hospital:
+            of_it = [r["true"] == r["predicted"] for r in mine if r["hospital"] == row.id]
+            assert row.accuracy == pytest.approx(np.mean(of_it))
+    owner = {name: h.id for h in result.cohort.hospitals for name in h.records}
     assert all(owner[r["record"]] == r["hospital"] for r in rows)
-    assert 0 <= result["final"]["personal"]["hurt_share"] <= 1
+    assert 0 <= result.final.personal.hurt_share <= 1
 
 
 def test_the_saved_model_is_the_one_that_was_hashed(finished_run):
     _, folder, result = finished_run
     tensors = load_file(folder / "model.safetensors")
-    assert model_hash(tensors).hex() == result["model_hash"]
-    assert sum(t.size for t in tensors.values()) == result["parameters"]
+    assert model_hash(tensors).hex() == result.model_hash
+    assert sum(t.size for t in tensors.values()) == result.parameters
     assert (folder / "confusion.png").read_bytes()[:4] == b"\x89PNG"
     assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]  # nothing half-written is left
 
 
 def test_gradient_evaluations_are_counted_by_hand(finished_run):
     config, _, result = finished_run
-    sizes = [h["train"] for h in result["cohort"]["hospitals"]]
+    sizes = [h.train for h in result.cohort.hospitals]
     a_round = sum(2 * -(-n // config.federation.batch_size) for n in sizes)
-    assert [row["gradient_evaluations"] for row in result["rounds"]] == [a_round, a_round]
-    assert result["timing"]["gradient_evaluations"] == 2 * a_round
-    assert result["timing"]["personalisation_gradient_evaluations"] == 7 * len(sizes)
+    assert [row.gradient_evaluations for row in result.rounds] == [a_round, a_round]
+    assert result.timing.gradient_evaluations == 2 * a_round
+    assert result.timing.personalisation_gradient_evaluations == 7 * len(sizes)
 
 
 def test_the_ledger_reports_its_cost(finished_run):
     _, folder, result = finished_run
-    ledger = result["ledger"]
-    assert (ledger["backend"], ledger["updates"], ledger["rounds"]) == ("embedded", 6, 2)
-    assert ledger["transactions"] >= 4  # the contract, the federation, two rounds
-    assert 30_000 < ledger["gas_per_round"] < 100_000
-    assert ledger["gas_total"] > 2 * ledger["gas_per_round"]
-    on_the_path = sum(row["hash_seconds"] + row["sign_seconds"] for row in result["rounds"])
-    assert on_the_path < ledger["critical_path_seconds"] < result["timing"]["total_seconds"]
-    assert 0 < ledger["overhead_share"] < 1
+    ledger = result.ledger
+    assert (ledger.backend, ledger.updates, ledger.rounds) == ("embedded", 6, 2)
+    assert ledger.transactions >= 4  # the contract, the federation, two rounds
+    assert 30_000 < ledger.gas_per_round < 100_000
+    assert ledger.gas_total > 2 * ledger.gas_per_round
+    on_the_path = sum(row.hash_seconds + row.sign_seconds for row in result.rounds)
+    assert on_the_path < ledger.critical_path_seconds < result.timing.total_seconds
+    assert 0 < ledger.overhead_share < 1
     report = audit(folder)
     assert report.clean
-    assert report.head == ledger["head"]
+    assert report.head == ledger.head
 
 
 def test_a_finished_run_is_not_run_again(finished_run):
@@ -125,17 +124,6 @@ def test_a_folder_of_another_configuration_is_refused(finished_run):
     with pytest.raises(DataError) as error:
         run(config.model_copy(update={"seed": 1}), folder)
     one_sentence(error, folder / RESULT, "belongs to another configuration", "use another folder")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 1}'])
-def test_a_damaged_result_is_refused(tmp_path: Path, text: str):
-    (tmp_path / RESULT).write_text(text)
-    with pytest.raises(DataError) as error:
-        finished(tmp_path)
-    one_sentence(error, tmp_path / RESULT, "is not readable")
-    with pytest.raises(DataError) as error:
-        finished(tmp_path / "nowhere")
-    one_sentence(error, tmp_path / "nowhere", "holds no finished run")
 
 
 def test_the_seed_decides(tiny_config, tmp_path: Path):
@@ -159,27 +147,27 @@ def test_with_and_without_a_ledger_the_numbers_are_the_same(tiny_config, tmp_pat
         results[backend] = run(tiny_config(**keys, **{"ledger.backend": backend}), folder)
     found = [numbers(result, tmp_path / backend) for backend, result in results.items()]
     assert {k: v for k, v in found[0].items() if k != "ledger"} == {k: v for k, v in found[1].items() if k != "ledger"}
-    assert results["none"]["ledger"] == {"backend": "none"}
+    assert results["none"].ledger.document() == {"backend": "none"}
     assert audit(tmp_path / "embedded").clean
     participants = {"centralised": 1}.get(algorithm, 2)
-    assert [row["participants"] for row in results["none"]["rounds"]] == [participants] * 2
-    assert results["embedded"]["ledger"]["updates"] == 2 * participants
+    assert [row.participants for row in results["none"].rounds] == [participants] * 2
+    assert results["embedded"].ledger.updates == 2 * participants
     if algorithm == "local":  # the global model was never touched
         config = tiny_config()
         beats = build_cohort(config.data, config.cohort).beats
         network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
         genesis = initial_parameters(network, config.seed)
-        assert results["none"]["model_hash"] == vector_hash(genesis, network.layout).hex()
+        assert results["none"].model_hash == vector_hash(genesis, network.layout).hex()
 
 
 def test_centralised_trains_on_everybodys_beats_at_once(tiny_config, tmp_path: Path):
     config = tiny_config(**{"federation.algorithm": "centralised"})
     result = run(config, tmp_path)
-    train = sum(h["train"] for h in result["cohort"]["hospitals"])
-    assert [row["gradient_evaluations"] for row in result["rounds"]] == [-(-train // 32)] * 2
+    train = sum(h.train for h in result.cohort.hospitals)
+    assert [row.gradient_evaluations for row in result.rounds] == [-(-train // 32)] * 2
     # the imaginary hospital is neither validated nor tested
-    assert [row["id"] for row in result["rounds"][0]["validation"]["per_hospital"]] == [0, 1, 2]
-    assert [row["id"] for row in result["final"]["personal"]["per_hospital"]] == [0, 1, 2]
+    assert [row.id for row in result.rounds[0].validation.per_hospital] == [0, 1, 2]
+    assert [row.id for row in result.final.personal.per_hospital] == [0, 1, 2]
 
 
 def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path, monkeypatch):
@@ -188,8 +176,8 @@ def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path, monk
     wrong = tuple(replace(h, train=np.array([10**9])) if h.id == 1 else h for h in cohort.hospitals)
     monkeypatch.setattr("engine.experiment.build_cohort", lambda *args: replace(cohort, hospitals=wrong))
     result = run(config, tmp_path)
-    assert result["ledger"]["updates"] == 4
-    assert all(row["lost"] for row in result["rounds"])
+    assert result.ledger.updates == 4
+    assert all(row.lost for row in result.rounds)
     report = audit(tmp_path)
     assert report.clean, report.lines()
 
@@ -227,7 +215,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.settings import load_yaml, parse
 from engine.experiment import Place, run
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
 
 send, held = EmbeddedChain.send, threading.Event()
 
@@ -348,7 +336,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence(tiny_config, tmp_path: Path, m
     one_sentence(error, tmp_path / name, "cannot be written", "No space left")
     assert not any(b"the part" in p.read_bytes() for p in tmp_path.iterdir())
     monkeypatch.undo()
-    assert run(tiny_config(), tmp_path)["rounds"][-1]["round"] == 2  # with room again it goes on
+    assert run(tiny_config(), tmp_path).rounds[-1].round == 2  # with room again it goes on
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path):
@@ -381,7 +369,7 @@ def untimed(folder: Path) -> dict[str, Any]:
     return {str(name): (folder / name).read_bytes() for name in names}
 
 
-def drain(chunks: Any, upto: int = 100) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+def drain(chunks: Any, upto: int = 100) -> tuple[list[Result], Result | None]:
     """What a chunked run yields, at most so many times, and its result."""
     seen = []
     for _ in range(upto):
@@ -404,13 +392,13 @@ def test_a_run_in_chunks_is_the_run(tiny_config, tmp_path):
     )
     assert audit(tmp_path / "chunks").clean
     # at a rung stands what a run of so many rounds would have given
-    assert [len(so_far["rounds"]) for so_far in seen] == [1, 3]
+    assert [len(so_far.rounds) for so_far in seen] == [1, 3]
     for so_far in seen:
-        rounds = len(so_far["rounds"])
+        rounds = len(so_far.rounds)
         shorter = run(tiny_config(**{**FOUR, "federation.rounds": rounds}), tmp_path / str(rounds))
         for key in ("model_hash", "validation", "final"):
-            assert so_far[key] == shorter[key]
-        assert so_far["ledger"]["rounds"] == rounds
+            assert getattr(so_far, key) == getattr(shorter, key)
+        assert so_far.ledger.rounds == rounds
 
 
 def test_a_chunked_run_may_end_or_pause_at_a_rung(tiny_config, tmp_path):
@@ -425,11 +413,11 @@ def test_a_chunked_run_may_end_or_pause_at_a_rung(tiny_config, tmp_path):
     assert loaded[0].round == 2
     report = audit(tmp_path / "cut")
     assert report.clean
-    assert report.head == seen[0]["ledger"]["head"]
+    assert report.head == seen[0].ledger.head
     # a rung at the checkpoint is scored again, one before it is left out
     again, result = drain(steps(config, tmp_path / "cut", rungs=(1, 2)))
     assert result is not None
-    assert [so_far["validation"] for so_far in again] == [seen[0]["validation"]]
+    assert [so_far.validation for so_far in again] == [seen[0].validation]
     assert numbers(result, tmp_path / "cut") == numbers(run(config, tmp_path / "whole"), tmp_path / "whole")
 
 

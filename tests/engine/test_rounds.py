@@ -102,11 +102,11 @@ def test_two_rounds_by_hand():
     assert heard[0].model == heard[1].parent == pool.asked[2][3] == Named().name(saved[0].params)
     assert [u.hospital for u in heard[0].updates] == [0, 1, 2]
     row = end.history[0]
-    assert row["participants"] == 3
-    assert row["train_loss"] == pytest.approx((0 * 1 + 1 * 2 + 2 * 3) / 6)
-    assert row["gradient_evaluations"] == 30
-    assert row["validation"]["support"] == {"N": 6, "V": 0}
-    assert row["lost"] == []
+    assert row.participants == 3
+    assert row.train_loss == pytest.approx((0 * 1 + 1 * 2 + 2 * 3) / 6)
+    assert row.gradient_evaluations == 30
+    assert row.validation.support == {"N": 6, "V": 0}
+    assert row.lost == ()
     assert {h: state["r"].tolist() for h, state in end.states.items()} == {0: [2], 1: [2], 2: [2]}
 
 
@@ -117,7 +117,7 @@ def test_going_on_is_the_same_as_never_having_stopped():
     rest = run_rounds(half, parts(pool, rounds=5, per_round=2))
     assert pool.asked[0][1] == 3
     np.testing.assert_array_equal(rest.params, whole.params)
-    assert [row["round"] for row in rest.history] == [1, 2, 3, 4, 5]
+    assert [row.round for row in rest.history] == [1, 2, 3, 4, 5]
     nothing = Pool()
     assert run_rounds(rest, parts(nothing, rounds=5)) == rest
     assert nothing.asked == []
@@ -138,27 +138,27 @@ def test_a_failure_ends_the_run_unless_fewer_are_allowed():
 def test_with_min_hospitals_a_round_goes_on_and_says_so():
     pool = Pool(lambda hospital, round, stage: (hospital, round, stage) == (1, 2, "train"))
     end = run_rounds(start(), parts(pool, min_hospitals=2, rounds=3))
-    assert [row["participants"] for row in end.history] == [3, 2, 3]
-    assert [row["lost"] for row in end.history] == [[], ["hospital 1, round 2, train: boom"], []]
+    assert [row.participants for row in end.history] == [3, 2, 3]
+    assert [row.lost for row in end.history] == [(), ("hospital 1, round 2, train: boom",), ()]
     full, without = (1 + 4 + 9) / 6, (1 + 9) / 4
     assert end.params == pytest.approx([100 + full + without + full])
-    assert end.history[1]["train_loss"] == pytest.approx((0 * 1 + 2 * 3) / 4)
+    assert end.history[1].train_loss == pytest.approx((0 * 1 + 2 * 3) / 4)
 
 
 def test_a_hospital_that_only_fails_to_validate_is_named_too():
     pool = Pool(lambda hospital, round, stage: (hospital, stage) == (0, "validate"))
     end = run_rounds(start(), parts(pool, min_hospitals=2, rounds=1))
     row = end.history[0]
-    assert row["lost"] == ["hospital 0, round 1, validate: boom"]
-    assert row["participants"] == 3
+    assert row.lost == ("hospital 0, round 1, validate: boom",)
+    assert row.participants == 3
     # the rows left carry the ids of their hospitals
-    assert [(r["id"], r["support"]["N"]) for r in row["validation"]["per_hospital"]] == [(1, 2), (2, 3)]
+    assert [(r.id, r.support["N"]) for r in row.validation.per_hospital] == [(1, 2), (2, 3)]
 
 
 def test_validation_rows_carry_the_ids_of_their_hospitals():
     end = run_rounds(start(), parts(Pool(), validators=(1, 2), rounds=1))
-    rows = end.history[0]["validation"]["per_hospital"]
-    assert [(row["id"], row["support"]["N"]) for row in rows] == [(1, 2), (2, 3)]
+    rows = end.history[0].validation.per_hospital
+    assert [(row.id, row.support["N"]) for row in rows] == [(1, 2), (2, 3)]
 
 
 def test_too_few_hospitals_end_the_run_in_one_sentence():

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
-from reference import ROOT, as_flags, command
+from reference import ROOT, TINY, as_flags, command
 
 from engine.config import RunConfig
 from engine.settings import dotted_keys

@@ -13,18 +13,17 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from conftest import TINY
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from reference import ROOT, command, settled
+from reference import ROOT, TINY, command, settled
 from rich.console import Console
+from sweeps.compare import _all_n, as_csv, as_json, print_table, rows_of
+from sweeps.study import open_studies, read_study
+from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
 
 from engine.errors import ConfigError, PulseLedgerError, StudyError
 from engine.settings import load_yaml, set_key
 from sweeps import Study
-from sweeps.compare import _all_n, as_csv, as_json, print_table, rows_of
 from sweeps.space import StudyConfig, load_study
-from sweeps.study import open_studies, read_study
-from sweeps.tracking import by_condition, hypervolume, pareto, study_metrics
 
 F1, WORST, COST = "validation/personal/macro_f1", "validation/personal/recall_min", "ledger/gas_per_round"
 

@@ -8,11 +8,11 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from sweeps.study import interval, pruned_at, rounds_saved
 
 from engine.errors import ConfigError
 from sweeps.pruning import Contender, competitors, keep, keep_at_rung
 from sweeps.space import StudyConfig, load_study, rung_rounds
-from sweeps.study import interval, pruned_at, rounds_saved
 
 UP_DOWN = ["maximize", "minimize"]
 

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 from sklearn.metrics import f1_score
+from sweeps.compare import rows_of
+from sweeps.study import STUDY_FILE, error_file, lookup, open_studies, trial_folder
 
 from engine.errors import PulseLedgerError
 from engine.experiment import run
 from engine.settings import dump_yaml
 from sweeps import plots
 from sweeps.__main__ import main
-from sweeps.compare import rows_of
 from sweeps.plots import Trial
 from sweeps.report import PAGE, write_report
 from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.study import STUDY_FILE, error_file, lookup, open_studies, trial_folder
 from sweeps.trial import repeat_folder
 
 TITLES = [

@@ -128,10 +128,10 @@ def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, coh
     assert (caught.value.hospital, caught.value.round, caught.value.stage) == (1, 1, "train")
     assert not (tmp_path / "all" / "result.json").exists()
     result = run(tiny_config(**keys, **{"federation.min_hospitals": 2}), tmp_path / "two")
-    assert [row["participants"] for row in result["rounds"]] == [2, 2]
-    for round, row in enumerate(result["rounds"], 1):
-        assert len(row["lost"]) == 1
-        assert row["lost"][0].startswith(f"hospital 1, round {round}, train: IndexError")
+    assert [row.participants for row in result.rounds] == [2, 2]
+    for round, row in enumerate(result.rounds, 1):
+        assert len(row.lost) == 1
+        assert row.lost[0].startswith(f"hospital 1, round {round}, train: IndexError")
     with pytest.raises(
         PulseLedgerError, match=r"^2 hospitals answered, federation.min_hospitals is 3; first failure: "
     ):

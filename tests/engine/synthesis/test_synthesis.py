@@ -399,15 +399,15 @@ def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
         for pool in ("inprocess", "threads")
     ]
     plain = run(tiny_config(), tmp_path / "none")
-    assert results[0]["model_hash"] == results[1]["model_hash"] != plain["model_hash"]
-    assert ("synthesis" in results[0]) == (method == "smote")
-    more = results[0]["timing"]["gradient_evaluations"] - plain["timing"]["gradient_evaluations"]
+    assert results[0].model_hash == results[1].model_hash != plain.model_hash
+    assert (results[0].synthesis is not None) == (method == "smote")
+    more = results[0].timing.gradient_evaluations - plain.timing.gradient_evaluations
     assert (more > 0) == (method in ("oversample", "smote"))
     if method == "smote":
-        for record in results[0]["synthesis"]:
-            assert record["status"] == ("denied" if record["real_floor"] < 6 else "accepted")
-            assert record["accepted"] == (0 if record["real_floor"] < 6 else record["wanted"])
-        assert {record["status"] for record in results[0]["synthesis"]} == {"denied", "accepted"}
+        for record in results[0].synthesis:
+            assert record.status == ("denied" if record.real_floor < 6 else "accepted")
+            assert record.accepted == (0 if record.real_floor < 6 else record.wanted)
+        assert {record.status for record in results[0].synthesis} == {"denied", "accepted"}
 
 
 @pytest.mark.parametrize(
@@ -429,8 +429,8 @@ def test_with_a_real_budget_balancing_costs_no_gradient_more(
 
     def gradients(**balance: str) -> tuple[int, int]:
         config = tiny_config(**keys, **{f"balance.{key}": value for key, value in balance.items()})
-        timing = run(config, tmp_path / "-".join(("run", *balance.values())))["timing"]
-        return timing["gradient_evaluations"], timing["personalisation_gradient_evaluations"]
+        timing = run(config, tmp_path / "-".join(("run", *balance.values()))).timing
+        return timing.gradient_evaluations, timing.personalisation_gradient_evaluations
 
     plain = gradients()
     for method in ("oversample", "smote"):

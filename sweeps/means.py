@@ -1,0 +1,49 @@
+"""What a driver works with, and how long it waits; tests give others."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.background import Background
+from engine.clock import REAL, Clock
+from engine.pools.config import ExecutionConfig
+from engine.tracking.tracker import Tracker, start_tracker
+from sweeps.mirror import STORE_SECONDS
+from sweeps.slots import START_SECONDS, started_ray
+from sweeps.trial import TrialRunner
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a driver waits, and how often it tries.
+
+    Attributes:
+        start: seconds for a placement group, and for the first sign of a trial.
+        drop: seconds for a pruned trial to close its ledger and let its hospitals go.
+        store: seconds for an MLflow store that is away when the study ends.
+        tick: seconds between two looks at the running trials.
+        losses: times that a trial is started again after its processes were lost.
+        fail_fast: trials that all fail at the start end the study.
+    """
+
+    start: float = START_SECONDS
+    drop: float = 60.0
+    store: float = STORE_SECONDS
+    tick: float = 0.5
+    losses: int = 2
+    fail_fast: int = 3
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a driver works with; `ray` gives the module, started, for as long as it is entered."""
+
+    clock: Clock = REAL
+    ray: Callable[[ExecutionConfig], AbstractContextManager[Any]] = started_ray
+    limits: Limits = Limits()
+    runner: type[TrialRunner] = TrialRunner
+    start_tracker: Callable[..., Background[Tracker]] = start_tracker
+
+
+MEANS = Means()

@@ -1,0 +1,194 @@
+"""The trials of a study in Optuna's database, as their only writer sees them: made, asked for, noted, told.
+
+Only the driver uses this; readers have `sweeps.folder`.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.folder import OWNER, optuna_names, refuse_another
+from sweeps.lock import identity
+from sweeps.space import Condition, StudyConfig, build_sampler, conditions, grid, resolve, search_space, suggest
+from sweeps.storage import one_sentence
+from sweeps.stored import StoredTrial, begun, stored
+
+Opened = list[tuple[optuna.Study, Condition | None]]
+ENQUEUED = "enqueued"  # attribute of an Optuna study whose queue is complete
+
+
+def open_studies(study: StudyConfig, folder: Path, storage: BaseStorage) -> Opened:
+    """Makes or finds the Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
+
+    Every baseline, then every point of the design and of a grid, is enqueued once.
+
+    Raises:
+        StudyError: the database is damaged or away, the disk is full, or a study of this name has another folder.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with one_sentence(study, folder):
+        return [(_open(study, folder, storage, name, condition), condition) for name, condition in optuna_names(study)]
+
+
+def _open(
+    study: StudyConfig, folder: Path, storage: BaseStorage, name: str, condition: Condition | None
+) -> optuna.Study:
+    made = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=list(study.objectives.values()),
+        load_if_exists=True,
+        pruner=optuna.pruners.NopPruner(),
+    )
+    if study.storage is not None:  # many folders share one database
+        mine = identity(folder)
+        refuse_another(name, made.user_attrs.get(OWNER, mine), mine)
+        made.set_user_attr(OWNER, mine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made.set_metric_names(list(study.objectives))
+    if ENQUEUED not in made.user_attrs:
+        # a driver that was killed here left the first of them; nobody asks before the mark is set
+        for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:
+            made.enqueue_trial(params, user_attrs=attributes)
+        made.set_user_attr(ENQUEUED, True)
+    return made
+
+
+def wanted_first(study: StudyConfig, condition: Condition | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Parameters and attributes of what runs before anything is drawn: baselines, the design, the points of a grid."""
+    everything = conditions(study)
+    rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for place in everything if condition is None else [condition]:
+        fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
+        rows += [(fixed, {"baseline": keys}) for keys in study.baselines]
+        rows += [({**fixed, **point}, {}) for point in (*study.design, *grid(study))]
+    return rows
+
+
+class Entry:
+    """One trial in Optuna's database, to read and to write; also one that an earlier driver asked for."""
+
+    def __init__(self, study: optuna.Study, position: int) -> None:
+        """Args: position is Optuna's own number of it in its study."""
+        self.study = study
+        self.position = position
+
+    def read(self) -> StoredTrial:
+        """What is there now."""
+        found = stored(self._frozen())
+        assert found is not None, "a trial without a configuration never becomes an entry"
+        return found
+
+    def note(self, name: str, value: Any) -> None:
+        """Writes one attribute; see `sweeps.stored`."""
+        self._trial().set_user_attr(name, value)
+
+    def report(self, step: int, value: float) -> None:
+        """Tells Optuna an intermediate value of a single objective; again changes nothing."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reported already, by a driver that was killed here
+            self._trial().report(value, step)
+
+    def constrain(self, name: str, violation: float) -> None:
+        """Tells Optuna how far a bound is broken; again changes nothing."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # set already, by a driver that was killed here
+            self._trial().set_constraint(name, violation)
+
+    def complete(self, values: list[float]) -> None:
+        """The end of a trial, with its objectives."""
+        self.study.tell(self.position, values)
+
+    def end(self, state: Literal["PRUNED", "FAIL"]) -> None:
+        """The end of a trial without objectives."""
+        self.study.tell(self.position, state=TrialState[state])
+
+    def _frozen(self) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[self.position]
+
+    def _trial(self) -> optuna.Trial:
+        # Optuna has no public way to write to a trial that another process asked for
+        return optuna.Trial(self.study, self._frozen()._trial_id)
+
+
+class Queue:
+    """All trials of a study, and which comes next."""
+
+    def __init__(self, study: StudyConfig, opened: Opened) -> None:
+        self._study = study
+        self._opened = opened
+        self._space = search_space(study)
+        self._conditions = {condition.label: condition for condition in conditions(study)}
+
+    def trials(self) -> list[StoredTrial]:
+        """All that got as far as having a configuration, which are those that count."""
+        return [trial for study, _ in self._opened for trial in begun(study.get_trials(deepcopy=False))]
+
+    def entries(self) -> list[Entry]:
+        """The same, to write to."""
+        return [
+            Entry(study, trial.frozen.number)
+            for study, _ in self._opened
+            for trial in begun(study.get_trials(deepcopy=False))
+        ]
+
+    def rivals(self, entry: Entry) -> list[StoredTrial]:
+        """The trials of the Optuna study that an entry is in."""
+        return begun(entry.study.get_trials(deepcopy=False))
+
+    def ask(self) -> Entry | None:
+        """The next trial: conditions in turn, the one with the fewest trials first. None when a grid is used up."""
+        counts = [len(begun(study.get_trials(deepcopy=False))) for study, _ in self._opened]
+        for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
+            study, condition = self._opened[index]
+            waiting = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
+            if self._study.sampler == "grid" and not waiting:
+                continue  # this condition's grid is used up
+            study.sampler = build_sampler(self._study, counts[index], index)
+            return self._draw(study, condition, sum(counts))
+        return None
+
+    def _draw(self, study: optuna.Study, condition: Condition | None, number: int) -> Entry:
+        asked = study.ask()
+        baseline = asked.user_attrs.get("baseline")
+        if condition is None:
+            labels = list(self._conditions)
+            label = asked.suggest_categorical("condition", labels) if len(labels) > 1 else labels[0]
+            condition = self._conditions[label]
+        if baseline is not None:
+            keys = baseline
+        else:
+            keys = {key: suggest(asked, key, distribution) for key, distribution in self._space.items()}
+        configs = [resolve(self._study, condition, keys, repeat) for repeat in range(self._study.repeats)]
+        asked.set_user_attr("trial", number)
+        asked.set_user_attr("condition", condition.label)
+        asked.set_user_attr("keys", keys)
+        # last: a trial with a configuration can be adopted, one without never began
+        asked.set_user_attr("config", [config.model_dump(mode="json") for config in configs])
+        return Entry(study, asked.number)
+
+    def adopt(self) -> list[Entry]:
+        """Trials that an earlier driver left RUNNING, by their number; one that never got a configuration is failed.
+
+        What such a trial had taken out of the queue, a baseline or a point of the grid, is put back there.
+        """
+        adopted = []
+        for study, _ in self._opened:
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if stored(trial) is not None:
+                    adopted.append(Entry(study, trial.number))
+                    continue
+                fixed = trial.system_attrs.get("fixed_params")
+                there = study.get_trials(deepcopy=False)
+                if fixed is not None and not any(t.user_attrs.get("instead_of") == trial.number for t in there):
+                    kept = {name: value for name, value in trial.user_attrs.items() if name == "baseline"}
+                    study.enqueue_trial(fixed, user_attrs={**kept, "instead_of": trial.number})
+                study.tell(trial.number, state=TrialState.FAIL)
+        return sorted(adopted, key=lambda entry: entry.read().number)

@@ -1,0 +1,57 @@
+"""What a trial wants of a machine: hosts for its hospitals, CPUs in bundles, memory."""
+
+import psutil
+
+from engine.actors import SITE
+from engine.config import RunConfig
+from engine.pools.ray import sited_groups
+from sweeps.space import StudyConfig, conditions, resolve
+
+RUNNER_CPU = 0.1  # of a trial's CPUs; the hospitals divide the rest
+MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
+
+
+def trial_hosts(config: RunConfig, cpus: float) -> list[tuple[str | None, list[int]]]:
+    """Which hospitals share an actor in a trial that has so many CPUs, and at which site."""
+    hospitals = config.cohort.hospitals + (config.federation.algorithm == "centralised")
+    return sited_groups([(i, 1) for i in range(hospitals)], config.execution, round(cpus - RUNNER_CPU, 4))
+
+
+def trial_bundles(config: RunConfig, cpus: float, nodes: int) -> list[dict[str, float]]:
+    """The bundles of a trial's placement group: its runner, and one for each actor that holds hospitals.
+
+    On one node the actors share a bundle, so that the next trial can use the group whatever its number of hospitals.
+    """
+    n = len(trial_hosts(config, cpus)) if nodes > 1 or config.execution.sites else 1
+    rest = round(cpus - RUNNER_CPU, 4)
+    share = int(1e4 * rest / n) / 1e4
+    shares = [share] * (n - 1) + [round(rest - share * (n - 1), 4)]
+    return [{"CPU": RUNNER_CPU}, *({"CPU": s} for s in shares)]
+
+
+def trial_labels(config: RunConfig, cpus: float) -> list[dict[str, str]]:
+    """What the node of each bundle must be labelled with; empty without `execution.sites`."""
+    if not config.execution.sites:
+        return []
+    return [{}, *({SITE: site} for site, _ in trial_hosts(config, cpus) if site is not None)]
+
+
+def free_memory() -> float:
+    """Bytes of this machine's memory that nobody uses."""
+    return float(psutil.virtual_memory().available)
+
+
+def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
+    """How many trials fit into `free` bytes of memory at a time, going by the one with the most actors."""
+    return int(free * MEMORY_SHARE // (trial_gigabytes(study, cpus) * 1e9))
+
+
+def trial_gigabytes(study: StudyConfig, cpus: float) -> float:
+    """Memory of the largest trial: its runner and each actor that holds hospitals, with torch in each."""
+    return RUNNER_GB + HOST_GB * most_hosts(study, cpus)
+
+
+def most_hosts(study: StudyConfig, cpus: float) -> int:
+    """Actors that hold hospitals in the largest trial; what is tuned seldom changes the size."""
+    configs = (resolve(study, c, keys, 0) for c in conditions(study) for keys in ({}, *study.baselines))
+    return max(len(trial_hosts(config, cpus)) for config in configs)

@@ -1,0 +1,206 @@
+"""Room for trials on Ray: a placement group for each at a time, and the runner that lives in its first bundle."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.actors import SITE, imported_ray, start_ray, stop_ray
+from engine.clock import REAL, Clock
+from engine.config import RunConfig
+from engine.errors import ResourceError, StudyError
+from engine.pools.config import ExecutionConfig
+from sweeps.sizes import RUNNER_CPU, free_memory, memory_room, trial_bundles, trial_labels
+from sweeps.space import StudyConfig
+from sweeps.text import first_line
+from sweeps.trial import TrialRunner
+
+START_SECONDS = 180.0  # a placement group that is not there by then never will be
+
+
+class RayLost(Exception):
+    """Ray itself is gone; the message says what was seen of it."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A placement group and its runner, used by one trial after another."""
+
+    group: Any
+    runner: Any
+    bundles: list[dict[str, float]]
+    labels: list[dict[str, str]]
+
+
+class Slots:
+    """The slots of a study.
+
+    Attributes:
+        at_once: trials that run at a time.
+        cpus: of each of them.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        study: StudyConfig,
+        runner: type[TrialRunner] = TrialRunner,
+        clock: Clock = REAL,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
+        """
+        Raises:
+            ResourceError: a trial does not fit.
+        """
+        self._ray, self._study, self._runner, self._clock = ray, study, runner, clock
+        self._seconds = start_seconds
+        there = ray.cluster_resources().get("CPU", 1.0)
+        # what each site may hold at a time, only the user knows
+        self.wanted = study.concurrency or (1 if study.execution.sites else max(1, int(there)))
+        room = memory_room(study, there / self.wanted, _free_memory(ray, study))
+        self.at_once = min(self.wanted, max(room, 1))
+        self.cpus = trial_cpus(ray, study, self.at_once)
+        self._idle: list[Slot] = []
+
+    def take(self, trial: int, config: RunConfig) -> Slot:
+        """A slot for a trial: one that is idle and has its size, else a new one.
+
+        Raises:
+            ResourceError: it does not come to be.
+            RayLost: and never will.
+        """
+        nodes = sum(node["Alive"] for node in self._ray.nodes())
+        bundles, labels = trial_bundles(config, self.cpus, nodes), trial_labels(config, self.cpus)
+        for slot in self._idle:
+            if (slot.bundles, slot.labels) == (bundles, labels):
+                self._idle.remove(slot)
+                return slot
+        if self._idle:
+            self.end(self._idle.pop(0))  # of another size: its CPUs are wanted
+        return self._open(trial, bundles, labels)
+
+    def give_back(self, slot: Slot) -> None:
+        """Keeps a slot whose trial has ended for the next."""
+        self._idle.append(slot)
+
+    def end(self, slot: Slot) -> None:
+        """Ends a slot with all that runs in it."""
+        self.end_runner(slot)
+        with contextlib.suppress(Exception):
+            self._ray.util.remove_placement_group(slot.group)
+
+    def end_runner(self, slot: Slot) -> None:
+        """Ends a runner's process; its hospitals belong to it and end with it. What it was called for fails."""
+        with contextlib.suppress(Exception):
+            self._ray.kill(slot.runner)
+
+    def close(self) -> None:
+        """Ends the idle ones."""
+        while self._idle:
+            self.end(self._idle.pop())
+
+    def cores(self) -> float:
+        """CPUs of the whole cluster."""
+        return self._ray.cluster_resources().get("CPU", 1.0)
+
+    def _open(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> Slot:
+        ray = self._ray
+        spread = self._study.execution.placement == "spread"
+        group = ray.util.placement_group(bundles, "SPREAD" if spread else "PACK", bundle_label_selector=labels or None)
+        end = self._clock.now() + self._seconds
+        while not self._is_there(group):
+            if self._clock.now() > end:
+                there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+                ray.util.remove_placement_group(group)
+                sites = sorted({label[SITE] for label in labels if label})
+                where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+                raise ResourceError(
+                    f"trial {trial} wants {self.cpus:g} CPU in {len(bundles)} bundles{where}; after {self._seconds:g} s "
+                    f"the cluster's {there:g} CPU have {free:g} free."
+                )
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        )
+        actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(self._runner)
+        return Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles, labels)
+
+    def _is_there(self, group: Any) -> bool:
+        lost = "no node is left"
+        try:
+            if group.wait(1):
+                return True
+            # on a cluster another node may join
+            if self._study.execution.address != "local" or any(node["Alive"] for node in self._ray.nodes()):
+                return False
+        except Exception as error:  # Ray's own is a bare Exception here
+            lost = first_line(error)
+        raise RayLost(lost)
+
+
+@contextlib.contextmanager
+def started_ray(execution: ExecutionConfig) -> Iterator[Any]:
+    """Ray, started or joined unless it was already.
+
+    Raises:
+        ResourceError: no Ray answers at the address.
+    """
+    started = start_ray(execution)
+    try:
+        yield imported_ray()
+    finally:
+        if started:
+            stop_ray()
+
+
+def cause_of(ray: Any, error: BaseException) -> BaseException:
+    """What went wrong in an actor, also in one that another actor asked."""
+    while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def trial_cpus(ray: Any, study: StudyConfig, concurrency: int) -> float:
+    """CPUs of one trial: all divided by the wanted concurrency, at least one if there is.
+
+    Raises:
+        ResourceError: the trials at a time want more than there is.
+    """
+    there = ray.cluster_resources().get("CPU", 0.0)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
+    cpus = min(there / concurrency, largest) if study.concurrency else 1.0
+    rooms = dict.fromkeys(study.execution.sites.values(), 0.0)
+    for node in nodes:
+        if (site := node["Labels"].get(SITE)) in rooms:
+            rooms[site] = max(rooms[site], node["Resources"].get("CPU", 0.0))
+    if rooms:
+        # all hospitals may be at the smallest site; one that has not joined yet has at least one CPU
+        cpus = min(room or 1.0 for room in rooms.values()) / concurrency
+    if cpus < 2 * RUNNER_CPU or cpus > largest:
+        raise ResourceError(
+            f"concurrency {study.concurrency or 1} leaves {cpus:.2g} CPU for a trial, which wants at least "
+            f"{2 * RUNNER_CPU:g}; the cluster has {there:g} CPU."
+        )
+    return cpus
+
+
+def require_head(ray: Any, study: StudyConfig) -> None:
+    """SQLite is one machine's: on a cluster its file lies beside a driver on the head node.
+
+    Raises:
+        StudyError: the driver is on another node.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    head = [node["NodeID"] for node in alive if "node:__internal_head__" in node["Resources"]]
+    if study.storage is None and len(alive) > 1 and here not in head:
+        raise StudyError(
+            f"storage: null is SQLite, which wants the driver on the head node of a cluster of {len(alive)} nodes; start it "
+            "there, or give storage a postgresql+psycopg:// address."
+        )
+
+
+def _free_memory(ray: Any, study: StudyConfig) -> float:
+    if study.execution.address == "local":
+        return free_memory()
+    return float(ray.available_resources().get("memory", 0.0)) or float("inf")

@@ -1,0 +1,155 @@
+"""data, keys: what there is to work with."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.settings import dotted_keys, parse
+from sweeps.verbs.parser import Verbs, overridden, values_of
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verbs."""
+    sub = verbs.add("data", data, "fetch a database, describe a cohort, or write simulated records", takes_keys=True)
+    sub.add_argument("what", choices=("fetch", "describe", "simulate"))
+    sub.add_argument(
+        "config", nargs="?", help="YAML file of a run or study; for fetch: mitdb (the default), incart or svdb"
+    )
+    sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
+    sub.add_argument("--json", action="store_true", help="describe: print JSON")
+    verbs.add("keys", keys, "all keys of the configuration, with defaults")
+
+
+def data(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.what == "fetch":
+        return _fetch(options.config or "mitdb", options.folder)
+    values = values_of(options.config, rest, RunConfig) if options.config else overridden({}, rest, RunConfig)
+    config = parse(
+        RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
+    )
+    if options.what == "simulate":
+        from engine.data.simulate import write_records
+
+        if options.folder is None:
+            raise ConfigError("data simulate: --folder is needed, the folder to write.")
+        settings = config.data.simulated
+        names = write_records(options.folder, settings.patients, settings.seed, settings.minutes)
+        print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
+        return 0
+    from engine.data.cohort import build_cohort
+
+    cohort = build_cohort(config.data, config.cohort, _say if not options.json else lambda text: None)
+    if options.json:
+        print(json.dumps(cohort.report))
+    else:
+        _print_cohort(cohort.report)
+    return 0
+
+
+def keys(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.space import STUDY_KEYS, StudyConfig
+
+    for key, field in dotted_keys(StudyConfig).items():
+        default = field.get_default(call_default_factory=True)
+        shown = list(default) if isinstance(default, tuple) else default
+        mark = "  (studies)" if key in STUDY_KEYS else ""
+        print(f"{key:40} {json.dumps(shown):28} {field.description or ''}{mark}")
+    return 0
+
+
+def _fetch(name: str, folder: Path | None) -> int:
+    from rich.progress import Progress
+
+    from engine.data.fetch import fetch
+    from engine.data.sources import DATASETS
+    from engine.files import cache_folder
+    from sweeps.table import table_console
+
+    if name not in DATASETS:
+        raise ConfigError(f"data fetch: {name!r} is no known database; allowed: {', '.join(DATASETS)}.")
+    dataset = DATASETS[name]
+    where = folder or cache_folder() / name
+    with Progress(console=table_console(), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(dataset.title, total=None)
+
+        def progress(text: str) -> None:
+            done, total = text.split(" ", 1)[0].split("/")
+            bar.update(task, completed=int(done), total=int(total), description=text.split(" ", 1)[1])
+
+        fetched = fetch(dataset, where, progress=progress)
+    print(f"{fetched} files fetched, all {len(dataset.files)} are in {where}")
+    return 0
+
+
+def _print_cohort(report: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from sweeps.table import table_console
+
+    classes = list(report["classes"])
+    left_out = report["left_out"]
+    title = f"{report['beats']:,} beats, {left_out['edge']} more lie too near the end of a record for a window"
+    reasons = {"lost": "on lost samples", "flat": "on flat stretches", "unclear": "with contradicting annotations"}
+    title += "".join(f", {left_out[key]} {text}" for key, text in reasons.items() if left_out[key])
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("hospital", "records", "train", "val", "test", *classes, "left out", "local majority"):
+        table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
+    for h in report["hospitals"]:
+        share = h["local_majority_accuracy"]
+        table.add_row(
+            f"{h['id']}{'' if h['trains'] else ' (unseen)'}",
+            " ".join(h["records"]) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
+            *(f"{h[k]:,}" for k in ("train", "validation", "test")),
+            *(f"{h['classes'][c]:,}" for c in classes),
+            f"{sum(h['left_out'].values()):,}",
+            "-" if share is None else f"{100 * share:.2f} %",
+        )
+    table.add_row("all", "", "", "", "", *(f"{report['classes'][c]:,}" for c in classes), style="bold")
+    table_console().print(table)
+    for line in _reading(report):
+        print(line)
+    h = report["heterogeneity"]
+    print(
+        f"label distance (EMD) mean {h['emd_mean']:.3f}, max {h['emd_max']:.3f}; Jensen-Shannon {h['js']:.3f}; "
+        f"Hellinger {h['hellinger']:.3f}; variation of sizes {h['size_cv']:.2f}"
+    )
+    for c, missing in report["missing"].items():
+        if missing:
+            print(f"without {c}: hospitals {', '.join(map(str, missing))}")
+    for name in ("local_majority_accuracy", "global_majority_accuracy"):
+        share = report[name]
+        print(f"{name.replace('_', ' ')} on the test beats: {'-' if share is None else f'{100 * share:.2f} %'}")
+    print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
+    print(f"patients in more than one hospital: {len(report['patients_shared'])}")
+    for text in report["leaky"]:
+        print(f"leaky: {text}")
+
+
+def _reading(report: dict[str, Any]) -> list[str]:
+    """How the records were read, in lines."""
+    before, after = report["window"]
+    own = ", ".join(f"{n} at {rate} Hz" for rate, n in report["native_rates"].items())
+    lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
+    leads = sorted(report["leads"].items(), key=lambda lead: -len(lead[1]))
+    named = [f"{lead} {len(who)}{_names(who) if i and len(who) <= 8 else ''}" for i, (lead, who) in enumerate(leads)]
+    lines.append(f"records by lead: {', '.join(named)}")
+    lines.append(f"patients: {report['patients']}, known from: {report['patients_source'] or 'nothing'}")
+    if report["doubled"]:
+        lines.append(f"annotated more than once: {report['doubled']} beats")
+    for key, text in (("symbols_dropped", "beats of symbols or classes left out"), ("symbols_no_beats", "no beats")):
+        if report[key]:
+            lines.append(f"{text}: {', '.join(f'{symbol} {count:,}' for symbol, count in report[key].items())}")
+    return lines
+
+
+def _names(records: list[str]) -> str:
+    return f" ({' '.join(records)})"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

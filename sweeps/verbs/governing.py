@@ -1,0 +1,53 @@
+"""governance, keystore: reviewers, and keys."""
+
+import argparse
+from pathlib import Path
+
+from sweeps.verbs.parser import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verbs."""
+    sub = verbs.add(
+        "governance", governance, "requests for synthetic beats: look at them, approve or deny those that wait"
+    )
+    sub.add_argument("what", choices=("list", "show", "approve", "deny", "policy"))
+    sub.add_argument("folder", type=Path, help="of a run or study")
+    sub.add_argument("id", nargs="?", default="", help="of the request, or how it begins; for show, approve and deny")
+    sub.add_argument("--reason", help="approve, deny: why; it is kept and its digest signed")
+    sub.add_argument("--granted", type=int, help="approve: number of beats; default: all that the policy allows")
+    sub.add_argument("--key", type=Path, help="file with the reviewer's key; default: the simulated reviewer's")
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    sub = verbs.add("keystore", keystore, "encrypted signing keys for the hospitals of a run, for ledger.keystore")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--hospitals", type=int, required=True)
+    sub.add_argument(
+        "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
+    )
+    sub.add_argument("--reviewer", metavar="NAME", help="make a reviewer's key, too; its organisation")
+
+
+def governance(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.governance import print_policy, print_request, print_requests, review
+
+    match options.what:
+        case "list":
+            print_requests(options.folder, options.json)
+        case "show":
+            print_request(options.folder, options.id, options.json)
+        case "policy":
+            print_policy(options.folder, options.json)
+        case _:
+            approve = options.what == "approve"
+            review(options.folder, options.id, approve, options.reason, options.granted, options.key, options.json)
+    return 0
+
+
+def keystore(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.ledger.keystore import create_keystore, create_reviewer
+
+    for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
+        print(f"hospital {slot}: {address}")
+    if options.reviewer is not None:
+        print(f"reviewer: {create_reviewer(options.folder, options.reviewer)}")
+    return 0

@@ -1,0 +1,123 @@
+"""compare, report, audit, ui: what only reads."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from engine.errors import ConfigError
+from engine.settings import load_yaml, parse
+from sweeps.verbs.parser import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verbs."""
+    sub = verbs.add("compare", compare, "table of the runs of a study, best first, per condition")
+    sub.add_argument("folder", type=Path)
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead")
+    form.add_argument("--csv", action="store_true", help="print CSV instead")
+    sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
+    sub = verbs.add("audit", audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
+    sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
+    sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
+    sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; its tags are compared, too")
+    sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    sub = verbs.add("ui", ui, "MLflow on a folder's store")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--port", type=int, default=5000)
+
+
+def compare(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.rows import rows_of
+    from sweeps.table import as_csv, as_json, print_table, table_console
+
+    rows = rows_of(options.folder)
+    if options.json:
+        print(as_json(rows))
+    elif options.csv:
+        print(as_csv(rows), end="")
+    else:
+        print_table(rows, table_console())
+    return 0
+
+
+def report(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.report import write_report
+
+    written = write_report(options.folder, options.out)
+    print(f"{written[0]} and {len(written) - 1} pictures beside it")
+    return 0
+
+
+def audit(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.audit import run
+    from sweeps.audit import audit_mlflow, audit_study
+    from sweeps.folder import is_study
+
+    path: Path | None = options.path
+    if options.store is not None and options.mlflow is None:
+        raise ConfigError("audit: --store names an MLflow store and goes with --mlflow.")
+    if options.against is not None and options.mlflow is not None:
+        raise ConfigError("audit: --against compares two copies of a run and does not go with --mlflow.")
+    if options.mlflow is not None:
+        path, report = audit_mlflow(options.mlflow, options.store, path)
+    elif path is None:
+        raise ConfigError("audit: a folder, a bundle or --mlflow RUN_ID is needed.")
+    elif options.against is not None:
+        for copy in (path, options.against):
+            if is_study(copy):
+                raise ConfigError(
+                    f"{copy}: --against compares runs; this is a study, whose runs are in trials/*/seed-*."
+                )
+        report = run.compare(path, options.against)
+    else:
+        report = audit_study(path) if is_study(path) else run.audit(path)
+    if options.json:
+        print(json.dumps({str(path): report.to_dict()}))
+    else:
+        for line in report.lines():
+            print(line)
+    return int(not report.clean)
+
+
+def ui(options: argparse.Namespace, rest: list[str]) -> int:
+    import socket
+
+    from engine.tracking.config import TrackingConfig
+
+    folder: Path = options.folder
+    described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
+    values = load_yaml(described).get("tracking") if described is not None else None
+    tracking = parse(TrackingConfig, values or {}, str(described))
+    uri = tracking.uri
+    if uri is None:
+        store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
+        if store is None:
+            raise ConfigError(f"{folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
+        uri = f"sqlite:///{store.resolve()}"
+    elif uri.startswith(("http://", "https://")):
+        print(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}")
+        return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", options.port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "must be 0 to 65535"
+            raise ConfigError(
+                f"--port {options.port}: cannot be used ({reason}); choose another with --port."
+            ) from None
+    from engine.tracking.store import experiment_id
+
+    # without the last part MLflow 3 opens on traces of language models
+    kind = "?workflowType=machine_learning"
+    runs = f"{kind}#/experiments/{experiment_id(uri, tracking.experiment)}/runs{kind}"
+    print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    # in the place of this process, so that whoever ends it ends the server
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])

@@ -1,0 +1,170 @@
+"""run, sweep, plan, resume, ask: what starts work, and what is asked of work under way."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.settings import load_yaml, parse
+from sweeps.verbs.parser import MISTAKE, WAITING, Verbs, values_of
+
+if TYPE_CHECKING:
+    from engine.result import Result
+    from sweeps.space import StudyConfig
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verbs."""
+    sub = verbs.add("run", run, "one federation", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a run")
+    sub.add_argument("--json", action="store_true", help="print the result as one JSON document and nothing else")
+    sub = verbs.add("sweep", sweep, "a study of many federations", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a study")
+    sub = verbs.add("plan", plan, "what a study would run; starts nothing", takes_keys=True)
+    sub.add_argument("config", help="YAML file of a study")
+    sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
+    sub = verbs.add("resume", resume, "go on with a killed study or run")
+    sub.add_argument("folder", type=Path)
+    sub = verbs.add(
+        "ask", ask_driver, "ask a study under way to stop, to have more trials, or to prune one; or list what was asked"
+    )
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("what", choices=("stop", "trials", "prune", "list"))
+    sub.add_argument("number", type=int, nargs="?", help="trials: how many in all; prune: the number of the trial")
+    sub.add_argument("--wait", type=float, default=10.0, metavar="SECONDS", help="for an answer; 10 by default")
+    sub.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.result import RESULT
+    from engine.tracked import run_tracked
+    from sweeps.progress import RoundProgress
+
+    config = parse(RunConfig, values_of(options.config, rest, RunConfig), options.config)
+    folder = Path(config.out or f"runs/{config.name}")
+    with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+        if (folder / RESULT).exists():
+            progress.note(f"{folder} is finished already; nothing is run again")
+        result = run_tracked(config, folder, folder.parent, progress.place())
+    if options.json:
+        print(json.dumps(result.document()))
+    else:
+        _print_result(result, folder)
+    return 0
+
+
+def sweep(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.space import StudyConfig, load_study
+    from sweeps.start import start_study
+
+    study = load_study(values_of(options.config, rest, StudyConfig), options.config)
+    folder = Path(study.out or f"runs/{study.name}")
+    start_study(study, folder)
+    _print_study(study, folder)
+    return 0
+
+
+def plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.plan import plan_lines
+    from sweeps.space import StudyConfig, load_study
+
+    study = load_study(values_of(options.config, rest, StudyConfig), options.config)
+    for line in plan_lines(study, options.probe):
+        print(line, flush=True)
+    return 0
+
+
+def resume(options: argparse.Namespace, rest: list[str]) -> int:
+    from engine.tracked import run_tracked
+    from sweeps.folder import STUDY_FILE, is_study, read_study
+    from sweeps.progress import RoundProgress
+
+    folder: Path = options.folder
+    if is_study(folder):
+        from sweeps.start import resume_study
+
+        resume_study(folder)
+        _print_study(read_study(folder), folder)
+        return 0
+    if not (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a run (config.yaml).")
+    config = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    with RoundProgress(config.federation.rounds) as progress:
+        result = run_tracked(config, folder, folder.parent, progress.place())
+    _print_result(result, folder)
+    return 0
+
+
+def ask_driver(options: argparse.Namespace, rest: list[str]) -> int:
+    from dataclasses import asdict
+
+    from sweeps.commands import ask, commands, wait
+
+    folder: Path = options.folder
+    if options.what == "list":
+        found = commands(folder)
+    else:
+        asked = ask(folder, options.what, options.number)
+        found = [wait(folder, asked, options.wait)]
+    if options.json:
+        print(json.dumps([asdict(command) for command in found]))
+    for command in found if not options.json else ():
+        value = "" if command.value is None else f" {command.value}"
+        print(f"{command.verb}{value}: {command.state}{command.said and f' ({command.said})'}, asked by {command.by}")
+    if options.what == "list" or found[0].state in ("accepted", "done"):
+        return 0
+    if found[0].state == "refused":
+        return MISTAKE
+    print(f"pulseledger: nobody has answered in {options.wait:g} s; is {folder} being driven?", file=sys.stderr)
+    return WAITING
+
+
+@contextlib.contextmanager
+def _quiet_stdout(wanted: bool) -> Iterator[None]:
+    """With --json, stdout is for the document alone: Ray prints messages of lost workers there."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _print_result(result: "Result", folder: Path) -> None:
+    from sweeps.rows import rows_of
+    from sweeps.table import print_table, table_console
+
+    print_table(rows_of(folder), table_console())
+    ledger = result.ledger
+    if ledger.backend != "none":
+        print(
+            f"ledger: head {ledger.head:.18}..., {ledger.updates} updates in {ledger.rounds} rounds, "
+            f"{ledger.gas_per_round:,.0f} gas a round, {ledger.critical_path_seconds:.3f} s "
+            f"({100 * (ledger.overhead_share or 0):.2f} %) on the critical path"
+        )
+    print(f"results: {folder}")
+    if result.config.tracking.backend == "mlflow":
+        print(f"MLflow: pulseledger ui {folder}")
+
+
+def _print_study(study: "StudyConfig", folder: Path) -> None:
+    from engine.tracking.store import store_uri
+    from sweeps.rows import rows_of
+    from sweeps.table import print_table, table_console
+
+    print_table(rows_of(folder), table_console())
+    if study.tracking.backend == "mlflow":
+        print(f"MLflow store: {store_uri(study.tracking, folder)}\nopen it with: pulseledger ui {folder}")
+    print(f"audit it with: pulseledger audit {folder}")

@@ -1,0 +1,323 @@
+"""Studies whose trials are in PostgreSQL and whose runs are on an MLflow server: real ones, which also go away."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from reference import ROOT, settled
+from servers import Postgres, mlflow_server, postgres
+from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study
+
+from engine.errors import ConfigError, StudyError
+from sweeps import storage
+from sweeps.__main__ import main
+from sweeps.space import StudyConfig, load_study
+from sweeps.storage import _Away, _Patient, driver_storage
+
+ROUNDS = 12
+VALUES: dict[str, Any] = {
+    "name": "database",
+    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
+    "cohort": {"hospitals": 3},
+    "model": {"channels": [8, 8, 16], "hidden": 16},
+    "federation": {"rounds": ROUNDS, "local_epochs": 2},
+    "ledger": {"backend": "none"},
+    "tracking": {"backend": "none"},
+    "execution": {"cpus": 2, "hospitals_per_actor": 3},
+    "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}},
+    "baselines": [{"federation.algorithm": "local"}],
+    "sampler": "random",
+    "trials": 3,
+    "concurrency": 1,
+}
+
+
+def study_of(**keys: Any) -> StudyConfig:
+    return load_study({**VALUES, **keys}, "test")
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="pulseledger-postgres-"))  # not pytest's, which no other user may enter
+    try:
+        with postgres(folder) as running, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PGPASSWORD", running.PASSWORD)
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def url(server: Postgres, request: pytest.FixtureRequest) -> str:
+    """An empty database of this test's own."""
+    name = request.node.name.replace("[", "_").replace("]", "").lower()[:60]
+    server.create(name)
+    return server.url(name)
+
+
+def outcome(folder: Path) -> list[Any]:
+    found = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    return [(t.number, t.params, t.state, t.values, t.user_attrs["keys"]) for t in found]
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"storage": "postgresql+psycopg://me:hush@there/db"}, "PGPASSWORD"),
+        ({"storage": "postgresql+psycopg://me@there/db?password=hush"}, "PGPASSWORD"),
+        ({"storage": "mysql://me:hush@there/db"}, "postgresql+psycopg://"),
+        ({"tracking": {"uri": "http://me:hush@there:5000"}}, "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_a_password_is_refused_and_not_repeated(keys: dict[str, Any], words: str):
+    with pytest.raises(ConfigError) as error:
+        study_of(**keys)
+    assert words in str(error.value)
+    assert "hush" not in str(error.value)
+
+
+def test_a_server_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
+    pytest.importorskip("psycopg")
+    with pytest.raises(StudyError) as error:
+        start_study(study_of(storage="postgresql+psycopg://me@127.0.0.1:1/db"), tmp_path, quiet=True)
+    assert str(error.value).startswith("postgresql+psycopg://me@127.0.0.1:1/db: cannot be used (connection failed")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / STUDY_FILE).exists()
+
+
+def test_a_wrong_password_is_not_echoed(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PGPASSWORD", "wrong-and-hushed")
+    with pytest.raises(StudyError) as error:
+        start_study(study_of(storage=url), tmp_path, quiet=True)
+    assert "password authentication failed" in str(error.value)
+    assert "wrong-and-hushed" not in str(error.value)
+
+
+def test_trials_do_not_change_the_kind_of_their_storage(url: str, tmp_path: Path):
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(VALUES))
+    with pytest.raises(StudyError, match="another kind of storage"):
+        start_study(study_of(storage=url), tmp_path, quiet=True)
+
+
+# --- One driver -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_driver_is_told_of_the_first_from_any_folder(url: str, tmp_path: Path):
+    """The first is another process; it is killed, and the lock is free again."""
+    study = study_of(storage=url)
+    code = (
+        "import sys, time; sys.path.insert(0, 'tests'); from pathlib import Path; import test_postgres as t\n"
+        "with t.driver_storage(t.study_of(storage=sys.argv[1]), Path(sys.argv[2]), print): print('held', flush=True); time.sleep(99)"
+    )
+    words = [sys.executable, "-c", code, url, str(tmp_path)]
+    first = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(StudyError) as error:
+            start_study(study, tmp_path / "another", quiet=True)
+        assert f"is being driven by process {first.pid} on {socket.gethostname()[:20]}" in str(error.value)
+        assert not (tmp_path / "another" / STUDY_FILE).exists()
+        other = study_of(storage=url, name="another study in the same database")
+        with driver_storage(other, tmp_path, quiet) as storage:
+            assert open_studies(other, tmp_path, storage)
+    finally:
+        first.kill()
+        first.communicate()
+    end = time.monotonic() + 30  # the server has to notice
+    while True:
+        try:
+            with driver_storage(study, tmp_path, quiet):
+                return
+        except StudyError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_a_name_belongs_to_the_folder_where_it_was_begun(url: str, tmp_path: Path):
+    study = study_of(storage=url)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with driver_storage(study, tmp_path / "a", quiet) as held:
+        open_studies(study, tmp_path / "a", held)
+    with driver_storage(study, tmp_path / "b", quiet) as held, pytest.raises(StudyError, match="another folder"):
+        open_studies(study, tmp_path / "b", held)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    ((opened, _),) = open_studies(study, tmp_path / "moved")
+    assert len(opened.get_trials()) == 1  # the baseline
+
+
+# --- A database that goes away ----------------------------------------------------------------------------------------
+
+
+def test_calls_wait_for_the_server_and_take_the_lock_again(server: Postgres, url: str, tmp_path: Path):
+    study, said = study_of(storage=url), []
+    with driver_storage(study, tmp_path, said.append) as held:
+        ((opened, _),) = open_studies(study, tmp_path, held)
+        opened.tell(opened.ask(), 1.0)
+        server.stop()
+        back = threading.Timer(1.5, server.start)
+        back.start()
+        trial = opened.ask()
+        back.join()
+        trial.suggest_float("x", 0, 1)
+        # its connection alone is ended, as a firewall does
+        server.sql(
+            "postgres",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + url.rpartition("/")[2] + "'",
+        )
+        opened.tell(trial, 2.0)
+        assert [t.values for t in opened.get_trials()] == [[1.0], [2.0]]
+        with pytest.raises(StudyError, match=f"process {os.getpid()} on"), driver_storage(study, tmp_path, quiet):
+            pass
+    assert [text.split(" is ")[1][:4] for text in said] == ["away", "back", "away", "back"]
+
+
+def test_a_driver_whose_lock_went_to_another_stops(server: Postgres, url: str, tmp_path: Path):
+    study = study_of(storage=url)
+    with driver_storage(study, tmp_path, quiet) as held:
+        ((opened, _),) = open_studies(study, tmp_path, held)
+        server.sql(
+            "postgres",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '" + url.rpartition("/")[2] + "'",
+        )
+        with driver_storage(study, tmp_path, quiet), pytest.raises(StudyError, match="is being driven by process"):
+            opened.ask()
+
+
+def test_a_server_that_stays_away_stops_the_driver_and_loses_nothing(
+    server: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    study = study_of(storage=url)
+    monkeypatch.setattr(storage, "AWAY_SECONDS", 0.5)
+    with driver_storage(study, tmp_path, quiet) as held:
+        ((opened, _),) = open_studies(study, tmp_path, held)
+        trial = opened.ask()
+        server.stop("fast")
+        try:
+            with pytest.raises(StudyError) as error:
+                opened.tell(trial, 1.0)
+        finally:
+            server.start()
+        assert "has been away for 0.5 s" in str(error.value)
+        assert "nothing is lost, resume" in str(error.value)
+    assert [t.state for t in open_studies(study, tmp_path)[0][0].get_trials()] == [TrialState.RUNNING]
+
+
+class _LosesAnswers:
+    """Carries out each call and then says, the first time, that the database is away."""
+
+    def __init__(self) -> None:
+        self.storage = optuna.storages.InMemoryStorage()
+        self.lost: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            answer = getattr(self.storage, name)(*args, **options)
+            if name not in self.lost:
+                self.lost.add(name)
+                raise _Away("its answer was lost")
+            return answer
+
+        return call
+
+
+def test_a_call_whose_answer_was_lost_is_not_carried_out_twice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "PAUSES", (0.0,))
+    loses = _LosesAnswers()
+    patient: Any = _Patient(loses, quiet)  # type: ignore[arg-type, abstract]
+    study = optuna.create_study(storage=patient, study_name="lost", load_if_exists=True)
+    study.enqueue_trial({"x": 0.25}, user_attrs={"baseline": {}})
+    loses.lost.clear()
+    trial = study.ask()
+    assert trial.suggest_float("x", 0, 1) == 0.25
+    trial.set_user_attr("config", [1])
+    study.tell(trial, 3.0)
+    loses.lost.clear()
+    study.tell(study.ask(), state=TrialState.FAIL)
+    assert [(t.state, t.values) for t in study.get_trials()] == [(TrialState.COMPLETE, [3.0]), (TrialState.FAIL, None)]
+    assert {"create_new_trial", "set_trial_state_values", "set_trial_param", "set_trial_user_attr"} <= loses.lost | {
+        "set_trial_param",
+        "set_trial_user_attr",
+    }
+
+
+# --- A whole study ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ray2, tmp_path: Path, capfd):
+    """The same numbers as on SQLite, one MLflow run for each trial with each step once, and no password anywhere."""
+    settled()
+    start_study(study_of(), tmp_path / "sqlite", quiet=True)
+    server.create("mlflow_store")
+    store = server.url("mlflow_store")  # its password is in PGPASSWORD, too
+    folder = tmp_path / "postgres"
+    with mlflow_server(store, tmp_path) as tracking:
+        values = study_of(storage=url, tracking={"backend": "mlflow", "uri": tracking.url})
+        stopped: list[str] = []
+
+        def interrupt() -> None:
+            def until(pattern: str) -> None:
+                end = time.monotonic() + 120
+                while not list(folder.glob(pattern)) and time.monotonic() < end:
+                    time.sleep(0.05)
+
+            until("trials/0000/seed-0/checkpoint.safetensors")
+            server.stop()
+            time.sleep(3)
+            server.start()
+            stopped.append("database")
+            until("trials/0001/seed-0/checkpoint.safetensors")
+            tracking.stop()
+            time.sleep(3)
+            tracking.start()
+            stopped.append("mlflow")
+
+        outage = threading.Thread(target=interrupt)
+        outage.start()
+        start_study(values, folder)
+        outage.join()
+        assert stopped == ["database", "mlflow"]
+        resume_study(folder, quiet=True)
+        assert outcome(folder) == outcome(tmp_path / "sqlite")
+        assert [row[2] for row in outcome(folder)] == [TrialState.COMPLETE] * 3
+        assert main(["compare", str(folder)]) == 0
+        client = MlflowClient(tracking.url)
+        runs = client.search_runs([client.get_experiment_by_name("pulseledger").experiment_id])
+        (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        children = sorted((r for r in runs if r is not parent), key=lambda r: r.data.tags["number"])
+        assert [run.data.tags["number"] for run in children] == ["0", "1", "2"]
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        for run in children:
+            rounds = 1 if run.data.params["federation.algorithm"] == "none" else ROUNDS
+            curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
+            assert sorted(point.step for point in curve) == list(range(1, rounds + 1))
+            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+        assert parent.data.tags["optuna.storage"] == url
+        tags = [str(run.data.tags) + str(run.data.params) for run in runs]
+    said = capfd.readouterr()
+    assert "the study's database is away" in said.err
+    texts = [p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix in (".yaml", ".json", ".txt")]
+    assert any("database" in text for text in texts)
+    assert not any(server.PASSWORD in text for text in [*texts, *tags, *said])
