@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from engine.settings import Name, Section
 
@@ -48,6 +48,14 @@ def seconds_of(value: int | str) -> float | None:
     if not found:
         raise ValueError(f"{value!r} is no length; allowed: a whole number, or seconds as in '0.25 s' or '250 ms'")
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def _length(value: int | str) -> int | str:
+    seconds_of(value)
+    return value
+
+
+Length = Annotated[int | str, AfterValidator(_length)]
 
 
 class SimulationConfig(Section):
@@ -111,7 +119,7 @@ class DataConfig(Section):
         None, gt=0, le=10_000, description="Hz that every record is resampled to; null: the one rate of all records"
     )
     filter: FilterConfig = FilterConfig()
-    window: tuple[int | str, int | str] = Field(
+    window: tuple[Length, Length] = Field(
         (180, 180), description="before and after the R peak, in samples or as '0.25 s'"
     )
     lead: Leads = Field(
@@ -121,7 +129,7 @@ class DataConfig(Section):
         "record", description="scale by the record's median and spread, each beat by its own, or keep mV"
     )
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
-    rr_context: int | str = Field(
+    rr_context: Length = Field(
         10, description="beats on each side that make the local mean of the RR ratios, or a time as '10 s'"
     )
     classes: str = Field("NSVFQ", description="AAMI EC57 classes that are kept, a part of NSVFQ")
@@ -145,7 +153,7 @@ class DataConfig(Section):
         seconds = [seconds_of(side) for side in value]
         whole = [side for side in value if isinstance(side, int)]
         if min(s for s in (*seconds, *whole) if s is not None) <= 0 or sum(whole) > LONGEST_WINDOW:
-            raise ValueError(f"both must be above 0 and their sum at most {LONGEST_WINDOW} samples")
+            raise ValueError(f"both must be at least 1, or above 0 s, and their sum at most {LONGEST_WINDOW} samples")
         return value
 
     @field_validator("rr_context")
