@@ -322,6 +322,25 @@ def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
     return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
 
 
+def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
+    """Whoever takes part in a round, each has another who can score its update.
+
+    Raises:
+        ConfigError: a round may lack two hospitals with validation beats.
+    """
+    if per_round < 2:
+        raise ConfigError(
+            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
+        )
+    without = [h.id for h in hospitals if h.trains and not len(h.validation)]
+    if per_round - len(without) < 2:
+        raise ConfigError(
+            "ledger.reputation: peers needs at least two hospitals with validation beats in every round; "
+            f"{'hospital' if len(without) == 1 else 'hospitals'} {', '.join(map(str, without))} of rounds of {per_round} "
+            "have none (cohort.fractions, cohort.split, data.classes)."
+        )
+
+
 def open_ledger(
     config: RunConfig,
     hashed: str,
@@ -339,10 +358,8 @@ def open_ledger(
     """
     if config.ledger.backend == "none":
         return NO_LEDGER
-    if config.ledger.reputation == "peers" and per_round < 2:
-        raise ConfigError(
-            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
-        )
+    if config.ledger.reputation == "peers":
+        _require_judges(hospitals, per_round)
     genesis = initial_parameters(network, config.seed)
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
     organisations: tuple[bytes, ...] = ()

@@ -65,12 +65,20 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
     )
     for hospital in hospitals:
         if not len(hospital.train):
-            names = [beats.records[r]["name"] for r in np.unique(beats.record[owner == hospital.id])]
             raise ConfigError(
-                f"cohort: hospital {hospital.id} ({', '.join(names) or 'no beats'}) has no train beats with split {config.split}; "
-                "give it more records, fewer hospitals, or other data.classes."
+                f"cohort: hospital {hospital.id} ({_holdings(beats, owner == hospital.id)}) has no train beats with split "
+                f"{config.split}; give it more records, fewer hospitals, or other data.classes."
             )
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
+
+
+def _holdings(beats: Beats, mine: np.ndarray) -> str:
+    """The records of a hospital's beats; of one that has none, those records that no beat is left of."""
+    names = [beats.records[r]["name"] for r in np.unique(beats.record[mine])]
+    if names:
+        return ", ".join(names)
+    empty = [record["name"] for r, record in enumerate(beats.records) if not (beats.record == r).any()]
+    return f"no beats; none is left of {', '.join(empty)}" if empty else "no beats"
 
 
 def describe(

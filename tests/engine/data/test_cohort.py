@@ -228,7 +228,9 @@ def test_a_hospital_without_train_beats_is_refused(build: Callable[..., Cohort])
 @pytest.mark.parametrize("empty", [0, 1])
 def test_a_hospital_without_any_beat_is_refused(build: Callable[..., Cohort], empty: int) -> None:
     message = refusal(lambda: build({"a": "N" * 10 * empty, "b": "N" * 10 * (1 - empty)}, partition="one-record"))
-    assert message.startswith(f"cohort: hospital {empty} (no beats) has no train beats with split chronological; ")
+    name = "ab"[empty]
+    says = f"cohort: hospital {empty} (no beats; none is left of {name}) has no train beats with split chronological; "
+    assert message.startswith(says)
 
 
 # --- the first study
