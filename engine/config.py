@@ -44,6 +44,10 @@ class RunConfig(Section):
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
                 "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
             )
+        if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
+            raise ValueError(
+                "cohort.split: other-database and data.other.source go together: the database that is only tested on"
+            )
         if self.execution.sites:
             without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
             if without:

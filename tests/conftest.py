@@ -107,6 +107,7 @@ def beats_of() -> Callable[..., Beats]:
                     "name": name,
                     "patient": (patients or {}).get(name, name),
                     "known": f"{database}/{name}" if database else "",
+                    "other": False,
                     "leads": ["MLII"],
                     "sampling_rate": 360.0,
                     "native_rate": 360.0,

@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.data import signals
-from engine.data.collection import Collection, gather, one_rate, refuse
+from engine.data.collection import Collection, gather, one_rate, patient_of, refuse, require_apart
 from engine.data.config import CLASSES, DataConfig, seconds_of
 from engine.data.records import Record, read_record
 from engine.encoding import json_hash
@@ -44,8 +44,8 @@ class Beats:
         record: int32[beats], index into `records`.
         sample: int64[beats], position of the R peak in its record, at the record's sampling_rate.
         peak: int64[annotated beats], positions of all beats, record after record, also of those that were left out.
-        records: for each record its name, patient, known (database and name that it is a copy of, or ""), sex, age,
-            leads, sampling_rate, native_rate (of the file), samples, peaks (number of annotated beats), annotated
+        records: for each record its name, patient, known (database and name that it is a copy of, or ""), other (whether
+            it is of the database that is only tested on), sex, age, leads, sampling_rate, native_rate (of the file), samples, peaks (number of annotated beats), annotated
             (those of each class); beats left out because their window leaves the record (edge), holds lost samples
             (lost) or a flat stretch (flat), or because their annotations contradict each other (unclear); doubled
             (annotations of one beat); symbols left out (dropped) and annotations that are no beats (others).
@@ -196,25 +196,28 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     Raises:
         DataError: a record is missing, damaged or foreign, or nothing is left.
     """
-    collection = gather(data, progress)
-    rate = one_rate([collection])
+    collections = [gather(data, progress)]
+    if data.other.source != "none":
+        collections.append(gather(data.of_other(), progress))
+        require_apart(*collections)
+    rate = one_rate(collections)
     try:
         window = data.window_at(rate)
     except ValueError as error:
         raise DataError(f"{error}.") from None
     told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "annotator", "other"}
-    digest = json_hash([data.model_dump(mode="json", exclude=told), collection.described()]).hex()
+    digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
     code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
     folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
     try:
         return open_beats(folder, check=True)
     except DataError:
         pass  # not cut yet, or damaged: cut it (again)
-    progress(f"cutting beats of {len(collection.entries)} records")
-    whole, records = _cut_all(collection)
+    progress(f"cutting beats of {sum(len(c.entries) for c in collections)} records")
+    whole, records = _cut_all(collections)
     if not len(whole["y"]):
         raise DataError(
-            f"{collection.found.folder}: no beat is left; data.classes is {data.classes} and data.window "
+            f"{collections[0].found.folder}: no beat is left; data.classes is {data.classes} and data.window "
             f"{list(data.window)}{_left_out(records)}."
         )
     meta = {
@@ -223,57 +226,68 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
         "digest": digest,
         "rr_names": data.rr_names,
         "window": window,
-        "patients_source": collection.patients.source,
+        "patients_source": _patients_source(collections),
     }
     _save(folder, whole, meta)
     return open_beats(folder, check=True)
 
 
-def _cut_all(collection: Collection) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+def _cut_all(collections: list[Collection]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Arrays and descriptions of all records."""
-    data, records, problems = collection.data, [], {}
+    records: list[dict[str, Any]] = []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
-    for index, entry in enumerate(collection.entries):
-        try:
-            record = read_record(entry, data)
-        except DataError as error:
-            problems[entry.name] = str(error)
-            continue
-        made = cut(record, data)
-        number = np.full(len(made.y), index, np.int32)
-        arrays = {
-            "x": made.x,
-            "rr": made.rr,
-            "y": made.y,
-            "record": number,
-            "sample": made.sample,
-            "peak": record.peaks,
-        }
-        for name, array in arrays.items():
-            parts[name].append(array)
-        annotated = [data.class_of(symbol) for symbol in record.symbols]
-        known = collection.known[entry.name]
-        records.append(
-            {
-                "name": entry.name,
-                "patient": collection.patients.of[entry.name],
-                "known": "/".join(known) if known else "",
-                "sex": record.sex,
-                "age": record.age,
-                "leads": list(record.leads),
-                "sampling_rate": record.sampling_rate,
-                "native_rate": record.native_rate,
-                "samples": record.signal.shape[1],
-                "peaks": len(record.peaks),
-                "annotated": {c: annotated.count(c) for c in CLASSES},
-                **made.counts,
-                "doubled": record.doubled,
-                "dropped": made.dropped,
-                "others": dict(record.others),
-            }
-        )
-    refuse(collection.found, problems)
+    for collection in collections:
+        problems = {}
+        for entry in collection.entries:
+            try:
+                record = read_record(entry, collection.data)
+            except DataError as error:
+                problems[entry.name] = str(error)
+                continue
+            made = cut(record, collection.data)
+            number = np.full(len(made.y), len(records), np.int32)
+            arrays = {"x": made.x, "rr": made.rr, "y": made.y, "record": number, "sample": made.sample}
+            for name, array in {**arrays, "peak": record.peaks}.items():
+                parts[name].append(array)
+            identity = _identity(entry.name, collection, collections[0])
+            records.append({**identity, **_described(record, made, collection.data)})
+        refuse(collection.found, problems)
     return {name: np.concatenate(parts[name]) for name in ARRAYS}, records
+
+
+def _identity(name: str, collection: Collection, first: Collection) -> dict[str, Any]:
+    """Which record of whom it is. One of the second source has that before its name."""
+    other, known = collection is not first, collection.known[name]
+    return {
+        "name": f"{collection.prefix}{name}" if other else name,
+        "patient": patient_of(name, collection, first) if other else collection.patients.of[name],
+        "known": "/".join(known) if known else "",
+        "other": other,
+    }
+
+
+def _described(record: Record, made: Cut, data: DataConfig) -> dict[str, Any]:
+    annotated = [data.class_of(symbol) for symbol in record.symbols]
+    return {
+        "sex": record.sex,
+        "age": record.age,
+        "leads": list(record.leads),
+        "sampling_rate": record.sampling_rate,
+        "native_rate": record.native_rate,
+        "samples": record.signal.shape[1],
+        "peaks": len(record.peaks),
+        "annotated": {c: annotated.count(c) for c in CLASSES},
+        **made.counts,
+        "doubled": record.doubled,
+        "dropped": made.dropped,
+        "others": dict(record.others),
+    }
+
+
+def _patients_source(collections: list[Collection]) -> str:
+    """Where the patients are from; "" as soon as those of one source are not known."""
+    sources = [collection.patients.source for collection in collections]
+    return " and ".join(dict.fromkeys(sources)) if all(sources) else ""
 
 
 def _left_out(records: list[dict[str, Any]]) -> str:
@@ -315,14 +329,33 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
         raise DataError(f"{folder}: is not a complete cache of beats ({error}).") from None
 
 
-def _save(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def derived(beats: Beats, folder: Path, changed: dict[str, np.ndarray]) -> Beats:
+    """Beats with some arrays changed, in a cache folder of their own; the other arrays are the same files.
+
+    Raises:
+        DataError: they cannot be stored.
+    """
+    meta = json.loads((beats.folder / "meta.json").read_text())
+    _save(folder, changed, meta, {name: beats.folder / f"{name}.npy" for name in ARRAYS if name not in changed})
+    return open_beats(folder, check=True)
+
+
+def _save(
+    folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any], same: Mapping[str, Path] | None = None
+) -> None:
+    """Writes a cache folder, whole or not at all; `same` are arrays that are files already."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
-        checksums = {name: zlib.crc32((part / f"{name}.npy").read_bytes()) for name in arrays}
+        for name, path in (same or {}).items():
+            try:
+                os.link(path, part / f"{name}.npy")
+            except OSError:  # a file system without links
+                shutil.copyfile(path, part / f"{name}.npy")
+        checksums = {name: zlib.crc32((part / f"{name}.npy").read_bytes()) for name in (*arrays, *(same or {}))}
         (part / "meta.json").write_text(json.dumps({**meta, "checksums": checksums}))
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)

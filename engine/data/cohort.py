@@ -10,6 +10,7 @@ import numpy as np
 from engine.data import partitions
 from engine.data.beats import Beats, load_beats
 from engine.data.config import CohortConfig, DataConfig
+from engine.data.hindsight import without_hindsight
 from engine.data.identity import UNKNOWN
 from engine.errors import ConfigError
 from engine.metrics import scores
@@ -69,6 +70,8 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
                 f"cohort: hospital {hospital.id} ({_holdings(beats, owner == hospital.id)}) has no train beats with split "
                 f"{config.split}; give it more records, fewer hospitals, or other data.classes."
             )
+    horizon = partitions.horizons(beats, owner, part, trains, config)
+    beats = without_hindsight(beats, data, owner, part, trains, horizon)
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
 
 

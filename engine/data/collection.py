@@ -32,6 +32,11 @@ class Collection:
     known: Mapping[str, tuple[str, str] | None]
     patients: Patients
 
+    @property
+    def prefix(self) -> str:
+        """Before the names of its records and patients where they stand beside those of another source."""
+        return f"{self.data.source}/"
+
     def described(self) -> list[object]:
         """What makes it this collection and no other, as plain JSON values."""
         told = {"lead": self.data.lead, "annotator": self.data.annotator}
@@ -112,3 +117,31 @@ def one_rate(collections: Sequence[Collection]) -> float:
             "data.rate, to which all are resampled."
         )
     return next(iter(rates))
+
+
+def require_apart(first: Collection, second: Collection) -> None:
+    """Two sources that are trained and tested on share no file.
+
+    Raises:
+        DataError: they do.
+    """
+    files = {digest: path for path, digest in first.digests.items()}
+    same = [path for path, digest in second.digests.items() if digest in files]
+    if same:
+        raise DataError(
+            f"data.other: {second.found.folder / same[0]} is the same file as {first.found.folder / files[second.digests[same[0]]]}, "
+            "so what is tested on would be trained on."
+        )
+
+
+def patient_of(record: str, collection: Collection, beside: Collection) -> str:
+    """Whose a record is, under a name that tells the patients of two sources apart, and finds those of both.
+
+    A copy of a known database's record belongs to that database's patient, wherever it lies.
+    """
+    own, known = collection.patients.of[record], collection.known[record]
+    if known is None or not DATASETS[known[0]].patients_known:
+        return f"{collection.prefix}{own}"
+    patient = DATASETS[known[0]].patient(known[1])
+    alike = {copy[0] if copy else "" for copy in beside.known.values()} == {known[0]}
+    return patient if alike and beside.data.patients is None else f"{known[0]} {patient}"

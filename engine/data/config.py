@@ -125,8 +125,9 @@ class DataConfig(Section):
     lead: Leads = Field(
         ("MLII", "V5"), description="lead by name or by number from 0; a list is in order of preference"
     )
-    normalise: Literal["record", "beat", "none"] = Field(
-        "record", description="scale by the record's median and spread, each beat by its own, or keep mV"
+    normalise: Literal["record", "train", "beat", "none"] = Field(
+        "record",
+        description="scale by median and spread of the whole record or of its train beats, each beat by its own, or keep mV",
     )
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
     rr_context: Length = Field(
@@ -208,6 +209,12 @@ class DataConfig(Section):
             raise ValueError("source 'folder' needs data.folder")
         return self
 
+    def of_other(self) -> "DataConfig":
+        """Settings for the records of `other`: its own where it has some."""
+        own = {name: getattr(self.other, name) for name in ("source", "folder", "records", "exclude", "patients")}
+        own |= {name: getattr(self.other, name) or getattr(self, name) for name in ("lead", "annotator")}
+        return self.model_copy(update={**own, "other": OtherConfig()})
+
     @property
     def rr_names(self) -> tuple[RrFeature, ...]:
         """Names of the RR features in the order of the columns."""
@@ -250,7 +257,7 @@ class CohortConfig(Section):
     groups: tuple[tuple[Name, ...], ...] | None = Field(
         None, description="partition records: the records of each hospital"
     )
-    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out"] = Field(
+    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out", "other-database"] = Field(
         "chronological", description="how beats are parted into train, validation and test"
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")

@@ -17,6 +17,7 @@ from engine.seeds import generator
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 
+UNSEEN_AFTER = ("inter-patient", "other-database")  # splits whose tested patients are hospitals after those that train
 RARE_ENOUGH = 50  # beats of a class that make it a patient's pathology (or 2 % of a shorter record)
 
 
@@ -29,8 +30,8 @@ def partition(beats: Beats, config: CohortConfig) -> np.ndarray:
     Raises:
         ConfigError: the records do not allow this many hospitals, or the lists of records are wrong.
     """
-    if config.split == "inter-patient":
-        return _inter_patient(beats, config)
+    if config.split in UNSEEN_AFTER:
+        return _unseen_after(beats, config)
     if config.partition == "beat-dirichlet":
         return _beat_dirichlet(beats, config)
     return _by_record(beats, config, range(len(beats.records)))[beats.record]
@@ -117,19 +118,19 @@ def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int
     return result
 
 
-def official(beats: Beats) -> tuple[Dataset, list[str]] | None:
-    """The known database that all records are of, and the name that each has there; None for anything else."""
-    known = [record["known"].partition("/") for record in beats.records]
-    if len({name for name, _, _ in known}) != 1 or known[0][0] not in DATASETS:
+def official(beats: Beats, records: Sequence[int]) -> tuple[Dataset, dict[str, int]] | None:
+    """The known database that all `records` are of, and the name that each has there; None for anything else."""
+    known = {i: beats.records[i]["known"].partition("/") for i in records}
+    databases = {name for name, _, _ in known.values()}
+    if len(databases) != 1 or not databases <= DATASETS.keys():
         return None
-    return DATASETS[known[0][0]], [name for _, _, name in known]
+    return DATASETS[databases.pop()], {name: i for i, (_, _, name) in known.items()}
 
 
 def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[list[int]]:
     """The database's own pathology hospitals where they fit; else patients sorted by pathology and cut."""
-    if (found := official(beats)) is not None:
-        dataset, names = found
-        at = {names[i]: i for records in patients for i in records}
+    if (found := official(beats, sum(patients, []))) is not None:
+        dataset, at = found
         listed = [[at[name] for name in group if name in at] for group in dataset.pathologies]
         listed = [group for group in listed if group]
         if len(listed) == hospitals and sum(map(len, listed)) == sum(map(len, patients)):
@@ -215,11 +216,15 @@ def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
     return result
 
 
-def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
-    """DS1's records form `hospitals` hospitals; each patient of DS2 is one more, unseen hospital after them."""
-    if config.partition in ("beat-dirichlet", "records"):
-        raise ConfigError(f"cohort.split inter-patient does not go with cohort.partition {config.partition}.")
-    seen, unseen = inter_patient_records(beats)
+def _unseen_after(beats: Beats, config: CohortConfig) -> np.ndarray:
+    """The records that train form `hospitals` hospitals; each patient of the others is one more, unseen one after them."""
+    forbidden = ("beat-dirichlet", "records") if config.split == "inter-patient" else ("beat-dirichlet",)
+    if config.partition in forbidden:
+        raise ConfigError(f"cohort.split {config.split} does not go with cohort.partition {config.partition}.")
+    if config.split == "inter-patient":
+        seen, unseen = inter_patient_records(beats)
+    else:
+        seen, unseen = ([i for i, r in enumerate(beats.records) if r["other"] == other] for other in (False, True))
     of_record = _by_record(beats, config, seen)
     for offset, group in enumerate(_patients(beats, unseen)):
         of_record[group] = config.hospitals + offset
@@ -228,11 +233,10 @@ def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
 
 def inter_patient_records(beats: Beats) -> tuple[list[int], list[int]]:
     """Record indices that train and that stay unseen: the database's official split, every second patient elsewhere."""
-    found = official(beats)
+    found = official(beats, range(len(beats.records)))
     if found is not None and found[0].train:
-        dataset, names = found
-        seen = [i for i, name in enumerate(names) if name in dataset.train]
-        unseen = [i for i, name in enumerate(names) if name in dataset.test]
+        dataset, at = found
+        seen, unseen = (sorted(i for name, i in at.items() if name in part) for part in (dataset.train, dataset.test))
         needed = f"records of both official parts of {dataset.title}, such as {dataset.train[0]} and {dataset.test[0]}"
     else:
         patients = _patients(beats, range(len(beats.records)))
@@ -258,7 +262,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
     part = np.full(len(beats), UNUSED, np.int8)
     if config.split == "leave-one-hospital-out":
         trains[config.held_out] = False
-    elif config.split == "inter-patient":
+    elif config.split in UNSEEN_AFTER:
         trains[config.hospitals :] = False
     if config.split == "random":
         for h in range(len(trains)):
@@ -277,7 +281,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         if side is adapting:
             early = sample < config.adapt_minutes * 60 * record["sampling_rate"]
             parts = np.where(early, TRAIN, TEST).astype(np.int8)
-        elif config.split == "inter-patient":
+        elif config.split in UNSEEN_AFTER:
             # the training side keeps no test part: its patients are tested nowhere
             known = train + validation
             parts = _parts(len(members), (train / known, validation / known, 0.0))
@@ -300,4 +304,29 @@ def _with_gap(parts: np.ndarray, sample: np.ndarray, window: int) -> np.ndarray:
     for boundary in np.flatnonzero(np.diff(parts)) + 1:
         before = np.arange(len(parts)) < boundary
         result[before & (sample > sample[boundary] - window)] = UNUSED
+    return result
+
+
+NO_END = np.iinfo(np.int64).max
+
+
+def horizons(
+    beats: Beats, hospital: np.ndarray, part: np.ndarray, trains: np.ndarray, config: CohortConfig
+) -> np.ndarray:
+    """int64[beats]: the sample before which everything lies that a beat may know of its record.
+
+    That is the first beat of a later part (validation, test) of the same record, on the same side of a split that has
+    hospitals which do not train; NO_END where there is none, and for the random split, which mixes its parts in time.
+    """
+    result = np.full(len(beats), NO_END, np.int64)
+    if config.split == "random":
+        return result
+    side = (hospital >= 0) & trains[hospital]
+    for r, learning in itertools.product(range(len(beats.records)), (True, False)):
+        members = np.flatnonzero((beats.record == r) & (hospital >= 0) & (side == learning))
+        parts, sample = part[members], np.asarray(beats.sample[members])
+        for own, later in ((TRAIN, (VALIDATION, TEST)), (VALIDATION, (TEST,))):
+            after = np.isin(parts, later)
+            if after.any():
+                result[members[parts == own]] = sample[after].min()
     return result

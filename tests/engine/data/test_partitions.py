@@ -511,7 +511,7 @@ def test_inter_patient_elsewhere_takes_every_second_patient(beats_of: Make) -> N
 
 def test_names_like_those_of_a_database_are_nothing_special(beats_of: Make) -> None:
     beats = beats_of(dict.fromkeys(["101", "102", "104", "106"], "N" * 20))
-    assert official(beats) is None
+    assert official(beats, range(4)) is None
     assert inter_patient_records(beats) == ([0, 2], [1, 3])
 
 
@@ -522,7 +522,8 @@ def test_the_official_split_goes_by_what_a_record_is(beats_of: Make) -> None:
     beats = replace(beats, records=tuple({**row, "known": known[row["name"]]} for row in beats.records))
     assert inter_patient_records(beats) == ([0], [1])
     mixed = replace(beats, records=({**beats.records[0], "known": ""}, beats.records[1]))
-    assert official(mixed) is None
+    assert official(mixed, range(2)) is None
+    assert official(mixed, [1]) is not None
 
 
 @pytest.mark.parametrize("names", [["101", "106"], ["100", "103"], ["102"]])
