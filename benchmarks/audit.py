@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine.ledger.ledger import Ledger
-from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
 
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
-from engine.messages import LoopState, Taken, Update
 from engine.ledger import archive
-from engine.ledger.bundle import BUNDLE, write_bundle
+from engine.ledger.bundle import write_bundle
+from engine.ledger.config import LedgerConfig
+from engine.ledger.format import BUNDLE, MEAN
+from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.ledger.subjects.registry import Federation
+from engine.ledger.subjects.rounds import RoundEntry
+from engine.ledger.subjects.updates import ModelUpdate, Opening, RoundHead, SignedUpdate, commitments
+from engine.messages import LoopState, Taken, Update
 from engine.model import vector_hash
 
 RULE = build_rule(AggregationConfig(), "samples")
@@ -52,9 +56,10 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
     params = draw.standard_normal(parameters).astype(np.float32)
     drawn = draw.standard_normal((hospitals, parameters)).astype(np.float32)
     keys = [hospital_key(SEED, ID, slot) for slot in range(hospitals)]
-    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout, "samples")
+    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout)
+    rule = {"name": MEAN, "weighting": "samples", "server": {"method": "none"}}
     archive.write_genesis(home, params)
-    with Ledger(home, federation) as ledger:
+    with RunLedger(home, federation, rule, LedgerConfig()) as ledger:
         model = federation.genesis_model
         for number in range(1, rounds + 1):
             vectors = {slot: np.roll(drawn[slot], number) for slot in range(hospitals)}
@@ -82,8 +87,8 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
             parent, model = model, vector_hash(params, layout)
             ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
         heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]
-        ledger.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
-        ledger.finalize()
+        ledger.rounds.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
+        ledger.rounds.finalize()
     write_bundle(home, {"config_hash": CONFIG.hex(), "model_hash": model.hex()}, "name: benchmark\n")
     return home / BUNDLE
 

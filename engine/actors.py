@@ -128,6 +128,14 @@ def give_back(actor: Any, kind: type, num_cpus: float, place: Place = ANYWHERE) 
     _idle.setdefault((kind.__name__, num_cpus, place), []).append(actor)
 
 
+def end_idle() -> None:
+    """Ends all actors that wait to be taken again."""
+    for actors in _idle.values():
+        for actor in actors:
+            end_actor(actor)
+    _idle.clear()
+
+
 def idle_cpus(kind: type) -> float:
     """CPUs held by idle actors of class `kind`: free for whoever takes them or ends them."""
     return sum(share * len(actors) for (name, share, _), actors in _idle.items() if name == kind.__name__)

@@ -4,12 +4,12 @@ It proves that no trial was dropped, swapped, added, or changed after the fact, 
 """
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.audit.report import Count, Report, finding
-from engine.audit.run import audit
+from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
@@ -25,8 +25,11 @@ from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
 
-def audit_study(folder: Path) -> Report:
+def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
+
+    Args:
+        checks: of each trial's run.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
@@ -52,12 +55,13 @@ def audit_study(folder: Path) -> Report:
         }
         for number, trial in sorted(trials.items())
     ]
+    report.finished = all(row["state"] in registration.STAGE.values() for row in report.trials)
     for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
         report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
     for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
         name = str(run.relative_to(folder))
         try:
-            report.runs[name] = audit(run)
+            report.runs[name] = audit(run, checks)
         except PulseLedgerError as error:
             number = int(run.parent.name) if run.parent.name.isdecimal() else None
             report.find(number, "folder", name, "a readable ledger", None, str(error))

@@ -1,13 +1,16 @@
 """What a driver works with, and how long it waits; tests give others."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from engine.background import Background
 from engine.clock import REAL, Clock
+from engine.pools.config import ExecutionConfig
 from engine.tracking.tracker import Tracker, start_tracker
 from sweeps.mirror import STORE_SECONDS
-from sweeps.slots import START_SECONDS
+from sweeps.slots import START_SECONDS, started_ray
 from sweeps.trial import TrialRunner
 
 
@@ -34,9 +37,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Means:
-    """What a driver works with."""
+    """What a driver works with; `ray` gives the module, started, for as long as it is entered."""
 
     clock: Clock = REAL
+    ray: Callable[[ExecutionConfig], AbstractContextManager[Any]] = started_ray
     limits: Limits = Limits()
     runner: type[TrialRunner] = TrialRunner
     start_tracker: Callable[..., Background[Tracker]] = start_tracker

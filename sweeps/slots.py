@@ -1,13 +1,15 @@
 """Room for trials on Ray: a placement group for each at a time, and the runner that lives in its first bundle."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.actors import SITE, end_actor
+from engine.actors import SITE, imported_ray, start_ray, stop_ray
 from engine.clock import REAL, Clock
 from engine.config import RunConfig
 from engine.errors import ResourceError, StudyError
+from engine.pools.config import ExecutionConfig
 from sweeps.sizes import RUNNER_CPU, free_memory, memory_room, trial_bundles, trial_labels
 from sweeps.space import StudyConfig
 from sweeps.text import first_line
@@ -83,9 +85,14 @@ class Slots:
 
     def end(self, slot: Slot) -> None:
         """Ends a slot with all that runs in it."""
-        end_actor(slot.runner)  # its hospitals belong to it and end with it
+        self.end_runner(slot)
         with contextlib.suppress(Exception):
             self._ray.util.remove_placement_group(slot.group)
+
+    def end_runner(self, slot: Slot) -> None:
+        """Ends a runner's process; its hospitals belong to it and end with it. What it was called for fails."""
+        with contextlib.suppress(Exception):
+            self._ray.kill(slot.runner)
 
     def close(self) -> None:
         """Ends the idle ones."""
@@ -128,6 +135,21 @@ class Slots:
         except Exception as error:  # Ray's own is a bare Exception here
             lost = first_line(error)
         raise RayLost(lost)
+
+
+@contextlib.contextmanager
+def started_ray(execution: ExecutionConfig) -> Iterator[Any]:
+    """Ray, started or joined unless it was already.
+
+    Raises:
+        ResourceError: no Ray answers at the address.
+    """
+    started = start_ray(execution)
+    try:
+        yield imported_ray()
+    finally:
+        if started:
+            stop_ray()
 
 
 def cause_of(ray: Any, error: BaseException) -> BaseException:

@@ -1,14 +1,11 @@
 """Beginning a study and going on with one: the lock, the database, the study's file, Ray; then the driver."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from optuna.storages import BaseStorage
 
-from engine.actors import imported_ray, start_ray, stop_ray
 from engine.errors import ResourceError, StudyError
 from engine.files import write_text
 from engine.settings import dump_yaml
@@ -63,22 +60,12 @@ def _drive(
     queue = Queue(study, open_studies(study, folder, storage))
     already = sum(trial.ended for trial in queue.trials())
     shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
-    with shown, _ray(study) as ray:
+    with shown, means.ray(study.execution) as ray:
         require_head(ray, study)
         try:
             Driver(study, folder, queue, commands, shown, means, ray).drive()
         except (ray.exceptions.RayError, RayLost) as error:
             raise ResourceError(f"Ray was lost ({first_line(error)}); `pulseledger resume {folder}` goes on.") from None
-
-
-@contextlib.contextmanager
-def _ray(study: StudyConfig) -> Iterator[Any]:
-    started = start_ray(study.execution)
-    try:
-        yield imported_ray()
-    finally:
-        if started:
-            stop_ray()
 
 
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:

@@ -13,7 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
+
+from engine.audit import outcomes, state
+from engine.audit.report import Report
+from engine.audit.run import CHECKS
+from engine.encoding import json_hash
+from engine.errors import LedgerError
+from engine.ledger import archive
+from engine.ledger.bundle import write_bundle
+from engine.ledger.format import BUNDLE, DECISIONS, RUN
 from engine.ledger.run import RunLedger
+from engine.ledger.signing import address, sign
 from engine.ledger.subjects.reputation import Standing, digests, judge
 from engine.ledger.subjects.synthetic import (
     Expire,
@@ -25,18 +38,9 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from safetensors.numpy import save_file
-from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
-
-from engine.audit import outcomes, state
-from engine.audit.report import Report
-from engine.audit.run import CHECKS
-from engine.errors import LedgerError
-from engine.ledger import archive
-from engine.ledger.bundle import write_bundle
-from engine.ledger.format import BUNDLE, DECISIONS, RUN
-from engine.ledger.signing import address, sign
 from engine.model import unflatten, vector_hash
+from engine.oracles.base import Batch
+from engine.synthesis.files import batch_digest
 
 ROUNDS = 4
 NEW_KEY = b"\x07" * 32
@@ -44,17 +48,16 @@ NEW_KEY = b"\x07" * 32
 OFFLINE = tuple(check for check in CHECKS if check not in (state.check, outcomes.check))
 
 
-def finish(run: Run, rounds: int = ROUNDS, full: bool = False) -> Path:
-    """Write the folder of a finished run; `full` uses everything that a journal can hold."""
-    with run.open() as ledger:
+def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) -> Path:
+    """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it."""
+    with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
-        if full:
-            govern(run, ledger)
+        rows = govern(run, ledger) if full else []
         standing = Standing()
         for number in range(1, rounds + 1):
             if full and number == 3:
-                ledger.rotate(run.rotation(1, NEW_KEY, number, ledger.domain))
-                run.keys[1] = NEW_KEY
+                ledger.rotate(run.rotation(0, NEW_KEY, number, ledger.domain))
+                run.keys[0] = NEW_KEY
             archive.write_round(run.ledger_folder, number, run.vectors(number))
             entry = run.entry(number, ledger.domain, ledger.head)
             if full:
@@ -76,8 +79,8 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False) -> Path:
     params = run.params(rounds)
     save_file(unflatten(params, LAYOUT), run.folder / "model.safetensors")
     federation = run.federation
-    result = {"config_hash": federation.config_hash.hex(), "model_hash": vector_hash(params, LAYOUT).hex()}
-    result["ledger"] = summary
+    result: dict[str, Any] = {"model_hash": vector_hash(params, LAYOUT).hex(), "ledger": summary}
+    result |= {"config_hash": federation.config_hash.hex(), **({"synthesis": rows} if full else {})}
     summary["bundle"] = write_bundle(run.ledger_folder, result, "name: test\n")
     (run.folder / "result.json").write_text(json.dumps(result))
     return run.folder
@@ -88,27 +91,58 @@ def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]
     return {slot: {by: (10 if slot == number % 3 else 80 + by, 100) for by in slots if by != slot} for slot in slots}
 
 
-def govern(run: Run, ledger: RunLedger) -> None:
-    """Five denied requests, an accepted, a rejected and an expired one."""
-    take, domain = ledger.synthetic.take, ledger.synthetic.domain
+def govern(run: Run, ledger: RunLedger) -> list[dict[str, Any]]:
+    """An accepted, a rejected, a waiting and five denied requests, with what lies in the folder behind them.
 
-    def ask(**changes: Any) -> bytes:
+    On the embedded chain, where every transaction takes a second, the waiting one expires.
+    """
+    take, domain, rows = ledger.synthetic.take, ledger.synthetic.domain, []
+    home, reviews = run.folder / "synthetic", run.ledger_folder / "reviews"
+    home.mkdir()
+    reviews.mkdir()
+
+    def ask(status: str, granted: int = 0, accepted: int = 0, **changes: Any) -> bytes:
         asked: SyntheticRequest = request(**changes)
-        return take(SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))).id
+        id = take(SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))).id
+        row = {"request": id.hex(), "hospital": asked.slot, "class": "NSVFQ"[asked.class_], "wanted": asked.quantity}
+        rows.append({**row, "status": status, "granted": granted, "accepted": accepted})
+        return id
 
     take(SetReviewer(address(REVIEWER), b"\x77" * 32))
     take(SetPolicy(replace(POLICY, automatic=False, expiry_seconds=4)))
-    ask(class_=4)
-    for nonce, duplicates in ((1, 0), (2, 99)):
-        id = ask(nonce=nonce, quantity=9)
-        review = SyntheticReview(id, True, 8, b"\x08" * 32, 0)
+    ask("denied", class_=4)
+    draw = np.random.default_rng(3)
+    for nonce, status, near in ((1, "accepted", 0), (2, "rejected", 99)):
+        made = Batch(draw.normal(size=(7, 5)), draw.normal(size=(7, 2)), np.full(7, 2))
+        made = Batch(made.x.astype(np.float32), made.rr.astype(np.float32), made.y.astype(np.int8))
+        id = ask(status, 8, len(made.y) if status == "accepted" else 0, nonce=nonce, quantity=9)
+        reason = f"reason {nonce}"
+        (reviews / f"{id.hex()}.json").write_text(json.dumps({"reason": reason}))
+        review = SyntheticReview(id, True, 8, hashlib.sha256(reason.encode()).digest(), 0)
         take(SignedReview(review, sign(review, domain, REVIEWER), address(REVIEWER)))
-        made = report(id, 7, duplicates=duplicates)
-        take(SignedReport(made, sign(made, domain, run.keys[0])))
-    waiting = ask(nonce=3, slot=2)
+        evidence = quality(near)
+        (home / f"evidence-{id.hex()[:16]}.json").write_text(json.dumps(evidence, indent=1))
+        told = replace(report(id, 7, duplicates=near), batch=batch_digest(made), evidence=json_hash(evidence))
+        take(SignedReport(told, sign(told, domain, run.keys[0])))
+        if status == "accepted":
+            np.savez(home / "hospital-0.npz", **made._asdict())
+    embedded = ledger.book.chain.name == "embedded"
+    waiting = ask("expired" if embedded else "pending", nonce=3, slot=2)
     for nonce in (4, 5, 6, 7):
-        ask(nonce=nonce, class_=4)
-    take(Expire(waiting))
+        ask("denied", nonce=nonce, class_=4)
+    if embedded:
+        take(Expire(waiting))
+    return rows
+
+
+def quality(near: int) -> dict[str, Any]:
+    """A quality report whose numbers are those of `simulators.report`."""
+    return {
+        "synthetic": 7,
+        "discriminative": {"gru": {"auc": 0.2}, "linear": {"auc": 0.1}},
+        "privacy": {"nndr": 0.01, "near": near},
+        "utility": {"change": -0.05},
+    }
 
 
 # --- Changes ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from engine import actors
+from engine.actors import end_idle
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.base import Work
@@ -27,6 +27,19 @@ from engine.oracles.base import Batch
 from engine.result import Result
 
 ROOT = Path(__file__).parents[1]
+
+# A run of seconds.
+TINY: dict[str, Any] = {
+    "data.window": [90, 162],
+    "data.simulated.patients": 6,
+    "data.simulated.minutes": 1.5,
+    "cohort.hospitals": 3,
+    "model.channels": [8, 8, 16],
+    "model.hidden": 16,
+    "federation.rounds": 2,
+    "tracking.backend": "none",
+    "execution.pool": "inprocess",
+}
 
 
 class Quadratic:
@@ -146,10 +159,7 @@ def settled() -> None:
     """Ends idle hosts, and waits until Ray has noticed that all CPUs are free."""
     import ray
 
-    for idle in actors._idle.values():
-        for actor in idle:
-            actors.end_actor(actor)
-    actors._idle.clear()
+    end_idle()
     end = time.monotonic() + 30
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < end:
         time.sleep(0.1)
@@ -226,6 +236,7 @@ class Heard:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.starts: list[int] = []
+        self.totals: list[int] = []
         self.rounds: dict[int, list[int]] = {}
         self.ends: dict[int, tuple[str, dict[str, float], str]] = {}
 
@@ -241,6 +252,9 @@ class Heard:
     ) -> None:
         assert trial not in self.ends, "a trial ends once"
         self.ends[trial] = (state, values, reason)
+
+    def extended(self, total: int) -> None:
+        self.totals.append(total)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

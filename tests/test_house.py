@@ -13,7 +13,7 @@ from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig, ServerConfig
 from engine.aggregation.server import build_step
 from engine.algorithms.build import build_algorithm
-from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.algorithms.config import METHODS, FederationConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
 from engine.settings import dotted_keys, load_yaml, parse
@@ -106,26 +106,26 @@ MAY: dict[str, str] = {
     "engine/audit": "engine.audit.* engine.ledger.format engine.ledger.chain.* engine.encoding engine.errors "
     "engine.data.config engine.files engine.clock",
 }
+# of the studies' wing, what only reads
+READERS = (
+    "space scores text stored folder storage rows front material page table report plots plan audit governance registration commands"
+).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {
     "engine": "sweeps.* optuna.*",
     "engine/ledger": "engine.audit.*",
-    "engine/synthesis": "engine.pools.* engine.experiment",
+    "engine/synthesis": "engine.pools.* engine.experiment engine.ledger.book engine.ledger.store engine.ledger.run "
+    "engine.ledger.observer engine.ledger.chain.*",
+    # the coordinator's side has no key, the hospital's side does not decide
+    "engine/synthesis/govern.py": "engine.ledger.signer engine.data.beats engine.data.samples engine.synthesis.workshop "
+    "engine.synthesis.generators",
+    "engine/synthesis/workshop.py": "engine.ledger.desk engine.ledger.subjects.policy engine.synthesis.govern "
+    "engine.synthesis.reviews",
     "engine/tracking": "engine.experiment engine.pools.* engine.ledger.*",
     **{
-        f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.mirror sweeps.trial ray.* engine.actors engine.pools.ray"
-        for name in (
-            "folder",
-            "rows",
-            "table",
-            "report",
-            "answers",
-            "plots",
-            "plan",
-            "audit",
-            "governance",
-            "registration",
-        )
+        f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.queue sweeps.start sweeps.mirror sweeps.trial ray.* engine.actors "
+        "engine.pools.ray"
+        for name in READERS
     },
 }
 
@@ -178,12 +178,14 @@ def test_a_part_never_imports_what_is_behind_its_wall(part: str):
 
 
 def test_readers_reach_neither_ray_nor_the_driver_by_any_way():
-    """Not only by name: what a reader imports, and what that imports, down to the ground."""
-    graph = {module(path): ours(path) for path in SOURCES}
-    behind = {module(path) for path in SOURCES if "ray" in {n.split(".")[0] for n in top_level(path)}}
-    forbidden = {"sweeps.driver", "sweeps.slots", *behind}
-    for reader in (f"sweeps.{name}" for name in ("folder", "rows", "table", "report", "plots", "plan", "audit")):
-        seen, ahead = set(), [reader]
+    """Not only by name: what is imported with a reader, and with that, down to the ground."""
+    known = {module(path) for path in SOURCES}
+    graph = {module(path): {name for name in at_once(path) if name in known} for path in SOURCES}
+    behind = {module(path) for path in SOURCES if "ray" in {name.split(".")[0] for name in at_once(path)}}
+    writers = ("driver", "slots", "queue", "start", "mirror", "trial")
+    forbidden = {*(f"sweeps.{name}" for name in writers), *behind}
+    for reader in READERS:
+        seen, ahead = set(), [f"sweeps.{reader}", "sweeps"]
         while ahead:
             here = ahead.pop()
             if here not in seen:
@@ -192,13 +194,14 @@ def test_readers_reach_neither_ray_nor_the_driver_by_any_way():
         assert seen & forbidden == set(), reader
 
 
-def top_level(path: Path) -> Iterator[str]:
-    """Full names of what is imported when a file is; not inside functions."""
+def at_once(path: Path) -> Iterator[str]:
+    """As `named`, of what is imported together with a file; not inside functions."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_ray_is_imported_where_processes_are_made():
@@ -206,12 +209,18 @@ def test_ray_is_imported_where_processes_are_made():
     assert {path for path in importers("ray") if not path.startswith("sweeps/")} <= allowed
 
 
-def test_the_chain_is_the_business_of_ledger_and_audit():
+def test_the_chain_is_the_business_of_the_ledger_and_of_what_recomputes_it():
     chain = importers(
         "web3", "eth_account", "eth_tester", "eth_utils", "eth_abi", "eth_keys", "eth", "coincurve", "Crypto"
     )
     assert chain
-    assert all(path.startswith(("engine/ledger/", "engine/audit/")) for path in chain)
+    assert all(path.startswith("engine/ledger/") or path == "engine/audit/spec.py" for path in chain)
+
+
+def test_only_the_command_line_calls_the_auditor():
+    outside = {path for path in importers("engine.audit") if not path.startswith("engine/audit/")}
+    assert outside
+    assert all(path.startswith("sweeps/") for path in outside)
 
 
 def test_only_the_tracker_knows_mlflow():
@@ -278,6 +287,15 @@ def test_every_choice_of_a_key_can_be_built(key: str):
     assert choices
     for choice in choices:
         assert BUILDERS[key](choice) is not None
+
+
+def test_every_algorithm_has_a_name_for_readers():
+    """And whether it trains a global model, as its weighting says."""
+    assert tuple(METHODS) == get_args(dotted_keys(RunConfig)["federation.algorithm"].annotation)
+    assert len({method.title for method in METHODS.values()}) == len(METHODS)
+    for name, method in METHODS.items():
+        built = build_algorithm(FederationConfig(algorithm=name), PersonalisationConfig())  # type: ignore[arg-type]
+        assert method.trains_global == (built.weighting != "none")
 
 
 # --- Documents and ready-made files -----------------------------------------------------------------------------------

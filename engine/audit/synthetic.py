@@ -5,7 +5,7 @@ What the contract decided on each step is not computed here: see `outcomes.py`.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.audit import spec
@@ -13,7 +13,7 @@ from engine.audit.case import Case, Step
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Told, finding
 from engine.audit.spec import Domain, Record
-from engine.audit.transactions import Transaction
+from engine.audit.transactions import Transaction, compare_arguments
 from engine.ledger.format import GOVERNED
 
 _ABOUT_REQUESTS = ("review", "report", "expire")
@@ -36,7 +36,7 @@ def check(case: Case) -> Iterator[Told]:
             yield finding("synthetic", "request", "one of the requests", step.id, message)
         if not isinstance(step.record, Record):
             versions += step.kind == "policy"
-            yield from _check_plain(step, step.record, versions)
+            yield from _check_plain(step, step.record, versions, transactions)
         elif domain is None:
             message = f"the contract could not have taken this {step.kind}: there is none for it"
             yield finding("synthetic", step.kind, "a step that is possible", step.id, message, hospital=slot)
@@ -110,13 +110,17 @@ def _plain(values: Any) -> Any:
     return [_plain(value) for value in values] if isinstance(values, tuple | list) else values
 
 
-def _check_plain(step: Step, content: Mapping[str, Any], version: int) -> Iterator[Told]:
+def _check_plain(
+    step: Step, content: Mapping[str, Any], version: int, transactions: Sequence[Transaction]
+) -> Iterator[Told]:
     for name in ("signature", "sender"):
         value = getattr(step, name)
         if value is not None:
             yield finding("synthetic", name, None, value, f"a {step.kind} has no {name}")
     if step.kind == "policy":
         identity = spec.json_hash({"version": version, "policy": content})
+        for transaction in transactions:
+            yield from compare_arguments(transaction, {"digest": identity}, {"round": transaction.round})
     elif step.kind == "reviewer":
         identity = _address_word(content.get("account"))
     else:

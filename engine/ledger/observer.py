@@ -19,6 +19,7 @@ from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
+from engine.ledger.desk import LedgerDesk
 from engine.ledger.format import DECISIONS, NO_ROUND
 from engine.ledger.keystore import read_rotations
 from engine.ledger.run import RunLedger
@@ -104,6 +105,10 @@ class LedgerObserver:
         self._receipts: dict[int, tuple[int, bytes]] = {}
         self.open_seconds = clock.now() - started
         self.seconds = 0.0
+
+    def desk(self, federation: bytes) -> LedgerDesk:
+        """The desk of this ledger, which knows its federation."""
+        return LedgerDesk(self)
 
     def name(self, params: np.ndarray) -> bytes:
         return vector_hash(params, self._federation.layout)

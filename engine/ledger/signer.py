@@ -22,7 +22,7 @@ from engine.ledger.signing import (
     salt,
     sign,
 )
-from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, real_floor
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
 from engine.ledger.subjects.updates import (
     Header,
     ModelUpdate,
@@ -74,6 +74,19 @@ class Notice:
     headers: tuple[Header, ...]
     paths: Mapping[int, bytes]
     receipts: Mapping[int, tuple[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the coordinator tells hospitals before they ask for synthetic beats.
+
+    Attributes:
+        signing: as for updates, but for the contract that requests and reports are signed for.
+        policy_version: of the policy in force.
+    """
+
+    signing: Signing
+    policy_version: int
 
 
 @dataclass(frozen=True)
@@ -175,19 +188,11 @@ class Signer:
         return signed, opening, leaf
 
     def request(
-        self,
-        domain: Domain,
-        class_: int,
-        generator: int,
-        quantity: int,
-        real: int,
-        settings: bytes,
-        policy_version: int,
-    ) -> tuple[SyntheticRequest, bytes]:
+        self, terms: Terms, class_: int, generator: int, quantity: int, real: int, settings: bytes
+    ) -> SignedRequest:
         """Ask for synthetic beats of a class; of the number of real ones only a floor and a commitment are told.
 
         Args:
-            domain: of the contract for synthetic data.
             settings: digest of the generator's settings, 32 bytes.
         """
         federation, nonce = self._signing.federation, class_ + 1
@@ -200,15 +205,23 @@ class Signer:
             real_floor=real_floor(real),
             real_count=count_commitment(salt(self._key, federation, nonce, SALT_REAL_COUNT), real),
             settings=settings,
-            policy_version=policy_version,
+            policy_version=terms.policy_version,
             nonce=nonce,
             deadline=0,
         )
-        return record, sign(record, domain, self._key)
+        return SignedRequest(record, sign(record, terms.signing.domain, self._key))
 
-    def report(self, domain: Domain, report: SyntheticReport) -> bytes:
-        """Sign what was generated."""
-        return sign(report, domain, self._key)
+    def report(
+        self, terms: Terms, request: bytes, generated: int, batch: bytes, evidence: bytes, numbers: Mapping[str, int]
+    ) -> SignedReport:
+        """Sign what was generated for a request.
+
+        Args:
+            batch, evidence: digests, 32 bytes.
+            numbers: those of the evidence that policy bounds, by the names of the record.
+        """
+        record = SyntheticReport(request, generated, batch, evidence, **numbers)
+        return SignedReport(record, sign(record, terms.signing.domain, self._key))
 
     def withdraw(self) -> None:
         """Forget the last update: it never left this hospital's host."""

@@ -8,17 +8,16 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import TINY
-from reference import settled
+from reference import TINY, settled
 
-from engine.audit.report import Report
 from engine.ledger.format import STUDY
 from engine.settings import set_key
 from sweeps import registration
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
+from sweeps.folder import trial_folder
 from sweeps.space import StudyConfig, load_study
-from sweeps.study import open_studies, resume_study, start_study, trial_folder
+from sweeps.start import resume_study, start_study
 
 KEYS: dict[str, Any] = {
     **{
@@ -65,14 +64,14 @@ def done(ray2, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(done: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A copy to change; the runs of its trials are audited elsewhere."""
-    monkeypatch.setattr("sweeps.audit.audit", lambda run: Report())
+def copy(done: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
     return Path(shutil.copytree(done, tmp_path / "registered"))
 
 
 def places(folder: Path) -> set[tuple]:
-    return {(f.trial, f.record, f.field) for f in audit_study(folder).findings}
+    """What is found in the study; the runs of its trials are audited elsewhere."""
+    return {(f.trial, f.record, f.field) for f in audit_study(folder, checks=()).findings}
 
 
 def database(folder: Path, statement: str, *arguments: Any) -> None:
@@ -141,7 +140,7 @@ def test_changes_after_the_fact_are_named(done: Path, copy: Path):
     assert (3, "database", "trial") in places(copy)  # dropped
     (copy / "optuna.db").write_bytes(original)
 
-    (opened_, _), *_ = open_studies(study_of(), copy)
+    opened_ = optuna.load_study(study_name=None, storage=f"sqlite:///{copy / 'optuna.db'}")
     added = optuna.Trial(opened_, opened_.ask()._trial_id)
     attributes = opened_.get_trials()[1].user_attrs | {"trial": 4}
     for key, value in attributes.items():
@@ -210,10 +209,9 @@ def test_times_are_left_out_and_all_else_is_not():
 # --- From MLflow ------------------------------------------------------------------------------------------------------
 
 
-def test_an_audit_starts_from_an_mlflow_run(done: Path, copy: Path, capsys, monkeypatch):
+def test_an_audit_starts_from_an_mlflow_run(done: Path, copy: Path, capsys):
     import mlflow
 
-    monkeypatch.undo()
     store = f"sqlite:///{copy / 'mlflow.db'}"
     client = mlflow.MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("pulseledger").experiment_id])

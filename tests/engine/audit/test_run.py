@@ -85,8 +85,10 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
     assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
-    # without the folder there is no result.json to compare with: two hashes instead of ten values
-    assert alone.counts == report.counts | {"results": 2}
+    # without the folder there is no result.json to compare with: two hashes instead of eleven values, and no beats
+    beats = {"batches": 1, "evidence": 2, "reasons": 2}
+    assert report.counts == alone.counts | beats | {"results": 11}
+    assert alone.counts["results"] == 2
 
 
 def test_an_erased_opening_leaves_a_note(folder: Path):
