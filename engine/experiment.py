@@ -167,7 +167,8 @@ class Federation:
         """Runs the loop up to a round, with a checkpoint after each."""
 
         def save(new: LoopState) -> None:
-            checkpoint.save(self.folder, new, self.hashed, self.parts.ledger.pending(), self.place.attempt)
+            pending, data = self.parts.ledger.pending(), self.cohort.beats.digest
+            checkpoint.save(self.folder, new, self.hashed, pending, self.place.attempt, data)
             if new.round < self.parts.rounds and self.place.stopping():
                 raise Stopped(f"{self.folder}: stopped after round {new.round}.")
 
@@ -222,7 +223,7 @@ def join(
     else:
         trainers = tuple(h.id for h in hospitals if h.trains)
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
-    loaded = checkpoint.load(folder, hashed)
+    loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
     if state.round:
         place.note(f"going on after round {state.round}")
@@ -233,7 +234,8 @@ def join(
 
     rule = rule_of(config)
     per_round = max(1, round(config.federation.participation * len(trainers)))
-    ledger = open_ledger(config, hashed, folder, network, hospitals, rule, per_round)
+    identity = _federation_id(config, hashed, beats.digest)
+    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round)
     place.note(f"starting {len(hospitals)} hospitals")
@@ -241,7 +243,7 @@ def join(
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
     pool = build_pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
     stack.callback(pool.close)
-    requests = _synthetic(config, hashed, folder, place, ledger, pool, _keepers(cohort, hospitals))
+    requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.states:
         pool.restore(state.states)
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
@@ -262,7 +264,7 @@ def join(
 
 def _synthetic(
     config: RunConfig,
-    hashed: str,
+    identity: bytes,
     folder: Path,
     place: Place,
     ledger: LoopLedger,
@@ -278,7 +280,7 @@ def _synthetic(
         if place.stopping():  # generators may train for longer than all rounds
             raise Stopped(f"{folder}: stopped while synthetic beats were made.")
 
-    return govern(config, folder, ledger, _federation_id(config, hashed), pool, keepers, note)
+    return govern(config, folder, ledger, identity, pool, keepers, note)
 
 
 def _keepers(cohort: Cohort, hospitals: Sequence[HospitalData]) -> dict[int, tuple[int, ...]]:
@@ -315,13 +317,34 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
-def _federation_id(config: RunConfig, hashed: str) -> bytes:
-    return json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
+    """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
+    return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
+
+
+def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
+    """Whoever takes part in a round, each has another who can score its update.
+
+    Raises:
+        ConfigError: a round may lack two hospitals with validation beats.
+    """
+    if per_round < 2:
+        raise ConfigError(
+            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
+        )
+    without = [h.id for h in hospitals if h.trains and not len(h.validation)]
+    if per_round - len(without) < 2:
+        raise ConfigError(
+            "ledger.reputation: peers needs at least two hospitals with validation beats in every round; "
+            f"{'hospital' if len(without) == 1 else 'hospitals'} {', '.join(map(str, without))} of rounds of {per_round} "
+            "have none (cohort.fractions, cohort.split, data.classes)."
+        )
 
 
 def open_ledger(
     config: RunConfig,
     hashed: str,
+    identity: bytes,
     folder: Path,
     network: Network,
     hospitals: Sequence[HospitalData],
@@ -335,12 +358,9 @@ def open_ledger(
     """
     if config.ledger.backend == "none":
         return NO_LEDGER
-    if config.ledger.reputation == "peers" and per_round < 2:
-        raise ConfigError(
-            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
-        )
+    if config.ledger.reputation == "peers":
+        _require_judges(hospitals, per_round)
     genesis = initial_parameters(network, config.seed)
-    identity = _federation_id(config, hashed)
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
     organisations: tuple[bytes, ...] = ()
     if config.ledger.keystore is not None:

@@ -96,7 +96,7 @@ class Hospital:
         )
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._workshop = Workshop(
-            self.id, task.config, self._train, self._validation, anatomy_of(task.config, beats), task.synthetic
+            self.id, task.config, self._train, self._validation, anatomy_of(beats), task.synthetic
         )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 

@@ -80,8 +80,8 @@ def ask(folder: Path, verb: Verb, value: int | None = None) -> Command:
     if value is not None and value < (1 if verb == "trials" else 0):
         raise ConfigError(f"{verb}: {value} is not {NEEDS[verb]}.")
     (folder / FOLDER).mkdir(exist_ok=True)
-    now = time.time()
-    command = Command(f"{int(1000 * now)}-{secrets.token_hex(4)}", verb, value, _asker(), now)
+    now = time.time_ns()
+    command = Command(f"{now}-{secrets.token_hex(4)}", verb, value, _asker(), now / 1e9)
     _write(folder, command)
     return command
 

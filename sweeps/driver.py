@@ -36,7 +36,7 @@ from sweeps.folder import (
 )
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import SPREAD, Mirror, MlflowMirror, NoMirror
+from sweeps.mirror import SPREAD, open_mirror
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
@@ -81,15 +81,14 @@ class Driver:
     ) -> None:
         self._study = study
         self._folder = folder.resolve()
-        self._queue, self._commands, self._progress, self._means, self._ray = queue, commands, progress, means, ray
+        self._queue, self._commands, self._progress, self._ray = queue, commands, progress, ray
         self._clock, self._limits = means.clock, means.limits
         self._slots = Slots(ray, study, means.runner, means.clock, means.limits.start)
         if self._slots.at_once < self._slots.wanted:
             progress.note(f"memory is enough for {self._slots.at_once} of {self._slots.wanted} trials at a time")
-        self._mirror: Mirror = NoMirror()
-        if study.tracking.backend != "none":
-            given = (self._folder, queue.trials, progress.note, means.start_tracker, means.clock, means.limits.store)
-            self._mirror = MlflowMirror(study, *given)
+        self._mirror = open_mirror(
+            study, self._folder, queue.trials, progress.note, means.start_tracker, means.clock, means.limits.store
+        )
         self._anchors: Anchors = NoAnchors()
         self._waiting: list[_Running] = []  # for a slot
         self._running: list[_Running] = []
@@ -299,7 +298,8 @@ class Driver:
         there[trial.number].rungs[reached.step] = tuple(values)
         order = sorted(there)
         contenders = [there[number] for number in order]
-        kept, memory = keep(self._study, trial.entry.study.study_name, contenders, order.index(trial.number))
+        name = trial.entry.study.study_name
+        kept, memory = keep(self._study, name, contenders, order.index(trial.number))
         # one write: a driver that is killed before it decides again, one that is killed after it abides by this
         trial.entry.note(f"rung/{reached.step}", {"values": values, "kept": kept, "memory": memory})
         return kept
@@ -372,6 +372,7 @@ class Driver:
         label = settings(stored.keys)
         self._progress.ended(trial.number, label, stored.condition, stored.state, values, reason, seconds)
         if trial.pruning is not None:
+            (trial.order.folder / STOP).unlink(missing_ok=True)
             self._answer_prune(trial.pruning, stored)
 
     def _fail_fast(self) -> None:
@@ -445,7 +446,6 @@ class Driver:
 
     def _prune_asked(self, trial: _Running) -> None:
         """Ends a trial where it is."""
-        (trial.order.folder / STOP).unlink(missing_ok=True)
         step = read_progress(trial.order.folder).round
         if trial.order.by_repeat:
             step = sum((repeat / RESULT).exists() for repeat in repeats_of(trial.order.folder))

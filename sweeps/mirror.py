@@ -121,9 +121,9 @@ class MlflowMirror:
         folder: Path,
         trials: Callable[[], Sequence[StoredTrial]],
         say: Callable[[str], None],
-        start: Callable[..., Background[Tracker]] = start_tracker,
-        clock: Clock = REAL,
-        store_seconds: float = STORE_SECONDS,
+        start: Callable[..., Background[Tracker]],
+        clock: Clock,
+        store_seconds: float,
     ) -> None:
         """
         Args:
@@ -347,6 +347,21 @@ class MlflowMirror:
     def _say_missing(self) -> None:
         if missing := self._track(Tracker.state):
             self._say(f"MLflow: {missing}")
+
+
+def open_mirror(
+    study: StudyConfig,
+    folder: Path,
+    trials: Callable[[], Sequence[StoredTrial]],
+    say: Callable[[str], None],
+    start: Callable[..., Background[Tracker]] = start_tracker,
+    clock: Clock = REAL,
+    store_seconds: float = STORE_SECONDS,
+) -> Mirror:
+    """The mirror of a study, if it is tracked; see `MlflowMirror`."""
+    if study.tracking.backend == "none":
+        return NoMirror()
+    return MlflowMirror(study, folder, trials, say, start, clock, store_seconds)
 
 
 def _name(trial: StoredTrial) -> str:

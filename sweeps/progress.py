@@ -154,7 +154,7 @@ class StudyProgress:
             first = reason.strip().split("\n", 1)[0]
             if state == "FAIL":
                 self._failures.append(f"trial {trial}: {first}")
-        outcome = _scores(values)
+        outcome = scores_as_text(values)
         if state != "COMPLETE":
             outcome = "  ".join(
                 part for part in (f"{'FAILED' if state == 'FAIL' else state}: {first}", outcome) if part
@@ -183,7 +183,7 @@ class StudyProgress:
         self._began = self._clock.now()
         if sys.stderr.isatty() and not self._quiet:
             console = Console(stderr=True)
-            self._live = Live(console=console, get_renderable=self._view, refresh_per_second=2, transient=True)
+            self._live = Live(console=console, get_renderable=self.view, refresh_per_second=2, transient=True)
             self._stack.enter_context(self._live)  # sends stdout and stderr above the view, which is on stderr
         else:
             self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -205,7 +205,8 @@ class StudyProgress:
         elif not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def _view(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """What a terminal shows now."""
         with self._lock:
             parts: list[RenderableType] = []
             if self._running:
@@ -225,7 +226,7 @@ class StudyProgress:
                         Text(trial.label),
                         f"{trial.round}/{trial.rounds}",
                         ProgressBar(total=max(trial.rounds, 1), completed=trial.round, width=12),
-                        Text(trial.note or _scores(trial.scores)),
+                        Text(trial.note or scores_as_text(trial.scores)),
                         f"{now - trial.started:.0f}",
                     )
                 parts.append(table)
@@ -236,7 +237,7 @@ class StudyProgress:
                 for name in ("best so far", "trial", "objectives"):
                     table.add_column(name, justify="right" if name == "trial" else "left", no_wrap=True)
                 for condition, (number, values) in list(self._best.items())[:SHOWN]:
-                    table.add_row(Text(condition), str(number), Text(_scores(values)))
+                    table.add_row(Text(condition), str(number), Text(scores_as_text(values)))
                 parts.append(table)
                 if len(self._best) > SHOWN:
                     parts.append(Text(f"and {len(self._best) - SHOWN} more conditions", "dim"))
@@ -258,7 +259,7 @@ class StudyProgress:
         return ", ".join(words)
 
 
-def _scores(values: Mapping[str, float]) -> str:
+def scores_as_text(values: Mapping[str, float]) -> str:
     """The last parts of the names, as wide as needed to tell them apart."""
     return ", ".join(f"{_short_name(name, values)} {value:.4f}" for name, value in values.items())
 

@@ -87,6 +87,12 @@ class StudyConfig(RunConfig):
     joint: bool = Field(False, description="one Optuna study in which the condition is a parameter, too")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: one for each CPU")
 
+    storage: str | None = Field(
+        None,
+        description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
+        "with the password in PGPASSWORD",
+    )
+
     @field_validator("constraints")
     @classmethod
     def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
@@ -96,12 +102,6 @@ class StudyConfig(RunConfig):
             if not _BOUND.fullmatch(bound):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
         return value
-
-    storage: str | None = Field(
-        None,
-        description="database of the trials: null for SQLite in the study's folder, or postgresql+psycopg://USER@HOST/DATABASE "
-        "with the password in PGPASSWORD",
-    )
 
     @model_validator(mode="after")
     def _storage(self) -> "StudyConfig":

@@ -94,7 +94,7 @@ class Hospitals:
             h.id: [Samples(beats.x, beats.rr, beats.y, rows) for rows in (h.train, h.validation)]
             for h in cohort.hospitals
         }
-        anatomy = anatomy_of(config, beats)
+        anatomy = anatomy_of(beats)
         self._workshops = {
             h: Workshop(h, config, *parts, anatomy, home / FOLDER, generate, praised) for h, parts in part.items()
         }

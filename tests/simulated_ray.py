@@ -68,12 +68,20 @@ class _Actor:
 
 
 class SimulatedRay:
-    """What of Ray's module the driver uses, for one machine."""
+    """What of Ray's module the driver uses.
+
+    Attributes:
+        machines: nodes that are alive.
+        memory: bytes that are free, as a cluster tells them.
+        groups: placement groups that are there.
+    """
 
     def __init__(self, clock: JumpingClock, cpus: float = 2.0) -> None:
-        self._clock, self._cpus = clock, cpus
+        self.clock, self._cpus = clock, cpus
+        self.machines = 1
+        self.memory = float("inf")
         self.exceptions = imported_ray().exceptions
-        self.groups = 0  # placement groups that are there
+        self.groups = 0
         self.util = SimpleNamespace(
             placement_group=self._group,
             remove_placement_group=self._remove,
@@ -83,11 +91,16 @@ class SimulatedRay:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": self._cpus}
 
-    available_resources = cluster_resources
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": self._cpus, "memory": self.memory}
 
     def nodes(self) -> list[dict[str, Any]]:
         head = {"CPU": self._cpus, "node:__internal_head__": 1.0}
-        return [{"NodeID": "here", "Alive": True, "Labels": {}, "Resources": head}]
+        return [{"NodeID": "here", "Alive": True, "Labels": {}, "Resources": head}] * self.machines
+
+    def ready(self) -> bool:
+        """Whether a placement group is there after a second of waiting."""
+        return True
 
     def get_runtime_context(self) -> Any:
         return SimpleNamespace(get_node_id=lambda: "here")
@@ -99,9 +112,9 @@ class SimulatedRay:
         for call in calls:
             call.work()
             if call.ended:
-                self._clock.sleep(1.0)
+                self.clock.sleep(1.0)
                 return [call], [other for other in calls if other is not call]
-        self._clock.sleep(timeout)
+        self.clock.sleep(timeout)
         return [], list(calls)
 
     def get(self, call: _Call, timeout: float | None = None) -> Any:
@@ -115,7 +128,7 @@ class SimulatedRay:
 
     def _group(self, bundles: Any, strategy: str, bundle_label_selector: Any = None) -> Any:
         self.groups += 1
-        return SimpleNamespace(wait=lambda seconds: True)
+        return SimpleNamespace(wait=lambda seconds: self.ready())
 
     def _remove(self, group: Any) -> None:
         self.groups -= 1

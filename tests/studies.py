@@ -48,6 +48,17 @@ TUNED: dict[str, Any] = {
     "sampler": "random",
     "trials": 4,
 }
+# Two conditions, in each a baseline and a trial, two repeats.
+SEEN: dict[str, Any] = {
+    **ALONE,
+    "name": "seen",
+    "federation": {"rounds": 2},
+    "conditions": {"cohort.hospitals": [2, 3]},
+    "baselines": [{"federation.algorithm": "local"}],
+    "search": {"federation.learning_rate": {"choice": [0.1]}},
+    "sampler": "grid",
+    "repeats": 2,
+}
 
 
 def study_of(values: dict[str, Any], **keys: Any) -> StudyConfig:

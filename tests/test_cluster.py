@@ -4,32 +4,32 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import studies
 import yaml
+from processes import until
 from raylets import ENVIRONMENT, Raylets, raylets
 from reference import ROOT
+from studies import BASE
 
 from engine.config import RunConfig
-from engine.errors import ConfigError, ResourceError, StudyError
+from engine.errors import ConfigError
 from engine.experiment import run
 from engine.pools.config import ExecutionConfig
 from engine.pools.ray import sited_groups
 from engine.result import Result
 from engine.settings import load_yaml, parse
-from sweeps import study as driver
-from sweeps.space import StudyConfig, load_study
-from sweeps.trial import TrialRunner
+from sweeps.folder import repeat_folder, trial_folder
+from sweeps.space import StudyConfig
 
 VALUES: dict[str, Any] = {
+    **BASE,
     "name": "nodes",
-    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
     "cohort": {"hospitals": 4},
-    "model": {"channels": [8, 8, 16], "hidden": 16},
     "federation": {"rounds": 10, "local_epochs": 2},
     "ledger": {"backend": "embedded"},
     "tracking": {"backend": "mlflow"},
@@ -41,7 +41,7 @@ VALUES: dict[str, Any] = {
 
 
 def study_of(**keys: Any) -> StudyConfig:
-    return load_study({**VALUES, **keys}, "test")
+    return studies.study_of(VALUES, **keys)
 
 
 # --- Who goes where ---------------------------------------------------------------------------------------------------
@@ -74,59 +74,6 @@ def test_places_that_cannot_be_are_refused(execution: dict[str, Any], words: str
     assert words in str(error.value)
 
 
-def nodes_of(*nodes: tuple[str, float, str]) -> Any:
-    """What Ray says of a cluster of (id, CPUs, site); the driver is on the node `here`, the head is `head`."""
-    rows = [
-        {
-            "NodeID": name,
-            "Alive": True,
-            "Labels": {"site": site},
-            "Resources": {"CPU": cpus, **({"node:__internal_head__": 1.0} if name == "head" else {})},
-        }
-        for name, cpus, site in nodes
-    ]
-    return SimpleNamespace(
-        nodes=lambda: rows,
-        cluster_resources=lambda: {"CPU": sum(cpus for _, cpus, _ in nodes)},
-        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "here"),
-    )
-
-
-def test_a_trial_fits_the_smallest_site():
-    ray = nodes_of(("head", 0, ""), ("x", 4, "a"), ("y", 2, "b"), ("z", 8, "b"))
-    assert driver._trial_cpus(ray, study_of(), 1) == 1.0
-    assert driver._trial_cpus(ray, study_of(concurrency=2), 2) == 7.0  # half of 14
-    assert driver._trial_cpus(ray, study_of(concurrency=1), 1) == 8.0  # no more than the largest node has
-    sites = study_of(execution={"sites": dict(enumerate("abba")), "hospitals_per_actor": 1}, concurrency=2)
-    assert driver._trial_cpus(ray, sites, 2) == 2.0  # half of what a has; b has a node of eight
-    late = study_of(execution={"sites": dict(enumerate("abcc"))})
-    assert driver._trial_cpus(ray, late, 1) == 1.0  # c is not there yet
-    with pytest.raises(ResourceError, match=r"concurrency 2 leaves 0\.1 CPU"):
-        driver._trial_cpus(nodes_of(("x", 0.2, "a"), ("y", 2, "b")), sites, 2)
-    assert driver.trial_bundles(sites, 2.0, 2) == [{"CPU": 0.1}] + [{"CPU": 0.475}] * 4
-    assert driver.trial_labels(sites, 2.0) == [{}, *({"site": site} for site in "aabb")]
-    assert driver.trial_labels(study_of(), 2.0) == []
-
-
-def test_sqlite_wants_the_driver_on_the_head(monkeypatch: pytest.MonkeyPatch):
-    for ray, refused in (
-        (nodes_of(("head", 1, ""), ("here", 1, "")), True),
-        (nodes_of(("here", 1, "")), False),
-    ):
-        monkeypatch.setattr(driver, "imported_ray", lambda ray=ray: ray)
-        driver._require_head(study_of(storage="postgresql+psycopg://there/db"))
-        if refused:
-            with pytest.raises(StudyError, match="wants the driver on the head node of a cluster of 2 nodes"):
-                driver._require_head(study_of())
-        else:
-            driver._require_head(study_of())
-
-
-def test_a_node_that_does_not_see_the_studys_folder_says_so(tmp_path: Path):
-    with pytest.raises(StudyError, match="must be on a disk that all nodes of the cluster share"):
-        TrialRunner().begin({"folder": str(tmp_path / "elsewhere")}, None)
-
-
 # --- Three raylets ----------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +96,7 @@ from engine.messages import Asked
 from engine.model import build_network, initial_parameters
 from engine.pools.local import InProcessPool
 from engine.pools.ray import RayPool
-from sweeps.study import trial_bundles, trial_labels
+from sweeps.sizes import trial_bundles, trial_labels
 
 config = RunConfig.model_validate(json.loads(sys.argv[1]))
 
@@ -202,20 +149,13 @@ def command(study: StudyConfig | dict[str, Any], folder: Path, cluster: Raylets)
     )
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
-
-
 def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> None:
     """Waits for a study; its only trial must have the numbers of the same run in this process."""
     said = process.communicate(timeout=180)[0]
     assert process.returncode == 0, said
-    there = Result.read(folder / "trials/0000/seed-0")
-    config = parse(RunConfig, load_yaml(folder / "trials/0000/seed-0/config.yaml"), "trial")
+    home = repeat_folder(trial_folder(folder, 0), 0)
+    there = Result.read(home)
+    config = parse(RunConfig, load_yaml(home / "config.yaml"), "trial")
     here = {"pool": "inprocess", "sites": {}}
     alone = run(config.model_copy(update={"execution": config.execution.model_copy(update=here)}), again)
     assert there.model_hash == alone.model_hash

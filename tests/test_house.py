@@ -13,7 +13,7 @@ from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig, ServerConfig
 from engine.aggregation.server import build_step
 from engine.algorithms.build import build_algorithm
-from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.algorithms.config import METHODS, FederationConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
 from engine.settings import dotted_keys, load_yaml, parse
@@ -91,19 +91,40 @@ MAY: dict[str, str] = {
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.settings "
     "engine.errors",
     "engine/schedule": "engine.schedule.* engine.messages engine.seeds engine.errors engine.settings engine.clock",
+    "engine/ledger/format.py": "",
+    "engine/ledger/typed.py": "engine.encoding engine.errors",
+    "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",
+    "engine/ledger/store.py": "engine.clock engine.errors engine.files engine.ledger.format",
+    "engine/ledger/chain": "engine.ledger.chain.* engine.ledger.config engine.ledger.signing engine.ledger.typed "
+    "engine.encoding engine.errors",
+    "engine/ledger/book.py": "engine.ledger.chain.* engine.ledger.config engine.ledger.delivery engine.ledger.format "
+    "engine.ledger.store engine.ledger.typed engine.clock engine.encoding engine.errors",
+    # a subject stands on the book; of what lies below it knows the chain's calls and answers
+    "engine/ledger/subjects": "engine.ledger.subjects.* engine.ledger.book engine.ledger.chain.* engine.ledger.config "
+    "engine.ledger.delivery engine.ledger.format engine.ledger.signing engine.ledger.store engine.ledger.trees "
+    "engine.ledger.typed engine.clock engine.data.config engine.encoding engine.errors engine.synthesis.config",
     "engine/audit": "engine.audit.* engine.ledger.format engine.ledger.chain.* engine.encoding engine.errors "
     "engine.data.config engine.files engine.clock",
 }
-# of a study's rooms, those that only read
-READERS = "folder stored rows table material page report plots plan audit governance registration scores text".split()
+# of the studies' wing, what only reads
+READERS = (
+    "space scores text stored folder storage rows front material page table report plots plan audit governance registration commands"
+).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {
     "engine": "sweeps.* optuna.*",
     "engine/ledger": "engine.audit.*",
-    "engine/synthesis": "engine.pools.* engine.experiment",
+    "engine/synthesis": "engine.pools.* engine.experiment engine.ledger.book engine.ledger.store engine.ledger.run "
+    "engine.ledger.observer engine.ledger.chain.*",
+    # the coordinator's side has no key, the hospital's side does not decide
+    "engine/synthesis/govern.py": "engine.ledger.signer engine.data.beats engine.data.samples engine.synthesis.workshop "
+    "engine.synthesis.generators",
+    "engine/synthesis/workshop.py": "engine.ledger.desk engine.ledger.subjects.policy engine.synthesis.govern "
+    "engine.synthesis.reviews",
     "engine/tracking": "engine.experiment engine.pools.* engine.ledger.*",
     **{
-        f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.mirror sweeps.trial ray.* engine.actors engine.pools.ray"
+        f"sweeps/{name}.py": "sweeps.driver sweeps.slots sweeps.queue sweeps.start sweeps.mirror sweeps.trial ray.* engine.actors "
+        "engine.pools.ray"
         for name in READERS
     },
 }
@@ -161,7 +182,8 @@ def test_readers_reach_neither_ray_nor_the_driver_by_any_way():
     known = {module(path) for path in SOURCES}
     graph = {module(path): {name for name in at_once(path) if name in known} for path in SOURCES}
     behind = {module(path) for path in SOURCES if "ray" in {name.split(".")[0] for name in at_once(path)}}
-    forbidden = {"sweeps.driver", "sweeps.slots", "sweeps.start", *behind}
+    writers = ("driver", "slots", "queue", "start", "mirror", "trial")
+    forbidden = {*(f"sweeps.{name}" for name in writers), *behind}
     for reader in READERS:
         seen, ahead = set(), [f"sweeps.{reader}", "sweeps"]
         while ahead:
@@ -265,6 +287,15 @@ def test_every_choice_of_a_key_can_be_built(key: str):
     assert choices
     for choice in choices:
         assert BUILDERS[key](choice) is not None
+
+
+def test_every_algorithm_has_a_name_for_readers():
+    """And whether it trains a global model, as its weighting says."""
+    assert tuple(METHODS) == get_args(dotted_keys(RunConfig)["federation.algorithm"].annotation)
+    assert len({method.title for method in METHODS.values()}) == len(METHODS)
+    for name, method in METHODS.items():
+        built = build_algorithm(FederationConfig(algorithm=name), PersonalisationConfig())  # type: ignore[arg-type]
+        assert method.trains_global == (built.weighting != "none")
 
 
 # --- Documents and ready-made files -----------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
 """Processes that are killed with SIGKILL while a study runs: nothing is lost, nothing is done twice, no bit changes."""
 
 import contextlib
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,26 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
+from processes import actors, driver, until
 from raylets import ENVIRONMENT, raylets
-from reference import ROOT, numbers, settled
-from sweeps.compare import rows_of
-from sweeps.study import open_studies, read_study, resume_study, start_study, trial_folder
+from reference import Heard, numbers, settled
+from simulated_ray import simulated
+from studies import ALONE, BASE
 
 from engine.audit.run import audit
+from engine.result import RESULT, Result
+from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
+from sweeps.rows import rows_of
 from sweeps.space import load_study
+from sweeps.start import resume_study, start_study
+from sweeps.stored import begun
 
 ROUNDS = 12
 STUDY: dict[str, Any] = {
+    **BASE,
     "name": "killed",
-    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
-    "model": {"channels": [8, 8, 16], "hidden": 16},
     "federation": {"rounds": ROUNDS, "local_epochs": 8},
+    "ledger": {"backend": "embedded"},
     "conditions": {"cohort.hospitals": [2, 3]},
     "baselines": [{"federation.algorithm": "local"}],
     "search": {"federation.learning_rate": {"log_uniform": [0.003, 0.1]}},
@@ -38,7 +42,6 @@ STUDY: dict[str, Any] = {
     "objectives": {"validation/personal/macro_f1": "maximize", "validation/global/macro_f1": "maximize"},
     "sampler": "random",
     "trials": 8,
-    "execution": {"cpus": 2, "hospitals_per_actor": 3},
 }
 # decisions depend on who was there first, so trials come one after another
 PRUNED = {"pruner": {"method": "rungs", "first": 2, "factor": 2, "n_startup_trials": 1}, "concurrency": 1}
@@ -49,72 +52,27 @@ def values_of(store: Path, experiment: str, **keys: Any) -> dict[str, Any]:
     return {**STUDY, **keys, "tracking": {"backend": "mlflow", "uri": uri, "experiment": experiment}}
 
 
-@contextlib.contextmanager
-def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`pulseledger ...` in a process of its own, which is gone afterwards with all that it started."""
-    log = folder.parent / f"{folder.name}.log"
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sweeps", *words],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdout=file,
-            stderr=file,
-            text=True,
-        )
-        try:
-            yield process
-        except BaseException:
-            print(log.read_text())
-            raise
-        finally:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-def children(process: subprocess.Popen[str], title: str) -> list[psutil.Process]:
-    """Ray's processes of one kind, the oldest first."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if " ".join(child.cmdline()).startswith(title):
-                    found.append(child)
-    return sorted(found, key=lambda p: (p.create_time(), p.pid))
-
-
 def victims(process: subprocess.Popen[str], kind: str) -> list[psutil.Process]:
     match kind:
-        case "runner":
-            return children(process, "ray::TrialRunner")
-        case "hospital":
-            return children(process, "ray::_Host")
         case "tracker":  # the driver starts it before any trial
-            return children(process, "ray::_Holder")[:1]
+            return actors(process.pid, "background")[:1]
         case "ledger":
-            return children(process, "ray::_Holder")[1:]
+            return actors(process.pid, "background")[1:]
         case "raylet":
             own = psutil.Process(process.pid).children(recursive=True)
             return [child for child in own if child.name() == "raylet"]
         case _:
-            raise ValueError(kind)
+            return actors(process.pid, kind)
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
+def goes_on(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Waits for something to become true, or for the end of a driver that may have been quicker."""
+    until(lambda: process.poll() is not None or condition())
 
 
 def rounds_done(folder: Path) -> int:
     """Rounds of all trials so far, as far as they can be seen."""
-    done = 0
-    for path in folder.glob("trials/*/progress.json"):
-        with contextlib.suppress(OSError, ValueError):
-            done += json.loads(path.read_text())["round"]
-    return done
+    return sum(read_progress(trial).round for trial in folder.glob("trials/*"))
 
 
 def strike(process: subprocess.Popen[str], kind: str, draw: random.Random) -> bool:
@@ -125,7 +83,7 @@ def strike(process: subprocess.Popen[str], kind: str, draw: random.Random) -> bo
         found[:] = victims(process, kind)
         return bool(found)
 
-    until(there, process)
+    goes_on(there, process)
     if not found or process.poll() is not None:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -135,27 +93,23 @@ def strike(process: subprocess.Popen[str], kind: str, draw: random.Random) -> bo
 
 def facts(folder: Path) -> list[Any]:
     """What may not depend on interruptions, trial by trial."""
-    study = read_study(folder)
     rows = []
-    for opened, _ in open_studies(study, folder):
-        for t in opened.get_trials():
-            if "config" not in t.user_attrs:
-                assert t.state.is_finished()
-                continue
-            number = t.user_attrs["trial"]
-            home = trial_folder(folder, number) / "seed-0"
-            done = (home / "result.json").exists()
-            rungs = {k: (v["values"], v["kept"]) for k, v in t.user_attrs.items() if k.startswith("rung/")}
+    study = read_study(folder)
+    for group in read_groups(study, folder):
+        # one that never got a configuration was put back into the queue
+        assert all(t.state.is_finished() for t in group.trials if "config" not in t.user_attrs)
+        for trial in begun(group.trials):
+            home = repeat_folder(trial_folder(folder, trial.number), 0)
             rows.append(
                 (
-                    number,
-                    t.user_attrs["condition"],
-                    t.user_attrs["keys"],
-                    t.state.name,
-                    t.values,
-                    t.user_attrs.get("pruned"),
-                    rungs,
-                    numbers(json.loads((home / "result.json").read_text()), home) if done else None,
+                    trial.number,
+                    trial.condition,
+                    trial.keys,
+                    trial.state,
+                    trial.values,
+                    trial.pruned,
+                    {step: (rung.values, rung.kept) for step, rung in trial.rungs.items()},
+                    numbers(Result.read(home), home) if (home / RESULT).exists() else None,
                     audit(home).head,
                 )
             )
@@ -173,14 +127,14 @@ def in_mlflow(store: Path, experiment: str, folder: Path) -> None:
     rows = rows_of(folder)
     assert len(runs) == len(rows) + 1
     for row in rows:
-        run = mine[str(row["trial"])]
-        assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[row["state"]]
-        assert run.data.tags["state"] == row["state"]
+        run = mine[str(row.trial)]
+        assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[row.state]
+        assert run.data.tags["state"] == row.state
         points = client.get_metric_history(run.info.run_id, "train/loss")
         steps = sorted(point.step for point in points)
-        last = ROUNDS if row["state"] == "COMPLETE" else max(steps)
-        assert steps == list(range(1, last + 1)), (row["trial"], steps)
-        if row["state"] == "COMPLETE":
+        last = ROUNDS if row.state == "COMPLETE" else max(steps)
+        assert steps == list(range(1, last + 1)), (row.trial, steps)
+        if row.state == "COMPLETE":
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
 
 
@@ -190,32 +144,33 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray2, store: Path, tmp_path_factory) -> list[Any]:
-    settled()
+def undisturbed(store: Path, tmp_path_factory) -> list[Any]:
+    """The facts of the same study, without Ray and without any process that could be killed."""
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    start_study(load_study(values_of(store, "undisturbed", **PRUNED), "test"), folder)
+    values = {**values_of(store, "undisturbed", **PRUNED), "execution": ALONE["execution"]}
+    start_study(load_study(values, "test"), folder, Heard(), means=simulated())
     in_mlflow(store, "undisturbed", folder)
     found = facts(folder)
     assert {row[3] for row in found} == {"COMPLETE", "PRUNED"}
     return found
 
 
-def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store: Path, tmp_path: Path):
+def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], ray2, store: Path, tmp_path: Path):
     """A hospital, the tracker, a ledger and a runner are killed, then Ctrl-C stops the driver at a checkpoint."""
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "killed", **PRUNED), sort_keys=False))
     draw = random.Random(1)
     with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
         for i, kind in enumerate(("hospital", "tracker", "ledger", "runner")):
-            until(lambda i=i: rounds_done(folder) > 6 * i, process)  # type: ignore[misc]
+            goes_on(lambda i=i: rounds_done(folder) > 6 * i, process)  # type: ignore[misc]
             assert strike(process, kind, draw), kind
-        until(lambda: rounds_done(folder) > 6 * 4, process)
+        goes_on(lambda: rounds_done(folder) > 6 * 4, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     text = (tmp_path / "study.log").read_text()
     assert f"`pulseledger resume {folder}` goes on" in text
     assert "Traceback" not in text
-    states = [t.state for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    states = [trial.state for group in read_groups(read_study(folder), folder) for trial in group.trials]
     assert states.count(TrialState.RUNNING) <= 1  # it waits at its checkpoint
     assert states.count(TrialState.FAIL) == 0
     settled()
@@ -225,7 +180,7 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store:
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     for run in client.search_runs([client.get_experiment_by_name("killed").experiment_id]):
         client.delete_run(run.info.run_id)
-    resume_study(folder, quiet=True)  # nothing is left to train, everything is left to tell
+    resume_study(folder, Heard(), means=simulated())  # nothing is left to train, everything is left to tell
     in_mlflow(store, "killed", folder)
 
 
@@ -233,11 +188,11 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], store:
 
 
 @pytest.mark.long
-def test_a_second_signal_leaves_at_once(undisturbed: list[Any], store: Path, tmp_path: Path):
+def test_a_second_signal_leaves_at_once(undisturbed: list[Any], ray2, store: Path, tmp_path: Path):
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "stopped", **PRUNED), sort_keys=False))
     with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
-        until(lambda: rounds_done(folder) > 10, process)
+        goes_on(lambda: rounds_done(folder) > 10, process)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
@@ -250,7 +205,7 @@ def test_a_second_signal_leaves_at_once(undisturbed: list[Any], store: Path, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PULSELEDGER_KILLS", "12"))))
-def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: Path, tmp_path: Path, seed: int):
+def test_random_processes_killed_at_random_times(undisturbed: list[Any], ray2, store: Path, tmp_path: Path, seed: int):
     """At most two losses in one driver's life, as a trial is given up after three; and the driver, several times."""
     draw = random.Random(seed)
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
@@ -259,7 +214,7 @@ def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: 
     killed = []
     for _ in range(draw.randint(1, 3)):
         with driver(folder, *words) as process:
-            until(lambda: (folder / ".driver.json").exists(), process)
+            goes_on(lambda: (folder / ".driver.json").exists(), process)
             for kind in draw.choices(["hospital", "runner", "ledger", "tracker"], k=draw.randint(0, 2)):
                 if strike(process, kind, draw):
                     killed.append(kind)
@@ -282,12 +237,12 @@ def test_random_processes_killed_at_random_times(undisturbed: list[Any], store: 
 
 @pytest.mark.long
 def test_the_only_raylet_killed_ends_in_one_sentence_and_is_resumed(
-    undisturbed: list[Any], store: Path, tmp_path: Path
+    undisturbed: list[Any], ray2, store: Path, tmp_path: Path
 ):
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values_of(store, "raylet", **PRUNED), sort_keys=False))
     with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
-        until(lambda: rounds_done(folder) > 10, process)
+        goes_on(lambda: rounds_done(folder) > 10, process)
         (raylet,) = victims(process, "raylet")
         raylet.kill()
         assert process.wait(120) == 2
@@ -315,7 +270,7 @@ def test_raylets_killed_at_random_times(undisturbed: list[Any], store: Path, tmp
         words = ["sweep", str(file), "--out", str(folder), "--address", cluster.address]
         with driver(folder, *words, **ENVIRONMENT) as process:
             for kill in range(3):
-                until(lambda kill=kill: rounds_done(folder) > 12 * kill, process)  # type: ignore[misc]
+                goes_on(lambda kill=kill: rounds_done(folder) > 12 * kill, process)  # type: ignore[misc]
                 time.sleep(draw.uniform(0, 2))
                 name = draw.choice("ab")
                 cluster.kill(name)

@@ -75,7 +75,7 @@ class Subject:
         """The book begins to go through its transactions: take up what the journal's rows say, and nothing of the chain."""
 
     def settled(self, done: JournalTransaction, live: bool) -> None:
-        """The chain has taken a transaction, of any purpose; `live`: just now, not in going through all.
+        """The chain has taken a transaction of this account, of any purpose; `live`: just now, not in going through all.
 
         Raises:
             Contradiction: journal and contract then hold different things.
@@ -321,7 +321,7 @@ class Book:
         self._transactions[seq] = replace(self._transactions[seq], receipt=receipt)
 
     def _add(self, purpose: str, round: int, hash: bytes, raw: bytes, rows: Rows) -> JournalTransaction:
-        transaction = JournalTransaction(max(self._transactions, default=0) + 1, purpose, round, hash, raw, None)
+        transaction = JournalTransaction(next(reversed(self._transactions), 0) + 1, purpose, round, hash, raw, None)
         self._store.add({**rows, "transactions": [(transaction.seq, purpose, round, hash, raw, None)]})
         self._note(transaction)
         return transaction

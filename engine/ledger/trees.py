@@ -44,17 +44,6 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return levels(leaves)[-1][0]
 
 
-def prove(leaves: Sequence[bytes], slot: int) -> list[bytes]:
-    """Return the siblings of a slot from the leaf to the root.
-
-    Raises:
-        LedgerError: there is no such slot.
-    """
-    if not 0 <= slot < len(leaves):
-        raise LedgerError(f"slot {slot} is not one of the {len(leaves)} slots of the tree")
-    return path(levels(leaves), slot)
-
-
 def path(levels: Sequence[Sequence[bytes]], slot: int) -> list[bytes]:
     """Return the siblings of a slot from the levels of a tree, for many proofs of one tree."""
     return [level[(slot >> depth) ^ 1] for depth, level in enumerate(levels[:-1])]

@@ -31,7 +31,7 @@ class TimeGanConfig(Section):
 
 
 class PolicyConfig(Section):
-    """What synthetic beats a hospital may make and use; the ledger keeps it in integers (`engine/ledger/policy.py`).
+    """What synthetic beats a hospital may make and use; the ledger keeps it in integers (`engine/ledger/subjects/policy.py`).
 
     Real beats count as the largest step of 0, 1, 2, 6, 10, 20, 30, 50, 100, 200, 500, ... that they reach.
     """

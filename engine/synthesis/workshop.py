@@ -169,6 +169,6 @@ class Workshop:
         return int(generator(self._seed, f"synthesis {letter}", hospital=self._hospital).integers(2**31))
 
 
-def anatomy_of(config: RunConfig, beats: Beats) -> Anatomy:
+def anatomy_of(beats: Beats) -> Anatomy:
     """What the quality tiers need to know of the windows."""
-    return Anatomy(beats.classes, config.data.window[0], float(beats.records[0]["sampling_rate"]), beats.rr_names)
+    return Anatomy(beats.classes, beats.window[0], float(beats.records[0]["sampling_rate"]), beats.rr_names)

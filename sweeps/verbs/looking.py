@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -85,7 +86,7 @@ def audit(options: argparse.Namespace, rest: list[str]) -> int:
     return int(not report.clean)
 
 
-def ui(options: argparse.Namespace, rest: list[str]) -> int:
+def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list[str]], object] = os.execv) -> int:
     import socket
 
     from engine.tracking.config import TrackingConfig
@@ -120,4 +121,5 @@ def ui(options: argparse.Namespace, rest: list[str]) -> int:
     print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     # in the place of this process, so that whoever ends it ends the server
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
+    become(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
+    return 0

@@ -1,12 +1,20 @@
-"""A finished study that several test files look at; none of them may change it."""
+"""Finished studies that several test files look at; none of them may change one."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.trial import TrialState, create_trial
 from reference import Heard, settled
-from studies import TUNED, study_of
+from simulated_ray import simulated
+from studies import SEEN, TUNED, study_of
 
+from sweeps import Study
+from sweeps.folder import read_study, repeat_folder, trial_folder
+from sweeps.queue import open_studies
 from sweeps.start import start_study
+from sweeps.storage import driver_storage
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +29,43 @@ def done(ray2, said: Heard, tmp_path_factory) -> Path:
     settled()
     folder = tmp_path_factory.mktemp("studies") / "tiny"
     start_study(study_of(TUNED), folder, said)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seen(tmp_path_factory) -> Study:
+    """Two conditions, in each a baseline and a trial, two repeats; neither ledger nor MLflow."""
+    folder = tmp_path_factory.mktemp("seen") / "study"
+    start_study(study_of(SEEN), folder, Heard(), means=simulated())
+    return Study(folder)
+
+
+ENDINGS: dict[str, dict[str, Any]] = {  # as the driver notes them
+    "PRUNED": {"pruned": 2, "reason": "pruned at round 2"},
+    "FAIL": {
+        "reason": "HospitalError: hospital 1, round 2, train: ValueError: boom",
+        "error": {"hospital": 1, "round": 2, "stage": "train", "traceback": "Traceback ..."},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def marked(seen: Study, tmp_path_factory) -> Path:
+    """A copy of the study in which one trial is pruned, one has failed, and one breaks a constraint."""
+    folder = Path(shutil.copytree(seen.folder, tmp_path_factory.mktemp("marked") / "study"))
+    study = read_study(folder)
+    with driver_storage(study, folder, print) as storage:
+        (first, _), _ = open_studies(study, folder, storage)
+        template = first.get_trials()[-1].user_attrs
+        for number, state in ((10, "PRUNED"), (11, "FAIL"), (12, "COMPLETE")):
+            shutil.copytree(trial_folder(folder, 0), trial_folder(folder, number))
+            attributes = {**template, "trial": number, "keys": {"mu": float(number)}, **ENDINGS.get(state, {})}
+            complete = state == "COMPLETE"
+            trial = create_trial(state=TrialState[state], values=[2.0] if complete else None, user_attrs=attributes)
+            if complete:
+                trial.set_constraint("ledger/overhead_share", 0.25)
+            else:
+                for repeat in (0, 1):
+                    (repeat_folder(trial_folder(folder, number), repeat) / "result.json").unlink()
+            first.add_trial(trial)
     return folder

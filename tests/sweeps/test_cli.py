@@ -1,5 +1,6 @@
 """The command line as a user meets it: in a process of its own."""
 
+import argparse
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from reference import ROOT, TINY, as_flags, command
 from engine.config import RunConfig
 from engine.settings import dotted_keys
 from sweeps.__main__ import main
+from sweeps.verbs import looking
 
 RUN = ROOT / "sweeps" / "run.yaml"
 
@@ -33,7 +35,7 @@ def test_help_is_quick_and_names_every_verb():
     done = command("--help")
     seconds = time.monotonic() - began
     assert done.returncode == 0
-    for verb in ("run", "sweep", "plan", "resume", "compare", "audit", "data", "ui", "keys"):
+    for verb in ("run", "sweep", "plan", "resume", "ask", "compare", "audit", "data", "ui", "keys"):
         assert f"    {verb} " in done.stdout
     assert done.stderr == ""
     assert seconds < 5  # importing torch, Ray and MLflow takes longer on this machine
@@ -150,52 +152,25 @@ def test_plan_starts_nothing(tmp_path: Path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_counts_actors_memory_and_time_by_hand(monkeypatch, capsys):
-    """Two CPUs, two trials of one CPU; 0.9 of it hold one actor for 3 hospitals: 0.35 + 0.3 GB, four processes each."""
-    from collections import namedtuple
-
-    memory = namedtuple("memory", "available")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: memory(1.5e9))
-    words = as_flags(**{k: v for k, v in TINY.items() if k != "execution.pool"}, **{"execution.cpus": 2})
-    more = ["--trials", "4", "--tracking.backend", "mlflow", "--pruner.method", "rungs", "--federation.rounds", "9"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "sweeps.plan.run", lambda config, folder: {"timing": {"rounds_seconds": 3.0 * config.federation.rounds}}
-        )
-        assert main(["plan", str(ROOT / "sweeps" / "quickstart.yaml"), "--probe", *words, *more]) == 0
-    out = capsys.readouterr().out
-    assert "4 trials of" in out
-    assert "pruner rungs, asked after rounds 1, 3\n" in out
-    # runner, one actor of hospitals and a ledger in each of two trials, and the tracker
-    assert "actors: up to 7 processes" in out
-    # 1.5 GB * 0.7 / 0.65 GB = 1.6
-    assert "about 0.65 GB a trial, 1.3 GB in all, 1.5 GB are free; enough for 1 at a time, and no more will run" in out
-    # 4 trials * 9 rounds * 3 s on two CPUs
-    assert "time: about 0.9 min of rounds on 2 CPU" in out
-    assert "(108 s of work)" in out
-
-
 def test_keys_lists_every_key(capsys):
     assert main(["keys"]) == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert listed >= set(dotted_keys(RunConfig)) | {"conditions", "search", "repeats"}
 
 
-def test_ui_opens_the_store_of_the_configuration(tmp_path: Path, monkeypatch, capsys):
+def test_ui_opens_the_store_of_the_configuration(done: Path, tmp_path: Path, capsys):
     (tmp_path / "study.yaml").write_text("tracking: {uri: 'http://mlflow.example:5000', experiment: mine}\n")
     assert main(["ui", str(tmp_path)]) == 0
     assert (
         capsys.readouterr().out == "MLflow: http://mlflow.example:5000 (a server that runs already), experiment mine\n"
     )
 
-    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: mine}}\n")
+    uri = f"sqlite:///{done / 'mlflow.db'}"
+    (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: pulseledger}}\n")
     started: list[Any] = []
-    monkeypatch.setattr("engine.tracking.tracking.experiment_id", lambda *asked: asked == (uri, "mine") and "7")
-    monkeypatch.setattr("sweeps.__main__.os.execv", lambda path, words: started.extend(words))
-    main(["ui", str(tmp_path), "--port", "0"])
+    looking.ui(argparse.Namespace(folder=tmp_path, port=0), [], become=lambda path, words: started.extend(words))
     assert started[started.index("--backend-store-uri") + 1] == uri
-    assert "#/experiments/7/runs" in capsys.readouterr().out
+    assert "#/experiments/1/runs" in capsys.readouterr().out
 
 
 def test_resume_goes_on_with_a_single_run(tmp_path: Path, capsys):
@@ -236,6 +211,8 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "broken YAML": (("plan", "{broken}"), ("{broken}, line 2: is not valid YAML",)),
     "a run as a study's folder": (("resume", "{tmp}"), ("{tmp}: holds neither a study", "nor a run")),
     "nothing to compare": (("compare", "{tmp}/no"), ("{tmp}/no: holds neither a study", "nor a finished run")),
+    "a command that is none": (("ask", "{tmp}", "pause"), ("'pause'", "'stop'")),
+    "a command to no study": (("ask", "{tmp}", "stop"), ("{tmp}: holds no study",)),
     "nothing to audit": (("audit", "{tmp}/no"), ("{tmp}/no",)),
     "an audit of nothing": (("audit",), ("a folder, a bundle or --mlflow RUN_ID",)),
     "a store without a run": (("audit", "{tmp}", "--store", "sqlite:///x.db"), ("--store", "--mlflow")),
@@ -287,10 +264,10 @@ def test_a_mistake_ends_in_one_sentence(mistake: str, tmp_path: Path, listener: 
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 KiB."""
+    """A disk of 200 KiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
     try:
         mounted = subprocess.run(words, capture_output=True, timeout=20).returncode == 0
     except OSError:

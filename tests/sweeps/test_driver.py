@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from engine.ledger.audit import audit
 from processes import driver, until
 from reference import Heard, as_run, settled
 from simulated_ray import Dies, Hangs, simulated
 from studies import ALONE, BASE, ROUNDS, TUNED, outcome, runs_of, store_of, study_of, trials_of
 
+from engine.audit.run import audit
 from engine.clock import JumpingClock
 from engine.config import config_hash
 from engine.errors import ResourceError, StudyError

@@ -13,18 +13,11 @@ import pytest
 from reference import ROOT
 from rich.console import Console
 
+from engine.clock import JumpingClock
 from sweeps import progress
 from sweeps.progress import StudyProgress
 
 SCORE = "validation/personal/macro_f1"
-
-
-@pytest.fixture
-def clock(monkeypatch) -> list[float]:
-    """The time is `clock[0]`."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
 
 
 def test_without_a_terminal_each_ended_trial_is_one_line_on_stderr(capsys):
@@ -51,7 +44,7 @@ def test_a_trial_shows_what_it_does_before_its_first_round():
     for note, seen in (("timegan: step 5", "timegan: step 5"), ("", "accuracy 0.5")):
         shown.advanced(0, 1, {"accuracy": 0.5}, note)
         console = Console(width=200, record=True, file=io.StringIO())
-        console.print(shown._view())
+        console.print(shown.view())
         assert seen in console.export_text()
 
 
@@ -70,17 +63,20 @@ def test_quiet_is_quiet(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_remaining_time_counts_rounds(clock):
-    shown = StudyProgress(total=5, already=1)
+def test_the_remaining_time_counts_rounds():
+    clock = JumpingClock()
+    shown = StudyProgress(total=5, already=1, clock=clock)
     with shown:
         assert shown.remaining_seconds() is None
         shown.started(1, "", "all", 10)
         shown.ended(1, "", "all", "COMPLETE", {"a": 1.0}, "", 5)
         shown.started(2, "", "all", 10)
         shown.advanced(2, 5, {})
-        clock[0] += 30
+        clock.sleep(30)
         # 1.5 of the 4 trials left took 30 s, so 2.5 take 50
         assert shown.remaining_seconds() == pytest.approx(50)
+        shown.extended(8)  # three more
+        assert shown.remaining_seconds() == pytest.approx(110)
 
 
 def test_the_best_goes_by_the_direction_of_the_first_objective():
@@ -89,13 +85,15 @@ def test_the_best_goes_by_the_direction_of_the_first_objective():
         for trial, value in ((0, float("nan")), (1, 0.25), (2, 0.5)):
             shown.ended(trial, "", "all", "COMPLETE", {"a": value}, "", 1)
         shown.ended(3, "", "all", "PRUNED", {"a": 9.0 if winner == 2 else -9.0}, "", 1)
-        assert shown._best["all"][0] == winner
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(shown.view())
+        assert re.search(rf"all +{winner} +a ", console.export_text())
 
 
 def test_names_are_as_short_as_they_can_be():
-    assert progress._scores({SCORE: 0.5}) == "macro_f1 0.5000"
+    assert progress.scores_as_text({SCORE: 0.5}) == "macro_f1 0.5000"
     both = {"validation/personal/macro_f1": 0.5, "validation/global/macro_f1": 0.25}
-    assert progress._scores(both) == "personal/macro_f1 0.5000, global/macro_f1 0.2500"
+    assert progress.scores_as_text(both) == "personal/macro_f1 0.5000, global/macro_f1 0.2500"
 
 
 LIVE = """

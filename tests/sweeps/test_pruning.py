@@ -8,11 +8,11 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from sweeps.study import interval, pruned_at, rounds_saved
 
 from engine.errors import ConfigError
 from sweeps.pruning import Contender, competitors, keep, keep_at_rung
 from sweeps.space import StudyConfig, load_study, rung_rounds
+from sweeps.stored import begun
 
 UP_DOWN = ["maximize", "minimize"]
 
@@ -156,11 +156,8 @@ def asked_of_optuna(settings: StudyConfig, curves: np.ndarray, steps: list[int])
     p = settings.pruner
     pruner: optuna.pruners.BasePruner = {
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=p.n_startup_trials),
-        "percentile": lambda: optuna.pruners.PercentilePruner(p.percentile, n_startup_trials=p.n_startup_trials),
         "successive_halving": lambda: optuna.pruners.SuccessiveHalvingPruner(p.first, p.factor),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(p.first, settings.federation.rounds, p.factor),
-        "threshold": lambda: optuna.pruners.ThresholdPruner(lower=p.lower),
-        "patient": lambda: optuna.pruners.PatientPruner(None, patience=p.patience),
         "wilcoxon": lambda: optuna.pruners.WilcoxonPruner(p_threshold=p.p_threshold),
     }[p.method]()
     ended: list[int | None] = []
@@ -203,11 +200,8 @@ def decided_here(settings: StudyConfig, curves: np.ndarray, steps: list[int]) ->
     "pruner",
     [
         {"method": "median", "n_startup_trials": 2},
-        {"method": "percentile", "percentile": 60.0, "n_startup_trials": 1},
         {"method": "successive_halving", "factor": 2},
         {"method": "hyperband"},
-        {"method": "threshold", "lower": 0.2},
-        {"method": "patient", "patience": 1},
         {"method": "wilcoxon"},
     ],
     ids=lambda p: p["method"],
@@ -233,7 +227,7 @@ def test_optunas_pruners_decide_as_in_optuna(pruner: dict[str, Any]):
 def test_conditions_and_baselines_do_not_compete():
     def made(number: int, condition: str, value: float | None, **more: Any) -> optuna.trial.FrozenTrial:
         rung = {"rung/3": {"values": [value], "kept": True, "memory": {}}} if value is not None else {}
-        attributes = {"trial": number, "condition": condition, "config": [], **rung, **more}
+        attributes = {"trial": number, "condition": condition, "keys": {}, "config": [], **rung, **more}
         return create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs=attributes)
 
     trials = [
@@ -243,7 +237,7 @@ def test_conditions_and_baselines_do_not_compete():
         made(6, "a", None),
         create_trial(state=TrialState.FAIL),
     ]
-    there = competitors(trials, "a")
+    there = competitors(begun(trials), "a")
     assert list(there) == [0, 6]
     assert there[0] == Contender(TrialState.COMPLETE, 1.0, {3: (0.5,)}, {})
     assert there[6].rungs == {}
@@ -267,7 +261,7 @@ def test_rungs_are_powers_below_the_last_round():
     ("keys", "part"),
     [
         ({"pruner": {"method": "best"}}, "pruner.method is 'best'"),
-        ({"pruner": {"method": "threshold"}}, "pruner.lower or pruner.upper"),
+        ({"pruner": {"method": "threshold"}}, "pruner.method is 'threshold'"),
         ({"pruner": {"factor": 1}}, "pruner.factor is 1"),
         ({"pruner": {"method": "wilcoxon"}}, "repeats is 1"),
         (
@@ -284,34 +278,3 @@ def test_bad_settings_are_one_sentence(keys: dict[str, Any], part: str):
         study(**keys)
     assert part in str(error.value)
     assert "\n" not in str(error.value)
-
-
-# --- What is told of it -----------------------------------------------------------------------------------------------
-
-
-def test_mean_and_interval_by_hand():
-    """1, 2, 3: mean 2, sd 1, t(2, 97.5 %) = 4.302653, so 2 -+ 4.302653 / sqrt(3) = 2 -+ 2.484138."""
-    told = interval([1.0, 2.0, 3.0])
-    assert told == {
-        "mean": 2.0,
-        "sd": 1.0,
-        "low": pytest.approx(-0.484138, abs=1e-6),
-        "high": pytest.approx(4.484138, abs=1e-6),
-        "n": 3,
-    }
-    assert interval([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None, "n": 1}
-
-
-def test_rounds_that_pruning_saved_by_hand():
-    settings = study(federation={"rounds": 10}, repeats=2, pruner={"method": "rungs"})
-    config = [{"federation": {"rounds": 10}}] * 2
-    trials = [
-        create_trial(state=TrialState.COMPLETE, value=1.0, user_attrs={"config": config}),
-        create_trial(state=TrialState.PRUNED, user_attrs={"config": config, "pruned": 3}),
-    ]
-    assert rounds_saved(settings, trials) == 17 / 40
-    assert [pruned_at(t.user_attrs, settings) for t in trials] == ["", "pruned at round 3"]
-    by_repeat = study(federation={"rounds": 10}, repeats=2, pruner={"method": "wilcoxon"})
-    trials[1].user_attrs["pruned"] = 1
-    assert rounds_saved(by_repeat, trials) == 10 / 40
-    assert pruned_at(trials[1].user_attrs, by_repeat) == "pruned at repeat 1"

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from optuna.trial import TrialState
 from sklearn.metrics import f1_score
-from sweeps.compare import rows_of
-from sweeps.study import STUDY_FILE, error_file, lookup, open_studies, trial_folder
+from studies import ALONE, write_study
 
 from engine.errors import PulseLedgerError
-from engine.experiment import run
+from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps import plots
 from sweeps.__main__ import main
-from sweeps.plots import Trial
+from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
+from sweeps.material import read_material
 from sweeps.report import PAGE, write_report
-from sweeps.space import StudyConfig, conditions, load_study, resolve
-from sweeps.trial import repeat_folder
+from sweeps.rows import rows_of
+from sweeps.space import load_study
 
 TITLES = [
     "Results",
@@ -42,78 +41,24 @@ TITLES = [
     "What the ledger costs",
     "Failed and pruned trials",
 ]
-BASE: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
+PLAIN: dict[str, Any] = {
+    **ALONE,
     "cohort": {"hospitals": 3},
-    "model": {"channels": [8, 8, 16], "hidden": 16},
     "federation": {"rounds": 3},
-    "ledger": {"backend": "none"},
-    "tracking": {"backend": "none"},
-    "execution": {"pool": "inprocess"},
     "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.2]}},
     "trials": 8,
 }
 WIDE: dict[str, Any] = {
-    **BASE,
+    **PLAIN,
     "name": "wide <b> & more",
     "conditions": {"cohort.hospitals": [2, 3]},
     "ledger": {"backend": "embedded"},
     "baselines": [{"federation.algorithm": "local"}],
-    "search": {**BASE["search"], "federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
+    "search": {**PLAIN["search"], "federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
     "objectives": {"validation/personal/macro_f1": "maximize", "timing/gradient_evaluations": "minimize"},
     "repeats": 2,
     "trials": 14,
 }
-
-
-def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any]]) -> StudyConfig:
-    """A study in each of whose conditions the baselines and then `points` have run.
-
-    A point is what was tuned; "state" in it ends the trial otherwise than COMPLETE, "error" is then its reason;
-    "attributes" are what the driver would have noted.
-    """
-    study = load_study(values, "test")
-    folder.mkdir(parents=True)
-    (folder / STUDY_FILE).write_text(dump_yaml(study))
-    number = 0
-    places = conditions(study)
-    for opened, condition, given in (
-        (opened, condition, given)
-        for opened, one in open_studies(study, folder)
-        for condition in ([one] if one is not None else places)
-        for given in [*study.baselines, *points]
-    ):
-        keys = {k: v for k, v in given.items() if k not in ("state", "error", "attributes")}
-        tuned = given not in study.baselines
-        if tuned:
-            opened.enqueue_trial({**keys, "condition": condition.label} if study.joint else keys)
-        asked = opened.ask()
-        if study.joint:
-            asked.suggest_categorical("condition", [place.label for place in places])
-        for key, value in keys.items() if tuned else ():
-            match study.search[key]:
-                case {"choice": choices}:
-                    asked.suggest_categorical(key, choices)
-                case {"log_uniform": (low, high)}:
-                    assert asked.suggest_float(key, low, high, log=True) == value
-        configs = [resolve(study, condition, keys, r) for r in range(study.repeats)]
-        attributes = {"trial": number, "condition": condition.label, "keys": keys, **given.get("attributes", {})}
-        for name, attribute in attributes.items():
-            asked.set_user_attr(name, attribute)
-        asked.set_user_attr("config", [c.model_dump(mode="json") for c in configs])
-        home = trial_folder(folder, number)
-        home.mkdir(parents=True)
-        number += 1
-        if "state" in given:
-            error_file(folder, number - 1).write_text(given.get("error", "") + "\n\nTraceback")
-            if given["state"] != "RUNNING":
-                opened.tell(asked.number, state=TrialState[given["state"]])
-            continue
-        results = [run(c, repeat_folder(home, r)) for r, c in enumerate(configs)]
-        values_ = [float(np.mean([lookup(r, name) or 0.0 for r in results])) for name in study.objectives]
-        opened.tell(asked.number, values_)
-    return study
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +69,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"federation.learning_rate": rate, "federation.algorithm": algorithm}
         for rate, algorithm in zip((0.02, 0.05, 0.1, 0.15, 0.2), ("fedavg", "perfedavg") * 3, strict=False)
     ]
-    points[0]["attributes"] = {"infeasible": ["final/x is 3, not < 2"]}
+    points[0]["broken"] = {"ledger/overhead_share": 0.25}
     broken = {"state": "FAIL", "error": "HospitalError: hospital 0, round 1, train: <loss> is not a number"}
-    pruned = {"pruned": 2, "rung/2": {"values": [0.2134, 4200.0], "kept": False}}
+    pruned = {
+        "pruned": 2,
+        "reason": "pruned at round 2",
+        "rung/2": {"values": [0.2134, 4200.0], "kept": False, "memory": {}},
+    }
     points += [
-        {**points[0], **broken, "attributes": {}},
+        {**points[0], **broken, "broken": {}},
         {**points[1], "state": "PRUNED", "attributes": pruned},
         {**points[2], "state": "RUNNING"},
     ]
@@ -203,23 +152,23 @@ def test_every_picture_is_on_the_page_and_beside_it(wide: Path, tmp_path: Path):
 
 def test_the_numbers_are_those_of_compare(wide: Path, page: _Page):
     assert page.headings == TITLES
-    done = [row for row in rows_of(wide) if row["state"] == "COMPLETE"]
+    done = [row for row in rows_of(wide) if row.outcome is not None]
     assert len(done) == 2 * 6
     heads = next(row for row in page.rows if row[:3] == ["trial", "method", "settings"])
     for row in done:
-        cells = dict(zip(heads, page.row(f"{row['trial']}{'*' if row['baseline'] else ''}"), strict=True))
-        assert (
-            cells["accuracy %"] == f"{100 * row['personal_accuracy']:.2f} ±\xa0{100 * row['personal_accuracy_sd']:.2f}"
-        )
-        assert cells["macro-F1"] == f"{row['personal_macro_f1']:.3f} ±\xa0{row['personal_macro_f1_sd']:.3f}"
-        assert cells["validation/personal/macro_f1"] == f"{row['objectives']['validation/personal/macro_f1']:.3f}"
+        plain = row.document()
+        cells = dict(zip(heads, page.row(f"{row.trial}{'*' if row.baseline else ''}"), strict=True))
+        accuracy, macro_f1 = (f"personal_{name}" for name in ("accuracy", "macro_f1"))
+        assert cells["accuracy %"] == f"{100 * plain[accuracy]:.2f} ±\xa0{100 * plain[f'{accuracy}_sd']:.2f}"
+        assert cells["macro-F1"] == f"{plain[macro_f1]:.3f} ±\xa0{plain[f'{macro_f1}_sd']:.3f}"
+        assert cells["validation/personal/macro_f1"] == f"{row.objectives['validation/personal/macro_f1']:.3f}"
         for c in "NSVFQ":
-            recall = row[f"personal_recall_{c}"]
+            recall = plain[f"personal_recall_{c}"]
             assert cells[f"recall {c}"] == ("–" if recall is None else f"{recall:.3f}")
-        local = row["method"] == "local"
-        assert cells["global macro-F1"] == ("–" if local else f"{row['global_macro_f1']:.3f}")
-        assert cells["hurt %"] == ("–" if local else f"{100 * row['hurt_share']:.0f}")
-        assert cells["gradients"] == f"{row['gradient_evaluations']:,.0f}"
+        local = plain["method"] == "local"
+        assert cells["global macro-F1"] == ("–" if local else f"{plain['global_macro_f1']:.3f}")
+        assert cells["hurt %"] == ("–" if local else f"{100 * plain['hurt_share']:.0f}")
+        assert cells["gradients"] == f"{plain['gradient_evaluations']:,.0f}"
 
 
 def test_the_lines_that_need_no_model(wide: Path, page: _Page):
@@ -227,22 +176,21 @@ def test_the_lines_that_need_no_model(wide: Path, page: _Page):
     majority = [row for row in page.rows if row[1:2] == ["local majority"]]
     normal = [row for row in page.rows if row[1:2] == ["all N"]]
     for place, hospitals in enumerate((2, 3)):
-        (row, *_) = [
-            r for r in rows_of(wide) if r["condition"] == f"hospitals={hospitals}" and r["state"] == "COMPLETE"
-        ]
-        seen = pq.read_table(repeat_folder(trial_folder(wide, row["trial"]), 0) / "predictions.parquet").to_pandas()
+        (row, *_) = [r for r in rows_of(wide) if r.condition == f"hospitals={hospitals}" and r.outcome is not None]
+        seen = pq.read_table(repeat_folder(trial_folder(wide, row.trial), 0) / "predictions.parquet").to_pandas()
         true = seen[seen["model"] == "global"]["true"].to_numpy(str)
         constant = np.full(len(true), "N")
         macro = f1_score(true, constant, labels=sorted(set(true)), average="macro", zero_division=0)
         assert normal[place][5:7] == [f"{100 * np.mean(true == 'N'):.2f}", f"{macro:.3f}"]
-        lines = [100 * row["local_majority_accuracy"], row["local_majority_macro_f1"]]
+        plain = row.document()
+        lines = [100 * plain["local_majority_accuracy"], plain["local_majority_macro_f1"]]
         assert majority[place][5:7] == [f"{lines[0]:.2f}", f"{lines[1]:.3f}"]
 
 
 def test_the_front_is_what_no_other_trial_beats(wide: Path, page: _Page):
     for condition in ("hospitals=2", "hospitals=3"):
-        rows = [r for r in rows_of(wide) if r["condition"] == condition and r["state"] == "COMPLETE"]
-        points = {r["trial"]: tuple(r["objectives"].values()) for r in rows}
+        rows = [r for r in rows_of(wide) if r.condition == condition and r.state == "COMPLETE" and not r.violated]
+        points = {r.trial: tuple(r.objectives.values()) for r in rows}
         front = {
             (f"{f1:.3f}", f"{cost:,.0f}")
             for f1, cost in points.values()
@@ -257,21 +205,21 @@ def test_the_front_is_what_no_other_trial_beats(wide: Path, page: _Page):
 def test_the_ledger_and_the_cohorts(wide: Path, page: _Page):
     for condition in ("hospitals=2", "hospitals=3"):
         results = [
-            json.loads((repeat_folder(trial_folder(wide, row["trial"]), r) / "result.json").read_text())
+            Result.read(repeat_folder(trial_folder(wide, row.trial), r))
             for row in rows_of(wide)
-            if row["condition"] == condition and row["state"] == "COMPLETE"
+            if row.condition == condition and row.state == "COMPLETE"
             for r in range(2)
         ]
-        critical = np.median([1000 * r["ledger"]["critical_path_seconds"] / 3 for r in results])
-        gas = np.median([r["ledger"]["gas_per_round"] for r in results])
-        cohort = results[0]["cohort"]
+        critical = np.median([1000 * (r.ledger.critical_path_seconds or 0) / 3 for r in results])
+        gas = np.median([r.ledger.gas_per_round or 0 for r in results])
+        cohort = results[0].cohort
         (ledger,) = [row for row in page.rows if row[:2] == [condition, "12"]]
         assert [ledger[2], ledger[4]] == [f"{critical:.2f}", f"{gas:,.0f}"]
         (line,) = [row for row in page.rows if row[:2] == [condition, condition[-1]] and len(row) == 9]
         assert line[2:5] == [
-            f"{cohort['beats']:,}",
-            f"{sum(h['test'] for h in cohort['hospitals']):,}",
-            f"{cohort['heterogeneity']['emd_mean']:.3f}",
+            f"{cohort.beats:,}",
+            f"{sum(h.test for h in cohort.hospitals):,}",
+            f"{cohort.heterogeneity.emd_mean:.3f}",
         ]
 
 
@@ -279,10 +227,8 @@ def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
     last = page.rows[page.rows.index(["trial", "state", "condition", "settings", "reason"]) + 1 :]
     assert [row[1] for row in last] == ["FAIL", "PRUNED", "FAIL", "PRUNED"]
     assert last[0][4] == "HospitalError: hospital 0, round 1, train: <loss> is not a number"
-    assert last[1][4] == (
-        "stopped by the pruner at rung 2: validation/personal/macro_f1 0.213, timing/gradient_evaluations 4,200"
-    )
-    infeasible = [row for row in page.rows if "(infeasible: final/x is 3, not < 2)" in " ".join(row)]
+    assert last[1][4] == ("pruned at round 2: validation/personal/macro_f1 0.213, timing/gradient_evaluations 4,200")
+    infeasible = [row for row in page.rows if "(breaks ledger/overhead_share by 0.25)" in " ".join(row)]
     assert [row[0] for row in infeasible] == ["1", "10"]
     states = page.row("trials")[1]
     assert states.startswith("12 COMPLETE, 2 RUNNING, 2 PRUNED, 2 FAIL. The study is not finished")
@@ -298,7 +244,7 @@ def test_names_cannot_break_the_page(wide: Path, tmp_path: Path):
 
 
 def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
-    write_study(tmp_path / "study", BASE, [{"federation.learning_rate": rate} for rate in (0.05, 0.1)])
+    write_study(tmp_path / "study", PLAIN, [{"federation.learning_rate": rate} for rate in (0.05, 0.1)])
     page = _Page(write_report(tmp_path / "study")[0].read_text())
     assert page.headings == TITLES
     said = {title: "".join(page.under[title]) for title in TITLES}
@@ -312,22 +258,21 @@ def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
     assert "no trial has failed or been pruned" in said["Failed and pruned trials"]
     assert page.row("trials")[1].startswith("2 COMPLETE; 6 of 8 not begun. The study is not finished")
     assert len(page.images) == 3  # curves, recalls, spread
-    result = json.loads((tmp_path / "study/trials/0000/seed-0/result.json").read_text())
-    support = result["final"]["global"]["support"]
-    lacking = {c: sum(h["classes"][c] == 0 for h in result["cohort"]["hospitals"]) for c in "NSVFQ"}
+    result = Result.read(repeat_folder(trial_folder(tmp_path / "study", 0), 0))
+    support = result.final.global_.support
+    lacking = {c: sum(h.classes[c] == 0 for h in result.cohort.hospitals) for c in "NSVFQ"}
     assert support["Q"] == 0  # or the next lines test nothing
     assert page.row("all", "3")[8] == ", ".join(f"{c}: {n} of 3" for c, n in lacking.items() if n) or "none"
     heads = page.row("trial", "method")
     assert page.row("0", "FedAvg")[heads.index("recall Q")] == "–"
-    trials = [Trial(row, {}, (result,)) for row in rows_of(tmp_path / "study")]
-    (figure,) = plots.recall_map(trials[:1])
+    (figure,) = plots.recall_map(read_material(tmp_path / "study").trials[:1])
     cells = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)[0]
     assert [bool(np.isnan(cell)) for cell in cells] == [support[c] == 0 for c in "NSVFQ"]
     assert len(figure.axes[0].texts) == sum(support[c] > 0 for c in "NSVFQ")
 
 
 def test_a_joint_study_has_one_set_of_pictures(tmp_path: Path):
-    values = {**BASE, "conditions": {"cohort.hospitals": [2, 3]}, "joint": True}
+    values = {**PLAIN, "conditions": {"cohort.hospitals": [2, 3]}, "joint": True}
     write_study(tmp_path / "study", values, [{"federation.learning_rate": rate} for rate in (0.02, 0.05, 0.1)])
     written = write_report(tmp_path / "study")
     page = _Page(written[0].read_text())
@@ -339,14 +284,10 @@ def test_a_joint_study_has_one_set_of_pictures(tmp_path: Path):
 
 def test_a_curve_is_the_median_of_all_runs(wide: Path):
     """Per-FedAvg in the first condition: two trials of two seeds."""
-    found = []
-    for row in rows_of(wide):
-        if (row["condition"], row.get("method")) == ("hospitals=2", "perfedavg"):
-            paths = [repeat_folder(trial_folder(wide, row["trial"]), r) / "result.json" for r in range(2)]
-            results = [json.loads(path.read_text()) for path in paths]
-            cut = [r | {"rounds": [line["validation"]["macro_f1"] for line in r["rounds"]]} for r in results]
-            found.append(Trial(row, {}, tuple(cut)))
-    curves = np.array([r["rounds"] for t in found for r in t.results])
+    trials = read_material(wide).trials
+    found = [t for t in trials if (t.condition, t.outcome.algorithm) == ("hospitals=2", "perfedavg")]
+    homes = [repeat_folder(trial_folder(wide, t.row.trial), r) for t in found for r in range(2)]
+    curves = np.array([[row.validation.macro_f1 for row in Result.read(home).rounds] for home in homes])
     assert curves.shape == (4, 3)
     (figure,) = plots.learning_curves(found)
     line = figure.axes[0].lines[0]
@@ -362,7 +303,7 @@ def test_a_curve_is_the_median_of_all_runs(wide: Path):
 
 def test_failures_only(tmp_path: Path):
     points = [{"federation.learning_rate": 0.1, "state": "FAIL", "error": "DataError: no such record."}] * 2
-    write_study(tmp_path / "study", BASE, points)
+    write_study(tmp_path / "study", PLAIN, points)
     page = _Page(write_report(tmp_path / "study")[0].read_text())
     assert "No trial has finished, so there are no scores to show" in page.row("trials")[1]
     assert page.headings == TITLES
@@ -371,7 +312,7 @@ def test_failures_only(tmp_path: Path):
 
 
 def test_a_study_that_has_not_begun(tmp_path: Path):
-    (tmp_path / STUDY_FILE).write_text(dump_yaml(load_study(BASE, "test")))
+    (tmp_path / STUDY_FILE).write_text(dump_yaml(load_study(PLAIN, "test")))
     page = _Page(write_report(tmp_path)[0].read_text())
     assert page.row("trials")[1].startswith("none has begun; 8 of 8 not begun")
     assert page.row("runs")[1] == "not begun"

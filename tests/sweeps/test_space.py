@@ -8,8 +8,8 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from engine.errors import ConfigError
+from sweeps.scores import OBJECTIVES
 from sweeps.space import (
-    OBJECTIVES,
     Condition,
     StudyConfig,
     build_sampler,

@@ -14,29 +14,31 @@ from typing import Any
 
 import optuna
 import pytest
+import studies
 import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
-from reference import ROOT, settled
+from reference import ROOT, Heard, settled
 from servers import Postgres, mlflow_server, postgres
-from sweeps.study import STUDY_FILE, open_studies, read_study, resume_study, start_study
+from simulated_ray import simulated
+from studies import ALONE, BASE
 
+from engine.clock import JumpingClock
 from engine.errors import ConfigError, StudyError
-from sweeps import storage
 from sweeps.__main__ import main
-from sweeps.space import StudyConfig, load_study
-from sweeps.storage import _Away, _Patient, driver_storage
+from sweeps.commands import ask, commands
+from sweeps.folder import STUDY_FILE, read_groups, read_study
+from sweeps.queue import open_studies
+from sweeps.space import StudyConfig
+from sweeps.start import resume_study, start_study
+from sweeps.storage import Away, Patient, driver_storage, reading_storage
 
 ROUNDS = 12
 VALUES: dict[str, Any] = {
+    **BASE,
     "name": "database",
-    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
     "cohort": {"hospitals": 3},
-    "model": {"channels": [8, 8, 16], "hidden": 16},
     "federation": {"rounds": ROUNDS, "local_epochs": 2},
-    "ledger": {"backend": "none"},
-    "tracking": {"backend": "none"},
-    "execution": {"cpus": 2, "hospitals_per_actor": 3},
     "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}},
     "baselines": [{"federation.algorithm": "local"}],
     "sampler": "random",
@@ -46,7 +48,7 @@ VALUES: dict[str, Any] = {
 
 
 def study_of(**keys: Any) -> StudyConfig:
-    return load_study({**VALUES, **keys}, "test")
+    return studies.study_of(VALUES, **keys)
 
 
 def quiet(text: str) -> None:
@@ -73,7 +75,7 @@ def url(server: Postgres, request: pytest.FixtureRequest) -> str:
 
 
 def outcome(folder: Path) -> list[Any]:
-    found = [t for opened, _ in open_studies(read_study(folder), folder) for t in opened.get_trials()]
+    found = [trial for group in read_groups(read_study(folder), folder) for trial in group.trials]
     return [(t.number, t.params, t.state, t.values, t.user_attrs["keys"]) for t in found]
 
 
@@ -119,17 +121,25 @@ def test_trials_do_not_change_the_kind_of_their_storage(url: str, tmp_path: Path
         start_study(study_of(storage=url), tmp_path, quiet=True)
 
 
+# Holds the lock of a study in the database argv[1] for the folder argv[2].
+HOLD = """
+import sys, time
+from pathlib import Path
+from sweeps.space import load_study
+from sweeps.storage import driver_storage
+with driver_storage(load_study({"name": "database", "storage": sys.argv[1]}, "test"), Path(sys.argv[2]), print):
+    print("held", flush=True)
+    time.sleep(99)
+"""
+
+
 # --- One driver -------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_driver_is_told_of_the_first_from_any_folder(url: str, tmp_path: Path):
     """The first is another process; it is killed, and the lock is free again."""
     study = study_of(storage=url)
-    code = (
-        "import sys, time; sys.path.insert(0, 'tests'); from pathlib import Path; import test_postgres as t\n"
-        "with t.driver_storage(t.study_of(storage=sys.argv[1]), Path(sys.argv[2]), print): print('held', flush=True); time.sleep(99)"
-    )
-    words = [sys.executable, "-c", code, url, str(tmp_path)]
+    words = [sys.executable, "-c", HOLD, url, str(tmp_path)]
     first = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stdout is not None
@@ -163,8 +173,12 @@ def test_a_name_belongs_to_the_folder_where_it_was_begun(url: str, tmp_path: Pat
     with driver_storage(study, tmp_path / "b", quiet) as held, pytest.raises(StudyError, match="another folder"):
         open_studies(study, tmp_path / "b", held)
     (tmp_path / "a").rename(tmp_path / "moved")
-    ((opened, _),) = open_studies(study, tmp_path / "moved")
-    assert len(opened.get_trials()) == 1  # the baseline
+    (group,) = read_groups(study, tmp_path / "moved")
+    assert len(group.trials) == 1  # the baseline
+    for other in ("b", "c"):  # one that was opened, and one where nothing was begun
+        (tmp_path / other).mkdir(exist_ok=True)
+        with pytest.raises(StudyError, match="another folder"):
+            read_groups(study, tmp_path / other)
 
 
 # --- A database that goes away ----------------------------------------------------------------------------------------
@@ -205,12 +219,9 @@ def test_a_driver_whose_lock_went_to_another_stops(server: Postgres, url: str, t
             opened.ask()
 
 
-def test_a_server_that_stays_away_stops_the_driver_and_loses_nothing(
-    server: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_server_that_stays_away_stops_the_driver_and_loses_nothing(server: Postgres, url: str, tmp_path: Path):
     study = study_of(storage=url)
-    monkeypatch.setattr(storage, "AWAY_SECONDS", 0.5)
-    with driver_storage(study, tmp_path, quiet) as held:
+    with driver_storage(study, tmp_path, quiet, away_seconds=0.5) as held:
         ((opened, _),) = open_studies(study, tmp_path, held)
         trial = opened.ask()
         server.stop("fast")
@@ -221,7 +232,22 @@ def test_a_server_that_stays_away_stops_the_driver_and_loses_nothing(
             server.start()
         assert "has been away for 0.5 s" in str(error.value)
         assert "nothing is lost, resume" in str(error.value)
-    assert [t.state for t in open_studies(study, tmp_path)[0][0].get_trials()] == [TrialState.RUNNING]
+    assert [trial.state for trial in read_groups(study, tmp_path)[0].trials] == [TrialState.RUNNING]
+
+
+def test_a_reader_can_change_nothing(url: str, tmp_path: Path):
+    study = study_of(storage=url)
+    with reading_storage(study, tmp_path) as nothing:
+        assert nothing is None  # no driver has been here, and none of Optuna's tables is made
+    with driver_storage(study, tmp_path, quiet) as held:
+        ((opened, _),) = open_studies(study, tmp_path, held)
+        with reading_storage(study, tmp_path) as reading:
+            assert reading is not None
+            number = reading.get_study_id_from_name(study.name + " | all")
+            with pytest.raises(optuna.exceptions.StorageInternalError) as error:
+                reading.set_study_user_attr(number, "mine", True)
+            assert "read-only transaction" in str(error.value.__cause__)
+        assert "mine" not in opened.user_attrs
 
 
 class _LosesAnswers:
@@ -236,16 +262,15 @@ class _LosesAnswers:
             answer = getattr(self.storage, name)(*args, **options)
             if name not in self.lost:
                 self.lost.add(name)
-                raise _Away("its answer was lost")
+                raise Away("its answer was lost")
             return answer
 
         return call
 
 
-def test_a_call_whose_answer_was_lost_is_not_carried_out_twice(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "PAUSES", (0.0,))
+def test_a_call_whose_answer_was_lost_is_not_carried_out_twice():
     loses = _LosesAnswers()
-    patient: Any = _Patient(loses, quiet)  # type: ignore[arg-type, abstract]
+    patient: Any = Patient(loses, quiet, JumpingClock())  # type: ignore[arg-type, abstract]
     study = optuna.create_study(storage=patient, study_name="lost", load_if_exists=True)
     study.enqueue_trial({"x": 0.25}, user_attrs={"baseline": {}})
     loses.lost.clear()
@@ -263,6 +288,31 @@ def test_a_call_whose_answer_was_lost_is_not_carried_out_twice(monkeypatch: pyte
 
 
 # --- A whole study ----------------------------------------------------------------------------------------------------
+
+
+def test_commands_reach_a_driver_whose_trials_are_in_the_database(url: str, tmp_path: Path):
+    """They are in the study's folder, wherever the trials are."""
+    study = study_of(storage=url, execution=ALONE["execution"], federation={"rounds": 2}, trials=2)
+
+    class Asks(Heard):
+        def ended(self, trial: int, *rest: Any) -> None:
+            super().ended(trial, *rest)
+            if trial == 0:
+                ask(tmp_path, "trials", 3)
+                ask(tmp_path, "prune", 0)
+            if trial == 1:
+                ask(tmp_path, "stop")
+
+    with pytest.raises(KeyboardInterrupt):
+        start_study(study, tmp_path, Asks(), means=simulated())
+    assert [row[2].name for row in outcome(tmp_path)] == ["COMPLETE"] * 2
+    assert [(c.verb, c.state) for c in commands(tmp_path)] == [
+        ("trials", "done"),
+        ("prune", "refused"),
+        ("stop", "done"),
+    ]
+    resume_study(tmp_path, Heard(), means=simulated())
+    assert [row[2].name for row in outcome(tmp_path)] == ["COMPLETE"] * 3
 
 
 @pytest.mark.long

@@ -110,11 +110,6 @@ def query(chain: Chain, address: str, function: str, *arguments: Any, contract: 
         raise LedgerError(f"{address} on the {chain.name} chain does not answer as a {contract}") from error
 
 
-def coordinator_role() -> bytes:
-    """Return the identifier of the role that may open federations and seal rounds."""
-    return keccak(b"COORDINATOR_ROLE")
-
-
 def explain_revert(data: bytes) -> str:
     """Turn the bytes of a custom error into its name and arguments."""
     for contract in CONTRACTS:

@@ -26,10 +26,11 @@ from engine.ledger.subjects.synthetic import (
     SyntheticReview,
 )
 from engine.ledger.typed import Domain, digest, word
-from engine.synthesis import config
+from engine.synthesis.config import GENERATORS as GENERATOR_NAMES
+from engine.synthesis.config import PolicyConfig
 
 BASIS = 10_000
-GENERATORS: dict[str, int] = {name: number for number, name in enumerate(config.GENERATORS, 1)}  # as in the contract
+GENERATORS: dict[str, int] = {name: number for number, name in enumerate(GENERATOR_NAMES, 1)}  # as in the contract
 
 
 class Status(enum.IntEnum):
@@ -79,7 +80,7 @@ EXPLAINED = {
 }
 
 
-def policy_of(settings: config.PolicyConfig) -> Policy:
+def policy_of(settings: PolicyConfig) -> Policy:
     """The settings of a run in the contract's integers."""
     return Policy(
         allowed_classes=sum(1 << CLASSES.index(letter) for letter in settings.classes),

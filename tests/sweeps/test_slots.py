@@ -1,0 +1,133 @@
+"""Room for trials: CPUs, sites, placement groups that are used again, and what is said when there is none."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import studies
+from simulated_ray import SimulatedRay
+
+from engine.clock import JumpingClock
+from engine.errors import ResourceError, StudyError
+from sweeps.sizes import trial_bundles, trial_labels
+from sweeps.slots import RayLost, Slots, require_head, trial_cpus
+from sweeps.space import StudyConfig
+
+
+def study_of(**keys: Any) -> StudyConfig:
+    values = {**studies.BASE, "cohort": {"hospitals": 4}, "execution": {"hospitals_per_actor": 1}}
+    return studies.study_of(values, **keys)
+
+
+# --- Who goes where ---------------------------------------------------------------------------------------------------
+
+
+def nodes_of(*nodes: tuple[str, float, str]) -> Any:
+    """What Ray says of a cluster of (id, CPUs, site); the driver is on the node `here`, the head is `head`."""
+    rows = [
+        {
+            "NodeID": name,
+            "Alive": True,
+            "Labels": {"site": site},
+            "Resources": {"CPU": cpus, **({"node:__internal_head__": 1.0} if name == "head" else {})},
+        }
+        for name, cpus, site in nodes
+    ]
+    return SimpleNamespace(
+        nodes=lambda: rows,
+        cluster_resources=lambda: {"CPU": sum(cpus for _, cpus, _ in nodes)},
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "here"),
+    )
+
+
+def test_a_trial_fits_the_smallest_site():
+    ray = nodes_of(("head", 0, ""), ("x", 4, "a"), ("y", 2, "b"), ("z", 8, "b"))
+    assert trial_cpus(ray, study_of(), 1) == 1.0
+    assert trial_cpus(ray, study_of(concurrency=2), 2) == 7.0  # half of 14
+    assert trial_cpus(ray, study_of(concurrency=1), 1) == 8.0  # no more than the largest node has
+    sites = study_of(execution={"sites": dict(enumerate("abba")), "hospitals_per_actor": 1}, concurrency=2)
+    assert trial_cpus(ray, sites, 2) == 2.0  # half of what a has; b has a node of eight
+    late = study_of(execution={"sites": dict(enumerate("abcc"))})
+    assert trial_cpus(ray, late, 1) == 1.0  # c is not there yet
+    with pytest.raises(ResourceError, match=r"concurrency 2 leaves 0\.1 CPU"):
+        trial_cpus(nodes_of(("x", 0.2, "a"), ("y", 2, "b")), sites, 2)
+    assert trial_bundles(sites, 2.0, 2) == [{"CPU": 0.1}] + [{"CPU": 0.475}] * 4
+    assert trial_labels(sites, 2.0) == [{}, *({"site": site} for site in "aabb")]
+    assert trial_labels(study_of(), 2.0) == []
+
+
+def test_sqlite_wants_the_driver_on_the_head():
+    two, one = nodes_of(("head", 1, ""), ("here", 1, "")), nodes_of(("here", 1, ""))
+    for ray in (two, one):
+        require_head(ray, study_of(storage="postgresql+psycopg://there/db"))
+    require_head(one, study_of())
+    with pytest.raises(StudyError, match="wants the driver on the head node of a cluster of 2 nodes"):
+        require_head(two, study_of())
+
+
+# --- Slots ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_is_used_again_by_a_trial_of_its_size():
+    """On one node all trials have one size; on two, a trial with more hospitals in actors of their own has another."""
+    ray = SimulatedRay(JumpingClock())
+    slots = Slots(ray, study_of(concurrency=1))
+    three, four = (study_of(cohort={"hospitals": n}) for n in (3, 4))
+    first = slots.take(0, three)
+    slots.give_back(first)
+    assert slots.take(1, four) is first
+    assert ray.groups == 1
+    ray.machines = 2
+    second = slots.take(2, four)
+    slots.give_back(second)
+    third = slots.take(3, three)  # of another size: the CPUs of the idle one are wanted
+    assert third is not second
+    assert ray.groups == 2
+    assert not second.runner.alive
+    slots.end(first)
+    slots.give_back(third)
+    slots.close()
+    assert ray.groups == 0
+
+
+def test_a_slot_that_never_comes_says_what_was_wanted_and_what_there_is():
+    class Full(SimulatedRay):
+        def ready(self) -> bool:
+            self.clock.sleep(1.0)
+            return False
+
+        def available_resources(self) -> dict[str, float]:
+            return {"CPU": 0.5}
+
+    clock = JumpingClock()
+    slots = Slots(Full(clock), study_of(concurrency=1), clock=clock, start_seconds=30)
+    with pytest.raises(ResourceError) as error:
+        slots.take(7, study_of())
+    assert str(error.value) == ("trial 7 wants 2 CPU in 2 bundles; after 30 s the cluster's 2 CPU have 0.5 free.")
+    assert 30 < clock.now() < 33
+
+
+def test_a_ray_without_nodes_is_lost():
+    class Gone(SimulatedRay):
+        machines = 0
+
+        def ready(self) -> bool:
+            return False
+
+    clock = JumpingClock()
+    ray = Gone(clock)
+    ray.machines = 1
+    slots = Slots(ray, study_of(concurrency=1), clock=clock)
+    ray.machines = 0
+    with pytest.raises(RayLost, match="no node is left"):
+        slots.take(0, study_of())
+
+
+def test_memory_bounds_the_trials_at_a_time():
+    ray = SimulatedRay(JumpingClock(), cpus=8)
+    joined = study_of(execution={"address": "auto", "hospitals_per_actor": 3})
+    ray.memory = 1.5e9  # 0.7 of it hold one trial of 0.35 + 2 * 0.3 GB
+    slots = Slots(ray, joined)
+    assert (slots.wanted, slots.at_once) == (8, 1)
+    ray.memory = 3e9
+    assert Slots(ray, joined).at_once == 2
