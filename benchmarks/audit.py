@@ -18,20 +18,27 @@ from typing import Any
 
 import numpy as np
 
-from engine.aggregation.mean import weighted_mean
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
 from engine.ledger import archive
-from engine.ledger.bundle import BUNDLE, write_bundle
-from engine.ledger.ledger import Ledger
-from engine.ledger.records import Federation, ModelUpdate, Opening, RoundEntry, RoundHead, SignedUpdate, commitments
+from engine.ledger.bundle import write_bundle
+from engine.ledger.config import LedgerConfig
+from engine.ledger.format import BUNDLE, MEAN
+from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.ledger.subjects.registry import Federation
+from engine.ledger.subjects.rounds import RoundEntry
+from engine.ledger.subjects.updates import ModelUpdate, Opening, RoundHead, SignedUpdate, commitments
+from engine.messages import LoopState, Taken, Update
 from engine.model import vector_hash
 
+RULE = build_rule(AggregationConfig(), "samples")
 ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 
 AUDIT = """
 import json, resource, sys, time
 from pathlib import Path
-from engine.ledger.audit import audit
+from engine.audit.run import audit
 started, used = time.perf_counter(), time.process_time()
 report = audit(Path(sys.argv[1]))
 seconds, cpu = time.perf_counter() - started, time.process_time() - used
@@ -49,9 +56,10 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
     params = draw.standard_normal(parameters).astype(np.float32)
     drawn = draw.standard_normal((hospitals, parameters)).astype(np.float32)
     keys = [hospital_key(SEED, ID, slot) for slot in range(hospitals)]
-    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout, "samples")
+    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout)
+    rule = {"name": MEAN, "weighting": "samples", "server": {"method": "none"}}
     archive.write_genesis(home, params)
-    with Ledger(home, federation) as ledger:
+    with RunLedger(home, federation, rule, LedgerConfig()) as ledger:
         model = federation.genesis_model
         for number in range(1, rounds + 1):
             vectors = {slot: np.roll(drawn[slot], number) for slot in range(hospitals)}
@@ -73,12 +81,14 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
                 )
                 signed.append(SignedUpdate(update, sign(update, ledger.domain, keys[slot])))
                 openings.append(opening)
-            params = weighted_mean(params, [(100.0 + slot, vector) for slot, vector in vectors.items()])
+            sent = tuple(Update(slot, vector, 100 + slot, 0.5, 100) for slot, vector in vectors.items())
+            summed, _ = RULE.partial(sent, len(params))
+            params, _ = RULE.merge(LoopState(number, params), Taken(sent, (), summed), {})
             parent, model = model, vector_hash(params, layout)
             ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
         heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]
-        ledger.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
-        ledger.finalize()
+        ledger.rounds.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
+        ledger.rounds.finalize()
     write_bundle(home, {"config_hash": CONFIG.hex(), "model_hash": model.hex()}, "name: benchmark\n")
     return home / BUNDLE
 

@@ -44,14 +44,16 @@ from eth_hash.auto import keccak
 
 from engine.errors import LedgerError
 from engine.ledger import archive
-from engine.ledger.chain import KEY_VARIABLE, EmbeddedChain, created_contract
+from engine.ledger.chain.embedded import EmbeddedChain
+from engine.ledger.chain.rpc import KEY_VARIABLE
+from engine.ledger.chain.transactions import created_contract
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import FIRST_PAUSE, LAST_PAUSE
-from engine.ledger.keys import Signer
-from engine.ledger.ledger import Ledger
+from engine.ledger.format import MEAN
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation
+from engine.ledger.signer import Signer
 from engine.ledger.signing import address, hospital_key
+from engine.ledger.subjects.registry import Federation
 from engine.messages import Asked, RoundRecord, Signed, Update
 from engine.model import Network, initial_parameters, vector_hash
 from engine.oracles.base import Batch, Oracle
@@ -92,13 +94,15 @@ class Run:
         self.vectors = [draw.standard_normal(size).astype(np.float32) for _ in range(hospitals)]
         self.model = vector_hash(self.vectors[0], self.layout)
         keys = [hospital_key(SEED, ID, slot) for slot in range(hospitals)]
-        federation = Federation(ID, CONFIG, tuple(map(address, keys)), self.model, self.layout, "samples")
+        federation = Federation(ID, CONFIG, tuple(map(address, keys)), self.model, self.layout)
         archive.write_genesis(folder, self.vectors[0])
         config = LedgerConfig(**ledger)
-        self.observer = LedgerObserver(folder, federation, config, False, ENDLESS)
+        rule = {"name": MEAN, "weighting": "samples", "server": {"method": "none"}}
+        self.observer = LedgerObserver(folder, federation, rule, config, False, ENDLESS)
         self.signers = [Signer(slot, self.observer.signing, SEED) for slot in range(hospitals)]
         self.round = 0
         self.opening = time.perf_counter() - started
+        self._spent = int(self.observer.summary()["gas_total"])
 
     def play(self) -> float:
         """One round without training; returns the seconds that the next round waits for."""
@@ -123,9 +127,10 @@ class Run:
         self.observer.finish()
         return time.perf_counter() - started
 
-    def gas(self) -> list[int]:
-        """Gas of each round, all its transactions together."""
-        return [seal.gas for seal in self.observer._ledger.submit(Ledger.seals).result()]
+    def gas(self) -> int:
+        """Gas of all transactions since this was asked for, or since the opening."""
+        before, self._spent = self._spent, int(self.observer.summary()["gas_total"])
+        return self._spent - before
 
 
 class Baseline:
@@ -227,7 +232,7 @@ def table(hospitals: list[int], rounds: int, steps: int) -> list[dict[str, Any]]
                 own = time.thread_time() - own
                 total = critical + run.settle()
                 used = time.process_time() - used
-                measured["seal"] = (run.gas()[-1], *(1000 * value for value in (critical, total, own, used)))
+                measured["seal"] = (run.gas(), *(1000 * value for value in (critical, total, own, used)))
                 for name, values in measured.items() if repeat else ():
                     for kept, value in zip(taken[name].values(), values, strict=True):
                         kept.append(value)
@@ -319,7 +324,7 @@ def measure(block: float, train: float, rounds: int, delay: float, confirmations
             critical.append(run.play())
         run.settle()
         seconds = time.perf_counter() - started
-        sealing = run.observer._ledger.submit(Ledger.summary).result()["seconds"] / rounds
+        sealing = run.observer.summary()["seconds"] / rounds
         run.observer.abandon()
     return {
         "seconds": seconds,

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from engine.ledger.policy import allowed, explain, policy_of, shortcomings
-from engine.ledger.records import SyntheticReport, SyntheticRequest, record_from_json
+from engine.ledger.subjects.policy import allowed, explain, policy_of, shortcomings
+from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest
+from engine.ledger.typed import record_from_json
 from engine.result import CohortReport, HospitalScores, Model, Result, Scores
 from engine.synthesis.config import BalanceConfig, PolicyConfig
-from engine.synthesis.governed import read_state
+from engine.synthesis.reviews import read_state
 from sweeps.folder import repeat_folder, trial_folder
 from sweeps.rows import rows_of
 from sweeps.stored import interval
@@ -200,7 +201,7 @@ def batch_table(folders: Mapping[tuple[str, str], Sequence[Path]]) -> list[list[
         if method in seen or not (paths[0] / "synthetic").is_dir():
             continue
         seen.add(method)
-        for row in read_state(paths[0])["requests"]:
+        for row in (asked.document() for asked in read_state(paths[0]).requests):
             evidence = json.loads((paths[0] / row["file"]).read_text()) if row["file"] else {}
             plain = [
                 method,

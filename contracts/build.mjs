@@ -1,4 +1,4 @@
-// Compiles the contracts and writes engine/ledger/<Contract>.json; `--check` compares with the committed files.
+// Compiles the contracts and writes engine/ledger/artefacts/<Contract>.json; `--check` compares with the committed files.
 //
 // The output depends on the sources, the compiler version and the settings below, and on nothing else: no absolute
 // path, no date, and no metadata hash at the end of the bytecode.
@@ -13,7 +13,7 @@ const require = createRequire(import.meta.url);
 const solc = require("solc");
 
 const here = dirname(fileURLToPath(import.meta.url));
-const names = ["RoundLedger", "SyntheticLedger", "StudyLedger"];
+const names = ["RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger"];
 
 const settings = {
   optimizer: { enabled: true, runs: 200 },
@@ -40,7 +40,7 @@ for (const problem of problems) console.error(problem.formattedMessage);
 if (problems.some((problem) => problem.severity !== "info")) process.exit(1);
 
 for (const name of names) {
-  const file = `engine/ledger/${name}.json`;
+  const file = `engine/ledger/artefacts/${name}.json`;
   const target = join(here, "..", file);
   const text = JSON.stringify(artefact(name), null, 2) + "\n";
   if (!process.argv.includes("--check")) {

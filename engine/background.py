@@ -59,20 +59,23 @@ class Background(Generic[Object]):
             self._object = self._executor.submit(factory, *args)
 
     def submit(
-        self, method: Callable[Concatenate[Object, Given], Found], /, *args: Given.args, **keys: Given.kwargs
+        self, function: Callable[Concatenate[Object, Given], Found], /, *args: Given.args, **keys: Given.kwargs
     ) -> Answer[Found]:
-        """Calls a method of the object, given as a function of its class; does not wait. A subclass's own is called."""
-        return self._submit(method.__name__, *args, **keys)
+        """Calls a method of the object's class, or a function of the object; does not wait.
 
-    def _submit(self, name: str, /, *args: Any, **keys: Any) -> Answer[Any]:
+        Of a method, a subclass's own is called. A function must be one that another process can import.
+        """
+        return self._submit(function, *args, **keys)
+
+    def _submit(self, function: Callable[..., Any], /, *args: Any, **keys: Any) -> Answer[Any]:
         if self._executor is not None:
-            return self._executor.submit(lambda: getattr(self._object.result(), name)(*args, **keys))
-        return _RayAnswer(self._actor.call.remote(name, args, keys))
+            return self._executor.submit(lambda: _called(self._object.result(), function, args, keys))
+        return _RayAnswer(self._actor.call.remote(function, args, keys))
 
     def close(self) -> None:
         """Closes the object, waits for it, and lets go of thread or actor."""
         try:
-            self._submit("close").result()
+            self._submit(Closable.close).result()
         except BaseException:
             self.abandon()
             raise
@@ -92,11 +95,11 @@ class Background(Generic[Object]):
         """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
         if self._executor is not None:
             with contextlib.suppress(Exception):
-                self._submit("close").result()
+                self._submit(Closable.close).result()
             self._executor.shutdown()
         elif self._actor is not None:
             with contextlib.suppress(Exception):
-                self._submit("close").result()
+                self._submit(Closable.close).result()
             end_actor(self._actor)
             self._actor = None
 
@@ -116,10 +119,16 @@ class _Holder:
         except Exception as error:
             self._error = error
 
-    def call(self, name: str, args: tuple[Any, ...], keys: dict[str, Any]) -> Any:
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], keys: dict[str, Any]) -> Any:
         if self._error is not None:
             raise self._error
-        return getattr(self._object, name)(*args, **keys)
+        return _called(self._object, function, args, keys)
+
+
+def _called(target: Any, function: Callable[..., Any], args: tuple[Any, ...], keys: dict[str, Any]) -> Any:
+    if "." in function.__qualname__:  # a method of a class
+        return getattr(target, function.__name__)(*args, **keys)
+    return function(target, *args, **keys)
 
 
 class _RayAnswer:

@@ -17,13 +17,19 @@ NAME = "checkpoint.safetensors"
 
 
 def save(
-    folder: Path, state: LoopState, config_hash: str, ledger_entries: Sequence[Any] = (), attempt: int = 0
+    folder: Path,
+    state: LoopState,
+    config_hash: str,
+    ledger_entries: Sequence[Any] = (),
+    attempt: int = 0,
+    data: str = "",
 ) -> None:
     """Writes the checkpoint of a run's folder.
 
     Args:
         ledger_entries: rounds, as JSON values, that the ledger may not have written yet.
         attempt: number of this attempt at the run; see `fence`.
+        data: digest of the beats that the run is trained on.
 
     Raises:
         StudyError: a newer attempt has taken over this folder.
@@ -36,15 +42,19 @@ def save(
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
     history = [row.document() for row in state.history]
     meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
+    meta["data"] = data
     with whole(folder / NAME) as part:
         save_file(tensors, part, {"state": json.dumps(meta)})
 
 
-def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
+def load(folder: Path, config_hash: str, data: str | None = None) -> tuple[LoopState, list[Any]] | None:
     """The state and the ledger entries of a run's folder, or None when there is no checkpoint.
 
+    Args:
+        data: digest of the beats that it must have been trained on; None: any.
+
     Raises:
-        DataError: the file is damaged, or of another configuration.
+        DataError: the file is damaged, of another configuration, or of other data.
     """
     path = folder / NAME
     if not path.exists():
@@ -58,6 +68,11 @@ def load(folder: Path, config_hash: str) -> tuple[LoopState, list[Any]] | None:
     if meta["config_hash"] != config_hash:
         raise DataError(
             f"{path}: belongs to another configuration ({meta['config_hash'][:12]}, not {config_hash[:12]})."
+        )
+    if data is not None and meta.get("data") != data:
+        raise DataError(
+            f"{path}: was trained on other data (beats {str(meta.get('data'))[:12]}, now {data[:12]}): the records have "
+            "changed since; put them back, or begin in another folder."
         )
     states: dict[int, dict[str, Any]] = {}
     for name, array in tensors.items():

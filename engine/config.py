@@ -15,7 +15,7 @@ from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.pools.config import ExecutionConfig
-from engine.settings import Section
+from engine.settings import Name, Section
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.tracking.config import TrackingConfig, has_password
 
@@ -23,9 +23,9 @@ from engine.tracking.config import TrackingConfig, has_password
 class RunConfig(Section):
     """One federation: the whole configuration of `pulseledger run`."""
 
-    name: str = Field("run", min_length=1, max_length=200, description="name of the run")
+    name: Name = Field("run", min_length=1, max_length=200, description="name of the run")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, batches and sampling")
-    out: str | None = Field(None, description="folder for the results; null: runs/<name>")
+    out: Name | None = Field(None, description="folder for the results; null: runs/<name>")
     data: DataConfig = DataConfig()
     cohort: CohortConfig = CohortConfig()
     model: ModelConfig = ModelConfig()
@@ -43,6 +43,10 @@ class RunConfig(Section):
             raise ValueError(
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
                 "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+            )
+        if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
+            raise ValueError(
+                "cohort.split: other-database and data.other.source go together: the database that is only tested on"
             )
         if self.execution.sites:
             without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
@@ -66,7 +70,7 @@ class RunConfig(Section):
 _NOT_HASHED: Any = {
     "name": True,
     "out": True,
-    "data": {"folder"},
+    "data": {"folder": True, "other": {"folder"}},
     "ledger": True,
     "tracking": True,
     "execution": True,

@@ -1,7 +1,7 @@
 """run(config) -> result: the one place where the parts are joined."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from engine.files import write_text
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
-from engine.ledger.keys import read_registry
+from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
-from engine.ledger.records import Federation as LedgerFederation
 from engine.ledger.signing import address, hospital_key
-from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Rule, survivors
+from engine.ledger.subjects.registry import Federation as LedgerFederation
+from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, write_outputs
@@ -35,8 +35,9 @@ from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
 from engine.settings import dump_yaml
-from engine.synthesis import governed
-from engine.synthesis.balance import SYNTHETIC
+from engine.synthesis.config import SYNTHETIC
+from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
+from engine.synthesis.govern import govern
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Federation:
     Attributes:
         config: as it is really used.
         hospitals: of the cohort, and the imaginary one of pooled data.
-        requests: what `result.json` says of the requests for synthetic beats; None where none are made.
+        requests: how the requests for synthetic beats ended; None where none are made.
     """
 
     config: RunConfig
@@ -160,13 +161,14 @@ class Federation:
     hospitals: tuple[HospitalData, ...]
     network: Network
     parts: Parts
-    requests: list[SyntheticRow] | None
+    requests: tuple[SyntheticRow, ...] | None
 
     def advance(self, state: LoopState, rounds: int) -> LoopState:
         """Runs the loop up to a round, with a checkpoint after each."""
 
         def save(new: LoopState) -> None:
-            checkpoint.save(self.folder, new, self.hashed, self.parts.ledger.pending(), self.place.attempt)
+            pending, data = self.parts.ledger.pending(), self.cohort.beats.digest
+            checkpoint.save(self.folder, new, self.hashed, pending, self.place.attempt, data)
             if new.round < self.parts.rounds and self.place.stopping():
                 raise Stopped(f"{self.folder}: stopped after round {new.round}.")
 
@@ -221,7 +223,7 @@ def join(
     else:
         trainers = tuple(h.id for h in hospitals if h.trains)
     network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
-    loaded = checkpoint.load(folder, hashed)
+    loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
     if state.round:
         place.note(f"going on after round {state.round}")
@@ -232,15 +234,16 @@ def join(
 
     rule = rule_of(config)
     per_round = max(1, round(config.federation.participation * len(trainers)))
-    ledger = open_ledger(config, hashed, folder, network, hospitals, rule, per_round)
+    identity = _federation_id(config, hashed, beats.digest)
+    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round)
-    requests = _synthetic(config, hashed, cohort, folder, place, ledger)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
-    synthetic = folder / governed.FOLDER if requests is not None else None
+    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
     pool = build_pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
     stack.callback(pool.close)
+    requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.states:
         pool.restore(state.states)
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
@@ -260,20 +263,31 @@ def join(
 
 
 def _synthetic(
-    config: RunConfig, hashed: str, cohort: Cohort, folder: Path, place: Place, ledger: LoopLedger
-) -> list[SyntheticRow] | None:
+    config: RunConfig,
+    identity: bytes,
+    folder: Path,
+    place: Place,
+    ledger: LoopLedger,
+    pool: Pool,
+    keepers: Mapping[int, Sequence[int]],
+) -> tuple[SyntheticRow, ...] | None:
     """Brings the requests for synthetic beats to their end, if the run makes any."""
     if config.balance.method not in SYNTHETIC:
         return None
 
     def note(text: str) -> None:
         place.note(text)
-        if place.stopping():  # a generator may train for longer than all rounds
+        if place.stopping():  # generators may train for longer than all rounds
             raise Stopped(f"{folder}: stopped while synthetic beats were made.")
 
-    identity = _federation_id(config, hashed)
-    rows = governed.govern(config, cohort, folder, identity, ledger, ledger.organisations, note)
-    return [SyntheticRow.model_validate(row) for row in rows]
+    return govern(config, folder, ledger, identity, pool, keepers, note)
+
+
+def _keepers(cohort: Cohort, hospitals: Sequence[HospitalData]) -> dict[int, tuple[int, ...]]:
+    """Hospital -> those whose synthetic beats it trains on; the imaginary one has everybody's whose data it pools."""
+    own = {h.id for h in cohort.hospitals}
+    everybody = tuple(h.id for h in cohort.hospitals if h.trains)
+    return {h.id: (h.id,) if h.id in own else everybody for h in hospitals}
 
 
 def drained(chunks: Generator[Any, None, Result]) -> Result:
@@ -303,13 +317,34 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
-def _federation_id(config: RunConfig, hashed: str) -> bytes:
-    return json_hash({"config": hashed, "name": config.name, "label": config.ledger.federation})
+def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
+    """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
+    return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
+
+
+def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
+    """Whoever takes part in a round, each has another who can score its update.
+
+    Raises:
+        ConfigError: a round may lack two hospitals with validation beats.
+    """
+    if per_round < 2:
+        raise ConfigError(
+            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
+        )
+    without = [h.id for h in hospitals if h.trains and not len(h.validation)]
+    if per_round - len(without) < 2:
+        raise ConfigError(
+            "ledger.reputation: peers needs at least two hospitals with validation beats in every round; "
+            f"{'hospital' if len(without) == 1 else 'hospitals'} {', '.join(map(str, without))} of rounds of {per_round} "
+            "have none (cohort.fractions, cohort.split, data.classes)."
+        )
 
 
 def open_ledger(
     config: RunConfig,
     hashed: str,
+    identity: bytes,
     folder: Path,
     network: Network,
     hospitals: Sequence[HospitalData],
@@ -323,12 +358,9 @@ def open_ledger(
     """
     if config.ledger.backend == "none":
         return NO_LEDGER
-    if config.ledger.reputation == "peers" and per_round < 2:
-        raise ConfigError(
-            f"ledger.reputation: peers needs at least two hospitals in a round to score each other, this run has {per_round}."
-        )
+    if config.ledger.reputation == "peers":
+        _require_judges(hospitals, per_round)
     genesis = initial_parameters(network, config.seed)
-    identity = _federation_id(config, hashed)
     addresses = tuple(address(hospital_key(config.seed, identity, h.id)) for h in hospitals)
     organisations: tuple[bytes, ...] = ()
     if config.ledger.keystore is not None:
@@ -339,7 +371,6 @@ def open_ledger(
         hospitals=addresses,
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
-        weighting=rule.spec["weighting"],
         organisations=organisations,
         quorum=min(config.federation.min_hospitals or per_round, per_round),
         window=config.ledger.window,
@@ -348,4 +379,5 @@ def open_ledger(
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
-    return LedgerObserver(home, federation, config.ledger, actor, config.federation.rounds)
+    described = {"name": rule.name, **rule.spec}
+    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds)

@@ -2,7 +2,7 @@
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,19 @@ from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples
 from engine.errors import HospitalError, HospitalLost, LedgerError
-from engine.ledger.keys import Memory, Notice, Signer, Signing
+from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
 from engine.privacy.base import NONE
+from engine.result import SyntheticRow
 from engine.seeds import generator
 from engine.synthesis.balance import balanced
-from engine.synthesis.generators import load_synthetic
-from engine.synthesis.prepare import hospital_file
+from engine.synthesis.config import SYNTHETIC
+from engine.synthesis.files import FOLDER
+from engine.synthesis.workshop import Workshop, anatomy_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Task:
         signing: None when no ledger is kept.
         oracle: what computes gradients, from `choose_oracle`.
         keep_vectors: send each update, too; without, only what the rule adds up leaves a host.
-        synthetic: folder of the accepted synthetic beats, from `engine/synthesis/prepare.py`.
+        synthetic: where the run's synthetic beats lie, see `engine/synthesis/files.py`.
     """
 
     config: RunConfig
@@ -48,7 +51,7 @@ class Task:
     signing: Signing | None
     oracle: str = "torch"
     keep_vectors: bool = True
-    synthetic: Path | None = None
+    synthetic: Path = Path(FOLDER)
 
 
 @functools.lru_cache(maxsize=4)
@@ -80,27 +83,35 @@ class Hospital:
         self.id = data.id
         self.state: State = {}
         self._seed = task.config.seed
+        self._balance = task.config.balance
         self._oracle = oracle
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
         self._rule = rule_of(task.config)
         self._privacy = NONE
         beats = _mapped(task.beats)
-        self._classes = len(beats.classes)
+        self._classes = beats.classes
         self._train, self._validation, self._test = (
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
-        self._samples = len(self._train)
-        added = hospital_file(task.synthetic, self.id) if task.synthetic is not None else None
-        self._train = balanced(
-            self._train,
-            task.config.balance,
-            beats.classes,
-            self._seed,
-            self.id,
-            load_synthetic(added) if added is not None and added.exists() else None,
+        self._balanced: Samples | None = None  # the train part as it is trained on
+        self._workshop = Workshop(
+            self.id, task.config, self._train, self._validation, anatomy_of(beats), task.synthetic
         )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
+
+    def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
+        """Signed requests for synthetic beats; see `Workshop`."""
+        return self._guard(0, "ask", lambda: self._workshop.ask(self._signer_for(terms), terms))
+
+    def make(self, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport, ...]:
+        """Makes synthetic beats for granted requests: a signed report on each."""
+        return self._guard(0, "make", lambda: self._workshop.make(self._signer_for(terms), terms, granted))
+
+    def keep(self, accepted: Sequence[SyntheticRow]) -> None:
+        """From now on the hospital trains on these synthetic beats, too."""
+        self._balanced = None
+        self._guard(0, "keep", lambda: self._workshop.keep(accepted))
 
     def train(self, asked: Asked, notice: Notice | None) -> Update:
         """One round of local work; with a ledger, after a look at what the coordinator says of it."""
@@ -148,12 +159,12 @@ class Hospital:
             }
             price = self._privacy.price(result.gradient_evaluations)
             digest = vector_hash(sent, self._layout)
-            signed = Signed(*self._signer.update(notice, digest, self._samples, metrics, price))
+            signed = Signed(*self._signer.update(notice, digest, len(self._train), metrics, price))
         watch.lap("sign")
         return Update(
             hospital=self.id,
             vector=sent,
-            samples=self._samples,
+            samples=len(self._train),
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
             state=result.state,
@@ -162,7 +173,17 @@ class Hospital:
         )
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
-        return Work(self._oracle, self._layout, params, self.state, self._train, draw, round, self._privacy)
+        return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
+
+    def _to_train_on(self) -> Samples:
+        if self._balanced is None:
+            added = self._workshop.added() if self._balance.method in SYNTHETIC else None
+            self._balanced = balanced(self._train, self._balance, self._classes, self._seed, self.id, added)
+        return self._balanced
+
+    def _signer_for(self, terms: Terms) -> Signer:
+        """This hospital's own; where no ledger is kept, one for what is asked and reported."""
+        return self._signer if self._signer is not None else Signer(self.id, terms.signing, self._seed)
 
     def _check(self, asked: Asked, notice: Notice | None) -> None:
         assert self._signer is not None
@@ -199,7 +220,7 @@ class Hospital:
         )
 
     def _confusion(self, params: np.ndarray, samples: Samples) -> np.ndarray:
-        return confusion(samples.labels(), self._predict(params, samples), self._classes)
+        return confusion(samples.labels(), self._predict(params, samples), len(self._classes))
 
     def _guard(self, round: int, stage: str, work: Callable[[], Any]) -> Any:
         try:

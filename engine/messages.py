@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from engine.errors import HospitalError, PulseLedgerError
-from engine.result import RoundSummary
+from engine.result import RoundSummary, SyntheticRow
 
 State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
 # hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part
@@ -171,6 +171,23 @@ class Pool(Protocol):
     """
 
     width: int
+
+    def ask(self, terms: Any, ids: Sequence[int]) -> Sequence[Sequence[Any] | HospitalError]:
+        """Signed requests for synthetic beats, before the first round; `terms` is what the ledger tells of its policy."""
+        ...
+
+    def make(
+        self, terms: Any, granted: Mapping[int, Sequence[SyntheticRow]]
+    ) -> Sequence[Sequence[Any] | HospitalError]:
+        """Makes synthetic beats for granted requests of each hospital: a signed report on each, in the order of the rows.
+
+        There is no deadline: a generator may train for longer than all rounds.
+        """
+        ...
+
+    def keep(self, accepted: Mapping[int, Sequence[SyntheticRow]]) -> Sequence[HospitalError | None]:
+        """Each hospital trains on exactly these synthetic beats besides its real ones."""
+        ...
 
     def train(self, asked: Asked, notice: Any) -> Trained:
         """One round of local work; `notice` is what the ledger tells the hospitals, None without one."""

@@ -126,7 +126,7 @@ class BothScores(Part):
 
 
 class HospitalReport(Part):
-    """A hospital's share of the data: its records, beats in each part, beats of each class."""
+    """A hospital's share of the data: its records, beats in each part, beats of each class, beats left out and why."""
 
     id: int
     records: Many[str]
@@ -136,6 +136,7 @@ class HospitalReport(Part):
     test: int
     classes: dict[str, int]
     local_majority_accuracy: float | None
+    left_out: dict[str, int]
 
 
 class Heterogeneity(Part):
@@ -149,7 +150,18 @@ class Heterogeneity(Part):
 
 
 class CohortReport(Part):
-    """All hospitals; see `cohort.describe`."""
+    """All hospitals; see `cohort.describe`.
+
+    Attributes:
+        leaky: what lets test beats be known, or cannot be excluded to, in sentences.
+        window: samples before and after the R peak, at `sampling_rate`.
+        native_rates: Hz of the files -> records.
+        leads: lead that was read -> records.
+        patients_source: what says whose the records are; "" where each is taken for a patient.
+        left_out: reason -> beats.
+        doubled: annotations of a beat that was annotated already.
+        symbols_dropped, symbols_no_beats: annotation symbol -> annotations that were not used.
+    """
 
     beats: int
     edge_beats: int
@@ -164,6 +176,16 @@ class CohortReport(Part):
     global_majority_accuracy: float | None
     patients_shared: Many[str]
     leaky: Many[str]
+    window: Many[int]
+    sampling_rate: float
+    native_rates: dict[str, int]
+    leads: dict[str, Many[str]]
+    patients: int
+    patients_source: str
+    left_out: dict[str, int]
+    doubled: int
+    symbols_dropped: dict[str, int]
+    symbols_no_beats: dict[str, int]
 
 
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
@@ -253,12 +275,15 @@ class Timing(Part):
 
 
 class SyntheticRow(Part):
-    """How one request for synthetic beats ended.
+    """How one request for synthetic beats stands, or ended.
 
     Attributes:
         request: its id in hex.
+        organisation: that asks, in hex.
+        record: the request as the hospital signed it, JSON.
         wanted, granted, accepted: beats.
         real_floor: all that is told of how many real beats there are.
+        allowed: beats that the policy would grant now, while it waits for a reviewer; else 0.
         status: such as "accepted", "denied" or "rejected"; `reasons` says why.
         numbers: of the quality report that the policy decides by.
         batch, evidence: digests in hex.
@@ -271,6 +296,7 @@ class SyntheticRow(Part):
     generator: str
     wanted: int
     real_floor: int
+    allowed: int
     granted: int
     accepted: int
     status: str
@@ -279,6 +305,8 @@ class SyntheticRow(Part):
     batch: str | None
     evidence: str | None
     file: str | None
+    organisation: str
+    record: str
 
 
 # --- The whole --------------------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ Unknown keys are refused; a mistake is one sentence that names the key and what 
 """
 
 import difflib
+import re
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from engine.errors import ConfigError
 
@@ -42,7 +43,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
     try:
         values = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such day, as in 2024-02-31
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: more digits than a number may have
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
@@ -54,9 +55,29 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def yaml_value(text: str) -> Any:
+    """One value of a flag, read as in a file: `[04015, 0001]` are two names. Raises ValueError where it is no YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a YAML value") from error
+
+
 def dump_yaml(model: BaseModel) -> str:
     """The YAML that `load_yaml` and `parse` turn into an equal model."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def name_text(value: Any) -> Any:
+    """A name as it was written, for `BeforeValidator`: 100 is "100"; a number that does not print back is refused."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, bool | float | NoneType):
+        raise ValueError("is no name but a number, true, false or null; put it into quotes to make it one")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(name_text)]
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
@@ -136,8 +157,23 @@ def _item(kind: Any) -> Any:
     return (get_args(kind) or (None,))[-1 if get_origin(kind) is dict else 0]
 
 
+# YAML 1.2's plain scalars: `no` and `0001` are text, `1e-3` is a number. Numbers that would not print back as they were
+# written (04015, 3141595_0001, 0x1F, +5) stay text, too: record names look like that, and a number's field reads them.
+_PLAIN = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "int": (r"0|-?[1-9][0-9]*", "-0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which a key may stand only once: the second would silently win."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # the merge key  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -146,3 +182,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that a reader of YAML 1.1 or of 1.2 would take for something else."""
+
+
+for _tag, (_pattern, _first) in _PLAIN.items():
+    for _end in (_Loader, _Dumper):
+        _end.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)

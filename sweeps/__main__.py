@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
-from sweeps.verbs import data, governing, looking, running
+from sweeps.verbs import data, governing, ledger, looking, running
 from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
@@ -45,7 +45,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = Verbs(parser)
-    for room in (running, looking, governing, data):
+    for room in (running, looking, governing, ledger, data):
         room.add(verbs)
     return parser
 

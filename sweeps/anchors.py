@@ -6,7 +6,7 @@ from typing import Protocol
 
 import sweeps.registration as registration
 from engine.background import Answer, Background
-from engine.ledger.studies import StudyLedger
+from engine.ledger.subjects.study import StudyLedger
 from sweeps.folder import trial_folder
 from sweeps.space import StudyConfig, total_trials
 from sweeps.stored import StoredTrial

@@ -4,41 +4,45 @@ It proves that no trial was dropped, swapped, added, or changed after the fact, 
 """
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sweeps.registration as registration
+from engine.audit.report import Count, Report, finding
+from engine.audit.run import CHECKS, Check, audit
+from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.audit import Finding, audit
 from engine.ledger.bundle import BUNDLE, file_digest
-from engine.ledger.studies import FILE
-from engine.ledger.study_audit import Recorded, StudyReport, audit_records, differences
+from engine.ledger.format import STUDY
 from engine.result import Result
 from engine.tracking.store import run_tags
+from sweeps import registration
 from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.space import StudyConfig
 from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
 
-def audit_study(folder: Path) -> StudyReport:
+def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
+
+    Args:
+        checks: of each trial's run.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), StudyReport()
+    study, report = read_study(folder), Report()
     trials = _trials(study, folder, report)
-    if (folder / "ledger" / FILE).exists():
+    if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
         _check_design(study, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
-        report.find(None, "study", "ledger", f"ledger/{FILE}", None, message)
+        report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
         report.notes.append("ledger.backend is none: nothing was registered")
     _check_values(study, folder, trials, report)
@@ -51,19 +55,20 @@ def audit_study(folder: Path) -> StudyReport:
         }
         for number, trial in sorted(trials.items())
     ]
+    report.finished = all(row["state"] in registration.STAGE.values() for row in report.trials)
     for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
         report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
     for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
         name = str(run.relative_to(folder))
         try:
-            report.runs[name] = audit(run)
+            report.runs[name] = audit(run, checks)
         except PulseLedgerError as error:
             number = int(run.parent.name) if run.parent.name.isdecimal() else None
             report.find(number, "folder", name, "a readable ledger", None, str(error))
     return report
 
 
-def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, StoredTrial]:
+def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
     """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
     found: dict[int, StoredTrial] = {}
     if study.storage is None and not (folder / DATABASE).exists():
@@ -85,7 +90,7 @@ def _trials(study: StudyConfig, folder: Path, report: StudyReport) -> dict[int, 
     return found
 
 
-def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -> None:
+def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> None:
     if not recorded.designs:
         return
     registered, now = recorded.designs[-1].get("design"), registration.design(study)
@@ -95,7 +100,7 @@ def _check_design(study: StudyConfig, recorded: Recorded, report: StudyReport) -
 
 
 def _check_trials(
-    study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], recorded: Recorded, report: StudyReport
+    study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report
 ) -> None:
     for number, trial in sorted(trials.items()):
         if number not in recorded.begun:
@@ -141,15 +146,15 @@ def _check_trials(
         report.notes.append(f"trials that have not ended: {', '.join(going)}")
 
 
-def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: StudyReport) -> None:
+def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: Report) -> None:
     """Name what of a trial is not as it was recorded."""
     for name, expected, found in differences(there, read_json(canonical_json(now))):
         message = f"{name} is not what was recorded when the trial {'began' if record == 'begun' else 'ended'}"
         report.find(number, record, name, expected, found, message)
-    report.count("compared")
+    report.add(Count("compared"))
 
 
-def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], report: StudyReport) -> None:
+def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], report: Report) -> None:
     """The values that Optuna holds must be those of the results, and the results those of the configurations."""
     for number, trial in sorted(trials.items()):
         if trial.state != "COMPLETE":
@@ -172,7 +177,7 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredT
             if mean != value:
                 message = "the value in Optuna's database is not that of the results"
                 report.find(number, "database", name, mean, value, message)
-        report.count("values")
+        report.add(Count("values"))
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -186,7 +191,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         folder: of the run, of its study, or one that holds it; None takes that of the store.
 
     Returns:
-        The folder, and its `AuditReport` or `StudyReport`.
+        The folder, and its report.
 
     Raises:
         PulseLedgerError: the store or the run cannot be read, or its folder is not found.
@@ -203,8 +208,8 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     home = _home(base, tags)
     there: dict[str, Any]
     if is_study(home):
-        of_study, recorded = StudyReport(), Recorded()
-        if (home / "ledger" / FILE).exists():
+        of_study, recorded = Report(), StudyCase()
+        if (home / "ledger" / STUDY.file).exists():
             recorded = audit_records(home / "ledger", of_study)
         domain = recorded.domain
         there = {"ledger.head": of_study.head}
@@ -225,7 +230,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     bundle = home / "ledger" / BUNDLE
     there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
     for name, value, message in _tag_problems(tags, there, status, report.notes):
-        report.findings.append(Finding(None, None, "mlflow", name, str(value), str(tags.get(name)), message))
+        report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report
 
 

@@ -20,7 +20,8 @@ from engine.files import write_text
 from engine.pools.ray import ATTEMPTS
 from engine.result import RESULT
 from engine.settings import dump_yaml
-from engine.synthesis.governed import FOLDER, STATE, undecided
+from engine.synthesis.files import FOLDER
+from engine.synthesis.reviews import STATE, undecided
 from sweeps.anchors import Anchors, NoAnchors, open_anchors
 from sweeps.commands import Command, CommandTable, State
 from sweeps.failures import failure_of, write_error

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, DataError
-from engine.ledger.keys import read_key_file
-from engine.synthesis.governed import FOLDER, STATE, decided, read_state, write_review
+from engine.ledger.keystore import read_key_file
+from engine.result import SyntheticRow
+from engine.synthesis.files import FOLDER
+from engine.synthesis.reviews import STATE, decided, read_state, write_review
 
 SHORT = 16  # digits of a request's id that are shown
 
@@ -26,27 +28,23 @@ def runs_with_requests(folder: Path) -> list[Path]:
     return runs
 
 
-def requests(folder: Path) -> list[dict[str, Any]]:
-    """All requests below a folder, each with the `run` that it belongs to; those that wait come first."""
-    rows = []
-    for run in runs_with_requests(folder):
-        for row in read_state(run)["requests"]:
-            status = "decided" if row["status"] == "pending" and decided(run, row["request"]) else row["status"]
-            rows.append({**row, "status": status, "run": str(run)})
-    return sorted(rows, key=lambda row: row["status"] != "pending")
+def requests(folder: Path) -> list[tuple[Path, SyntheticRow]]:
+    """All requests below a folder, each with the folder of its run; those that wait come first."""
+    rows = [(run, row) for run in runs_with_requests(folder) for row in read_state(run).requests]
+    return sorted(rows, key=lambda found: _status(*found) != "pending")
 
 
-def find(folder: Path, start: str) -> dict[str, Any]:
-    """The one request whose id begins so.
+def find(folder: Path, start: str) -> tuple[Path, SyntheticRow]:
+    """The one request whose id begins so, with the folder of its run.
 
     Raises:
         ConfigError: there is none, or several.
     """
     rows = requests(folder)
-    found = [row for row in rows if start and row["request"].startswith(start.removeprefix("0x").lower())]
+    found = [(run, row) for run, row in rows if start and row.request.startswith(start.removeprefix("0x").lower())]
     if len(found) != 1:
         what = f"{len(found)} requests begin with {start!r}" if start else "an ID is needed"
-        known = ", ".join(row["request"][:SHORT] for row in (found or rows)[:5])
+        known = ", ".join(row.request[:SHORT] for _, row in (found or rows)[:5])
         raise ConfigError(f"{folder}: {what}; there are {known}{', ...' if len(found or rows) > 5 else ''}.")
     return found[0]
 
@@ -65,19 +63,19 @@ def review(
         raise ConfigError(f"governance {verb}: --reason is needed, for the record.")
     if granted is not None and not approve:
         raise ConfigError("governance deny: --granted goes with approve.")
-    row = find(folder, start)
-    amount = row["allowed"] if granted is None else granted
+    run, row = find(folder, start)
+    amount = row.allowed if granted is None else granted
     signer = None if key is None else read_key_file(key)
-    if granted is not None and not 1 <= granted <= row["allowed"] and row["status"] == "pending":
-        raise ConfigError(f"--granted {granted}: the policy allows 1 to {row['allowed']} beats now.")
-    write_review(Path(row["run"]), row, approve, amount, str(reason), signer)
+    if granted is not None and not 1 <= granted <= row.allowed and _status(run, row) == "pending":
+        raise ConfigError(f"--granted {granted}: the policy allows 1 to {row.allowed} beats now.")
+    write_review(run, row, approve, amount, str(reason), signer)
     if as_json:
-        done = {"request": row["request"], "approve": approve, "granted": amount if approve else 0, "reason": reason}
-        print(json.dumps({**done, "run": row["run"]}))
+        done = {"request": row.request, "approve": approve, "granted": amount if approve else 0, "reason": reason}
+        print(json.dumps({**done, "run": str(run)}))
         return
-    what = f"approved, {amount} of {row['wanted']} beats" if approve else "denied"
+    what = f"approved, {amount} of {row.wanted} beats" if approve else "denied"
     print(
-        f"request {row['request'][:SHORT]} {what}; the run takes the decision when it goes on: pulseledger resume {folder}"
+        f"request {row.request[:SHORT]} {what}; the run takes the decision when it goes on: pulseledger resume {folder}"
     )
 
 
@@ -85,48 +83,58 @@ def print_requests(folder: Path, as_json: bool) -> None:
     """One table of all requests, those that wait first."""
     rows = requests(folder)
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps([_document(run, row) for run, row in rows]))
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    several = len({row["run"] for row in rows}) > 1
-    waiting = sum(row["status"] == "pending" for row in rows)
+    several = len({run for run, _ in rows}) > 1
+    waiting = sum(_status(run, row) == "pending" for run, row in rows)
     table = Table(title=f"{len(rows)} requests, {waiting} wait for a reviewer", box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = ("hospital", "asked", "allowed now", "granted", "accepted")
     for name in ("request", *(("run",) if several else ()), "hospital", "class", "generator", *numbers[1:], "status"):
         table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name != "run")
     table.add_column("reasons")
-    for row in rows:
-        run = (str(Path(row["run"]).relative_to(folder)),) if several else ()
-        amounts = (row[key] if row[key] else "-" for key in ("wanted", "allowed", "granted", "accepted"))
-        words = (row["request"][:SHORT], *run, row["hospital"], row["class"], row["generator"], *amounts)
-        table.add_row(*map(str, words), row["status"], row["reasons"])
+    for run, row in rows:
+        home = (str(run.relative_to(folder)),) if several else ()
+        amounts = (amount if amount else "-" for amount in (row.wanted, row.allowed, row.granted, row.accepted))
+        words = (row.request[:SHORT], *home, row.hospital, row.class_, row.generator, *amounts)
+        table.add_row(*map(str, words), _status(run, row), row.reasons)
     Console(width=None if sys.stdout.isatty() else 170).print(table)
 
 
 def print_request(folder: Path, start: str, as_json: bool) -> None:
     """Everything about one request: what was signed, how it stands, and the evidence on what was made."""
-    row = find(folder, start)
-    row["record"] = json.loads(row["record"])
-    if row["file"] is not None:
+    run, row = find(folder, start)
+    shown = {**_document(run, row), "record": json.loads(row.record)}
+    if row.file is not None:
         try:
-            row["report"] = json.loads((Path(row["run"]) / row["file"]).read_text(encoding="utf-8"))
+            shown["report"] = json.loads((run / row.file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{Path(row['run']) / row['file']}: is not readable ({error}).") from None
-    _print(row, as_json)
+            raise DataError(f"{run / row.file}: is not readable ({error}).") from None
+    _print(shown, as_json)
 
 
 def print_policy(folder: Path, as_json: bool) -> None:
     """The policy in force, of each run where they differ."""
     policies: dict[str, dict[str, Any]] = {}
     for run in runs_with_requests(folder):
-        policies.setdefault(json.dumps(read_state(run)["policy"]), {})[str(run)] = read_state(run)["policy"]
+        policy = read_state(run).policy
+        policies.setdefault(json.dumps(policy), {})[str(run)] = policy
     if len(policies) == 1:
         _print(next(iter(next(iter(policies.values())).values())), as_json)
         return
     _print({run: policy for same in policies.values() for run, policy in same.items()}, as_json)
+
+
+def _status(run: Path, row: SyntheticRow) -> str:
+    """As reviewers see it: one that is decided no longer waits for them, though the run has not taken the decision."""
+    return "decided" if row.status == "pending" and decided(run, row.request) else row.status
+
+
+def _document(run: Path, row: SyntheticRow) -> dict[str, Any]:
+    return {**row.document(), "status": _status(run, row), "run": str(run)}
 
 
 def _print(value: dict[str, Any], as_json: bool) -> None:

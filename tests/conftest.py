@@ -80,33 +80,49 @@ def beats_of() -> Callable[..., Beats]:
     """Makes beats in memory: `beats_of({"100": "NNV", "101": "NS"})` has two records with these classes.
 
     Beats lie `interval` samples apart at 360 Hz and their windows are `window` samples long; `patients` says whose
-    a record is where that is not its own name.
+    a record is where that is not its own name; with `database`, records are that database's of the same names.
     """
 
     def build(
-        records: Mapping[str, str], patients: Mapping[str, str] | None = None, interval: int = 300, window: int = 8
+        records: Mapping[str, str],
+        patients: Mapping[str, str] | None = None,
+        interval: int = 300,
+        window: int = 8,
+        database: str = "",
+        patients_source: str = "the test",
     ) -> Beats:
         number = np.repeat(np.arange(len(records)), [len(letters) for letters in records.values()])
+        sample = np.array([interval * (i + 1) for letters in records.values() for i in range(len(letters))], np.int64)
         return Beats(
             folder=Path(),
             classes=CLASSES,
             x=np.zeros((len(number), window), np.float32),
             rr=np.zeros((len(number), 0), np.float32),
             y=np.array([CLASSES.index(letter) for letters in records.values() for letter in letters], np.int8),
-            record=number.astype(np.int16),
-            sample=np.array([interval * (i + 1) for letters in records.values() for i in range(len(letters))]),
+            record=number.astype(np.int32),
+            sample=sample,
+            peak=sample,
             records=tuple(
                 {
                     "name": name,
                     "patient": (patients or {}).get(name, name),
+                    "known": f"{database}/{name}" if database else "",
+                    "other": False,
+                    "leads": ["MLII"],
                     "sampling_rate": 360.0,
+                    "native_rate": 360.0,
+                    "peaks": len(letters),
                     "annotated": {c: letters.count(c) for c in CLASSES},
-                    "edge": 0,
+                    **dict.fromkeys(("edge", "lost", "flat", "unclear", "doubled"), 0),
+                    "dropped": {},
+                    "others": {},
                 }
                 for name, letters in records.items()
             ),
             digest="0" * 64,
             rr_names=(),
+            window=(window // 2, window - window // 2),
+            patients_source=patients_source,
         )
 
     return build

@@ -9,13 +9,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from reference import ROOT
+
+from engine.ledger.chain.embedded import EmbeddedChain
 
 CHAIN_ID = 4242
 # Funded on every node here. The first account of the test phrase that the nodes know by themselves.
@@ -109,3 +112,60 @@ def _identity(program: str, chain_id: int) -> Sequence[str]:
         "127.0.0.1",
         "--logging.quiet",
     ]
+
+
+class Meanwhile:
+    """Runs a function beside the test; `result` waits for it."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.value: Any = None
+
+        def target() -> None:
+            try:
+                self.value = function(*arguments)
+            except BaseException as error:
+                self.value = error
+
+        self._thread = threading.Thread(target=target, daemon=True)
+        self._thread.start()
+
+    def result(self) -> Any:
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "it hangs"
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 20
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return value
+
+
+def mine(node: Node, blocks: int = 1) -> None:
+    for _ in range(blocks):
+        node("evm_mine")
+
+
+def pending(node: Node) -> list[str]:
+    """Hashes of the transactions that could go into the next block."""
+    content = node("txpool_content")["pending"]
+    return [transaction["hash"] for account in content.values() for transaction in account.values()]
+
+
+def height(node: Node) -> int:
+    return int(node("eth_blockNumber"), 16)
+
+
+_MONEY = {"anvil": "anvil_setBalance", "ganache": "evm_setAccountBalance"}
+
+
+def as_embedded(start: Callable[..., Node], program: str) -> Node:
+    """A node with the chain id of the embedded chain, on which the embedded chain's account has money."""
+    embedded = EmbeddedChain()
+    node = start(program, chain_id=embedded.chain_id)
+    node(_MONEY[program], embedded.sender, hex(10**21))
+    return node

@@ -266,9 +266,9 @@ def test_holms_correction_by_hand(tables: ModuleType):
 
 
 def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
-    from test_policy import request
+    from simulators import request
 
-    from engine.ledger.records import record_to_json
+    from engine.ledger.typed import record_to_json
 
     def row(floor: int, wanted: int, **numbers: int) -> dict[str, Any]:
         asked = request(class_=1, generator=2, quantity=wanted, real_floor=floor)

@@ -21,7 +21,7 @@ from reference import Heard, numbers, settled
 from simulated_ray import simulated
 from studies import ALONE, BASE
 
-from engine.ledger.audit import audit
+from engine.audit.run import audit
 from engine.result import RESULT, Result
 from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
 from sweeps.rows import rows_of

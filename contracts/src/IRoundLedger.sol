@@ -44,10 +44,8 @@ interface IRoundLedger {
         bytes32 model;
         /// Number of slots with an update.
         uint32 count;
-        /// Root of the tree of verdicts on the updates, zero if nothing was judged.
-        bytes32 scoresRoot;
-        /// Head of the decisions on synthetic data, zero without any.
-        bytes32 decisions;
+        /// Root of the tree of named digests (see {Annex}), zero without any.
+        bytes32 annex;
     }
 
     /// @notice What a hospital signs in a round.
@@ -148,8 +146,6 @@ interface IRoundLedger {
         bytes32 configHash;
         /// Root of the registry of hospitals.
         bytes32 registryRoot;
-        /// Root of the tree of cumulative rewards.
-        bytes32 rewardsRoot;
         /// The moving part.
         Progress progress;
         /// Last round that was declared final.
@@ -247,9 +243,8 @@ interface IRoundLedger {
      * @notice All rounds up to this one are final.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
-     * @param rewardsRoot Root of the tree of cumulative rewards, zero if it did not change.
      */
-    event RoundFinalized(bytes32 indexed federation, uint64 indexed round, bytes32 rewardsRoot);
+    event RoundFinalized(bytes32 indexed federation, uint64 indexed round);
 
     /**
      * @notice The admin overrode the registry for one slot, or (status NONE) put it back in force.
@@ -283,38 +278,6 @@ interface IRoundLedger {
         address indexed to,
         bytes32 organisation,
         uint64 round
-    );
-
-    /**
-     * @notice The reputations of 16 slots took the verdicts of a round.
-     * @param federation Identifier of the federation.
-     * @param round Number of the round.
-     * @param index Number of the word: it holds slots 16 * index to 16 * index + 15.
-     * @param participated One bit per slot that was judged.
-     * @param accepted One bit per slot whose update was accepted.
-     * @param threshold The mean reputation that the rule compares with.
-     * @param values The 16 reputations after the change, 16 bits each, lowest slot in the lowest bits.
-     */
-    event ReputationChanged(
-        bytes32 indexed federation,
-        uint64 indexed round,
-        uint32 indexed index,
-        uint16 participated,
-        uint16 accepted,
-        uint16 threshold,
-        uint256 values
-    );
-
-    /**
-     * @notice A hospital's reward was claimed.
-     * @param federation Identifier of the federation.
-     * @param slot Slot of the hospital.
-     * @param account Account that it is due to.
-     * @param amount Points of this claim.
-     * @param cumulative Points of all claims so far.
-     */
-    event RewardClaimed(
-        bytes32 indexed federation, uint32 indexed slot, address indexed account, uint256 amount, uint256 cumulative
     );
 
     /// @notice The federation is already open.
@@ -386,7 +349,7 @@ interface IRoundLedger {
     /// @notice The account is zero.
     error AccountIsZero(bytes32 federation, uint32 slot);
 
-    /// @notice The round is not SEALED, which is the only status that can be disputed or judged.
+    /// @notice The round cannot be disputed unless it is SEALED, and proves nothing unless it is SEALED or FINAL.
     error RoundNotSealed(bytes32 federation, uint64 round, RoundStatus status);
 
     /// @notice The round or federation of the receipt is not that of the header.
@@ -403,18 +366,6 @@ interface IRoundLedger {
 
     /// @notice No round has been sealed since the last one that is final.
     error NothingToFinalize(bytes32 federation, uint64 round);
-
-    /// @notice The verdicts of this or a later round have already been taken.
-    error ReputationOutOfOrder(bytes32 federation, uint32 index, uint64 last, uint64 given);
-
-    /// @notice A mask names a slot that does not exist, or accepts one that did not take part.
-    error MaskInvalid(bytes32 federation, uint32 index, uint16 participated, uint16 accepted);
-
-    /// @notice The threshold exceeds the largest reputation.
-    error ThresholdOutOfRange(uint16 threshold, uint16 max);
-
-    /// @notice Nothing is left to claim.
-    error NothingToClaim(bytes32 federation, uint32 slot, uint256 claimed, uint256 cumulative);
 
     /// @notice The account holds a role that the new one must be kept apart from.
     error RolesConflict(address account, bytes32 held, bytes32 given);

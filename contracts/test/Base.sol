@@ -6,9 +6,18 @@ import {RoundLedger} from "../src/RoundLedger.sol";
 
 /// @dev The cheat codes of forge that the tests use.
 interface Vm {
+    struct Gas {
+        uint64 gasLimit;
+        uint64 gasTotalUsed;
+        uint64 gasMemoryUsed;
+        int64 gasRefunded;
+        uint64 gasRemaining;
+    }
+
     function addr(uint256 key) external pure returns (address);
     function expectEmit(address emitter) external;
     function expectRevert(bytes calldata data) external;
+    function lastCallGas() external view returns (Gas memory);
     function prank(address sender) external;
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
@@ -84,6 +93,11 @@ abstract contract Base {
         if (!truth) revert AssertionFailed(what);
     }
 
+    /// @dev Expects the next call to be refused with this error.
+    function refuse(bytes4 selector, bytes memory arguments) internal {
+        vm.expectRevert(bytes.concat(selector, arguments));
+    }
+
     function deploy() internal {
         vm.warp(1_700_000_000);
         coordinator = vm.addr(COORDINATOR_KEY);
@@ -123,7 +137,7 @@ abstract contract Base {
         IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         uint64 round = state.progress.round + 1;
         bytes32 model = keccak256(abi.encode("model", round, state.head));
-        return IRoundLedger.Header(round, state.head, root, state.model, model, 2, keccak256("scores"), 0);
+        return IRoundLedger.Header(round, state.head, root, state.model, model, 2, keccak256("annex"));
     }
 
     function grant(bytes32 role, address account) internal {
@@ -253,11 +267,20 @@ abstract contract Base {
         return ledger.roundStatus(FEDERATION, round);
     }
 
-    function scoresLeaf(uint64 round, uint32 index, uint16 participated, uint16 accepted, uint16 threshold)
-        internal
-        pure
-        returns (bytes32)
-    {
-        return keccak256(bytes.concat(keccak256(abi.encode(round, index, participated, accepted, threshold))));
+    function isOpen() internal view returns (bool) {
+        return status(progress().round + 1) == IRoundLedger.RoundStatus.OPEN;
+    }
+
+    function expectedHead(IRoundLedger.Header memory h) internal view returns (bytes32) {
+        return expectedHead(FEDERATION, h);
+    }
+
+    function expectedHead(bytes32 federation, IRoundLedger.Header memory h) internal view returns (bytes32) {
+        return keccak256(
+            bytes.concat(
+                abi.encode(h.previousHead, block.chainid, address(ledger), federation, h.round),
+                abi.encode(h.root, h.parentModel, h.model, h.count, h.annex)
+            )
+        );
     }
 }

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IReputationLedger} from "../src/IReputationLedger.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {StudyLedger} from "../src/StudyLedger.sol";
-import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {Tree} from "./Base.sol";
+import {ReputationBase} from "./ReputationBase.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
 /**
  * @dev Writes snapshots/*.json, which are in version control: what each transaction costs, with the 21,000 of a
  * transaction and its call data. Run with FOUNDRY_PROFILE=gas, which makes every call a transaction of its own.
  */
-contract GasSnapshot is SyntheticBase {
+contract GasSnapshot is SyntheticBase, ReputationBase {
     bytes32[] internal none;
 
     function setUp() public {
         deploySynthetic();
+        deployReputation();
     }
 
     /// @dev A federation of this many slots, its leaves all drawn; sealed with every field set.
@@ -36,11 +38,11 @@ contract GasSnapshot is SyntheticBase {
                 parentModel: state.model,
                 model: keccak256(abi.encode("model", round)),
                 count: slots,
-                scoresRoot: keccak256(abi.encode("scores", round)),
-                decisions: keccak256(abi.encode("decisions", round))
+                annex: keccak256(abi.encode("annex", round))
             });
             vm.prank(coordinator);
             ledger.sealRound(federation, header, 0, uint64(block.timestamp + 1 hours));
+            check(vm.lastCallGas().gasTotalUsed <= 75_000, "what a seal may cost in any round");
             if (round == 1) vm.snapshotGasLastCall("rounds", string.concat(name, " 2 sealRound 1"));
             if (round == 7) vm.snapshotGasLastCall("rounds", string.concat(name, " 3 sealRound 7"));
             if (round == 9) vm.snapshotGasLastCall("rounds", string.concat(name, " 4 sealRound 9, steady"));
@@ -60,12 +62,7 @@ contract GasSnapshot is SyntheticBase {
         submit(1);
         vm.snapshotGasLastCall("rare", "submitUpdate, next");
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
-        IRoundLedger.Header memory header = nextHeader(Tree.root(leaves));
-        header.scoresRoot = scoresLeaf(1, 0, 7, 5, 10);
-        seal(header);
-        vm.prank(coordinator);
-        ledger.updateReputation(FEDERATION, header, 0, 7, 5, 10, none);
-        vm.snapshotGasLastCall("rare", "updateReputation, 16 slots, first");
+        IRoundLedger.Header memory header = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(header, leaves);
         vm.snapshotGasLastCall("rare", "dispute by receipt");
         vm.prank(AUDITOR);
@@ -73,13 +70,8 @@ contract GasSnapshot is SyntheticBase {
         vm.snapshotGasLastCall("rare", "resolveDispute, one round void");
         openRound();
         seal();
-        vm.warp(block.timestamp + WINDOW);
-        bytes32 reward = keccak256(bytes.concat(keccak256(abi.encode(uint32(1), uint256(30)))));
-        vm.prank(coordinator);
-        ledger.finalizeRound(FEDERATION, reward);
-        vm.snapshotGasLastCall("rare", "finalizeRound with rewards, first");
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
-        vm.snapshotGasLastCall("rare", "claimReward, first");
+        finalize();
+        vm.snapshotGasLastCall("rare", "finalizeRound");
         vm.prank(ADMIN);
         ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
         vm.snapshotGasLastCall("rare", "setHospital");
@@ -87,6 +79,29 @@ contract GasSnapshot is SyntheticBase {
         bytes32 digest = rotationDigest(rotation);
         ledger.rotateKey(rotation, organisation(2), registryProof(2), sign(keyOf(2), digest), sign(7, digest));
         vm.snapshotGasLastCall("rare", "rotateKey");
+    }
+
+    /// @dev An annex of three names, as a run with synthetic data and judged updates has it.
+    function testReputation() public {
+        openRound();
+        for (uint64 round = 1; round <= 2; ++round) {
+            Subjects memory subjects =
+                Subjects(keccak256("decisions"), rewardLeaf(1, 30 * round), scoresLeaf(round, 0, 7, 5, 10));
+            IRoundLedger.Header memory header = sealWith(subjects);
+            bytes32[] memory proof = scoresProof(subjects);
+            vm.prank(coordinator);
+            reputations.updateReputation(FEDERATION, header, subjects.scores, proof, 0, 7, 5, 10, none);
+            vm.snapshotGasLastCall("reputation", string.concat("updateReputation, 16 slots, ", nth(round)));
+            finalize();
+            proof = rewardsProof(subjects);
+            IReputationLedger.Claim memory claim = claimOf(1, 30 * round);
+            reputations.claimReward(FEDERATION, header, subjects.rewards, proof, claim, registryProof(1), none);
+            vm.snapshotGasLastCall("reputation", string.concat("claimReward, ", nth(round)));
+        }
+    }
+
+    function nth(uint64 round) internal pure returns (string memory) {
+        return round == 1 ? "first" : "next";
     }
 
     function testSynthetic() public {

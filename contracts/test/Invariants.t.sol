@@ -1,18 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IReputationLedger} from "../src/IReputationLedger.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {ISyntheticLedger} from "../src/ISyntheticLedger.sol";
+import {ReputationLedger} from "../src/ReputationLedger.sol";
 import {RoundLedger} from "../src/RoundLedger.sol";
 import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {Tree} from "./Base.sol";
+import {ReputationBase} from "./ReputationBase.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
 /// @dev Drives a federation by random calls and remembers what must not change afterwards.
-contract RoundHandler is SyntheticBase {
+contract RoundHandler is ReputationBase {
+    /// @dev What was said in the annex of a round, as the handler knows it.
+    struct Said {
+        Subjects subjects;
+        uint16 participated;
+        uint16 accepted;
+        uint256 cumulative;
+    }
+
     IRoundLedger.Header[] internal headers;
+    Said[] internal said;
     bytes32[] internal none;
     uint256 internal cumulative;
-    uint256 internal lastClaimed;
+    uint256 internal largestClaim;
+    uint64 internal lastJudged;
 
     mapping(uint64 round => IRoundLedger.RoundStatus) internal settled;
     mapping(bytes32 action => uint256) public done;
@@ -20,6 +34,7 @@ contract RoundHandler is SyntheticBase {
 
     constructor() {
         deploy();
+        deployReputation();
         openFederation();
         openRound();
     }
@@ -35,8 +50,7 @@ contract RoundHandler is SyntheticBase {
         if (sealed_ && !seals) violation = "only a seal moves the round";
         if (state.model != before.model && !moves) violation = "only a seal or a void moves the model";
         if (state.finalized < before.finalized) violation = "finality does not go back";
-        if (ledger.claimed(FEDERATION, 1) < lastClaimed) violation = "claims do not fall";
-        lastClaimed = ledger.claimed(FEDERATION, 1);
+        if (reputations.claimed(FEDERATION, 1) != largestClaim) violation = "the largest claim so far";
         bool endedBefore = true;
         for (uint64 round = 1; round <= state.progress.round; ++round) {
             IRoundLedger.RoundStatus now_ = status(round);
@@ -57,10 +71,27 @@ contract RoundHandler is SyntheticBase {
         return ledger;
     }
 
+    function reputationUnderTest() external view returns (ReputationLedger) {
+        return reputations;
+    }
+
+    /// @dev Seals with rewards and, mostly, decisions and verdicts.
     function sealNext(uint32 judged, bool keepClosed) public watched("seal", true, true) {
-        if (!ledger.isOpen(FEDERATION)) return;
+        if (!isOpen()) return;
         IRoundLedger.Header memory header = nextHeader(Tree.root(leavesWith(Tree.EMPTY)));
-        header.scoresRoot = scoresLeaf(header.round, 0, uint16(judged & 7), uint16((judged >> 3) & judged & 7), 10);
+        // Now and then the coordinator publishes less than before.
+        cumulative = judged % 4 == 0 ? cumulative / 2 : cumulative + judged % 100;
+        Said memory now_ = said.push();
+        now_.participated = uint16(judged & 7);
+        now_.accepted = uint16((judged >> 3) & judged & 7);
+        now_.cumulative = cumulative;
+        if (judged % 3 != 0) now_.subjects.decisions = keccak256(abi.encode(judged));
+        now_.subjects.rewards = rewardLeaf(1, cumulative);
+        if (judged % 7 != 0) {
+            now_.subjects.scores = scoresLeaf(header.round, 0, now_.participated, now_.accepted, 10);
+        }
+        said[said.length - 1] = now_;
+        header.annex = annexOf(now_.subjects);
         uint32 submissions = progress().submissions;
         vm.prank(coordinator);
         uint64 next = keepClosed ? CLOSED : judged % 5 == 0 ? uint64(block.timestamp + 600) : 0;
@@ -69,7 +100,7 @@ contract RoundHandler is SyntheticBase {
     }
 
     function reopen(bool timed) public watched("open", false, false) {
-        if (ledger.isOpen(FEDERATION) || progress().phase == IRoundLedger.Phase.DISPUTED) return;
+        if (isOpen() || progress().phase == IRoundLedger.Phase.DISPUTED) return;
         uint64 round = progress().round + 1;
         bytes32 model = ledger.federationState(FEDERATION).model;
         vm.prank(coordinator);
@@ -79,7 +110,7 @@ contract RoundHandler is SyntheticBase {
     function submitNext(uint32 slot) public watched("submit", false, false) {
         slot %= SLOTS;
         IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
-        if (!ledger.isOpen(FEDERATION)) return;
+        if (!isOpen()) return;
         if (ledger.submitted(FEDERATION, state.progress.round + 1, state.model, slot)) return;
         submit(slot);
     }
@@ -98,36 +129,60 @@ contract RoundHandler is SyntheticBase {
         ledger.resolveDispute(FEDERATION, header, voided);
     }
 
-    function finalize(uint16 reward) public watched("finalize", false, false) {
+    function finalizeAll() public watched("finalize", false, false) {
         IRoundLedger.Progress memory now_ = progress();
-        if (now_.round == 0 || now_.phase == IRoundLedger.Phase.DISPUTED) return;
+        if (now_.phase == IRoundLedger.Phase.DISPUTED) return;
+        if (ledger.federationState(FEDERATION).finalized == now_.round) return;
         if (block.timestamp < now_.sealedAt + now_.window) return;
-        // Now and then the coordinator publishes less than before.
-        cumulative = reward % 4 == 0 ? cumulative / 2 : cumulative + reward;
-        vm.prank(coordinator);
-        ledger.finalizeRound(FEDERATION, rewardRoot());
+        ledger.finalizeRound(FEDERATION);
     }
 
-    function rewardRoot() internal view returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(uint32(1), cumulative))));
+    /// @dev Whether what the header of a round commits to may count, by the handler's own account.
+    function stands(uint64 round) internal view returns (bool) {
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        bool disputed = state.progress.phase == IRoundLedger.Phase.DISPUTED && round >= state.disputed;
+        return state.progress.round - round < 8 && !disputed && status(round) != IRoundLedger.RoundStatus.VOID;
     }
 
-    function claim() public watched("claim", false, false) {
-        if (ledger.federationState(FEDERATION).rewardsRoot != rewardRoot()) return;
-        if (cumulative <= ledger.claimed(FEDERATION, 1)) return;
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none);
-    }
-
-    function judge(uint32 judged) public watched("judge", false, false) {
+    /// @dev Claims from any round: it succeeds for more points under a final header that is kept, and only then.
+    function claim(uint256 which) public watched("claim", false, false) {
         if (headers.length == 0) return;
-        IRoundLedger.Header memory header = headers[headers.length - 1];
-        uint16 participated = uint16(judged & 7);
-        uint16 accepted = uint16((judged >> 3) & judged & 7);
+        which %= headers.length;
+        Said memory then = said[which];
+        bool final_ = status(headers[which].round) == IRoundLedger.RoundStatus.FINAL;
+        bool due = final_ && stands(headers[which].round) && then.cumulative > largestClaim;
+        bytes32[] memory proof = rewardsProof(then.subjects);
+        IReputationLedger.Claim memory claim_ = claimOf(1, then.cumulative);
+        try reputations.claimReward(
+            FEDERATION, headers[which], then.subjects.rewards, proof, claim_, registryProof(1), none
+        ) {
+            if (!due) violation = "a claim that is not due";
+            largestClaim = then.cumulative;
+            ++done["claimed"];
+        } catch {
+            if (due) violation = "a claim that is due was refused";
+        }
+    }
+
+    /// @dev Applies the verdicts of any round: each once, in order, under a header that stands, and only then.
+    function judge(uint256 which) public watched("judge", false, false) {
+        if (headers.length == 0) return;
+        which %= headers.length;
+        Said memory then = said[which];
+        uint64 round = headers[which].round;
+        bool due = stands(round) && round > lastJudged && then.subjects.scores != 0;
+        bytes32 root = due ? then.subjects.scores : scoresLeaf(round, 0, then.participated, then.accepted, 10);
+        bytes32[] memory proof = scoresProof(then.subjects);
         vm.prank(coordinator);
-        // Refused unless these are the verdicts that the round was sealed with, and new.
-        try ledger.updateReputation(FEDERATION, header, 0, participated, accepted, 10, none) {
+        try reputations.updateReputation(
+            FEDERATION, headers[which], root, proof, 0, then.participated, then.accepted, 10, none
+        ) {
+            if (!due) violation = "verdicts that must not count";
+            lastJudged = round;
             ++done["judged"];
-        } catch {}
+        } catch {
+            if (due) violation = "verdicts that must count";
+        }
     }
 
     function pass(uint16 time) public watched("wait", false, false) {
@@ -169,9 +224,9 @@ contract RoundInvariants {
     }
 
     function invariantReputationsStayInRange() public view {
-        RoundLedger ledger = handler.contractUnderTest();
+        ReputationLedger reputations = handler.reputationUnderTest();
         for (uint32 slot = 0; slot < 3; ++slot) {
-            if (ledger.reputation(keccak256("federation"), slot) > 100) revert Violated("largest reputation");
+            if (reputations.reputation(keccak256("federation"), slot) > 100) revert Violated("largest reputation");
         }
     }
 
@@ -180,20 +235,25 @@ contract RoundInvariants {
         for (uint256 i = 0; i < 3; ++i) {
             handler.submitNext(0);
             handler.sealNext(15, false);
-            handler.judge(15);
+            handler.judge(i);
         }
         handler.disputeOne(1);
+        handler.judge(2);
         handler.resolve(true);
+        handler.claim(2);
         handler.reopen(true);
         handler.sealNext(1, false);
         handler.disputeOne(0);
         handler.resolve(false);
         handler.pass(2399);
         handler.pass(2399);
-        handler.finalize(5);
-        handler.claim();
+        handler.finalizeAll();
+        handler.claim(0);
+        handler.claim(3);
         RoundLedger ledger = handler.contractUnderTest();
-        if (ledger.claimed(keccak256("federation"), 1) != 5) revert Violated("claim");
+        // 15 points a round in rounds 1 to 3, of which 2 and 3 are void, and 1 in round 4.
+        if (handler.reputationUnderTest().claimed(keccak256("federation"), 1) != 46) revert Violated("claim");
+        if (handler.done("claimed") != 2) revert Violated("claims");
         if (handler.done("judged") != 3) revert Violated("judge");
         if (ledger.roundStatus(keccak256("federation"), 2) != IRoundLedger.RoundStatus.VOID) revert Violated("void");
         if (ledger.roundStatus(keccak256("federation"), 4) != IRoundLedger.RoundStatus.FINAL) revert Violated("final");
@@ -205,7 +265,7 @@ contract RoundInvariants {
 contract SyntheticHandler is SyntheticBase {
     bytes32[] public ids;
     mapping(bytes32 id => uint32) public reserved;
-    mapping(bytes32 id => SyntheticLedger.Status) internal ended;
+    mapping(bytes32 id => ISyntheticLedger.Status) internal ended;
     mapping(bytes32 action => uint256) public done;
     uint32 public largestQuota;
     bytes32 public head;
@@ -228,7 +288,7 @@ contract SyntheticHandler is SyntheticBase {
     /// @dev What must count for a hospital and class, summed anew from what was granted and generated.
     function expected(uint32 slot, uint8 class_) external view returns (uint256 sum) {
         for (uint256 i = 0; i < ids.length; ++i) {
-            SyntheticLedger.RequestState memory state = synthetic.requestState(ids[i]);
+            ISyntheticLedger.RequestState memory state = synthetic.requestState(ids[i]);
             if (state.slot == slot && state.class_ == class_) sum += reserved[ids[i]];
         }
     }
@@ -236,10 +296,10 @@ contract SyntheticHandler is SyntheticBase {
     function note(bytes32 action, bytes32 id, uint32 amount, bytes32 record) internal {
         ++done[action];
         reserved[id] = amount;
-        SyntheticLedger.Status status_ = statusOf(id);
+        ISyntheticLedger.Status status_ = statusOf(id);
         head = keccak256(abi.encode(head, id, status_, amount, record));
-        if (ended[id] != SyntheticLedger.Status.NONE) violation = "an ended request changed";
-        if (status_ != SyntheticLedger.Status.PENDING && status_ != SyntheticLedger.Status.APPROVED) {
+        if (ended[id] != ISyntheticLedger.Status.NONE) violation = "an ended request changed";
+        if (status_ != ISyntheticLedger.Status.PENDING && status_ != ISyntheticLedger.Status.APPROVED) {
             ended[id] = status_;
         }
     }
@@ -250,12 +310,12 @@ contract SyntheticHandler is SyntheticBase {
 
     function request(uint32 slot, uint8 class_, uint8 floorStep, uint32 quantity) public {
         uint32[6] memory floors = [uint32(1), 6, 10, 30, 50, 200];
-        SyntheticLedger.SyntheticRequest memory wanted =
+        ISyntheticLedger.SyntheticRequest memory wanted =
             requestOf(slot % 2, 1 + class_ % 3, 2, 1 + quantity % 60, floors[floorStep % 6]);
         bytes32 id = ask(wanted);
         ids.push(id);
-        SyntheticLedger.RequestState memory state = synthetic.requestState(id);
-        bool granted = state.status == SyntheticLedger.Status.APPROVED;
+        ISyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        bool granted = state.status == ISyntheticLedger.Status.APPROVED;
         if (granted && (state.counted == 0 || state.counted > wanted.quantity)) violation = "granted out of range";
         note(granted ? bytes32("approved") : bytes32("asked"), id, granted ? state.counted : 0, id);
     }
@@ -264,11 +324,11 @@ contract SyntheticHandler is SyntheticBase {
         if (ids.length == 0) return;
         bytes32 id = pick(which);
         (uint32 allowed,) = synthetic.allowance(id);
-        if (statusOf(id) != SyntheticLedger.Status.PENDING) return;
+        if (statusOf(id) != ISyntheticLedger.Status.PENDING) return;
         if (block.timestamp >= synthetic.requestState(id).expiresAt) return;
         if (allowed == 0) grants = false;
         amount = grants ? 1 + amount % allowed : 0;
-        (SyntheticLedger.SyntheticReview memory given, bytes memory signature) = reviewOf(id, grants, amount);
+        (ISyntheticLedger.SyntheticReview memory given, bytes memory signature) = reviewOf(id, grants, amount);
         synthetic.reviewSynthetic(id, given, signature, vm.addr(REVIEWER_KEY));
         bytes32 kind =
             keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
@@ -278,9 +338,9 @@ contract SyntheticHandler is SyntheticBase {
     function report(uint256 which, uint32 amount, bool good) public {
         if (ids.length == 0) return;
         bytes32 id = pick(which);
-        SyntheticLedger.RequestState memory state = synthetic.requestState(id);
-        if (state.status != SyntheticLedger.Status.APPROVED || block.timestamp >= state.expiresAt) return;
-        SyntheticLedger.SyntheticReport memory given = goodReport(id, amount % (reserved[id] + 1));
+        ISyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        if (state.status != ISyntheticLedger.Status.APPROVED || block.timestamp >= state.expiresAt) return;
+        ISyntheticLedger.SyntheticReport memory given = goodReport(id, amount % (reserved[id] + 1));
         if (!good) given.duplicates = 1000;
         send(state.slot, given);
         note(good ? bytes32("accepted") : bytes32("rejected"), id, good ? given.generated : 0, reportDigest(given));
@@ -300,7 +360,7 @@ contract SyntheticHandler is SyntheticBase {
 
     function newPolicy(uint32 quota, bool automatic, uint8 dice) public {
         if (dice % 8 != 0) return;
-        SyntheticLedger.Policy memory policy = standardPolicy(automatic);
+        ISyntheticLedger.Policy memory policy = standardPolicy(automatic);
         policy.quota = quota % 150;
         setPolicy(policy);
         vm.warp(block.timestamp + 1 days);

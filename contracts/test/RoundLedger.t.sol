@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
@@ -30,19 +29,6 @@ contract RoundLedgerTest is Base {
         deploy();
         openFederation();
         openRound();
-    }
-
-    function refuse(bytes4 selector, bytes memory arguments) internal {
-        vm.expectRevert(bytes.concat(selector, arguments));
-    }
-
-    function expectedHead(IRoundLedger.Header memory h) internal view returns (bytes32) {
-        return keccak256(
-            bytes.concat(
-                abi.encode(h.previousHead, block.chainid, address(ledger), FEDERATION, h.round),
-                abi.encode(h.root, h.parentModel, h.model, h.count, h.scoresRoot, h.decisions)
-            )
-        );
     }
 
     // --- Federations and rounds --------------------------------------------------------------------------------------
@@ -117,7 +103,7 @@ contract RoundLedgerTest is Base {
             ledger.sealRound(FEDERATION, header, 0, 0);
             IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
             check(state.head == expected && state.model == header.model, "head and model");
-            check(state.progress.round == round && ledger.isOpen(FEDERATION), "round");
+            check(state.progress.round == round && isOpen(), "round");
             check(ledger.headAt(FEDERATION, round) == expected, "head at");
         }
         check(ledger.headAt(FEDERATION, 3) != 0 && ledger.headAt(FEDERATION, 2) == 0, "eight heads are kept");
@@ -174,7 +160,7 @@ contract RoundLedgerTest is Base {
         check(status(2) == IRoundLedger.RoundStatus.OPEN, "the last second counts");
         submit(1);
         vm.warp(block.timestamp + 1);
-        check(status(2) == IRoundLedger.RoundStatus.VOID && !ledger.isOpen(FEDERATION), "void");
+        check(status(2) == IRoundLedger.RoundStatus.VOID && !isOpen(), "void");
         header = nextHeader(keccak256("root"));
         refuseSeal(header, IRoundLedger.RoundNotOpen.selector, abi.encode(FEDERATION, 2));
         openRound();
@@ -200,7 +186,7 @@ contract RoundLedgerTest is Base {
         refuse(Pausable.EnforcedPause.selector, "");
         ledger.openFederation(keccak256("other"), CONFIG, CONFIG, GENESIS, 3, 1, 0);
         vm.warp(block.timestamp + WINDOW);
-        ledger.finalizeRound(FEDERATION, 0);
+        ledger.finalizeRound(FEDERATION);
         check(status(1) == IRoundLedger.RoundStatus.FINAL, "finalized in a pause");
         vm.prank(ADMIN);
         ledger.unpause();
@@ -221,6 +207,19 @@ contract RoundLedgerTest is Base {
         check(!ledger.submitted(FEDERATION, 1, GENESIS, 0), "no bit of slot 0");
         check(progress().submissions == 1, "counted");
         refuseUpdate(record, 1, IRoundLedger.AlreadySubmitted.selector, abi.encode(FEDERATION, 1, 1));
+    }
+
+    function testSubmitUntilTheLastSecond() public {
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        record.deadline = uint64(block.timestamp + 60);
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes32[] memory proof = registryProof(1);
+        vm.warp(record.deadline + 1);
+        refuse(IRoundLedger.DeadlinePassed.selector, abi.encode(record.deadline, block.timestamp));
+        ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), proof);
+        vm.warp(record.deadline);
+        ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), proof);
+        check(ledger.submitted(FEDERATION, 1, GENESIS, 1), "the last second counts");
     }
 
     function refuseUpdate(IRoundLedger.ModelUpdate memory record, uint32 slot, bytes4 selector, bytes memory arguments)
@@ -327,7 +326,7 @@ contract RoundLedgerTest is Base {
         ledger.openRound(FEDERATION, 2, header.model, 0);
         vm.warp(block.timestamp + WINDOW);
         refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
-        ledger.finalizeRound(FEDERATION, 0);
+        ledger.finalizeRound(FEDERATION);
     }
 
     function testReceiptAgainstAnotherLeaf() public {
@@ -345,6 +344,14 @@ contract RoundLedgerTest is Base {
             FEDERATION, header, IRoundLedger.Receipt(FEDERATION, 1, 1, 0), "", Tree.EMPTY, Tree.prove(leaves, 1)
         );
         check(status(1) == IRoundLedger.RoundStatus.DISPUTED, "disputed");
+    }
+
+    function testSubmissionAgainstATakenSlot() public {
+        bytes32[] memory leaves = leavesWith(submit(1));
+        header = seal(nextHeader(Tree.root(leaves)));
+        bytes32[] memory proof = Tree.prove(leaves, 1);
+        refuse(IRoundLedger.EvidenceInconclusive.selector, abi.encode(FEDERATION, 1, 1));
+        ledger.dispute(FEDERATION, header, IRoundLedger.Receipt(FEDERATION, 1, 1, 0), "", leaves[1], proof);
     }
 
     function testDisputeRefusals() public {
@@ -416,7 +423,7 @@ contract RoundLedgerTest is Base {
         check(next.parentModel == GENESIS && next.round == 2, "the next round starts from the model before");
         check(status(1) == IRoundLedger.RoundStatus.VOID, "still void");
         vm.warp(block.timestamp + WINDOW);
-        ledger.finalizeRound(FEDERATION, 0);
+        ledger.finalizeRound(FEDERATION);
         check(status(1) == IRoundLedger.RoundStatus.VOID && status(2) == IRoundLedger.RoundStatus.FINAL, "for good");
     }
 
@@ -476,286 +483,19 @@ contract RoundLedgerTest is Base {
 
     function testFinalize() public {
         refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 0));
-        ledger.finalizeRound(FEDERATION, 0);
+        ledger.finalizeRound(FEDERATION);
         seal();
         uint256 until = block.timestamp + WINDOW;
         vm.warp(until - 1);
         refuse(IRoundLedger.WindowOpen.selector, abi.encode(FEDERATION, 1, until));
-        ledger.finalizeRound(FEDERATION, 0);
+        ledger.finalizeRound(FEDERATION);
         vm.warp(until);
-        bytes memory detail = abi.encode(STRANGER, ledger.COORDINATOR_ROLE());
         vm.prank(STRANGER);
-        refuse(IAccessControl.AccessControlUnauthorizedAccount.selector, detail);
-        ledger.finalizeRound(FEDERATION, CONFIG);
-        vm.prank(STRANGER);
-        ledger.finalizeRound(FEDERATION, 0);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.RoundFinalized(FEDERATION, 1);
+        ledger.finalizeRound(FEDERATION);
         check(status(1) == IRoundLedger.RoundStatus.FINAL, "final");
         refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 1));
-        ledger.finalizeRound(FEDERATION, 0);
-        vm.prank(coordinator);
-        ledger.finalizeRound(FEDERATION, CONFIG);
-        check(ledger.federationState(FEDERATION).rewardsRoot == CONFIG, "rewards may come later");
-    }
-
-    // --- Hospitals ---------------------------------------------------------------------------------------------------
-
-    function testRegistry() public view {
-        for (uint32 slot = 0; slot < SLOTS; ++slot) {
-            check(holds(slot, hospitalOf(slot), organisation(slot)), "in the registry");
-            check(!holds(slot, hospitalOf((slot + 1) % 3), organisation(slot)), "not another account");
-            check(!holds(slot, hospitalOf(slot), organisation((slot + 1) % 3)), "not another organisation");
-        }
-        check(!ledger.isHospital(FEDERATION, 3, hospitalOf(0), organisation(0), none), "no such slot");
-    }
-
-    function holds(uint32 slot, address account, bytes32 org) internal view returns (bool) {
-        return ledger.isHospital(FEDERATION, slot, account, org, registryProof(slot));
-    }
-
-    function testSetHospital() public {
-        vm.prank(ADMIN);
-        vm.expectEmit(address(ledger));
-        emit IRoundLedger.HospitalSet(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
-        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
-        check(holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "replaced");
-        vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, STRANGER, IRoundLedger.HospitalStatus.SUSPENDED, CONFIG);
-        check(!holds(1, STRANGER, CONFIG) && !holds(1, hospitalOf(1), organisation(1)), "suspended");
-        vm.prank(ADMIN);
-        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.NONE, 0);
-        check(!holds(1, STRANGER, CONFIG) && holds(1, hospitalOf(1), organisation(1)), "the registry is back");
-        check(ledger.hospital(FEDERATION, 1).status == IRoundLedger.HospitalStatus.NONE, "entry");
-    }
-
-    function testSetHospitalRefusals() public {
-        vm.prank(ADMIN);
-        refuse(IRoundLedger.SlotOutOfRange.selector, abi.encode(FEDERATION, 3, 3));
-        ledger.setHospital(FEDERATION, 3, STRANGER, IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
-        vm.prank(ADMIN);
-        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
-        ledger.setHospital(FEDERATION, 1, address(0), IRoundLedger.HospitalStatus.ACTIVE, CONFIG);
-    }
-
-    function rotate(IRoundLedger.KeyRotation memory rotation, uint256 oldKey, uint256 newKey) internal {
-        bytes32 digest = rotationDigest(rotation);
-        ledger.rotateKey(rotation, organisation(1), registryProof(1), sign(oldKey, digest), sign(newKey, digest));
-    }
-
-    function testRotateKey() public {
-        IRoundLedger.KeyRotation memory rotation =
-            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 1);
-        vm.expectEmit(address(ledger));
-        emit IRoundLedger.KeyRotated(FEDERATION, 1, hospitalOf(1), vm.addr(77), organisation(1), 1);
-        rotate(rotation, keyOf(1), 77);
-        check(holds(1, vm.addr(77), organisation(1)) && !holds(1, hospitalOf(1), organisation(1)), "rotated");
-        seal();
-        rotate(IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 2), 77, keyOf(1));
-        check(holds(1, hospitalOf(1), organisation(1)), "and back");
-    }
-
-    function testRotateRefusals() public {
-        IRoundLedger.KeyRotation memory rotation =
-            IRoundLedger.KeyRotation(FEDERATION, 1, hospitalOf(1), vm.addr(77), 2);
-        (bytes memory oldSignature, bytes memory newSignature) = bothSign(rotation);
-        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 2));
-        ledger.rotateKey(rotation, organisation(1), registryProof(1), oldSignature, newSignature);
-
-        rotation.round = 1;
-        (oldSignature, newSignature) = bothSign(rotation);
-        bytes32 digest = rotationDigest(rotation);
-        bytes32[] memory proof = registryProof(1);
-        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), digest));
-        ledger.rotateKey(rotation, organisation(1), proof, newSignature, newSignature);
-        refuse(IRoundLedger.SignatureInvalid.selector, abi.encode(vm.addr(77), digest));
-        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, oldSignature);
-        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
-        ledger.rotateKey(rotation, CONFIG, proof, oldSignature, newSignature);
-        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
-
-        // Back and forth in one round would let the first record be replayed.
-        rotation = IRoundLedger.KeyRotation(FEDERATION, 1, vm.addr(77), hospitalOf(1), 1);
-        (newSignature, oldSignature) = bothSign(rotation);
-        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 1));
-        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
-        rotation.to = address(0);
-        refuse(IRoundLedger.AccountIsZero.selector, abi.encode(FEDERATION, 1));
-        ledger.rotateKey(rotation, organisation(1), proof, oldSignature, newSignature);
-    }
-
-    function bothSign(IRoundLedger.KeyRotation memory rotation) internal view returns (bytes memory, bytes memory) {
-        bytes32 digest = rotationDigest(rotation);
-        return (sign(keyOf(1), digest), sign(77, digest));
-    }
-
-    function testRolesAreKeptApart() public {
-        bytes32 coordinates = ledger.COORDINATOR_ROLE();
-        bytes32[2] memory others = [ledger.REVIEWER_ROLE(), ledger.AUDITOR_ROLE()];
-        for (uint256 i = 0; i < 2; ++i) {
-            vm.prank(ADMIN);
-            refuse(IRoundLedger.RolesConflict.selector, abi.encode(coordinator, coordinates, others[i]));
-            ledger.grantRole(others[i], coordinator);
-        }
-        vm.prank(ADMIN);
-        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, others[1], coordinates));
-        ledger.grantRole(coordinates, AUDITOR);
-        address reviewer = vm.addr(REVIEWER_KEY);
-        vm.prank(ADMIN);
-        refuse(IRoundLedger.RolesConflict.selector, abi.encode(reviewer, others[0], coordinates));
-        ledger.grantRole(coordinates, reviewer);
-    }
-
-    // --- Reputation and rewards --------------------------------------------------------------------------------------
-
-    function judge(uint16 participated, uint16 accepted, uint16 threshold) internal {
-        header = nextHeader(keccak256("root"));
-        header.scoresRoot = scoresLeaf(header.round, 0, participated, accepted, threshold);
-        seal(header);
-        vm.prank(coordinator);
-        ledger.updateReputation(FEDERATION, header, 0, participated, accepted, threshold, none);
-    }
-
-    function reputations(uint16 a, uint16 b, uint16 c) internal view returns (bool) {
-        return ledger.reputation(FEDERATION, 0) == a && ledger.reputation(FEDERATION, 1) == b
-            && ledger.reputation(FEDERATION, 2) == c;
-    }
-
-    function testReputationByHand() public {
-        check(reputations(10, 10, 10), "base");
-        judge(7, 5, 10);
-        check(reputations(11, 0, 11), "accepted at h: up; rejected at h: 0");
-        judge(7, 2, 5);
-        check(reputations(10, 1, 10), "rejected above h: down; accepted below h: up");
-        judge(6, 0, 9);
-        check(reputations(10, 2, 9), "who did not take part stays; rejected below h: up");
-        judge(4, 0, 9);
-        check(reputations(10, 2, 0), "rejected at h after a fall: 0");
-    }
-
-    function testReputationSaturates() public {
-        for (uint256 i = 0; i < 95; ++i) {
-            judge(1, 1, 0);
-        }
-        check(ledger.reputation(FEDERATION, 0) == 100, "largest");
-    }
-
-    /// @dev The rule, case by case as printed, must name exactly one case for any input and agree with the contract.
-    function testFuzzReputation(uint16 threshold, uint16 verdicts, uint8 rounds) public {
-        threshold %= 101;
-        uint256[3] memory model = [uint256(10), 10, 10];
-        for (uint256 i = 0; i <= rounds % 12; ++i) {
-            uint16 participated = uint16((verdicts >> i) & 7);
-            uint16 accepted = uint16((verdicts >> (i / 2)) & participated);
-            judge(participated, accepted, threshold);
-            for (uint256 slot = 0; slot < 3; ++slot) {
-                if ((participated >> slot) & 1 == 0) continue;
-                model[slot] = ruled(model[slot], threshold, (accepted >> slot) & 1 == 1);
-            }
-            check(reputations(uint16(model[0]), uint16(model[1]), uint16(model[2])), "rule");
-        }
-    }
-
-    function ruled(uint256 g, uint256 h, bool high) internal pure returns (uint256 value) {
-        uint256 cases = 0;
-        if (high && g >= h) (value, cases) = (g + 1 > 100 ? 100 : g + 1, cases + 1);
-        if (!high && g >= h + 1) (value, cases) = (g - 1, cases + 1);
-        if (!high && g == h) (value, cases) = (0, cases + 1);
-        if (g < h) (value, cases) = (g + 1, cases + 1);
-        check(cases == 1, "exhaustive and disjoint");
-    }
-
-    function testReputationRefusals() public {
-        judge(7, 7, 10);
-        vm.prank(coordinator);
-        refuse(IRoundLedger.ReputationOutOfOrder.selector, abi.encode(FEDERATION, 0, 1, 1));
-        ledger.updateReputation(FEDERATION, header, 0, 7, 7, 10, none);
-        bytes32 leaf = scoresLeaf(1, 0, 7, 3, 10);
-        vm.prank(coordinator);
-        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(header.scoresRoot, leaf));
-        ledger.updateReputation(FEDERATION, header, 0, 7, 3, 10, none);
-        uint16[3] memory wrong = [uint16(8), 1, 7];
-        for (uint256 i = 0; i < 3; ++i) {
-            // Slot 3 does not exist; slot 1 was accepted without taking part; word 1 does not exist.
-            uint32 index = i == 2 ? 1 : 0;
-            uint16 accepted = i == 1 ? 2 : 0;
-            vm.prank(coordinator);
-            refuse(IRoundLedger.MaskInvalid.selector, abi.encode(FEDERATION, index, wrong[i], accepted));
-            ledger.updateReputation(FEDERATION, header, index, wrong[i], accepted, 10, none);
-        }
-        vm.prank(coordinator);
-        refuse(IRoundLedger.ThresholdOutOfRange.selector, abi.encode(101, 100));
-        ledger.updateReputation(FEDERATION, header, 0, 7, 7, 101, none);
-        IRoundLedger.Header memory forged = header;
-        forged.scoresRoot = leaf;
-        bytes memory detail = abi.encode(FEDERATION, 1, ledger.head(FEDERATION), expectedHead(forged));
-        vm.prank(coordinator);
-        refuse(IRoundLedger.HeadMismatch.selector, detail);
-        ledger.updateReputation(FEDERATION, forged, 0, 7, 3, 10, none);
-        forged = disputeEmptySlot();
-        vm.prank(coordinator);
-        refuse(IRoundLedger.RoundNotSealed.selector, abi.encode(FEDERATION, 2, IRoundLedger.RoundStatus.DISPUTED));
-        ledger.updateReputation(FEDERATION, forged, 0, 7, 7, 10, none);
-    }
-
-    function rewardLeaf(uint32 slot, uint256 cumulative) internal pure returns (bytes32) {
-        return keccak256(bytes.concat(keccak256(abi.encode(slot, cumulative))));
-    }
-
-    function publish(bytes32 root) internal {
-        seal();
-        vm.warp(block.timestamp + WINDOW);
-        vm.prank(coordinator);
-        ledger.finalizeRound(FEDERATION, root);
-    }
-
-    function claim(uint256 cumulative) internal {
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), cumulative, none);
-    }
-
-    function testClaimsAreCumulative() public {
-        publish(rewardLeaf(1, 30));
-        vm.expectEmit(address(ledger));
-        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 30, 30);
-        claim(30);
-        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 30, 30));
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), registryProof(1), 30, none);
-        publish(rewardLeaf(1, 50));
-        vm.expectEmit(address(ledger));
-        emit IRoundLedger.RewardClaimed(FEDERATION, 1, hospitalOf(1), 20, 50);
-        claim(50);
-        publish(rewardLeaf(1, 40));
-        bytes32[] memory proof = registryProof(1);
-        refuse(IRoundLedger.NothingToClaim.selector, abi.encode(FEDERATION, 1, 50, 40));
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 40, none);
-        check(ledger.claimed(FEDERATION, 1) == 50, "never falls");
-    }
-
-    function testClaimRefusals() public {
-        publish(rewardLeaf(1, 30));
-        bytes32[] memory proof = registryProof(1);
-        refuse(IRoundLedger.ProofInvalid.selector, abi.encode(rewardLeaf(1, 30), rewardLeaf(1, 31)));
-        ledger.claimReward(FEDERATION, 1, hospitalOf(1), organisation(1), proof, 31, none);
-        refuse(IRoundLedger.NotHospital.selector, abi.encode(FEDERATION, 1, STRANGER));
-        ledger.claimReward(FEDERATION, 1, STRANGER, organisation(1), proof, 30, none);
-    }
-
-    // --- Proofs ------------------------------------------------------------------------------------------------------
-
-    function testFuzzProofs(uint8 size, uint8 where, bytes32 salt) public view {
-        uint256 slots = 1 + uint256(size) % 40;
-        uint32 slot = uint32(where % slots);
-        bytes32[] memory leaves = new bytes32[](slots);
-        for (uint256 i = 0; i < slots; ++i) {
-            leaves[i] = i % 3 == 2 ? Tree.EMPTY : keccak256(abi.encode(salt, i));
-        }
-        bytes32 root = Tree.root(leaves);
-        bytes32[] memory proof = Tree.prove(leaves, slot);
-        check(ledger.verifyUpdate(root, slot, leaves[slot], uint32(slots), proof), "present");
-        check(ledger.verifyAbsent(root, slot, uint32(slots), proof) == (slot % 3 == 2), "absent");
-        check(!ledger.verifyUpdate(root, slot, keccak256("x"), uint32(slots), proof), "another leaf");
-        check(!ledger.verifyUpdate(root, uint32(slots), leaves[slot], uint32(slots), proof), "beyond the slots");
-        if (slots == 1) return;
-        check(!ledger.verifyUpdate(root, slot ^ 1, leaves[slot], uint32(slots), proof), "another slot");
-        proof = new bytes32[](proof.length - 1);
-        check(!ledger.verifyUpdate(root, slot, leaves[slot], uint32(slots), proof), "a shorter proof");
+        ledger.finalizeRound(FEDERATION);
     }
 }

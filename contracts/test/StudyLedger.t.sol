@@ -21,10 +21,6 @@ contract StudyLedgerTest is Base {
         studies.recordTrial(STUDY, sequence, trial, stage, keccak256(abi.encode(sequence)));
     }
 
-    function refuse(bytes4 selector, bytes memory arguments) internal {
-        vm.expectRevert(bytes.concat(selector, arguments));
-    }
-
     function testHeads() public {
         bytes32 head = keccak256(abi.encode(block.chainid, address(studies), STUDY, DESIGN, uint256(2)));
         check(studies.studyState(STUDY).head == head, "head 0");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {ISyntheticLedger} from "../src/ISyntheticLedger.sol";
 import {SyntheticLedger} from "../src/SyntheticLedger.sol";
 import {Base} from "./Base.sol";
 
@@ -19,7 +20,7 @@ abstract contract SyntheticBase is Base {
     }
 
     /// @dev Classes S and V, smote and timegan; quota 100; at most twice the real floor and two thirds of the class.
-    function standardPolicy(bool automatic) internal pure returns (SyntheticLedger.Policy memory policy) {
+    function standardPolicy(bool automatic) internal pure returns (ISyntheticLedger.Policy memory policy) {
         policy.allowedClasses = 6;
         policy.allowedGenerators = 4 + 32;
         policy.automatic = automatic;
@@ -35,16 +36,16 @@ abstract contract SyntheticBase is Base {
         policy.minReal[5] = 50;
     }
 
-    function setPolicy(SyntheticLedger.Policy memory policy) internal {
+    function setPolicy(ISyntheticLedger.Policy memory policy) internal {
         vm.prank(ADMIN);
         synthetic.setPolicy(FEDERATION, policy, keccak256("policy"));
     }
 
     function requestOf(uint32 slot, uint8 class_, uint8 generator, uint32 quantity, uint32 realFloor)
         internal
-        returns (SyntheticLedger.SyntheticRequest memory)
+        returns (ISyntheticLedger.SyntheticRequest memory)
     {
-        return SyntheticLedger.SyntheticRequest({
+        return ISyntheticLedger.SyntheticRequest({
             federation: FEDERATION,
             slot: slot,
             class_: class_,
@@ -59,14 +60,14 @@ abstract contract SyntheticBase is Base {
         });
     }
 
-    function requestId(SyntheticLedger.SyntheticRequest memory request) internal view returns (bytes32) {
+    function requestId(ISyntheticLedger.SyntheticRequest memory request) internal view returns (bytes32) {
         bytes32 kind = keccak256(
             "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)"
         );
         return typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(request))));
     }
 
-    function ask(SyntheticLedger.SyntheticRequest memory request) internal returns (bytes32) {
+    function ask(ISyntheticLedger.SyntheticRequest memory request) internal returns (bytes32) {
         uint32 slot = request.slot;
         bytes memory signature = sign(keyOf(slot), requestId(request));
         return synthetic.requestSynthetic(request, signature, hospitalOf(slot), organisation(slot), registryProof(slot));
@@ -75,22 +76,22 @@ abstract contract SyntheticBase is Base {
     function reviewOf(bytes32 id, bool grants, uint32 granted)
         internal
         view
-        returns (SyntheticLedger.SyntheticReview memory review, bytes memory signature)
+        returns (ISyntheticLedger.SyntheticReview memory review, bytes memory signature)
     {
         bytes32 kind = keccak256(
             "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)"
         );
-        review = SyntheticLedger.SyntheticReview(id, grants, granted, keccak256("reason"), 0);
+        review = ISyntheticLedger.SyntheticReview(id, grants, granted, keccak256("reason"), 0);
         signature = sign(REVIEWER_KEY, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review)))));
     }
 
     function approve(bytes32 id, uint32 granted) internal {
-        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, granted);
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, granted);
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
     }
 
-    function goodReport(bytes32 id, uint32 generated) internal pure returns (SyntheticLedger.SyntheticReport memory) {
-        return SyntheticLedger.SyntheticReport({
+    function goodReport(bytes32 id, uint32 generated) internal pure returns (ISyntheticLedger.SyntheticReport memory) {
+        return ISyntheticLedger.SyntheticReport({
             request: id,
             generated: generated,
             batch: keccak256("batch"),
@@ -102,18 +103,18 @@ abstract contract SyntheticBase is Base {
         });
     }
 
-    function reportDigest(SyntheticLedger.SyntheticReport memory report) internal view returns (bytes32) {
+    function reportDigest(ISyntheticLedger.SyntheticReport memory report) internal view returns (bytes32) {
         bytes32 kind = keccak256(
             "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,uint32 duplicates,int16 utilityBp)"
         );
         return typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(report))));
     }
 
-    function send(uint32 slot, SyntheticLedger.SyntheticReport memory report) internal {
+    function send(uint32 slot, ISyntheticLedger.SyntheticReport memory report) internal {
         synthetic.reportSynthetic(report.request, report, sign(keyOf(slot), reportDigest(report)));
     }
 
-    function statusOf(bytes32 id) internal view returns (SyntheticLedger.Status) {
+    function statusOf(bytes32 id) internal view returns (ISyntheticLedger.Status) {
         return synthetic.requestState(id).status;
     }
 }

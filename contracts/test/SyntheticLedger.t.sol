@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
-import {SyntheticLedger} from "../src/SyntheticLedger.sol";
+import {ISyntheticLedger} from "../src/ISyntheticLedger.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
 contract SyntheticLedgerTest is SyntheticBase {
@@ -16,18 +16,14 @@ contract SyntheticLedgerTest is SyntheticBase {
         setPolicy(standardPolicy(false));
     }
 
-    function refuse(bytes4 selector, bytes memory arguments) internal {
-        vm.expectRevert(bytes.concat(selector, arguments));
-    }
-
     function used(uint32 slot) internal view returns (uint32) {
         return synthetic.used(FEDERATION, slot, V);
     }
 
     /// @dev Asks, and expects the outcome and the reasons in the event.
     function outcome(
-        SyntheticLedger.SyntheticRequest memory request,
-        SyntheticLedger.Status status,
+        ISyntheticLedger.SyntheticRequest memory request,
+        ISyntheticLedger.Status status,
         uint32 counted,
         uint16 reasons
     ) internal returns (bytes32 id) {
@@ -35,11 +31,11 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, status, counted, id));
         bytes memory signature = sign(keyOf(request.slot), id);
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticRequested(
+        emit ISyntheticLedger.SyntheticRequested(
             id, FEDERATION, request.slot, hospitalOf(request.slot), organisation(request.slot), request, signature
         );
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticStatusChanged(id, FEDERATION, status, counted, reasons, id, head);
+        emit ISyntheticLedger.SyntheticStatusChanged(id, FEDERATION, status, counted, reasons, id, head);
         ask(request);
         check(statusOf(id) == status && synthetic.requestState(id).counted == counted, "outcome");
         check(synthetic.decisions(FEDERATION) == head, "decisions");
@@ -48,7 +44,7 @@ contract SyntheticLedgerTest is SyntheticBase {
     // --- Policy ------------------------------------------------------------------------------------------------------
 
     function testDenialsByPolicy() public {
-        SyntheticLedger.Status denied = SyntheticLedger.Status.DENIED;
+        ISyntheticLedger.Status denied = ISyntheticLedger.Status.DENIED;
         outcome(requestOf(1, 0, SMOTE, 5, 10), denied, 0, synthetic.CLASS());
         outcome(requestOf(1, 200, SMOTE, 5, 10), denied, 0, synthetic.CLASS());
         outcome(requestOf(1, V, 1, 5, 10), denied, 0, synthetic.GENERATOR());
@@ -58,7 +54,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         outcome(requestOf(1, V, TIMEGAN, 5, 30), denied, 0, synthetic.MIN_REAL());
         uint16 nothing = synthetic.MIN_REAL() | synthetic.RATIO() | synthetic.SHARE();
         outcome(requestOf(1, V, SMOTE, 5, 0), denied, 0, nothing);
-        SyntheticLedger.SyntheticRequest memory stale = requestOf(1, V, SMOTE, 5, 10);
+        ISyntheticLedger.SyntheticRequest memory stale = requestOf(1, V, SMOTE, 5, 10);
         stale.policyVersion = 2;
         outcome(stale, denied, 0, synthetic.POLICY_VERSION());
         check(used(1) == 0, "a denial uses nothing");
@@ -69,34 +65,34 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 root = ledger.federationState(FEDERATION).registryRoot;
         vm.prank(coordinator);
         ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 1, 0);
-        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 5, 10);
+        ISyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 5, 10);
         request.federation = other;
         bytes32 id = requestId(request);
-        bytes32 head = keccak256(abi.encode(bytes32(0), id, SyntheticLedger.Status.DENIED, 0, id));
+        bytes32 head = keccak256(abi.encode(bytes32(0), id, ISyntheticLedger.Status.DENIED, 0, id));
         uint16 reasons = synthetic.NO_POLICY() | synthetic.POLICY_VERSION();
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticStatusChanged(id, other, SyntheticLedger.Status.DENIED, 0, reasons, id, head);
+        emit ISyntheticLedger.SyntheticStatusChanged(id, other, ISyntheticLedger.Status.DENIED, 0, reasons, id, head);
         ask(request);
     }
 
     function testTooLittleForTheFirstVersion() public {
         check(synthetic.remainingQuota(keccak256("other"), 1, V) == 0, "no policy, no quota");
-        refuse(SyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 2));
+        refuse(ISyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 2));
         synthetic.policyAt(FEDERATION, 2);
-        refuse(SyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 0));
+        refuse(ISyntheticLedger.PolicyUnknown.selector, abi.encode(FEDERATION, 0));
         synthetic.policyAt(FEDERATION, 0);
         check(synthetic.policyAt(FEDERATION, 1).policy.minReal[5] == 50, "policy 1");
     }
 
     function testPolicyIsDelayed() public {
-        SyntheticLedger.Policy memory stricter = standardPolicy(false);
+        ISyntheticLedger.Policy memory stricter = standardPolicy(false);
         stricter.quota = 10;
         uint48 effectiveAt = uint48(block.timestamp + 1 days);
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.PolicySet(FEDERATION, 2, stricter, keccak256("policy"), effectiveAt);
+        emit ISyntheticLedger.PolicySet(FEDERATION, 2, stricter, keccak256("policy"), effectiveAt);
         setPolicy(stricter);
         vm.prank(ADMIN);
-        refuse(SyntheticLedger.PolicyPending.selector, abi.encode(FEDERATION, 2, effectiveAt));
+        refuse(ISyntheticLedger.PolicyPending.selector, abi.encode(FEDERATION, 2, effectiveAt));
         synthetic.setPolicy(FEDERATION, stricter, 0);
         vm.warp(effectiveAt - 1);
         check(synthetic.policyVersion(FEDERATION) == 1, "still the first");
@@ -107,9 +103,9 @@ contract SyntheticLedgerTest is SyntheticBase {
     }
 
     function testSetPolicyRefusals() public {
-        SyntheticLedger.Policy memory policy = standardPolicy(false);
+        ISyntheticLedger.Policy memory policy = standardPolicy(false);
         vm.prank(ADMIN);
-        refuse(SyntheticLedger.FederationUnknown.selector, abi.encode(CONFIG));
+        refuse(ISyntheticLedger.FederationUnknown.selector, abi.encode(CONFIG));
         synthetic.setPolicy(CONFIG, policy, 0);
         policy.shareCapBp = 10_001;
         refusePolicy(policy);
@@ -124,10 +120,10 @@ contract SyntheticLedgerTest is SyntheticBase {
         synthetic.setPolicy(FEDERATION, policy, 0);
     }
 
-    function refusePolicy(SyntheticLedger.Policy memory policy) internal {
+    function refusePolicy(ISyntheticLedger.Policy memory policy) internal {
         vm.prank(ADMIN);
         refuse(
-            SyntheticLedger.PolicyInvalid.selector,
+            ISyntheticLedger.PolicyInvalid.selector,
             abi.encode(FEDERATION, policy.allowedGenerators, policy.shareCapBp, policy.expirySeconds)
         );
         synthetic.setPolicy(FEDERATION, policy, 0);
@@ -141,16 +137,18 @@ contract SyntheticLedgerTest is SyntheticBase {
     /// @dev Floor 10: the ratio allows 20 at a time, two thirds of the class another 10 to the real 10.
     function testAutomaticGrantsWhatFits() public {
         automatic();
-        SyntheticLedger.Status approved = SyntheticLedger.Status.APPROVED;
+        ISyntheticLedger.Status approved = ISyntheticLedger.Status.APPROVED;
         outcome(requestOf(1, V, SMOTE, 15, 10), approved, 15, 0);
         // 20 / (20 + 10) is just below 66.67 %: five are left of the share.
         outcome(requestOf(1, V, SMOTE, 15, 10), approved, 5, 0);
-        outcome(requestOf(1, V, SMOTE, 15, 10), SyntheticLedger.Status.DENIED, 0, synthetic.SHARE());
+        outcome(requestOf(1, V, SMOTE, 15, 10), ISyntheticLedger.Status.DENIED, 0, synthetic.SHARE());
         check(used(1) == 20, "share cap");
         // With more real beats the ratio binds, then the quota, which is per hospital.
         outcome(requestOf(1, V, SMOTE, 70, 30), approved, 40, 0);
         outcome(requestOf(1, V, SMOTE, 70, 50), approved, 40, 0);
-        outcome(requestOf(1, V, SMOTE, 70, 50), SyntheticLedger.Status.DENIED, 0, synthetic.QUOTA() | synthetic.SHARE());
+        outcome(
+            requestOf(1, V, SMOTE, 70, 50), ISyntheticLedger.Status.DENIED, 0, synthetic.QUOTA() | synthetic.SHARE()
+        );
         check(used(1) == 100 && synthetic.remainingQuota(FEDERATION, 1, V) == 0, "quota");
         outcome(requestOf(0, V, SMOTE, 7, 50), approved, 7, 0);
     }
@@ -158,27 +156,27 @@ contract SyntheticLedgerTest is SyntheticBase {
     // --- Requests ----------------------------------------------------------------------------------------------------
 
     function testRequestRefusals() public {
-        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 0, 10);
-        refuseRequest(request, 1, SyntheticLedger.QuantityIsZero.selector, abi.encode(FEDERATION, 1));
+        ISyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 0, 10);
+        refuseRequest(request, 1, ISyntheticLedger.QuantityIsZero.selector, abi.encode(FEDERATION, 1));
         request = requestOf(1, V, SMOTE, 5, 11);
-        refuseRequest(request, 1, SyntheticLedger.FloorNotOnLadder.selector, abi.encode(11));
+        refuseRequest(request, 1, ISyntheticLedger.FloorNotOnLadder.selector, abi.encode(11));
         request = requestOf(1, V, SMOTE, 5, 10);
         request.deadline = uint64(block.timestamp - 1);
         refuseRequest(
-            request, 1, SyntheticLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp)
+            request, 1, ISyntheticLedger.DeadlinePassed.selector, abi.encode(block.timestamp - 1, block.timestamp)
         );
         request.deadline = 0;
-        refuseRequest(request, 2, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(2)));
+        refuseRequest(request, 2, ISyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(2)));
         bytes memory signature = sign(keyOf(2), requestId(request));
         bytes32[] memory proof = registryProof(1);
-        refuse(SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), requestId(request)));
+        refuse(ISyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), requestId(request)));
         synthetic.requestSynthetic(request, signature, hospitalOf(1), organisation(1), proof);
         ask(request);
-        refuseRequest(request, 1, SyntheticLedger.RequestExists.selector, abi.encode(requestId(request)));
+        refuseRequest(request, 1, ISyntheticLedger.RequestExists.selector, abi.encode(requestId(request)));
     }
 
     function refuseRequest(
-        SyntheticLedger.SyntheticRequest memory request,
+        ISyntheticLedger.SyntheticRequest memory request,
         uint32 slot,
         bytes4 selector,
         bytes memory arguments
@@ -229,75 +227,75 @@ contract SyntheticLedgerTest is SyntheticBase {
         while (realFloor / power >= 10) power *= 10;
         bool step = realFloor == lead * power && (lead == 1 || lead == 2 || lead == 5);
         if (realFloor < 100) step = realFloor == 30 || realFloor == 6 || realFloor == 0 || (step && realFloor != 5);
-        SyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 1, realFloor);
+        ISyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 1, realFloor);
         if (step) ask(request);
-        else refuseRequest(request, 1, SyntheticLedger.FloorNotOnLadder.selector, abi.encode(realFloor));
+        else refuseRequest(request, 1, ISyntheticLedger.FloorNotOnLadder.selector, abi.encode(realFloor));
     }
 
     // --- Reviews -----------------------------------------------------------------------------------------------------
 
     function pending() internal returns (bytes32) {
-        return outcome(requestOf(1, V, SMOTE, 12, 10), SyntheticLedger.Status.PENDING, 0, 0);
+        return outcome(requestOf(1, V, SMOTE, 12, 10), ISyntheticLedger.Status.PENDING, 0, 0);
     }
 
     function testReviewApproves() public {
         bytes32 id = pending();
-        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, 9);
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, 9);
         vm.prank(STRANGER);
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticReviewed(id, vm.addr(REVIEWER_KEY), review, signature);
+        emit ISyntheticLedger.SyntheticReviewed(id, vm.addr(REVIEWER_KEY), review, signature);
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
-        check(statusOf(id) == SyntheticLedger.Status.APPROVED && used(1) == 9, "approved");
+        check(statusOf(id) == ISyntheticLedger.Status.APPROVED && used(1) == 9, "approved");
     }
 
     function testReviewDenies() public {
         bytes32 id = pending();
-        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, false, 0);
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, false, 0);
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
-        check(statusOf(id) == SyntheticLedger.Status.DENIED && used(1) == 0, "denied");
+        check(statusOf(id) == ISyntheticLedger.Status.DENIED && used(1) == 0, "denied");
         refuse(
-            SyntheticLedger.RequestStatusMismatch.selector,
-            abi.encode(id, SyntheticLedger.Status.PENDING, SyntheticLedger.Status.DENIED)
+            ISyntheticLedger.RequestStatusMismatch.selector,
+            abi.encode(id, ISyntheticLedger.Status.PENDING, ISyntheticLedger.Status.DENIED)
         );
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
     }
 
     function refuseReview(bytes32 id, bool grants, uint32 granted, bytes4 selector, bytes memory arguments) internal {
-        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, grants, granted);
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, grants, granted);
         refuse(selector, arguments);
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
     }
 
     function testReviewRefusals() public {
         bytes32 id = pending();
-        bytes4 outOfRange = SyntheticLedger.GrantOutOfRange.selector;
+        bytes4 outOfRange = ISyntheticLedger.GrantOutOfRange.selector;
         refuseReview(id, true, 0, outOfRange, abi.encode(id, 0, 12, 0));
         refuseReview(id, true, 13, outOfRange, abi.encode(id, 13, 12, 0));
         refuseReview(id, false, 1, outOfRange, abi.encode(id, 1, 12, 0));
 
-        (SyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(CONFIG, true, 9);
-        refuse(SyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(CONFIG, true, 9);
+        refuse(ISyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
         (review, signature) = reviewOf(id, true, 9);
         review.granted = 8;
         bytes32 kind =
             keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
         bytes32 digest = typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review))));
-        refuse(SyntheticLedger.SignatureInvalid.selector, abi.encode(vm.addr(REVIEWER_KEY), digest));
+        refuse(ISyntheticLedger.SignatureInvalid.selector, abi.encode(vm.addr(REVIEWER_KEY), digest));
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
         review.deadline = 1;
-        refuse(SyntheticLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
+        refuse(ISyntheticLedger.DeadlinePassed.selector, abi.encode(1, block.timestamp));
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
 
         vm.warp(block.timestamp + 1 hours);
-        refuseReview(id, true, 9, SyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
+        refuseReview(id, true, 9, ISyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
     }
 
     function testReviewerIsIndependent() public {
         bytes32 id = pending();
         address reviewer = vm.addr(REVIEWER_KEY);
         setOrganisation(organisation(1));
-        bytes4 selector = SyntheticLedger.ReviewerNotIndependent.selector;
+        bytes4 selector = ISyntheticLedger.ReviewerNotIndependent.selector;
         refuseReview(id, true, 9, selector, abi.encode(id, reviewer, organisation(1)));
         setOrganisation(0);
         refuseReview(id, true, 9, selector, abi.encode(id, reviewer, bytes32(0)));
@@ -305,7 +303,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 role = ledger.REVIEWER_ROLE();
         vm.prank(ADMIN);
         ledger.revokeRole(role, reviewer);
-        refuseReview(id, true, 9, SyntheticLedger.NotReviewer.selector, abi.encode(reviewer));
+        refuseReview(id, true, 9, ISyntheticLedger.NotReviewer.selector, abi.encode(reviewer));
         grant(role, reviewer);
         approve(id, 9);
     }
@@ -313,12 +311,12 @@ contract SyntheticLedgerTest is SyntheticBase {
     function setOrganisation(bytes32 organisation_) internal {
         vm.prank(ADMIN);
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.ReviewerSet(vm.addr(REVIEWER_KEY), organisation_);
+        emit ISyntheticLedger.ReviewerSet(vm.addr(REVIEWER_KEY), organisation_);
         synthetic.setReviewer(vm.addr(REVIEWER_KEY), organisation_);
     }
 
     function testReviewFollowsThePolicyInForce() public {
-        SyntheticLedger.Policy memory stricter = standardPolicy(false);
+        ISyntheticLedger.Policy memory stricter = standardPolicy(false);
         stricter.allowedClasses = 2;
         stricter.expirySeconds = 2 days;
         setPolicy(stricter);
@@ -327,7 +325,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         vm.warp(block.timestamp + 1);
         (uint32 allowed, uint16 reasons) = synthetic.allowance(id);
         check(allowed == 0 && reasons == synthetic.CLASS(), "the new policy forbids the class");
-        refuseReview(id, true, 9, SyntheticLedger.GrantOutOfRange.selector, abi.encode(id, 9, 0, reasons));
+        refuseReview(id, true, 9, ISyntheticLedger.GrantOutOfRange.selector, abi.encode(id, 9, 0, reasons));
     }
 
     // --- Reports and expiry ------------------------------------------------------------------------------------------
@@ -339,13 +337,13 @@ contract SyntheticLedgerTest is SyntheticBase {
 
     function testReportAccepted() public {
         bytes32 id = granted10();
-        SyntheticLedger.SyntheticReport memory report = goodReport(id, 7);
+        ISyntheticLedger.SyntheticReport memory report = goodReport(id, 7);
         bytes memory signature = sign(keyOf(1), reportDigest(report));
         vm.prank(STRANGER);
         vm.expectEmit(address(synthetic));
-        emit SyntheticLedger.SyntheticReported(id, hospitalOf(1), report, signature);
+        emit ISyntheticLedger.SyntheticReported(id, hospitalOf(1), report, signature);
         synthetic.reportSynthetic(id, report, signature);
-        check(statusOf(id) == SyntheticLedger.Status.ACCEPTED, "accepted at every bound");
+        check(statusOf(id) == ISyntheticLedger.Status.ACCEPTED, "accepted at every bound");
         check(used(1) == 7 && synthetic.remainingQuota(FEDERATION, 1, V) == 93, "the rest goes back");
     }
 
@@ -353,18 +351,18 @@ contract SyntheticLedgerTest is SyntheticBase {
         uint16[4] memory reasons = [synthetic.AUC(), synthetic.NNDR(), synthetic.DUPLICATES(), synthetic.UTILITY()];
         for (uint256 i = 0; i < 4; ++i) {
             bytes32 id = granted10();
-            SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+            ISyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
             if (i == 0) report.aucBp += 1;
             if (i == 1) report.nndrBp -= 1;
             if (i == 2) report.duplicates += 1;
             if (i == 3) report.utilityBp -= 1;
             bytes32 digest = reportDigest(report);
-            SyntheticLedger.Status rejected = SyntheticLedger.Status.REJECTED;
+            ISyntheticLedger.Status rejected = ISyntheticLedger.Status.REJECTED;
             bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, rejected, 0, digest));
             vm.expectEmit(address(synthetic));
-            emit SyntheticLedger.SyntheticReported(id, hospitalOf(1), report, sign(keyOf(1), digest));
+            emit ISyntheticLedger.SyntheticReported(id, hospitalOf(1), report, sign(keyOf(1), digest));
             vm.expectEmit(address(synthetic));
-            emit SyntheticLedger.SyntheticStatusChanged(id, FEDERATION, rejected, 0, reasons[i], digest, head);
+            emit ISyntheticLedger.SyntheticStatusChanged(id, FEDERATION, rejected, 0, reasons[i], digest, head);
             send(1, report);
             check(used(1) == 0, "all goes back");
         }
@@ -372,31 +370,31 @@ contract SyntheticLedgerTest is SyntheticBase {
 
     function testReportRefusals() public {
         bytes32 id = pending();
-        SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+        ISyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
         refuseReport(
             id,
             report,
             1,
-            SyntheticLedger.RequestStatusMismatch.selector,
-            abi.encode(id, SyntheticLedger.Status.APPROVED, SyntheticLedger.Status.PENDING)
+            ISyntheticLedger.RequestStatusMismatch.selector,
+            abi.encode(id, ISyntheticLedger.Status.APPROVED, ISyntheticLedger.Status.PENDING)
         );
         approve(id, 10);
         report.generated = 11;
-        refuseReport(id, report, 1, SyntheticLedger.GeneratedExceedsGrant.selector, abi.encode(id, 11, 10));
+        refuseReport(id, report, 1, ISyntheticLedger.GeneratedExceedsGrant.selector, abi.encode(id, 11, 10));
         report.generated = 10;
         refuseReport(
-            id, report, 2, SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), reportDigest(report))
+            id, report, 2, ISyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(1), reportDigest(report))
         );
         report.request = CONFIG;
-        refuseReport(id, report, 1, SyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
+        refuseReport(id, report, 1, ISyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
         vm.warp(block.timestamp + 1 hours);
         report.request = id;
-        refuseReport(id, report, 1, SyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
+        refuseReport(id, report, 1, ISyntheticLedger.RequestOver.selector, abi.encode(id, block.timestamp));
     }
 
     function refuseReport(
         bytes32 id,
-        SyntheticLedger.SyntheticReport memory report,
+        ISyntheticLedger.SyntheticReport memory report,
         uint32 slot,
         bytes4 selector,
         bytes memory arguments
@@ -410,15 +408,15 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 id = granted10();
         vm.prank(ADMIN);
         ledger.setHospital(FEDERATION, 1, hospitalOf(1), IRoundLedger.HospitalStatus.SUSPENDED, organisation(1));
-        SyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
-        refuseReport(id, report, 1, SyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
+        ISyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+        refuseReport(id, report, 1, ISyntheticLedger.NotHospital.selector, abi.encode(FEDERATION, 1, hospitalOf(1)));
         vm.prank(ADMIN);
         ledger.setHospital(FEDERATION, 1, hospitalOf(2), IRoundLedger.HospitalStatus.ACTIVE, organisation(1));
         refuseReport(
-            id, report, 1, SyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(2), reportDigest(report))
+            id, report, 1, ISyntheticLedger.SignatureInvalid.selector, abi.encode(hospitalOf(2), reportDigest(report))
         );
         send(2, report);
-        check(statusOf(id) == SyntheticLedger.Status.ACCEPTED, "accepted");
+        check(statusOf(id) == ISyntheticLedger.Status.ACCEPTED, "accepted");
     }
 
     function testExpiry() public {
@@ -427,15 +425,15 @@ contract SyntheticLedgerTest is SyntheticBase {
         uint40 expiresAt = synthetic.requestState(id).expiresAt;
         check(expiresAt == block.timestamp + 1 hours, "an hour");
         vm.warp(expiresAt - 1);
-        refuse(SyntheticLedger.NotExpired.selector, abi.encode(id, SyntheticLedger.Status.PENDING, expiresAt));
+        refuse(ISyntheticLedger.NotExpired.selector, abi.encode(id, ISyntheticLedger.Status.PENDING, expiresAt));
         synthetic.expireSynthetic(id);
         check(used(1) == 10, "reserved");
         vm.warp(expiresAt);
         vm.prank(STRANGER);
         synthetic.expireSynthetic(other);
         synthetic.expireSynthetic(id);
-        check(statusOf(id) == SyntheticLedger.Status.EXPIRED && used(1) == 0, "expired, quota back");
-        refuse(SyntheticLedger.NotExpired.selector, abi.encode(id, SyntheticLedger.Status.EXPIRED, expiresAt));
+        check(statusOf(id) == ISyntheticLedger.Status.EXPIRED && used(1) == 0, "expired, quota back");
+        refuse(ISyntheticLedger.NotExpired.selector, abi.encode(id, ISyntheticLedger.Status.EXPIRED, expiresAt));
         synthetic.expireSynthetic(id);
     }
 }

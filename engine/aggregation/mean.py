@@ -40,15 +40,6 @@ def add(summed: np.ndarray, weight: float, update: np.ndarray) -> int:
     return int(largest)
 
 
-def weighted_sum(updates: Iterable[tuple[float, np.ndarray]], size: int) -> np.ndarray:
-    """The sum of (weight, update) in fixed point, int64[size]. The order does not matter."""
-    summed, bound = np.zeros(size, np.int64), 0
-    for weight, update in updates:
-        bound += add(summed, weight, update)
-        require_room(bound)
-    return summed
-
-
 def total(parts: Iterable[np.ndarray], size: int) -> np.ndarray:
     """The sum of such sums, int64[size]: updates may be added in groups.
 
@@ -67,14 +58,6 @@ def require_room(bound: int) -> None:
     """Refuses a sum whose entries may reach `bound`: beyond 64 bits integers wrap without a word."""
     if bound >= 2**63:
         raise PulseLedgerError("the updates of a round are too large to add up; the training diverges")
-
-
-def weighted_mean(params: np.ndarray, updates: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    """The global parameters plus the weighted mean of (weight, update), float32[parameters]."""
-    weights = float(sum(weight for weight, _ in updates))
-    if weights == 0.0:
-        return params.copy()
-    return (params.astype(np.float64) + weighted_sum(updates, len(params)) / (SCALE * weights)).astype(np.float32)
 
 
 def weight(weighting: str, samples: int) -> float:

@@ -9,21 +9,26 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.data.config import DataConfig
-from engine.data.records import AAMI, Record, file_digests, locate, read_record, record_names
+from engine.data import signals
+from engine.data.collection import Collection, gather, one_rate, patient_of, refuse, require_apart
+from engine.data.config import CLASSES, DataConfig, seconds_of
+from engine.data.records import Record, read_record
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import cache_folder
 
 LONGEST_RR = 3.0  # seconds
-ARRAYS = ("x", "rr", "y", "record", "sample")
+ARRAYS = ("x", "rr", "y", "record", "sample", "peak")
+# The code that finds, reads and cuts is part of the cache's key: other code makes other beats.
+CODE = "beats collection config disk headers identity records signals sources".split()
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,18 @@ class Beats:
         x: float32[beats, before + after], the windows.
         rr: float32[beats, RR features].
         y: int8[beats], class.
-        record: int16[beats], index into `records`.
-        sample: int64[beats], position of the R peak in its record.
-        records: for each record its name, patient, sex, age, lead, sampling_rate, samples, annotated (beats of
-            the five classes in the file, as a mapping), edge (beats left out because their window leaves the record).
+        record: int32[beats], index into `records`.
+        sample: int64[beats], position of the R peak in its record, at the record's sampling_rate.
+        peak: int64[annotated beats], positions of all beats, record after record, also of those that were left out.
+        records: for each record its name, patient, known (database and name that it is a copy of, or ""), other (whether
+            it is of the database that is only tested on), sex, age, leads, sampling_rate, native_rate (of the file), samples, peaks (number of annotated beats), annotated
+            (those of each class); beats left out because their window leaves the record (edge), holds lost samples
+            (lost) or a flat stretch (flat), or because their annotations contradict each other (unclear); doubled
+            (annotations of one beat); symbols left out (dropped) and annotations that are no beats (others).
         digest: SHA-256 over the files' digests and the data configuration.
         rr_names: names of the columns of `rr`.
+        window: samples before and after the R peak.
+        patients_source: where the patients are from, in words; "" where they are not known.
     """
 
     folder: Path
@@ -51,9 +62,12 @@ class Beats:
     y: np.ndarray
     record: np.ndarray
     sample: np.ndarray
+    peak: np.ndarray
     records: tuple[dict[str, Any], ...]
     digest: str
     rr_names: tuple[str, ...]
+    window: tuple[int, int]
+    patients_source: str
 
     def __len__(self) -> int:
         return len(self.y)
@@ -63,41 +77,88 @@ class Beats:
         return dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True))
 
 
-def cut(record: Record, data: DataConfig) -> dict[str, np.ndarray]:
+class Cut(NamedTuple):
+    """The beats of one record.
+
+    Attributes:
+        x, rr, y, sample: as in `Beats`.
+        counts: edge, lost, flat, unclear: beats left out, see `Beats`.
+        dropped: symbol -> number of beats left out because of it.
+    """
+
+    x: np.ndarray
+    rr: np.ndarray
+    y: np.ndarray
+    sample: np.ndarray
+    counts: dict[str, int]
+    dropped: dict[str, int]
+
+
+def cut(record: Record, data: DataConfig) -> Cut:
     """Windows, RR features, classes and positions of one record's beats.
 
-    A beat whose window would leave the record is left out, as are classes and symbols that `data` does not want.
-    RR features are computed over all annotated beats, also those left out.
-
-    Returns:
-        x float32[n, before + after], rr float32[n, features], y int8[n], sample int64[n].
+    A beat whose window would leave the record, or holds lost samples or a flat stretch, is left out, as are classes and
+    symbols that `data` does not want. RR features are computed over all annotated beats, also those left out.
     """
-    before, after = data.window
-    peaks = record.peaks
-    inside = (peaks - before >= 0) & (peaks + after <= len(record.signal))
-    wanted = np.array([AAMI[s] in data.classes and s not in data.drop_symbols for s in record.symbols], bool)
-    keep = inside & wanted
-    signal = record.signal
+    before, after = data.window_at(record.sampling_rate)
+    peaks, signal, length = record.peaks, record.signal[0], record.signal.shape[1]
+    classes = [data.class_of(symbol) for symbol in record.symbols]
+    wanted = np.array(
+        [
+            (c or "-") in data.classes and s not in data.drop_symbols
+            for s, c in zip(record.symbols, classes, strict=True)
+        ],
+        bool,
+    )
+    inside = (peaks - before >= 0) & (peaks + after <= length)
+    lost, flat = (
+        inside & _touched(record.kinds == kind, peaks, before, after) for kind in (signals.LOST, signals.FLAT)
+    )
+    keep = wanted & inside & ~lost & ~flat
     if data.normalise == "record":
-        signal = (signal - np.median(signal)) / max(float(signal.std()), 1e-6)
+        signal = _scaled(signal, record.kinds == signals.GOOD)
     x = signal[peaks[keep][:, None] + np.arange(-before, after)].astype(np.float32)
     if data.normalise == "beat":
         x = (x - x.mean(1, keepdims=True)) / np.maximum(x.std(1, keepdims=True), 1e-6)
-    return {
-        "x": x,
-        "rr": rr_features(peaks / record.sampling_rate, data)[keep],
-        "y": np.array([data.classes.index(AAMI[s]) for s, k in zip(record.symbols, keep, strict=True) if k], np.int8),
-        "sample": peaks[keep],
-    }
+    return Cut(
+        x=x,
+        rr=rr_features(peaks / record.sampling_rate, data)[keep],
+        y=np.array([data.classes.index(c or "") for c, k in zip(classes, keep, strict=True) if k], np.int8),
+        sample=peaks[keep],
+        counts={
+            "edge": int((wanted & ~inside).sum()),
+            "lost": int((wanted & lost).sum()),
+            "flat": int((wanted & flat & ~lost).sum()),
+            "unclear": record.symbols.count(""),
+        },
+        dropped=dict(Counter(s for s, w in zip(record.symbols, wanted, strict=True) if s and not w)),
+    )
+
+
+def _touched(bad: np.ndarray, peaks: np.ndarray, before: int, after: int) -> np.ndarray:
+    """bool[beats]: whether a window holds a bad sample. Windows outside of the record hold none."""
+    if not bad.any():
+        return np.zeros(len(peaks), bool)
+    total = np.concatenate([[0], np.cumsum(bad)])
+    start, end = (np.clip(peaks + shift, 0, len(bad)) for shift in (-before, after))
+    return total[end] > total[start]
+
+
+def _scaled(signal: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Less its median and over its spread, which are those of its good samples."""
+    known = signal if good.all() else signal[good]
+    if not len(known):
+        return signal
+    return (signal - np.median(known)) / max(float(known.std()), 1e-6)
 
 
 def rr_features(seconds: np.ndarray, data: DataConfig) -> np.ndarray:
     """Timing of each beat: RR intervals in seconds, and the logarithm of their ratio to the local mean.
 
-    The local mean is over the `rr_context` intervals before and after the beat. Ratios are logarithms so that a beat
-    that comes early and the pause after it lie equally far from zero. Every column is brought to the order of one by
-    constants (seconds: less 0.8, over 0.25; ratios: over 0.1, so that a tenth early is -1), not by statistics that a
-    hospital would have to share.
+    The local mean is over the `rr_context` intervals before and after the beat, or over those within that time, but at
+    least over the beat's own. Ratios are logarithms so that a beat that comes early and the pause after it lie equally
+    far from zero. Every column is brought to the order of one by constants (seconds: less 0.8, over 0.25; ratios: over
+    0.1, so that a tenth early is -1), not by statistics that a hospital would have to share.
 
     Args:
         seconds: float64[beats], times of the R peaks.
@@ -113,8 +174,12 @@ def rr_features(seconds: np.ndarray, data: DataConfig) -> np.ndarray:
     previous = np.concatenate([interval[:1], interval])
     following = np.concatenate([interval, interval[-1:]])
     total = np.concatenate([[0.0], np.cumsum(interval)])
-    first = np.maximum(np.arange(n) - data.rr_context, 0)
-    last = np.minimum(np.arange(n) + data.rr_context, n - 1)
+    at, reach = np.arange(n), seconds_of(data.rr_context)
+    if reach is None:
+        first, last = np.maximum(at - int(data.rr_context), 0), np.minimum(at + int(data.rr_context), n - 1)
+    else:
+        first = np.minimum(np.searchsorted(seconds, seconds - reach), np.maximum(at - 1, 0))
+        last = np.maximum(np.searchsorted(seconds, seconds + reach, side="right") - 1, np.minimum(at + 1, n - 1))
     local = (total[last] - total[first]) / (last - first)
     columns = {
         "previous": (previous - 0.8) / 0.25,
@@ -131,49 +196,111 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     Raises:
         DataError: a record is missing, damaged or foreign, or nothing is left.
     """
-    source = locate(data, progress)
-    names = record_names(source, data)
-    settings = data.model_dump(mode="json", exclude={"folder", "source", "simulated", "records", "exclude"})
-    described = [data.source == "mitdb", settings, names, file_digests(source, names, data)]
-    digest = json_hash(described).hex()
-    # The code that reads and cuts is part of the cache's key too: other code makes other beats.
-    code = [Path(__file__).with_name(file).read_bytes() for file in ("records.py", "beats.py")]
+    collections = [gather(data, progress)]
+    if data.other.source != "none":
+        collections.append(gather(data.of_other(), progress))
+        require_apart(*collections)
+    rate = one_rate(collections)
+    try:
+        window = data.window_at(rate)
+    except ValueError as error:
+        raise DataError(f"{error}.") from None
+    told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "annotator", "other"}
+    digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
+    code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
     folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
     try:
         return open_beats(folder, check=True)
     except DataError:
         pass  # not cut yet, or damaged: cut it (again)
-    progress(f"cutting beats of {len(names)} records")
-    records = []
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
-    for index, name in enumerate(names):
-        record = read_record(source, name, data)
-        arrays = cut(record, data)
-        arrays["record"] = np.full(len(arrays["y"]), index, np.int16)
-        for array in ARRAYS:
-            parts[array].append(arrays[array])
-        annotated = [AAMI[s] for s in record.symbols]
-        wanted = sum(AAMI[s] in data.classes and s not in data.drop_symbols for s in record.symbols)
-        records.append(
-            {
-                "name": name,
-                "patient": record.patient,
-                "sex": record.sex,
-                "age": record.age,
-                "lead": record.lead,
-                "sampling_rate": record.sampling_rate,
-                "samples": len(record.signal),
-                "annotated": {c: annotated.count(c) for c in "NSVFQ"},
-                "edge": wanted - len(arrays["y"]),
-            }
-        )
-    whole = {name: np.concatenate(parts[name]) for name in ARRAYS}
+    progress(f"cutting beats of {sum(len(c.entries) for c in collections)} records")
+    whole, records = _cut_all(collections)
     if not len(whole["y"]):
         raise DataError(
-            f"{source}: no beat is left; data.classes is {data.classes} and data.window {list(data.window)}."
+            f"{collections[0].found.folder}: no beat is left; data.classes is {data.classes} and data.window "
+            f"{list(data.window)}{_left_out(records)}."
         )
-    _save(folder, whole, {"classes": data.classes, "records": records, "digest": digest, "rr_names": data.rr_names})
+    meta = {
+        "classes": data.classes,
+        "records": records,
+        "digest": digest,
+        "rr_names": data.rr_names,
+        "window": window,
+        "patients_source": _patients_source(collections),
+    }
+    _save(folder, whole, meta)
     return open_beats(folder, check=True)
+
+
+def _cut_all(collections: list[Collection]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Arrays and descriptions of all records."""
+    records: list[dict[str, Any]] = []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
+    for collection in collections:
+        problems = {}
+        for entry in collection.entries:
+            try:
+                record = read_record(entry, collection.data)
+            except DataError as error:
+                problems[entry.name] = str(error)
+                continue
+            made = cut(record, collection.data)
+            number = np.full(len(made.y), len(records), np.int32)
+            arrays = {"x": made.x, "rr": made.rr, "y": made.y, "record": number, "sample": made.sample}
+            for name, array in {**arrays, "peak": record.peaks}.items():
+                parts[name].append(array)
+            identity = _identity(entry.name, collection, collections[0])
+            records.append({**identity, **_described(record, made, collection.data)})
+        refuse(collection.found, problems)
+    return {name: np.concatenate(parts[name]) for name in ARRAYS}, records
+
+
+def _identity(name: str, collection: Collection, first: Collection) -> dict[str, Any]:
+    """Which record of whom it is. One of the second source has that before its name."""
+    other, known = collection is not first, collection.known[name]
+    return {
+        "name": f"{collection.prefix}{name}" if other else name,
+        "patient": patient_of(name, collection, first) if other else collection.patients.of[name],
+        "known": "/".join(known) if known else "",
+        "other": other,
+    }
+
+
+def _described(record: Record, made: Cut, data: DataConfig) -> dict[str, Any]:
+    annotated = [data.class_of(symbol) for symbol in record.symbols]
+    return {
+        "sex": record.sex,
+        "age": record.age,
+        "leads": list(record.leads),
+        "sampling_rate": record.sampling_rate,
+        "native_rate": record.native_rate,
+        "samples": record.signal.shape[1],
+        "peaks": len(record.peaks),
+        "annotated": {c: annotated.count(c) for c in CLASSES},
+        **made.counts,
+        "doubled": record.doubled,
+        "dropped": made.dropped,
+        "others": dict(record.others),
+    }
+
+
+def _patients_source(collections: list[Collection]) -> str:
+    """Where the patients are from; "" as soon as those of one source are not known."""
+    sources = [collection.patients.source for collection in collections]
+    return " and ".join(dict.fromkeys(sources)) if all(sources) else ""
+
+
+def _left_out(records: list[dict[str, Any]]) -> str:
+    """How many beats were left out, and why, for a sentence."""
+    reasons = {
+        "edge": "too near an end",
+        "lost": "on lost samples",
+        "flat": "on a flat stretch",
+        "unclear": "contradicting",
+    }
+    counts = {text: sum(record[key] for record in records) for key, text in reasons.items()}
+    said = [f"{count} beats {text}" for text, count in counts.items() if count]
+    return f"; {', '.join(said)} were left out" if said else ""
 
 
 def open_beats(folder: Path, check: bool = False) -> Beats:
@@ -194,20 +321,41 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
             records=tuple(meta["records"]),
             digest=meta["digest"],
             rr_names=tuple(meta["rr_names"]),
+            window=(int(meta["window"][0]), int(meta["window"][1])),
+            patients_source=meta["patients_source"],
             **arrays,
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a complete cache of beats ({error}).") from None
 
 
-def _save(folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def derived(beats: Beats, folder: Path, changed: dict[str, np.ndarray]) -> Beats:
+    """Beats with some arrays changed, in a cache folder of their own; the other arrays are the same files.
+
+    Raises:
+        DataError: they cannot be stored.
+    """
+    meta = json.loads((beats.folder / "meta.json").read_text())
+    _save(folder, changed, meta, {name: beats.folder / f"{name}.npy" for name in ARRAYS if name not in changed})
+    return open_beats(folder, check=True)
+
+
+def _save(
+    folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any], same: Mapping[str, Path] | None = None
+) -> None:
+    """Writes a cache folder, whole or not at all; `same` are arrays that are files already."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array)
-        checksums = {name: zlib.crc32((part / f"{name}.npy").read_bytes()) for name in arrays}
+        for name, path in (same or {}).items():
+            try:
+                os.link(path, part / f"{name}.npy")
+            except OSError:  # a file system without links
+                shutil.copyfile(path, part / f"{name}.npy")
+        checksums = {name: zlib.crc32((part / f"{name}.npy").read_bytes()) for name in (*arrays, *(same or {}))}
         (part / "meta.json").write_text(json.dumps({**meta, "checksums": checksums}))
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)

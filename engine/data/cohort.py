@@ -1,5 +1,6 @@
 """The cohort: all hospitals of one experiment, with what makes them differ measured and reported."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,12 @@ import numpy as np
 from engine.data import partitions
 from engine.data.beats import Beats, load_beats
 from engine.data.config import CohortConfig, DataConfig
+from engine.data.hindsight import without_hindsight
+from engine.data.identity import UNKNOWN
 from engine.errors import ConfigError
 from engine.metrics import scores
+
+LEFT_OUT = ("edge", "lost", "flat", "unclear")  # why a beat of a wanted class is left out, see `Beats`
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,22 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
     )
     for hospital in hospitals:
         if not len(hospital.train):
-            names = [beats.records[r]["name"] for r in np.unique(beats.record[owner == hospital.id])]
             raise ConfigError(
-                f"cohort: hospital {hospital.id} ({', '.join(names) or 'no beats'}) has no train beats with split {config.split}; "
-                "give it more records, fewer hospitals, or other data.classes."
+                f"cohort: hospital {hospital.id} ({_holdings(beats, owner == hospital.id)}) has no train beats with split "
+                f"{config.split}; give it more records, fewer hospitals, or other data.classes."
             )
+    horizon = partitions.horizons(beats, owner, part, trains, config)
+    beats = without_hindsight(beats, data, owner, part, trains, horizon)
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
+
+
+def _holdings(beats: Beats, mine: np.ndarray) -> str:
+    """The records of a hospital's beats; of one that has none, those records that no beat is left of."""
+    names = [beats.records[r]["name"] for r in np.unique(beats.record[mine])]
+    if names:
+        return ", ".join(names)
+    empty = [record["name"] for r, record in enumerate(beats.records) if not (beats.record == r).any()]
+    return f"no beats; none is left of {', '.join(empty)}" if empty else "no beats"
 
 
 def describe(
@@ -78,10 +93,54 @@ def describe(
     train class, `global_majority_accuracy` the commonest train class of all. `local_majority_accuracy_all` does the
     former over all beats of each hospital, tested or not.
     """
-    y, classes = np.asarray(beats.y), beats.classes
-    table = np.array([np.bincount(y[owner == h.id], minlength=len(classes)) for h in hospitals])
-    train = np.array([np.bincount(y[h.train], minlength=len(classes)) for h in hospitals])
-    test = np.array([np.bincount(y[h.test], minlength=len(classes)) for h in hospitals])
+    classes = beats.classes
+    table, train, test = _tables(beats, hospitals, owner)
+    majority = train.argmax(1)
+    constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
+    for h in hospitals:
+        constant[:, majority[h.id]] += test[h.id]
+    rows, shared = _rows(beats, hospitals, owner, table, test, majority)
+    return {
+        "beats": int((owner >= 0).sum()),
+        "edge_beats": sum(record["edge"] for record in beats.records),
+        "digest": beats.digest,
+        "classes": dict(zip(classes, table.sum(0).tolist(), strict=True)),
+        "hospitals": rows,
+        "heterogeneity": heterogeneity(table),
+        "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
+        "local_majority_accuracy": _share(np.trace(constant), test.sum()),
+        "local_majority_macro_f1": scores(constant, classes)["macro_f1"],
+        "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
+        "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
+        "patients_shared": shared,
+        "leaky": _leaks(beats, config, shared),
+        **_reading(beats),
+    }
+
+
+def _tables(
+    beats: Beats, hospitals: tuple[HospitalData, ...], owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int[hospitals, classes]: all beats, train beats, test beats of each class."""
+    y, size = np.asarray(beats.y), len(beats.classes)
+    indices = (
+        [np.flatnonzero(owner == h.id) for h in hospitals],
+        [h.train for h in hospitals],
+        [h.test for h in hospitals],
+    )
+    table, train, test = (np.array([np.bincount(y[index], minlength=size) for index in part]) for part in indices)
+    return table, train, test
+
+
+def _rows(
+    beats: Beats,
+    hospitals: tuple[HospitalData, ...],
+    owner: np.ndarray,
+    table: np.ndarray,
+    test: np.ndarray,
+    majority: np.ndarray,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each hospital, and the patients that more than one has. Beats left out are those of its records."""
     rows: list[dict[str, Any]] = []
     where: dict[str, list[int]] = {}
     for h in hospitals:
@@ -96,34 +155,46 @@ def describe(
                 "train": len(h.train),
                 "validation": len(h.validation),
                 "test": len(h.test),
-                "classes": dict(zip(classes, table[h.id].tolist(), strict=True)),
-                "local_majority_accuracy": _share(test[h.id, train[h.id].argmax()], test[h.id].sum()),
+                "classes": dict(zip(beats.classes, table[h.id].tolist(), strict=True)),
+                "local_majority_accuracy": _share(test[h.id, majority[h.id]], test[h.id].sum()),
+                "left_out": {reason: sum(record[reason] for record in records) for reason in LEFT_OUT},
             }
         )
-    majority = train.argmax(1)
-    constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
-    for h in hospitals:
-        constant[:, majority[h.id]] += test[h.id]
-    shared = sorted(patient for patient, holders in where.items() if len(holders) > 1)
+    return rows, sorted(patient for patient, holders in where.items() if len(holders) > 1)
+
+
+def _leaks(beats: Beats, config: CohortConfig, shared: list[str]) -> list[str]:
+    """What lets test beats be known, or cannot be excluded to, in sentences."""
     leaks = []
     if config.split == "random":
         leaks.append("random split: neighbouring beats of one patient are in train and test")
     if shared:
         leaks.append(f"patients in more than one hospital: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}")
+    if not beats.patients_source:
+        leaks.append(UNKNOWN)
+    return leaks
+
+
+def _reading(beats: Beats) -> dict[str, Any]:
+    """How the records were read: leads, rates, patients, and what was left out."""
+    leads: dict[str, list[str]] = {}
+    for record in beats.records:
+        leads.setdefault(" + ".join(record["leads"]), []).append(record["name"])
+    dropped, others = Counter[str](), Counter[str]()
+    for record in beats.records:
+        dropped.update(record["dropped"])
+        others.update(record["others"])
     return {
-        "beats": int((owner >= 0).sum()),
-        "edge_beats": sum(record["edge"] for record in beats.records),
-        "digest": beats.digest,
-        "classes": dict(zip(classes, table.sum(0).tolist(), strict=True)),
-        "hospitals": rows,
-        "heterogeneity": heterogeneity(table),
-        "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
-        "local_majority_accuracy": _share(np.trace(constant), test.sum()),
-        "local_majority_macro_f1": scores(constant, classes)["macro_f1"],
-        "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
-        "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
-        "patients_shared": shared,
-        "leaky": leaks,
+        "window": list(beats.window),
+        "sampling_rate": beats.records[0]["sampling_rate"],
+        "native_rates": {f"{rate:g}": n for rate, n in Counter(r["native_rate"] for r in beats.records).items()},
+        "leads": leads,
+        "patients": len({record["patient"] for record in beats.records}),
+        "patients_source": beats.patients_source,
+        "left_out": {reason: sum(record[reason] for record in beats.records) for reason in LEFT_OUT},
+        "doubled": sum(record["doubled"] for record in beats.records),
+        "symbols_dropped": dict(sorted(dropped.items())),
+        "symbols_no_beats": dict(sorted(others.items())),
     }
 
 

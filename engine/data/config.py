@@ -1,15 +1,61 @@
 """Settings of records, beats and cohorts."""
 
-from typing import Any, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from engine.settings import Section
+from engine.settings import Name, Section
 
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
 RR_FEATURES: tuple[RrFeature, ...] = get_args(RrFeature)
 CLASSES = "NSVFQ"
-BEAT_SYMBOLS = "NLRejAaJSVEF/fQ"  # the annotation symbols of these classes
+# The 19 beat annotations of WFDB and their classes of ANSI/AAMI EC57. `e` and `j` (escape beats) are N here; putting
+# them into S, as many repositories do, is wrong. `?` is a beat that a detector had not learnt yet.
+AAMI = {
+    **dict.fromkeys("NLRejBn", "N"),
+    **dict.fromkeys("AaJS", "S"),
+    **dict.fromkeys("VEr", "V"),
+    "F": "F",
+    **dict.fromkeys("/fQ?", "Q"),
+}
+LONGEST_WINDOW = 4096  # samples
+
+Source = Literal["simulated", "mitdb", "incart", "svdb", "folder"]
+Lead = Annotated[str | int, Field(union_mode="left_to_right")]
+
+
+def _listed(value: Any) -> Any:
+    """One lead is a list of one."""
+    leads = value if isinstance(value, list | tuple) else (value,)
+    if not leads or any(isinstance(lead, bool) or not isinstance(lead, str | int) for lead in leads):
+        raise ValueError("must be a lead's name, its number from 0, or a list of such in order of preference")
+    return leads
+
+
+Leads = Annotated[tuple[Lead, ...], BeforeValidator(_listed)]
+
+
+def seconds_of(value: int | str) -> float | None:
+    """Seconds of a length such as "0.25 s" or "250 ms"; None for a number of samples or beats.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, int):
+        return None
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *(s|ms)", value.strip())
+    if not found:
+        raise ValueError(f"{value!r} is no length; allowed: a whole number, or seconds as in '0.25 s' or '250 ms'")
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def _length(value: int | str) -> int | str:
+    seconds_of(value)
+    return value
+
+
+Length = Annotated[int | str, AfterValidator(_length)]
 
 
 class SimulationConfig(Section):
@@ -20,34 +66,80 @@ class SimulationConfig(Section):
     seed: int = Field(0, ge=0, description="seed of the generator; the run's seed does not change the data")
 
 
+class FilterConfig(Section):
+    """Zero-phase filters over the whole record, before it is resampled and cut. They see no labels."""
+
+    band: tuple[float, float] | None = Field(
+        None, description="band-pass from and to these Hz, such as [0.5, 40]; null: none"
+    )
+    notch: float | None = Field(None, gt=0, description="mains hum to take out, in Hz, such as 50 or 60; null: none")
+
+    @field_validator("band")
+    @classmethod
+    def _band(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] < value[1]:
+            raise ValueError("must be two rising frequencies above 0 Hz")
+        return value
+
+
+class OtherConfig(Section):
+    """The second database of split other-database: its records never train. What is null is as in `data`."""
+
+    source: Source | Literal["none"] = Field("none", description="the database to test on, or none")
+    folder: str | None = Field(None, description="folder that holds its records")
+    records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of its record names")
+    exclude: tuple[Name, ...] = Field((), description="its records to leave out")
+    lead: Leads | None = Field(None, description="its leads in order of preference; null: as data.lead")
+    annotator: str | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
+    patients: dict[Name, Name] | str | None = Field(None, description="whose its records are, as data.patients")
+
+    @model_validator(mode="after")
+    def _folder(self) -> "OtherConfig":
+        if self.source == "folder" and not self.folder:
+            raise ValueError("source 'folder' needs data.other.folder")
+        return self
+
+
 class DataConfig(Section):
     """Which records, and how beats are cut out of them."""
 
-    source: Literal["simulated", "mitdb", "folder"] = Field(
-        "simulated", description="simulated records, MIT-BIH, or any folder of WFDB records (data.folder)"
+    source: Source = Field(
+        "simulated", description="simulated records, a known database, or any folder of WFDB records (data.folder)"
     )
     folder: str | None = Field(None, description="folder that holds the WFDB records")
-    records: Literal["all"] | tuple[str, ...] = Field("all", description="'all' or a list of record names")
-    exclude: tuple[str, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
-    window: tuple[int, int] = Field((180, 180), description="samples before and after the R peak")
-    lead: str | int = Field("MLII", description="name of the lead, or its number from 0")
-    lead_fallback: str | None = Field("V5", description="lead for records that lack `lead`; null refuses them")
-    normalise: Literal["record", "beat", "none"] = Field(
-        "record", description="scale by the record's median and spread, each beat by its own, or keep mV"
+    records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of record names")
+    exclude: tuple[Name, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
+    annotator: str = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
+    patients: dict[Name, Name] | str | None = Field(
+        None,
+        description="whose a record is: a .csv of record and patient, a mapping, a regular expression over the name, "
+        "or {comment: one over the header's comments}; null: what is known",
+    )
+    rate: float | None = Field(
+        None, gt=0, le=10_000, description="Hz that every record is resampled to; null: the one rate of all records"
+    )
+    filter: FilterConfig = FilterConfig()
+    window: tuple[Length, Length] = Field(
+        (180, 180), description="before and after the R peak, in samples or as '0.25 s'"
+    )
+    lead: Leads = Field(
+        ("MLII", "V5"), description="lead by name or by number from 0; a list is in order of preference"
+    )
+    normalise: Literal["record", "train", "beat", "none"] = Field(
+        "record",
+        description="scale by median and spread of the whole record or of its train beats, each beat by its own, or keep mV",
     )
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
-    rr_context: int = Field(
-        10, ge=1, le=500, description="beats on each side that make the local mean of the RR ratios"
+    rr_context: Length = Field(
+        10, description="beats on each side that make the local mean of the RR ratios, or a time as '10 s'"
     )
     classes: str = Field("NSVFQ", description="AAMI EC57 classes that are kept, a part of NSVFQ")
-    drop_symbols: tuple[str, ...] = Field((), description="annotation symbols to leave out, such as Q")
+    symbols: dict[Name, str | None] = Field(
+        {}, description="annotation symbol: class, put over the AAMI map; null drops the symbol"
+    )
+    drop_symbols: tuple[Name, ...] = Field((), description="annotation symbols to leave out, such as Q")
+    other: OtherConfig = OtherConfig()
     simulated: SimulationConfig = SimulationConfig()
-
-    @field_validator("records", "exclude", "drop_symbols", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        # YAML reads 100 as a number; record names are text.
-        return tuple(str(v) for v in value) if isinstance(value, list | tuple) else value
 
     @field_validator("records")
     @classmethod
@@ -58,16 +150,50 @@ class DataConfig(Section):
 
     @field_validator("window")
     @classmethod
-    def _window(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if min(value) < 1 or sum(value) > 4096:
-            raise ValueError("both numbers must be at least 1 and their sum at most 4096 samples")
+    def _window(cls, value: tuple[int | str, int | str]) -> tuple[int | str, int | str]:
+        seconds = [seconds_of(side) for side in value]
+        whole = [side for side in value if isinstance(side, int)]
+        if min(s for s in (*seconds, *whole) if s is not None) <= 0 or sum(whole) > LONGEST_WINDOW:
+            raise ValueError(f"both must be at least 1, or above 0 s, and their sum at most {LONGEST_WINDOW} samples")
+        return value
+
+    @field_validator("rr_context")
+    @classmethod
+    def _context(cls, value: int | str) -> int | str:
+        seconds = seconds_of(value)
+        if not (1 <= value <= 500 if isinstance(value, int) else 0 < (seconds or 0) <= 600):
+            raise ValueError("must be 1 to 500 beats, or a time up to 600 s")
+        return value
+
+    @field_validator("symbols")
+    @classmethod
+    def _mapped(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        for symbol, letter in value.items():
+            if len(symbol) != 1:
+                raise ValueError(f"{symbol!r} is no annotation symbol; one is a single sign such as N or /")
+            if letter is not None and (len(letter) != 1 or letter not in CLASSES):
+                raise ValueError(f"{letter!r} of {symbol} is no class; allowed: {', '.join(CLASSES)}, null")
         return value
 
     @field_validator("drop_symbols")
     @classmethod
-    def _symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [symbol for symbol in value if symbol not in BEAT_SYMBOLS]:
-            raise ValueError(f"{unknown[0]!r} is no beat symbol; allowed: {' '.join(BEAT_SYMBOLS)}")
+    def _dropped(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = {**AAMI, **info.data.get("symbols", {})}
+        if unknown := [symbol for symbol in value if symbol not in known]:
+            raise ValueError(f"{unknown[0]!r} is no beat symbol; allowed: {' '.join(known)}")
+        return value
+
+    @field_validator("patients")
+    @classmethod
+    def _patients(cls, value: Any) -> Any:
+        pattern = value.get("comment") if isinstance(value, dict) and len(value) == 1 else value
+        if isinstance(pattern, str) and not pattern.lower().endswith(".csv"):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"is neither a .csv file nor a regular expression ({error}); or give a mapping of record to patient"
+                ) from None
         return value
 
     @field_validator("classes")
@@ -83,10 +209,40 @@ class DataConfig(Section):
             raise ValueError("source 'folder' needs data.folder")
         return self
 
+    def of_other(self) -> "DataConfig":
+        """Settings for the records of `other`: its own where it has some."""
+        own = {name: getattr(self.other, name) for name in ("source", "folder", "records", "exclude", "patients")}
+        own |= {name: getattr(self.other, name) or getattr(self, name) for name in ("lead", "annotator")}
+        return self.model_copy(update={**own, "other": OtherConfig()})
+
     @property
     def rr_names(self) -> tuple[RrFeature, ...]:
         """Names of the RR features in the order of the columns."""
         return (RR_FEATURES if self.rr_features else ()) if isinstance(self.rr_features, bool) else self.rr_features
+
+    def window_at(self, rate: float) -> tuple[int, int]:
+        """Samples before and after the R peak at a sampling rate in Hz.
+
+        Raises:
+            ValueError: a side has no sample, or both have too many.
+        """
+        before, after = (
+            side if isinstance(side, int) else round((seconds_of(side) or 0) * rate) for side in self.window
+        )
+        if min(before, after) < 1 or before + after > LONGEST_WINDOW:
+            raise ValueError(
+                f"data.window is {list(self.window)}, which at {rate:g} Hz is {before} and {after} samples; both must be "
+                f"at least 1 and their sum at most {LONGEST_WINDOW}"
+            )
+        return before, after
+
+    def class_of(self, symbol: str) -> str | None:
+        """Class of an annotation symbol; None for what is no beat, or no beat of interest."""
+        return self.symbols[symbol] if symbol in self.symbols else AAMI.get(symbol)
+
+    def is_beat(self, symbol: str) -> bool:
+        """Whether a symbol marks a beat, which counts for the timing of its neighbours also where it is left out."""
+        return symbol in AAMI or self.symbols.get(symbol) is not None
 
 
 class CohortConfig(Section):
@@ -98,24 +254,16 @@ class CohortConfig(Section):
     ] = Field("pathology", description="how records are given to hospitals")
     alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed")
     exponent: float = Field(1.0, ge=0, description="partition quantity: hospital sizes fall like rank ** -exponent")
-    groups: tuple[tuple[str, ...], ...] | None = Field(
+    groups: tuple[tuple[Name, ...], ...] | None = Field(
         None, description="partition records: the records of each hospital"
     )
-    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out"] = Field(
+    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out", "other-database"] = Field(
         "chronological", description="how beats are parted into train, validation and test"
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")
     adapt_minutes: float = Field(5.0, gt=0, description="minutes at the start of an unseen record used to adapt")
     seed: int = Field(0, ge=0, description="seed of partition and split, apart from the run's seed")
-
-    @field_validator("groups", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        # A group that is no list is left for pydantic to refuse: the letters of "100" are not three records.
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(tuple(str(v) for v in g) if isinstance(g, list | tuple) else g for g in value)
 
     @field_validator("fractions")
     @classmethod

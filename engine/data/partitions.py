@@ -11,25 +11,13 @@ import numpy as np
 
 from engine.data.beats import Beats
 from engine.data.config import CohortConfig
+from engine.data.sources import DATASETS, Dataset
 from engine.errors import ConfigError
 from engine.seeds import generator
 
 TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, -1
 
-# de Chazal, O'Dwyer, Reilly 2004 (doi 10.1109/TBME.2004.827359). 201 (DS1) and 202 (DS2) are one man.
-DS1 = "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
-DS2 = "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
-PACED = "102 104 107 217".split()
-
-# Five hospitals of MIT-BIH by what their patients suffer from: paced, supraventricular, ventricular,
-# mixed with bundle-branch block, and nearly normal.
-PATHOLOGY_HOSPITALS = [
-    PACED,
-    "232 209 222 220 118 201 202 207 234 100 124".split(),
-    "208 233 200 106 223 203 119 221 228".split(),
-    "213 214 109 111 212 231 210 215 205 116".split(),
-    "101 103 105 108 112 113 114 115 117 121 122 123 219 230".split(),
-]
+UNSEEN_AFTER = ("inter-patient", "other-database")  # splits whose tested patients are hospitals after those that train
 RARE_ENOUGH = 50  # beats of a class that make it a patient's pathology (or 2 % of a shorter record)
 
 
@@ -42,8 +30,8 @@ def partition(beats: Beats, config: CohortConfig) -> np.ndarray:
     Raises:
         ConfigError: the records do not allow this many hospitals, or the lists of records are wrong.
     """
-    if config.split == "inter-patient":
-        return _inter_patient(beats, config)
+    if config.split in UNSEEN_AFTER:
+        return _unseen_after(beats, config)
     if config.partition == "beat-dirichlet":
         return _beat_dirichlet(beats, config)
     return _by_record(beats, config, range(len(beats.records)))[beats.record]
@@ -130,13 +118,23 @@ def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int
     return result
 
 
+def official(beats: Beats, records: Sequence[int]) -> tuple[Dataset, dict[str, int]] | None:
+    """The known database that all `records` are of, and the name that each has there; None for anything else."""
+    known = {i: beats.records[i]["known"].partition("/") for i in records}
+    databases = {name for name, _, _ in known.values()}
+    if len(databases) != 1 or not databases <= DATASETS.keys():
+        return None
+    return DATASETS[databases.pop()], {name: i for i, (_, _, name) in known.items()}
+
+
 def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[list[int]]:
-    """MIT-BIH's five pathology hospitals where they fit; else patients sorted by pathology and cut."""
-    names = {beats.records[i]["name"]: i for records in patients for i in records}
-    listed = [[names[name] for name in group if name in names] for group in PATHOLOGY_HOSPITALS]
-    listed = [group for group in listed if group]
-    if len(listed) == hospitals and sum(map(len, listed)) == len(names):
-        return listed
+    """The database's own pathology hospitals where they fit; else patients sorted by pathology and cut."""
+    if (found := official(beats, sum(patients, []))) is not None:
+        dataset, at = found
+        listed = [[at[name] for name in group if name in at] for group in dataset.pathologies]
+        listed = [group for group in listed if group]
+        if len(listed) == hospitals and sum(map(len, listed)) == sum(map(len, patients)):
+            return listed
     order = {"Q": 0, "S": 1, "V": 2, "F": 3, "N": 4}
     labels = _pathologies(beats, patients)
     ranked = sorted(range(len(patients)), key=lambda p: (order[labels[p][0]], -labels[p][1], p))
@@ -218,11 +216,15 @@ def _beat_dirichlet(beats: Beats, config: CohortConfig) -> np.ndarray:
     return result
 
 
-def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
-    """DS1's records form `hospitals` hospitals; each patient of DS2 is one more, unseen hospital after them."""
-    if config.partition in ("beat-dirichlet", "records"):
-        raise ConfigError(f"cohort.split inter-patient does not go with cohort.partition {config.partition}.")
-    seen, unseen = inter_patient_records(beats)
+def _unseen_after(beats: Beats, config: CohortConfig) -> np.ndarray:
+    """The records that train form `hospitals` hospitals; each patient of the others is one more, unseen one after them."""
+    forbidden = ("beat-dirichlet", "records") if config.split == "inter-patient" else ("beat-dirichlet",)
+    if config.partition in forbidden:
+        raise ConfigError(f"cohort.split {config.split} does not go with cohort.partition {config.partition}.")
+    if config.split == "inter-patient":
+        seen, unseen = inter_patient_records(beats)
+    else:
+        seen, unseen = ([i for i, r in enumerate(beats.records) if r["other"] == other] for other in (False, True))
     of_record = _by_record(beats, config, seen)
     for offset, group in enumerate(_patients(beats, unseen)):
         of_record[group] = config.hospitals + offset
@@ -230,15 +232,18 @@ def _inter_patient(beats: Beats, config: CohortConfig) -> np.ndarray:
 
 
 def inter_patient_records(beats: Beats) -> tuple[list[int], list[int]]:
-    """Record indices that train and that stay unseen: DS1 and DS2 for MIT-BIH, every second patient elsewhere."""
-    names = [record["name"] for record in beats.records]
-    if set(names) <= {*DS1, *DS2, *PACED}:
-        seen, unseen = [i for i, n in enumerate(names) if n in DS1], [i for i, n in enumerate(names) if n in DS2]
+    """Record indices that train and that stay unseen: the database's official split, every second patient elsewhere."""
+    found = official(beats, range(len(beats.records)))
+    if found is not None and found[0].train:
+        dataset, at = found
+        seen, unseen = (sorted(i for name, i in at.items() if name in part) for part in (dataset.train, dataset.test))
+        needed = f"records of both official parts of {dataset.title}, such as {dataset.train[0]} and {dataset.test[0]}"
     else:
-        patients = _patients(beats, range(len(names)))
+        patients = _patients(beats, range(len(beats.records)))
         seen, unseen = sum(patients[::2], []), sum(patients[1::2], [])
+        needed = "records of at least two patients"
     if not seen or not unseen:
-        raise ConfigError("cohort.split inter-patient needs records of both DS1 and DS2 (data.records, data.exclude).")
+        raise ConfigError(f"cohort.split inter-patient needs {needed} (data.records, data.exclude).")
     return seen, unseen
 
 
@@ -257,7 +262,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
     part = np.full(len(beats), UNUSED, np.int8)
     if config.split == "leave-one-hospital-out":
         trains[config.held_out] = False
-    elif config.split == "inter-patient":
+    elif config.split in UNSEEN_AFTER:
         trains[config.hospitals :] = False
     if config.split == "random":
         for h in range(len(trains)):
@@ -276,7 +281,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         if side is adapting:
             early = sample < config.adapt_minutes * 60 * record["sampling_rate"]
             parts = np.where(early, TRAIN, TEST).astype(np.int8)
-        elif config.split == "inter-patient":
+        elif config.split in UNSEEN_AFTER:
             # the training side keeps no test part: its patients are tested nowhere
             known = train + validation
             parts = _parts(len(members), (train / known, validation / known, 0.0))
@@ -299,4 +304,29 @@ def _with_gap(parts: np.ndarray, sample: np.ndarray, window: int) -> np.ndarray:
     for boundary in np.flatnonzero(np.diff(parts)) + 1:
         before = np.arange(len(parts)) < boundary
         result[before & (sample > sample[boundary] - window)] = UNUSED
+    return result
+
+
+NO_END = np.iinfo(np.int64).max
+
+
+def horizons(
+    beats: Beats, hospital: np.ndarray, part: np.ndarray, trains: np.ndarray, config: CohortConfig
+) -> np.ndarray:
+    """int64[beats]: the sample before which everything lies that a beat may know of its record.
+
+    That is the first beat of a later part (validation, test) of the same record, on the same side of a split that has
+    hospitals which do not train; NO_END where there is none, and for the random split, which mixes its parts in time.
+    """
+    result = np.full(len(beats), NO_END, np.int64)
+    if config.split == "random":
+        return result
+    side = (hospital >= 0) & trains[hospital]
+    for r, learning in itertools.product(range(len(beats.records)), (True, False)):
+        members = np.flatnonzero((beats.record == r) & (hospital >= 0) & (side == learning))
+        parts, sample = part[members], np.asarray(beats.sample[members])
+        for own, later in ((TRAIN, (VALIDATION, TEST)), (VALIDATION, (TEST,))):
+            after = np.isin(parts, later)
+            if after.any():
+                result[members[parts == own]] = sample[after].min()
     return result

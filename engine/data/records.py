@@ -1,304 +1,304 @@
-"""WFDB records on disk: finding them, fetching MIT-BIH, reading one lead with its annotated beats.
+"""One WFDB record: a lead of it in mV at the wanted rate, and its annotated beats.
 
-Nothing here knows of hospitals. Beats are mapped to the five classes of ANSI/AAMI EC57.
+Nothing here knows of hospitals, patients or databases.
 """
 
-import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib import resources
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from engine.data import signals
 from engine.data.config import DataConfig
-from engine.encoding import json_hash
+from engine.data.disk import annotators
+from engine.data.headers import Header, Part, at_hand, find, read_header, reason
 from engine.errors import DataError
-from engine.files import cache_folder
 
-# ANSI/AAMI EC57. `e` and `j` (escape beats) are N here; putting them into S, as many repositories do, is wrong.
-AAMI = {
-    **dict.fromkeys("NLRej", "N"),
-    **dict.fromkeys("AaJS", "S"),
-    **dict.fromkeys("VE", "V"),
-    "F": "F",
-    **dict.fromkeys("/fQ", "Q"),
-}
-MITDB_URL = "https://physionet.org/files/mitdb/1.0.0/"
-# Records 201 and 202 carry the same header line: they are one man.
-MITDB_SAME_PATIENT = {"202": "201"}
-SUFFIXES = (".hea", ".dat", ".atr")
+MOST_OUTSIDE = 0.05  # share of beats after the end of the signal from which on the files do not belong together
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record on disk.
+
+    Attributes:
+        name: its path below the folder of all, without a suffix.
+        channel: index of the lead that `data.lead` chooses.
+        annotations: their file.
+    """
+
+    name: str
+    header: Header
+    channel: int
+    annotations: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read, each once."""
+        return (*self.header.files, self.annotations)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One lead of one recording.
+    """One recording.
 
     Attributes:
         name: record name, such as "100".
-        patient: id of the patient; two records may share one.
         sex: "M", "F" or "" when the header does not say.
         age: years, or -1 when the header does not say.
-        lead: name of the lead that was read.
-        sampling_rate: samples a second.
-        signal: float32[samples], millivolt.
-        peaks: int64[beats], sample of each annotated beat, ascending.
-        symbols: one annotation symbol for each beat, only beats of the five classes.
+        leads: names of the leads that were read; "lead 0" where the header has no name.
+        sampling_rate: Hz, of `signal` and `peaks`.
+        native_rate: Hz, of the file.
+        signal: float32[leads, samples], mV where the header's unit is a voltage; NaN where samples are lost.
+        kinds: int8[samples], what each sample is; see `signals.quality`.
+        peaks: int64[beats], sample of each annotated beat, rising; beats after the end of the signal are kept.
+        symbols: annotation symbol of each beat; "" where a sample has beats of contradicting classes.
+        others: annotation symbol -> number of annotations that are no beats.
+        doubled: beats that were annotated again at the same sample.
     """
 
     name: str
-    patient: str
     sex: str
     age: int
-    lead: str
+    leads: tuple[str, ...]
     sampling_rate: float
+    native_rate: float
     signal: np.ndarray
+    kinds: np.ndarray
     peaks: np.ndarray
     symbols: tuple[str, ...]
+    others: Mapping[str, int] = field(default_factory=dict)
+    doubled: int = 0
 
 
-def mitdb_digests() -> dict[str, str]:
-    """File name -> SHA-256 of the 48 x 3 files of MIT-BIH 1.0.0."""
-    text = resources.files("engine.data").joinpath("mitdb_sha256.txt").read_text()
-    return {name: digest for digest, name in (line.split() for line in text.splitlines())}
-
-
-def locate(data: DataConfig, progress: Callable[[str], None] = lambda text: None) -> Path:
-    """The folder that holds the records of `data`; writes or downloads them first where needed.
+def open_record(name: str, header: Path, data: DataConfig) -> Entry:
+    """Finds the files of a record, reads its header and chooses its lead.
 
     Raises:
-        DataError: a named folder is missing or holds no records, or the download failed.
+        DataError: a file is missing, the header is none, or there is no such lead.
     """
-    if data.source == "simulated":
-        return _simulated(data)
-    if data.source == "folder":
-        assert data.folder is not None
-        return _checked_folder(Path(data.folder), "data.folder")
-    if data.folder:
-        return _checked_folder(Path(data.folder), "data.folder")
-    if given := os.environ.get("PULSELEDGER_DATA"):
-        return _checked_folder(Path(given), "PULSELEDGER_DATA")
-    folder = cache_folder() / "mitdb"
-    fetch_mitdb(folder, progress=progress)
-    return folder
+    if not header.is_file():
+        raise DataError(f"{header}: is missing; a record needs a header, signals and annotations.")
+    read = read_header(header)
+    notes = find(header.parent, f"{header.stem}.{data.annotator}")
+    if notes is None:
+        there = annotators(header)
+        hint = f"there are {', '.join(there)} (data.annotator)" if there else "a record needs them"
+        raise DataError(f"{header.with_suffix('.' + data.annotator)}: is missing, which holds the annotations; {hint}.")
+    return Entry(name, read, choose(read, data), notes)
 
 
-def record_names(folder: Path, data: DataConfig) -> list[str]:
-    """The records of `folder` that `data` asks for, in order of their names.
+def read_record(entry: Entry, data: DataConfig) -> Record:
+    """Reads a record with the `wfdb` package.
 
     Raises:
-        DataError: a wanted record is not there, or none is left.
+        DataError: a file is damaged, or no beat is annotated.
     """
-    # Annotations without a header count too: a lost header must not make a patient vanish unnoticed.
-    there = sorted({path.stem for suffix in (".hea", ".atr") for path in folder.glob(f"*{suffix}")})
-    if data.source == "mitdb" and data.records == "all":
-        # exactly the 48, whatever else lies there; a missing one is noticed when it is read
-        there = sorted({Path(name).stem for name in mitdb_digests()})
-    wanted = there if data.records == "all" else list(data.records)
-    unknown = [name for name in (*wanted, *data.exclude) if name not in there]
-    if unknown:
-        raise DataError(f"{folder}: has no record {unknown[0]!r}; it holds {_some(there)}.")
-    names = [name for name in wanted if name not in data.exclude]
-    if not names:
-        raise DataError(f"{folder}: no record is left after data.records and data.exclude.")
-    return names
-
-
-def read_record(folder: Path, name: str, data: DataConfig) -> Record:
-    """Reads one record with the `wfdb` package.
-
-    Raises:
-        DataError: a file is missing, cut short or not WFDB, or the lead is not there.
-    """
-    import wfdb
-
-    for suffix in SUFFIXES:
-        if not (folder / (name + suffix)).is_file():
-            raise DataError(f"{folder / (name + suffix)}: is missing; a record needs .hea, .dat and .atr.")
-    stem = str(folder / name)
+    header, channel = entry.header, entry.channel
+    signal, unit = _signal(header, channel, data)
+    kinds = signals.quality(signal, header.rate)
+    name = header.leads[channel] or f"lead {channel}"
+    if (kinds == signals.LOST).all():
+        raise DataError(f"{header.path}: every sample of lead {name} is marked as lost.")
+    scale = 1.0
     try:
-        header = wfdb.rdheader(stem)
-        leads = list(header.sig_name or [])
-        length, rate = int(header.sig_len or 0), float(header.fs)
-        if not leads or length <= 0 or rate <= 0:
-            raise ValueError("no signal or no sampling rate")
-    except Exception as error:
-        raise DataError(f"{stem}.hea: is not a readable WFDB header ({_reason(error)}).") from None
-    channel = _channel(leads, data, f"{stem}.hea")
-    try:
-        signal = wfdb.rdrecord(stem, channels=[channel]).p_signal[:, 0].astype(np.float32)
-    except Exception as error:
-        raise DataError(
-            f"{stem}.dat: does not hold the {length} samples its header promises ({_reason(error)})."
-        ) from None
-    if len(signal) != length:
-        raise DataError(f"{stem}.dat: holds {len(signal)} samples, its header promises {length}.")
-    try:
-        annotation = wfdb.rdann(stem, "atr")
-        samples, symbols = np.asarray(annotation.sample, np.int64), list(annotation.symbol)
-    except Exception as error:
-        raise DataError(f"{stem}.atr: is not a readable WFDB annotation file ({_reason(error)}).") from None
-    beat = np.array([symbol in AAMI for symbol in symbols], bool)
-    if not beat.any():
-        raise DataError(f"{stem}.atr: has no annotated beat of the classes N, S, V, F, Q.")
-    if samples[beat].min() < 0 or samples[beat].max() >= length:
-        raise DataError(
-            f"{stem}.atr: has beats outside the {length} samples of the signal; do the files belong together?"
-        )
-    if (np.diff(samples[beat]) < 0).any():
-        raise DataError(f"{stem}.atr: its beats are not in order of time; is the file damaged?")
-    if not np.isfinite(signal).any():
-        raise DataError(f"{stem}.dat: every sample of lead {leads[channel]} is marked as lost.")
-    if not np.isfinite(signal).all():
-        # WFDB marks lost samples as NaN; the median keeps them from shifting the record's scale.
-        signal = np.where(np.isfinite(signal), signal, np.nanmedian(signal)).astype(np.float32)
-    sex, age = _person(header.comments or [])
+        if data.filter.band is not None or data.filter.notch is not None:
+            signal = signals.filtered(signals.bridged(signal, kinds), header.rate, data.filter)
+        if data.rate is not None and data.rate != header.rate:
+            by = signals.ratio(header.rate, data.rate)
+            scale = float(by)
+            signal = signals.resampled(signals.bridged(signal, kinds), by)
+            kinds = signals.resampled_kinds(kinds, by, len(signal))
+    except DataError as error:
+        raise DataError(f"{header.path}: {error}.") from None
+    if unit != 1.0:
+        signal = signal * unit
+    lead = signal.astype(np.float32)
+    if (kinds == signals.LOST).any():
+        lead[kinds == signals.LOST] = np.nan
+    beats = _beats(entry, data, scale, len(lead))
+    sex, age = person(header.comments)
     return Record(
-        name=name,
-        patient=MITDB_SAME_PATIENT.get(name, name) if data.source == "mitdb" else name,
+        name=entry.name,
         sex=sex,
         age=age,
-        lead=leads[channel],
-        sampling_rate=rate,
-        signal=signal,
-        peaks=samples[beat],
-        symbols=tuple(symbol for symbol, is_beat in zip(symbols, beat, strict=True) if is_beat),
+        leads=(name,),
+        sampling_rate=data.rate or header.rate,
+        native_rate=header.rate,
+        signal=lead[None],
+        kinds=kinds,
+        **beats,
     )
 
 
-def file_digests(folder: Path, names: Iterable[str], data: DataConfig) -> dict[str, str]:
-    """File name -> SHA-256 of the files of the named records; MIT-BIH's are checked against PhysioNet's list.
+# --- Leads ------------------------------------------------------------------------------------------------------------
+
+
+def choose(header: Header, data: DataConfig) -> int:
+    """Index of the first lead of `data.lead` that the record has.
 
     Raises:
-        DataError: a file is missing or differs from the published one.
+        DataError: it has none of them.
     """
-    published = mitdb_digests() if data.source == "mitdb" else {}
-    digests = {}
-    for name in names:
-        for suffix in SUFFIXES:
-            path = folder / (name + suffix)
-            try:
-                with path.open("rb") as file:
-                    digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise DataError(
-                    f"{path}: cannot be read ({error.strerror}); a record needs .hea, .dat and .atr."
-                ) from None
-            if published and digests[path.name] != published.get(path.name):
-                raise DataError(
-                    f"{path}: differs from MIT-BIH 1.0.0 (SHA-256); fetch it again or use data.source: folder."
-                )
-    return digests
+    leads = list(header.leads)
+    for wanted in data.lead:
+        if isinstance(wanted, int):
+            if 0 <= wanted < len(leads):
+                return wanted
+        elif wanted in leads:
+            return leads.index(wanted)
+        elif alike := [i for i, name in enumerate(leads) if name and same_lead(name) == same_lead(wanted)]:
+            return alike[0]
+    names = [name for name in leads if name]
+    if len(data.lead) == 1 and isinstance(data.lead[0], int):
+        count = f"{len(leads)}: {', '.join(names)}" if names else str(len(leads))
+        raise DataError(f"{header.path}: has no lead number {data.lead[0]}; it has {count}.")
+    wanted_names = " or ".join(f"number {w}" if isinstance(w, int) else w for w in data.lead)
+    has = f"it has {', '.join(names)} (data.lead)" if names else None
+    raise DataError(
+        f"{header.path}: has no lead {wanted_names}; "
+        f"{has or f'its {len(leads)} leads have no names: give data.lead a number from 0'}."
+    )
 
 
-def fetch_mitdb(
-    folder: Path, url: str = MITDB_URL, progress: Callable[[str], None] = lambda text: None, timeout: float = 30.0
-) -> int:
-    """Downloads what is missing of MIT-BIH into `folder`; returns the number of files that had to be fetched.
+def same_lead(name: str) -> str:
+    """One name for the ways in which a lead is written: MLII, ML2, "Lead II", "ECG lead II" and ii are "ii"."""
+    short = re.sub(r"^(ecg[\s_-]+)?(lead[\s_-]*)?", "", name.strip().lower())
+    digits = {"1": "i", "2": "ii", "3": "iii"} if short != name.strip().lower() else {}
+    short = re.sub(r"[\s_-]", "", short)
+    modified = {"ml1": "i", "mli": "i", "ml2": "ii", "mlii": "ii", "ml3": "iii", "mliii": "iii"}
+    return modified.get(short) or digits.get(short) or short
 
-    Each file is checked against its published SHA-256 and only then takes its name, so an interrupted fetch goes on
-    where it stopped, inside a file too.
 
-    Raises:
-        DataError: the server cannot be reached, or what it sends is not the published file.
+# --- Signal -----------------------------------------------------------------------------------------------------------
+
+
+def _signal(header: Header, channel: int, data: DataConfig) -> tuple[np.ndarray, float]:
+    """float64[samples] of one lead in the header's unit, NaN where lost; and the factor to mV."""
+    lead, units, pieces = header.leads[channel], set(), []
+    for part in header.parts:
+        at = [i for i, s in enumerate(part.signals) if s.lead == lead] if lead else []
+        if (not lead and channel < len(part.signals)) or (lead and channel in at):
+            at = [channel]
+        if not at:
+            pieces.append(np.full(part.length, np.nan))
+            continue
+        units.add(part.signals[at[0]].unit)
+        pieces.append(_samples(part, at[0]))
+    if len(units) != 1:
+        raise DataError(f"{header.path}: lead {lead} has no one unit but {', '.join(sorted(units)) or 'none'}.")
+    unit = units.pop()
+    factor = signals.millivolts(unit)
+    if factor is None and data.normalise == "none":
+        raise DataError(
+            f"{header.path}: lead {lead or channel} is in {unit}, which is no voltage, and data.normalise: none keeps mV."
+        )
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces), 1.0 if factor is None else factor
+
+
+def _samples(part: Part, channel: int) -> np.ndarray:
+    import wfdb
+
+    assert part.header is not None
+    signal = part.signals[channel]
+    files = [(f"{part.header.stem}.hea", part.header), *((s.name, s.file) for s in part.signals)]
+    try:
+        with at_hand(list(dict.fromkeys(files)), part) as folder:
+            record = wfdb.rdrecord(
+                str(folder / part.header.stem), channels=[channel], smooth_frames=signal.per_frame == 1
+            )
+        if signal.per_frame == 1:
+            values = record.p_signal[:, 0]
+        else:  # the mean of a frame, lost if any of its samples is
+            values = np.asarray(record.e_p_signal[0], np.float64).reshape(-1, signal.per_frame).mean(1)
+        if signal.skew:
+            values = values.copy()
+            values[len(values) - signal.skew :] = np.nan
+    except Exception as error:
+        raise DataError(
+            f"{signal.file}: does not hold the {part.length} samples its header promises ({reason(error)})."
+        ) from None
+    if len(values) < part.length:
+        raise DataError(f"{signal.file}: holds {len(values)} samples, its header promises {part.length}.")
+    return values[: part.length]
+
+
+# --- Annotations ------------------------------------------------------------------------------------------------------
+
+
+def _beats(entry: Entry, data: DataConfig, scale: float, length: int) -> dict[str, Any]:
+    """The fields of a `Record` that come out of its annotations; `scale` samples for each of the header's."""
+    at, symbols = _annotations(entry)
+    peaks = np.rint(at * scale).astype(np.int64)
+    beat = np.array([data.is_beat(symbol) for symbol in symbols], bool)
+    if not beat.any():
+        raise DataError(f"{entry.annotations}: has no annotated beat of the classes N, S, V, F, Q.")
+    others = Counter(symbol for symbol, is_beat in zip(symbols, beat, strict=True) if not is_beat)
+    peaks, symbols = peaks[beat], [symbol for symbol, is_beat in zip(symbols, beat, strict=True) if is_beat]
+    outside = int(((peaks < 0) | (peaks >= length)).sum())
+    if outside > max(1, MOST_OUTSIDE * len(peaks)):
+        raise DataError(
+            f"{entry.annotations}: has {outside} of {len(peaks)} beats outside the {length} samples of the signal; "
+            "do the files belong together?"
+        )
+    if (np.diff(peaks) < 0).any():
+        raise DataError(f"{entry.annotations}: its beats are not in order of time; is the file damaged?")
+    once, kept = merged(peaks, symbols, data)
+    return {"peaks": once, "symbols": kept, "others": dict(others), "doubled": len(peaks) - len(once)}
+
+
+def _annotations(entry: Entry) -> tuple[np.ndarray, list[str]]:
+    """float64[annotations] in frames of the header, and their symbols. A file may have a time base of its own."""
+    import wfdb
+
+    path, header = entry.annotations, entry.header
+    suffix = path.suffix[1:]
+    try:
+        with at_hand([(f"{path.stem}.{suffix}", path), (f"{path.stem}.hea", header.path)]) as folder:
+            annotation = wfdb.rdann(str(folder / path.stem), suffix)
+        rate = header.rate if annotation.fs is None else float(annotation.fs)
+        if not 0 < rate < 1e6:
+            raise ValueError(f"its time resolution is {rate:g} a second")
+        samples = np.asarray(annotation.sample, np.int64).astype(np.float64)
+        symbols = [symbol if isinstance(symbol, str) else "unknown" for symbol in annotation.symbol]
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable WFDB annotation file ({reason(error)}).") from None
+    return samples if rate == header.rate else samples * (header.rate / rate), symbols
+
+
+def merged(peaks: np.ndarray, symbols: Sequence[str], data: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One beat for each sample: beats of one class become the first of them, contradicting ones lose their symbol.
+
+    Returns:
+        int64[beats], rising, and the symbol of each; "" where the classes contradict each other.
     """
-    import requests
-
-    digests = mitdb_digests()
-    missing = [name for name in digests if not (folder / name).is_file()]
-    if not missing:
-        return 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror}).") from None
-    with requests.Session() as session:
-        for position, name in enumerate(missing):
-            progress(f"{position}/{len(missing)} {name}")
-            part = folder / (name + ".part")
-            start = part.stat().st_size if part.exists() else 0
-            headers = {"Range": f"bytes={start}-"} if start else {}
-            try:
-                with session.get(url + name, headers=headers, stream=True, timeout=timeout) as answer:
-                    if answer.status_code == 416:  # nothing is left to send: the digest below decides
-                        pass
-                    else:
-                        answer.raise_for_status()
-                        with part.open("ab" if answer.status_code == 206 else "wb") as file:
-                            for block in answer.iter_content(1 << 16):
-                                file.write(block)
-            except requests.RequestException as error:
-                raise DataError(
-                    f"{url}{name}: cannot be fetched ({type(error).__name__}); "
-                    "set data.folder or PULSELEDGER_DATA to a copy of MIT-BIH."
-                ) from None
-            except OSError as error:
-                raise DataError(f"{part}: cannot be stored ({error.strerror}).") from None
-            if hashlib.sha256(part.read_bytes()).hexdigest() != digests[name]:
-                part.unlink()
-                raise DataError(f"{url}{name}: is not the published file (SHA-256 differs); it was thrown away.")
-            part.replace(folder / name)
-    progress(f"{len(missing)}/{len(missing)} done")
-    return len(missing)
+    once, first = np.unique(peaks, return_index=True)
+    if len(once) == len(peaks):
+        return peaks, tuple(symbols)
+    kept = []
+    for start, end in zip(first, [*first[1:], len(peaks)], strict=True):
+        classes = {data.class_of(symbol) for symbol in symbols[start:end]}
+        kept.append(symbols[start] if len(classes) == 1 else "")
+    return once, tuple(kept)
 
 
-def _simulated(data: DataConfig) -> Path:
-    from engine.data import simulate
-
-    # The generator's source is part of the key: another generator writes other records.
-    source = hashlib.sha256(Path(simulate.__file__).read_bytes()).hexdigest()
-    settings = data.simulated
-    key = json_hash([settings.model_dump(mode="json"), source]).hex()[:16]
-    folder = cache_folder() / "simulated" / key
-    if not folder.is_dir():
-        part = folder.with_name(f"{key}.{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-            simulate.write_records(part, settings.patients, settings.seed, settings.minutes)
-            part.replace(folder)
-        except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if not folder.is_dir():  # otherwise another process was faster
-                raise DataError(f"{folder}: the simulated records cannot be stored ({error.strerror}).") from None
-    return folder
+# --- Person -----------------------------------------------------------------------------------------------------------
 
 
-def _checked_folder(folder: Path, key: str) -> Path:
-    for candidate in (folder, folder / "mitdb"):
-        if any(candidate.glob("*.hea")):
-            return candidate
-    problem = "holds no WFDB header (*.hea)" if folder.is_dir() else "is not a folder"
-    raise DataError(f"{key}: {folder} {problem}; give a folder of .hea, .dat and .atr files.")
+def person(comments: Sequence[str]) -> tuple[str, int]:
+    """Sex ("M", "F" or "") and age (years, or -1) as headers give them; what is not clear is not known.
 
-
-def _channel(leads: list[str], data: DataConfig, path: str) -> int:
-    if isinstance(data.lead, int):
-        if not 0 <= data.lead < len(leads):
-            raise DataError(f"{path}: has no lead number {data.lead}; it has {len(leads)}: {', '.join(leads)}.")
-        return data.lead
-    for name in (data.lead, data.lead_fallback):
-        if name in leads:
-            return leads.index(name)
-    wanted = data.lead if data.lead_fallback is None else f"{data.lead} or {data.lead_fallback}"
-    raise DataError(f"{path}: has no lead {wanted}; it has {', '.join(leads)} (data.lead, data.lead_fallback).")
-
-
-def _person(comments: list[str]) -> tuple[str, int]:
-    # MIT-BIH: the first comment starts with "69 M"; an unknown age is written -1.
-    words = comments[0].split() if comments else []
-    sex = words[1] if len(words) > 1 and words[1] in ("M", "F") else ""
-    try:
-        return sex, int(words[0]) if words else -1
-    except ValueError:
-        return sex, -1
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "none"
+    MIT-BIH begins its first comment with "69 M" (-1 for an unknown age); others write "Age: 63  Sex: M",
+    "<age>: 65 <sex>: F", or a line for each. 89+ is 89.
+    """
+    text = "\n".join(comments)
+    begins = re.match(r"\s*(-?\d{1,3})\+?(?:\s+([MF])\b|\s*$)", comments[0]) if comments else None
+    age = re.search(r"\bage>?\s*[:=]\s*(-?\d{1,3})\b", text, re.IGNORECASE)
+    sex = re.search(r"\b(?:sex|gender)>?\s*[:=]\s*(m|f|male|female)\b", text, re.IGNORECASE)
+    years = int(age[1]) if age else int(begins[1]) if begins else -1
+    letter = sex[1][0].upper() if sex else (begins[2] or "") if begins else ""
+    return letter, years if 0 <= years <= 120 else -1

@@ -1,11 +1,14 @@
 """The ledger as a part of the loop, and the one that keeps nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from engine.messages import Asked, RoundRecord, Update
+
+if TYPE_CHECKING:
+    from engine.ledger.desk import Desk
 
 
 class LoopLedger(Protocol):
@@ -24,6 +27,10 @@ class LoopLedger(Protocol):
     wants_vectors: bool
     open_seconds: float
     seconds: float
+
+    def desk(self, federation: bytes) -> "Desk":
+        """Where requests for synthetic beats are decided; `federation` is the id of the run's."""
+        ...
 
     def name(self, params: np.ndarray) -> bytes:
         """The name of a model, float32[parameters]."""
@@ -82,6 +89,11 @@ class NoLedger:
     wants_vectors = False
     open_seconds = 0.0
     seconds = 0.0
+
+    def desk(self, federation: bytes) -> "Desk":
+        from engine.ledger.desk import Desk, unanchored
+
+        return Desk(unanchored(federation))
 
     def name(self, params: np.ndarray) -> bytes:
         return b""

@@ -4,24 +4,42 @@ Every attempt is in the journal before it is sent. The contracts take the same c
 cost gas but never count twice; which attempt counts is what the chain says, not what we remember.
 """
 
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from engine.clock import REAL, Clock
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain import Chain, ContractRevert, FeeTooLow, NodeUnreachable, decode_transaction
-from engine.ledger.journal import ChainReceipt, JournalTransaction
+from engine.ledger.chain.base import Chain, ChainReceipt, ContractRevert, FeeTooLow, NodeUnreachable
+from engine.ledger.chain.transactions import decode_transaction
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
 _GAP_SECONDS = 2.0  # a missing number may be on its way to this node
 
 
+@dataclass(frozen=True)
+class JournalTransaction:
+    """A signed transaction, one attempt at what it is for; `receipt` is None until the chain has answered.
+
+    `purpose` is a key of `format.PURPOSES`.
+    """
+
+    seq: int
+    purpose: str
+    round: int
+    hash: bytes
+    raw: bytes
+    receipt: ChainReceipt | None
+
+
 class Transactions(Protocol):
     """What a journal must do with the attempts at a transaction."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """Of the journal's file."""
 
     def add_transaction(self, purpose: str, round: int, hash: bytes, raw: bytes) -> JournalTransaction:
         """Write down another attempt."""
@@ -38,7 +56,9 @@ class Contradiction(LedgerError):
     """Journal and chain hold different things. The message names both."""
 
 
-def settle(chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int) -> JournalTransaction:
+def settle(
+    chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int, clock: Clock = REAL
+) -> JournalTransaction:
     """Bring one transaction onto the chain and return the attempt that counts, with its receipt.
 
     What the chain has is taken as it is; what it lost (a full pool, a restart, a reorganisation) is sent again; what
@@ -54,27 +74,29 @@ def settle(chain: Chain, journal: Transactions, attempts: list[JournalTransactio
         Contradiction: the chain gives another receipt than the journal holds.
         LedgerError: time is up, the nonce of a contract's creation is lost, or the node refuses the transaction.
     """
-    return _Delivery(chain, journal, attempts, gas).run()
+    return _Delivery(chain, journal, attempts, gas, clock).run()
 
 
 class _Delivery:
-    def __init__(self, chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int) -> None:
-        self._chain, self._journal, self._gas = chain, journal, gas
+    def __init__(
+        self, chain: Chain, journal: Transactions, attempts: list[JournalTransaction], gas: int, clock: Clock
+    ) -> None:
+        self._chain, self._journal, self._gas, self._clock = chain, journal, gas, clock
         self._attempts = list(attempts)
         self._content = decode_transaction(attempts[-1].raw)
         self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
         self._signed = self._raised = 0
         self._problem = ""
-        self._since = time.monotonic()  # when the newest attempt began to wait
+        self._since = self._clock.now()  # when the newest attempt began to wait
 
     def run(self) -> JournalTransaction:
-        deadline = time.monotonic() + self._chain.timeout
+        deadline = self._clock.now() + self._chain.timeout
         pause = FIRST_PAUSE
         while True:
             try:
                 done, moved = self._look()
             except NodeUnreachable:
-                if time.monotonic() > deadline:
+                if self._clock.now() > deadline:
                     raise
                 done, moved = None, False
             if done is not None:
@@ -82,13 +104,13 @@ class _Delivery:
             if moved:
                 pause = FIRST_PAUSE
                 continue
-            if time.monotonic() > deadline:
+            if self._clock.now() > deadline:
                 raise LedgerError(
                     f"the {self._chain.name} chain gave no receipt for transaction 0x{self._attempts[-1].hash.hex()} "
                     f"({self._what}) within {self._chain.timeout:g} s{self._problem}; it is in the journal and can be settled "
                     "later"
                 )
-            time.sleep(pause)
+            self._clock.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
     def _look(self) -> tuple[JournalTransaction | None, bool]:
@@ -115,11 +137,11 @@ class _Delivery:
         if "absent" in where:
             # The newest, or an earlier one that stands before it.
             return None, self._send(waiting[where.index("absent")])
-        waited = time.monotonic() - self._since
+        waited = self._clock.now() - self._since
         return None, waited >= min(_GAP_SECONDS, chain.timeout) and self._sign_again()
 
     def _is_stuck(self) -> bool:
-        return time.monotonic() - self._since > self._chain.timeout / 10
+        return self._clock.now() - self._since > self._chain.timeout / 10
 
     def _note(self, attempt: JournalTransaction, receipt: ChainReceipt) -> JournalTransaction:
         """Write down what the chain answered. A success does not change any more, a refusal may after a replay."""
@@ -130,7 +152,7 @@ class _Delivery:
                 f"{known.status} and gas {known.gas} in {self._journal.path}, "
                 f"status {receipt.status} and gas {receipt.gas} on the {self._chain.name} chain"
             )
-        noted = JournalTransaction(attempt.seq, attempt.purpose, attempt.round, attempt.hash, attempt.raw, receipt)
+        noted = replace(attempt, receipt=receipt)
         if known != receipt:
             self._journal.set_receipt(attempt.seq, receipt)
             self._attempts[self._attempts.index(attempt)] = noted
@@ -154,7 +176,7 @@ class _Delivery:
     def _raise_fee(self) -> bool:
         """Replace the newest attempt by a dearer one; False if that is of no use."""
         raw = self._chain.dearer(self._attempts[-1].raw) if self._raised < ATTEMPTS else None
-        self._since = time.monotonic()
+        self._since = self._clock.now()
         if raw is None:
             return False
         self._raised += 1
@@ -182,4 +204,4 @@ class _Delivery:
     def _add(self, raw: bytes) -> None:
         last = self._attempts[-1]
         self._attempts.append(self._journal.add_transaction(last.purpose, last.round, keccak(raw), raw))
-        self._since = time.monotonic()
+        self._since = self._clock.now()

@@ -7,7 +7,7 @@ from coincurve import PrivateKey, PublicKey
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.records import Domain, Record, checksum_address, digest
+from engine.ledger.typed import Domain, Record, checksum_address, digest
 
 # Order of secp256k1. Of the two valid s of a signature only the one in the lower half is accepted, so that nobody can
 # turn a signature into another valid one.
@@ -90,6 +90,27 @@ def recover_digest(digest: bytes, signature: bytes) -> str:
         return _address(PublicKey.from_signature_and_message(compact, digest, hasher=None))
     except Exception as error:  # the library raises ValueError or bare Exception, by version
         raise LedgerError("the signature belongs to no key") from error
+
+
+def require_signer(where: str, record: Record, signature: bytes, domain: Domain, expected: str) -> None:
+    """Refuse a signature that is not that of an account.
+
+    Raises:
+        LedgerError: it is malformed, or somebody else's; the message begins with `where`.
+    """
+    require_digest_signer(where, digest(record, domain), signature, domain, expected)
+
+
+def require_digest_signer(where: str, digest: bytes, signature: bytes, domain: Domain, expected: str) -> None:
+    """As `require_signer`, where the digest is known."""
+    try:
+        signer = recover_digest(digest, signature)
+    except LedgerError as error:
+        raise LedgerError(f"{where}: {error}") from error
+    if signer != expected:
+        raise LedgerError(
+            f"{where}: signed by {signer} for chain {domain.chain_id} and contract {domain.contract}, expected {expected}"
+        )
 
 
 @lru_cache(maxsize=1024)  # making one costs as much as signing with it

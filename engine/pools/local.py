@@ -12,10 +12,12 @@ from engine.aggregation.build import rule_of
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
-from engine.ledger.keys import Memory, Notice
+from engine.ledger.signer import Memory, Notice, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
+from engine.result import SyntheticRow
 
 
 class InProcessPool:
@@ -34,6 +36,18 @@ class InProcessPool:
         self._size = {data.id: len(data.train) for data in hospitals}
         self.width = max(1, threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hospital") if threads > 1 else None
+
+    def ask(self, terms: Terms, ids: Sequence[int]) -> list[tuple[SignedRequest, ...] | HospitalError]:
+        return [self._one(h, "ask", terms) for h in ids]
+
+    def make(
+        self, terms: Terms, granted: Mapping[int, Sequence[SyntheticRow]]
+    ) -> list[tuple[SignedReport, ...] | HospitalError]:
+        # not on the threads: what measures the beats sets the number of threads for the whole process
+        return [self._one(h, "make", terms, rows) for h, rows in granted.items()]
+
+    def keep(self, accepted: Mapping[int, Sequence[SyntheticRow]]) -> list[HospitalError | None]:
+        return [self._one(h, "keep", rows) for h, rows in accepted.items()]
 
     def train(self, asked: Asked, notice: Notice | None) -> Trained:
         answers = self._each("train", asked.hospitals, asked, notice)
@@ -71,12 +85,15 @@ class InProcessPool:
         if self._threads is not None:
             self._threads.shutdown()
 
+    def _one(self, hospital: int, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self._hospitals[hospital], method)(*args)
+        except HospitalError as error:
+            return error
+
     def _each(self, method: str, ids: Sequence[int], *args: Any) -> list[Any]:
         def one(hospital: int) -> Any:
-            try:
-                return getattr(self._hospitals[hospital], method)(*args)
-            except HospitalError as error:
-                return error
+            return self._one(hospital, method, *args)
 
         if self._lockstep is not None:
             return self._lockstep.run([functools.partial(one, hospital) for hospital in ids])

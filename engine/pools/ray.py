@@ -5,6 +5,7 @@ hospitals get their last returned state back, and the call is repeated: a round 
 so the repetition gives the same bits.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +19,12 @@ from engine.clock import REAL, Clock
 from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Task
-from engine.ledger.keys import Memory, Notice
+from engine.ledger.signer import Memory, Notice, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
+from engine.result import SyntheticRow
 
 ATTEMPTS = 3  # of one call on a host that keeps dying
 CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
@@ -53,6 +56,17 @@ class RayPool:
         self._ready: dict[int, Any] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
+
+    def ask(self, terms: Terms, ids: Sequence[int]) -> list[tuple[SignedRequest, ...] | HospitalError]:
+        return self._each("ask", ids, 0, terms)
+
+    def make(
+        self, terms: Terms, granted: Mapping[int, Sequence[SyntheticRow]]
+    ) -> list[tuple[SignedReport, ...] | HospitalError]:
+        return self._each("make", list(granted), 0, (terms, granted), deadline=math.inf)
+
+    def keep(self, accepted: Mapping[int, Sequence[SyntheticRow]]) -> list[HospitalError | None]:
+        return self._each("keep", list(accepted), 0, accepted, deadline=math.inf)
 
     def train(self, asked: Asked, notice: Notice | None) -> Trained:
         by_host = self._ask("train", asked.hospitals, asked.round, asked, self._ray.put(notice))
@@ -97,16 +111,31 @@ class RayPool:
         found = self._ray.get([host.node.remote() for host in self._hosts.values()])
         return {h: node for i, node in zip(self._hosts, found, strict=True) for h in self._groups[i]}
 
-    def _each(self, method: str, ids: Sequence[int], round: int, content: Any) -> list[Any]:
-        by_host = self._ask(method, ids, round, content)
+    def _each(
+        self, method: str, ids: Sequence[int], round: int, content: Any, deadline: float | None = None
+    ) -> list[Any]:
+        by_host = self._ask(method, ids, round, content, deadline=deadline)
         answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part, strict=True)}
         return [answers[h] for h in ids]
 
     def _wanted(self, host: int, ids: Sequence[int]) -> list[int]:
         return [h for h in ids if self._host_of[h] == host]
 
-    def _ask(self, method: str, ids: Sequence[int], round: int, content: Any, *args: Any) -> dict[int, Any]:
-        """One call to each host that holds one of `ids`; host -> its answer, of failures when it is lost for good."""
+    def _ask(
+        self,
+        method: str,
+        ids: Sequence[int],
+        round: int,
+        content: Any,
+        *args: Any,
+        deadline: float | None = None,
+    ) -> dict[int, Any]:
+        """One call to each host that holds one of `ids`; host -> its answer, of failures when it is lost for good.
+
+        Args:
+            deadline: seconds until a host counts as lost, infinity for never; None: that of a round.
+        """
+        allowed = self._deadline if deadline is None else deadline
         wanted = {i: self._wanted(i, ids) for i in self._hosts}
         shared = self._ray.put(content)
         calls = {
@@ -115,21 +144,22 @@ class RayPool:
             if hospitals
         }
         answers: dict[int, Any] = {}
-        end = self._clock.now() + self._deadline
+        end = self._clock.now() + allowed
         for i, call in calls.items():
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    answers[i] = self._ray.get(call, timeout=max(end - self._clock.now(), 0.0))
+                    left = None if allowed == math.inf else max(end - self._clock.now(), 0.0)
+                    answers[i] = self._ray.get(call, timeout=left)
                     break
                 except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError) as error:
                     late = isinstance(error, self._ray.exceptions.GetTimeoutError)
                     self._restart(i)
                     if attempt == ATTEMPTS:
-                        cause = f"no answer in {self._deadline:g} s" if late else "its process was lost"
+                        cause = f"no answer in {allowed:g} s" if late else "its process was lost"
                         lost = [HospitalLost(h, round, method, f"{cause}, {ATTEMPTS} times") for h in wanted[i]]
                         answers[i] = Trained(lost, None) if method == "train" else lost
                     else:
-                        end = self._clock.now() + self._deadline
+                        end = self._clock.now() + allowed
                         call = getattr(self._hosts[i], method).remote(round, shared, *args, wanted[i])
         return answers
 
@@ -219,6 +249,18 @@ class _Host:
         self._pool = InProcessPool(hospitals, task)
         self.restore(states)
         self._pool.remember(memories)
+
+    def ask(self, round: int, terms: Terms, ids: Sequence[int]) -> list[Any]:
+        return self._pool.ask(terms, ids)
+
+    def make(
+        self, round: int, content: tuple[Terms, Mapping[int, Sequence[SyntheticRow]]], ids: Sequence[int]
+    ) -> list[Any]:
+        terms, granted = content
+        return self._pool.make(terms, {h: granted[h] for h in ids})
+
+    def keep(self, round: int, accepted: Mapping[int, Sequence[SyntheticRow]], ids: Sequence[int]) -> list[Any]:
+        return self._pool.keep({h: accepted[h] for h in ids})
 
     def train(self, round: int, asked: Asked, notice: Notice | None, ids: Sequence[int]) -> Trained:
         return self._pool.train(replace(asked, hospitals=tuple(ids)), notice)

@@ -10,8 +10,6 @@ from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.config import BalanceConfig
 
-SYNTHETIC = ("smote", "borderline", "adasyn", "timegan")  # methods whose beats are made before training starts
-
 
 def balanced(
     samples: Samples, settings: BalanceConfig, classes: str, seed: int, hospital: int, added: Batch | None = None
@@ -21,7 +19,7 @@ def balanced(
     Args:
         classes: letters of the classes.
         seed: the run's.
-        added: the accepted synthetic beats of this hospital, for the methods in SYNTHETIC.
+        added: the accepted synthetic beats of this hospital, for the methods in `config.SYNTHETIC`.
     """
     if settings.method == "none":
         return samples

@@ -7,9 +7,9 @@ from pydantic import Field, field_validator
 from engine.data.config import CLASSES
 from engine.settings import Section
 
-# In the order of their numbers in the contract. The first repeats real beats; the others make new ones.
 Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
-GENERATORS: tuple[Generator, ...] = get_args(Generator)
+GENERATORS: tuple[Generator, ...] = get_args(Generator)  # numbered from 1 in records and contract, in this order
+SYNTHETIC = GENERATORS[1:]  # the first repeats real beats; these make new ones, before training starts
 
 
 def _class_letters(value: str) -> str:
@@ -31,7 +31,7 @@ class TimeGanConfig(Section):
 
 
 class PolicyConfig(Section):
-    """What synthetic beats a hospital may make and use; the ledger keeps it in integers (`engine/ledger/policy.py`).
+    """What synthetic beats a hospital may make and use; the ledger keeps it in integers (`engine/ledger/subjects/policy.py`).
 
     Real beats count as the largest step of 0, 1, 2, 6, 10, 20, 30, 50, 100, 200, 500, ... that they reach.
     """

@@ -9,19 +9,16 @@ A generator that cannot run raises SynthesisError, whose sentence is the reason 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from engine.encoding import json_hash
-from engine.errors import DataError, SynthesisError
-from engine.files import whole
+from engine.errors import SynthesisError
 from engine.oracles.base import Batch
 from engine.seeds import generator
-from engine.synthesis.config import BalanceConfig
+from engine.synthesis.config import GENERATORS, BalanceConfig
 
-GENERATORS = ("oversample", "smote", "borderline", "adasyn", "timegan")
 DEFAULTS = BalanceConfig()
 NEAR = 256  # synthetic beats whose distances are held at once
 
@@ -224,22 +221,6 @@ def neighbours(real: np.ndarray, points: np.ndarray) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=1).fit(real).kneighbors(points, return_distance=False)[:, 0]
-
-
-def save_synthetic(path: Path, parts: list[Synthetic]) -> None:
-    """Writes the accepted beats of one hospital to one file, for `load_synthetic`. Raises DataError."""
-    beats = joined(*(part.batch() for part in parts))
-    with whole(path) as part, part.open("wb") as file:
-        np.savez(file, x=beats.x, rr=beats.rr, y=beats.y)
-
-
-def load_synthetic(path: Path) -> Batch:
-    """The beats of a file of `save_synthetic`. Raises DataError when it is missing or damaged."""
-    try:
-        with np.load(path) as arrays:
-            return Batch(arrays["x"], arrays["rr"], arrays["y"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"{path}: holds no synthetic beats ({error}).") from None
 
 
 def joined(*parts: Batch) -> Batch:

@@ -20,7 +20,7 @@ def torch_model(folder: Path) -> tuple[Any, Any]:
 
     result = Result.read(folder)
     config, classes = result.config, len(result.cohort.classes)
-    network = build_network(config.model, sum(config.data.window), len(config.data.rr_names), classes)
+    network = build_network(config.model, sum(result.cohort.window), len(config.data.rr_names), classes)
     tensors = load_file(folder / MODEL)
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout]).astype(np.float32)
     example = np.random.default_rng(0).standard_normal((2, network.window + network.rr), dtype=np.float32)

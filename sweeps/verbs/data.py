@@ -14,9 +14,11 @@ from sweeps.verbs.parser import Verbs, overridden, values_of
 
 def add(verbs: Verbs) -> None:
     """Adds the verbs."""
-    sub = verbs.add("data", data, "fetch MIT-BIH, describe a cohort, or write simulated records", takes_keys=True)
+    sub = verbs.add("data", data, "fetch a database, describe a cohort, or write simulated records", takes_keys=True)
     sub.add_argument("what", choices=("fetch", "describe", "simulate"))
-    sub.add_argument("config", nargs="?", help="YAML file of a run or study, for describe and simulate")
+    sub.add_argument(
+        "config", nargs="?", help="YAML file of a run or study; for fetch: mitdb (the default), incart or svdb"
+    )
     sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
     sub.add_argument("--json", action="store_true", help="describe: print JSON")
     verbs.add("keys", keys, "all keys of the configuration, with defaults")
@@ -24,7 +26,7 @@ def add(verbs: Verbs) -> None:
 
 def data(options: argparse.Namespace, rest: list[str]) -> int:
     if options.what == "fetch":
-        return _fetch(options.folder)
+        return _fetch(options.config or "mitdb", options.folder)
     values = values_of(options.config, rest, RunConfig) if options.config else overridden({}, rest, RunConfig)
     config = parse(
         RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
@@ -59,23 +61,27 @@ def keys(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _fetch(folder: Path | None) -> int:
+def _fetch(name: str, folder: Path | None) -> int:
     from rich.progress import Progress
 
-    from engine.data.records import fetch_mitdb
+    from engine.data.fetch import fetch
+    from engine.data.sources import DATASETS
     from engine.files import cache_folder
     from sweeps.table import table_console
 
-    where = folder or cache_folder() / "mitdb"
+    if name not in DATASETS:
+        raise ConfigError(f"data fetch: {name!r} is no known database; allowed: {', '.join(DATASETS)}.")
+    dataset = DATASETS[name]
+    where = folder or cache_folder() / name
     with Progress(console=table_console(), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("MIT-BIH", total=None)
+        task = bar.add_task(dataset.title, total=None)
 
         def progress(text: str) -> None:
             done, total = text.split(" ", 1)[0].split("/")
             bar.update(task, completed=int(done), total=int(total), description=text.split(" ", 1)[1])
 
-        fetched = fetch_mitdb(where, progress=progress)
-    print(f"{fetched} files fetched, all 144 are in {where}")
+        fetched = fetch(dataset, where, progress=progress)
+    print(f"{fetched} files fetched, all {len(dataset.files)} are in {where}")
     return 0
 
 
@@ -86,9 +92,12 @@ def _print_cohort(report: dict[str, Any]) -> None:
     from sweeps.table import table_console
 
     classes = list(report["classes"])
-    title = f"{report['beats']:,} beats, {report['edge_beats']} more lie too near the end of a record for a window"
+    left_out = report["left_out"]
+    title = f"{report['beats']:,} beats, {left_out['edge']} more lie too near the end of a record for a window"
+    reasons = {"lost": "on lost samples", "flat": "on flat stretches", "unclear": "with contradicting annotations"}
+    title += "".join(f", {left_out[key]} {text}" for key, text in reasons.items() if left_out[key])
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("hospital", "records", "train", "val", "test", *classes, "local majority"):
+    for name in ("hospital", "records", "train", "val", "test", *classes, "left out", "local majority"):
         table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
     for h in report["hospitals"]:
         share = h["local_majority_accuracy"]
@@ -97,10 +106,13 @@ def _print_cohort(report: dict[str, Any]) -> None:
             " ".join(h["records"]) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
             *(f"{h[k]:,}" for k in ("train", "validation", "test")),
             *(f"{h['classes'][c]:,}" for c in classes),
+            f"{sum(h['left_out'].values()):,}",
             "-" if share is None else f"{100 * share:.2f} %",
         )
     table.add_row("all", "", "", "", "", *(f"{report['classes'][c]:,}" for c in classes), style="bold")
     table_console().print(table)
+    for line in _reading(report):
+        print(line)
     h = report["heterogeneity"]
     print(
         f"label distance (EMD) mean {h['emd_mean']:.3f}, max {h['emd_max']:.3f}; Jensen-Shannon {h['js']:.3f}; "
@@ -110,11 +122,33 @@ def _print_cohort(report: dict[str, Any]) -> None:
         if missing:
             print(f"without {c}: hospitals {', '.join(map(str, missing))}")
     for name in ("local_majority_accuracy", "global_majority_accuracy"):
-        print(f"{name.replace('_', ' ')} on the test beats: {100 * report[name]:.2f} %")
+        share = report[name]
+        print(f"{name.replace('_', ' ')} on the test beats: {'-' if share is None else f'{100 * share:.2f} %'}")
     print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
     print(f"patients in more than one hospital: {len(report['patients_shared'])}")
     for text in report["leaky"]:
         print(f"leaky: {text}")
+
+
+def _reading(report: dict[str, Any]) -> list[str]:
+    """How the records were read, in lines."""
+    before, after = report["window"]
+    own = ", ".join(f"{n} at {rate} Hz" for rate, n in report["native_rates"].items())
+    lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
+    leads = sorted(report["leads"].items(), key=lambda lead: -len(lead[1]))
+    named = [f"{lead} {len(who)}{_names(who) if i and len(who) <= 8 else ''}" for i, (lead, who) in enumerate(leads)]
+    lines.append(f"records by lead: {', '.join(named)}")
+    lines.append(f"patients: {report['patients']}, known from: {report['patients_source'] or 'nothing'}")
+    if report["doubled"]:
+        lines.append(f"annotated more than once: {report['doubled']} beats")
+    for key, text in (("symbols_dropped", "beats of symbols or classes left out"), ("symbols_no_beats", "no beats")):
+        if report[key]:
+            lines.append(f"{text}: {', '.join(f'{symbol} {count:,}' for symbol, count in report[key].items())}")
+    return lines
+
+
+def _names(records: list[str]) -> str:
+    return f" ({' '.join(records)})"
 
 
 def _say(text: str) -> None:

@@ -44,7 +44,7 @@ def governance(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def keystore(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger.keys import create_keystore, create_reviewer
+    from engine.ledger.keystore import create_keystore, create_reviewer
 
     for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
         print(f"hospital {slot}: {address}")

@@ -56,7 +56,7 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def audit(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.ledger import audit as ledger_audit
+    from engine.audit import run
     from sweeps.audit import audit_mlflow, audit_study
     from sweeps.folder import is_study
 
@@ -75,9 +75,9 @@ def audit(options: argparse.Namespace, rest: list[str]) -> int:
                 raise ConfigError(
                     f"{copy}: --against compares runs; this is a study, whose runs are in trials/*/seed-*."
                 )
-        report = ledger_audit.compare(path, options.against)
+        report = run.compare(path, options.against)
     else:
-        report = audit_study(path) if is_study(path) else ledger_audit.audit(path)
+        report = audit_study(path) if is_study(path) else run.audit(path)
     if options.json:
         print(json.dumps({str(path): report.to_dict()}))
     else:

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from engine.config import RunConfig
 from engine.errors import ConfigError
-from engine.settings import dotted_keys, load_yaml, set_key
+from engine.settings import dotted_keys, load_yaml, set_key, yaml_value
 
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer, and of a command that nobody has answered
@@ -68,7 +66,8 @@ def overridden(values: dict[str, Any], rest: list[str], model: type[RunConfig]) 
             hint = f" Did you mean --{near[0]}?" if near else " `pulseledger keys` lists all."
             raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
         try:
-            set_key(values, key, yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise ConfigError(f"--{key}: {text!r} is not a YAML value.") from None
+            value = yaml_value(text)
+        except ValueError as error:
+            raise ConfigError(f"--{key}: {error}.") from None
+        set_key(values, key, value)
     return values

@@ -14,17 +14,28 @@ from pydantic import ValidationError
 from engine.config import RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
-from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key
+from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
 
 LEAVES = dotted_keys(RunConfig)
-NOT_HASHED = ("name", "out", "data.folder", "ledger.", "tracking.", "execution.")
+NOT_HASHED = ("name", "out", "data.folder", "data.other.folder", "ledger.", "tracking.", "execution.")
 
 # Another valid value of each key for which `another` cannot make one up.
 OTHER: dict[str, Any] = {
+    "out": "elsewhere",
     "data.records": ["100"],
     "data.exclude": ["102"],
-    "data.window": [90, 90],
+    "data.window": [90, "0.4 s"],
+    "data.patients": {"100": "anna"},
+    "data.filter.band": [0.5, 40.0],
+    "data.lead": ["II", 0],
+    "data.rr_context": "10 s",
+    "data.symbols": {"e": "S", "!": None},
+    "data.other.source": "svdb",
+    "data.other.records": ["0800", "801"],
+    "data.other.exclude": ["1e3"],
+    "data.other.lead": [0],
+    "data.other.patients": r"^(\d+)",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
     "data.rr_features": ["next", "previous"],
@@ -41,6 +52,14 @@ OTHER: dict[str, Any] = {
     "ledger.backend": "none",
     "execution.hospitals_per_actor": 2,
     "execution.sites": dict.fromkeys(range(6), "ward"),
+}
+
+# what each optimiser of the server reads
+SERVER_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "momentum": ("learning_rate", "momentum"),
+    "adam": ("learning_rate", "momentum", "beta2", "tau"),
+    "yogi": ("learning_rate", "momentum", "beta2", "tau"),
 }
 
 
@@ -122,14 +141,23 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),
         ("cohort.fractions", [0.7, 0.3, 0.0], "train and test above 0"),
         ("cohort.fractions", [1.2, -0.5, 0.3], "add up to 1"),
-        ("data.source", "disk", "'simulated', 'mitdb' or 'folder'"),
+        ("data.source", "disk", "'simulated', 'mitdb', 'incart', 'svdb' or 'folder'"),
         ("data.window", [0, 180], "at least 1"),
         ("data.window", [4000, 97], "at most 4096"),
         ("data.classes", "N", "at least two different letters out of NSVFQ"),
         ("data.classes", "NN", "at least two different letters out of NSVFQ"),
         ("data.classes", "NX", "at least two different letters out of NSVFQ"),
         ("data.records", ["100", "101", "100"], "each record once"),
-        ("data.rr_context", 501, "less than or equal to 500"),
+        ("data.rr_context", 501, "1 to 500 beats, or a time up to 600 s"),
+        ("data.rr_context", "10 beats", "a whole number, or seconds as in '0.25 s' or '250 ms'"),
+        ("data.window", ["0 s", 180], "at least 1"),
+        ("data.lead", [], "a lead's name, its number from 0, or a list of such"),
+        ("data.lead", True, "a lead's name, its number from 0, or a list of such"),
+        ("data.rate", 0, "greater than 0"),
+        ("data.filter.band", [40, 0.5], "two rising frequencies"),
+        ("data.annotator", "a/b", "match pattern"),
+        ("data.patients", "(", "neither a .csv file nor a regular expression"),
+        ("data.records", [1e3], "put it into quotes"),
         ("data.simulated.patients", 10_000, "less than or equal to 9999"),
         ("data.simulated.minutes", 0.5, "greater than 0.5"),
         ("federation.rounds", 0, "greater than or equal to 1"),
@@ -236,6 +264,70 @@ def test_record_names_may_be_written_as_numbers() -> None:
     assert config.cohort.groups == (("100",), ("101", "102"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["04015", "0001", "010", "00", "3141595_0001", "100", "0x1F", "0o17", "+5", "1_000", "12:30", "no", "y", "on"],
+)
+def test_names_keep_their_text(tmp_path: Path, name: str) -> None:
+    """As in the databases that are numbered so; YAML 1.1 would read 2061, 1, 8, 0, 31415950001 and so on."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"name: {name}\ndata: {{records: [{name}, 12], exclude: [{name}]}}\ncohort: {{groups: [[{name}]]}}\n"
+    )
+    values = load_yaml(path)
+    config = parse(RunConfig, values, "c.yaml")
+    assert config.data.records == (name, "12")
+    assert config.data.exclude == config.cohort.groups[0] == (name,)  # type: ignore[index]
+    assert config.name == name
+    path.write_text(dump_yaml(config))
+    assert parse(RunConfig, load_yaml(path), "c.yaml") == config
+    assert yaml_value(f"[{name}, 12]") == [int(name) if name == "100" else name, 12]
+
+
+@pytest.mark.parametrize("value", ["1e3", "1.50", "true", "null", "~"])
+def test_a_name_that_yaml_takes_for_something_else_wants_quotes(value: str) -> None:
+    message = refusal(lambda: parse(RunConfig, {"data": {"exclude": [yaml_value(value)]}}, "c.yaml"))
+    assert message.endswith("is no name but a number, true, false or null; put it into quotes to make it one.")
+    assert parse(RunConfig, {"data": {"exclude": yaml_value(f"['{value}']")}}, "c.yaml").data.exclude == (value,)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("1E5", 100000.0), ("-.5", -0.5), ("1.", 1.0), (".inf", float("inf")), ("12", 12), ("-7", -7),
+        ("true", True), ("FALSE", False), ("yes", "yes"), ("off", "off"), ("null", None), ("2024-01-31", "2024-01-31"),
+        ("1:30", "1:30"), ("0", 0), ("{a: 1e2}", {"a": 100.0}),
+    ],
+)  # fmt: skip
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    assert yaml_value(text) == value
+    assert type(yaml_value(text)) is type(value)
+
+
+def test_numbers_in_any_of_these_forms_are_numbers_where_one_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 007\ncohort: {hospitals: +4, alpha: 1e-3}\ndata: {rr_features: no}\n")
+    config = parse(RunConfig, load_yaml(path), "c.yaml")
+    assert (config.seed, config.cohort.hospitals, config.cohort.alpha, config.data.rr_features) == (7, 4, 0.001, False)
+
+
+@pytest.mark.parametrize("text", ["[", "a: b: c", "!!python/name:os.system", "<<"])
+def test_a_flag_that_is_no_yaml_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a YAML value"):
+        yaml_value(text)
+
+
+def test_a_window_in_seconds_has_samples_at_a_rate() -> None:
+    data = DataConfig(window=("0.25 s", "450ms"))
+    assert data.window_at(360) == (90, 162)
+    assert data.window_at(128) == (32, 58)
+    assert DataConfig(window=(90, "0.45 s")).window_at(100) == (90, 45)
+    with pytest.raises(
+        ValueError, match="which at 10000 Hz is 2500 and 4500 samples; both must be at least 1 and their sum"
+    ):
+        data.window_at(10_000)
+
+
 def test_the_letters_of_classes_are_put_in_order() -> None:
     assert DataConfig(classes="VFN").classes == "NVF"
 
@@ -280,7 +372,7 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    unread = key.startswith("balance.") and key != "balance.method"  # by the method "none"
+    unread = key.startswith(("balance.", "aggregation.server.")) and not key.endswith(".method")  # by the method "none"
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
 
@@ -294,13 +386,23 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
+@pytest.mark.parametrize("method", SERVER_KEYS)
+def test_the_hash_holds_the_server_s_optimiser_that_is_used_and_no_other(method: str) -> None:
+    for key in (key for key in LEAVES if key.startswith("aggregation.server.") and not key.endswith(".method")):
+        base = with_key("aggregation.server.method", method)
+        values = base.model_dump()
+        set_key(values, key, another(key))
+        read = key.split(".")[2] in SERVER_KEYS[method]
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
+
+
 def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     config = with_key("cohort.groups", [["100"], ["101"]])
     values = json.loads(config.model_dump_json())
     for key in ("name", "out", "ledger", "tracking", "execution"):
         del values[key]
-    del values["data"]["folder"]
-    values["balance"] = {"method": "none"}  # reads nothing else
+    del values["data"]["folder"], values["data"]["other"]["folder"]
+    values["balance"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
 
@@ -327,7 +429,7 @@ def test_equal_values_written_differently_have_one_hash() -> None:
         (b"\tseed: 1\n", "c.yaml, line 1: is not valid YAML (found character '\\t'"),
         (b"name: *nobody\n", "c.yaml, line 1: is not valid YAML (found undefined alias"),
         (b"name: !!python/name:os.system\n", "c.yaml, line 1: is not valid YAML (could not determine a constructor"),
-        (b"name: 2024-02-31\n", "c.yaml: is not valid YAML (day is out of range for month)."),
+        (b"seed: " + b"9" * 5000, "c.yaml: is not valid YAML (Exceeds the limit"),
         (b"name: \x01\n", "c.yaml: is not valid YAML (unacceptable character"),
         (b"{" * 5000, "c.yaml: is not valid YAML (maximum recursion depth"),
         (b"- seed\n- 1\n", "c.yaml: must be a mapping of keys, not a list."),

@@ -1,7 +1,9 @@
 """One whole run: what it leaves behind, how it goes on after an interruption, and how it refuses."""
 
 import errno
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ecg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine import checkpoint
+from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import build_cohort
 from engine.errors import DataError, Stopped, StudyError
 from engine.experiment import Place, run, steps
 from engine.files import whole
-from engine.ledger.audit import audit
 from engine.model import build_network, initial_parameters, model_hash, vector_hash
 from engine.result import RESULT, Result
 from engine.settings import load_yaml, parse
@@ -215,7 +218,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.settings import load_yaml, parse
 from engine.experiment import Place, run
-from engine.ledger.chain import EmbeddedChain
+from engine.ledger.chain.embedded import EmbeddedChain
 
 send, held = EmbeddedChain.send, threading.Event()
 
@@ -293,6 +296,40 @@ def test_a_checkpoint_of_another_configuration_is_refused(begun):
     with pytest.raises(DataError) as error:
         run(config.model_copy(update={"seed": 1}), folder)
     one_sentence(error, folder / checkpoint.NAME, "belongs to another configuration", config_hash(config)[:12])
+
+
+@pytest.mark.parametrize("backend", ["none", "embedded"])
+def test_records_that_changed_since_are_not_trained_on(tiny_config, tmp_path: Path, backend: str):
+    """A corrected export, or a share that was synchronised again, between a run and its going on."""
+    for name in "abc":
+        ecg.write(tmp_path / "data", name)
+    keys = {"data.source": "folder", "data.folder": str(tmp_path / "data"), "ledger.backend": backend}
+    config = tiny_config(**keys)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "run", Place(observers=(StopAfter(2),)))
+    signal = tmp_path / "data" / "a.dat"
+    right = signal.read_bytes()
+    signal.write_bytes(right[::-1])
+    path = tmp_path / "run" / checkpoint.NAME
+    with pytest.raises(DataError) as error:
+        run(config, tmp_path / "run")
+    one_sentence(error, path, "was trained on other data (beats ", "put them back, or begin in another folder.")
+    signal.write_bytes(right)
+    (tmp_path / "data" / "notes.txt").write_text("a file that is not read changes nothing")
+    result = run(config, tmp_path / "run")
+    assert len(result.rounds) == config.federation.rounds
+    if backend != "none":  # what every hospital signs commits to the data
+        signal.write_bytes(right[::-1])
+        other = run(config, tmp_path / "other")
+        assert federation_of(tmp_path / "run") != federation_of(tmp_path / "other")
+        assert other.cohort.digest != result.cohort.digest
+
+
+def federation_of(folder: Path) -> str:
+    """Identity of the federation in a run's journal."""
+    with sqlite3.connect(folder / "ledger" / "journal.sqlite") as journal:
+        rows = dict(journal.execute("SELECT key, value FROM meta").fetchall())
+    return json.loads(rows["federation"])["id"]
 
 
 def test_a_newer_attempt_fences_off_an_older(tiny_config, tmp_path: Path):

@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import f32
 
-from engine.aggregation.mean import moved, total, weight, weighted_mean, weighted_sum
-from engine.errors import PulseLedgerError
 from engine.metrics import confusion, federation_scores, scores
 
 #              predicted N, S, V
@@ -93,65 +90,3 @@ def test_scores_agree_with_counting_beat_by_beat(pairs: list[tuple[int, int]]):
         tp, fp, fn = (((true == c) == a) & ((predicted == c) == b) for a, b in ((1, 1), (0, 1), (1, 0)))
         by_class.append(2 * tp.sum() / (2 * tp.sum() + fp.sum() + fn.sum()))
     assert found["macro_f1"] == pytest.approx(np.mean(by_class))
-
-
-# --- Aggregation ------------------------------------------------------------------------------------------------------
-
-
-def test_weighted_mean_by_hand():
-    params = f32(1, 10)
-    updates = [(3.0, f32(1, 0)), (1.0, f32(-3, 4))]
-    assert weighted_mean(params, updates).tolist() == [1 + (3 - 3) / 4, 10 + 4 / 4]
-    assert weighted_mean(params, [(weight("uniform", 3), u) for _, u in updates]).tolist() == [1 - 1, 10 + 2]
-    unchanged = weighted_mean(params, [(weight("none", 3), u) for _, u in updates])
-    assert unchanged.tolist() == [1, 10]
-    assert not np.shares_memory(unchanged, params)
-    assert weighted_mean(params, []).tolist() == [1, 10]
-    assert params.tolist() == [1, 10]
-    assert weighted_mean(params, updates).dtype == np.float32
-
-
-def test_weights():
-    assert [weight(w, 7) for w in ("samples", "uniform", "none")] == [7.0, 1.0, 0.0]
-
-
-def test_the_order_of_a_sum_and_adding_in_groups_change_no_bit():
-    # in float64 the sum of these depends on the order
-    draw = np.random.default_rng(0)
-    updates = [(float(abs(w) + 1), draw.standard_normal(50).astype(np.float32) * 10.0**w) for w in range(-3, 6)]
-    params = draw.standard_normal(50).astype(np.float32)
-    expected = weighted_mean(params, updates)
-    assert np.array_equal(weighted_mean(params, updates[::-1]), expected)
-    parts = [weighted_sum([update], 50) for update in updates]
-    grouped = total([total(parts[:2], 50), total(parts[2:], 50)], 50)
-    assert np.array_equal(moved(params, grouped, sum(w for w, _ in updates)), expected)
-
-
-def test_fixed_point_by_hand():
-    # 3 * 2^-37 is half a unit: rounded to even, 1.5 units -> 2
-    assert weighted_sum([(3.0, f32(2**-37, 1, -2))], 3).tolist() == [2, 3 * 2**36, -6 * 2**36]
-
-
-def test_rounding_is_far_below_float32():
-    draw = np.random.default_rng(1)
-    updates = [
-        (float(draw.integers(1, 3000)), (1e-3 * draw.standard_normal(500)).astype(np.float32)) for _ in range(20)
-    ]
-    params = (0.1 * draw.standard_normal(500)).astype(np.float32)
-    exact = params + sum(w * u.astype(np.float64) for w, u in updates) / sum(w for w, _ in updates)
-    np.testing.assert_array_max_ulp(weighted_mean(params, updates), exact.astype(np.float32), maxulp=1)
-
-
-def test_a_diverging_update_is_refused():
-    for wrong in (1e30, np.inf, np.nan):
-        with pytest.raises(PulseLedgerError, match=r"the limit is 1\.67772e\+07; the training diverges"):
-            weighted_mean(f32(0), [(1, f32(wrong))])
-
-
-def test_a_sum_that_would_wrap_is_refused():
-    large = weighted_sum([(1.0, f32(2**24 - 1))], 1)
-    with pytest.raises(PulseLedgerError, match="too large to add up"):
-        weighted_sum([(1.0, f32(2**24 - 1))] * 9, 1)
-    assert total([large] * 7, 1).tolist() == [7 * (2**24 - 1) * 2**36]
-    with pytest.raises(PulseLedgerError, match="too large to add up"):
-        total([large] * 9, 1)

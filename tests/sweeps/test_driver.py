@@ -15,10 +15,10 @@ from reference import Heard, as_run, settled
 from simulated_ray import Dies, Hangs, simulated
 from studies import ALONE, BASE, ROUNDS, TUNED, outcome, runs_of, store_of, study_of, trials_of
 
+from engine.audit.run import audit
 from engine.clock import JumpingClock
 from engine.config import config_hash
 from engine.errors import ResourceError, StudyError
-from engine.ledger.audit import audit
 from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.folder import STUDY_FILE, read_groups, read_study, repeat_folder, trial_folder

@@ -8,7 +8,8 @@ from reference import f32, merged
 
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
-from engine.aggregation.mean import NAME
+from engine.aggregation.mean import NAME, add, partial, total, weight
+from engine.errors import PulseLedgerError
 from engine.messages import Update
 
 
@@ -62,3 +63,52 @@ def test_what_is_not_finite_is_never_added(bad: float):
     assert rule.partial is not None
     summed, refused = rule.partial([Update(1, f32(bad), 1, 0.0, 1)], 1)
     assert (summed.tolist(), list(refused)) == ([0], [1])
+
+
+def test_weights():
+    assert [weight(w, 7) for w in ("samples", "uniform", "none")] == [7.0, 1.0, 0.0]
+
+
+def test_fixed_point_by_hand():
+    # 3 * 2^-37 is half a unit: rounded to even, 1.5 units -> 2
+    assert sums([(3, f32(2**-37, 1, -2))]).tolist() == [2, 3 * 2**36, -6 * 2**36]
+
+
+def test_the_order_changes_no_bit_where_it_would_in_floating_point():
+    draw = np.random.default_rng(0)
+    updates = [(abs(w) + 1, (draw.standard_normal(50) * 10.0**w).astype(np.float32)) for w in range(-3, 6)]
+    params = draw.standard_normal(50).astype(np.float32)
+    expected = merged(params, updates, "samples")
+    assert np.array_equal(merged(params, updates[::-1], "samples"), expected)
+    # whereas floating-point sums of these depend on it
+    plain = [sum(w * u for w, u in order) for order in (updates, updates[::-1])]
+    assert not np.array_equal(*plain)
+
+
+def test_rounding_is_far_below_float32():
+    draw = np.random.default_rng(1)
+    updates = [(int(draw.integers(1, 3000)), (1e-3 * draw.standard_normal(500)).astype(np.float32)) for _ in range(20)]
+    params = (0.1 * draw.standard_normal(500)).astype(np.float32)
+    exact = params + sum(w * u.astype(np.float64) for w, u in updates) / sum(w for w, _ in updates)
+    np.testing.assert_array_max_ulp(merged(params, updates, "samples"), exact.astype(np.float32), maxulp=1)
+
+
+@pytest.mark.parametrize("wrong", [1e30, np.inf, np.nan])
+def test_a_diverging_update_says_so(wrong: float):
+    with pytest.raises(PulseLedgerError, match=r"the limit is 1\.67772e\+07; the training diverges"):
+        add(np.zeros(1, np.int64), 1.0, f32(wrong))
+
+
+def test_a_sum_that_would_wrap_is_refused():
+    large = sums([(1, f32(2**24 - 1))])
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        sums([(1, f32(2**24 - 1))] * 9)
+    assert total([large] * 7, 1).tolist() == [7 * (2**24 - 1) * 2**36]
+    with pytest.raises(PulseLedgerError, match="too large to add up"):
+        total([large] * 9, 1)
+
+
+def sums(updates: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The sum of (samples, change) in fixed point."""
+    sent = [Update(i, vector, samples, 0.0, 1) for i, (samples, vector) in enumerate(updates)]
+    return partial("samples")(sent, len(updates[0][1]))[0]

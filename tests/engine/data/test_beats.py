@@ -13,22 +13,28 @@ from hypothesis import strategies as st
 
 from engine.data import beats as module
 from engine.data.beats import ARRAYS, cut, load_beats, open_beats, rr_features
-from engine.data.config import DataConfig
-from engine.data.records import Record, locate, read_record
+from engine.data.config import AAMI, DataConfig, FilterConfig
+from engine.data.disk import locate
+from engine.data.records import Entry, Record, open_record, read_record
 from engine.errors import DataError
 
 
 def record(
-    signal: list[float] | np.ndarray, peaks: list[int], symbols: str | None = None, rate: float = 100.0
+    signal: list[float] | np.ndarray,
+    peaks: list[int],
+    symbols: str | None = None,
+    rate: float = 100.0,
+    kinds: list[int] | None = None,
 ) -> Record:
     return Record(
         name="r",
-        patient="r",
         sex="",
         age=-1,
-        lead="MLII",
+        leads=("MLII",),
         sampling_rate=rate,
-        signal=np.asarray(signal, np.float32),
+        native_rate=rate,
+        signal=np.asarray(signal, np.float32)[None],
+        kinds=np.asarray(kinds or np.zeros(len(signal)), np.int8),
         peaks=np.array(peaks, np.int64),
         symbols=tuple(symbols or "N" * len(peaks)),
     )
@@ -43,16 +49,16 @@ def raw(before: int, after: int, **settings: Any) -> DataConfig:
 
 def test_a_window_goes_from_before_the_peak_to_just_before_after() -> None:
     arrays = cut(record(np.arange(100), [50, 60]), raw(10, 5))
-    assert arrays["x"].dtype == np.float32
-    assert arrays["x"].tolist() == [list(range(40, 55)), list(range(50, 65))]
-    assert arrays["sample"].tolist() == [50, 60]
+    assert arrays.x.dtype == np.float32
+    assert arrays.x.tolist() == [list(range(40, 55)), list(range(50, 65))]
+    assert arrays.sample.tolist() == [50, 60]
 
 
 def test_a_beat_whose_window_leaves_the_record_is_left_out() -> None:
     # 10 - 10 = 0 is the first sample and 95 + 5 = 100 is one after the last: both still fit.
     arrays = cut(record(np.arange(100), [9, 10, 95, 96]), raw(10, 5))
-    assert arrays["sample"].tolist() == [10, 95]
-    assert arrays["x"][:, [0, -1]].tolist() == [[0, 14], [85, 99]]
+    assert arrays.sample.tolist() == [10, 95]
+    assert arrays.x[:, [0, -1]].tolist() == [[0, 14], [85, 99]]
 
 
 @given(
@@ -63,31 +69,32 @@ def test_a_beat_whose_window_leaves_the_record_is_left_out() -> None:
 def test_every_window_is_the_stretch_around_its_peak(peaks: list[int], before: int, after: int) -> None:
     arrays = cut(record(np.arange(300), peaks), raw(before, after))
     kept = [p for p in peaks if p - before >= 0 and p + after <= 300]
-    assert arrays["sample"].tolist() == kept
-    assert arrays["x"].tolist() == [list(range(p - before, p + after)) for p in kept]
-    assert {len(array) for array in arrays.values()} == {len(kept)}
+    assert arrays.sample.tolist() == kept
+    assert arrays.x.tolist() == [list(range(p - before, p + after)) for p in kept]
+    assert {len(array) for array in arrays[:4]} == {len(kept)}
+    assert arrays.counts == {"edge": len(peaks) - len(kept), "lost": 0, "flat": 0, "unclear": 0}
 
 
 def test_a_record_is_scaled_by_its_median_and_spread() -> None:
     # Median 1, mean 2, variance (7 * 1 + 49) / 8 = 7.
     signal = [1, 1, 1, 9, 1, 1, 1, 1]
-    x = cut(record(signal, [3, 5]), DataConfig(window=(1, 2), normalise="record"))["x"]
+    x = cut(record(signal, [3, 5]), DataConfig(window=(1, 2), normalise="record")).x
     assert x.tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
 
 
 def test_a_beat_is_scaled_by_its_own_mean_and_spread() -> None:
     # 2 4 4 6: mean 4, variance 2. 5 5 5 5 is flat and stays finite.
-    x = cut(record([2, 4, 4, 6, 5, 5, 5, 5], [2, 6]), DataConfig(window=(2, 2), normalise="beat"))["x"]
+    x = cut(record([2, 4, 4, 6, 5, 5, 5, 5], [2, 6]), DataConfig(window=(2, 2), normalise="beat")).x
     assert x.tolist() == [pytest.approx([-(2**0.5), 0, 0, 2**0.5]), [0, 0, 0, 0]]
 
 
 def test_a_flat_record_stays_finite() -> None:
-    x = cut(record([3.0] * 20, [10]), DataConfig(window=(2, 2), normalise="record"))["x"]
+    x = cut(record([3.0] * 20, [10]), DataConfig(window=(2, 2), normalise="record")).x
     assert x.tolist() == [[0, 0, 0, 0]]
 
 
 def test_millivolts_are_kept_where_nothing_is_scaled() -> None:
-    assert cut(record([0.5, -1.25, 2.0], [1]), raw(1, 1))["x"].tolist() == [[0.5, -1.25]]
+    assert cut(record([0.5, -1.25, 2.0], [1]), raw(1, 1)).x.tolist() == [[0.5, -1.25]]
 
 
 # --- classes and symbols
@@ -95,19 +102,19 @@ def test_millivolts_are_kept_where_nothing_is_scaled() -> None:
 
 def test_classes_count_in_the_order_of_their_letters() -> None:
     peaks = list(range(10, 90, 10))
-    y = cut(record(np.zeros(100), peaks, "NLAVF/fQ"), raw(2, 2))["y"]
+    y = cut(record(np.zeros(100), peaks, "NLAVF/fQ"), raw(2, 2)).y
     assert y.dtype == np.int8
     assert y.tolist() == [0, 0, 1, 2, 3, 4, 4, 4]
     # Without S and Q the letters that are left are N V F.
     arrays = cut(record(np.zeros(100), peaks, "NLAVF/fQ"), raw(2, 2, classes="FVN"))
-    assert arrays["y"].tolist() == [0, 0, 1, 2]
-    assert arrays["sample"].tolist() == [10, 20, 40, 50]
+    assert arrays.y.tolist() == [0, 0, 1, 2]
+    assert arrays.sample.tolist() == [10, 20, 40, 50]
 
 
 def test_symbols_can_be_dropped_from_a_class() -> None:
     arrays = cut(record(np.zeros(100), [10, 20, 30, 40], "/fQN"), raw(2, 2, drop_symbols=("Q",)))
-    assert arrays["sample"].tolist() == [10, 20, 40]
-    assert arrays["y"].tolist() == [4, 4, 0]
+    assert arrays.sample.tolist() == [10, 20, 40]
+    assert arrays.y.tolist() == [4, 4, 0]
 
 
 # --- RR features
@@ -168,10 +175,64 @@ def test_timing_counts_the_beats_that_are_left_out() -> None:
     # At 100 Hz the A beat 0.4 s after the first N is the neighbour of both N beats; the first peak is an edge beat.
     whole = record(np.zeros(500), [5, 100, 140, 260], "NNAN")
     arrays = cut(whole, raw(10, 10, classes="NV", rr_features=("previous", "next")))
-    assert arrays["sample"].tolist() == [100, 260]
-    assert arrays["rr"].tolist() == [pytest.approx([0.6, -1.6], abs=1e-5), pytest.approx([1.6, 1.6], abs=1e-5)]
+    assert arrays.sample.tolist() == [100, 260]
+    assert arrays.rr.tolist() == [pytest.approx([0.6, -1.6], abs=1e-5), pytest.approx([1.6, 1.6], abs=1e-5)]
     dropped = cut(whole, raw(10, 10, drop_symbols=("A",), rr_features=("previous", "next")))
-    assert dropped["rr"].tolist() == arrays["rr"].tolist()
+    assert dropped.rr.tolist() == arrays.rr.tolist()
+
+
+def test_a_context_in_seconds_takes_the_intervals_within_it() -> None:
+    # Within 0.8 s of each beat, but at least its own two intervals: local means 0.8, 0.8, 0.6, 0.8, 1.2.
+    seconds = rr_features(SECONDS, DataConfig(rr_context="0.8 s"))
+    expected = [0, 0, np.log(0.8 / 0.6) / 0.1, np.log(0.4 / 0.8) / 0.1, 0]
+    assert seconds[:, 2].tolist() == pytest.approx(expected, abs=1e-3)
+    whole = rr_features(SECONDS, DataConfig(rr_context="1 s"))[:, 3]
+    assert whole[2] == pytest.approx(np.log(0.4 / 0.6) / 0.1, abs=1e-3)
+    everything = rr_features(SECONDS, DataConfig(rr_context="60 s"))
+    assert everything.tolist() == rr_features(SECONDS, DataConfig(rr_context=100)).tolist()
+
+
+@given(st.lists(st.floats(0.2, 4), min_size=1, max_size=30), st.floats(0.001, 20))
+def test_a_context_in_seconds_always_has_an_interval(intervals: list[float], reach: float) -> None:
+    times = np.concatenate([[0.0], np.cumsum(intervals)])
+    assert np.isfinite(rr_features(times, DataConfig(rr_context=f"{reach:.3f} s"))).all()
+
+
+# --- lost and flat stretches
+
+
+def test_beats_on_lost_or_flat_stretches_are_left_out_and_counted() -> None:
+    # Windows are 5 before and 5 after: that of 20 ends before sample 25, where the lost ones begin.
+    kinds = [0] * 25 + [1] * 10 + [0] * 25 + [2] * 20 + [0] * 20
+    signal = np.arange(100.0)
+    signal[25:35] = np.nan
+    arrays = cut(record(signal, [3, 20, 21, 30, 39, 40, 55, 56, 84, 85], kinds=kinds), raw(5, 5))
+    assert arrays.sample.tolist() == [20, 40, 55, 85]
+    assert arrays.counts == {"edge": 1, "lost": 3, "flat": 2, "unclear": 0}
+    assert np.isfinite(arrays.x).all()
+    assert len(arrays.rr) == 4
+
+
+def test_a_beat_that_is_not_wanted_is_not_counted_as_lost() -> None:
+    kinds = [1] * 50 + [0] * 50
+    arrays = cut(record(np.arange(100.0), [20, 30, 60, 70], "NVNV", kinds=kinds), raw(5, 5, classes="NS"))
+    assert arrays.counts == {"edge": 0, "lost": 1, "flat": 0, "unclear": 0}
+    assert arrays.dropped == {"V": 2}
+
+
+def test_a_records_scale_is_that_of_its_good_samples() -> None:
+    # The first eight samples have median 1 and variance 7; what is lost and flat does not count.
+    signal = [1, 1, 1, 9, 1, 1, 1, 1, np.nan, np.nan, 50, 50, 50]
+    kinds = [0] * 8 + [1, 1, 2, 2, 2]
+    x = cut(record(signal, [3, 5], kinds=kinds), DataConfig(window=(1, 2), normalise="record")).x
+    assert x.tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
+    nothing = cut(record([5.0] * 13, [5], kinds=[2] * 13), DataConfig(window=(1, 2), normalise="record"))
+    assert nothing.counts["flat"] == 1
+
+
+def test_windows_may_be_given_in_seconds() -> None:
+    arrays = cut(record(np.arange(100), [50]), raw(10, 5).model_copy(update={"window": ("0.1 s", "50 ms")}))
+    assert arrays.x.tolist() == [list(range(40, 55))]
 
 
 # --- the cache
@@ -182,13 +243,17 @@ def cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the records that were read to be cut, in a cache of this test alone."""
     names: list[str] = []
 
-    def counted(folder: Path, name: str, data: DataConfig) -> Record:
-        names.append(name)
-        return read_record(folder, name, data)
+    def counted(entry: Entry, data: DataConfig) -> Record:
+        names.append(entry.name)
+        return read_record(entry, data)
 
     monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "read_record", counted)
     return names
+
+
+def read(data: DataConfig, name: str) -> Record:
+    return read_record(open_record(name, Path(data.folder or "") / f"{name}.hea", data), data)
 
 
 @pytest.fixture(scope="module")
@@ -202,26 +267,29 @@ def test_beats_are_the_cut_records_in_order(cuts: list[str], data: DataConfig) -
     beats = load_beats(data, told.append)
     assert told == ["cutting beats of 2 records"]
     assert cuts == ["s001", "s004"]
-    read = [read_record(Path(data.folder or ""), name, data) for name in cuts]
-    parts = [cut(each, data) for each in read]
+    whole = [read(data, name) for name in cuts]
+    parts = [cut(each, data) for each in whole]
     for name in ("x", "rr", "y", "sample"):
-        assert np.array_equal(getattr(beats, name), np.concatenate([part[name] for part in parts])), name
-    assert beats.record.tolist() == [0] * len(parts[0]["y"]) + [1] * len(parts[1]["y"])
+        assert np.array_equal(getattr(beats, name), np.concatenate([getattr(part, name) for part in parts])), name
+    assert beats.record.tolist() == [0] * len(parts[0].y) + [1] * len(parts[1].y)
+    assert beats.peak.tolist() == [*whole[0].peaks.tolist(), *whole[1].peaks.tolist()]
     assert beats.x.shape == (len(beats), 252)
     assert {name: getattr(beats, name).dtype.name for name in ARRAYS} == {
-        "x": "float32", "rr": "float32", "y": "int8", "record": "int16", "sample": "int64",
+        "x": "float32", "rr": "float32", "y": "int8", "record": "int32", "sample": "int64", "peak": "int64",
     }  # fmt: skip
     assert beats.rr_names == ("previous", "next", "previous_ratio", "next_ratio")
     assert sum(beats.counts().values()) == len(beats)
     assert [row["name"] for row in beats.records] == ["s001", "s004"]
-    for row, each, part in zip(beats.records, read, parts, strict=True):
-        assert sum(row["annotated"].values()) == len(each.peaks) == len(part["y"]) + row["edge"]
-        assert (row["lead"], row["sampling_rate"], row["samples"]) == ("MLII", 360.0, 43_200)
+    for row, each, part in zip(beats.records, whole, parts, strict=True):
+        assert sum(row["annotated"].values()) == len(each.peaks) == row["peaks"] == len(part.y) + row["edge"]
+        assert (row["leads"], row["sampling_rate"], row["samples"]) == (["MLII"], 360.0, 43_200)
+    assert beats.window == (90, 162)
+    assert beats.patients_source == ""
 
 
 def test_edge_beats_are_counted_only_where_they_were_wanted(cuts: list[str], data: DataConfig) -> None:
     long = data.model_copy(update={"window": (2000, 2000)})
-    peaks = {row: read_record(Path(data.folder or ""), row, data) for row in data.records}
+    peaks = {name: read(data, name) for name in data.records}
     for wanted in ("NSVFQ", "SV"):
         beats = load_beats(long.model_copy(update={"classes": wanted}))
         for row in beats.records:
@@ -229,7 +297,7 @@ def test_edge_beats_are_counted_only_where_they_were_wanted(cuts: list[str], dat
             outside = [
                 symbol
                 for peak, symbol in zip(each.peaks, each.symbols, strict=True)
-                if module.AAMI[symbol] in wanted and not 2000 <= peak <= 43_200 - 2000
+                if AAMI[symbol] in wanted and not 2000 <= peak <= 43_200 - 2000
             ]
             assert row["edge"] == len(outside)
     assert sum(row["edge"] for row in load_beats(long).records) > 0
@@ -325,7 +393,11 @@ def test_what_changes_the_beats_has_a_cache_of_its_own(cuts: list[str], data: Da
     settings: list[dict[str, Any]] = [
         {},
         {"window": (90, 161)},
-        {"lead": "V1"},
+        {"lead": ("V1",)},
+        {"rate": 250.0},
+        {"symbols": {"A": "N"}},
+        {"patients": "^s"},
+        {"rr_context": "10 s"},
         {"normalise": "beat"},
         {"rr_features": False},
         {"rr_context": 5},
@@ -333,6 +405,7 @@ def test_what_changes_the_beats_has_a_cache_of_its_own(cuts: list[str], data: Da
         {"drop_symbols": ("N",)},
         {"records": ("s004", "s001")},
         {"records": ("s001",)},
+        {"filter": FilterConfig(notch=50.0)},
     ]
     loaded = [load_beats(data.model_copy(update=changes)) for changes in settings]
     assert len({beats.folder for beats in loaded}) == len({beats.digest for beats in loaded}) == len(settings)
@@ -366,7 +439,8 @@ def test_the_digest_does_not_depend_on_the_machine(
 
 
 def test_classes_without_a_beat_are_refused(cuts: list[str], data: DataConfig) -> None:
-    with pytest.raises(DataError, match=r"no beat is left; data.classes is FQ and data.window \[90, 162\]\.$"):
+    says = r"no beat is left; data.classes is FQ and data.window \[90, 162\]\.$"
+    with pytest.raises(DataError, match=says):
         load_beats(data.model_copy(update={"classes": "FQ", "records": ("s001",)}))
 
 

@@ -24,8 +24,11 @@ Make = Callable[..., Beats]
 def build(beats_of: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cohort]:
     """`build({"a": "NNV"}, hospitals=1, ...)` builds a cohort from beats in memory."""
 
-    def built(records: dict[str, str], patients: dict[str, str] | None = None, **settings: Any) -> Cohort:
-        monkeypatch.setattr(module, "load_beats", lambda data, progress: beats_of(records, patients))
+    def built(
+        records: dict[str, str], patients: dict[str, str] | None = None, database: str = "", **settings: Any
+    ) -> Cohort:
+        beats = beats_of(records, patients, database=database)
+        monkeypatch.setattr(module, "load_beats", lambda data, progress: beats)
         return build_cohort(DataConfig(), CohortConfig(hospitals=settings.pop("hospitals", len(records)), **settings))
 
     return built
@@ -114,6 +117,7 @@ def test_local_majority_by_hand(build: Callable[..., Cohort]) -> None:
     assert report["hospitals"][1] == {
         "id": 1, "records": ["b"], "trains": True, "train": 6, "validation": 1, "test": 3,
         "classes": {"N": 2, "S": 0, "V": 8, "F": 0, "Q": 0}, "local_majority_accuracy": pytest.approx(2 / 3),
+        "left_out": {"edge": 0, "lost": 0, "flat": 0, "unclear": 0},
     }  # fmt: skip
 
 
@@ -151,7 +155,8 @@ def test_a_patient_in_two_hospitals_is_called_leaky(build: Callable[..., Cohort]
 
 def test_201_and_202_leak_between_ds1_and_ds2(build: Callable[..., Cohort]) -> None:
     names = dict.fromkeys(["101", "201", "202"], "N" * 10)
-    report = build(names, {"202": "201"}, hospitals=2, partition="one-record", split="inter-patient").report
+    settings = {"hospitals": 2, "partition": "one-record", "split": "inter-patient"}
+    report = build(names, {"202": "201"}, "mitdb", **settings).report
     assert report["leaky"] == ["patients in more than one hospital: 201"]
     assert [(row["records"], row["trains"]) for row in report["hospitals"]] == [
         (["101"], True), (["201"], True), (["202"], False),
@@ -223,7 +228,9 @@ def test_a_hospital_without_train_beats_is_refused(build: Callable[..., Cohort])
 @pytest.mark.parametrize("empty", [0, 1])
 def test_a_hospital_without_any_beat_is_refused(build: Callable[..., Cohort], empty: int) -> None:
     message = refusal(lambda: build({"a": "N" * 10 * empty, "b": "N" * 10 * (1 - empty)}, partition="one-record"))
-    assert message.startswith(f"cohort: hospital {empty} (no beats) has no train beats with split chronological; ")
+    name = "ab"[empty]
+    says = f"cohort: hospital {empty} (no beats; none is left of {name}) has no train beats with split chronological; "
+    assert message.startswith(says)
 
 
 # --- the first study

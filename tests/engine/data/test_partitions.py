@@ -13,18 +13,17 @@ from engine.data.beats import Beats, load_beats
 from engine.data.cohort import heterogeneity
 from engine.data.config import CohortConfig, DataConfig
 from engine.data.partitions import (
-    DS1,
-    DS2,
-    PACED,
-    PATHOLOGY_HOSPITALS,
     TEST,
     TRAIN,
     UNUSED,
     VALIDATION,
     inter_patient_records,
+    official,
     partition,
     split,
 )
+from engine.data.sources import DS1, DS2, PACED
+from engine.data.sources import MITDB as DATABASE
 from engine.errors import ConfigError
 
 Make = Callable[..., Beats]
@@ -60,12 +59,6 @@ def cohorts(draw: Any) -> tuple[dict[str, str], dict[str, str]]:
         {f"r{i:02}": letters for i, letters in enumerate(records)},
         {f"r{i:02}": f"p{owner}" for i, owner in enumerate(owners)},
     )
-
-
-@pytest.fixture(scope="module")
-def real(mitdb: Any) -> Beats:
-    """All 48 real records with windows so short that no beat is lost at an edge."""
-    return load_beats(DataConfig(source="mitdb", folder=str(mitdb), window=(2, 2), normalise="none", rr_features=False))
 
 
 # --- whole patients
@@ -232,7 +225,7 @@ PATHOLOGY = [
 
 
 def test_the_five_pathology_hospitals_are_all_of_mitdb() -> None:
-    assert [sorted(group) for group in PATHOLOGY_HOSPITALS] == PATHOLOGY
+    assert [sorted(group) for group in DATABASE.pathologies] == PATHOLOGY
     assert sorted(sum(PATHOLOGY, [])) == MITDB
     assert len(MITDB) == 48
     assert (len(DS1), len(DS2), len(PACED)) == (22, 22, 4)
@@ -248,7 +241,7 @@ def test_pathology_of_the_real_records(real: Beats) -> None:
 
 def test_pathology_without_the_paced_records(beats_of: Make) -> None:
     unpaced = [name for name in MITDB if name not in PACED]
-    beats = beats_of(dict.fromkeys(unpaced, "NNN"), {"202": "201"})
+    beats = beats_of(dict.fromkeys(unpaced, "NNN"), {"202": "201"}, database="mitdb")
     owner = partition(beats, CohortConfig(hospitals=4, partition="pathology"))
     assert [names_of(beats, owner, h) for h in range(4)] == PATHOLOGY[1:]
     # With another number of hospitals the list does not fit, and the records are sorted and cut.
@@ -458,7 +451,9 @@ MINUTE = 360 * 60
 
 def test_inter_patient_by_hand(beats_of: Make) -> None:
     # A beat each half minute: beats 1 to 9 lie before minute 5, the tenth on it.
-    beats = beats_of(dict.fromkeys(["100", "101", "102", "106", "103"], "N" * 20), interval=MINUTE // 2)
+    beats = beats_of(
+        dict.fromkeys(["100", "101", "102", "106", "103"], "N" * 20), interval=MINUTE // 2, database="mitdb"
+    )
     config = CohortConfig(hospitals=1, partition="consecutive", split="inter-patient")
     owner = partition(beats, config)
     assert [names_of(beats, owner, h) for h in range(3)] == [["101", "106"], ["100"], ["103"]]
@@ -475,7 +470,7 @@ def test_inter_patient_by_hand(beats_of: Make) -> None:
 
 
 def test_inter_patient_keeps_adaptation_and_test_windows_apart(beats_of: Make) -> None:
-    beats = beats_of({"100": "N" * 4, "101": "N" * 4}, window=40)
+    beats = beats_of({"100": "N" * 4, "101": "N" * 4}, window=40, database="mitdb")
     edge = 5 * MINUTE
     beats = replace(beats, sample=np.tile([1000, edge - 36, edge - 1, edge + 5], 2))
     config = CohortConfig(hospitals=1, partition="consecutive", split="inter-patient")
@@ -485,13 +480,13 @@ def test_inter_patient_keeps_adaptation_and_test_windows_apart(beats_of: Make) -
 
 @pytest.mark.parametrize("kind", ["pathology", "consecutive", "record-dirichlet", "quantity"])
 def test_inter_patient_trains_on_ds1_alone(beats_of: Make, kind: Any) -> None:
-    beats = beats_of(dict.fromkeys(MITDB, "NNSVN"), {"202": "201"})
+    beats = beats_of(dict.fromkeys(MITDB, "NNSVN"), {"202": "201"}, database="mitdb")
     config = CohortConfig(hospitals=5, partition=kind, split="inter-patient")
     owner = partition(beats, config)
-    assert sorted(sum((names_of(beats, owner, h) for h in range(5)), [])) == DS1
+    assert tuple(sorted(sum((names_of(beats, owner, h) for h in range(5)), []))) == DS1
     assert [names_of(beats, owner, h) for h in range(5, 27)] == [[name] for name in DS2]
     assert owner.max() == 26
-    assert names_of(beats, owner, -1) == PACED
+    assert names_of(beats, owner, -1) == list(PACED)
     _, trains = split(beats, owner, config)
     assert trains.tolist() == [True] * 5 + [False] * 22
 
@@ -514,12 +509,33 @@ def test_inter_patient_elsewhere_takes_every_second_patient(beats_of: Make) -> N
     assert inter_patient_records(beats) == ([0, 2, 3], [1, 4])
 
 
-@pytest.mark.parametrize("names", [["101", "106"], ["100", "103"], ["102"], ["s1"]])
+def test_names_like_those_of_a_database_are_nothing_special(beats_of: Make) -> None:
+    beats = beats_of(dict.fromkeys(["101", "102", "104", "106"], "N" * 20))
+    assert official(beats, range(4)) is None
+    assert inter_patient_records(beats) == ([0, 2], [1, 3])
+
+
+def test_the_official_split_goes_by_what_a_record_is(beats_of: Make) -> None:
+    # Copies under other names: "a" is MIT-BIH's 100, "100" is its 101.
+    beats = beats_of({"100": "NN", "a": "NN"})
+    known = {"100": "mitdb/101", "a": "mitdb/100"}
+    beats = replace(beats, records=tuple({**row, "known": known[row["name"]]} for row in beats.records))
+    assert inter_patient_records(beats) == ([0], [1])
+    mixed = replace(beats, records=({**beats.records[0], "known": ""}, beats.records[1]))
+    assert official(mixed, range(2)) is None
+    assert official(mixed, [1]) is not None
+
+
+@pytest.mark.parametrize("names", [["101", "106"], ["100", "103"], ["102"]])
 def test_inter_patient_needs_both_sides(beats_of: Make, names: list[str]) -> None:
-    beats = beats_of(dict.fromkeys(names, "NN"))
+    beats = beats_of(dict.fromkeys(names, "NN"), database="mitdb")
     config = CohortConfig(hospitals=1, partition="consecutive", split="inter-patient")
     assert refusal(lambda: partition(beats, config)) == (
-        "cohort.split inter-patient needs records of both DS1 and DS2 (data.records, data.exclude)."
+        "cohort.split inter-patient needs records of both official parts of MIT-BIH 1.0.0, such as 101 and 100 "
+        "(data.records, data.exclude)."
+    )
+    assert refusal(lambda: partition(beats_of({"s1": "NN"}), config)) == (
+        "cohort.split inter-patient needs records of at least two patients (data.records, data.exclude)."
     )
 
 

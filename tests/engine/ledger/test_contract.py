@@ -1,4 +1,4 @@
-"""The three contracts against independent computations; every guard refuses, and says what it refused."""
+"""The contracts against independent computations; every guard refuses, and says what it refused."""
 
 import ast
 import hashlib
@@ -22,8 +22,8 @@ from eth_utils import decode_hex, keccak, to_checksum_address
 from hexbytes import HexBytes
 from reference import ROOT
 
-NAMES = ("RoundLedger", "SyntheticLedger", "StudyLedger")
-ARTEFACTS = {name: json.loads((ROOT / f"engine/ledger/{name}.json").read_text()) for name in NAMES}
+NAMES = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger")
+ARTEFACTS = {name: json.loads((ROOT / f"engine/ledger/artefacts/{name}.json").read_text()) for name in NAMES}
 
 ZERO = bytes(32)
 FEDERATION, CONFIG, GENESIS, POLICY = (bytes([n]) * 32 for n in (0xF1, 0xC1, 0x60, 0xB0))
@@ -75,6 +75,16 @@ def twice(types: list[str], values: list[Any]) -> bytes:
     return keccak(keccak(encode(types, values)))
 
 
+def named(name: str, digest: bytes) -> bytes:
+    """The leaf of a named digest in an annex, and the annex itself where nothing else is named."""
+    return keccak(keccak(keccak(text=name) + digest))
+
+
+def pair(left: bytes, right: bytes) -> bytes:
+    """The node over two of OpenZeppelin's leaves."""
+    return keccak(min(left, right) + max(left, right))
+
+
 # --- A chain of its own, without any code of the engine ---------------------------------------------------------------
 
 
@@ -88,18 +98,20 @@ def signature_of(item: dict) -> str:
     return item["name"] + "(" + ",".join(type_of(part) for part in item["inputs"]) + ")"
 
 
-def named(item: dict, value: Any) -> Any:
+def by_name(item: dict, value: Any) -> Any:
     """Turn a decoded tuple into a dictionary by the names of the ABI."""
     if not item["type"].startswith("tuple") or item["type"] != "tuple":
         return value
-    return {part["name"]: named(part, v) for part, v in zip(item["components"], value, strict=True)}
+    return {part["name"]: by_name(part, v) for part, v in zip(item["components"], value, strict=True)}
 
 
 class Contract:
     def __init__(self, tester: EthereumTester, name: str, sender: str, types: list[str], values: list[Any]) -> None:
         self.tester, self.abi = tester, ARTEFACTS[name]["abi"]
         self.functions = {item["name"]: item for item in self.abi if item["type"] == "function"}
-        self.errors = {keccak(text=signature_of(i))[:4]: i for i in self.abi if i["type"] == "error"}
+        # What the RoundLedger refuses comes through the contracts that ask it.
+        known = (*self.abi, *ARTEFACTS["RoundLedger"]["abi"])
+        self.errors = {keccak(text=signature_of(i))[:4]: i for i in known if i["type"] == "error"}
         data = ARTEFACTS[name]["bytecode"] + encode(types, values).hex()
         sent = tester.send_transaction({"from": sender, "gas": 7_000_000, "data": data})
         self.address = to_checksum_address(tester.get_transaction_receipt(sent)["contract_address"])
@@ -121,7 +133,7 @@ class Contract:
         sender = self.tester.get_accounts()[0]
         answer = self.tester.call({"from": sender, "to": self.address, "data": self.data(name, *arguments)})
         values = decode([type_of(part) for part in outputs], bytes(HexBytes(answer)))
-        values = tuple(named(part, value) for part, value in zip(outputs, values, strict=True))
+        values = tuple(by_name(part, value) for part, value in zip(outputs, values, strict=True))
         return values[0] if len(values) == 1 else values
 
     def refusal(self, sender: str, name: str, *arguments: Any) -> tuple[str, tuple]:
@@ -144,7 +156,7 @@ class Contract:
             types = [p["type"] for p in inputs if p["indexed"]]
             indexed = [decode([kind], topic)[0] for kind, topic in zip(types, topics[1:], strict=True)]
             plain = list(decode([type_of(p) for p in inputs if not p["indexed"]], bytes(HexBytes(log["data"]))))
-            values = {p["name"]: named(p, (indexed if p["indexed"] else plain).pop(0)) for p in inputs}
+            values = {p["name"]: by_name(p, (indexed if p["indexed"] else plain).pop(0)) for p in inputs}
             yield item["name"], values, self.tester.get_block_by_number(log["block_number"])["timestamp"]
 
 
@@ -177,6 +189,7 @@ class World:
     accounts: dict[str, str]
     keys: dict[str, bytes]
     rounds: Contract = field(init=False)
+    reputations: Contract = field(init=False)
     synthetic: Contract = field(init=False)
     studies: Contract = field(init=False)
     headers: list[tuple] = field(default_factory=list)
@@ -214,12 +227,12 @@ class World:
         number = state["progress"]["round"] + 1
         self.rounds.send(self.coordinator, "openRound", FEDERATION, number, state["model"], 0)
 
-    def header(self, leaves: list[bytes] | None = None, scores: bytes = ZERO, decisions: bytes = ZERO) -> tuple:
+    def header(self, leaves: list[bytes] | None = None, annex: bytes = ZERO) -> tuple:
         state = self.state()
         number = state["progress"]["round"] + 1
         root = root_of(leaves or [keccak(text=f"leaf {number} {slot}") for slot in range(SLOTS)])
         model = keccak(text=f"model {number}")
-        return number, state["head"], root, state["model"], model, QUORUM, scores, decisions
+        return number, state["head"], root, state["model"], model, QUORUM, annex
 
     def seal(self, header: tuple, following: int = 0) -> dict:
         submissions = self.state()["progress"]["submissions"]
@@ -312,6 +325,7 @@ def deployed() -> World:
     kinds = ["address", "address", "uint48"]
     world.rounds = Contract(tester, "RoundLedger", world.admin, kinds, [world.admin, world.coordinator, 60])
     address = world.rounds.address
+    world.reputations = Contract(tester, "ReputationLedger", world.admin, ["address"], [address])
     world.synthetic = Contract(tester, "SyntheticLedger", world.admin, ["address", "uint48"], [address, 60])
     world.studies = Contract(tester, "StudyLedger", world.admin, kinds[:2], [world.admin, world.registrar])
     world.rounds.send(world.admin, "grantRole", REVIEWER_ROLE, world.reviewer)
@@ -332,7 +346,7 @@ def world(deployed: World) -> Iterator[World]:
 
 # --- Heads and gas ----------------------------------------------------------------------------------------------------
 
-HEAD_TYPES = ["bytes32", "uint256", "address", "bytes32", "uint64", *["bytes32"] * 3, "uint32", "bytes32", "bytes32"]
+HEAD_TYPES = ["bytes32", "uint256", "address", "bytes32", "uint64", *["bytes32"] * 3, "uint32", "bytes32"]
 
 
 def genesis_head(world: World) -> bytes:
@@ -352,7 +366,7 @@ def test_heads_equal_the_independent_ones(world: World):
     assert world.rounds.view("head", FEDERATION) == head
     world.open_round()
     for number in range(1, 11):
-        header = world.header(scores=keccak(text=f"scores {number}"), decisions=keccak(text=f"decisions {number}"))
+        header = world.header(annex=keccak(text=f"annex {number}"))
         assert header[:2] == (number, head)
         world.seal(header)
         head = head_after(world, header)
@@ -370,8 +384,8 @@ def test_a_round_costs_the_same_for_any_number_of_hospitals(world: World):
         gas = []
         for number in range(1, 11):
             head = world.rounds.view("head", federation)
-            new = [keccak(text=f"{what} {number}") for what in ("root", "model", "scores", "decisions")]
-            header = (number, head, new[0], model, new[1], slots, new[2], new[3])
+            new = [keccak(text=f"{what} {number}") for what in ("root", "model", "annex")]
+            header = (number, head, new[0], model, new[1], slots, new[2])
             arguments = (federation, header, 0, 2**32 + number)
             gas.append(world.rounds.send(world.coordinator, "sealRound", *arguments)["gas_used"])
             model = new[1]
@@ -409,9 +423,9 @@ def opened(world: World) -> tuple:
     return FEDERATION, world.header(), 0, 0
 
 
-def sealed(world: World, leaves: list[bytes] | None = None, scores: bytes = ZERO) -> tuple:
+def sealed(world: World, leaves: list[bytes] | None = None, annex: bytes = ZERO) -> tuple:
     world.open_round()
-    world.seal(world.header(leaves, scores))
+    world.seal(world.header(leaves, annex))
     return world.headers[-1]
 
 
@@ -420,9 +434,17 @@ VERDICT = (0, 0b111, 0b101, 10)  # word, participated, accepted, threshold
 VERDICT_TYPES = ["uint64", "uint32", "uint16", "uint16", "uint16"]
 
 
+REWARD = twice(["uint32", "uint256"], [1, 30])  # all that is given out: 30 points to hospital 1
+
+
+def verdict_root(number: int, verdict: tuple = VERDICT) -> bytes:
+    return twice(VERDICT_TYPES, [number, *verdict])
+
+
 def judged(world: World) -> tuple:
-    header = sealed(world, scores=twice(VERDICT_TYPES, [1, *VERDICT]))
-    return FEDERATION, header, *VERDICT, []
+    scores = verdict_root(1)
+    header = sealed(world, annex=named("scores", scores))
+    return FEDERATION, header, scores, [], *VERDICT, []
 
 
 def disputed(world: World) -> tuple:
@@ -432,15 +454,22 @@ def disputed(world: World) -> tuple:
 
 
 def window_over(world: World) -> tuple:
-    sealed(world)
+    sealed(world, annex=pair(named("rewards", REWARD), named("scores", verdict_root(1))))
     world.wait(WINDOW + 1)
-    return FEDERATION, twice(["uint32", "uint256"], [1, 30])
+    return (FEDERATION,)
+
+
+def claim(world: World, account: str | None = None, cumulative: int = 30) -> tuple:
+    """Arguments of `claimReward`, for the last round; its annex names rewards and scores."""
+    holder, organisation, proof = IDENTITY[1]
+    siblings = [named("scores", verdict_root(world.headers[-1][0]))]
+    claimed = (1, account or holder, organisation, cumulative)
+    return FEDERATION, world.headers[-1], REWARD, siblings, claimed, proof, []
 
 
 def rewarded(world: World) -> tuple:
-    world.rounds.send(world.coordinator, "finalizeRound", *window_over(world))
-    account, organisation, proof = IDENTITY[1]
-    return FEDERATION, 1, account, organisation, proof, 30, []
+    world.rounds.send(world.stranger, "finalizeRound", *window_over(world))
+    return claim(world)
 
 
 def paused(world: World) -> tuple:
@@ -490,8 +519,7 @@ def rows() -> Iterator[Row]:
     yield Row("rounds", "openFederation", "coordinator", lambda w: other)
     yield Row("rounds", "openRound", "coordinator", lambda w: (FEDERATION, 1, GENESIS, 0))
     yield Row("rounds", "sealRound", "coordinator", opened)
-    yield Row("rounds", "updateReputation", "coordinator", judged)
-    yield Row("rounds", "finalizeRound", "coordinator", window_over)
+    yield Row("rounds", "finalizeRound", None, window_over, lambda w, a: (keccak(text="another federation"),))
     yield Row("rounds", "resolveDispute", "auditor", disputed)
     yield Row("rounds", "setHospital", "admin", lambda w: (FEDERATION, 1, w.stranger, 1, CONFIG))
     yield Row("rounds", "pause", "admin", lambda w: ())
@@ -511,7 +539,8 @@ def rows() -> Iterator[Row]:
         lambda w: w.rotation(1, HOSPITALS[1].key, stranger),
         lambda w, a: w.rotation(1, HOSPITALS[1].key, stranger, signer=stranger),
     )
-    yield Row("rounds", "claimReward", None, rewarded, lambda w, a: (*a[:2], w.stranger, *a[3:]))
+    yield Row("reputations", "updateReputation", "coordinator", judged)
+    yield Row("reputations", "claimReward", None, rewarded, lambda w, a: claim(w, account=w.stranger))
 
     policy = (0b110, 0b100, True, 1, 1, 1, 1, 1, 1, 1, 1, [0] * 8)
     yield Row("synthetic", "setPolicy", "admin", lambda w: (FEDERATION, policy, POLICY))
@@ -552,7 +581,7 @@ def rows() -> Iterator[Row]:
 
 
 ROWS = list(rows())
-ATTRIBUTES = dict(zip(NAMES, ("rounds", "synthetic", "studies"), strict=True))
+ATTRIBUTES = dict(zip(NAMES, ("rounds", "reputations", "synthetic", "studies"), strict=True))
 
 
 def test_every_function_that_writes_has_a_row():
@@ -594,7 +623,7 @@ def test_nobody_else_may_call(world: World, row: Row):
 def test_every_error_is_provoked_by_the_contract_tests():
     """Each error that is our own appears in a forge test, which names it with its arguments."""
     tests = "".join(path.read_text() for path in (ROOT / "contracts/test").glob("*.t.sol"))
-    for source in ("IRoundLedger", "SyntheticLedger", "StudyLedger"):
+    for source in ("IRoundLedger", "IReputationLedger", "Annex", "ISyntheticLedger", "StudyLedger"):
         text = (ROOT / f"contracts/src/{source}.sol").read_text()
         names = re.findall(r"^    error (\w+)\(", text, flags=re.MULTILINE)
         assert names
@@ -715,9 +744,50 @@ def test_reputation_follows_the_table(world: World):
         participated = sum(1 << slot for slot, v in enumerate(verdicts) if v != "-")
         accepted = sum(1 << slot for slot, v in enumerate(verdicts) if v == "A")
         verdict = (0, participated, accepted, threshold)
-        world.seal(world.header(scores=twice(VERDICT_TYPES, [number, *verdict])))
-        world.rounds.send(world.coordinator, "updateReputation", FEDERATION, world.headers[-1], *verdict, [])
-        assert tuple(world.rounds.view("reputation", FEDERATION, slot) for slot in range(SLOTS)) == expected
+        scores = verdict_root(number, verdict)
+        world.seal(world.header(annex=named("scores", scores)))
+        arguments = (FEDERATION, world.headers[-1], scores, [], *verdict, [])
+        world.reputations.send(world.coordinator, "updateReputation", *arguments)
+        assert tuple(world.reputations.view("reputation", FEDERATION, slot) for slot in range(SLOTS)) == expected
+
+
+def test_rewards_are_claimed_once_and_only_from_a_final_round_whose_annex_names_them(world: World):
+    window_over(world)
+    number, names = world.headers[-1][0], named("rewards", REWARD)
+    final = ("RoundNotFinal", (FEDERATION, number, SEALED))
+    assert world.reputations.refusal(world.stranger, "claimReward", *claim(world)) == final
+    world.rounds.send(world.stranger, "finalizeRound", FEDERATION)
+    annex = world.headers[-1][6]
+    federation, header, _, siblings, claimed, proof, _ = claim(world)
+    other = twice(["uint32", "uint256"], [1, 31])
+    refused = (federation, header, other, siblings, (*claimed[:3], 31), proof, [])
+    wrong = ("AnnexProofInvalid", (annex, keccak(text="rewards"), other))
+    assert world.reputations.refusal(world.stranger, "claimReward", *refused) == wrong
+    # The digest of another subject is no root of rewards, though it is in the annex.
+    scores = verdict_root(number)
+    refused = (federation, header, scores, [names], claimed, proof, [])
+    wrong = ("AnnexProofInvalid", (annex, keccak(text="rewards"), scores))
+    assert world.reputations.refusal(world.stranger, "claimReward", *refused) == wrong
+    world.reputations.send(world.stranger, "claimReward", *claim(world))
+    assert world.reputations.view("claimed", FEDERATION, 1) == 30
+    nothing = ("NothingToClaim", (FEDERATION, 1, 30, 30))
+    assert world.reputations.refusal(world.stranger, "claimReward", *claim(world)) == nothing
+
+
+def test_verdicts_count_for_the_sealed_round_that_names_them(world: World):
+    federation, header, scores, siblings, *verdict, proof = judged(world)
+    changed = (*header[:6], named("scores", keccak(text="others")))
+    refused = (federation, changed, scores, siblings, *verdict, proof)
+    expected = (federation, 1, head_after(world, header), head_after(world, changed))
+    assert world.reputations.refusal(world.coordinator, "updateReputation", *refused) == ("HeadMismatch", expected)
+    later = (2, *header[1:])
+    refused = (federation, later, scores, siblings, *verdict, proof)
+    unsealed = ("RoundNotSealed", (federation, 2, OPEN))
+    assert world.reputations.refusal(world.coordinator, "updateReputation", *refused) == unsealed
+    arguments = (federation, header, scores, siblings, *verdict, proof)
+    world.reputations.send(world.coordinator, "updateReputation", *arguments)
+    again = ("ReputationOutOfOrder", (federation, 0, 1, 1))
+    assert world.reputations.refusal(world.coordinator, "updateReputation", *arguments) == again
 
 
 def test_the_quota_is_exact_in_any_order(world: World):
@@ -796,8 +866,10 @@ def play(world: World) -> None:
     """A history that emits every event."""
     rounds, synthetic = world.rounds, world.synthetic
     world.open_round()
-    world.seal(world.header(LEAVES, twice(VERDICT_TYPES, [1, *VERDICT])))
-    rounds.send(world.coordinator, "updateReputation", FEDERATION, world.headers[0], *VERDICT, [])
+    scores = verdict_root(1)
+    world.seal(world.header(LEAVES, named("scores", scores)))
+    arguments = (FEDERATION, world.headers[0], scores, [], *VERDICT, [])
+    world.reputations.send(world.coordinator, "updateReputation", *arguments)
     rounds.send(world.stranger, "submitUpdate", *world.update(1))
     rounds.send(world.stranger, "submitUpdate", *world.update(2))
     world.seal(world.header(LEAVES))
@@ -810,11 +882,11 @@ def play(world: World) -> None:
     rounds.send(world.auditor, "resolveDispute", FEDERATION, world.headers[2], False)
     world.open_round()
     rounds.send(world.stranger, "submitUpdate", *world.update(1))
-    world.seal(world.header(), following=2**33)
+    annex = pair(named("rewards", REWARD), named("scores", verdict_root(4)))
+    world.seal(world.header(annex=annex), following=2**33)
     world.wait(WINDOW + 1)
-    rounds.send(world.coordinator, "finalizeRound", FEDERATION, twice(["uint32", "uint256"], [1, 30]))
-    account, organisation, proof = IDENTITY[1]
-    rounds.send(world.stranger, "claimReward", FEDERATION, 1, account, organisation, proof, 30, [])
+    rounds.send(world.stranger, "finalizeRound", FEDERATION)
+    world.reputations.send(world.stranger, "claimReward", *claim(world))
     rounds.send(world.stranger, "rotateKey", *world.rotation(2, HOSPITALS[2].key, bytes([97]) * 32))
     rounds.send(world.admin, "setHospital", FEDERATION, 0, world.hospital, 2, CONFIG)
     rounds.send(world.stranger, "submitUpdate", *world.update(1))
@@ -838,8 +910,8 @@ def play(world: World) -> None:
 
 def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
     """State of the federation from the events alone; times are those of the blocks."""
-    s: dict[str, Any] = {"submitted": set(), "void": set(), "hospitals": {}, "reputation": {}, "claimed": {}}
-    s |= {"finalized": 0, "disputed": 0, "rewardsRoot": ZERO, "roles": set(), "paused": False}
+    s: dict[str, Any] = {"submitted": set(), "void": set(), "hospitals": {}}
+    s |= {"finalized": 0, "disputed": 0, "roles": set(), "paused": False}
     p: dict[str, Any] = {"round": 0, "deadline": 0, "sealedAt": 0, "submissions": 0, "phase": 0}
     for name, e, time in events:
         if name == "FederationOpened":
@@ -868,7 +940,6 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
                 s["finalized"] = e["round"]
         elif name == "RoundFinalized":
             s["finalized"] = e["round"]
-            s["rewardsRoot"] = e["rewardsRoot"] if e["rewardsRoot"] != ZERO else s["rewardsRoot"]
         elif name == "HospitalSet":
             rotated = s["hospitals"].get(e["slot"], {"rotated": 0})["rotated"]
             entry = {key: e[key] for key in ("account", "status", "organisation")}
@@ -876,11 +947,6 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
         elif name == "KeyRotated":
             entry = {"account": e["to"], "status": 1, "organisation": e["organisation"], "rotated": e["round"]}
             s["hospitals"][e["slot"]] = entry
-        elif name == "ReputationChanged":
-            for lane in range(16):
-                s["reputation"][16 * e["index"] + lane] = e["values"] >> 16 * lane & 0xFFFF
-        elif name == "RewardClaimed":
-            s["claimed"][e["slot"]] = e["cumulative"]
         elif name == "RoleGranted":
             s["roles"].add((e["role"], e["account"]))
         elif name == "RoleRevoked":
@@ -912,8 +978,6 @@ def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     for slot in range(SLOTS):
         unset = {"account": "0x" + "00" * 20, "status": 0, "organisation": ZERO, "rotated": 0}
         assert world.rounds.view("hospital", FEDERATION, slot) == rebuilt["hospitals"].get(slot, unset)
-        assert world.rounds.view("reputation", FEDERATION, slot) == rebuilt["reputation"][slot]
-        assert world.rounds.view("claimed", FEDERATION, slot) == rebuilt["claimed"].get(slot, 0)
         for number in range(1, last + 2):
             for model in models:
                 bit = world.rounds.view("submitted", FEDERATION, number, model, slot)
@@ -921,6 +985,24 @@ def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     for role in (ADMIN_ROLE, COORDINATOR_ROLE, REVIEWER_ROLE, AUDITOR_ROLE):
         for account in world.accounts.values():
             assert world.rounds.view("hasRole", role, account) == ((role, account.lower()) in rebuilt["roles"])
+
+
+def test_reputations_and_rewards_can_be_rebuilt_from_the_events(world: World):
+    play(world)
+    reputation, claimed, seen = {}, dict.fromkeys(range(SLOTS), 0), set()
+    for name, e, _ in world.reputations.events():
+        seen.add(name)
+        if name == "ReputationChanged":
+            for lane in range(16):
+                reputation[16 * e["index"] + lane] = e["values"] >> 16 * lane & 0xFFFF
+        else:
+            assert e["amount"] == e["cumulative"] - claimed[e["slot"]]
+            claimed[e["slot"]] = e["cumulative"]
+    text = (ROOT / "contracts/src/IReputationLedger.sol").read_text()
+    assert set(re.findall(r"^    event (\w+)\(", text, re.MULTILINE)) == seen
+    for slot in range(SLOTS):
+        assert world.reputations.view("reputation", FEDERATION, slot) == reputation[slot]
+        assert world.reputations.view("claimed", FEDERATION, slot) == claimed[slot]
 
 
 def test_the_requests_can_be_rebuilt_from_the_events(world: World):
@@ -952,7 +1034,7 @@ def test_the_requests_can_be_rebuilt_from_the_events(world: World):
             assert e["decisions"] == decisions
         else:
             assert name in ("SyntheticReviewed", "SyntheticReported", "EIP712DomainChanged")
-    text = (ROOT / "contracts/src/SyntheticLedger.sol").read_text()
+    text = (ROOT / "contracts/src/ISyntheticLedger.sol").read_text()
     assert set(re.findall(r"^    event (\w+)\(", text, re.MULTILINE)) <= seen
     assert {state["status"] for state in requests.values()} == {PENDING, DENIED, ACCEPTED, EXPIRED}
     for id, state in requests.items():
@@ -991,7 +1073,7 @@ def test_the_studies_can_be_rebuilt_from_the_events(world: World):
 
 
 def test_transactions_equal_those_of_an_independent_signer():
-    from engine.ledger.chain import decode_transaction, sign_transaction
+    from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 
     key, to = b"\x07" * 32, Account.from_key(b"\x08" * 32).address
     fields = {"chainId": 1337, "nonce": 5, "gas": 100_000, "value": 0, "data": "0x1234", "to": to}

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from engine.config import RunConfig, config_hash
+from engine.errors import LedgerError
 from engine.experiment import HERE, join, run
 from engine.ledger.base import LoopLedger
+from engine.ledger.signer import Signer
+from engine.ledger.subjects.policy import Reason, Status, policy_of
 from engine.messages import Asked
 from engine.result import LedgerSummary
+from engine.synthesis.config import GENERATORS, PolicyConfig
 
 SECONDS = ("open_seconds", "critical_path_seconds", "overhead_share")
 SIZE = 2301  # parameters of the tests' network
@@ -68,3 +72,29 @@ def test_hospitals_that_sign_are_told_of_the_model_and_the_last_head(opened: Loo
     if notice is not None:
         assert notice.model == b"m" * 32
         assert notice.headers[-1].round == 0
+
+
+def test_requests_for_synthetic_beats_are_decided_alike(opened: LoopLedger):
+    """By the default policy: 20 real beats allow 100 for the ratio of five, and one real beat allows none."""
+    policy = policy_of(PolicyConfig())
+    desk = opened.desk(b"\x11" * 32)
+    desk.open(policy, 0)
+    opened.desk(b"\x11" * 32).open(policy, 0)  # of a run that goes on: nothing is set twice
+    assert desk.terms.policy_version == 1
+    signer, smote, settings = Signer(0, desk.signing, 0), GENERATORS.index("smote") + 1, bytes(32)
+    granted, denied = (
+        desk.take(signer.request(desk.terms, class_, smote, 400, real, settings)) for class_, real in ((1, 20), (2, 1))
+    )
+    found = desk.books.requests
+    assert (found[granted].status, found[granted].granted) == (Status.APPROVED, 100)
+    assert (found[denied].status, found[denied].reasons) == (Status.DENIED, Reason.MIN_REAL)
+    numbers = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 3, "utility_bp": 0}
+    desk.take(signer.report(desk.terms, granted, 90, bytes(32), bytes(32), numbers))
+    assert (found[granted].status, found[granted].reasons) == (Status.REJECTED, Reason.NNDR)
+
+
+def test_another_policy_than_the_one_in_force_is_refused(opened: LoopLedger):
+    desk = opened.desk(b"\x11" * 32)
+    desk.open(policy_of(PolicyConfig()), 0)
+    with pytest.raises(LedgerError, match="another policy on synthetic data than this run's"):
+        desk.open(policy_of(PolicyConfig(quota=7)), 0)

@@ -1,6 +1,7 @@
 """What every pool must keep: the same bits as in this process, one hospital after another. A new pool is added to `POOLS`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,20 @@ import pytest
 
 from engine.config import RunConfig
 from engine.data.cohort import Cohort, build_cohort
+from engine.data.config import CLASSES
+from engine.errors import HospitalError
 from engine.hospital import Task
+from engine.ledger.desk import unanchored
+from engine.ledger.signer import Terms
+from engine.ledger.subjects.synthetic import SignedRequest
+from engine.ledger.typed import digest
 from engine.messages import Asked, Pool, Update
 from engine.model import build_network, initial_parameters
 from engine.pools.build import build_pool
+from engine.result import SyntheticRow
+from engine.synthesis.files import load_synthetic
+
+TERMS = Terms(unanchored(b"\x11" * 32), 1)
 
 POOLS: dict[str, dict[str, Any]] = {
     "inprocess": {"execution.pool": "inprocess"},
@@ -90,6 +101,78 @@ def test_without_vectors_only_the_sum_leaves_a_host(keys: dict[str, Any], cohort
     assert [type(u) for u in found.answers] == [Update] * 3
     assert all(u.vector is None for u in found.answers)
     np.testing.assert_array_equal(found.summed, reference_pool.train(asked, None).summed)
+
+
+def granted(signed: SignedRequest, batch: str | None = None) -> SyntheticRow:
+    """Four beats for a request; with the digest of a batch they were accepted."""
+    record, few = signed.record, 4
+    return SyntheticRow(
+        request=digest(record, TERMS.signing.domain).hex(),
+        hospital=record.slot,
+        class_=CLASSES[record.class_],
+        generator="smote",
+        wanted=record.quantity,
+        real_floor=record.real_floor,
+        allowed=0,
+        granted=few,
+        accepted=0 if batch is None else few,
+        status="approved" if batch is None else "accepted",
+        reasons="",
+        numbers=None,
+        batch=batch,
+        evidence=None,
+        file=None,
+        organisation="",
+        record="",
+    )
+
+
+def test_synthetic_beats_are_the_same_wherever_they_are_made(
+    keys: dict[str, Any], cohort: Cohort, tiny_config, tmp_path
+):
+    found = []
+    for place, own in (("here", {}), ("there", keys)):
+        (tmp_path / place).mkdir()
+        config = tiny_config(**own, **{"balance.method": "smote", "balance.classes": "V"})
+        pool = build_pool(cohort.hospitals, replace(task(config, cohort), synthetic=tmp_path / place))
+        try:
+            asked = pool.ask(TERMS, [1, 0])
+            assert [[one.record.slot for one in many] for many in asked] == [[1], [0]]
+            reports = pool.make(TERMS, {many[0].record.slot: [granted(many[0])] for many in asked})
+            batches = {
+                many[0].record.slot: [granted(many[0], made[0].record.batch.hex())]
+                for many, made in zip(asked, reports, strict=True)
+            }
+            before = pool.train(Asked(1, (0, 1), start(cohort, tiny_config)), None)
+            assert pool.keep(batches) == [None, None]
+            after = pool.train(Asked(1, (0, 1), start(cohort, tiny_config)), None)
+        finally:
+            pool.close()
+        found.append((asked, reports, before, after))
+    (asked, reports, before, after), (*others, before_there, after_there) = found
+    assert others == [asked, reports]
+    np.testing.assert_array_equal(before.summed, before_there.summed)
+    np.testing.assert_array_equal(after.summed, after_there.summed)
+    assert not np.array_equal(before.summed, after.summed)
+    for name in ("hospital-0.npz", "hospital-1.npz"):
+        for one, other in zip(
+            *(load_synthetic(tmp_path / place / name)[:3] for place in ("here", "there")), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_hospital_that_makes_other_beats_than_it_reported_is_named(keys, cohort: Cohort, tiny_config, tmp_path):
+    config = tiny_config(**keys, **{"balance.method": "smote", "balance.classes": "V"})
+    other = build_pool(cohort.hospitals, replace(task(config, cohort), synthetic=tmp_path))
+    try:
+        ((signed,),) = other.ask(TERMS, [1])
+        (answer,) = other.keep({1: [granted(signed, "ab" * 32)]})
+    finally:
+        other.close()
+    assert isinstance(answer, HospitalError)
+    assert str(answer).startswith(
+        "hospital 1, round 0, keep: SynthesisError: class V: the beats made now are not those"
+    )
 
 
 def test_it_says_how_many_work_at_once(pool: Pool):

@@ -20,15 +20,14 @@ from engine.experiment import run
 from engine.oracles.base import Batch
 from engine.synthesis.balance import balanced, class_weights, logit_offsets, wanted_beats
 from engine.synthesis.config import BalanceConfig, TimeGanConfig
+from engine.synthesis.files import load_synthetic, save_synthetic
 from engine.synthesis.generators import (
     Space,
     Synthetic,
     between,
     generate,
     joined,
-    load_synthetic,
     minimum_real,
-    save_synthetic,
 )
 from engine.synthesis.timegan import from_sequences, interpreter, to_sequences
 
@@ -67,7 +66,7 @@ def test_one_real_beat_is_a_reason_to_deny(method: str):
 
 
 @pytest.mark.parametrize("method", ["oversample", *INTERPOLATING])
-def test_the_same_seed_gives_the_same_beats(method: str):
+def test_the_same_seed_gives_the_same_beats(method: str, tmp_path: Path):
     first, again, other = (generate(method, TRAIN, S, 30, seed=seed, request="r") for seed in (1, 1, 2))
     assert first.x.tobytes() == again.x.tobytes()
     assert first.rr.tobytes() == again.rr.tobytes()
@@ -76,16 +75,17 @@ def test_the_same_seed_gives_the_same_beats(method: str):
     assert (first.x.dtype, first.rr.dtype, first.x.shape[1], first.rr.shape[1]) == (np.float32, np.float32, 30, 2)
     # in another process, whatever was drawn before
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import numpy as np; np.random.seed(5); np.random.rand()\n"
-        "import test_synthesis as t, hashlib\n"
-        "made = t.generate(sys.argv[2], t.TRAIN, t.S, 30, seed=1, request='r')\n"
+        "import sys, hashlib, numpy as np\n"
+        "from engine.oracles.base import Batch\nfrom engine.synthesis.generators import generate\n"
+        "np.random.seed(5); np.random.rand()\n"
+        "with np.load(sys.argv[2]) as arrays: train = Batch(arrays['x'], arrays['rr'], arrays['y'])\n"
+        "made = generate(sys.argv[1], train, int(sys.argv[3]), 30, seed=1, request='r')\n"
         "print(hashlib.sha256(made.x.tobytes() + made.rr.tobytes()).hexdigest())"
     )
     if method == "smote":
-        folder = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-        command = [sys.executable, "-c", code, str(folder), method]
+        save_synthetic(tmp_path / "train.npz", TRAIN)
+        command = [sys.executable, "-c", code, method, str(tmp_path / "train.npz"), str(S)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
         assert printed.strip() == hashlib.sha256(first.x.tobytes() + first.rr.tobytes()).hexdigest()
 
@@ -188,7 +188,7 @@ def test_nonsense_is_refused(method: str, wanted: int, words: str):
 
 def test_files_of_synthetic_beats(tmp_path: Path):
     parts = [generate("smote", TRAIN, label, n) for label, n in ((S, 4), (V, 3))]
-    save_synthetic(tmp_path / "h.npz", parts)
+    save_synthetic(tmp_path / "h.npz", joined(*(part.batch() for part in parts)))
     found = load_synthetic(tmp_path / "h.npz")
     for a, b in zip(found[:3], joined(*(part.batch() for part in parts))[:3], strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,0 +1,93 @@
+"""What each transaction of a run asks for, against the rows that it belongs to.
+
+Steps of governance and changes of keys are compared where their rows are, in `synthetic.py` and `registry.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.audit.case import Case
+from engine.audit.report import Note, Told, finding
+from engine.audit.transactions import Transaction, check_transaction, compare_arguments
+from engine.ledger.format import GOVERNED, PURPOSES, REWARDS, SCORES
+
+_OF_NO_ROUND = ("open", "grant", *GOVERNED)
+_WITH_HEADER = ("seal", "reputation", "claim", "dispute", "resolve")
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check every transaction, then that the federation was opened and every round sealed exactly once."""
+    for sealed, transaction in case.in_order:
+        about = _round(transaction, sealed)
+        if about is not None and about != transaction.round:
+            message = f"transaction {transaction.seq} is about another round"
+            yield finding("transaction", "round", about, transaction.round, message, round=about)
+        where = {"round": transaction.round}
+        worth = yield from check_transaction(transaction, PURPOSES, case.domain, case.contracts, where)
+        if worth:
+            yield from _check_arguments(case, transaction)
+    for number in sorted(case.rounds):
+        yield from _check_seal(case, number)
+    if case.rounds and sum(t.purpose == "open" and t.succeeded for t in case.transactions) != 1:
+        message = "the federation must have been opened exactly once"
+        yield finding("transaction", "purpose", "one open", "none or several", message, round=0)
+
+
+def _round(transaction: Transaction, sealed: int) -> int | None:
+    """The round that a transaction belongs to by what it asks for, when `sealed` rounds came before it."""
+    if transaction.creates or transaction.purpose in _OF_NO_ROUND:
+        return 0
+    if transaction.purpose == "finalize":
+        return sealed
+    arguments = transaction.arguments
+    for name in ("header", "rotation", "record"):
+        if isinstance(arguments.get(name), Mapping):
+            return int(arguments[name]["round"])
+    return int(arguments["round"]) if "round" in arguments else None
+
+
+def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
+    purpose, where = transaction.purpose, {"round": transaction.round}
+    expected: dict[str, Any] = {}
+    if "federation" in transaction.arguments:
+        expected["federation"] = case.federation.id
+    if purpose == "open":
+        expected |= _opening(case)
+    elif purpose == "open-round":
+        expected["round"] = transaction.round
+    elif purpose in _WITH_HEADER:
+        header = case.header(transaction.round)
+        if header is None:
+            message = f"transaction {transaction.seq} is about a round that the journal does not hold"
+            yield finding("transaction", "round", transaction.round, None, message, **where)
+            return
+        expected["header"] = header
+        digests = case.rounds[transaction.round].digests
+        roots = {"reputation": ("scoresRoot", SCORES), "claim": ("rewardsRoot", REWARDS)}
+        if purpose in roots:
+            argument, name = roots[purpose]
+            expected[argument] = digests.get(name)
+    yield from compare_arguments(transaction, expected, where)
+
+
+def _opening(case: Case) -> dict[str, Any]:
+    federation = case.federation
+    return {
+        "configHash": federation.config_hash,
+        "registryRoot": case.registry,
+        "genesisModel": federation.genesis_model,
+        "slots": len(federation.hospitals),
+        "quorum": federation.quorum,
+        "window": federation.window,
+    }
+
+
+def _check_seal(case: Case, number: int) -> Iterator[Told]:
+    succeeded = sum(t.succeeded for t in case.seals.get(number, []))
+    if succeeded == 1:
+        return
+    if number == case.last and case.unanswered:
+        yield Note(f"round {number} is recorded, but the run stopped before the chain had answered")
+        return
+    message = "the round must have exactly one successful transaction"
+    yield finding("transaction", "receipt", 1, succeeded, message, round=number)

@@ -1,0 +1,330 @@
+"""A run as its evidence tells it, read once and frozen: typed rows, parsed records, decoded transactions. Nothing in it is true yet.
+
+Zeros stand in the place of a hash that cannot be read, which is told when the case is read; the links around it then say
+what is missing. What more than one check needs and what follows from the rows alone is a property here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from engine.audit import spec
+from engine.audit.evidence import Evidence
+from engine.audit.execution import Executed, RunState, execute_run
+from engine.audit.spec import Domain, Record
+from engine.audit.transactions import Transaction
+from engine.encoding import read_json
+from engine.ledger.format import NO_ROUND, WORD
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What is fixed before round 1: as in the journal's meta row `federation`."""
+
+    id: bytes
+    config_hash: bytes
+    hospitals: tuple[str, ...]
+    genesis_model: bytes
+    layout: tuple[tuple[str, tuple[int, ...]], ...]
+    organisations: tuple[bytes, ...]
+    quorum: int
+    window: int
+
+    @property
+    def slots(self) -> range:
+        """All slots."""
+        return range(len(self.hospitals))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the model of a round follows from its updates: as in the meta row `rule`; `name` is "" where it cannot be read."""
+
+    name: str
+    weighting: str
+    server: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Verdicts of one round on the hospitals 16 * index to 16 * index + 15, one bit each."""
+
+    index: int
+    participated: int
+    accepted: int
+    threshold: int
+
+    @property
+    def judged(self) -> dict[int, bool]:
+        """Slot of each hospital with a verdict -> whether its update was accepted."""
+        bits = [bit for bit in range(WORD) if self.participated >> bit & 1]
+        return {WORD * self.index + bit: bool(self.accepted >> bit & 1) for bit in bits}
+
+
+class Peer(NamedTuple):
+    """What hospital `judge` found of the update of `slot`: correct predictions among all its validation beats."""
+
+    slot: int
+    judge: int
+    correct: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a hospital committed to in an update; `metrics` and `privacy` are canonical JSON."""
+
+    samples: int
+    samples_salt: bytes
+    metrics: bytes
+    metrics_salt: bytes
+    privacy: bytes | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """A row of the updates of a round and what belongs to it; None is what is not there or cannot be read."""
+
+    leaf: bytes | None
+    record: Record | None
+    signature: bytes
+    opening: Opening | None = None
+    receipt: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """A row of the rounds, and what belongs to it."""
+
+    parent_model: bytes
+    model: bytes
+    count: int
+    root: bytes
+    annex: bytes
+    head: bytes
+    updates: Mapping[int, Update]
+    digests: Mapping[str, bytes]
+    verdicts: tuple[Verdicts, ...]
+    peers: tuple[Peer, ...]
+
+    @property
+    def judged(self) -> dict[int, bool]:
+        """Slot of each hospital with a verdict -> whether its update was accepted."""
+        return {slot: accepted for one in self.verdicts for slot, accepted in one.judged.items()}
+
+
+class HeadSignature(NamedTuple):
+    """A hospital's signature under the head of a round."""
+
+    round: int
+    slot: int
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A change of a hospital's key: slot and round of its row, and the record."""
+
+    slot: Any
+    round: Any
+    record: Record
+    old_signature: bytes
+    new_signature: bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step in the governance of synthetic data, as its row says but for the record.
+
+    That is a `Record` where somebody signs the step (request, review, report), plain JSON where nobody does.
+    """
+
+    kind: str
+    id: Any
+    record: Record | Mapping[str, Any]
+    signature: Any
+    sender: Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """All of a run but its vectors and the files beside the journal, which are read from `evidence` as they are checked.
+
+    Attributes:
+        backend: name, url, contract: as in the meta row.
+    """
+
+    evidence: Evidence
+    federation: Federation
+    domain: Domain
+    backend: Mapping[str, Any]
+    rule: Rule
+    rounds: Mapping[int, Round]
+    heads: tuple[HeadSignature, ...]
+    rotations: tuple[Rotation, ...]
+    steps: tuple[Step, ...]
+    transactions: tuple[Transaction, ...]
+
+    @cached_property
+    def finished(self) -> bool:
+        """Whether the run has ended; a bundle is written at the end only."""
+        folder = self.evidence.folder
+        return folder is None or (folder / "result.json").exists()
+
+    @cached_property
+    def result(self) -> Mapping[str, Any]:
+        """What result.json says; empty where it is not there, or cannot be read."""
+        if self.evidence.folder is None:
+            return {}
+        try:
+            found = read_json((self.evidence.folder / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # --- Rounds -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def registry(self) -> bytes:
+        """Root over the hospitals."""
+        return spec.registry_root(self.federation.hospitals, self.federation.organisations)
+
+    @cached_property
+    def genesis_head(self) -> bytes:
+        """Head of round 0."""
+        f = self.federation
+        fixed = (f.id, f.config_hash, self.registry, f.genesis_model)
+        return spec.first_head(self.domain, *fixed, len(f.hospitals), f.quorum)
+
+    @cached_property
+    def last(self) -> int:
+        """Number of the last round, 0 without any."""
+        return max(self.rounds, default=0)
+
+    @property
+    def last_model(self) -> bytes:
+        """Model after the last round."""
+        return self.rounds[self.last].model if self.rounds else self.federation.genesis_model
+
+    def head(self, number: int) -> bytes:
+        """Head after a round; that of round 0 where the journal has no such round."""
+        return self.rounds[number].head if number in self.rounds else self.genesis_head
+
+    def known_before(self, number: int) -> bool:
+        """Whether the journal holds what a round follows on."""
+        return number == 1 or number - 1 in self.rounds
+
+    def model_before(self, number: int) -> bytes:
+        """The model that a round starts from: that of the round before, or what a dispute has put in its place."""
+        before = self.rounds.get(number - 1)
+        model = before.model if before is not None else self.federation.genesis_model
+        return self.replaced.get(number, model)
+
+    @cached_property
+    def replaced(self) -> dict[int, bytes]:
+        """The models that disputes have put in the place of voided ones, by the round that starts from them."""
+        found = {}
+        for sealed, transaction in self.in_order:
+            if transaction.purpose == "resolve" and transaction.succeeded and transaction.arguments.get("voided"):
+                disputed = self.rounds.get(transaction.round) if type(transaction.round) is int else None
+                if disputed is not None:
+                    found[sealed + 1] = disputed.parent_model
+        return found
+
+    def header(self, number: Any) -> dict[str, Any] | None:
+        """A round as the contract's Header; None if the journal does not hold it."""
+        if type(number) is not int or number not in self.rounds:
+            return None
+        entry = self.rounds[number]
+        return {
+            "round": number,
+            "previousHead": self.head(number - 1),
+            "root": entry.root,
+            "parentModel": entry.parent_model,
+            "model": entry.model,
+            "count": entry.count,
+            "annex": entry.annex,
+        }
+
+    # --- Who signs ----------------------------------------------------------------------------------------------------
+
+    def holder(self, slot: int, number: int = NO_ROUND, changes: int | None = None) -> str:
+        """The address whose signature counts for a slot in a round, after all or the first `changes` changes of keys."""
+        held = self.federation.hospitals[slot]
+        for rotation in sorted(self.rotations[:changes], key=lambda rotation: rotation.record["round"]):
+            if rotation.record["slot"] == slot and rotation.record["round"] <= number:
+                held = rotation.record["to"]
+        return held
+
+    @cached_property
+    def coordinator(self) -> str:
+        """The account that opened the federation; "" if none did."""
+        openings = [t.call.sender for t in self.transactions if t.purpose == "open" and t.call is not None]
+        return openings[-1] if openings else ""
+
+    # --- Transactions -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def in_order(self) -> tuple[tuple[int, Transaction], ...]:
+        """Every transaction, with the round that had been sealed last when it came."""
+        return tuple(_after_seals(self.transactions))
+
+    @cached_property
+    def seals(self) -> dict[int, list[Transaction]]:
+        """All attempts to seal a round, by what they say is its number."""
+        found: dict[int, list[Transaction]] = {}
+        for transaction in self.transactions:
+            if transaction.purpose == "seal" and type(transaction.round) is int:
+                found.setdefault(transaction.round, []).append(transaction)
+        return found
+
+    @cached_property
+    def unanswered(self) -> bool:
+        """Whether a run that has not ended has written down its last round, but the chain had not yet answered."""
+        attempts = self.seals.get(self.last, [])
+        return bool(attempts) and not any(t.succeeded for t in attempts) and not self.finished
+
+    @cached_property
+    def contracts(self) -> dict[str, str]:
+        """Name of each contract that the run uses -> its address."""
+        found = {"RoundLedger": self.domain.contract}
+        for transaction in self.transactions:
+            known, call = transaction.known, transaction.call
+            if transaction.creates and transaction.succeeded and transaction.purpose != "deploy" and known and call:
+                found[known.contract] = call.created
+        return found
+
+    def holder_at(self, slot: int, transaction: Transaction | None) -> str:
+        """The address that held a slot when a transaction came; None asks for now."""
+        held = self.federation.hospitals[slot]
+        for earlier in self.transactions:
+            if transaction is not None and earlier.seq >= transaction.seq:
+                break
+            rotation = earlier.arguments.get("rotation") if earlier.purpose == "rotate" else None
+            if earlier.succeeded and isinstance(rotation, Mapping) and rotation["slot"] == slot:
+                held = rotation["to"]
+        return held
+
+    @property
+    def governance(self) -> Domain | None:
+        """Where requests, reviews and reports are signed for; None if there is no contract for them."""
+        contract = self.contracts.get("SyntheticLedger")
+        return None if contract is None else Domain(self.domain.chain_id, contract)
+
+    @cached_property
+    def chain(self) -> Executed[RunState]:
+        """What the chain says; it is asked when this is first wanted."""
+        judged = {slot for entry in self.rounds.values() for slot in entry.judged}
+        requests = [s.record for s in self.steps if s.kind == "request" and isinstance(s.record, Record)]
+        wanted = {(record["slot"], record["class_"]) for record in requests}
+        place = (self.backend, self.domain, self.contracts, self.transactions)
+        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted))
+
+
+def _after_seals(transactions: Sequence[Transaction]) -> Iterator[tuple[int, Transaction]]:
+    sealed = 0
+    for transaction in transactions:
+        yield sealed, transaction
+        if transaction.purpose == "seal" and transaction.succeeded and type(transaction.round) is int:
+            sealed = transaction.round

@@ -1,0 +1,223 @@
+"""What an audit reads: the rows of a journal and the files beside it, from a run's folder or from one bundle file.
+
+Nothing in here trusts what it reads. A bundle is somebody else's archive: names outside the format, compressed entries, entries that
+are there twice and bytes that differ from the manifest are told, and whatever cannot be read comes out as None.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.audit.report import Finding, finding
+from engine.encoding import read_json
+from engine.errors import LedgerError
+from engine.ledger.format import (
+    BUNDLE,
+    BUNDLE_FORMAT,
+    CONFIG,
+    MANIFEST,
+    RUN,
+    Journal,
+    row_values,
+    rows_name,
+    vectors_name,
+)
+
+_ROWS = "|".join(re.escape(rows_name(table)) for table in RUN.tables)
+_NAMES = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CONFIG)}|{_ROWS}|updates/\d{{5,}}\.safetensors")
+_LINE = 1 << 24  # bytes of the longest row that is read
+
+# What the reader of an archive raises for one that is damaged.
+_DAMAGED = (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError)
+
+
+class Evidence:
+    """An open folder or bundle.
+
+    Attributes:
+        folder: of the run, None for a bundle alone.
+        manifest: of the bundle; {} without one.
+        problems: what is wrong with the archive itself, or with rows that were read so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens it.
+
+        Raises:
+            LedgerError: there is neither a bundle nor a journal.
+        """
+        self.problems: list[Finding] = []
+        self.manifest: dict[str, Any] = {}
+        self.folder = None if path.is_file() else path
+        with ExitStack() as stack:
+            if self.folder is None:
+                self._zip = _archive(path, stack)
+                self._check_entries()
+            else:
+                self._journal = stack.enter_context(opened(path / "ledger" / RUN.file))
+                bundle = path / "ledger" / BUNDLE
+                if bundle.exists():
+                    self._compare_bundle(bundle)
+            self._stack = stack.pop_all()
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        """The rows of a table as mappings of all its columns; a damaged row is told and left out."""
+        columns = RUN.tables[table].columns
+        for number, row in enumerate(self._raw_rows(table), start=1):
+            if isinstance(row, dict) and set(row) == set(columns):
+                yield row
+            else:
+                message = f"row {number} of {table} is damaged"
+                self.problems.append(finding(table, "row", ", ".join(columns), row, message))
+
+    def vectors(self, number: int) -> bytes | None:
+        """The archived vectors of a round, 0 for the genesis."""
+        try:
+            if self.folder is not None:
+                return (self.folder / "ledger" / vectors_name(number)).read_bytes()
+            return self._zip.read(vectors_name(number))
+        except _DAMAGED:
+            return None
+
+    def archived(self) -> list[str]:
+        """File names of all archived vectors."""
+        if self.folder is not None:
+            return sorted(path.name for path in (self.folder / "ledger" / "updates").glob("*.safetensors"))
+        return sorted(name.removeprefix("updates/") for name in self._zip.namelist() if name.startswith("updates/"))
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._stack.close()
+
+    def __enter__(self) -> "Evidence":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)  # turns what SQLite raised into one sentence
+
+    def _raw_rows(self, table: str) -> Iterator[Any]:
+        if self.folder is not None:
+            yield from rows(self._journal, RUN, table)
+            return
+        try:
+            with self._zip.open(rows_name(table)) as file:
+                while line := file.readline(_LINE):
+                    try:
+                        yield read_json(line.decode())
+                    except ValueError:
+                        yield line[:100]
+        except _DAMAGED as error:
+            message = f"the rows of {table} cannot be read: {error}"
+            self.problems.append(finding(table, "file", "readable rows", None, message))
+
+    def _check_entries(self) -> None:
+        """A bundle holds the entries of its format, each once, and each as its manifest says."""
+        entries = self._zip.infolist()
+        names = [entry.filename for entry in entries]
+        for position, entry in enumerate(entries):
+            name = entry.filename
+            # stored entries only: what is not compressed cannot swell
+            if not _NAMES.fullmatch(name) or entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+                self._tell(name, "a stored entry of the format", "another", "does not belong into a bundle")
+            elif names.index(name) != position:
+                self._tell(name, "once", "twice", "is there twice")
+        try:
+            self.manifest = read_json(self._zip.read(MANIFEST).decode())
+            digests = self.manifest["entries"]
+            if self.manifest["format"] != BUNDLE_FORMAT or not isinstance(digests, dict):
+                raise ValueError("another format")
+        except (*_DAMAGED, TypeError, ValueError) as error:
+            self.manifest = {}
+            self._tell(MANIFEST, f"a manifest of format {BUNDLE_FORMAT}", None, f"cannot be read: {error}")
+            return
+        for name in sorted({*digests, *names} - {MANIFEST}):
+            found = self._digest(name) if name in names else None
+            if found is None or found != digests.get(name):
+                self._tell(name, digests.get(name), found, "is not what the manifest lists")
+
+    def _compare_bundle(self, path: Path) -> None:
+        """The bundle beside a journal must have come from it."""
+        with Evidence(path) as bundle:
+            self.manifest = bundle.manifest
+            self.problems += bundle.problems
+        entries = self.manifest.get("entries", {})
+        for table in RUN.tables:
+            digest = hashlib.sha256()
+            for row in rows(self._journal, RUN, table):
+                digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            name = rows_name(table)
+            if entries.get(name) != digest.hexdigest():
+                self._tell(name, entries.get(name), digest.hexdigest(), "differs from the journal beside it")
+
+    def _digest(self, name: str) -> str | None:
+        digest = hashlib.sha256()
+        try:
+            with self._zip.open(name) as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except _DAMAGED:
+            return None
+        return digest.hexdigest()
+
+    def _tell(self, name: str, expected: Any, found: Any, what: str) -> None:
+        self.problems.append(finding("bundle", name, expected, found, f"{name} {what}"))
+
+
+def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
+    try:
+        return stack.enter_context(zipfile.ZipFile(path))
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise LedgerError(f"{path} is neither a run's folder nor a bundle: {error}") from error
+
+
+# --- Journals ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a copy of a journal, with what its write-ahead log holds; the folder is not touched at all.
+
+    SQLite itself would create files beside a journal that is in WAL mode, even for a reader.
+
+    Raises:
+        LedgerError: missing or damaged; also for what is found only while it is read.
+    """
+    if not path.is_file():
+        raise LedgerError(f"there is no journal {path}")
+    with tempfile.TemporaryDirectory() as folder, _in_one_sentence(path):
+        copy = shutil.copyfile(path, Path(folder) / path.name)
+        log = path.with_name(path.name + "-wal")
+        if log.is_file():
+            shutil.copyfile(log, copy.with_name(log.name))
+        connection = sqlite3.connect(copy)
+        try:
+            # A damaged text must reach the audit as a wrong text, not as an error of the reader.
+            connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            yield connection
+        finally:
+            connection.close()
+
+
+def rows(connection: sqlite3.Connection, journal: Journal, table: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table in the order in which they were written, BLOBs as 0x hex."""
+    columns = tuple(journal.tables[table].columns)
+    for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY rowid"):
+        yield row_values(dict(zip(columns, row, strict=True)))
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerError(f"the journal {path} is damaged: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise LedgerError(f"the journal {path} cannot be used: {error.strerror or error}") from error

@@ -1,0 +1,57 @@
+"""What somebody signed: read from a journal's JSON, and held against the signature."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.audit import spec
+from engine.audit.report import Reading, finding
+from engine.audit.spec import Record
+from engine.encoding import read_json
+
+Place = Mapping[str, Any]  # round and hospital of a finding
+
+
+def read_object(text: Any, *names: str) -> dict[str, Any]:
+    """Read a JSON object, with exactly these names if there are any; raises ValueError for anything else."""
+    values = read_json(text)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    if names and set(values) != set(names):
+        raise ValueError(f"expected the fields {', '.join(names)}")
+    return values
+
+
+def read_record(kind: str, text: Any, name: str, where: Place) -> Reading[Record | None]:
+    """Read a signed record; tells which field is damaged."""
+    try:
+        values = read_object(text)
+    except ValueError as error:
+        yield finding(name, "record", "readable JSON", text, f"the record is damaged: {error}", **where)
+        return None
+    fields = spec.fields(kind)
+    for unknown in sorted(values.keys() - fields.keys()):
+        message = f"the record has no field {unknown}"
+        yield finding(name, unknown, None, values[unknown], message, **where)
+        return None
+    read: dict[str, Any] = {}
+    for key, (_, type_) in fields.items():
+        value = spec.hash_of(values.get(key)) if type_ == "bytes32" else values.get(key)
+        try:
+            spec.encode(type_, value)
+        except ValueError as error:
+            message = f"{key} of the record is damaged: {error}"
+            yield finding(name, key, type_, values.get(key), message, **where)
+            return None
+        read[key] = value
+    return Record(kind, read)
+
+
+def check_signature(digest: bytes, signature: bytes, who: str, record: str, field: str, where: Place) -> Reading[bool]:
+    """Tell when a signature is not that of `who`; returns whether it is."""
+    try:
+        signer, problem = spec.signer(digest, signature), "this is not what the signer signed"
+    except ValueError as error:
+        signer, problem = "no valid signature", str(error)
+    if signer != who:
+        yield finding(record, field, who, signer, problem, **where)
+    return signer == who

@@ -1,0 +1,162 @@
+"""Verdicts, reputations and rewards, computed a second time from the scores that hospitals gave each other.
+
+The rule, as in `contracts/README.md`. A score is the share of correct predictions in parts per million, rounded down. The
+score of an update is the lower median of the scores that the other hospitals of the round gave it; it is accepted if twice
+that is at least the best median of the round. With reputation g of its hospital and h, the mean reputation of the round's
+hospitals before it, rounded down:
+
+    g < h                  g + 1, whatever the verdict
+    g >= h, accepted       g + 1, at most 100
+    g > h, rejected        g - 1
+    g = h, rejected        0
+
+An accepted update earns as many points as its hospital's reputation after the round.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
+
+from engine.audit import spec
+from engine.audit.case import Case, Peer, Round, Verdicts
+from engine.audit.report import Count, Told, finding
+from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
+
+
+class Standing:
+    """Reputations and rewards of all hospitals, moved on round by round.
+
+    Attributes:
+        reputations: slot -> reputation, of those that were judged.
+        rewards: slot -> points so far, of those that have earned any.
+    """
+
+    def __init__(self) -> None:
+        self.reputations: dict[int, int] = {}
+        self.rewards: dict[int, int] = {}
+
+    def threshold(self, slots: Sequence[int]) -> int:
+        """Mean reputation of these hospitals, rounded down; 0 without any."""
+        return sum(self.reputations.get(slot, BASE_REPUTATION) for slot in slots) // max(len(slots), 1)
+
+    def judge(self, slot: int, accepted: bool, threshold: int) -> None:
+        """One verdict."""
+        g = self.reputations.get(slot, BASE_REPUTATION)
+        if g < threshold:
+            after = g + 1
+        elif accepted:
+            after = min(g + 1, MAX_REPUTATION)
+        else:
+            after = g - 1 if g > threshold else 0
+        self.reputations[slot] = after
+        if accepted:
+            self.rewards[slot] = self.rewards.get(slot, 0) + after
+
+    @property
+    def rewards_root(self) -> bytes:
+        """Root over the rewards, zero without any."""
+        return spec.paired_root([spec.reward_leaf(slot, self.rewards[slot]) for slot in sorted(self.rewards)])
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check scores and verdicts of each round, and what follows from them, in the order of the rounds."""
+    standing = Standing()
+    for number, entry in sorted(case.rounds.items()):
+        yield from _check_peers(number, entry)
+        yield from _check_scores(number, entry)
+        if entry.verdicts:
+            yield Count("verdicts")
+            yield from _check_verdicts(number, entry, standing.threshold([*entry.judged]))
+            _move(standing, entry.verdicts)
+        yield from _compare(number, entry, REWARDS, standing.rewards_root, "rewards that follow from all verdicts")
+
+
+def standing_after(case: Case) -> Standing:
+    """Reputations and rewards after the last round, by the recorded verdicts."""
+    standing = Standing()
+    for _, entry in sorted(case.rounds.items()):
+        _move(standing, entry.verdicts)
+    return standing
+
+
+def applied(case: Case) -> dict[int, int]:
+    """Reputations as the contract must hold them: after the verdicts that it was shown."""
+    shown = {t.round for t in case.transactions if t.purpose == "reputation" and t.succeeded}
+    standing = Standing()
+    found: dict[int, int] = {}
+    for number, entry in sorted(case.rounds.items()):
+        _move(standing, entry.verdicts)
+        if number in shown:
+            found |= {slot: standing.reputations[slot] for slot in entry.judged}
+    return found
+
+
+def _move(standing: Standing, verdicts: Sequence[Verdicts]) -> None:
+    for one in verdicts:
+        for slot, accepted in one.judged.items():
+            standing.judge(slot, accepted, one.threshold)
+
+
+def _check_peers(number: int, entry: Round) -> Iterator[Told]:
+    for one in entry.peers:
+        yield Count("peer scores")
+        if one.correct > one.total or one.judge == one.slot or not {one.slot, one.judge} <= entry.updates.keys():
+            message = "no hospital of the round can have given this score"
+            values = [one.judge, one.correct, one.total]
+            where = {"round": number, "hospital": one.slot}
+            yield finding("scores", "peers", "a share of a judge's beats", values, message, **where)
+
+
+def _check_scores(number: int, entry: Round) -> Iterator[Told]:
+    """The verdicts follow from the scores, and both stand under the annex."""
+    leaves = [spec.verdicts_leaf(number, *astuple(one)) for one in entry.verdicts]
+    if entry.peers:
+        leaves.append(spec.peers_leaf(number, entry.peers))
+        level = entry.verdicts[0].threshold if entry.verdicts else 0
+        expected = packed(accepted_by_peers(entry.peers), level)
+        if entry.verdicts != expected:
+            message = "the verdicts do not follow from the scores of the other hospitals"
+            yield finding("scores", "verdicts", expected, entry.verdicts, message, round=number)
+    yield from _compare(number, entry, SCORES, spec.paired_root(leaves), "recorded verdicts and scores")
+
+
+def accepted_by_peers(peers: Sequence[Peer]) -> dict[int, bool]:
+    """Slot of each update -> whether its median score is at least half of the best; {} where one has no judge."""
+    scores: dict[int, list[int]] = defaultdict(list)
+    for one in peers:
+        scores[one.slot] += [PARTS * one.correct // one.total if one.total else 0] * (one.judge != one.slot)
+    if not all(scores.values()):
+        return {}
+    # The lower of the two middle values: an integer, and one that somebody gave.
+    medians = {slot: sorted(given)[(len(given) - 1) // 2] for slot, given in scores.items()}
+    return {slot: 2 * median >= max(medians.values()) for slot, median in medians.items()}
+
+
+def packed(accepted: Mapping[int, bool], threshold: int) -> tuple[Verdicts, ...]:
+    """Verdicts as the journal and the contract hold them: sixteen hospitals in a word, ascending, none empty."""
+    found = []
+    for index in sorted({slot // WORD for slot in accepted}):
+        bits = {1 << slot % WORD: good for slot, good in accepted.items() if slot // WORD == index}
+        found.append(Verdicts(index, sum(bits), sum(bit for bit, good in bits.items() if good), threshold))
+    return tuple(found)
+
+
+def _check_verdicts(number: int, entry: Round, level: int) -> Iterator[Told]:
+    judged = entry.judged
+    if judged.keys() != entry.updates.keys():
+        message = "verdicts were not given on exactly the updates of the round"
+        yield finding("scores", "participated", sorted(entry.updates), sorted(judged), message, round=number)
+    for one in entry.verdicts:
+        if one.accepted & ~one.participated:
+            message = "an update was accepted that there is not"
+            yield finding("scores", "accepted", one.participated, one.accepted, message, round=number)
+        if one.threshold != level:
+            message = "the threshold is not the mean reputation of the hospitals in the round"
+            yield finding("scores", "threshold", level, one.threshold, message, round=number)
+
+
+def _compare(number: int, entry: Round, name: str, root: bytes, what: str) -> Iterator[Told]:
+    recorded = entry.digests.get(name, spec.ZERO)
+    if recorded != root:
+        message = f"the tree over the {what} has another root"
+        yield finding("annex", name, root, recorded, message, round=number)

@@ -1,0 +1,133 @@
+"""What a run reports of itself: final model, result.json, and the result in the bundle, against the ledger."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from engine.audit import spec
+from engine.audit.case import Case
+from engine.audit.report import Count, Note, Told, finding
+from engine.audit.reputation import standing_after
+from engine.encoding import read_json
+from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
+from engine.ledger.format import BASE_REPUTATION
+
+RESULT, MODEL = "result.json", "model.safetensors"
+_ABSENT = object()
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check the files of a run that has ended; a run that has not has none of them."""
+    folder = case.evidence.folder
+    if folder is not None:
+        yield from _check_model(case, folder / MODEL)
+    yield from _check_manifest(case)
+    if folder is not None:
+        yield from _check_result(case, folder / RESULT)
+
+
+def _check_model(case: Case, path: Path) -> Iterator[Told]:
+    if not path.exists():
+        if case.finished:
+            yield finding("model", "file", MODEL, None, "the final model is missing")
+        else:
+            yield Note(f"there is no {MODEL}: the run did not finish")
+        return
+    try:
+        found = spec.tensors_hash(load(path.read_bytes()))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        yield finding("model", "file", "readable tensors", "none", f"{MODEL} is damaged: {error}")
+        return
+    if found != case.last_model:
+        message = f"{MODEL} is not the model that the last round recorded"
+        yield finding("model", "model_hash", case.last_model, found, message, round=case.last)
+
+
+def _check_manifest(case: Case) -> Iterator[Told]:
+    manifest = case.evidence.manifest
+    if not manifest:
+        if case.finished:
+            yield Note("there is no bundle", unchecked=True)
+        return
+    result = manifest.get("result")
+    if not isinstance(result, dict):
+        yield finding("bundle", "result", "an object", result, "the manifest has no result")
+        return
+    digest = (spec.json_hash(result) or b"").hex()
+    if manifest.get("result_digest") != digest:
+        message = "the digest of the result is not that of the result"
+        yield finding("bundle", "result_digest", digest, manifest.get("result_digest"), message)
+    expected = {"model_hash": case.last_model, "config_hash": case.federation.config_hash}
+    yield from _compare(result, expected, "bundle")
+    builds = manifest.get("contracts")
+    for name in CONTRACTS:
+        if not isinstance(builds, dict) or builds.get(name) != artefact_digest(name):
+            yield Note(f"the run was made with another build of {name}")
+
+
+def _check_result(case: Case, path: Path) -> Iterator[Told]:
+    if not case.finished:
+        yield Note(f"there is no {RESULT}: the run did not finish")
+        return
+    try:
+        result = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        yield finding("result", "file", "readable JSON", "none", f"{RESULT} is damaged: {error}")
+        return
+    yield from _compare(result, _expected(case), "result")
+    kept = case.evidence.manifest.get("result")
+    for name, value in kept.items() if isinstance(kept, dict) else ():
+        there = result.get(name) if isinstance(result, dict) else None
+        if there != value:
+            message = f"{name} in {RESULT} is not what the bundle holds"
+            yield finding("result", name, _short(value), _short(there), message)
+
+
+def _expected(case: Case) -> dict[str, Any]:
+    """Dotted name of each value that follows from the ledger."""
+    expected = {
+        "model_hash": case.last_model,
+        "config_hash": case.federation.config_hash,
+        "ledger.head": case.head(case.last),
+        "ledger.contract": case.domain.contract,
+        "ledger.chain_id": case.domain.chain_id,
+        "ledger.backend": case.backend.get("name"),
+        "ledger.updates": sum(len(entry.updates) for entry in case.rounds.values()),
+        "ledger.rounds": len(case.rounds),
+    }
+    if any(entry.verdicts for entry in case.rounds.values()):
+        standing = standing_after(case)
+        expected["ledger.hospitals"] = [
+            {
+                "id": slot,
+                "reputation": standing.reputations.get(slot, BASE_REPUTATION),
+                "reward": standing.rewards.get(slot, 0),
+            }
+            for slot in case.federation.slots
+        ]
+    return expected
+
+
+def _compare(result: Any, expected: Mapping[str, Any], record: str) -> Iterator[Told]:
+    for name, value in expected.items():
+        found: Any = result
+        for key in name.split("."):
+            found = found.get(key, _ABSENT) if isinstance(found, Mapping) else _ABSENT
+        yield Count("results")
+        same = _plain_hex(found) == value.hex() if isinstance(value, bytes) else found == value
+        if not same:
+            there = None if found is _ABSENT else found
+            yield finding(record, name, value, there, f"{name} of the result is not what the ledger holds")
+
+
+def _plain_hex(value: Any) -> str | None:
+    return value.lower().removeprefix("0x") if isinstance(value, str) else None
+
+
+def _short(value: Any) -> str:
+    words, digest = json.dumps(value), spec.json_hash(value)
+    return words if len(words) <= 100 or digest is None else f"sha256 {digest.hex()}"

@@ -1,0 +1,137 @@
+"""Rounds: updates and their signatures, openings, the tree, the annex, the chain of heads, receipts, signatures under heads.
+
+Every link is held against its neighbours as they are recorded, so one changed value shows where it is and not in every round after it.
+"""
+
+from collections.abc import Iterator
+
+from engine.audit import spec
+from engine.audit.case import Case, Round, Update
+from engine.audit.records import check_signature
+from engine.audit.report import Count, Note, Told, finding
+from engine.audit.spec import Record
+from engine.ledger.format import DECISIONS, REWARDS, SCHEMA, SCORES
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check each round, then what the coordinator and the hospitals signed after it."""
+    for number, entry in sorted(case.rounds.items()):
+        for slot, update in sorted(entry.updates.items()):
+            yield from _check_update(case, number, slot, update)
+        yield from _check_links(case, number, entry)
+        yield from _check_annex(number, entry)
+        yield from _check_receipts(case, number, entry)
+    yield from _check_heads(case)
+
+
+def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterator[Told]:
+    record = update.record
+    if record is None:
+        return
+    where = {"round": number, "hospital": slot}
+    expected = {
+        "schema": SCHEMA,
+        "federation": case.federation.id,
+        "round": number,
+        "slot": slot,
+        "parent_model": case.rounds[number].parent_model,
+        "parent_head": case.head(number - 1),
+        "config_hash": case.federation.config_hash,
+    }
+    for name, value in expected.items():
+        if record[name] != value:
+            message = f"{name} of the signed record is not that of the run"
+            yield finding("update", name, value, record[name], message, **where)
+    yield Count("signatures")
+    digest = record.digest(case.domain)
+    yield from check_signature(digest, update.signature, case.holder(slot, number), "update", "signature", where)
+    if update.leaf is not None and spec.update_leaf(record, update.signature, case.domain) != update.leaf:
+        leaf = spec.update_leaf(record, update.signature, case.domain)
+        message = "the leaf is not the hash of the record and its signature"
+        yield finding("update", "leaf", leaf, update.leaf, message, **where)
+    if update.opening is not None:
+        yield from _check_opening(update, record, where)
+
+
+def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Iterator[Told]:
+    opening = update.opening
+    assert opening is not None
+    yield Count("openings")
+    values = {
+        "samples": spec.commitment(opening.samples_salt, opening.samples),
+        "metrics": spec.commitment(opening.metrics_salt, spec.sha256(opening.metrics)),
+        "privacy": spec.ZERO if opening.privacy is None else spec.sha256(opening.privacy),
+    }
+    for name, value in values.items():
+        if value != record[name]:
+            message = f"the opening is not what the hospital committed to as {name}"
+            yield finding("opening", name, record[name], value, message, **where)
+
+
+def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
+    """Model, number of updates, tree and head of a round against the round before it."""
+    federation, known = case.federation, case.known_before(number)
+    if known and entry.parent_model != case.model_before(number):
+        message = "the round does not start from the model that the round before ended with"
+        yield finding("round", "parent_model", case.model_before(number), entry.parent_model, message, round=number)
+    if case.rule.weighting == "none" and entry.model != entry.parent_model:
+        message = "the model changed in a federation that does not aggregate"
+        yield finding("round", "model", entry.parent_model, entry.model, message, round=number)
+    if entry.count != len(entry.updates):
+        message = "the number of updates is not the recorded one"
+        yield finding("round", "count", len(entry.updates), entry.count, message, round=number)
+    if len(entry.updates) < federation.quorum:
+        message = "the round has fewer updates than its quorum"
+        yield finding("round", "quorum", federation.quorum, len(entry.updates), message, round=number)
+    leaves = [entry.updates[slot].leaf if slot in entry.updates else None for slot in federation.slots]
+    root = spec.tree_root([leaf or spec.EMPTY_SLOT for leaf in leaves])
+    if root != entry.root:
+        message = "the tree over the recorded leaves has another root"
+        yield finding("round", "root", root, entry.root, message, round=number)
+    if known and 0 <= entry.count < 1 << 32:
+        head = spec.next_head(case.domain, federation.id, case.header(number) or {})
+        if head != entry.head:
+            message = "the head does not follow from the head before it and this round"
+            yield finding("round", "head", head, entry.head, message, round=number)
+
+
+def _check_annex(number: int, entry: Round) -> Iterator[Told]:
+    for name in sorted(entry.digests.keys() - {DECISIONS, REWARDS, SCORES}):
+        message = f"nobody knows what the {name} of a round are"
+        known = ", ".join((DECISIONS, REWARDS, SCORES))
+        yield finding("annex", "name", known, name, message, round=number)
+    if list(entry.digests) != sorted(entry.digests, key=lambda name: name.encode()):
+        message = "the digests of the round are not in the order of their names"
+        yield finding("annex", "name", sorted(entry.digests), list(entry.digests), message, round=number)
+    annex = spec.annex_root(entry.digests)
+    if annex != entry.annex:
+        message = "the tree over the recorded digests has another root"
+        yield finding("round", "annex", annex, entry.annex, message, round=number)
+
+
+def _check_receipts(case: Case, number: int, entry: Round) -> Iterator[Told]:
+    for slot, update in sorted(entry.updates.items()):
+        where = {"round": number, "hospital": slot}
+        if update.receipt is None:
+            yield finding("receipt", "signature", "a receipt", None, "the update has no receipt", **where)
+        elif update.leaf is not None:
+            yield Count("receipts")
+            values = {"federation": case.federation.id, "round": number, "slot": slot, "leaf": update.leaf}
+            digest = spec.typed_digest("Receipt", values, case.domain)
+            yield from check_signature(digest, update.receipt, case.coordinator, "receipt", "signature", where)
+
+
+def _check_heads(case: Case) -> Iterator[Told]:
+    """The last head has no update after it that names it; hospitals sign it by itself."""
+    signed = set()
+    for number, slot, signature in case.heads:
+        values = {"federation": case.federation.id, "round": number, "slot": slot, "head": case.head(number)}
+        digest, where = spec.typed_digest("RoundHead", values, case.domain), {"round": number, "hospital": slot}
+        right = yield from check_signature(digest, signature, case.holder(slot, number), "head", "signature", where)
+        if right:
+            yield Count("co-signatures")
+            if number == case.last:
+                signed.add(slot)
+    missing = len(case.federation.hospitals) - len(signed)
+    if case.rounds and missing and case.finished:
+        yield Note(f"the last head lacks the signatures of {missing} hospitals", unchecked=True)

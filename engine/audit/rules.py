@@ -1,0 +1,150 @@
+"""How a round's model follows from its updates: every rule and every server's optimiser that a journal may name.
+
+Written a second time from `engine/aggregation`, to the last bit. All is float64, each operation rounded once, in the order
+that is written; a model is float32 before and after.
+
+    mean/fixed-36   w: samples of each update ("samples"), 1 ("uniform"), or 0 ("none")
+                    d = sum(round(w * u * 2^36)) / 2^36 / sum(w), ties to even, the sum in integers
+                    where sum(w) is zero there is no d: model and memory stay
+
+    none            x = x + d
+    momentum        m = b1 * m + d                             x = x + r * m
+    adam            m = b1 * m + (1 - b1) * d                  x = x + r * (m / (sqrt(v) + t))
+                    v = b2 * v + (1 - b2) * (d * d)
+    yogi            v = v - (1 - b2) * (d * d) * sign(v - d * d), the rest as adam
+
+with r `learning_rate`, b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.audit.case import Rule
+from engine.ledger.format import MEAN
+
+LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's update beyond that was never taken
+
+
+class Model(NamedTuple):
+    """Parameters float32[P], and what the server's optimiser remembers: m and v, float64[P] each, None before round 1."""
+
+    params: np.ndarray
+    m: np.ndarray | None = None
+    v: np.ndarray | None = None
+
+
+class Weighted(NamedTuple):
+    """An update float32[P] and the number of samples behind it; None if nobody can tell any more."""
+
+    samples: int | None
+    vector: np.ndarray
+
+
+def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
+    """The weighted mean in fixed point, float64[P]; None if all weights are zero.
+
+    Raises:
+        ValueError: the updates are too large to be added up.
+    """
+    weights = [_weight(weighting, update) for update in updates]
+    if sum(weights) == 0:
+        return None
+    total, bound = np.zeros(len(updates[0].vector), np.int64), 0
+    for weight, update in zip(weights, updates, strict=True):
+        units = np.rint(np.ldexp(update.vector.astype(np.float64) * weight, 36))
+        largest = float(np.abs(units).max(initial=0.0))
+        if not largest < LARGEST:  # not a number, too
+            raise ValueError(f"an update times its weight of {weight} reaches {largest / 2**36:.3g}")
+        bound += int(largest)
+        total += units.astype(np.int64)
+    if bound >= 2**63:
+        raise ValueError("the updates of the round are too large to be added up")
+    return np.ldexp(total.astype(np.float64), -36) / sum(weights)
+
+
+def _weight(weighting: str, update: Weighted) -> int:
+    if weighting == "samples":
+        assert update.samples is not None
+        return update.samples
+    return 1 if weighting == "uniform" else 0
+
+
+def plain(model: Model, d: np.ndarray) -> Model:
+    """The model moves by the direction as it is."""
+    return model._replace(params=_moved(model.params, d))
+
+
+def momentum(model: Model, d: np.ndarray, learning_rate: float, momentum: float) -> Model:
+    """FedAvgM."""
+    m = momentum * _or_zero(model.m, d) + d
+    return Model(_moved(model.params, learning_rate * m), m)
+
+
+def adam(model: Model, d: np.ndarray, learning_rate: float, momentum: float, beta2: float, tau: float) -> Model:
+    """FedAdam."""
+    v = _or_square(model.v, d, tau)
+    return _adaptive(model, d, beta2 * v + (1 - beta2) * (d * d), learning_rate, momentum, tau)
+
+
+def yogi(model: Model, d: np.ndarray, learning_rate: float, momentum: float, beta2: float, tau: float) -> Model:
+    """FedYogi."""
+    v = _or_square(model.v, d, tau)
+    return _adaptive(model, d, v - (1 - beta2) * (d * d) * np.sign(v - d * d), learning_rate, momentum, tau)
+
+
+def _adaptive(model: Model, d: np.ndarray, v: np.ndarray, rate: float, beta1: float, tau: float) -> Model:
+    m = beta1 * _or_zero(model.m, d) + (1 - beta1) * d
+    return Model(_moved(model.params, rate * (m / (np.sqrt(v) + tau))), m, v)
+
+
+def _or_zero(m: np.ndarray | None, d: np.ndarray) -> np.ndarray:
+    return np.zeros_like(d) if m is None else m
+
+
+def _or_square(v: np.ndarray | None, d: np.ndarray, tau: float) -> np.ndarray:
+    return np.full_like(d, tau * tau) if v is None else v
+
+
+def _moved(params: np.ndarray, by: np.ndarray) -> np.ndarray:
+    return (params.astype(np.float64) + by).astype(np.float32)
+
+
+RULES: Mapping[str, Callable[[str, Sequence[Weighted]], np.ndarray | None]] = {MEAN: mean}
+SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
+    "none": (plain, ()),
+    "momentum": (momentum, ("learning_rate", "momentum")),
+    "adam": (adam, ("learning_rate", "momentum", "beta2", "tau")),
+    "yogi": (yogi, ("learning_rate", "momentum", "beta2", "tau")),
+}
+
+
+def problem(rule: Rule) -> str:
+    """Why a rule cannot be executed; "" if it can."""
+    if rule.name not in RULES:
+        return f"updates were added up by a rule that this version does not know: {', '.join(RULES)}"
+    method = rule.server.get("method")
+    if not isinstance(method, str) or method not in SERVERS:
+        return f"the server's optimiser is none that this version knows: {', '.join(SERVERS)}"
+    names = SERVERS[method][1]
+    if set(rule.server) != {"method", *names} or not all(_number(rule.server[name]) for name in names):
+        return f"the server's optimiser {method} takes {', '.join(names) or 'nothing'}"
+    return ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def next_model(rule: Rule, model: Model, updates: Sequence[Weighted]) -> Model:
+    """The model after a round, by a rule without a `problem`.
+
+    Raises:
+        ValueError: the updates cannot be added up.
+    """
+    direction = RULES[rule.name](rule.weighting, updates)
+    if direction is None:
+        return model
+    step, names = SERVERS[rule.server["method"]]
+    return step(model, direction, **{name: rule.server[name] for name in names})

@@ -1,0 +1,133 @@
+"""The audit of a run, from its folder or its bundle alone, and of two copies of a run against each other.
+
+    read      every row of the journal is read once into a frozen case: form, types, no gaps               reading.py
+    1         rounds: signatures, openings, trees, annexes, heads, receipts, signatures under the heads     rounds.py
+    2         changes of keys: signed by both keys, shown to the contract                                 registry.py
+    3         verdicts follow from scores, rewards from verdicts                                        reputation.py
+    4         steps of governance: signed, and each shown to the contract                                synthetic.py
+    5         transactions: each calls the right contract for what the journal holds                         calls.py
+    6         the chain after all transactions holds the journal's head, model and reputations               state.py
+    7         decisions on synthetic data as the contract made them: rounds, quotas, result, beats        outcomes.py
+    8         quality reports and reasons in the folder are those that were signed                         quality.py
+    9         vectors are those that were signed, and every model is computed again from them              vectors.py
+    10        final model, result.json and the bundle's result are those of the ledger                      result.py
+
+Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
+every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
+final model. A check depends on the case alone, never on another check, so any of them can be left out.
+
+What an audit of one copy cannot see: whoever holds all hospital keys can write a different history that is consistent in
+itself. Every hospital signs the head before it; `compare` holds two copies against each other, and the tracker keeps the
+head, too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from engine.audit import calls, outcomes, quality, registry, reputation, result, rounds, spec, state, synthetic, vectors
+from engine.audit.case import Case, Update
+from engine.audit.evidence import Evidence
+from engine.audit.reading import read
+from engine.audit.report import Count, Note, Report, Told, collected, finding, text
+
+Check = Callable[[Case], Iterator[Told]]
+
+CHECKS: tuple[Check, ...] = (
+    rounds.check,  # 1
+    registry.check,  # 2
+    reputation.check,  # 3
+    synthetic.check,  # 4
+    calls.check,  # 5
+    state.check,  # 6
+    outcomes.check,  # 7
+    quality.check,  # 8
+    vectors.check,  # 9
+    result.check,  # 10
+)
+
+
+def audit(path: Path, checks: Sequence[Check] = CHECKS) -> Report:
+    """Recompute a run's ledger from its folder or its bundle. Nothing is changed.
+
+    Raises:
+        LedgerError: there is neither, or a file is so damaged that no journal can be read from it.
+    """
+    report = Report()
+    with Evidence(Path(path)) as evidence:
+        case = _read(evidence, report)
+        if case is None:
+            return report
+        report.counts |= {"rounds": len(case.rounds), "updates": _updates(case), "transactions": len(case.transactions)}
+        for check in checks:
+            for told in check(case):
+                report.add(told)
+        report.finished = case.finished
+        report.head = text(case.head(case.last))
+    return report
+
+
+def compare(path: Path, other: Path) -> Report:
+    """Hold two copies of a run against each other: what one signer signed twice, in two versions, is proof against it.
+
+    Raises:
+        LedgerError: a copy cannot be read.
+    """
+    report = Report()
+    with Evidence(Path(path)) as here, Evidence(Path(other)) as there:
+        first, second = _read(here, report), _read(there, report)
+        if first is None or second is None:
+            return report
+        report.findings.clear()  # what is wrong with a copy by itself is what its own audit says
+        if first.federation.id != second.federation.id or first.domain != second.domain:
+            words = "the two belong to different federations or contracts, nothing can contradict"
+            report.add(Note(words, unchecked=True))
+            return report
+        for told in _compare(first, second):
+            report.add(told)
+        report.head = text(first.head(first.last))
+    return report
+
+
+def _read(evidence: Evidence, report: Report) -> Case | None:
+    case, told = collected(read(evidence))
+    for one in told:
+        report.add(one)
+    return case
+
+
+def _updates(case: Case) -> int:
+    return sum(len(entry.updates) for entry in case.rounds.values())
+
+
+def _compare(first: Case, second: Case) -> Iterator[Told]:
+    both = sorted(first.rounds.keys() & second.rounds.keys())
+    yield Count("rounds", len(both))
+    yield Count("updates", 0)
+    for number in both:
+        yield from _compare_round(number, first, second)
+    for number in sorted(first.rounds.keys() ^ second.rounds.keys()):
+        yield Note(f"round {number} is in one copy only", unchecked=True)
+
+
+def _compare_round(number: int, first: Case, second: Case) -> Iterator[Told]:
+    a, b = first.rounds[number], second.rounds[number]
+    for slot in sorted(a.updates.keys() & b.updates.keys()):
+        one, two = a.updates[slot], b.updates[slot]
+        yield Count("updates")
+        if one.record is None or two.record is None or one.record == two.record:
+            continue
+        if _signed(first, number, slot, one) and _signed(second, number, slot, two):
+            message = "the hospital signed two different updates for one round"
+            yield finding("equivocation", "update", one.leaf, two.leaf, message, round=number, hospital=slot)
+    if a.head != b.head:
+        message = "the coordinator sealed the round in two versions"
+        yield finding("equivocation", "head", a.head, b.head, message, round=number)
+
+
+def _signed(case: Case, number: int, slot: int, update: Update) -> bool:
+    """Whether an update is signed by the holder of its slot."""
+    assert update.record is not None
+    try:
+        return spec.signer(update.record.digest(case.domain), update.signature) == case.holder(slot, number)
+    except ValueError:
+        return False

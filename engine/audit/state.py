@@ -1,0 +1,36 @@
+"""The contracts' state of a run after all transactions, against the journal."""
+
+from collections.abc import Iterator
+
+from engine.audit.case import Case
+from engine.audit.report import Count, Told, finding
+from engine.audit.reputation import applied
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check head, model and reputations, as far as the chain could be asked for them."""
+    yield from case.chain.told
+    state = case.chain.state
+    if state is None:
+        return
+    last = case.last
+    if case.unanswered and state.federation["round"] == last - 1:
+        last -= 1
+    expected = {
+        "head": case.head(last),
+        "model": case.model_before(last + 1),
+        "configHash": case.federation.config_hash,
+        "registryRoot": case.registry,
+        "round": last,
+    }
+    for name, value in expected.items():
+        there = state.federation[name]
+        if there != value:
+            message = f"journal and chain disagree on {name}; expected is the chain, found the journal"
+            yield finding("chain", name, there, value, message, round=last)
+    for slot, reputation in sorted(applied(case).items()):
+        yield Count("reputations")
+        held = state.reputations.get(slot)
+        if held != reputation:
+            message = "journal and chain disagree on a reputation; expected is the journal"
+            yield finding("scores", "reputation", reputation, held, message, hospital=slot)

@@ -1,0 +1,142 @@
+"""Vectors: what hospitals sent against what they signed, and every round's model computed again from it."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from engine.audit import rules, spec
+from engine.audit.case import Case, Round
+from engine.audit.report import Count, Note, Reading, Told, finding
+from engine.audit.rules import Model, Weighted
+from engine.ledger.format import GENESIS, tensor_name, vectors_name
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check every archived vector and compute every aggregate again, as far as all it needs is there and right."""
+    problem = rules.problem(case.rule)
+    if problem:
+        yield finding("meta", "rule", "a rule with its arithmetic", case.rule, problem)
+    model = yield from _genesis(case)
+    for number, entry in sorted(case.rounds.items()):
+        updates = yield from _check_vectors(case, number, entry)
+        if model is None:
+            continue
+        if updates is None or problem or not case.known_before(number):
+            yield Note(f"aggregates were not recomputed from round {number} on", unchecked=True)
+            model = None
+        else:
+            model = yield from _check_aggregate(case, number, entry, model, updates)
+    yield from _check_files(case)
+
+
+def _genesis(case: Case) -> Reading[Model | None]:
+    tensors = yield from _tensors(case, 0)
+    if tensors is None:
+        return None
+    if set(tensors) != {GENESIS}:
+        message = "the file does not hold the genesis parameters"
+        yield finding("archive", "genesis", GENESIS, ", ".join(sorted(tensors)), message, round=0)
+        return None
+    found = flat_hash(case, tensors[GENESIS])
+    if found != case.federation.genesis_model:
+        message = "the archived genesis parameters are not the recorded ones"
+        yield finding("archive", "genesis", case.federation.genesis_model, found, message, round=0)
+        return None
+    return Model(tensors[GENESIS])
+
+
+def _check_aggregate(
+    case: Case, number: int, entry: Round, model: Model, updates: list[Weighted]
+) -> Reading[Model | None]:
+    """Compute one round again; returns the model, None if the next round does not start from it."""
+    yield Count("aggregates")
+    try:
+        model = rules.next_model(case.rule, model, updates)
+    except ValueError as error:
+        yield finding("archive", "update", "updates that can be added up", "none", str(error), round=number)
+        return None
+    found = flat_hash(case, model.params)
+    if found != entry.model:
+        message = "the aggregate of the archived updates is not the recorded model"
+        yield finding("round", "model", found, entry.model, message, round=number)
+        yield Note(f"aggregates were not recomputed after round {number}", unchecked=True)
+        return None
+    # A hospital may be voided out of the history by a dispute; the next round then starts from an older model.
+    if number + 1 in case.rounds and case.model_before(number + 1) != entry.model:
+        yield Note(f"round {number} was voided: aggregates were not recomputed after it", unchecked=True)
+        return None
+    return model
+
+
+def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[Weighted] | None]:
+    """Check the vectors of one round; returns them by slot if all are there and right."""
+    tensors = yield from _tensors(case, number)
+    if tensors is None:
+        return None
+    whole, wanted = True, {tensor_name(slot): slot for slot in entry.updates}
+    for name in sorted(tensors.keys() - wanted.keys()):
+        message = "the archive holds an unrecorded vector"
+        yield finding("archive", "update", None, name, message, round=number, hospital=_slot(name))
+        whole = False
+    updates = []
+    for name, slot in sorted(wanted.items(), key=lambda pair: pair[1]):
+        update, where = entry.updates[slot], {"round": number, "hospital": slot}
+        if name not in tensors:
+            yield finding("archive", "update", "a vector", None, "the archived vector is missing", **where)
+            whole = False
+            continue
+        if update.record is None:
+            whole = False
+            continue
+        yield Count("vectors")
+        found = flat_hash(case, tensors[name])
+        if found != update.record["update"]:
+            message = "the archived vector is not the one that the hospital signed"
+            yield finding("archive", "update", update.record["update"], found, message, **where)
+            whole = False
+        samples = None if update.opening is None else update.opening.samples
+        if samples is None and case.rule.weighting == "samples":
+            words = (
+                f"round {number}, hospital {slot}: the number of samples was erased, so the aggregate is not recomputed"
+            )
+            yield Note(words, unchecked=True)
+            whole = False
+        updates.append(Weighted(samples, tensors[name]))
+    return updates if whole else None
+
+
+def _slot(name: str) -> int | None:
+    kind, _, digits = name.partition("-")
+    return int(digits) if kind == "slot" and digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
+
+
+def _tensors(case: Case, number: int) -> Reading[Mapping[str, np.ndarray] | None]:
+    data = case.evidence.vectors(number)
+    if data is None:
+        yield finding("archive", "file", "readable vectors", None, "the archived vectors are missing", round=number)
+        return None
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        message = f"the archived vectors are damaged: {error}"
+        yield finding("archive", "file", "readable vectors", None, message, round=number)
+        return None
+
+
+def _check_files(case: Case) -> Iterator[Told]:
+    known = {vectors_name(number).removeprefix("updates/") for number in (0, *case.rounds)}
+    for name in case.evidence.archived():
+        if name not in known:
+            stem = name.removesuffix(".safetensors")
+            where = int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 20 else None
+            yield finding("archive", "file", None, name, "the archive holds an unrecorded round", round=where)
+
+
+def flat_hash(case: Case, vector: np.ndarray) -> bytes:
+    """Hash of parameters or of a change of them; b"" if they do not have the layout's form."""
+    try:
+        return spec.flat_hash(vector, case.federation.layout)
+    except ValueError:
+        return b""

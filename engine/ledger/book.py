@@ -1,0 +1,415 @@
+"""Journal, chain and delivery of one folder: what the ledgers of runs and of studies have in common.
+
+A book knows transactions and not what they mean. Subjects (`engine/ledger/subjects`) write their rows and calls through it,
+and take up what they know from what it tells them: every transaction that the chain has taken, in order, when the folder
+is opened and from then on. So opening a folder, going on after a crash, and coming back after a node lost its memory
+are the same thing.
+
+    book = Book(folder, format.RUN, format.PURPOSES, config)
+    if book.is_new:
+        book.create(meta, deploy_data(...), lambda contract: (Call("open", 0, contract, call_data(...)),))
+    book.keep(subject)
+    book.restore()                  # the chain gets what it lacks; the subject is told of every transaction
+    book.send(Call(...))            # refused by the contract: raised; else journaled, sent, told
+    book.write(Call(...)); book.finish()      # in two steps, unchecked, where somebody notes in between what was written
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.clock import REAL, Clock
+from engine.encoding import canonical_json, keccak, read_json
+from engine.errors import LedgerError
+from engine.ledger.chain.base import Chain, ChainReceipt, receipt_from_json, receipt_to_json
+from engine.ledger.chain.connect import connect
+from engine.ledger.chain.contracts import query
+from engine.ledger.chain.rpc import public_url
+from engine.ledger.chain.transactions import created_contract, decode_transaction
+from engine.ledger.config import LedgerConfig
+from engine.ledger.delivery import Contradiction, JournalTransaction, Refused, settle
+from engine.ledger.format import Journal, Purpose
+from engine.ledger.store import Rows, Store
+from engine.ledger.typed import Domain, address_bytes, record_from_json, record_to_json
+
+_RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
+_LOOK_SECONDS = 0.1  # between two looks for the receipt of another account's transaction
+
+
+class _Key(NamedTuple):
+    """What a transaction is for: two with the same key are attempts at the same."""
+
+    purpose: str
+    round: int
+    content: bytes  # address and data of a call
+
+
+@dataclass(frozen=True)
+class Call:
+    """A transaction that is wanted.
+
+    Attributes:
+        purpose: a key of the book's purposes.
+        round: number of the round that it is about, 0 for none.
+        to: address of the contract; None creates one.
+        rows: what is written down together with its first attempt.
+    """
+
+    purpose: str
+    round: int
+    to: str | None
+    data: bytes
+    rows: Rows = field(default_factory=dict)
+
+    @property
+    def key(self) -> _Key:
+        return _Key(self.purpose, self.round, (address_bytes(self.to) if self.to else b"") + self.data)
+
+
+class Subject:
+    """Something that a book keeps; one overrides what it needs."""
+
+    def reset(self) -> None:
+        """The book begins to go through its transactions: take up what the journal's rows say, and nothing of the chain."""
+
+    def settled(self, done: JournalTransaction, live: bool) -> None:
+        """The chain has taken a transaction of this account, of any purpose; `live`: just now, not in going through all.
+
+        Raises:
+            Contradiction: journal and contract then hold different things.
+        """
+
+    def restored(self) -> None:
+        """The book went through all transactions: hold the contract against the journal.
+
+        Raises:
+            Contradiction: they hold different things.
+        """
+
+
+class Book:
+    """An open journal and its chain.
+
+    Attributes:
+        domain: chain and first contract.
+    """
+
+    domain: Domain
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        purposes: Mapping[str, Purpose],
+        config: LedgerConfig,
+        contract: str | None = None,
+        clock: Clock = REAL,
+        chain: Chain | None = None,
+    ) -> None:
+        """Open the folder, which nobody else may be writing, and connect to the chain.
+
+        Args:
+            contract: one that is already deployed.
+            chain: in place of the one of the settings.
+
+        Raises:
+            LedgerError: a setting is wrong, the node is unreachable, another process writes here, the journal is
+                damaged, or it belongs to another chain than the settings; the message names both sides.
+        """
+        self._purposes, self._clock = purposes, clock
+        self._subjects: list[Subject] = []
+        self._transactions: dict[int, JournalTransaction] = {}
+        self._attempts: dict[_Key, list[int]] = {}  # seq of every attempt, in the order of the first ones
+        self._done: dict[_Key, JournalTransaction] = {}
+        self._created: dict[str, str] = {}  # purpose -> address of the contract
+        self._open: _Key | None = None  # what was written down last, if the chain has not answered
+        self._chain: Chain | None = None
+        self._config, self._contract = config, contract
+        if contract is not None:
+            address_bytes(contract)
+        self._store = Store(folder, journal, clock)
+        try:
+            if not self.is_new:
+                self._require_settings()
+            self._chain = chain or connect(config)
+            if not self.is_new:
+                self._load()
+            elif contract is not None and config.backend == "embedded":
+                raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was written so far."""
+        return not self._store.meta
+
+    @property
+    def store(self) -> Store:
+        """The journal's file."""
+        return self._store
+
+    @property
+    def path(self) -> Path:
+        """Of the journal's file."""
+        return self._store.path
+
+    @property
+    def chain(self) -> Chain:
+        """Raises LedgerError when the book is closed."""
+        if self._chain is None:
+            raise LedgerError(f"the ledger {self.path.parent} is closed")
+        return self._chain
+
+    @property
+    def transactions(self) -> list[JournalTransaction]:
+        """All attempts, in the order in which they were signed."""
+        return list(self._transactions.values())
+
+    def query(self, contract: str, address: str, function: str, *arguments: Any) -> Any:
+        """Ask a contract of the chain, see `contracts.query`."""
+        return query(self.chain, address, function, *arguments, contract=contract)
+
+    def create(self, meta: Mapping[str, str], deploy: bytes, calls: Callable[[str], Sequence[Call]]) -> None:
+        """Begin a new journal.
+
+        Args:
+            meta: what it says of itself, besides format, domain and backend.
+            deploy: data that creates the contract, where the settings name none.
+            calls: the first ones, given the contract's address. They are written together, so that all or none of
+                them are there, and sent together, so that they can share a block.
+        """
+        chain, contract = self.chain, self._contract
+        signed: list[tuple[Any, ...]] = []
+
+        def sign(call: Call) -> bytes:
+            gas = self._purposes[call.purpose].gas
+            raw = chain.sign(call.to, call.data, gas, ahead=len(signed))
+            signed.append((len(signed) + 1, call.purpose, call.round, keccak(raw), raw, None))
+            return raw
+
+        if contract is None:
+            contract = created_contract(chain.sender, sign(Call("deploy", 0, None, deploy)))
+        for call in calls(contract):
+            sign(call)
+        url = public_url(self._config.url) if self._config.url else None
+        backend = {"name": self._config.backend, "url": url, "contract": self._contract}
+        where = {
+            "domain": record_to_json(Domain(chain.chain_id, contract)),
+            "backend": canonical_json(backend),
+        }
+        self._store.create({**meta, **where}, {"transactions": signed})
+        self._require_settings()
+        self._load()
+        # What does not get through now is sent again by `restore`.
+        with suppress(LedgerError):
+            for transaction in self.transactions:
+                chain.send(transaction.raw)
+
+    def keep(self, *subjects: Subject) -> None:
+        """Tell these subjects, too, in the order given."""
+        self._subjects += subjects
+
+    def restore(self) -> None:
+        """Bring the chain to what the journal holds, in order; most often it is there already.
+
+        Raises:
+            Refused, Contradiction: it cannot be brought there, and that was no reorganisation in between.
+        """
+        for again in range(_RESTORES, -1, -1):
+            try:
+                self._replay()
+                for subject in self._subjects:
+                    subject.restored()
+                return
+            except (Refused, Contradiction):
+                if not again:
+                    raise
+
+    def send(self, call: Call) -> JournalTransaction:
+        """Journal and send a call, once: the same content again returns the transaction that succeeded.
+
+        Raises:
+            ContractRevert: the contract refuses it now; nothing was written.
+            LedgerError: the chain does not answer. What the journal holds is not lost.
+        """
+        self.finish()
+        known = self._done.get(call.key)
+        if known is not None:
+            return known
+        self.check(call)
+        self.write(call)
+        try:
+            return self._settle(call.key, live=True)
+        except Refused:
+            self._open = None
+            raise
+
+    def check(self, call: Call) -> None:
+        """Refuse a call that the contract refuses now, once everything before it has come to its end.
+
+        Raises:
+            ContractRevert: it does.
+        """
+        self.finish()
+        if call.to is not None:
+            self.chain.call(call.to, call.data)
+
+    def write(self, call: Call) -> None:
+        """Sign a call and write it down, in one durable step with its rows; `finish` sends it."""
+        rows = {} if call.key in self._attempts else call.rows
+        raw = self.chain.sign(call.to, call.data, self._purposes[call.purpose].gas)
+        self._add(call.purpose, call.round, keccak(raw), raw, rows)
+        self._open = call.key
+
+    def finish(self) -> None:
+        """Bring what was written down last to an end on the chain.
+
+        Raises:
+            Refused, Contradiction: the chain does not take what the ledger cannot be without.
+            LedgerError: the chain does not answer.
+        """
+        key = self._open
+        if key is None:
+            return
+        try:
+            self._settle(key, live=True)
+        except (Refused, Contradiction):
+            if not self._purposes[key.purpose].required:
+                self._open = None
+                return
+            # A reorganisation may have taken what was before it away.
+            self.restore()
+
+    def created(self, purpose: str) -> str | None:
+        """Return the address of the contract that transactions of a purpose create; None if that was not wanted so far."""
+        return self._created.get(purpose)
+
+    def deploy(self, purpose: str, data: bytes) -> str:
+        """Create a contract, once, and return its address."""
+        self.finish()
+        if purpose not in self._created:
+            self.send(Call(purpose, 0, None, data))
+        return self._created[purpose]
+
+    def relay(self, call: Call, key: bytes) -> ChainReceipt:
+        """Journal and send a call in the name of another account, whose key it is; the contract may refuse it."""
+        self.finish()
+        assert call.to is not None
+        raw = self.chain.sign_as(key, call.to, call.data, self._purposes[call.purpose].gas)
+        return self._pass_on(self._add(call.purpose, call.round, keccak(raw), raw, call.rows))
+
+    def close(self) -> None:
+        """Close journal and chain; a second call does nothing."""
+        self._store.close()
+        if self._chain is not None:
+            self._chain.close()
+            self._chain = None
+
+    # --- What a delivery writes down ----------------------------------------------------------------------------------
+
+    def add_transaction(self, purpose: str, round: int, hash: bytes, raw: bytes) -> JournalTransaction:
+        """Write down another attempt."""
+        return self._add(purpose, round, hash, raw, {})
+
+    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
+        """Write down what the chain answered."""
+        self._store.set_receipt(seq, receipt_to_json(receipt))
+        self._transactions[seq] = replace(self._transactions[seq], receipt=receipt)
+
+    def _add(self, purpose: str, round: int, hash: bytes, raw: bytes, rows: Rows) -> JournalTransaction:
+        transaction = JournalTransaction(next(reversed(self._transactions), 0) + 1, purpose, round, hash, raw, None)
+        self._store.add({**rows, "transactions": [(transaction.seq, purpose, round, hash, raw, None)]})
+        self._note(transaction)
+        return transaction
+
+    def _note(self, transaction: JournalTransaction) -> None:
+        self._transactions[transaction.seq] = transaction
+        self._attempts.setdefault(_key(transaction), []).append(transaction.seq)
+
+    # --- Opening and settling -----------------------------------------------------------------------------------------
+
+    def _require_settings(self) -> None:
+        """Refuse a journal that other settings made; before anybody asks a node for it."""
+        meta, config = self._store.meta, self._config
+        try:
+            self.domain, backend = record_from_json(Domain, meta["domain"]), read_json(meta["backend"])
+            name = backend["name"]
+        except (KeyError, TypeError, ValueError, LedgerError) as error:
+            raise LedgerError(f"the journal {self.path} is damaged: {error}") from error
+        if name != config.backend:
+            raise LedgerError(
+                f"the journal {self.path} was written with ledger.backend {name}, this run has {config.backend}"
+            )
+        if self._contract is not None and self._contract != self.domain.contract:
+            raise LedgerError(
+                f"the journal {self.path} belongs to contract {self.domain.contract}, this run names {self._contract}"
+            )
+
+    def _load(self) -> None:
+        """Take up all transactions of the journal."""
+        for seq, purpose, round, identity, raw, text in self._store.rows("transactions"):
+            if purpose not in self._purposes:
+                raise LedgerError(f"the journal {self.path} is damaged: transaction {seq} has no known purpose")
+            receipt = receipt_from_json(text) if text else None
+            self._note(JournalTransaction(seq, purpose, round, identity, raw, receipt))
+        if self.chain.chain_id != self.domain.chain_id:
+            raise LedgerError(
+                f"the journal {self.path} belongs to chain {self.domain.chain_id}, "
+                f"the {self.chain.name} chain is {self.chain.chain_id}"
+            )
+
+    def _replay(self) -> None:
+        self._open, self._done, self._created = None, {}, {}
+        refused: set[_Key] = set()
+        for subject in self._subjects:
+            subject.reset()
+        for transaction in self.transactions:
+            key, purpose = _key(transaction), self._purposes[transaction.purpose]
+            if purpose.foreign:
+                self._pass_on(transaction)
+                continue
+            if key in self._done or key in refused:
+                continue
+            try:
+                self._settle(key, live=False)
+            except Refused:
+                if purpose.required:
+                    raise
+                refused.add(key)  # the contract did not take it then, either
+
+    def _settle(self, key: _Key, live: bool) -> JournalTransaction:
+        """Bring a transaction to an end on the chain, by another attempt if need be, and tell the subjects."""
+        attempts = [self._transactions[seq] for seq in self._attempts[key]]
+        done = settle(self.chain, self, attempts, self._purposes[key.purpose].gas, self._clock)
+        self._done[key] = done
+        if not self._purposes[key.purpose].function:
+            self._created[key.purpose] = created_contract(self.chain.sender, done.raw)
+        self._open = None
+        for subject in self._subjects:
+            subject.settled(done, live)
+        return done
+
+    def _pass_on(self, transaction: JournalTransaction) -> ChainReceipt:
+        """Send the transaction of another account, once; it is not ours to sign again."""
+        chain = self.chain
+        receipt = chain.receipt(transaction.hash)
+        if receipt is None:
+            chain.send(transaction.raw)
+            deadline = self._clock.now() + chain.timeout
+            while (receipt := chain.receipt(transaction.hash)) is None:
+                if self._clock.now() > deadline:
+                    raise LedgerError(f"the {chain.name} chain gave no receipt within {chain.timeout:g} s")
+                self._clock.sleep(_LOOK_SECONDS)
+        if transaction.receipt is None:
+            self.set_receipt(transaction.seq, receipt)
+        return receipt
+
+
+def _key(transaction: JournalTransaction) -> _Key:
+    content = decode_transaction(transaction.raw)
+    where = address_bytes(content["to"]) if content["to"] else b""
+    return _Key(transaction.purpose, transaction.round, where + content["data"])

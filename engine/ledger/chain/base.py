@@ -1,0 +1,112 @@
+"""What the ledger needs of a chain.
+
+Both back ends refuse a transaction that was signed for another chain id before it gets any further: the embedded virtual
+machine does not look at the chain id itself. How a transaction gets onto a chain that forgets, reorders or waits is the
+business of `engine.ledger.delivery`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from engine.encoding import canonical_json, read_json
+from engine.errors import LedgerError
+
+# What became of a transaction: in a block (deep enough or not); waiting in the pool with no number missing before it;
+# not known, and its number is the next one; not known or waiting, and a smaller number is missing; its number was used
+# by another transaction.
+Whereabouts = Literal["mined", "pending", "absent", "gap", "displaced"]
+
+
+@dataclass(frozen=True)
+class ChainReceipt:
+    """What the chain answered: transaction hash (0x hex), status (1 success, 0 refused), gas used."""
+
+    transaction: str
+    status: int
+    gas: int
+
+
+def receipt_to_json(receipt: ChainReceipt) -> str:
+    """Write a receipt as JSON."""
+    return canonical_json(asdict(receipt))
+
+
+def receipt_from_json(text: str) -> ChainReceipt:
+    """Read what `receipt_to_json` wrote; raises LedgerError when it is something else."""
+    try:
+        receipt = ChainReceipt(**read_json(text))
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"a receipt is damaged: {error}") from error
+    if not isinstance(receipt.transaction, str) or not all(type(n) is int for n in (receipt.status, receipt.gas)):
+        raise LedgerError("a receipt is damaged: a value has the wrong type")
+    return receipt
+
+
+class Log(NamedTuple):
+    """What a contract said in a transaction: its address, topics of 32 bytes (the first names the event), data."""
+
+    contract: str
+    topics: tuple[bytes, ...]
+    data: bytes
+
+
+class ContractRevert(LedgerError):
+    """The contract refused a call. The message names its error and the arguments."""
+
+
+class NodeUnreachable(LedgerError):
+    """No node answered; the same question may get an answer later."""
+
+
+class FeeTooLow(LedgerError):
+    """The node takes this transaction only with a higher fee."""
+
+
+class Chain(Protocol):
+    """What the ledger needs of a chain. Addresses are checksum text, hashes and data are bytes."""
+
+    name: str
+    chain_id: int
+    timeout: float  # seconds after which a transaction without a receipt is an error
+
+    @property
+    def sender(self) -> str:
+        """Account that signs."""
+
+    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
+        """Sign the next transaction (the one `ahead` places after it); `to=None` creates a contract. Sends nothing."""
+
+    def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
+        """Sign the next call of another account, as an auditor does. Sends nothing."""
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign 32 bytes with the key of the account, as receipts are."""
+
+    def dearer(self, raw: bytes) -> bytes | None:
+        """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
+
+    def send(self, raw: bytes) -> None:
+        """Send a signed transaction.
+
+        Raises:
+            FeeTooLow: the chain would take it for more.
+            LedgerError: it is for another chain, or the chain does not take it (also one that it has already).
+        """
+
+    def receipt(self, transaction: bytes) -> ChainReceipt | None:
+        """Return the receipt of a transaction hash; None if it is in no block, or not yet in one deep enough."""
+
+    def logs(self, transaction: bytes) -> tuple[Log, ...]:
+        """Return what contracts said in a transaction; nothing if it is in no block."""
+
+    def where(self, raw: bytes) -> Whereabouts:
+        """Tell what became of a transaction of this account."""
+
+    def call(self, to: str, data: bytes) -> bytes:
+        """Call the contract without a transaction. Raises ContractRevert if it refuses."""
+
+    def code(self, contract: str) -> bytes:
+        """Return the code at an address, empty if there is none."""
+
+    def close(self) -> None:
+        """Let go of the chain."""

@@ -1,0 +1,54 @@
+"""The chain of a run's settings."""
+
+import os
+from pathlib import Path
+
+from engine.errors import LedgerError
+from engine.ledger.chain.base import Chain
+from engine.ledger.chain.embedded import EmbeddedChain
+from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
+from engine.ledger.config import LedgerConfig
+from engine.ledger.signing import address
+
+
+def connect(config: LedgerConfig) -> Chain:
+    """Connect to the chain of a back end, with the coordinator's key.
+
+    Raises:
+        LedgerError: a setting is wrong, or the node is unreachable or of another kind.
+    """
+    if config.backend == "rpc":
+        if not config.url:
+            raise LedgerError("ledger.backend rpc needs ledger.url")
+        node = RpcChain(config.url, config.chain_id, read_key(config.key_file), config.confirmations, config.timeout)
+        node.require_rules()
+        return node
+    if config.backend != "embedded":
+        raise LedgerError(f"ledger.backend: expected embedded or rpc, found {config.backend!r}")
+    chain = EmbeddedChain()
+    if config.chain_id is not None and config.chain_id != chain.chain_id:
+        raise LedgerError(f"the embedded chain is chain {chain.chain_id}, ledger.chain_id is {config.chain_id}")
+    return chain
+
+
+def read_key(key_file: str | Path | None) -> bytes:
+    """Read the 32-byte key of the coordinator: from the environment, else from a file of 64 hex digits.
+
+    Raises:
+        LedgerError: there is none, or it is not a key. The message never holds any of it.
+    """
+    source, text = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "")
+    if not text and key_file is not None:
+        source = str(key_file)
+        try:
+            text = Path(key_file).read_text(encoding="ascii")
+        except (OSError, ValueError) as error:
+            raise LedgerError(f"ledger.key_file {key_file} cannot be read") from error
+    if not text:
+        raise LedgerError(f"ledger.backend rpc needs a private key in {KEY_VARIABLE} or ledger.key_file")
+    try:
+        key = bytes.fromhex(text.strip().removeprefix("0x"))
+        address(key)
+    except (ValueError, LedgerError):
+        raise LedgerError(f"{source} does not hold a private key of 64 hex digits") from None
+    return key

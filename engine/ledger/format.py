@@ -1,0 +1,258 @@
+"""The format of a ledger: the one page that its writer and its auditor share. Tables, files, purposes, numbers; no work.
+
+A journal is one SQLite file. Rows are in the order in which they were written; hashes, signatures and raw transactions
+are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk before what it describes is sent.
+
+Tables of a run's journal:
+
+    meta          key `format` is "3"; `federation`, `domain`, `backend` and `rule` hold JSON
+    updates       ModelUpdate, what the tree of a round is made of
+    openings      what stands behind the salted commitments; deletable, for erasure
+    receipts      of the coordinator over Receipt(federation, round, slot, leaf)
+    heads         of a hospital over RoundHead(federation, round, slot, head)
+    rounds        what a head commits to; the head before it is that of the row before
+    annexes       the digests behind the annex of a round, by ascending bytes of the name; none is zero
+    rotations     KeyRotation, signed by the old and by the new key
+    scores        Verdicts, one row for 16 hospitals, by ascending index
+    peers         PeerScore, what the verdicts follow from
+    synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
+    transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
+
+and of a study's, where `round` of a transaction is a generation or the `seq` of a record:
+
+    meta          key `format` is "1"; `domain` and `backend` hold JSON
+    designs       registrations of the study
+    records       that a trial began or ended; `stage` is a position in `STAGES`
+
+A bundle holds all of a run in one file, a zip archive without compression; names are sorted and times fixed, so equal
+content gives equal bytes:
+
+    manifest.json                  format, sha256 of every other entry and of each contract's build, `result` and its hash
+    config.yaml                    the configuration of the run
+    journal/<table>.jsonl          one JSON object a row and line, BLOBs as 0x hex
+    updates/00000.safetensors      tensor "genesis": the parameters before round 1
+    updates/00007.safetensors      tensors "slot-0003": the change that hospital 3 sent in round 7
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# --- Journals ---------------------------------------------------------------------------------------------------------
+
+INTEGER, TEXT, BLOB = "INTEGER NOT NULL", "TEXT NOT NULL", "BLOB NOT NULL"
+BLOB_OR_NULL, TEXT_OR_NULL = "BLOB", "TEXT"
+
+
+class Table(NamedTuple):
+    """A table: SQL types by column, in their order; then the sets of columns that name a row, the primary key first."""
+
+    columns: Mapping[str, str]
+    keys: tuple[tuple[str, ...], ...]
+
+    @property
+    def sql(self) -> str:
+        """Everything between the parentheses of CREATE TABLE."""
+        columns = [f"{name} {kind}" for name, kind in self.columns.items()]
+        kinds = ["PRIMARY KEY", *["UNIQUE"] * len(self.keys)]
+        return ", ".join(
+            [*columns, *(f"{kind} ({', '.join(key)})" for kind, key in zip(kinds, self.keys, strict=False))]
+        )
+
+
+class Journal(NamedTuple):
+    """A kind of journal: name of its file, format, tables by name."""
+
+    file: str
+    format: int
+    tables: Mapping[str, Table]
+
+
+_META = Table({"key": TEXT, "value": TEXT}, (("key",),))
+_OF_UPDATE = {"round": INTEGER, "slot": INTEGER}
+_TRANSACTIONS = Table(
+    {"seq": INTEGER, "purpose": TEXT, "round": INTEGER, "hash": BLOB, "raw": BLOB, "receipt": TEXT_OR_NULL}, (("seq",),)
+)
+
+RUN = Journal(
+    "journal.sqlite",
+    3,
+    {
+        "meta": _META,
+        "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
+        "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
+        "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "heads": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "rounds": Table(
+            {
+                "round": INTEGER,
+                "parent_model": BLOB,
+                "model": BLOB,
+                "count": INTEGER,
+                "root": BLOB,
+                "annex": BLOB,
+                "head": BLOB,
+            },
+            (("round",),),
+        ),
+        "annexes": Table({"round": INTEGER, "name": TEXT, "digest": BLOB}, (("round", "name"),)),
+        "rotations": Table(
+            {"slot": INTEGER, "round": INTEGER, "record": TEXT, "old_signature": BLOB, "new_signature": BLOB},
+            (("slot", "round"),),
+        ),
+        "scores": Table({"round": INTEGER, "verdicts": TEXT}, (("round", "verdicts"),)),
+        "peers": Table(
+            {**_OF_UPDATE, "judge": INTEGER, "correct": INTEGER, "total": INTEGER}, (("round", "slot", "judge"),)
+        ),
+        "synthetic": Table(
+            {
+                "seq": INTEGER,
+                "kind": TEXT,
+                "id": BLOB,
+                "record": TEXT,
+                "signature": BLOB_OR_NULL,
+                "sender": TEXT_OR_NULL,
+            },
+            (("seq",), ("kind", "id")),
+        ),
+        "transactions": _TRANSACTIONS,
+    },
+)
+
+STUDY = Journal(
+    "study.sqlite",
+    1,
+    {
+        "meta": _META,
+        "designs": Table(
+            {
+                "generation": INTEGER,
+                "study": BLOB,
+                "content": TEXT,
+                "digest": BLOB,
+                "trials": INTEGER,
+                "head": BLOB,
+            },
+            (("generation",), ("study",)),
+        ),
+        "records": Table(
+            {
+                "seq": INTEGER,
+                "study": BLOB,
+                "sequence": INTEGER,
+                "trial": INTEGER,
+                "stage": INTEGER,
+                "content": TEXT,
+                "digest": BLOB,
+                "head": BLOB,
+            },
+            (("seq",), ("study", "sequence"), ("trial", "stage")),
+        ),
+        "transactions": _TRANSACTIONS,
+    },
+)
+
+# --- Transactions -----------------------------------------------------------------------------------------------------
+
+
+class Purpose(NamedTuple):
+    """What a transaction is for.
+
+    Attributes:
+        contract: name of its build.
+        function: that it calls; "" creates the contract.
+        required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
+        foreign: an account that is not the coordinator's signs it.
+        gas: limit; the measured use is well below.
+    """
+
+    contract: str
+    function: str
+    required: bool = False
+    foreign: bool = False
+    gas: int = 1_500_000
+
+
+# Kinds of steps in the governance of synthetic data -> function of SyntheticLedger that takes one.
+GOVERNED = {
+    "policy": "setPolicy",
+    "reviewer": "setReviewer",
+    "request": "requestSynthetic",
+    "review": "reviewSynthetic",
+    "report": "reportSynthetic",
+    "expire": "expireSynthetic",
+}
+
+PURPOSES = {
+    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000),
+    "open": Purpose("RoundLedger", "openFederation", required=True),
+    "open-round": Purpose("RoundLedger", "openRound", required=True),
+    "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
+    "finalize": Purpose("RoundLedger", "finalizeRound"),
+    "submit": Purpose("RoundLedger", "submitUpdate"),
+    "dispute": Purpose("RoundLedger", "dispute"),
+    "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
+    "rotate": Purpose("RoundLedger", "rotateKey"),
+    "grant": Purpose("RoundLedger", "grantRole"),
+    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000),
+    "reputation": Purpose("ReputationLedger", "updateReputation"),
+    "claim": Purpose("ReputationLedger", "claimReward"),
+    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000),
+    **{kind: Purpose("SyntheticLedger", function) for kind, function in GOVERNED.items()},
+}
+
+STUDY_PURPOSES = {
+    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000),
+    "register": Purpose("StudyLedger", "registerStudy", required=True),
+    "record": Purpose("StudyLedger", "recordTrial", required=True),
+}
+
+# Enumerations of the contracts; a value is a position.
+STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
+ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+
+# --- Rounds -----------------------------------------------------------------------------------------------------------
+
+ZERO = bytes(32)
+NO_ROUND = 2**64 - 1  # as deadline of the next round: do not open it; as number of a round: after all others
+SCHEMA = 2  # of a ModelUpdate
+
+# Names of digests in an annex: hash chain of all decisions on synthetic data so far; root over the round's verdicts and
+# the peers' scores behind them; root over the rewards of all hospitals after the round.
+DECISIONS, SCORES, REWARDS = "decisions", "scores", "rewards"
+
+# How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
+# "server": {"method": "none"}}. The mean is a sum in integers, of entries times weight in units of 2^-36: see
+# engine/aggregation/mean.py. A change of the arithmetic needs a new name.
+MEAN = "mean/fixed-36"
+WEIGHTINGS = ("samples", "uniform", "none")
+
+# Of hospitals: reputation before the first verdict, and at most; verdicts in one word of the contract; a score of 1.
+BASE_REPUTATION, MAX_REPUTATION = 10, 100
+WORD = 16
+PARTS = 1_000_000
+
+# --- Files beside the journal -----------------------------------------------------------------------------------------
+
+BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
+MANIFEST, CONFIG = "manifest.json", "config.yaml"
+GENESIS = "genesis"
+
+
+def rows_name(table: str) -> str:
+    """Where the rows of a table lie in a bundle."""
+    return f"journal/{table}.jsonl"
+
+
+def vectors_name(round: int) -> str:
+    """Where the vectors of a round lie, in a bundle and beside the journal; round 0 is the genesis."""
+    return f"updates/{round:05d}.safetensors"
+
+
+def tensor_name(slot: int) -> str:
+    """What the vector of a hospital is called there."""
+    return f"slot-{slot:04d}"
+
+
+def row_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a journal as plain data for a bundle: BLOBs as 0x hex."""
+    return {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in row.items()}

@@ -1,0 +1,269 @@
+"""The hospital's side of the ledger: what it signs, and what it checks before it signs.
+
+A hospital signs its update of a round over the head of the round before, and so the whole history. It does that only
+when the coordinator shows that this history holds what the hospital sent before, under the heads that it signed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from engine.encoding import hexed
+from engine.errors import LedgerError
+from engine.ledger.keystore import load_key
+from engine.ledger.signing import (
+    SALT_METRICS,
+    SALT_REAL_COUNT,
+    SALT_SAMPLES,
+    hospital_key,
+    recover_digest,
+    salt,
+    sign,
+)
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
+from engine.ledger.subjects.updates import (
+    Header,
+    ModelUpdate,
+    Opening,
+    Receipt,
+    RoundHead,
+    SignedUpdate,
+    commitments,
+    count_commitment,
+    head_of,
+    update_leaf,
+)
+from engine.ledger.trees import verify
+from engine.ledger.typed import Domain, digest
+
+
+@dataclass(frozen=True)
+class Signing:
+    """What a hospital needs to sign: the federation, the contract that anchors it, and where it begins.
+
+    Attributes:
+        coordinator: address that signs receipts.
+        slots: number of hospitals.
+        genesis: head of round 0.
+        keystore: folder of the encrypted keys; None derives the key from the seed of the run.
+    """
+
+    federation: bytes
+    config_hash: bytes
+    domain: Domain
+    coordinator: str
+    slots: int
+    genesis: bytes
+    keystore: Path | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What the coordinator tells hospitals before they sign: how the ledger stands, and what became of their updates.
+
+    Attributes:
+        model: hash of the model that the round starts from.
+        headers: sealed rounds without a gap, from the oldest that one of them must check to the last.
+        paths: slot -> siblings, joined, from the leaf of its last update to the root of that round.
+        receipts: slot -> round and coordinator's signature, of the newest receipt that it has not been given.
+    """
+
+    model: bytes
+    headers: tuple[Header, ...]
+    paths: Mapping[int, bytes]
+    receipts: Mapping[int, tuple[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the coordinator tells hospitals before they ask for synthetic beats.
+
+    Attributes:
+        signing: as for updates, but for the contract that requests and reports are signed for.
+        policy_version: of the policy in force.
+    """
+
+    signing: Signing
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a hospital remembers of its last update: round, leaf, and the head that it signed with it."""
+
+    round: int
+    leaf: bytes
+    parent_head: bytes
+
+
+class Signer:
+    """Holds the key of one hospital. Whoever keeps `memory` can build it again after its process was lost."""
+
+    def __init__(self, slot: int, signing: Signing, seed: int, memory: Memory | None = None) -> None:
+        """Derives the key or reads it from the keystore.
+
+        Raises:
+            LedgerError: there is no key, or the password is wrong.
+        """
+        self._slot, self._signing = slot, signing
+        if signing.keystore is None:
+            self._key = hospital_key(seed, signing.federation, slot)
+        else:
+            self._key = load_key(signing.keystore, slot)
+        self.memory: Memory | None = None
+        self._promised: dict[int, bytes] = {}  # round -> leaf without a receipt so far
+        if memory is not None:
+            self.restore(memory)
+
+    def restore(self, memory: Memory) -> None:
+        """Take up what an earlier process of this hospital remembered."""
+        self.memory, self._promised = memory, {memory.round: memory.leaf}
+
+    def check(self, notice: Notice) -> None:
+        """Compare a notice with what this hospital signed and sent.
+
+        Raises:
+            LedgerError: the heads do not follow from each other or from the one that was signed, the last update is
+                not in its slot of the round that it was sent for, or a receipt is for something else.
+        """
+        signing, last = self._signing, self.memory
+        _check_headers(notice.headers, signing)
+        if last is not None:
+            header = next((h for h in notice.headers if h.round == last.round), None)
+            if header is None:
+                raise LedgerError(f"round {last.round}, in which this hospital took part, is not shown")
+            if header.previous_head != last.parent_head:
+                raise LedgerError(
+                    f"round {last.round} follows head {hexed(header.previous_head)}, "
+                    f"this hospital signed {hexed(last.parent_head)}"
+                )
+            joined = notice.paths.get(self._slot, b"")
+            siblings = [joined[i : i + 32] for i in range(0, len(joined), 32)]
+            if not verify(header.root, last.leaf, self._slot, signing.slots, siblings):
+                raise LedgerError(
+                    f"the proof does not lead from the update of round {last.round} to the root {hexed(header.root)}"
+                )
+        if self._slot in notice.receipts:
+            self._take(*notice.receipts[self._slot])
+
+    def update(
+        self,
+        notice: Notice,
+        vector_hash: bytes,
+        samples: int,
+        metrics: dict[str, Any],
+        privacy: dict[str, Any] | None = None,
+    ) -> tuple[SignedUpdate, Opening, bytes]:
+        """Sign the update of the round after the last of the notice: record, what opens its commitments, and its leaf.
+
+        Raises:
+            LedgerError: this hospital has signed another update for this round, or one for a later round.
+        """
+        signing, header = self._signing, notice.headers[-1]
+        round = header.round + 1
+        salts = [salt(self._key, signing.federation, round, purpose) for purpose in (SALT_SAMPLES, SALT_METRICS)]
+        opening = Opening(samples, salts[0], metrics, salts[1], privacy)
+        committed = commitments(opening)
+        record = ModelUpdate(
+            federation=signing.federation,
+            round=round,
+            slot=self._slot,
+            parent_model=notice.model,
+            parent_head=header.head,
+            update=vector_hash,
+            samples=committed["samples"],
+            metrics=committed["metrics"],
+            privacy=committed["privacy"],
+            config_hash=signing.config_hash,
+            nonce=round,
+        )
+        signed = SignedUpdate(record, sign(record, signing.domain, self._key))
+        leaf = update_leaf(signed, signing.domain)
+        if self.memory is not None and self.memory.round >= round and self.memory.leaf != leaf:
+            raise LedgerError(f"this hospital has already signed another update, for round {self.memory.round}")
+        self.memory = Memory(round, leaf, header.head)
+        self._promised[round] = leaf
+        return signed, opening, leaf
+
+    def request(
+        self, terms: Terms, class_: int, generator: int, quantity: int, real: int, settings: bytes
+    ) -> SignedRequest:
+        """Ask for synthetic beats of a class; of the number of real ones only a floor and a commitment are told.
+
+        Args:
+            settings: digest of the generator's settings, 32 bytes.
+        """
+        federation, nonce = self._signing.federation, class_ + 1
+        record = SyntheticRequest(
+            federation=federation,
+            slot=self._slot,
+            class_=class_,
+            generator=generator,
+            quantity=quantity,
+            real_floor=real_floor(real),
+            real_count=count_commitment(salt(self._key, federation, nonce, SALT_REAL_COUNT), real),
+            settings=settings,
+            policy_version=terms.policy_version,
+            nonce=nonce,
+            deadline=0,
+        )
+        return SignedRequest(record, sign(record, terms.signing.domain, self._key))
+
+    def report(
+        self, terms: Terms, request: bytes, generated: int, batch: bytes, evidence: bytes, numbers: Mapping[str, int]
+    ) -> SignedReport:
+        """Sign what was generated for a request.
+
+        Args:
+            batch, evidence: digests, 32 bytes.
+            numbers: those of the evidence that policy bounds, by the names of the record.
+        """
+        record = SyntheticReport(request, generated, batch, evidence, **numbers)
+        return SignedReport(record, sign(record, terms.signing.domain, self._key))
+
+    def withdraw(self) -> None:
+        """Forget the last update: it never left this hospital's host."""
+        if self.memory is not None:
+            self._promised.pop(self.memory.round, None)
+            self.memory = None
+
+    def head(self, notice: Notice) -> bytes:
+        """Sign the last head, for which no later update follows; call `check` first.
+
+        Raises:
+            LedgerError: there is no receipt for the last update of this hospital.
+        """
+        signing, header = self._signing, notice.headers[-1]
+        if self.memory is not None and self.memory.round in self._promised:
+            raise LedgerError(f"the coordinator gave no receipt for the update of round {self.memory.round}")
+        record = RoundHead(signing.federation, header.round, self._slot, header.head)
+        return sign(record, signing.domain, self._key)
+
+    def _take(self, round: int, signature: bytes) -> None:
+        leaf = self._promised.get(round)
+        if leaf is None:
+            return  # of a time before this process
+        record = Receipt(self._signing.federation, round, self._slot, leaf)
+        try:
+            signer = recover_digest(digest(record, self._signing.domain), signature)
+        except LedgerError as error:
+            raise LedgerError(f"the receipt of round {round} is damaged: {error}") from error
+        if signer != self._signing.coordinator:
+            raise LedgerError(f"the receipt of round {round} is not the coordinator's word on the update that was sent")
+        self._promised = {r: leaf for r, leaf in self._promised.items() if r > round}
+
+
+@lru_cache(maxsize=8)  # all hospitals of a process are shown the same rounds
+def _check_headers(headers: tuple[Header, ...], signing: Signing) -> None:
+    if not headers:
+        raise LedgerError("no head is shown")
+    for before, header in zip((None, *headers), headers, strict=False):
+        if before is not None and (header.previous_head != before.head or header.round != before.round + 1):
+            raise LedgerError(f"round {header.round} does not follow round {before.round}")
+        if header.round == 0:
+            if header.head != signing.genesis:
+                raise LedgerError(f"the federation begins with head {hexed(header.head)}, not with its own")
+        elif head_of(header, signing.domain, signing.federation) != header.head:
+            raise LedgerError(f"the head of round {header.round} does not follow from what is shown of it")

@@ -1,0 +1,60 @@
+"""Hospitals against the coordinator: updates shown to the contract directly, disputes with proof, an auditor's decisions."""
+
+from engine.errors import LedgerError
+from engine.ledger.book import Book, Call
+from engine.ledger.chain.contracts import call_data
+from engine.ledger.format import ZERO
+from engine.ledger.subjects.registry import Registry
+from engine.ledger.subjects.rounds import Rounds
+from engine.ledger.subjects.updates import Receipt, SignedUpdate
+from engine.ledger.typed import abi_tuple
+
+
+class Disputes:
+    """What hospitals can do about a coordinator, and an auditor about a dispute."""
+
+    def __init__(self, book: Book, registry: Registry, rounds: Rounds) -> None:
+        self._book, self._registry, self._rounds = book, registry, rounds
+        self._federation = registry.federation
+
+    def submit(self, signed: SignedUpdate) -> None:
+        """Show the contract an update directly, around a coordinator that does not take it.
+
+        Raises:
+            ContractRevert: the round is not open, the update is there already, or the signature does not count.
+        """
+        record = signed.record
+        membership = self._registry.membership(record.slot)
+        account = self._registry.holder(record.slot, record.round)
+        data = call_data("submitUpdate", abi_tuple(record), signed.signature, account, *membership)
+        self._book.send(Call("submit", record.round, self._book.domain.contract, data))
+
+    def dispute(self, round: int, slot: int, leaf: bytes = ZERO, signature: bytes = b"") -> None:
+        """Show the contract that a sealed round holds something else than was promised.
+
+        Args:
+            leaf: what the coordinator's receipt names; zero where the promise is an update that was shown directly.
+            signature: of the receipt.
+
+        Raises:
+            ContractRevert: it proves nothing.
+        """
+        proof = self._rounds.prove(round, slot)
+        receipt = Receipt(self._federation.id, round, slot, leaf)
+        arguments = (abi_tuple(receipt), signature, proof.leaf, list(proof.siblings))
+        data = call_data("dispute", self._federation.id, proof.header.abi, *arguments)
+        self._book.send(Call("dispute", round, self._book.domain.contract, data))
+
+    def resolve(self, round: int, voided: bool, key: bytes) -> None:
+        """Decide a dispute with an auditor's key: the round is final, or void with all rounds after it.
+
+        The model is then again the one before the first void round. An auditor is no coordinator, so that the decision
+        is not taken by whom it is about; `Rounds.grant("AUDITOR_ROLE", account)` makes one.
+
+        Raises:
+            LedgerError: there is no such dispute, the account is no auditor, or the chain does not answer.
+        """
+        data = call_data("resolveDispute", self._federation.id, self._rounds.sealed(round).abi, voided)
+        if self._book.relay(Call("resolve", round, self._book.domain.contract, data), key).status != 1:
+            raise LedgerError(f"the contract refuses to resolve round {round}")
+        self._rounds.refresh()

@@ -1,0 +1,174 @@
+"""A hospital's side of synthetic beats: it asks, makes, measures and keeps, in its own process, with its own key.
+
+    ask     signed requests, one for each class that it wants more beats of
+    make    what was granted is made and measured; the evidence goes into the run's folder, a signed report to the policy
+    keep    accepted batches join the train part; they lie in the hospital's own file, for its next process
+
+Each depends on the hospital's beats, the settings and their seed alone. So a process that was lost, or a run that was
+interrupted, makes the same beats again, and no file of accepted beats is believed without its digests.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.data.beats import Beats
+from engine.data.config import CLASSES
+from engine.data.samples import Samples
+from engine.encoding import json_hash
+from engine.errors import SynthesisError
+from engine.files import write_text
+from engine.ledger.signer import Signer, Terms
+from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.oracles.base import Batch
+from engine.result import SyntheticRow
+from engine.seeds import generator
+from engine.synthesis.balance import wanted_beats
+from engine.synthesis.config import GENERATORS
+from engine.synthesis.evidence import Measure, measured, nothing
+from engine.synthesis.files import (
+    batch_digest,
+    evidence_file,
+    hold_exactly,
+    hospital_file,
+    load_synthetic,
+    provenance_file,
+    save_provenance,
+    save_synthetic,
+)
+from engine.synthesis.generators import Synthetic, generate, joined, settings_digest
+from engine.synthesis.quality import Anatomy
+from engine.synthesis.timegan import interpreter
+
+Generate = Callable[..., Synthetic]  # as `generators.generate`
+
+
+class Workshop:
+    """One hospital's, which alone reads its beats."""
+
+    def __init__(
+        self,
+        hospital: int,
+        config: RunConfig,
+        train: Samples,
+        held_out: Samples,
+        anatomy: Anatomy,
+        home: Path,
+        generate: Generate = generate,
+        measure: Measure = measured,
+    ) -> None:
+        """
+        Args:
+            train: the real train beats, which beats are made from.
+            held_out: the validation part, which no generator sees.
+            home: `synthetic/` in the run's folder.
+        """
+        self._hospital, self._settings, self._home = hospital, config.balance, home
+        self._seed = config.seed if config.balance.seed is None else config.balance.seed  # given, repeats share beats
+        self._train, self._held_out, self._anatomy = train, held_out, anatomy
+        self._generate, self._measure = generate, measure
+        self._made: dict[str, Synthetic] = {}  # by request, until it is known what was accepted
+
+    def ask(self, signer: Signer, terms: Terms) -> tuple[SignedRequest, ...]:
+        """Signed requests, by class.
+
+        Raises:
+            SynthesisError: the generator is not installed here.
+        """
+        method, settings, labels = self._settings.method, self._settings, self._train.labels()
+        if method == "timegan":
+            interpreter()  # every batch would be missing for want of it
+        asked = []
+        for letter, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
+            label = self._anatomy.classes.index(letter)
+            digest = settings_digest(method, settings, self._seed_of(letter))
+            asked.append(
+                signer.request(
+                    terms,
+                    class_=CLASSES.index(letter),
+                    generator=GENERATORS.index(method) + 1,
+                    quantity=wanted,
+                    real=int((labels == label).sum()),
+                    settings=bytes.fromhex(digest),
+                )
+            )
+        return tuple(asked)
+
+    def make(self, signer: Signer, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport, ...]:
+        """Makes what was granted for each request, and reports on it; a generator that fails reports that."""
+        return tuple(self._report(signer, terms, row) for row in granted)
+
+    def keep(self, accepted: Sequence[SyntheticRow]) -> None:
+        """Keeps exactly these batches to train on; those of other hospitals are read from their files.
+
+        Raises:
+            SynthesisError: what is made now is not what was reported.
+            DataError: a file cannot be written; another hospital's is missing or damaged.
+        """
+        path = hospital_file(self._home, self._hospital)
+        batches = [(row.accepted, bytes.fromhex(row.batch or "")) for row in accepted]
+        if not accepted:
+            for old in (path, provenance_file(self._home, self._hospital)):
+                old.unlink(missing_ok=True)
+        elif not hold_exactly(path, batches):
+            save_synthetic(path, joined(*self._batches(accepted)))
+        self._made.clear()
+
+    def added(self) -> Batch | None:
+        """The beats that `keep` kept, in this process or an earlier one."""
+        path = hospital_file(self._home, self._hospital)
+        return load_synthetic(path) if path.exists() else None
+
+    def _report(self, signer: Signer, terms: Terms, row: SyntheticRow) -> SignedReport:
+        page = evidence_file(self._home, row.request)
+        try:
+            made = self._made[row.request] = self._from_real(row)
+        except SynthesisError as error:
+            count, batch, evidence = 0, bytes(32), nothing(str(error))
+        else:
+            count, batch = len(made), batch_digest(made.batch())
+            parts = (self._train.batch(), self._held_out.batch())
+            evidence = self._measure(*parts, made, self._anatomy, self._seed, page.with_suffix(".png"))
+        write_text(page, json.dumps(evidence.report, indent=1, allow_nan=False))
+        found = json_hash(evidence.report)
+        return signer.report(terms, bytes.fromhex(row.request), count, batch, found, evidence.numbers)
+
+    def _batches(self, accepted: Sequence[SyntheticRow]) -> list[Batch]:
+        if {row.hospital for row in accepted} != {self._hospital}:  # the imaginary hospital has what others made
+            makers = dict.fromkeys(row.hospital for row in accepted)
+            return [load_synthetic(hospital_file(self._home, maker)) for maker in makers]
+        made = [self._again(row) for row in accepted]
+        notes = [
+            {"hospital": self._hospital, "class": row.class_, **beat}
+            for row, one in zip(accepted, made, strict=True)
+            for beat in one.provenance()
+        ]
+        save_provenance(provenance_file(self._home, self._hospital), notes)
+        return [one.batch() for one in made]
+
+    def _from_real(self, row: SyntheticRow) -> Synthetic:
+        from threadpoolctl import threadpool_limits
+
+        settings, label, seed = self._settings, self._anatomy.classes.index(row.class_), self._seed_of(row.class_)
+        with threadpool_limits(1):  # sums keep their order, wherever the hospital lives
+            return self._generate(settings.method, self._train.batch(), label, row.granted, settings, seed, row.request)
+
+    def _again(self, row: SyntheticRow) -> Synthetic:
+        """The beats that were accepted for a request: those of this process, or made once more."""
+        made = self._made[row.request] if row.request in self._made else self._from_real(row)
+        if (digest := batch_digest(made.batch()).hex()) != row.batch:
+            raise SynthesisError(
+                f"class {row.class_}: the beats made now are not those that were reported (digest {digest[:16]}, not "
+                f"{str(row.batch)[:16]})."
+            )
+        return made
+
+    def _seed_of(self, letter: str) -> int:
+        """Seed of the generator of one class."""
+        return int(generator(self._seed, f"synthesis {letter}", hospital=self._hospital).integers(2**31))
+
+
+def anatomy_of(beats: Beats) -> Anatomy:
+    """What the quality tiers need to know of the windows."""
+    return Anatomy(beats.classes, beats.window[0], float(beats.records[0]["sampling_rate"]), beats.rr_names)

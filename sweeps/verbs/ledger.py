@@ -1,0 +1,89 @@
+"""ledger: proofs, disputes and rewards of a run that is finished or paused, for its hospitals."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sweeps.verbs.parser import Verbs
+
+ROUND, HOSPITAL = {"type": int, "metavar": "ROUND"}, {"type": int, "metavar": "HOSPITAL"}
+
+
+def add(verbs: Verbs) -> None:
+    """Adds the verb and what it can do."""
+    parser = verbs.add("ledger", ledger, "what a hospital can prove, dispute, claim or change in the ledger of a run")
+    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+    def sub(name: str, help: str, *places: tuple[str, dict[str, Any]]) -> argparse.ArgumentParser:
+        one = what.add_parser(name, help=help, description=help, allow_abbrev=False)
+        one.add_argument("--json", action="store_true", help="print one JSON document")
+        for place, keys in places:
+            one.add_argument(place, **keys)
+        return one
+
+    folder = ("folder", {"type": Path, "metavar": "DIR"})
+    one = sub(
+        "prove",
+        "what a hospital sent in a round, or that it sent nothing",
+        folder,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+    )
+    one.add_argument("--out", type=Path, metavar="FILE", help="write the proof, for `ledger verify`")
+    one = sub("verify", "check a proof; needs nothing but its file", ("file", {"type": Path, "metavar": "FILE"}))
+    one.add_argument("--head", help="head of the round, as the contract or MLflow has it")
+    sub(
+        "submit",
+        "show the contract an update that the coordinator does not take; the run must be paused",
+        folder,
+        ("file", {"type": Path, "metavar": "FILE", "help": "update and signature, as in a proof"}),
+    )
+    one = sub(
+        "dispute",
+        "prove that a round holds something else than was promised",
+        folder,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+    )
+    one.add_argument(
+        "--receipt", type=Path, metavar="FILE", help="leaf and the coordinator's receipt; default: a direct submission"
+    )
+    one = sub("resolve", "decide a dispute, as an auditor", folder, ("round", ROUND))
+    one.add_argument("decision", choices=("uphold", "void"))
+    one.add_argument("--key", type=Path, metavar="FILE", help="the auditor's key; default: the embedded chain's own")
+    sub("claim", "pull the reward of a hospital", folder, ("slot", HOSPITAL))
+    one = sub("rotate", "give a hospital of a paused run a new key", folder, ("slot", HOSPITAL))
+    one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
+
+
+def ledger(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps import ledger as desk
+
+    match options.what:
+        case "prove":
+            done = desk.prove(options.folder, options.round, options.slot, options.out)
+            present = "holds an update" if done["update"] is not None else "is empty"
+            said = f"slot {options.slot} of round {options.round} {present}, under head {done['header']['head']}"
+        case "verify":
+            done = desk.verify(options.file, options.head)
+            what = f"holds an update signed by {done['signer']}" if done["present"] else "is empty"
+            known = "" if options.head else "; compare it with a head that you know"
+            said = f"slot {done['hospital']} of round {done['round']} {what}, under head {done['head']}{known}"
+        case "submit":
+            done = desk.submit(options.folder, options.file)
+            said = f"the update of hospital {done['hospital']} for round {done['round']} is with the contract"
+        case "dispute":
+            done = desk.dispute(options.folder, options.round, options.slot, options.receipt)
+            said = f"round {done['round']} is {done['status']}"
+        case "resolve":
+            done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)
+            said = f"round {done['round']} is {done['status']}"
+        case "claim":
+            done = desk.claim(options.folder, options.slot)
+            said = f"hospital {done['hospital']} has {done['points']} points"
+        case _:
+            done = desk.rotate(options.folder, options.slot, options.keystore)
+            said = f"hospital {done['hospital']} signs with {done['to']} from round {done['round']} on; go on with `resume`"
+    print(json.dumps(done) if options.json else said)
+    return 0

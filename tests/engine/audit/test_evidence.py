@@ -1,0 +1,114 @@
+"""Journals and bundles that somebody else made: whatever is in them, an audit names it or ends in one sentence."""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished import finish, names
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulators import Run
+
+from engine.audit.run import audit
+from engine.errors import LedgerError
+from engine.ledger.format import BUNDLE
+
+
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(Run(tmp_path_factory.mktemp("simple")), rounds=3)
+
+
+@pytest.fixture
+def plain(simple: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(simple, tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"text" * 1000),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:9000]),
+    ],
+)
+def test_a_journal_that_cannot_be_read_is_an_error(plain: Path, damage: Callable[[Path], object]):
+    damage(plain / "ledger" / "journal.sqlite")
+    with pytest.raises(LedgerError, match="journal"):
+        audit(plain)
+
+
+def test_a_file_that_is_no_bundle_is_an_error(tmp_path: Path):
+    path = tmp_path / "x.plb"
+    for content in (b"", b"text", b"PK\x03\x04" + b"\xff" * 100):
+        path.write_bytes(content)
+        with pytest.raises(LedgerError, match="neither a run's folder nor a bundle"):
+            audit(path)
+
+
+def rewrite(path: Path, edit: Callable[[dict[str, bytes]], None], **options: Any) -> None:
+    with zipfile.ZipFile(path) as archive_:
+        entries = {name: archive_.read(name) for name in archive_.namelist()}
+    edit(entries)
+    with zipfile.ZipFile(path, "w", **options) as archive_:
+        for name, data in entries.items():
+            archive_.writestr(name, data)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "journal/other.jsonl", "updates/x.safetensors", "a\\b"])
+def test_names_outside_the_format_are_named(plain: Path, name: str):
+    path = plain / "ledger" / BUNDLE
+    rewrite(path, lambda entries: entries.update({name: b"x"}))
+    assert any(f.record == "bundle" and name.split("/")[-1] in f.field for f in audit(path).findings)
+
+
+def test_compressed_doubled_changed_and_missing_entries_are_named(plain: Path, tmp_path: Path):
+    path = plain / "ledger" / BUNDLE
+    original = path.read_bytes()
+    rewrite(path, lambda entries: None, compression=zipfile.ZIP_DEFLATED)
+    assert ("bundle", "manifest.json") in names(audit(path))
+    path.write_bytes(original)
+    with zipfile.ZipFile(path, "a") as archive_, pytest.warns(UserWarning, match="Duplicate"):
+        archive_.writestr("config.yaml", "name: other\n")
+    assert ("bundle", "config.yaml") in names(audit(path))
+    path.write_bytes(original)
+    rewrite(path, lambda entries: entries.pop("updates/00002.safetensors"))
+    assert {("bundle", "updates/00002.safetensors"), ("archive", "file")} <= names(audit(path))
+    path.write_bytes(original)
+    rewrite(path, lambda entries: entries.update({"journal/rounds.jsonl": b"{}\n\xff\n[1]\nnull\n"}))
+    assert ("rounds", "row") in names(audit(path))
+    path.write_bytes(original)
+    rewrite(path, lambda entries: entries.update({"manifest.json": b"[" * 1000}))
+    assert ("bundle", "manifest.json") in names(audit(path))
+
+
+def test_a_bundle_of_another_time_beside_the_journal_is_named(plain: Path, tmp_path: Path):
+    shorter = finish(Run(tmp_path / "shorter"), rounds=2)
+    shutil.copyfile(shorter / "ledger" / BUNDLE, plain / "ledger" / BUNDLE)
+    assert ("bundle", "journal/updates.jsonl") in names(audit(plain))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_random_bytes_in_a_bundle_never_pass_and_never_end_in_a_traceback(
+    simple: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    content = bytearray((simple / "ledger" / BUNDLE).read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.mktemp("random") / "x.plb"
+    path.write_bytes(content)
+    whole = zipfile.ZipFile(simple / "ledger" / BUNDLE)
+    try:
+        report = audit(path)
+    except LedgerError:
+        return
+    if report.clean:
+        # a byte of the container that says nothing (a time, a version): every entry is still the same
+        with zipfile.ZipFile(path) as changed:
+            assert all(changed.read(name) == whole.read(name) for name in whole.namelist())

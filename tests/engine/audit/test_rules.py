@@ -1,0 +1,123 @@
+"""The audit's own arithmetic of a round: by hand, to the bit as the writer's, and the rules that it refuses."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import merged
+
+from engine.aggregation.config import AggregationConfig, ServerConfig
+from engine.aggregation.server import build_step
+from engine.audit.case import Rule
+from engine.audit.rules import SERVERS, Model, Weighted, mean, next_model, problem
+from engine.ledger.format import MEAN, WEIGHTINGS
+
+PLAIN = {"method": "none"}
+
+
+def vectors(*rows: list[float]) -> list[np.ndarray]:
+    return [np.array(row, np.float32) for row in rows]
+
+
+def test_the_mean_by_hand():
+    one, two = vectors([1.0, -2.0, 0.0], [4.0, 1.0, 0.5])
+    updates = [Weighted(1, one), Weighted(3, two)]
+    assert mean("samples", updates).tolist() == [3.25, 0.25, 0.375]
+    assert mean("uniform", updates).tolist() == [2.5, -0.5, 0.25]
+    assert mean("none", updates) is None
+    assert mean("samples", [Weighted(0, one)]) is None
+    assert mean("uniform", [Weighted(None, one)]).tolist() == [1.0, -2.0, 0.0]
+
+
+def test_a_mean_is_rounded_to_whole_units_of_which_halves_go_to_the_even_one():
+    unit = 2.0**-36
+    values = [0.5 * unit, 1.5 * unit, -0.5 * unit, -1.5 * unit, 0.49 * unit]
+    assert mean("uniform", [Weighted(1, vectors(values)[0])]).tolist() == [0.0, 2 * unit, 0.0, -2 * unit, 0.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.0**24])
+def test_updates_that_nobody_can_have_added_up_are_refused(value: float):
+    with pytest.raises(ValueError, match="an update times its weight"):
+        mean("uniform", [Weighted(1, vectors([value])[0])])
+
+
+def test_a_sum_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        mean("uniform", [Weighted(1, vectors([2.0**23])[0])] * 17)
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 10_000), min_size=1, max_size=6), st.sampled_from(WEIGHTINGS))
+def test_the_mean_is_the_writers_to_the_last_bit(seed: int, samples: list[int], weighting: str):
+    draw = np.random.default_rng(seed)
+    scale = np.float32(10.0) ** draw.integers(-12, 3, 7).astype(np.float32)
+    rows = [(draw.standard_normal(7).astype(np.float32) * scale).astype(np.float32) for _ in samples]
+    params = draw.standard_normal(7).astype(np.float32)
+    expected = merged(params, list(zip(samples, rows, strict=True)), weighting)
+    updates = [Weighted(count, row) for count, row in zip(samples, rows, strict=True)]
+    found = next_model(Rule(MEAN, weighting, PLAIN), Model(params), updates)
+    assert found.params.dtype == np.float32
+    assert found.params.tobytes() == expected.tobytes()
+
+
+def test_momentum_by_hand():
+    rule = Rule(MEAN, "uniform", {"method": "momentum", "learning_rate": 0.5, "momentum": 0.5})
+    model = Model(np.zeros(1, np.float32))
+    for expected in (1.0, 2.5, 4.25):  # m: 2, 3, 3.5
+        model = next_model(rule, model, [Weighted(1, vectors([2.0])[0])])
+        assert model.params.tolist() == [expected]
+
+
+def test_adam_and_yogi_by_hand():
+    server = {"learning_rate": 1.0, "momentum": 0.5, "beta2": 0.75, "tau": 2.0}
+    for method, second in (("adam", 7.0), ("yogi", 8.0)):  # v: 4 -> 0.75 * 4 + 0.25 * 16; 4 + 0.25 * 16
+        rule = Rule(MEAN, "uniform", {"method": method, **server})
+        model = next_model(rule, Model(np.zeros(1, np.float32)), [Weighted(1, vectors([4.0])[0])])
+        assert model.v.tolist() == [second]
+        assert model.m.tolist() == [2.0]
+        assert model.params.tolist() == [np.float32(2.0 / (np.sqrt(second) + 2.0))]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(sorted(SERVERS)))
+def test_the_servers_optimisers_are_the_writers_to_the_last_bit(seed: int, method: str):
+    draw = np.random.default_rng(seed)
+    config = ServerConfig(method=method, learning_rate=0.3, momentum=0.85, beta2=0.97, tau=3e-3)
+    rule, step, memory = Rule(MEAN, "uniform", config.used()), build_step(config), {}
+    params = draw.standard_normal(9).astype(np.float32)
+    model = Model(params)
+    for _ in range(4):
+        row = (draw.standard_normal(9) * 10.0 ** draw.integers(-6, 2)).astype(np.float32)
+        direction = mean("uniform", [Weighted(1, row)])
+        params, memory = step(params, direction, memory)
+        model = next_model(rule, model, [Weighted(1, row)])
+        assert model.params.tobytes() == params.tobytes()
+
+
+def test_a_round_whose_weights_are_all_zero_changes_neither_model_nor_memory():
+    rule = Rule(MEAN, "samples", {"method": "momentum", "learning_rate": 1.0, "momentum": 0.5})
+    model = Model(np.ones(2, np.float32), np.ones(2))
+    assert next_model(rule, model, [Weighted(0, np.ones(2, np.float32))]) is model
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "words"),
+    [
+        ("median", PLAIN, "a rule that this version does not know"),
+        (MEAN, {}, "none that this version knows"),
+        (MEAN, {"method": ["none"]}, "none that this version knows"),
+        (MEAN, {"method": "adagrad"}, "none that this version knows"),
+        (MEAN, {"method": "none", "learning_rate": 1.0}, "none takes nothing"),
+        (MEAN, {"method": "momentum", "learning_rate": 1.0}, "momentum takes learning_rate, momentum"),
+        (MEAN, {"method": "momentum", "learning_rate": "x", "momentum": 0.5}, "momentum takes"),
+        (MEAN, {"method": "momentum", "learning_rate": float("nan"), "momentum": 0.5}, "momentum takes"),
+    ],
+)
+def test_a_rule_that_cannot_be_executed_is_one_sentence(name: str, server: dict[str, Any], words: str):
+    assert words in problem(Rule(name, "samples", server))
+
+
+def test_every_rule_that_a_configuration_can_name_can_be_executed():
+    for method in ServerConfig.model_fields["method"].annotation.__args__:
+        assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used())) == ""
+    assert AggregationConfig.model_fields["rule"].annotation.__args__ == ("mean",)

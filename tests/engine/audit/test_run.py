@@ -1,0 +1,500 @@
+"""The audit names every change of a finished run, changes nothing itself, and never ends in a traceback.
+
+The changes of single fields come from the journal's tables and the records' fields: a new one without a check fails here.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finished import OFFLINE, change, contents, finish, names, other, places, row_of, set_value
+from safetensors.numpy import load_file, save_file
+from simulators import FEDERATION_ID, SIZE, Faults, Run
+
+from engine import encoding
+from engine.audit.run import CHECKS, audit, compare
+from engine.ledger import archive
+from engine.ledger.chain.contracts import call_arguments, call_data
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
+from engine.ledger.subjects.registry import Federation, KeyRotation
+from engine.ledger.subjects.reputation import Verdicts
+from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest, SyntheticReview
+from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
+from engine.ledger.typed import Domain, Record, types_of
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
+
+
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(Run(tmp_path_factory.mktemp("simple")), rounds=3)
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+@pytest.fixture
+def plain(simple: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(simple, tmp_path / "plain"))
+
+
+# --- Clean ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform", "none"])
+def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: str):
+    folder = finish(Run(tmp_path, weighting=weighting), rounds=3)
+    before = contents(folder)
+    report = audit(folder)
+    assert report.findings == []
+    assert report.notes == []
+    assert contents(folder) == before
+    assert report.counts == {
+        "rounds": 3,
+        "updates": 8,
+        "transactions": 7,
+        "openings": 8,
+        "signatures": 8,
+        "receipts": 8,
+        "co-signatures": 3,
+        "re-executed": 7,
+        "vectors": 8,
+        "aggregates": 3,
+        "results": 10,
+    }
+    assert (report.unchecked, report.finished) == ([], True)
+    assert report.head == json.loads((folder / "result.json").read_text())["ledger"]["head"]
+    assert report.lines()[-1] == "clean"
+    assert json.loads(json.dumps(report.to_dict()))["clean"] is True
+
+
+def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
+    report = audit(original)
+    assert (report.findings, report.notes) == ([], [])
+    assert {"governance", "quotas", "rotations", "verdicts", "reputations"} <= report.counts.keys()
+    assert report.counts["governance"] == 15
+    alone = audit(original / "ledger" / BUNDLE)
+    assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
+    # without the folder there is no result.json to compare with: two hashes instead of eleven values, and no beats
+    beats = {"batches": 1, "evidence": 2, "reasons": 2}
+    assert report.counts == alone.counts | beats | {"results": 11}
+    assert alone.counts["results"] == 2
+
+
+def test_an_erased_opening_leaves_a_note(folder: Path):
+    change(folder, "DELETE FROM openings WHERE round = 2 AND slot = 2")
+    report = audit(folder)
+    assert report.findings == []
+    assert any("round 2, hospital 2: the number of samples was erased" in note for note in report.unchecked)
+
+
+def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
+    run, chain = Run(tmp_path), Faults(EmbeddedChain())
+    ledger = run.open(chain=chain)
+    archive.write_genesis(run.ledger_folder, run.genesis)
+    for number in (1, 2):
+        archive.write_round(run.ledger_folder, number, run.vectors(number))
+    ledger.append(run.entry(1, ledger.domain))
+    chain.fail("send")
+    with pytest.raises(OSError, match="power"):
+        ledger.append(run.entry(2, ledger.domain))
+    # The ledger is still open: what it wrote lies in the write-ahead log only.
+    before = contents(tmp_path)
+    report = audit(tmp_path)
+    assert contents(tmp_path) == before
+    ledger.close()
+    assert report.findings == []
+    assert report.counts["rounds"] == 2
+    assert any("round 2 is recorded, but the run stopped" in note for note in report.notes)
+    assert any("no result.json" in note for note in report.notes)
+    assert not report.finished
+
+
+def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
+    assert audit(finish(Run(tmp_path / "one", hospitals=1))).clean
+    assert audit(finish(Run(tmp_path / "none"), rounds=0)).clean
+
+
+# --- Every field of every table ---------------------------------------------------------------------------------------
+
+NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "heads": "head", "rotations": "rotation"}
+NAMES |= {"rounds": "round", "transactions": "transaction", "peers": "scores", "annexes": "annex"}
+# (table, column) -> what the finding may be called where it is not the column's own name
+ALIASES = {
+    ("openings", "round"): {"round", "slot"},
+    ("receipts", "round"): {"round", "slot"},
+    ("synthetic", "sender"): {"sender", "signature"},
+    ("rotations", "slot"): {"slot", "federation"},
+    ("transactions", "round"): {"round", "receipt"},
+    ("transactions", "purpose"): {"purpose", "function", "receipt"},
+    ("transactions", "raw"): {"raw", "hash"},
+    ("scores", "round"): {"round", "participated"},
+    ("annexes", "round"): {"round", "scores"},
+    ("annexes", "digest"): {"scores", "rewards"},
+    **{("peers", name): {"peers"} for name in ("slot", "judge", "correct", "total")},
+    ("peers", "round"): {"round", "peers"},
+    ("synthetic", "kind"): {"kind", "record"},
+}
+RECORDS: dict[tuple[str, ...], type[Record]] = {
+    ("updates", "record"): ModelUpdate,
+    ("rotations", "record"): KeyRotation,
+    ("synthetic", "record", "request"): SyntheticRequest,
+    ("synthetic", "record", "review"): SyntheticReview,
+    ("synthetic", "record", "report"): SyntheticReport,
+}
+JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
+
+
+COLUMNS = [(table, column) for table, what in RUN.tables.items() if table != "meta" for column in what.columns]
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS)
+def test_a_change_of_any_column_is_found_and_named(folder: Path, table: str, column: str):
+    where = f"{column} IS NOT NULL" if table == "synthetic" else "1"
+    rowid, row = row_of(folder, table, where)
+    value = row[column]
+    set_value(folder, table, rowid, column, "damaged" if column in ("record", "opening", "verdicts") else other(value))
+    found = names(audit(folder, OFFLINE))
+    expected = ALIASES.get((table, column), {column})
+    # a score that changes no verdict shows in the root alone, as does a digest that nobody but the chain can tell
+    root = {"peers": {("annex", "scores")}, "annexes": {("round", "annex")}}.get(table, set())
+    assert (root | {(NAMES.get(table, table), name) for name in expected}) & found, sorted(found)
+
+
+@pytest.mark.parametrize("value", [None, "", b"\xff", -1, 2**62, 1.5, "[" * 100_000], ids=lambda v: repr(v)[:12])
+@pytest.mark.parametrize("table", [table for table in RUN.tables if table != "meta"])
+def test_no_value_of_any_column_ends_in_a_traceback(original: Path, folder: Path, table: str, value: Any):
+    for column in RUN.tables[table].columns:
+        rowid, _ = row_of(folder, table, f"{column} IS NOT NULL" if table == "synthetic" else "1")
+        set_value(folder, table, rowid, column, value)
+        report = audit(folder, OFFLINE)
+        assert not report.clean, column
+        assert all("\n" not in line for line in report.lines())
+        json.dumps(report.to_dict())
+        shutil.copyfile(original / "ledger" / "journal.sqlite", folder / "ledger" / "journal.sqlite")
+
+
+@pytest.mark.parametrize("name", ["decisions", "rewards", "scores"])
+def test_a_change_of_any_named_digest_is_found_and_named(folder: Path, name: str):
+    rowid, row = row_of(folder, "annexes", f"name = '{name}'")
+    set_value(folder, "annexes", rowid, "digest", other(row["digest"]))
+    found = places(audit(folder))
+    assert {(row["round"], None, "annex", name), (row["round"], None, "round", "annex")} <= found
+
+
+FIELDS_OF_RECORDS = [(*where, name) for where, kind in RECORDS.items() for name in types_of(kind)]
+
+
+@pytest.mark.parametrize("place", FIELDS_OF_RECORDS, ids=lambda place: ".".join(place))
+def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Path, place: tuple[str, ...]):
+    table, column, *kinds, name = place
+    kind = kinds[0] if kinds else None
+    rowid, row = row_of(folder, table, f"kind = '{kind}' AND seq > 5" if kind else "1")
+    values = json.loads(row[column])
+    values[name] = other(values[name])
+    set_value(folder, table, rowid, column, encoding.canonical_json(values))
+    found = names(audit(folder, OFFLINE))
+    record = NAMES.get(table, table)
+    assert {(record, name), (record, "signature"), (record, "old_signature")} & found, sorted(found)
+
+
+def test_every_record_of_a_journal_is_covered():
+    journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
+    elsewhere = {
+        RoundHead,
+        Receipt,
+        Header,
+    }  # only signatures of the first two are kept; the last is the table of rounds
+    assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
+    assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
+
+
+FIELDS_OF_JSON = [(*where, name) for where, kind in JSON.items() for name in types_of(kind)]
+
+
+@pytest.mark.parametrize("place", FIELDS_OF_JSON, ids=lambda place: ".".join(place))
+def test_a_change_of_any_field_behind_a_commitment_is_found_and_named(folder: Path, place: tuple[str, str, str]):
+    table, column, name = place
+    rowid, row = row_of(folder, table)
+    values = json.loads(row[column])
+    values[name] = other(values[name])
+    set_value(folder, table, rowid, column, encoding.canonical_json(values))
+    found = names(audit(folder, OFFLINE))
+    record = NAMES.get(table, table)
+    committed = {"samples_salt": "samples", "metrics_salt": "metrics"}.get(name, name)
+    assert {(record, committed), ("annex", "scores")} & found, sorted(found)
+
+
+@pytest.mark.parametrize("key", ["federation", "domain", "backend", "format", "rule"])
+def test_a_change_of_what_the_journal_belongs_to_is_found_and_named(folder: Path, key: str):
+    set_value(folder, "meta", row_of(folder, "meta", f"key = '{key}'")[0], "value", "x")
+    assert ("meta", key) in names(audit(folder, OFFLINE))
+    set_value(folder, "meta", row_of(folder, "meta", f"key = '{key}'")[0], "value", "[" * 100_000)
+    assert ("meta", key) in names(audit(folder, OFFLINE))
+
+
+@pytest.mark.parametrize("name", ["chain_id", "contract"])
+def test_a_change_of_chain_or_contract_is_found_and_named(folder: Path, name: str):
+    rowid, row = row_of(folder, "meta", "key = 'domain'")
+    values = json.loads(row["value"])
+    values[name] = other(values[name])
+    set_value(folder, "meta", rowid, "value", encoding.canonical_json(values))
+    field = {"chain_id": "chain_id", "contract": "to"}[name]
+    assert {("transaction", field), ("update", "signature")} <= names(audit(folder, OFFLINE))
+
+
+FEDERATION = {
+    "id": {("update", "federation"), ("transaction", "federation")},
+    "config_hash": {("update", "config_hash"), ("transaction", "configHash")},
+    "hospitals": {("update", "signature"), ("transaction", "registryRoot")},
+    "genesis_model": {("archive", "genesis"), ("transaction", "genesisModel")},
+    "layout": {("archive", "genesis")},
+    "organisations": {("transaction", "registryRoot")},
+    "quorum": {("transaction", "quorum")},
+    "window": {("transaction", "window")},
+}
+
+
+@pytest.mark.parametrize("name", Federation.__dataclass_fields__)
+def test_a_change_of_the_federation_is_found_and_named(folder: Path, name: str):
+    rowid, row = row_of(folder, "meta", "key = 'federation'")
+    values = json.loads(row["value"])
+    match name:
+        case "hospitals" | "organisations":
+            values[name][1] = other(values[name][1])
+        case "layout":
+            values[name][0][0] += "x"
+        case "quorum":
+            values[name] = 2
+        case _:
+            values[name] = other(values[name])
+    set_value(folder, "meta", rowid, "value", encoding.canonical_json(values))
+    assert FEDERATION[name] <= names(audit(folder, OFFLINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("weighting", "uniform", ("round", "model")),
+        ("weighting", "none", ("round", "model")),
+        ("weighting", "votes", ("meta", "rule")),
+        ("name", "mean/fixed-35", ("meta", "rule")),
+        ("server", {"method": "momentum", "learning_rate": 1.0, "momentum": 0.9}, ("round", "model")),
+        ("server", {"method": "none", "momentum": 0.9}, ("meta", "rule")),
+        ("added", 1, ("meta", "rule")),
+    ],
+)
+def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value: Any, place: tuple[str, str]):
+    rowid, row = row_of(folder, "meta", "key = 'rule'")
+    set_value(folder, "meta", rowid, "value", encoding.canonical_json({**json.loads(row["value"]), name: value}))
+    report = audit(folder, OFFLINE)
+    assert place in names(report)
+    if place == ("meta", "rule"):
+        assert "aggregates were not recomputed from round 1 on" in report.unchecked
+
+
+@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings", "heads")])
+def test_a_missing_row_is_found(folder: Path, table: str):
+    rowid, row = row_of(folder, table)
+    change(folder, f"DELETE FROM {table} WHERE rowid = ?", arguments=(rowid,))
+    report = audit(folder, OFFLINE)
+    assert not report.clean
+    if "round" in row and table != "rotations":
+        assert any(f.round == row["round"] for f in report.findings)
+
+
+@pytest.mark.parametrize("table", ["updates", "openings", "receipts"])
+def test_swapped_rows_are_found_and_named(folder: Path, table: str):
+    change(
+        folder,
+        f"UPDATE {table} SET slot = -1 WHERE round = 3 AND slot = 0",
+        f"UPDATE {table} SET slot = 0 WHERE round = 3 AND slot = 2",
+        f"UPDATE {table} SET slot = 2 WHERE round = 3 AND slot = -1",
+    )
+    found = {(f.round, f.hospital, f.record) for f in audit(folder, OFFLINE).findings}
+    assert {(3, 0, NAMES[table]), (3, 2, NAMES[table])} <= found
+
+
+def test_swapped_rounds_are_named(folder: Path):
+    change(
+        folder,
+        "UPDATE rounds SET round = -1 WHERE round = 1",
+        "UPDATE rounds SET round = 1 WHERE round = 2",
+        "UPDATE rounds SET round = 2 WHERE round = -1",
+    )
+    found = places(audit(folder, OFFLINE))
+    for number in (1, 2):
+        assert {(number, None, "round", name) for name in ("parent_model", "root", "head")} <= found
+
+
+def test_a_last_round_that_is_cut_off_everywhere_still_shows(plain: Path):
+    tables = ("rounds", "updates", "openings", "receipts", "heads")
+    change(
+        plain, *(f"DELETE FROM {table} WHERE round = 3" for table in tables), "DELETE FROM transactions WHERE seq > 5"
+    )
+    (plain / "ledger" / vectors_name(3)).unlink()
+    found = names(audit(plain))
+    assert {("result", "ledger.head"), ("result", "ledger.rounds"), ("model", "model_hash")} <= found
+    alone = audit(plain / "ledger" / BUNDLE)
+    assert ("bundle", "model_hash") in names(alone)
+
+
+def test_a_whole_history_written_anew_shows_against_another_copy(tmp_path: Path):
+    """Whoever holds all keys can write another history; the copy that somebody kept gives it away, hospital by hospital."""
+    truth = finish(Run(tmp_path / "a"), rounds=3)
+    forged = Run(tmp_path / "b")
+    forged.samples = lambda slot: 100 + 20 * slot  # type: ignore[method-assign]
+    lie = finish(forged, rounds=3)
+    assert audit(lie).clean
+    report = compare(truth / "ledger" / BUNDLE, lie)
+    assert (1, 1, "equivocation", "update") in places(report)
+    assert (3, None, "equivocation", "head") in places(report)
+    assert compare(truth, truth / "ledger" / BUNDLE).clean
+
+
+def test_copies_of_different_runs_cannot_contradict(tmp_path: Path, simple: Path):
+    one = finish(Run(tmp_path, hospitals=2), rounds=1)
+    report = compare(one, simple)  # same id, same contract, other members
+    assert ("equivocation", "head") in names(report)
+
+
+def resigned(folder: Path, where: str, function: str, *arguments: Any) -> tuple[int, bytes]:
+    """A transaction of the journal with other content under the same number, signed by the coordinator's key."""
+    rowid, row = row_of(folder, "transactions", where)
+    content, purpose = decode_transaction(row["raw"]), PURPOSES[row["purpose"]]
+    data = call_data(function, *arguments, contract=purpose.contract)
+    sending = (content["chain_id"], content["nonce"], content["to"], data, purpose.gas, 0, 10**10)
+    return rowid, sign_transaction(EMBEDDED_COORDINATOR, *sending)
+
+
+def test_another_transaction_with_a_valid_signature_is_named(plain: Path):
+    """The coordinator's key signs a seal with another model: hash and signature are right, the content is not."""
+    where = "purpose = 'seal' AND round = 2"
+    _, row = row_of(plain, "transactions", where)
+    _, arguments = call_arguments(decode_transaction(row["raw"])["data"])
+    header = tuple({**arguments["header"], "model": b"\x99" * 32}.values())
+    given = (FEDERATION_ID, header, arguments["submissions"], arguments["next"])
+    rowid, forged = resigned(plain, where, "sealRound", *given)
+    statement = "UPDATE transactions SET raw = ?, hash = ? WHERE rowid = ?"
+    change(plain, statement, arguments=(forged, encoding.keccak(forged), rowid))
+    found = places(audit(plain))
+    assert (2, None, "transaction", "model") in found
+    assert (3, None, "transaction", "status") in found
+
+
+# --- Changed files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_vector_is_named(plain: Path):
+    path = plain / "ledger" / vectors_name(2)
+    vectors = load_file(path)
+    vectors["slot-0002"][5] = np.nextafter(vectors["slot-0002"][5], np.float32(9))
+    save_file(vectors, path)
+    report = audit(plain)
+    assert (2, 2, "archive", "update") in places(report)
+    assert "aggregates were not recomputed from round 2 on" in report.notes
+    finding = next(f for f in report.findings if f.record == "archive")
+    assert finding.expected.startswith("0x")
+    assert finding.found.startswith("0x")
+    assert finding.expected != finding.found
+
+
+@pytest.mark.parametrize(
+    ("vectors", "place"),
+    [
+        ({"slot-0000": SIZE, "slot-0002": SIZE - 1}, (2, 2, "archive", "update")),
+        ({"slot-0000": SIZE}, (2, 2, "archive", "update")),
+        ({"slot-0000": SIZE, "slot-0001": SIZE, "slot-0002": SIZE}, (2, 1, "archive", "update")),
+        ({"slot-2": SIZE}, (2, 2, "archive", "update")),
+    ],
+)
+def test_a_wrong_archive_is_named(plain: Path, vectors: dict[str, int], place: tuple):
+    path = plain / "ledger" / vectors_name(2)
+    save_file({name: np.zeros(size, np.float32) for name, size in vectors.items()}, path)
+    assert place in places(audit(plain))
+
+
+def test_missing_damaged_and_surplus_archives_are_named(plain: Path):
+    (plain / "ledger" / vectors_name(1)).write_bytes(b"\xff" * 100)
+    (plain / "ledger" / vectors_name(2)).unlink()
+    archive.write_round(plain / "ledger", 4, {0: np.zeros(SIZE, np.float32)})
+    assert {(number, None, "archive", "file") for number in (1, 2, 4)} <= places(audit(plain))
+
+
+def test_a_changed_model_is_named(plain: Path):
+    path = plain / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bias"][0] = -tensors["bias"][0]
+    save_file(tensors, path)
+    assert places(audit(plain)) == {(3, None, "model", "model_hash")}
+    path.write_bytes(path.read_bytes()[:40])
+    assert places(audit(plain)) == {(None, None, "model", "file")}
+    path.unlink()
+    assert places(audit(plain)) == {(None, None, "model", "file")}
+
+
+@pytest.mark.parametrize("value", ["0x" + "99" * 32, 5, None, ["0x"], -1])
+@pytest.mark.parametrize(
+    "name",
+    ["model_hash", "config_hash"] + [f"ledger.{n}" for n in ("head", "contract", "chain_id", "updates", "rounds")],
+)
+def test_a_changed_result_is_named(plain: Path, name: str, value: object):
+    path = plain / "result.json"
+    result = json.loads(path.read_text())
+    *parents, key = name.split(".")
+    inner = result[parents[0]] if parents else result
+    inner[key] = value
+    path.write_text(json.dumps(result))
+    assert places(audit(plain)) == {(None, None, "result", name)}
+
+
+def test_a_result_without_values_or_form_is_named(plain: Path):
+    path = plain / "result.json"
+    path.write_text('{"ledger": 5}')
+    assert ("result", "ledger.head") in names(audit(plain))
+    for text in ("[" * 100_000, "{", "\udcff"):
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        assert places(audit(plain)) == {(None, None, "result", "file")}
+
+
+def test_an_unreachable_node_is_noted(plain: Path):
+    url = "http://127.0.0.1:9"
+    statement = "UPDATE meta SET value = json_set(value, '$.name', 'rpc', '$.url', ?) WHERE key = 'backend'"
+    change(plain, statement, arguments=(url,))
+    report = audit(plain)
+    assert places(report) == {(None, None, "result", "ledger.backend")}
+    assert any(note.startswith("the chain was not compared") for note in report.unchecked)
+
+
+# --- The checks -------------------------------------------------------------------------------------------------------
+
+
+def test_no_check_depends_on_another_one(original: Path, simple: Path):
+    """Each alone, and all the other way round, say what they say in their place."""
+    for folder in (original, simple):
+        whole = audit(folder)
+        for check in CHECKS:
+            alone = audit(folder, [check])
+            assert alone.clean
+            assert alone.counts.items() <= whole.counts.items()
+        backwards = audit(folder, CHECKS[::-1])
+        assert (backwards.counts, backwards.findings) == (whole.counts, whole.findings)
+
+
+def test_what_evidence_says_cannot_move_the_cursor(folder: Path):
+    """Text of a journal could otherwise write a line of its own into the report."""
+    rowid, _ = row_of(folder, "synthetic", "kind = 'expire'")
+    set_value(folder, "synthetic", rowid, "kind", "x\nclean\r\x1b[2J")
+    report = audit(folder, OFFLINE)
+    assert any(f.found == "x\\nclean\\r\\x1b[2J" for f in report.findings)
+    assert report.lines()[-1].endswith("findings")

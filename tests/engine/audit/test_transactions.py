@@ -1,0 +1,168 @@
+"""The coordinator's key can sign anything: whatever a transaction asks for beside what the journal holds is named."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_abi import encode
+from finished import change, finish, places
+from simulators import Run
+
+from engine.audit import calls, registry, state, synthetic
+from engine.audit.report import Report
+from engine.audit.run import audit
+from engine.encoding import keccak
+from engine.ledger.chain.contracts import artefact, call_arguments, deploy_data
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.format import PURPOSES, RUN
+
+CHECKS = (calls.check, registry.check, synthetic.check, state.check)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def transaction(folder: Path, purpose: str) -> tuple[int, int, dict[str, Any]]:
+    """Number, round and content of the last transaction of a purpose."""
+    connection = sqlite3.connect(folder / "ledger" / RUN.file)
+    query = "SELECT seq, round, raw FROM transactions WHERE purpose = ? ORDER BY seq DESC"
+    seq, number, raw = connection.execute(query, (purpose,)).fetchone()
+    connection.close()
+    return seq, number, decode_transaction(raw)
+
+
+def put(folder: Path, seq: int, content: dict[str, Any], data: bytes, to: str | None = None) -> None:
+    """Put another transaction of the coordinator in the place of one, with everything that follows from its bytes."""
+    to = content["to"] if to is None else to
+    sending = (content["chain_id"], content["nonce"], to, data, content["gas"], content["tip"], content["fee"])
+    raw = sign_transaction(EMBEDDED_COORDINATOR, *sending)
+    statement = (
+        "UPDATE transactions SET raw = ?, hash = ?, receipt = json_set(receipt, '$.transaction', ?) WHERE seq = ?"
+    )
+    change(folder, statement, arguments=(raw, keccak(raw), "0x" + keccak(raw).hex(), seq))
+
+
+def types(items: list[dict[str, Any]]) -> list[str]:
+    """The types of arguments as the ABI encodes them."""
+    return [
+        f"({','.join(types(item['components']))}){item['type'][5:]}"
+        if item["type"].startswith("tuple")
+        else item["type"]
+        for item in items
+    ]
+
+
+def plain(value: Any) -> Any:
+    """A decoded value as the encoder takes it: structs are tuples."""
+    return tuple(plain(item) for item in value.values()) if isinstance(value, dict) else value
+
+
+def function_of(purpose: str) -> dict[str, Any]:
+    known = PURPOSES[purpose]
+    return next(i for i in artefact(known.contract)["abi"] if i["type"] == "function" and i["name"] == known.function)
+
+
+def other(value: Any) -> Any:
+    """A value of the same type that is not the same."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value ^ 1
+        case bytes():
+            return bytes([value[0] ^ 1, *value[1:]]) if value else b"\x01"
+        case str():
+            return "0x" + "09" * 20
+        case dict():
+            name = next(iter(value))
+            return {**value, name: other(value[name])}
+    return [*value[:-1], other(value[-1])] if value else [b"\x01" * 32]
+
+
+# The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly.
+SENT = [
+    purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ("submit", "dispute", "resolve")
+]
+ARGUMENTS = [(purpose, item["name"]) for purpose in SENT for item in function_of(purpose)["inputs"]]
+
+
+@pytest.mark.parametrize(("purpose", "argument"), ARGUMENTS)
+def test_another_argument_of_any_call_is_found_and_named(folder: Path, purpose: str, argument: str):
+    seq, number, content = transaction(folder, purpose)
+    _, arguments = call_arguments(content["data"], PURPOSES[purpose].contract)
+    arguments[argument] = other(arguments[argument])
+    values = [plain(value) for value in arguments.values()]
+    data = content["data"][:4] + encode(types(function_of(purpose)["inputs"]), values)
+    assert data != content["data"]
+    put(folder, seq, content, data)
+    found = {place[2:] for place in told(folder) if place[0] in (number, None) or place[2] in ("chain", "synthetic")}
+    assert found & {("transaction", argument), *HEADERS.get(argument, ()), *ALSO}, found
+
+
+HEADERS = {"header": {("transaction", "round")}}  # the changed value is the number of the round
+# What is not in the journal shows when the transaction is executed again, or in the row that nothing shows any more.
+ALSO = {("transaction", "status"), ("transaction", "gas"), ("rotation", "transaction"), ("synthetic", "record")}
+
+
+def told(folder: Path) -> set[tuple]:
+    report: Report = audit(folder, CHECKS)
+    assert not report.clean
+    return places(report)
+
+
+@pytest.mark.parametrize("purpose", SENT)
+def test_a_call_of_another_contract_is_named(folder: Path, purpose: str):
+    seq, number, content = transaction(folder, purpose)
+    put(folder, seq, content, content["data"], to="0x" + "09" * 20)
+    assert (number, None, "transaction", "to") in places(audit(folder, [calls.check]))
+
+
+@pytest.mark.parametrize("purpose", SENT)
+def test_a_call_of_another_function_is_named(folder: Path, purpose: str):
+    seq, number, content = transaction(folder, purpose)
+    (pause,) = (s for s in _selectors("RoundLedger") if s[0] == "pause")
+    put(folder, seq, content, pause[1])
+    assert (number, None, "transaction", "function") in places(audit(folder, [calls.check]))
+
+
+def _selectors(contract: str) -> Iterator[tuple[str, bytes]]:
+    for item in artefact(contract)["abi"]:
+        if item["type"] == "function":
+            yield item["name"], keccak(f"{item['name']}({','.join(types(item['inputs']))})".encode())[:4]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "contract"), [("deploy-synthetic", "SyntheticLedger"), ("deploy-reputation", "ReputationLedger")]
+)
+def test_a_contract_that_asks_another_one_is_named(folder: Path, purpose: str, contract: str):
+    """A ledger of decisions or reputations that believes somebody else's rounds would run as well as ours."""
+    seq, _, content = transaction(folder, purpose)
+    rest = (0,) if contract == "SyntheticLedger" else ()
+    put(folder, seq, content, deploy_data("0x" + "09" * 20, *rest, contract=contract))
+    assert (0, None, "transaction", "contract") in places(audit(folder, [calls.check]))
+
+
+@pytest.mark.parametrize("purpose", ["deploy", "deploy-synthetic", "deploy-reputation"])
+def test_other_code_is_named(folder: Path, purpose: str):
+    seq, _, content = transaction(folder, purpose)
+    code = bytearray(content["data"])
+    code[100] ^= 1
+    put(folder, seq, content, bytes(code))
+    assert (0, None, "transaction", "bytecode") in places(audit(folder, [calls.check]))
+
+
+def test_a_contract_that_was_created_elsewhere_is_named(folder: Path):
+    seq, _, content = transaction(folder, "deploy")
+    put(folder, seq, {**content, "nonce": 99}, content["data"])
+    assert (0, None, "transaction", "contract") in places(audit(folder, [calls.check]))

@@ -1,0 +1,91 @@
+"""The state machine of a round: direct submissions, disputes by proof, and what an auditor decides."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simulators import Run, receipt_signature
+
+from engine.errors import LedgerError
+from engine.ledger.chain.base import ContractRevert
+from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EMBEDDED_COORDINATOR
+from engine.ledger.signing import address, sign
+from engine.ledger.subjects.rounds import RoundEntry
+from engine.ledger.subjects.updates import SignedUpdate
+from engine.ledger.trees import EMPTY
+from engine.ledger.typed import Domain
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A federation whose rounds can be disputed for a while."""
+    run = Run(tmp_path)
+    run.federation = replace(run.federation, window=1000)
+    return run
+
+
+def test_a_broken_receipt_voids_a_round_and_the_next_starts_from_the_model_before(run: Run):
+    with run.open() as ledger:
+        domain, rounds = ledger.domain, ledger.rounds
+        assert [rounds.status(n) for n in (0, 1, 2)] == ["NONE", "OPEN", "NONE"]
+        for number in (1, 2):
+            ledger.append(run.entry(number, domain))
+        promised = b"\x77" * 32
+        true_leaf = rounds.prove(2, 0).leaf
+        for leaf, key in [(true_leaf, EMBEDDED_COORDINATOR), (promised, run.keys[0])]:
+            with pytest.raises(ContractRevert, match=r"EvidenceInconclusive|SignatureInvalid|Role"):
+                ledger.disputes.dispute(2, 0, leaf, receipt_signature(domain, 2, 0, leaf, key))
+        before = ledger.summary()["transactions"]
+        ledger.disputes.dispute(2, 0, promised, receipt_signature(domain, 2, 0, promised))
+        ledger.disputes.dispute(2, 0, promised, receipt_signature(domain, 2, 0, promised))
+        assert ledger.summary()["transactions"] == before + 1
+        assert [rounds.status(n) for n in (1, 2)] == ["SEALED", "DISPUTED"]
+        with pytest.raises(ContractRevert):
+            ledger.append(run.entry(3, domain))
+        with pytest.raises(LedgerError, match="refuses to resolve round 2"):
+            ledger.disputes.resolve(2, True, EMBEDDED_AUDITOR)
+        with pytest.raises(ContractRevert, match="RolesConflict"):
+            rounds.grant("AUDITOR_ROLE", ledger.opened().coordinator)
+        rounds.grant("AUDITOR_ROLE", address(EMBEDDED_AUDITOR))
+        ledger.disputes.resolve(2, True, EMBEDDED_AUDITOR)
+        assert rounds.status(2) == "VOID"
+        with pytest.raises(LedgerError, match="round 3 starts from model"):
+            ledger.append(run.entry(3, domain))
+    with run.open() as ledger:
+        rounds = ledger.rounds
+        assert rounds.status(2) == "VOID"
+        entry = again_from(run, run.entry(3, domain), domain, run.model(1))
+        assert ledger.append(entry).round == 3
+        assert [rounds.status(n) for n in (1, 2, 3, 4)] == ["SEALED", "VOID", "SEALED", "OPEN"]
+
+
+def again_from(run: Run, entry: RoundEntry, domain: Domain, parent: bytes) -> RoundEntry:
+    """The entry, signed again for another model to start from."""
+    records = [replace(signed.record, parent_model=parent) for signed in entry.updates]
+    signed = tuple(SignedUpdate(r, sign(r, domain, run.keys[r.slot])) for r in records)
+    return replace(entry, parent_model=parent, updates=signed)
+
+
+def test_a_censored_hospital_shows_its_update_and_then_that_it_was_left_out(run: Run):
+    with run.open() as ledger:
+        entry, disputes = run.entry(1, ledger.domain), ledger.disputes
+        wrong = SignedUpdate(entry.updates[1].record, entry.updates[0].signature)
+        with pytest.raises(ContractRevert):
+            disputes.submit(wrong)
+        disputes.submit(entry.updates[1])
+        without = replace(
+            entry, updates=(entry.updates[0], entry.updates[2]), openings=(entry.openings[0], entry.openings[2])
+        )
+        ledger.append(without)
+        assert ledger.rounds.prove(1, 1).leaf == EMPTY
+        with pytest.raises(ContractRevert, match="EvidenceInconclusive"):
+            disputes.dispute(1, 2)  # hospital 2 showed nothing, and is not left out
+        disputes.dispute(1, 1)
+        assert ledger.rounds.status(1) == "DISPUTED"
+        ledger.rounds.grant("AUDITOR_ROLE", address(EMBEDDED_AUDITOR))
+        disputes.resolve(1, False, EMBEDDED_AUDITOR)
+        assert ledger.rounds.status(1) == "FINAL"
+        assert ledger.append(run.entry(2, ledger.domain, ledger.head)).round == 2
+        head = ledger.head
+    with run.open() as ledger:
+        assert ledger.head == head

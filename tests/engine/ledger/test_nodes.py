@@ -1,0 +1,225 @@
+"""The whole ledger on a node: killed, reorganised, slow, shared; the same heads as on the embedded chain."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height
+from simulators import DOMAIN, Faults, Run
+
+from engine.errors import LedgerError
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+
+OPENING = 3  # transactions before round 1: deploy, open the federation, open round 1
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(
+    tmp_path: Path, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+):
+    """Same chain id and account, so the same contract address: both must agree on everything."""
+    monkeypatch.setenv(KEY_VARIABLE, EMBEDDED_COORDINATOR.hex())
+    node = as_embedded(start, "anvil")
+    found = []
+    for name, settings in (("embedded", {}), ("anvil", {"backend": "rpc", "url": node.url})):
+        run = Run(tmp_path / name)
+        with run.open(**settings) as ledger:
+            seals = [ledger.append(run.entry(number, ledger.domain)) for number in range(1, 5)]
+            found.append((ledger.domain, [(seal.head, seal.root, seal.gas) for seal in seals]))
+            assert [seal.head for seal in seals] == run.heads(ledger.domain, 4)[1:]
+    assert found[0] == found[1]
+
+
+def test_a_network_with_older_rules_is_refused_before_anything_is_deployed(run: Run, start: Callable[..., Node]):
+    for program, options in (("ganache", ()), ("anvil", ("--hardfork", "shanghai"))):
+        node = start(program, *options)
+        with pytest.raises(LedgerError, match=f"the chain behind {node.url} does not follow the Cancun rules"):
+            run.open(backend="rpc", url=node.url)
+        assert height(node) == 0
+        assert not (run.ledger_folder / "journal.sqlite").exists()
+
+
+def opened(run: Run, node: Node, **settings: Any) -> Any:
+    return run.open(backend="rpc", url=node.url, **settings)
+
+
+def test_a_node_that_was_killed_gets_back_what_it_lost(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    with pytest.raises(LedgerError, match=r"is on chain 4242, ledger.chain_id is 1"):
+        opened(run, node, chain_id=1)
+    with opened(run, node, chain_id=CHAIN_ID) as ledger:
+        domain = ledger.domain
+        heads = run.heads(domain, 4)
+        seals = [ledger.append(run.entry(n, domain)) for n in (1, 2)]
+    node.kill()
+    node.start()  # it remembers nothing
+    assert height(node) == 0
+    with opened(run, node) as ledger:
+        assert ledger.domain == domain
+        assert ledger.rounds.seals == seals
+        assert ledger.append(run.entry(3, domain)).head == heads[3]
+        node.kill()
+        node.start()
+        assert ledger.append(run.entry(4, domain)).head == heads[4]
+        assert [seal.head for seal in ledger.rounds.seals] == heads[1:]
+
+
+def test_a_node_that_kept_its_state_is_only_compared(run: Run, tmp_path: Path, start: Callable[..., Node]):
+    node = start("anvil", "--state", str(tmp_path / "state.json"))
+    with opened(run, node) as ledger:
+        seal = ledger.append(run.entry(1, ledger.domain))
+    node.stop()
+    node.start()
+    before = height(node)
+    assert before == OPENING + 1
+    with opened(run, node) as ledger:
+        assert ledger.rounds.seals == [seal]
+        assert height(node) == before
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("reopen", [True, False])
+def test_rounds_that_a_reorganisation_took_are_sealed_again(
+    run: Run, start: Callable[..., Node], depth: int, reopen: bool
+):
+    node = start("anvil")
+    ledger = opened(run, node)
+    domain, heads = ledger.domain, run.heads(ledger.domain, 4)
+    seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
+    node("anvil_reorg", depth, [])
+    if reopen:
+        ledger.close()
+        ledger = opened(run, node)
+    assert ledger.append(run.entry(4, domain)).head == heads[4]
+    assert ledger.rounds.seals[:3] == seals
+    ledger.close()
+    with opened(run, node) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == heads[1:]
+    assert int(node("eth_getTransactionCount", RpcChain(node.url, key=KEY).sender, "latest"), 16) == OPENING + 4
+
+
+def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    with opened(run, node) as ledger:
+        domain, heads = ledger.domain, run.heads(ledger.domain, 4)
+        seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
+        node("anvil_reorg", 2, [])
+        sender = RpcChain(node.url, key=KEY).sender
+        node(
+            "eth_sendRawTransaction",
+            "0x" + sign_transaction(KEY, CHAIN_ID, OPENING + 1, sender, b"", 21_000, 1, 10**11).hex(),
+        )
+        assert ledger.append(run.entry(4, domain)).head == heads[4]
+        after = ledger.rounds.seals
+        assert [seal.head for seal in after] == heads[1:]
+        assert after[0] == seals[0]
+        assert after[1].transaction != seals[1].transaction
+    with opened(run, node) as ledger:
+        assert ledger.rounds.seals == after
+
+
+def test_a_chain_that_cannot_be_brought_to_the_journal_is_a_contradiction(run: Run, start: Callable[..., Node]):
+    """Somebody with our key sealed the round that a reorganisation took away, with another content."""
+    node = start("anvil")
+    ledger = opened(run, node)
+    domain = ledger.domain
+    entry = run.entry(1, domain)
+    ledger.append(entry)
+    content = decode_transaction(ledger.book.transactions[-1].raw)
+    node("anvil_reorg", 1, [])
+    data = content["data"].replace(entry.model, b"\x66" * 32)
+    raw = sign_transaction(KEY, CHAIN_ID, content["nonce"], domain.contract, data, 200_000, 10**9, 10**11)
+    node("eth_sendRawTransaction", "0x" + raw.hex())
+    with pytest.raises(LedgerError, match="the contract refuses to seal round 1: ") as refused:
+        ledger.append(run.entry(2, domain))
+    assert "\n" not in str(refused.value)
+    ledger.close()
+    with pytest.raises(LedgerError, match="the contract refuses to seal round 1: "):
+        opened(run, node)
+
+
+def test_a_lost_number_is_signed_for_again(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    chain = Faults(RpcChain(node.url, key=KEY))
+    ledger = opened(run, node, chain=chain)
+    domain = ledger.domain
+    chain.fail("send")
+    with pytest.raises(OSError, match="the power went"):
+        ledger.append(run.entry(1, domain))
+    chain.heal()
+    chain.send(chain.sign(domain.contract, b"", 100_000))
+    ledger.close()
+    with opened(run, node) as ledger:
+        assert ledger.append(run.entry(1, domain)).head == run.heads(domain, 1)[1]
+    with opened(run, node) as ledger:
+        assert [seal.round for seal in ledger.rounds.seals] == [1]
+
+
+def test_a_contract_is_shared_but_a_federation_is_there_once(run: Run, tmp_path: Path, start: Callable[..., Node]):
+    node = start("anvil")
+    with opened(run, node) as ledger:
+        contract = ledger.domain.contract
+    again = Run(tmp_path / "again")
+    with pytest.raises(LedgerError, match="already holds federation"):
+        opened(again, node, contract=contract)
+    again.federation = replace(again.federation, id=b"\x12" * 32)
+    with opened(again, node, contract=contract) as ledger:
+        assert ledger.domain.contract == contract
+    with pytest.raises(LedgerError, match="is not this version's RoundLedger"):
+        opened(Run(tmp_path / "third"), node, contract=DOMAIN.contract)
+
+
+def test_slow_blocks(run: Run, start: Callable[..., Node]):
+    node = start("anvil", "--block-time", "1")
+    with opened(run, node) as ledger:
+        blocks = {
+            node("eth_getTransactionReceipt", "0x" + t.hash.hex())["blockNumber"] for t in ledger.book.transactions
+        }
+        assert len(blocks) < OPENING  # what opens a ledger is sent together
+        for number in (1, 2):
+            assert ledger.append(run.entry(number, ledger.domain)).head == run.heads(ledger.domain, 2)[number]
+        assert len(ledger.book.transactions) == OPENING + 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("confirmations", [0, 2])
+def test_many_accidents_end_in_the_same_head(run: Run, start: Callable[..., Node], confirmations: int):
+    """A node with blocks of one second that loses blocks, forgets its pool and mines foreign transactions at random."""
+    node = start("anvil", "--block-time", "1")
+    sender = RpcChain(node.url, key=KEY).sender
+    random = np.random.default_rng(confirmations)
+    stop = threading.Event()
+
+    def trouble() -> None:
+        while not stop.wait(random.uniform(0.3, 2.0)):
+            kind = random.integers(3)
+            if kind == 0 and height(node) > 6:
+                node("anvil_reorg", int(random.integers(1, 3)), [])
+            elif kind == 1:
+                node("anvil_dropAllTransactions")
+            elif kind == 2 and height(node) > 6:
+                used = int(node("eth_getTransactionCount", sender, "latest"), 16)
+                foreign = sign_transaction(KEY, CHAIN_ID, used, sender, b"", 21_000, 10**12, 10**12)
+                with suppress(AssertionError):  # the nonce went to us
+                    node("eth_sendRawTransaction", "0x" + foreign.hex())
+
+    with opened(run, node, confirmations=confirmations) as ledger:
+        domain, heads = ledger.domain, run.heads(ledger.domain, 20)
+        troubling = Meanwhile(trouble)
+        for number in range(1, 21):
+            assert ledger.append(run.entry(number, domain)).head == heads[number]
+        stop.set()
+        troubling.result()
+    with opened(run, node) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == heads[1:]

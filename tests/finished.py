@@ -1,0 +1,237 @@
+"""Folders of finished runs for the tests of the audit, and ways to change them behind the back of everything.
+
+folder = finish(Run(tmp_path), full=True)          # uses everything that a journal can hold
+change(folder, "DELETE FROM receipts WHERE round = 2")
+assert ("receipt", "signature") in names(audit(folder, checks=OFFLINE))
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
+
+from engine.audit import outcomes, state
+from engine.audit.report import Report
+from engine.audit.run import CHECKS
+from engine.encoding import json_hash
+from engine.errors import LedgerError
+from engine.ledger import archive
+from engine.ledger.bundle import write_bundle
+from engine.ledger.format import BUNDLE, DECISIONS, RUN
+from engine.ledger.run import RunLedger
+from engine.ledger.signing import address, sign
+from engine.ledger.subjects.reputation import Standing, digests, judge
+from engine.ledger.subjects.synthetic import (
+    Expire,
+    SetPolicy,
+    SetReviewer,
+    SignedReport,
+    SignedRequest,
+    SignedReview,
+    SyntheticRequest,
+    SyntheticReview,
+)
+from engine.model import unflatten, vector_hash
+from engine.oracles.base import Batch
+from engine.synthesis.files import batch_digest
+
+ROUNDS = 4
+NEW_KEY = b"\x07" * 32
+# Without executing the transactions again, which finds much of the rest a second time and takes most of an audit.
+OFFLINE = tuple(check for check in CHECKS if check not in (state.check, outcomes.check))
+
+
+def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) -> Path:
+    """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it."""
+    with run.open(**settings) as ledger:
+        archive.write_genesis(run.ledger_folder, run.genesis)
+        rows = govern(run, ledger) if full else []
+        standing = Standing()
+        for number in range(1, rounds + 1):
+            if full and number == 3:
+                ledger.rotate(run.rotation(0, NEW_KEY, number, ledger.domain))
+                run.keys[0] = NEW_KEY
+            archive.write_round(run.ledger_folder, number, run.vectors(number))
+            entry = run.entry(number, ledger.domain, ledger.head)
+            if full:
+                slots = list(run.vectors(number))
+                judged = judge(scored(number, slots), slots, standing)
+                standing = standing.after(judged.verdicts)
+                named = {**digests(number, judged, standing), DECISIONS: ledger.synthetic.decisions}
+                entry = replace(entry, digests=named, rows=judged.rows(number))
+            ledger.append(entry)
+            if full:
+                ledger.reputation.update(number)
+        ledger.rounds.cosign(rounds, run.cosignatures(rounds, ledger.head, ledger.domain))
+        if rounds:
+            ledger.rounds.finalize()
+        if full:
+            for slot in range(run.hospitals):
+                ledger.reputation.claim(slot)
+        summary = ledger.summary()
+    params = run.params(rounds)
+    save_file(unflatten(params, LAYOUT), run.folder / "model.safetensors")
+    federation = run.federation
+    result: dict[str, Any] = {"model_hash": vector_hash(params, LAYOUT).hex(), "ledger": summary}
+    result |= {"config_hash": federation.config_hash.hex(), **({"synthesis": rows} if full else {})}
+    summary["bundle"] = write_bundle(run.ledger_folder, result, "name: test\n")
+    (run.folder / "result.json").write_text(json.dumps(result))
+    return run.folder
+
+
+def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]]]:
+    """Hospital (number % 3) sends rubbish; the others are right about 80 of 100 beats."""
+    return {slot: {by: (10 if slot == number % 3 else 80 + by, 100) for by in slots if by != slot} for slot in slots}
+
+
+def govern(run: Run, ledger: RunLedger) -> list[dict[str, Any]]:
+    """An accepted, a rejected, a waiting and five denied requests, with what lies in the folder behind them.
+
+    On the embedded chain, where every transaction takes a second, the waiting one expires.
+    """
+    take, domain, rows = ledger.synthetic.take, ledger.synthetic.domain, []
+    home, reviews = run.folder / "synthetic", run.ledger_folder / "reviews"
+    home.mkdir()
+    reviews.mkdir()
+
+    def ask(status: str, granted: int = 0, accepted: int = 0, **changes: Any) -> bytes:
+        asked: SyntheticRequest = request(**changes)
+        id = take(SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))).id
+        row = {"request": id.hex(), "hospital": asked.slot, "class": "NSVFQ"[asked.class_], "wanted": asked.quantity}
+        rows.append({**row, "status": status, "granted": granted, "accepted": accepted})
+        return id
+
+    take(SetReviewer(address(REVIEWER), b"\x77" * 32))
+    take(SetPolicy(replace(POLICY, automatic=False, expiry_seconds=4)))
+    ask("denied", class_=4)
+    draw = np.random.default_rng(3)
+    for nonce, status, near in ((1, "accepted", 0), (2, "rejected", 99)):
+        made = Batch(draw.normal(size=(7, 5)), draw.normal(size=(7, 2)), np.full(7, 2))
+        made = Batch(made.x.astype(np.float32), made.rr.astype(np.float32), made.y.astype(np.int8))
+        id = ask(status, 8, len(made.y) if status == "accepted" else 0, nonce=nonce, quantity=9)
+        reason = f"reason {nonce}"
+        (reviews / f"{id.hex()}.json").write_text(json.dumps({"reason": reason}))
+        review = SyntheticReview(id, True, 8, hashlib.sha256(reason.encode()).digest(), 0)
+        take(SignedReview(review, sign(review, domain, REVIEWER), address(REVIEWER)))
+        evidence = quality(near)
+        (home / f"evidence-{id.hex()[:16]}.json").write_text(json.dumps(evidence, indent=1))
+        told = replace(report(id, 7, duplicates=near), batch=batch_digest(made), evidence=json_hash(evidence))
+        take(SignedReport(told, sign(told, domain, run.keys[0])))
+        if status == "accepted":
+            np.savez(home / "hospital-0.npz", **made._asdict())
+    embedded = ledger.book.chain.name == "embedded"
+    waiting = ask("expired" if embedded else "pending", nonce=3, slot=2)
+    for nonce in (4, 5, 6, 7):
+        ask("denied", nonce=nonce, class_=4)
+    if embedded:
+        take(Expire(waiting))
+    return rows
+
+
+def quality(near: int) -> dict[str, Any]:
+    """A quality report whose numbers are those of `simulators.report`."""
+    return {
+        "synthetic": 7,
+        "discriminative": {"gru": {"auc": 0.2}, "linear": {"auc": 0.1}},
+        "privacy": {"nndr": 0.01, "near": near},
+        "utility": {"change": -0.05},
+    }
+
+
+# --- Changes ----------------------------------------------------------------------------------------------------------
+
+
+def change(folder: Path, *statements: str, arguments: tuple = ()) -> None:
+    """Change the journal, in tables that have lost their constraints, and write the bundle again from it."""
+    path = folder / "ledger" / RUN.file
+    loosen(path, RUN.tables)
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        changed = connection.execute(statement, arguments).rowcount
+        assert changed > 0, statement
+    connection.commit()
+    connection.close()
+    result = json.loads((folder / "result.json").read_text())
+    try:
+        write_bundle(folder / "ledger", result, "name: test\n")
+    except LedgerError:
+        (folder / "ledger" / BUNDLE).unlink()
+
+
+def loosen(path: Path, tables: Mapping[str, Any]) -> None:
+    """Take types, keys and constraints from all tables of a journal."""
+    connection = sqlite3.connect(path)
+    for table, what in tables.items():
+        columns = ", ".join(what.columns)
+        connection.execute(f"CREATE TABLE loose ({columns})")
+        connection.execute(f"INSERT INTO loose SELECT {columns} FROM {table} ORDER BY rowid")
+        connection.execute(f"DROP TABLE {table}")
+        connection.execute(f"ALTER TABLE loose RENAME TO {table}")
+    connection.commit()
+    connection.close()
+
+
+def set_value(folder: Path, table: str, rowid: int, column: str, value: Any) -> None:
+    """Write one value."""
+    change(folder, f"UPDATE {table} SET {column} = ? WHERE rowid = ?", arguments=(value, rowid))
+
+
+def row_of(folder: Path, table: str, where: str = "1") -> tuple[int, dict[str, Any]]:
+    """A row in the middle of a table, and its position."""
+    path = folder / "ledger" / RUN.file
+    loosen(path, RUN.tables)
+    connection = sqlite3.connect(path)
+    columns = tuple(RUN.tables[table].columns)
+    rows = connection.execute(f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {where}").fetchall()
+    connection.close()
+    assert rows, f"the run of this test has no row in {table}"
+    rowid, *values = rows[len(rows) // 2]
+    return rowid, dict(zip(columns, values, strict=True))
+
+
+def other(value: Any) -> Any:
+    """A value of the same kind that is not the same."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 100
+        case float():
+            return value + 0.5
+        case bytes():
+            return value[:-1] + bytes([value[-1] ^ 1])
+        case str() if value.startswith("0x") and len(value) == 42:
+            return address(b"\x09" * 32)
+        case str() if value.startswith("0x"):
+            return value[:-1] + ("0" if value[-1] != "0" else "1")
+        case dict():
+            return {**value, "added": 1}
+        case None:
+            return {"added": 1}
+    return f"{value}x"
+
+
+# --- What an audit says -----------------------------------------------------------------------------------------------
+
+
+def places(report: Report) -> set[tuple]:
+    """Round, hospital, record and field of each finding."""
+    return {(f.round, f.hospital, f.record, f.field) for f in report.findings}
+
+
+def names(report: Report) -> set[tuple[str, str]]:
+    """Record and field of each finding."""
+    return {(f.record, f.field) for f in report.findings}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -1,0 +1,232 @@
+"""`pulseledger ledger`: each verb on the folder of a finished or a paused run, as its hospitals use it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.audit.run import audit
+from engine.config import RunConfig
+from engine.encoding import hexed
+from engine.errors import Stopped
+from engine.experiment import Place, run
+from engine.ledger import proofs
+from engine.ledger.bundle import file_digest
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.config import LedgerConfig
+from engine.ledger.format import BUNDLE
+from engine.ledger.keystore import PASSWORD_VARIABLE, create_keystore
+from engine.ledger.run import reopened
+from engine.ledger.signer import Notice, Signer, Signing
+from engine.ledger.signing import sign
+from engine.ledger.subjects.updates import Receipt, SignedUpdate
+from engine.result import Result
+from sweeps.__main__ import main
+
+Command = Callable[..., dict[str, Any]]
+PEERS = {"ledger.backend": "embedded", "ledger.reputation": "peers"}
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `pulseledger ledger ... --json`, which must succeed; returns what it prints."""
+
+    def run_it(*words: Any) -> dict[str, Any]:
+        assert main(["ledger", *map(str, words), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run_it
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `pulseledger ledger ...`, which must fail; returns the one sentence."""
+
+    def run_it(*words: Any) -> str:
+        assert main(["ledger", *map(str, words)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run_it
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose hospitals judge each other."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(tiny_config(**PEERS), folder)
+    return folder
+
+
+def paused(config: RunConfig, folder: Path) -> None:
+    """A run that stopped after its first round."""
+    with pytest.raises(Stopped):
+        run(config, folder, Place(stopping=lambda: True))
+
+
+def signing_of(folder: Path) -> Signing:
+    """What the hospitals of a run know of its ledger."""
+    with reopened(folder / "ledger", LedgerConfig()) as ledger:
+        opened, federation = ledger.opened(), ledger.registry.federation
+    where = (opened.domain, opened.coordinator, len(federation.hospitals), opened.headers[0].head)
+    return Signing(federation.id, federation.config_hash, *where)
+
+
+# --- Proofs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_proof_is_written_and_checked_without_the_run(
+    finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    file, head = tmp_path / "proof.json", Result.read(finished).ledger.head
+    assert command("prove", finished, 2, 1, "--out", file) == proofs.read(file)
+    found = command("verify", file, "--head", head)
+    assert {key: found[key] for key in ("round", "hospital", "head", "present")} == {
+        "round": 2,
+        "hospital": 1,
+        "head": head,
+        "present": True,
+    }
+    signing = signing_of(Path(shutil.copytree(finished, tmp_path / "copy")))
+    assert found["promised_by"] == signing.coordinator
+    assert main(["ledger", "verify", str(file)]) == 0
+    assert f"signed by {found['signer']}, under head {head}; compare it" in capsys.readouterr().out
+    wrong = "0x" + "11" * 32
+    assert f"leads to head {head}, not to {wrong}" in refusal("verify", file, "--head", wrong)
+    document = proofs.read(file)
+    document["update"]["samples"] = wrong
+    proofs.write(file, document)
+    assert f"{file}: the leaf is not the hash of what the slot holds" in refusal("verify", file)
+    assert "round 9 is not one of the 2 rounds" in refusal("prove", finished, 9, 1)
+    assert "there is no journal" in refusal("prove", tmp_path, 1, 1)
+
+
+# --- Rewards ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_is_claimed_once_and_the_bundle_tells(
+    finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = file_digest(folder / "ledger" / BUNDLE)
+    hospitals = Result.read(folder).ledger.hospitals
+    assert hospitals is not None
+    for _ in range(2):
+        assert command("claim", folder, 0) == {"hospital": 0, "points": hospitals[0].reward}
+        after = file_digest(folder / "ledger" / BUNDLE)
+        assert after != before
+    assert file_digest(folder / "ledger" / BUNDLE) == after  # the second claim sent nothing
+    assert (folder / "result.json").read_bytes() == (finished / "result.json").read_bytes()
+    assert audit(folder).clean
+    assert audit(folder / "ledger" / BUNDLE).clean
+    assert "hospital 7 has no reward to claim" in refusal("claim", folder, 7)
+
+
+def test_a_run_without_a_ledger_or_reputation_gives_nothing(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, refusal: Callable[..., str]
+):
+    run(tiny_config(**{"federation.rounds": 1}), tmp_path / "none")
+    assert "the run keeps no ledger (ledger.backend is none)" in refusal("claim", tmp_path / "none", 0)
+    run(tiny_config(**{"federation.rounds": 1, "ledger.backend": "embedded"}), tmp_path / "plain")
+    assert "hospital 0 has no reward to claim" in refusal("claim", tmp_path / "plain", 0)
+
+
+# --- Against the coordinator ------------------------------------------------------------------------------------------
+
+
+def update_of(folder: Path, slot: int, number: int) -> SignedUpdate:
+    """An update of the next round that the coordinator has not seen."""
+    signing = signing_of(folder)
+    with reopened(folder / "ledger", LedgerConfig()) as ledger:
+        header = ledger.rounds.headers[number - 1]
+    signer = Signer(slot, signing, 0)
+    return signer.update(Notice(header.model, (header,), {}, {}), b"\x55" * 32, 10, {})[0]
+
+
+def test_an_update_is_shown_to_the_contract_and_then_its_absence(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    """A hospital that is not selected in round 2 says that its update was refused."""
+    keys = {"ledger.backend": "embedded", "ledger.window": 1000, "federation.rounds": 3}
+    folder, file = tmp_path / "run", tmp_path / "update.json"
+    config = tiny_config(**keys, **{"federation.participation": 0.67})
+    paused(config, folder)
+    straight = tmp_path / "straight"
+    run(config, straight)
+    [left_out] = [slot for slot in range(3) if proofs.prove(straight / "ledger", 2, slot)["update"] is None]
+    proofs.write(file, proofs.update_document(update_of(folder, left_out, 2)))
+    for _ in range(2):  # the same again sends nothing
+        assert command("submit", folder, file) == {"round": 2, "hospital": left_out, "submitted": True}
+    result = run(config, folder)
+    assert result.ledger.rounds == 3
+    assert audit(folder).clean
+    proofs.write(file, proofs.update_document(update_of(folder, left_out, 4)))
+    assert "the contract refuses: RoundNotOpen" in refusal("submit", folder, file)
+    assert "the contract refuses: EvidenceInconclusive" in refusal("dispute", folder, 2, (left_out + 1) % 3)
+    assert command("dispute", folder, 2, left_out)["status"] == "DISPUTED"
+    assert command("resolve", folder, 2, "void")["status"] == "VOID"
+    assert audit(folder).clean
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    assert "there is no signed update" in refusal("submit", folder, bad)
+
+
+def test_a_broken_receipt_is_disputed_and_upheld(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    folder, file = tmp_path / "run", tmp_path / "receipt.json"
+    run(tiny_config(**{"ledger.backend": "embedded", "ledger.window": 1000}), folder)
+    honest = tmp_path / "proof.json"
+    command("prove", folder, 2, 0, "--out", honest)
+    assert "the contract refuses: EvidenceInconclusive" in refusal("dispute", folder, 2, 0, "--receipt", honest)
+    signing = signing_of(folder)
+    other = b"\x77" * 32
+    promise = sign(Receipt(signing.federation, 2, 0, other), signing.domain, EMBEDDED_COORDINATOR)
+    proofs.write(file, {"leaf": hexed(other), "receipt": hexed(promise)})
+    assert command("dispute", folder, 2, 0, "--receipt", file) == {"round": 2, "hospital": 0, "status": "DISPUTED"}
+    assert command("resolve", folder, 2, "uphold")["status"] == "FINAL"
+    assert audit(folder).clean
+    assert "the contract refuses to resolve round 2" in refusal("resolve", folder, 2, "void")
+    file.write_text("{}")
+    assert "holds no receipt" in refusal("dispute", folder, 1, 0, "--receipt", file)
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_changed_between_two_rounds(
+    tiny_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    command: Command,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
+    before = create_keystore(tmp_path / "keys", 3, work=2)
+    keys = {"ledger.backend": "embedded", "ledger.keystore": str(tmp_path / "keys"), "federation.rounds": 3}
+    config, folder = tiny_config(**keys), tmp_path / "run"
+    paused(config, folder)
+    done = command("rotate", folder, 1)
+    assert {key: done[key] for key in ("hospital", "round", "from")} == {"hospital": 1, "round": 2, "from": before[1]}
+    run(config, folder)
+    assert audit(folder).clean
+    signers = {
+        (number, slot): proofs.check(proofs.prove(folder / "ledger", number, slot)).signer
+        for number in (1, 2, 3)
+        for slot in (0, 1)
+    }
+    assert [signers[number, 1] for number in (1, 2, 3)] == [before[1], done["to"], done["to"]]
+    assert {signers[number, 0] for number in (1, 2, 3)} == {before[0]}
+    assert "is finished, no key of it will sign again" in refusal("rotate", folder, 1)
+
+
+def test_keys_that_follow_from_the_seed_cannot_be_changed(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, refusal: Callable[..., str]
+):
+    paused(tiny_config(**{"ledger.backend": "embedded", "federation.rounds": 3}), tmp_path)
+    assert "its keys follow from the seed" in refusal("rotate", tmp_path, 0)
