@@ -82,8 +82,8 @@ class Hospital:
     def __init__(self, data: HospitalData, task: Task, oracle: Oracle) -> None:
         self.id = data.id
         self.state: State = {}
+        self._task = task
         self._seed = task.config.seed
-        self._balance = task.config.balance
         self._oracle = oracle
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
@@ -95,9 +95,6 @@ class Hospital:
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
         self._balanced: Samples | None = None  # the train part as it is trained on
-        self._workshop = Workshop(
-            self.id, task.config, self._train, self._validation, anatomy_of(beats), task.synthetic
-        )
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
@@ -177,9 +174,15 @@ class Hospital:
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:
-            added = self._workshop.added() if self._balance.method in SYNTHETIC else None
-            self._balanced = balanced(self._train, self._balance, self._classes, self._seed, self.id, added)
+            balance = self._task.config.balance
+            added = self._workshop.added() if balance.method in SYNTHETIC else None
+            self._balanced = balanced(self._train, balance, self._classes, self._seed, self.id, added)
         return self._balanced
+
+    @functools.cached_property
+    def _workshop(self) -> Workshop:
+        anatomy = anatomy_of(_mapped(self._task.beats))
+        return Workshop(self.id, self._task.config, self._train, self._validation, anatomy, self._task.synthetic)
 
     def _signer_for(self, terms: Terms) -> Signer:
         """This hospital's own; where no ledger is kept, one for what is asked and reported."""
