@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.ledger.studies import StudyLedger
 from processes import driver, until
 from reference import Heard, command
 from simulated_ray import Hangs, simulated
@@ -15,6 +14,7 @@ from studies import ALONE, outcome, study_of, trials_of
 
 from engine.clock import JumpingClock
 from engine.errors import ConfigError, StudyError
+from engine.ledger.subjects.study import StudyLedger
 from engine.settings import dump_yaml
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
