@@ -15,6 +15,7 @@ from engine.algorithms.build import build_algorithm
 from engine.clock import REAL, Clock
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, HospitalData, build_cohort
+from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.errors import ConfigError, Stopped
 from engine.files import write_text
@@ -49,12 +50,15 @@ class Place:
         observers: told after each round.
         note: told in plain words what is going on.
         stopping: asked after each checkpoint whether to end there with `Stopped`.
+        cohort, pool: what makes the hospitals' data, and the place where they live; a caller may give others.
     """
 
     attempt: int = 0
     observers: tuple[Observer, ...] = ()
     note: Callable[[str], None] = lambda text: None
     stopping: Callable[[], bool] = lambda: False
+    cohort: Callable[[DataConfig, CohortConfig, Callable[[str], None]], Cohort] = build_cohort
+    pool: Callable[[Sequence[HospitalData], Task], Pool] = build_pool
 
 
 HERE = Place()
@@ -214,7 +218,7 @@ def join(
     config: RunConfig, hashed: str, folder: Path, place: Place, stack: contextlib.ExitStack
 ) -> tuple[Federation, LoopState]:
     """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
-    cohort = build_cohort(config.data, config.cohort, place.note)
+    cohort = place.cohort(config.data, config.cohort, place.note)
     beats = cohort.beats
     hospitals = cohort.hospitals
     if build_algorithm(config.federation, config.personalisation).pooled:
@@ -241,7 +245,7 @@ def join(
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    pool = build_pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
+    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.states:

@@ -15,7 +15,6 @@ from engine.config import RunConfig
 from engine.experiment import Place, run
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.messages import Asked
-from engine.pools.build import build_pool
 from engine.pools.ray import RayPool
 
 Reference = Callable[..., dict[str, Any]]
@@ -88,17 +87,14 @@ def test_ray(truth: Reference, make, ray2, tmp_path: Path, per: Any):
 class Hunter:
     """Kills host processes of the pool of a run: all between two rounds, then all within the next."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.pool: RayPool | None = None
         self.killed: list[int] = []
         self.rebuilt_within_a_round = 0
-        patch.setattr("engine.experiment.build_pool", self._build)
 
-    def _build(self, *args: Any) -> RayPool:
-        pool = build_pool(*args)
-        assert isinstance(pool, RayPool)
-        self.pool = pool
-        return pool
+    def build(self, hospitals: Any, task: Any) -> RayPool:
+        self.pool = RayPool(hospitals, task)
+        return self.pool
 
     def between(self) -> None:
         self._kill(self.pool.processes())
@@ -126,12 +122,13 @@ class Hunter:
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "local"])
-def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, monkeypatch, algorithm: str):
+def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, algorithm: str):
     """Private states come back, too: 'local' consists of nothing else."""
-    expected = truth(algorithm)  # before the hunter watches every pool that is built
-    hunter = Hunter(monkeypatch)
+    expected, hunter = truth(algorithm), Hunter()
     keys = {"execution.hospitals_per_actor": 2, "ledger.backend": "embedded" if algorithm == "fedavg" else "none"}
-    result = run(make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),)))
+    result = run(
+        make("ray", algorithm, **keys), tmp_path, Place(observers=(Watch(1, hunter.between),), pool=hunter.build)
+    )
     assert len(set(hunter.killed)) == 4
     assert hunter.rebuilt_within_a_round == 2
     assert [row.lost for row in result.rounds] == [(), (), ()]

@@ -28,6 +28,7 @@ from engine.errors import DataError, Stopped, StudyError
 from engine.experiment import Place, run, steps
 from engine.files import whole
 from engine.model import build_network, initial_parameters, model_hash, vector_hash
+from engine.pools.local import InProcessPool
 from engine.result import RESULT, Result
 from engine.settings import load_yaml, parse
 
@@ -173,12 +174,11 @@ def test_centralised_trains_on_everybodys_beats_at_once(tiny_config, tmp_path: P
     assert [row.id for row in result.final.personal.per_hospital] == [0, 1, 2]
 
 
-def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path, monkeypatch):
+def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path):
     config = tiny_config(**WITH_LEDGER, **{"federation.min_hospitals": 2, "personalisation.method": "none"})
     cohort = build_cohort(config.data, config.cohort)
     wrong = tuple(replace(h, train=np.array([10**9])) if h.id == 1 else h for h in cohort.hospitals)
-    monkeypatch.setattr("engine.experiment.build_cohort", lambda *args: replace(cohort, hospitals=wrong))
-    result = run(config, tmp_path)
+    result = run(config, tmp_path, Place(cohort=lambda *args: replace(cohort, hospitals=wrong)))
     assert result.ledger.updates == 4
     assert all(row.lost for row in result.rounds)
     report = audit(tmp_path)
@@ -190,8 +190,15 @@ def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path, monk
 SLOW = {"federation.rounds": 4, "federation.participation": 0.6, "federation.perfedavg.tau": 2}
 
 
+class EndsBeforeTheTest(InProcessPool):
+    """Hospitals that are interrupted when they are asked to test the final model."""
+
+    def finish(self, *args: Any) -> Any:
+        raise Interrupted
+
+
 @pytest.mark.parametrize("algorithm", ["fedavg", "perfedavg", "local"])
-def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, monkeypatch, algorithm: str):
+def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, algorithm: str):
     config = tiny_config(**SLOW, **WITH_LEDGER, **{"federation.algorithm": algorithm})
     expected = numbers(run(config, tmp_path / "straight"), tmp_path / "straight")
     folder = tmp_path / "stumbling"
@@ -201,10 +208,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, mon
             run(config, folder, Place(observers=(StopAfter(stop),), note=told.append))
         assert begins is None or begins in told
         assert audit(folder).clean  # of a run that is not finished, too
-    with monkeypatch.context() as patch:  # once more when all rounds are done
-        patch.setattr("engine.pools.local.InProcessPool.finish", lambda *args: (_ for _ in ()).throw(Interrupted))
-        with pytest.raises(Interrupted):
-            run(config, folder)
+    with pytest.raises(Interrupted):  # once more when all rounds are done
+        run(config, folder, Place(pool=EndsBeforeTheTest))
     seen: list[int] = []
     result = run(config, folder, Place(observers=(Watch(4, lambda: seen.append(4)),)))
     assert seen == []  # no round was run twice

@@ -16,7 +16,7 @@ from reference import settled
 from engine.config import RunConfig
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.errors import HospitalError, PulseLedgerError, ResourceError
-from engine.experiment import run
+from engine.experiment import Place, run
 from engine.hospital import Task
 from engine.messages import Asked, Update
 from engine.model import build_network, initial_parameters
@@ -119,15 +119,14 @@ def test_a_hospital_that_fails_is_answered_by_its_error(tiny_config, cohort, req
         hospitals.close()
 
 
-def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, cohort, tmp_path, monkeypatch):
-    bad = replace(cohort, hospitals=broken(cohort, 1))
-    monkeypatch.setattr("engine.experiment.build_cohort", lambda *args: bad)
+def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, cohort, tmp_path):
+    place = Place(cohort=lambda *args: replace(cohort, hospitals=broken(cohort, 1)))
     keys = {"personalisation.method": "none"}
     with pytest.raises(HospitalError) as caught:
-        run(tiny_config(**keys), tmp_path / "all")
+        run(tiny_config(**keys), tmp_path / "all", place)
     assert (caught.value.hospital, caught.value.round, caught.value.stage) == (1, 1, "train")
     assert not (tmp_path / "all" / "result.json").exists()
-    result = run(tiny_config(**keys, **{"federation.min_hospitals": 2}), tmp_path / "two")
+    result = run(tiny_config(**keys, **{"federation.min_hospitals": 2}), tmp_path / "two", place)
     assert [row.participants for row in result.rounds] == [2, 2]
     for round, row in enumerate(result.rounds, 1):
         assert len(row.lost) == 1
@@ -135,7 +134,7 @@ def test_a_run_with_a_broken_hospital_stops_or_goes_on_as_asked(tiny_config, coh
     with pytest.raises(
         PulseLedgerError, match=r"^2 hospitals answered, federation.min_hospitals is 3; first failure: "
     ):
-        run(tiny_config(**keys, **{"federation.min_hospitals": 3}), tmp_path / "three")
+        run(tiny_config(**keys, **{"federation.min_hospitals": 3}), tmp_path / "three", place)
 
 
 def test_an_update_that_is_not_finite_is_a_failure(tiny_config, cohort):

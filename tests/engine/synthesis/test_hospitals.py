@@ -23,7 +23,7 @@ from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.cohort import Cohort, build_cohort
 from engine.errors import DataError, HospitalError
-from engine.experiment import run
+from engine.experiment import Place, run
 from engine.hospital import Task
 from engine.ledger.desk import unanchored
 from engine.ledger.keystore import create_keystore
@@ -76,13 +76,11 @@ def test_the_coordinator_reads_no_beat(
     done: tuple[Path, Result],
     tiny_config: Callable[..., RunConfig],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     backend: str,
 ):
     config = tiny_config(**{**SMOTE, "ledger.backend": backend})
     cohort = unread(build_cohort(config.data, config.cohort))
-    monkeypatch.setattr("engine.experiment.build_cohort", lambda *args: cohort)  # hospitals map the files themselves
-    result = run(config, tmp_path)
+    result = run(config, tmp_path, Place(cohort=lambda *args: cohort))  # hospitals map the files themselves
     assert result.model_hash == done[1].model_hash
     assert plain(result.synthesis) == plain(done[1].synthesis)
 
@@ -94,7 +92,7 @@ from pathlib import Path
 from engine.actors import start_ray, stop_ray
 from engine.config import RunConfig
 from engine.errors import LedgerError, SynthesisError
-from engine.experiment import run
+from engine.experiment import Place, run
 from engine.ledger.keystore import load_key
 from engine.synthesis.timegan import interpreter
 
