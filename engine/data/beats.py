@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,8 @@ class Beats:
         digest: SHA-256 over the files' digests and the data configuration.
         rr_names: names of the columns of `rr`.
         window: samples before and after the R peak.
-        patients_source: where the patients are from, in words; "" where they are not known.
+        patients_source: where the patients are from, in words; "" where they are not known, or the arrays were mapped by
+            a process that need not know.
     """
 
     folder: Path
@@ -67,7 +68,7 @@ class Beats:
     digest: str
     rr_names: tuple[str, ...]
     window: tuple[int, int]
-    patients_source: str
+    patients_source: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -209,8 +210,9 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
     code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
     folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
+    source = _patients_source(collections)  # the same patients may be told in another way
     try:
-        return open_beats(folder, check=True)
+        return replace(open_beats(folder, check=True), patients_source=source)
     except DataError:
         pass  # not cut yet, or damaged: cut it (again)
     progress(f"cutting beats of {sum(len(c.entries) for c in collections)} records")
@@ -226,10 +228,9 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
         "digest": digest,
         "rr_names": data.rr_names,
         "window": window,
-        "patients_source": _patients_source(collections),
     }
     _save(folder, whole, meta)
-    return open_beats(folder, check=True)
+    return replace(open_beats(folder, check=True), patients_source=source)
 
 
 def _cut_all(collections: list[Collection]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -322,7 +323,6 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
             digest=meta["digest"],
             rr_names=tuple(meta["rr_names"]),
             window=(int(meta["window"][0]), int(meta["window"][1])),
-            patients_source=meta["patients_source"],
             **arrays,
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
@@ -337,7 +337,16 @@ def derived(beats: Beats, folder: Path, changed: dict[str, np.ndarray]) -> Beats
     """
     meta = json.loads((beats.folder / "meta.json").read_text())
     _save(folder, changed, meta, {name: beats.folder / f"{name}.npy" for name in ARRAYS if name not in changed})
-    return open_beats(folder, check=True)
+    return reopened(beats, folder)
+
+
+def reopened(beats: Beats, folder: Path) -> Beats:
+    """The beats of another cache folder, which are `beats` but for some arrays.
+
+    Raises:
+        DataError: they are not there, or damaged.
+    """
+    return replace(open_beats(folder, check=True), patients_source=beats.patients_source)
 
 
 def _save(

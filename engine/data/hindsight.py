@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.beats import Beats, derived, open_beats, rr_features
+from engine.data.beats import Beats, derived, reopened, rr_features
 from engine.data.config import DataConfig
 from engine.data.partitions import NO_END, TRAIN
 from engine.errors import DataError
@@ -35,7 +35,7 @@ def without_hindsight(
     key += [array.tobytes() for array in (part == TRAIN, learning, owner)] if scaled else []
     place = beats.folder.with_name(f"{beats.folder.name}-{hashlib.sha256(b'|'.join(key)).hexdigest()[:16]}")
     try:
-        return open_beats(place, check=True)
+        return reopened(beats, place)
     except DataError:
         pass  # not made yet, or damaged: make it (again)
     changed = {}

@@ -12,10 +12,13 @@ Beat classes follow ANSI/AAMI EC57: N (symbols N, L, R), S (A), V (V), F (F), Q 
 Every patient depends on the seed and on the patient's own number only, never on how many patients are asked for.
 """
 
+import contextlib
 import hashlib
 import math
 import shutil
 import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,7 @@ IntArray = NDArray[np.int64]
 LEADS = ("MLII", "V1")
 ADC_GAIN = 1000.0  # ADC units per mV; 16 bits then span +-32 mV, so that no artefact can overflow
 MAX_MINUTES = 60.0
+NOBODY = "No person's data: sum-of-Gaussians model"
 
 
 def write_records(folder: Path, patients: int, seed: int, minutes: float = 10.0, sampling_rate: int = 360) -> list[str]:
@@ -68,7 +72,21 @@ def write_records(folder: Path, patients: int, seed: int, minutes: float = 10.0,
         ValueError: an argument is out of range.
         DataError: the folder holds something already or is a file.
     """
-    _check_arguments(patients, seed, minutes, sampling_rate)
+    check_arguments(patients, seed, minutes, sampling_rate)
+    with new_folder(folder) as partial:
+        return [
+            _write_patient(partial, number, int(seed), float(minutes), int(sampling_rate))
+            for number in range(1, patients + 1)
+        ]
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write records into, which takes the place of `folder` when all of them are there.
+
+    Raises:
+        DataError: the folder holds something already or is a file.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder, so no simulated records are written there.")
@@ -76,17 +94,13 @@ def write_records(folder: Path, patients: int, seed: int, minutes: float = 10.0,
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
     partial.mkdir()
     try:
-        names = [
-            _write_patient(partial, number, int(seed), float(minutes), int(sampling_rate))
-            for number in range(1, patients + 1)
-        ]
+        yield partial
         try:
             partial.rename(folder)  # replaces an empty folder, fails on one that another process filled meanwhile
         except OSError as error:
             raise DataError(f"{folder} could not be put in place: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return names
 
 
 def source_digest() -> str:
@@ -95,7 +109,8 @@ def source_digest() -> str:
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
-def _check_arguments(patients: int, seed: int, minutes: float, sampling_rate: int) -> None:
+def check_arguments(patients: int, seed: int, minutes: float, sampling_rate: int) -> None:
+    """Raises ValueError for an argument of `write_records` that is out of range."""
     for name, value, low, high in (
         ("patients", patients, 1, 9999),
         ("seed", seed, 0, None),
@@ -110,45 +125,88 @@ def _check_arguments(patients: int, seed: int, minutes: float, sampling_rate: in
         raise ValueError(f"minutes must be a number from 0.5 to {MAX_MINUTES:g}, not {minutes!r}.")
 
 
-def _write_patient(folder: Path, number: int, seed: int, minutes: float, sampling_rate: int) -> str:
-    """Simulate patient `number` (from 1) and write its three files; returns the record name."""
+@dataclass(frozen=True)
+class Recording:
+    """What a recorder saw of one patient.
+
+    Attributes:
+        signal: float64[samples, 2], mV.
+        marks: int64[annotations], the rhythm's note and then each beat, as an annotator would place them.
+        symbols, notes: of each annotation.
+    """
+
+    patient: Patient
+    signal: FloatArray
+    marks: IntArray
+    symbols: list[str]
+    notes: list[str]
+
+
+def record(number: int, seed: int, minutes: float, sampling_rate: int, again: int = 0) -> Recording:
+    """Simulate patient `number` (from 1); `again` counts further recordings of the same patient."""
     # Separate streams: the traits of a patient do not change with the length of the record.
-    traits, beats, waves, noise = (
-        np.random.default_rng(child) for child in np.random.SeedSequence([seed, number]).spawn(4)
-    )
-    patient = draw_patient(number, traits)
+    traits, *streams = np.random.SeedSequence([seed, number]).spawn(4)
+    if again:
+        streams = np.random.SeedSequence([seed, number, again]).spawn(3)
+    beats, waves, noise = (np.random.default_rng(child) for child in streams)
+    patient = draw_patient(number, np.random.default_rng(traits))
     samples = round(minutes * 60.0 * sampling_rate)
     duration = samples / sampling_rate
     rhythm = draw_rhythm(patient, duration, beats)
     signal = _draw_waves(patient, rhythm, samples, sampling_rate, waves)
     signal += _draw_disturbances(patient, samples, sampling_rate, noise)
+    # Whoever annotates by hand does not hit the peak to the sample.
+    marked = np.rint((np.array(rhythm.times) + beats.normal(0.0, 0.003, len(rhythm.times))) * sampling_rate)
+    rhythm_note = "(AFIB" if patient.kind.fibrillation else "(P" if patient.kind.paced_share else "(N"
+    return Recording(
+        patient,
+        signal,
+        np.concatenate(([int(0.05 * sampling_rate)], marked.astype(np.int64))),
+        ["+", *rhythm.symbols],
+        [rhythm_note, *[""] * len(rhythm.symbols)],
+    )
 
-    name = f"s{number:03d}"
-    digital = np.clip(np.rint(signal * ADC_GAIN), -32767, 32767).astype(np.int64)  # -32768 would mean "missing"
+
+def write_recording(
+    folder: Path,
+    name: str,
+    recording: Recording,
+    signal: FloatArray,
+    leads: Sequence[str],
+    sampling_rate: int,
+    gain: float,
+    comments: Sequence[str],
+) -> None:
+    """Write the three files of a record: `signal` float64[samples, leads] in mV, `gain` ADC units a mV."""
+    digital = np.clip(np.rint(signal * gain), -32767, 32767).astype(np.int64)  # -32768 would mean "missing"
     wfdb.wrsamp(
         name,
         fs=sampling_rate,
-        units=["mV"] * len(LEADS),
-        sig_name=list(LEADS),
+        units=["mV"] * len(leads),
+        sig_name=list(leads),
         d_signal=digital,
-        fmt=["16"] * len(LEADS),
-        adc_gain=[ADC_GAIN] * len(LEADS),
-        baseline=[0] * len(LEADS),
-        comments=[f"{patient.age} {patient.sex} simulated", "No person's data: sum-of-Gaussians model"],
+        fmt=["16"] * len(leads),
+        adc_gain=[gain] * len(leads),
+        baseline=[0] * len(leads),
+        comments=list(comments),
         write_dir=str(folder),
     )
-    # Whoever annotates by hand does not hit the peak to the sample.
-    marked = np.rint((np.array(rhythm.times) + beats.normal(0.0, 0.003, len(rhythm.times))) * sampling_rate)
-    first = int(0.05 * sampling_rate)
-    rhythm_note = "(AFIB" if patient.kind.fibrillation else "(P" if patient.kind.paced_share else "(N"
     wfdb.wrann(
         name,
         "atr",
-        sample=np.concatenate(([first], marked.astype(np.int64))),
-        symbol=["+", *rhythm.symbols],
-        aux_note=[rhythm_note, *[""] * len(rhythm.symbols)],
+        sample=recording.marks,
+        symbol=recording.symbols,
+        aux_note=recording.notes,
         write_dir=str(folder),
     )
+
+
+def _write_patient(folder: Path, number: int, seed: int, minutes: float, sampling_rate: int) -> str:
+    """Simulate patient `number` (from 1) and write its three files; returns the record name."""
+    made = record(number, seed, minutes, sampling_rate)
+    name = f"s{number:03d}"
+    said = [f"{made.patient.age} {made.patient.sex} simulated", NOBODY]
+    write_recording(folder, name, made, made.signal, LEADS, sampling_rate, ADC_GAIN, said)
     return name
 
 

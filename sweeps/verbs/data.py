@@ -20,6 +20,7 @@ def add(verbs: Verbs) -> None:
         "config", nargs="?", help="YAML file of a run or study; for fetch: mitdb (the default), incart or svdb"
     )
     sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
+    sub.add_argument("--like", metavar="DATABASE", help="simulate: in the form of incart or svdb; default: of MIT-BIH")
     sub.add_argument("--json", action="store_true", help="describe: print JSON")
     verbs.add("keys", keys, "all keys of the configuration, with defaults")
 
@@ -32,12 +33,16 @@ def data(options: argparse.Namespace, rest: list[str]) -> int:
         RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
     )
     if options.what == "simulate":
+        from engine.data.forms import FORMS
         from engine.data.simulate import write_records
 
         if options.folder is None:
             raise ConfigError("data simulate: --folder is needed, the folder to write.")
+        if options.like not in (None, *FORMS):
+            raise ConfigError(f"data simulate: --like {options.like} is no form; allowed: {', '.join(FORMS)}.")
         settings = config.data.simulated
-        names = write_records(options.folder, settings.patients, settings.seed, settings.minutes)
+        write = FORMS.get(options.like, write_records)
+        names = write(options.folder, settings.patients, settings.seed, settings.minutes)
         print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
         return 0
     from engine.data.cohort import build_cohort

@@ -194,3 +194,15 @@ def test_a_hospital_of_one_beat_has_nothing_to_be_tested_on(tiny_config, records
     assert (few.records, few.train + few.validation + few.test) == (("d",), 2)
     assert few.local_majority_accuracy is None or few.test
     assert {row.id for row in result.final.personal.per_hospital} == {h.id for h in result.cohort.hospitals if h.test}
+
+
+def test_a_study_across_databases_runs_to_its_end(tiny_config, records: Path, tmp_path: Path):
+    for name, lead in (("x", "II"), ("y", "II")):
+        ecg.write(tmp_path / "away", name, seconds=40, rate=250, leads=("I", lead))
+    row = {
+        "cohort.split": "other-database", "federation.algorithm": "fedavg", "data.rate": 360.0, "cohort.hospitals": 2,
+        "data.other.source": "folder", "data.other.folder": str(tmp_path / "away"), "cohort.adapt_minutes": 0.2,
+    }  # fmt: skip
+    result = run(corner(tiny_config, records, row), tmp_path / "run")
+    assert {row.id for row in result.final.personal.per_hospital} == {2, 3}
+    assert result.cohort.leads == {"MLII": tuple("abcdef"), "II": ("folder/x", "folder/y")}
