@@ -113,10 +113,12 @@ def make_data(folder: Path, workload: Workload) -> None:
     early = np.array([0.0, -1.5, -1.2, -0.3])[true]  # an early beat, the pause after it
     rr = (early[:, None] * np.array([1.0, -0.7, 1.2, -0.8]) + draw.normal(0, 1, (n, RR))).astype(np.float32)
     y = np.where(draw.random(n) < 0.05, draw.integers(0, len(CLASSES), n), true).astype(np.int8)
-    arrays = {"x": x, "rr": rr, "y": y, "record": hospital.astype(np.int16), "sample": np.arange(n)}
+    place = np.arange(n)
+    arrays = {"x": x, "rr": rr, "y": y, "record": hospital.astype(np.int32), "sample": place, "peak": place}
     names = [f"rr{i}" for i in range(RR)]
     records = [{"name": str(h)} for h in range(workload.hospitals)]
-    _save(folder, arrays, {"classes": CLASSES, "records": records, "digest": "0" * 64, "rr_names": names})
+    meta = {"classes": CLASSES, "records": records, "digest": "0" * 64, "rr_names": names, "window": WINDOW}
+    _save(folder, arrays, meta)
     first = np.arange(workload.hospitals) * each
     np.save(folder / "hospitals.npy", np.stack([first, first + workload.train, first + each], 1))
     model = ModelConfig()
