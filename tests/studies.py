@@ -9,7 +9,10 @@ from optuna.trial import TrialState
 from reference import TINY
 
 from engine.experiment import run
+from engine.result import SyntheticRow
 from engine.settings import dump_yaml, set_key
+from engine.synthesis.files import FOLDER
+from engine.synthesis.reviews import Requests
 from sweeps.folder import STUDY_FILE, error_file, read_study, read_trials, repeat_folder, trial_folder
 from sweeps.queue import open_studies
 from sweeps.space import StudyConfig, conditions, load_study, resolve
@@ -137,3 +140,38 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
             values_ = [float(np.mean([r.score(name) or 0.0 for r in results])) for name in study.objectives]
             opened.tell(asked.number, values_)
     return study
+
+
+def parked(run: Path, request: str = "ab" * 32) -> None:
+    """Writes into a run's folder that one request for synthetic beats waits for a reviewer."""
+    row = SyntheticRow(
+        request=request,
+        hospital=1,
+        class_="S",
+        generator="smote",
+        wanted=5,
+        real_floor=10,
+        allowed=5,
+        granted=0,
+        accepted=0,
+        status="pending",
+        reasons="",
+        numbers=None,
+        batch=None,
+        evidence=None,
+        file=None,
+        organisation="",
+        record="{}",
+    )
+    (run / FOLDER).mkdir(exist_ok=True)
+    Requests(
+        settled=False,
+        federation="",
+        chain_id=0,
+        contract="",
+        keys="seed",
+        seed=0,
+        policy={"mode": "human"},
+        reviewers={},
+        requests=(row,),
+    ).write(run)

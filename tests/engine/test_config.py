@@ -85,6 +85,8 @@ def another(key: str) -> Any:
 def with_key(key: str, value: Any) -> RunConfig:
     values: dict[str, Any] = {}
     set_key(values, key, value)
+    if key == "data.other.source":  # the two go together
+        set_key(values, "cohort.split", "other-database")
     return parse(RunConfig, values, "x.yaml")
 
 
@@ -136,7 +138,11 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         ("cohort.alpha", float("inf"), "finite number"),
         ("cohort.exponent", -0.1, "greater than or equal to 0"),
         ("cohort.partition", "by-hand", "'records', 'one-record', 'consecutive', 'pathology'"),
-        ("cohort.split", "none", "'chronological', 'random', 'inter-patient' or 'leave-one-hospital-out'"),
+        (
+            "cohort.split",
+            "none",
+            "'chronological', 'random', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
+        ),
         ("cohort.fractions", [0.6, 0.1, 0.2], "add up to 1"),
         ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),
         ("cohort.fractions", [0.7, 0.3, 0.0], "train and test above 0"),
@@ -345,6 +351,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
     everything["execution"]["pool"] = "ray"  # sites want it
+    everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     changed = parse(RunConfig, everything, "x.yaml")
     assert changed.cohort.groups == (("100", "101"), ("102",))

@@ -10,7 +10,7 @@ import pytest
 from processes import driver, until
 from reference import Heard, command
 from simulated_ray import Hangs, simulated
-from studies import ALONE, outcome, study_of, trials_of
+from studies import ALONE, outcome, parked, study_of, trials_of
 
 from engine.clock import JumpingClock
 from engine.errors import ConfigError, StudyError
@@ -277,11 +277,7 @@ def test_a_trial_that_waits_for_a_reviewer_can_be_pruned(tmp_path: Path):
         def begin(self, order: Order, tracker: Any) -> Reply:
             if order.folder.name != "0000":
                 return super().begin(order, tracker)
-            place = order.home / "synthetic"
-            place.mkdir(exist_ok=True)
-            state = {"settled": False, "federation": "", "domain": {}, "policy": {}, "reviewers": []}
-            row = {"request": "ab", "status": "pending"}
-            (place / "governance.json").write_text(json.dumps({**state, "requests": [row]}))
+            parked(order.home)
             return Waiting(0.0, "a request waits for a reviewer")
 
     heard = Then(lambda trial: ask(tmp_path, "prune", 0) if trial == 1 else None)

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from reference import ROOT, command
-from studies import ALONE, runs_of, study_of
+from studies import ALONE, parked, runs_of, study_of
 
 from engine.errors import StudyError
 from engine.settings import dump_yaml
@@ -28,20 +28,6 @@ from sweeps.rows import rows_of
 from sweeps.storage import DATABASE, driver_storage, reading_storage
 from sweeps.verbs import looking
 
-REQUEST: dict[str, Any] = {
-    "request": "ab" * 32,
-    "hospital": 1,
-    "class": "S",
-    "generator": "smote",
-    "wanted": 5,
-    "allowed": 5,
-    "granted": 0,
-    "accepted": 0,
-    "status": "pending",
-    "reasons": "",
-    "record": "{}",
-    "file": None,
-}
 READS: dict[str, tuple[str, ...]] = {  # of a study with a ledger
     "compare": ("compare", "{study}"),
     "compare as JSON": ("compare", "{study}", "--json"),
@@ -69,10 +55,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 def study(done: Path, tmp_path_factory) -> Path:
     """A finished study, one of whose runs waits for a reviewer, too."""
     folder = Path(shutil.copytree(done, tmp_path_factory.mktemp("read") / "study"))
-    place = folder / "trials/0001/seed-0/synthetic"
-    place.mkdir()
-    state = {"settled": False, "federation": "", "domain": {}, "policy": {"mode": "human"}, "reviewers": []}
-    (place / "governance.json").write_text(json.dumps({**state, "requests": [REQUEST]}))
+    parked(folder / "trials/0001/seed-0")
     return folder
 
 
