@@ -217,6 +217,23 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, alg
     assert audit(folder).clean
 
 
+@pytest.mark.parametrize("method", ["momentum", "adam", "yogi"])
+def test_the_server_s_optimiser_is_remembered_over_an_interruption_and_recomputed_by_the_audit(
+    tiny_config, tmp_path: Path, method: str
+):
+    server = {"aggregation.server.method": method, "aggregation.server.learning_rate": 0.05}
+    config = tiny_config(**SLOW, **WITH_LEDGER, **server)
+    expected = numbers(run(config, tmp_path / "straight"), tmp_path / "straight")
+    assert (
+        expected["model"]
+        != numbers(run(tiny_config(**SLOW, **WITH_LEDGER), tmp_path / "mean"), tmp_path / "mean")["model"]
+    )
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "halted", Place(observers=(StopAfter(3),)))
+    assert numbers(run(config, tmp_path / "halted"), tmp_path / "halted") == expected
+    assert audit(tmp_path / "halted").clean
+
+
 KILLED = """
 import os, sys, threading
 from pathlib import Path
