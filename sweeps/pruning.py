@@ -61,7 +61,6 @@ def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: in
         if len(others) < study.pruner.n_startup_trials:
             return True, {}
         return keep_at_rung(contenders[own].rungs[step], others, directions, study.pruner.factor), {}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         view = optuna.create_study(storage=optuna.storages.InMemoryStorage(), study_name=name, direction=directions[0])

@@ -3,7 +3,6 @@
 Only the driver uses this; readers have `sweeps.folder`.
 """
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +29,6 @@ def open_studies(study: StudyConfig, folder: Path, storage: BaseStorage) -> Open
     Raises:
         StudyError: the database is damaged or away, the disk is full, or a study of this name has another folder.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("optuna").setLevel(logging.WARNING)
     with one_sentence(study, folder):
         return [(_open(study, folder, storage, name, condition), condition) for name, condition in optuna_names(study)]
 

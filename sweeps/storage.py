@@ -50,6 +50,11 @@ def storage_url(study: StudyConfig, folder: Path) -> str:
     return study.storage or f"sqlite:///{(folder / DATABASE).resolve()}"
 
 
+def hush_optuna() -> None:
+    """Has Optuna say warnings only: it tells of each study that is made, also of one in memory."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
 @contextlib.contextmanager
 def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | None]:
     """The study's storage for a reader, or None where no driver has finished making it. Not a byte is written.
@@ -57,6 +62,7 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
     Raises:
         StudyError: the database cannot be used.
     """
+    hush_optuna()
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"connect_args": READ_ONLY}
         if study.storage is None:
@@ -120,6 +126,7 @@ def driver_storage(
     Raises:
         StudyError: another driver has the study, in whatever folder; or the database cannot be used.
     """
+    hush_optuna()
     with one_sentence(study, folder):
         if study.storage is None:
             file = _open(storage_url(study, folder), None)

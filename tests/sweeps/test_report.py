@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from reference import command
 from sklearn.metrics import f1_score
 from studies import ALONE, write_study
 
@@ -232,6 +233,15 @@ def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
     assert [row[0] for row in infeasible] == ["1", "10"]
     states = page.row("trials")[1]
     assert states.startswith("12 COMPLETE, 2 RUNNING, 2 PRUNED, 2 FAIL. The study is not finished")
+
+
+def test_a_report_says_where_it_is_and_nothing_else(wide: Path, tmp_path: Path):
+    done = command("report", wide, "--out", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout
+        == f"{tmp_path}/out/report.html and {len(list((tmp_path / 'out').glob('*.png')))} pictures beside it\n"
+    )
 
 
 def test_names_cannot_break_the_page(wide: Path, tmp_path: Path):
