@@ -26,7 +26,6 @@ class TimeGanConfig(Section):
     steps: int = Field(1500, ge=1, le=100_000, description="steps of each of the three phases")
     batch_size: int = Field(64, ge=1, le=4096, description="beats in a batch")
     learning_rate: float = Field(1e-3, gt=0, description="rate of Adam")
-    gamma: float = Field(1.0, ge=0, description="weight of the discriminator's loss on the generator's raw output")
     minimum: int = Field(32, ge=2, description="real beats of the class without which nothing is trained")
 
 

@@ -38,9 +38,7 @@ def main(job: str, weights: str, out: str) -> None:
     n, steps, channels = data.shape
     batch = min(settings["batch_size"], n)
     gan = library.TimeGAN(
-        ModelParameters(
-            batch_size=batch, lr=settings["learning_rate"], latent_dim=settings["hidden"], gamma=settings["gamma"]
-        )
+        ModelParameters(batch_size=batch, lr=settings["learning_rate"], latent_dim=settings["hidden"], gamma=1.0)
     )
     gan.seq_len, gan.n_seq, gan.num_cols = steps, channels, [f"c{i}" for i in range(channels)]
     draw = np.random.default_rng(settings["seed"])
