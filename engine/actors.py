@@ -15,10 +15,10 @@ from engine.pools.config import ExecutionConfig
 
 _session: list[str] = []  # the folder of the Ray that this process started or joined
 # (class, share of a CPU, place) -> actors that are there to be taken again
-_idle: dict[tuple[str, float, "Place"], list[Any]] = {}
+_idle: dict[tuple[str, float, "Spot"], list[Any]] = {}
 
 
-class Place(NamedTuple):
+class Spot(NamedTuple):
     """Where an actor must run. With nothing set it is Ray's choice, or within the caller's placement group.
 
     Attributes:
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     here: bool = False
 
 
-ANYWHERE = Place()
+ANYWHERE = Spot()
 SITE = "site"  # the label of Ray's nodes that `execution.sites` speaks of
 
 
@@ -95,7 +95,7 @@ def stop_ray() -> None:
     imported_ray().shutdown()
 
 
-def take_actor(kind: type, num_cpus: float, place: Place = ANYWHERE) -> Any:
+def take_actor(kind: type, num_cpus: float, place: Spot = ANYWHERE) -> Any:
     """An actor of class `kind`, whose constructor takes no arguments: one that was given back, else a new one.
 
     Idle actors of the same class with another share are ended first, so that they do not hold CPUs that are wanted.
@@ -123,7 +123,7 @@ def take_actor(kind: type, num_cpus: float, place: Place = ANYWHERE) -> Any:
     return ray.remote(**options)(kind).remote()
 
 
-def give_back(actor: Any, kind: type, num_cpus: float, place: Place = ANYWHERE) -> None:
+def give_back(actor: Any, kind: type, num_cpus: float, place: Spot = ANYWHERE) -> None:
     """Keeps an actor that did its work for the next that wants one; a broken one must be ended instead."""
     _idle.setdefault((kind.__name__, num_cpus, place), []).append(actor)
 

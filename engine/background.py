@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from engine.actors import Place, end_actor, give_back, take_actor
+from engine.actors import Spot, end_actor, give_back, take_actor
 
-_HERE = Place(here=True)
+_HERE = Spot(here=True)
 
 
 class Closable(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.actors import SITE, Place, end_actor, give_back, idle_cpus, imported_ray, take_actor
+from engine.actors import SITE, Spot, end_actor, give_back, idle_cpus, imported_ray, take_actor
 from engine.aggregation.build import rule_of
 from engine.clock import REAL, Clock
 from engine.data.cohort import HospitalData
@@ -211,12 +211,12 @@ class RayPool:
             end_actor(host)
         self._hosts = {}
 
-    def _place(self, site: str | None, host: int) -> Place:
+    def _place(self, site: str | None, host: int) -> Spot:
         group = self._ray.util.get_current_placement_group()
         if group is None:
-            return Place(site=site, spread=site is None and self._spread)
+            return Spot(site=site, spread=site is None and self._spread)
         # a trial's bundles after the runner's are those of its hosts, in the same order
-        return Place(bundle=host + 1) if site is not None else Place()
+        return Spot(bundle=host + 1) if site is not None else Spot()
 
     def _site_cpus(self, groups: Sequence[tuple[str | None, list[int]]], cpus: float) -> float:
         """CPUs for a host, of the site that has the fewest; those that have not joined yet do not count."""
