@@ -96,7 +96,8 @@ def advanced(state: LoopState, record: RoundRecord, params: np.ndarray, server: 
 def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[Scores, tuple[HospitalError, ...]]:
     """Scores of a global model on validation beats, and the hospitals that failed to give theirs."""
     how = parts.validation
-    scored = tuple(h for h in how.hospitals if not how.participants or h in set(asked.hospitals))
+    asked_for = set(asked.hospitals)
+    scored = tuple(h for h in how.hospitals if not how.participants or h in asked_for)
     tables = dict(zip(scored, parts.pool.validate(asked.round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), how.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
