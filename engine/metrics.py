@@ -1,6 +1,6 @@
 """Scores out of confusion matrices, pooled and per hospital."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
     return np.bincount(np.asarray(true, np.int64) * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
+def scores(table: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Accuracy, balanced accuracy, macro-F1, lowest recall, and recall, precision, F1 and support of each class.
 
     Macro-F1 and balanced accuracy are means over the classes that are present among the true labels. Recall and F1 of
@@ -19,7 +19,7 @@ def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
 
     Args:
         table: int64[classes, classes] from `confusion`.
-        classes: one letter each.
+        classes: their names.
     """
     hits, support, called = np.diag(table), table.sum(1), table.sum(0)
     recall = [h / s if s else None for h, s in zip(hits.tolist(), support.tolist(), strict=True)]
@@ -47,7 +47,7 @@ def scores(table: np.ndarray, classes: str) -> dict[str, Any]:
 
 def federation_scores(
     tables: Mapping[int, np.ndarray],
-    classes: str,
+    classes: Sequence[str],
     reference: Mapping[int, np.ndarray] | None = None,
     most_rows: int | None = None,
 ) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def assemble(
     )
 
 
-def _both(tables: dict[str, dict[int, np.ndarray]], classes: str) -> BothScores:
+def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str]) -> BothScores:
     return BothScores(
         global_=Scores.model_validate(federation_scores(tables["global"], classes)),
         personal=PersonalScores.model_validate(federation_scores(tables["personal"], classes, tables["global"])),
@@ -108,7 +108,7 @@ def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) 
         ]
     )
     beats = cohort.beats
-    letters = np.array(list(beats.classes))
+    classes = np.array(beats.classes)
     names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
     tables = []
     for outcome in outcomes:
@@ -120,8 +120,8 @@ def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) 
                 "patient": patients[record].tolist(),
                 "sample": np.asarray(beats.sample[outcome.rows]),
                 "model": [model] * len(record),
-                "true": letters[outcome.true].tolist(),
-                "predicted": letters[predicted].tolist(),
+                "true": classes[outcome.true].tolist(),
+                "predicted": classes[predicted].tolist(),
             }
             tables.append(pa.table(columns, schema))
     with whole(path) as part:

@@ -77,7 +77,7 @@ class Scores(Part):
     """What `metrics.federation_scores` says of one model; None where there was no beat to measure it on.
 
     Attributes:
-        recall, precision, f1, support: by class letter.
+        recall, precision, f1, support: by class.
         confusion: rows are true classes, columns predicted ones.
         per_hospital: hospitals that have beats here; none in a round of many hospitals.
     """

@@ -21,13 +21,13 @@ class Validation:
 
     Attributes:
         hospitals: ids of those whose validation part scores it.
-        classes: class letters.
+        classes: names of the classes.
         participants: only this round's participants among them.
         min_hospitals: with fewer answers the round fails; None wants all.
     """
 
     hospitals: tuple[int, ...]
-    classes: str
+    classes: Sequence[str]
     participants: bool = False
     min_hospitals: int | None = None
 

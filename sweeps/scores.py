@@ -1,8 +1,8 @@
 """The scores that studies speak of: which may be tuned for, and how a reader sees them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from engine.data.config import CLASSES
 from engine.result import SCORES, Model
 
 PARTS = ("validation", "final")  # beats to choose by, and test beats to report on
@@ -11,12 +11,16 @@ COSTS = (
     *(f"ledger/{name}" for name in ("overhead_share", "critical_path_seconds", "gas_per_round")),
     *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
 )
-OBJECTIVES = (
+PLAIN = (
     *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
-    *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in CLASSES),
     *(f"{part}/personal/hurt_share" for part in PARTS),
     *COSTS,
 )
+
+
+def objectives(classes: Sequence[str]) -> tuple[str, ...]:
+    """All scores of a study with these classes that may be tuned for."""
+    return (*PLAIN, *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in classes))
 
 
 class Shown(NamedTuple):

@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 from engine.seeds import generator
 from engine.settings import Section, dotted_keys, parse, set_key
 from engine.tracking.config import has_password
-from sweeps.scores import OBJECTIVES
+from sweeps.scores import objectives
 
 STUDY_KEYS = (
     "conditions",
@@ -97,8 +97,6 @@ class StudyConfig(RunConfig):
     @classmethod
     def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
         for name, bound in value.items():
-            if name not in OBJECTIVES:
-                raise ValueError(f"{name!r} is no score; allowed: {', '.join(OBJECTIVES[:3])} ... or see README")
             if not _BOUND.fullmatch(bound):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
         return value
@@ -119,10 +117,11 @@ class StudyConfig(RunConfig):
     def _objectives(self) -> "StudyConfig":
         if not self.objectives:
             raise ValueError("objectives must name at least one score")
-        for name in self.objectives:
-            if name not in OBJECTIVES:
+        known = objectives(self.data.labels)
+        for key, names in (("objectives", self.objectives), ("constraints", self.constraints)):
+            if unknown := [name for name in names if name not in known]:
                 raise ValueError(
-                    f"objectives: {name!r} is no score; allowed: {', '.join(OBJECTIVES[:3])} ... or see README"
+                    f"{key}: {unknown[0]!r} is no score; allowed: {', '.join(known[:3])} ... or see README"
                 )
         return self
 

@@ -16,6 +16,7 @@ from sweeps.lock import only_driver
 from sweeps.means import MEANS, Means
 from sweeps.progress import StudyProgress
 from sweeps.queue import Queue, open_studies
+from sweeps.records import require_same
 from sweeps.slots import RayLost, require_head
 from sweeps.space import StudyConfig, total_trials
 from sweeps.storage import driver_storage
@@ -56,6 +57,7 @@ def resume_study(
 def _drive(
     study: StudyConfig, folder: Path, storage: BaseStorage, progress: StudyProgress | None, quiet: bool, means: Means
 ) -> None:
+    require_same(study, folder)
     commands = CommandTable(folder)
     queue = Queue(study, open_studies(study, folder, storage))
     already = sum(trial.ended for trial in queue.trials())

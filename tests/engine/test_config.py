@@ -150,9 +150,11 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         ("data.source", "disk", "'simulated', 'mitdb', 'incart', 'svdb' or 'folder'"),
         ("data.window", [0, 180], "at least 1"),
         ("data.window", [4000, 97], "at most 4096"),
-        ("data.classes", "N", "at least two different letters out of NSVFQ"),
-        ("data.classes", "NN", "at least two different letters out of NSVFQ"),
-        ("data.classes", "NX", "at least two different letters out of NSVFQ"),
+        ("data.classes", "N", "two to 100 different classes"),
+        ("data.classes", "NN", "two to 100 different classes"),
+        ("data.classes", "NX", "must be a list of names, or letters out of NSVFQ"),
+        ("data.classes", ["N", "pvc"], "no symbol is 'pvc'"),
+        ("data.classes", ["N", "a/b"], "'a/b' is no name of a class"),
         ("data.records", ["100", "101", "100"], "each record once"),
         ("data.rr_context", 501, "1 to 500 beats, or a time up to 600 s"),
         ("data.rr_context", "10 beats", "a whole number, or seconds as in '0.25 s' or '250 ms'"),
@@ -335,7 +337,7 @@ def test_a_window_in_seconds_has_samples_at_a_rate() -> None:
 
 
 def test_the_letters_of_classes_are_put_in_order() -> None:
-    assert DataConfig(classes="VFN").classes == "NVF"
+    assert DataConfig(classes="VFN").classes == ("N", "V", "F")
 
 
 def test_rr_names_follow_the_setting() -> None:

@@ -8,7 +8,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from engine.errors import ConfigError
-from sweeps.scores import OBJECTIVES
+from sweeps.scores import PLAIN
 from sweeps.space import (
     Condition,
     StudyConfig,
@@ -206,8 +206,8 @@ RATE = {"federation.learning_rate": {"uniform": [0.01, 0.1]}}
         ({"repeats": 0}, ["repeats is 0", "greater than or equal to 1"]),
         ({"federation": {"rounds": 0}}, ["federation.rounds is 0"]),
         ({"objectives": {}}, ["objectives must name at least one score"]),
-        ({"objectives": {"accuracy": "maximize"}}, ["objectives: 'accuracy' is no score", OBJECTIVES[0]]),
-        ({"objectives": {OBJECTIVES[0]: "up"}}, ["objectives", "is 'up'", "'maximize' or 'minimize'"]),
+        ({"objectives": {"accuracy": "maximize"}}, ["objectives: 'accuracy' is no score", PLAIN[0]]),
+        ({"objectives": {PLAIN[0]: "up"}}, ["objectives", "is 'up'", "'maximize' or 'minimize'"]),
         ({"search": {"federation.rate": {"uniform": [0, 1]}}, "trials": 1}, ["search.federation.rate is not a key"]),
         ({"search": {"repeats": {"int": [1, 2]}}, "trials": 1}, ["search.repeats is not a key"]),
         ({"search": {"federation.learning_rate": {"uniform": [1, 0.1]}}, "trials": 1}, ["search.federation.learning_rate is"]),
@@ -225,7 +225,7 @@ RATE = {"federation.learning_rate": {"uniform": [0.01, 0.1]}}
         ({"search": RATE, "design": [{"federation.rounds": 3}]}, ["design: federation.rounds is not a key of search"]),
         ({"search": RATE, "design": [{"federation.learning_rate": 0.5}]}, ["design: federation.learning_rate is 0.5, outside of"]),
         ({"search": RATE, "design": [{"federation.learning_rate": "high"}]}, ["federation.learning_rate is 'high', outside of"]),
-        ({"constraints": {"overhead": "<= 1"}}, ["constraints", "'overhead' is no score", OBJECTIVES[0]]),
+        ({"constraints": {"overhead": "<= 1"}}, ["constraints", "'overhead' is no score", PLAIN[0]]),
         ({"constraints": {"ledger/overhead_share": "< 1"}}, ["ledger/overhead_share is '< 1'", "<= 0.05"]),
         ({"search": RATE, "sampler": "nsga2", "trials": 4}, ["sampler nsga2 needs at least two objectives"]),
         ({"conditions": {"cohort.hospital": [3]}}, ["condition hospital=3", "cohort.hospital is not a known key", "hospitals"]),

@@ -35,11 +35,13 @@ INTERPOLATING = ("smote", "borderline", "adasyn")
 N, S, V = 0, 1, 2
 
 
-def beats(counts: dict[int, int], seed: int = 0, window: int = 30, apart: float = 1.0, early: float = 3.0) -> Batch:
+def beats(
+    counts: dict[int, int], seed: int = 0, window: int = 30, apart: float = 1.0, early: float = 3.0, leads: int = 1
+) -> Batch:
     """Clouds of beats, class c around c * apart in every sample and -c * early in the RR features."""
     draw = np.random.default_rng(seed)
     y = np.repeat(list(counts), list(counts.values())).astype(np.int8)
-    x = draw.normal(apart * y[:, None], 1.0, (len(y), window))
+    x = draw.normal(apart * y[:, None, None], 1.0, (len(y), leads, window))
     rr = draw.normal(-early * y[:, None], 0.5, (len(y), 2))
     return Batch(x.astype(np.float32), rr.astype(np.float32), y)
 
@@ -72,7 +74,7 @@ def test_the_same_seed_gives_the_same_beats(method: str, tmp_path: Path):
     assert first.rr.tobytes() == again.rr.tobytes()
     assert first.provenance() == again.provenance()
     assert first.x.tobytes() != other.x.tobytes()
-    assert (first.x.dtype, first.rr.dtype, first.x.shape[1], first.rr.shape[1]) == (np.float32, np.float32, 30, 2)
+    assert (first.x.dtype, first.rr.dtype, first.x.shape[2], first.rr.shape[1]) == (np.float32, np.float32, 30, 2)
     # in another process, whatever was drawn before
     code = (
         "import sys, hashlib, numpy as np\n"
@@ -99,7 +101,7 @@ def test_smote_with_two_real_beats_lies_between_them_in_window_and_rr():
     for part, new in ((train.x, made.x), (train.rr, made.rr)):
         u = (new - part[a]) / (part[b] - part[a])
         np.testing.assert_allclose(u, np.broadcast_to(u[:, :1], u.shape), atol=2e-4)
-    share = (made.x[:, 0] - train.x[a, 0]) / (train.x[b, 0] - train.x[a, 0])
+    share = (made.x[:, 0, 0] - train.x[a, 0, 0]) / (train.x[b, 0, 0] - train.x[a, 0, 0])
     assert share.min() >= 0
     assert share.max() <= 1
     np.testing.assert_allclose((made.rr[:, 0] - train.rr[a, 0]) / (train.rr[b, 0] - train.rr[a, 0]), share, atol=2e-4)
@@ -205,10 +207,10 @@ def test_files_of_synthetic_beats(tmp_path: Path):
 def test_a_beat_is_a_sequence_of_patches_and_back(window: int, steps: int):
     draw = np.random.default_rng(0)
     points = draw.random((5, window + 2))
-    sequences = to_sequences(points, window, 15)
+    sequences = to_sequences(points, (1, window), 15)
     assert sequences.shape == (5, steps, 17)
     np.testing.assert_allclose(sequences[:, :, 15], np.repeat(points[:, [window]], steps, 1), rtol=1e-6)
-    np.testing.assert_allclose(from_sequences(sequences, window, 2, 15), points, rtol=1e-6)
+    np.testing.assert_allclose(from_sequences(sequences, (1, window), 2, 15), points, rtol=1e-6)
     assert sequences[0, 0, 1] == np.float32(points[0, 1])  # in order of time
 
 
@@ -248,7 +250,7 @@ def test_the_real_timegan_trains_caches_and_repeats_itself(monkeypatch: pytest.M
     settings = BalanceConfig(timegan=TimeGanConfig(patch=8, hidden=6, steps=10, batch_size=16))
     said: list[str] = []
     first = generate("timegan", train, S, 7, settings, seed=1, note=said.append)
-    assert first.x.shape == (7, 32)
+    assert first.x.shape == (7, 1, 32)
     assert first.rr.shape == (7, 2)
     assert np.isfinite(first.x).all()
     assert len(np.unique(first.x, axis=0)) == 7
@@ -378,6 +380,7 @@ def test_added_beats_stand_behind_the_real_ones():
     [
         ({"balance.method": "tomek"}, "balance.method is 'tomek'"),
         ({"balance.classes": "SX"}, "letters out of NSVFQ"),
+        ({"balance.classes": ["S", "pvc"]}, "balance.classes: 'pvc' is no class; allowed: N, S, V, F, Q"),
         ({"balance.target": 1.5}, "balance.target is 1.5"),
         ({"balance.steps": 5}, "balance.steps is not a known key"),
     ],
