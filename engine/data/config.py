@@ -124,12 +124,12 @@ class OtherConfig(Section):
     """The second database of split other-database: its records never train. What is null is as in `data`."""
 
     source: Source | Literal["none"] = Field("none", description="the database to test on, or none")
-    folder: str | None = Field(None, description="folder that holds its records")
+    folder: Name | None = Field(None, description="folder that holds its records")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of its record names")
     exclude: tuple[Name, ...] = Field((), description="its records to leave out")
     lead: Leads | None = Field(None, description="its leads in order of preference; null: as data.lead")
     leads: tuple[Leads, ...] | None = Field(None, description="its input leads, as data.leads; null: as there")
-    annotator: str | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
+    annotator: Name | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
     patients: dict[Name, Name] | str | None = Field(None, description="whose its records are, as data.patients")
 
     @model_validator(mode="after")
@@ -147,10 +147,10 @@ class DataConfig(Section):
     source: Source = Field(
         "simulated", description="simulated records, a known database, or any folder of WFDB records (data.folder)"
     )
-    folder: str | None = Field(None, description="folder that holds the WFDB records")
+    folder: Name | None = Field(None, description="folder that holds the WFDB records")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of record names")
     exclude: tuple[Name, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
-    annotator: str = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
+    annotator: Name = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
     patients: dict[Name, Name] | str | None = Field(
         None,
         description="whose a record is: a .csv of record and patient, a mapping, a regular expression over the name, "

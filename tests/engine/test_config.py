@@ -280,13 +280,15 @@ def test_names_keep_their_text(tmp_path: Path, name: str) -> None:
     """As in the databases that are numbered so; YAML 1.1 would read 2061, 1, 8, 0, 31415950001 and so on."""
     path = tmp_path / "c.yaml"
     path.write_text(
-        f"name: {name}\ndata: {{records: [{name}, 12], exclude: [{name}]}}\ncohort: {{groups: [[{name}]]}}\n"
+        f"name: {name}\ndata: {{records: [{name}, 12], exclude: [{name}], folder: {name}, patients: {{{name}: {name}}}}}\n"
+        f"cohort: {{groups: [[{name}]]}}\n"
     )
     values = load_yaml(path)
     config = parse(RunConfig, values, "c.yaml")
     assert config.data.records == (name, "12")
     assert config.data.exclude == config.cohort.groups[0] == (name,)  # type: ignore[index]
-    assert config.name == name
+    assert config.name == config.data.folder == name
+    assert config.data.patients == {name: name}
     path.write_text(dump_yaml(config))
     assert parse(RunConfig, load_yaml(path), "c.yaml") == config
     assert yaml_value(f"[{name}, 12]") == [int(name) if name == "100" else name, 12]
