@@ -291,7 +291,7 @@ def test_edge_beats_are_counted_only_where_they_were_wanted(cuts: list[str], dat
     long = data.model_copy(update={"window": (2000, 2000)})
     peaks = {name: read(data, name) for name in data.records}
     for wanted in ("NSVFQ", "SV"):
-        beats = load_beats(long.model_copy(update={"classes": wanted}))
+        beats = load_beats(long.model_copy(update={"classes": tuple(wanted)}))
         for row in beats.records:
             each = peaks[row["name"]]
             outside = [
@@ -439,9 +439,9 @@ def test_the_digest_does_not_depend_on_the_machine(
 
 
 def test_classes_without_a_beat_are_refused(cuts: list[str], data: DataConfig) -> None:
-    says = r"no beat is left; data.classes is FQ and data.window \[90, 162\]\.$"
+    says = r"no beat is left; data.classes is \['F', 'Q'\] and data.window \[90, 162\]\.$"
     with pytest.raises(DataError, match=says):
-        load_beats(data.model_copy(update={"classes": "FQ", "records": ("s001",)}))
+        load_beats(data.model_copy(update={"classes": ("F", "Q"), "records": ("s001",)}))
 
 
 def test_a_full_disk_is_one_sentence(cuts: list[str], data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_the_report_says_which_leads_were_read(folder: Path, settings_of: Settin
 
 
 def test_the_second_database_has_as_many_leads(folder: Path, tmp_path: Path, settings_of: Settings) -> None:
-    ecg.write(tmp_path, "x", seconds=30, leads=("I", "II", "V1"))
+    ecg.write(tmp_path, "x", seconds=31, leads=("I", "II", "V1"))
     other = {"source": "folder", "folder": str(tmp_path)}
     beats = load_beats(settings_of(folder, leads=BOTH, other=OtherConfig(**other)))
     assert beats.records[-1]["leads"] == ["II", "V1"]

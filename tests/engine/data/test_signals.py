@@ -38,7 +38,19 @@ def tone(rate: float, frequency: float, seconds: float = 20.0, phase: float = 0.
 
 @pytest.mark.parametrize(
     ("unit", "factor"),
-    [("mV", 1), ("MV", 1), ("uV", 1e-3), ("µV", 1e-3), ("V", 1e3), ("mmHg", None), ("NU", None), ("", None)],
+    [
+        ("mV", 1),
+        ("MV", 1),
+        ("uV", 1e-3),
+        ("µV", 1e-3),
+        ("V", 1e3),
+        ("microvolts", 1e-3),
+        ("Volt", 1e3),
+        ("kV", None),
+        ("mmHg", None),
+        ("NU", None),
+        ("", None),
+    ],
 )
 def test_units(unit: str, factor: float | None) -> None:
     assert millivolts(unit) == factor
