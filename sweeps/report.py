@@ -22,7 +22,7 @@ from sweeps.plots import ONLY
 from sweeps.rows import Row, Spread
 from sweeps.scores import RECALL, SHOWN, Shown
 from sweeps.space import conditions, search_space, total_trials
-from sweeps.text import settings, short
+from sweeps.text import leads_read, settings, short
 
 PAGE = "report.html"
 TUNED = 5  # finished trials that Optuna's pictures of the tuned keys need to say anything
@@ -107,6 +107,10 @@ def _facts(material: Material) -> str:
         ("tuned for", ", ".join(f"{name} ({d})" for name, d in study.objectives.items())),
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {seeds}"),
         ("data", f"{data}; classes {', '.join(study.data.classes)}; split {study.cohort.split}"),
+        (
+            "leads",
+            "; ".join(dict.fromkeys(leads_read(result.cohort.leads) for result in results)) or "nothing was read yet",
+        ),
         ("code", f"drawn with pulseledger {__version__}{commit}"),
     ]
     if lost := sum(bool(result.lost) for result in results):
