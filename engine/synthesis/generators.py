@@ -173,7 +173,7 @@ class Space:
 
 def flat(x: np.ndarray) -> np.ndarray:
     """Windows of several leads, [n, leads, window], as points, [n, leads * window]."""
-    return np.asarray(x).reshape(len(x), -1)
+    return np.asarray(x).reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _resampled(method: str, points: np.ndarray, own: np.ndarray, wanted: int, k: int, seed: int) -> np.ndarray:

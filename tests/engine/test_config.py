@@ -360,6 +360,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
+    del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
+    everything["data"]["other"]["leads"] = [["II"], [1]]  # as many
     changed = parse(RunConfig, everything, "x.yaml")
     assert changed.cohort.groups == (("100", "101"), ("102",))
     for config in (RunConfig(), changed):

@@ -160,6 +160,15 @@ def test_features_of_a_beat_drawn_by_hand():
     assert "t_amplitude" not in short
 
 
+def test_each_lead_has_its_own_features():
+    x = beats({N: 4}, 0).x
+    both = features(np.concatenate([x, 2 * x], 1), np.zeros((4, 2)), ANATOMY)
+    alone = features(x, np.zeros((4, 2)), ANATOMY)
+    np.testing.assert_allclose(both["lead 2 r_amplitude"], 2 * alone["r_amplitude"], rtol=1e-6)
+    np.testing.assert_array_equal(both["r_amplitude"], alone["r_amplitude"])
+    assert [name for name in both if not name.startswith("lead 2")] == list(alone)
+
+
 # --- Duplicates -------------------------------------------------------------------------------------------------------
 
 

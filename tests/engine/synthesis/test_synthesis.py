@@ -200,6 +200,32 @@ def test_files_of_synthetic_beats(tmp_path: Path):
         load_synthetic(tmp_path / "h.npz")
 
 
+# --- Several leads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["oversample", *INTERPOLATING])
+def test_all_leads_of_a_beat_are_made_together(method: str):
+    """Each new beat lies between two real ones, in both leads at the same place."""
+    train = beats({N: 60, S: 12, V: 20}, apart=0.3, early=0.5, leads=2)
+    made = generate(method, train, S, 9)
+    assert made.x.shape == (len(made), 2, 30)
+    for x, rr, (a, b) in zip(made.x, made.rr, made.parents, strict=True):
+        way = [train.x[b].ravel() - train.x[a].ravel(), x.ravel() - train.x[a].ravel()]
+        share = 0.0 if a == b else float(way[0] @ way[1] / (way[0] @ way[0]))
+        assert -1e-6 <= share <= 1 + 1e-6
+        np.testing.assert_allclose(x, train.x[a] + share * (train.x[b] - train.x[a]), atol=1e-4)
+        np.testing.assert_allclose(rr, train.rr[a] + share * (train.rr[b] - train.rr[a]), atol=1e-4)
+
+
+def test_a_beat_of_two_leads_is_a_sequence_of_patches_of_both_and_back():
+    points = np.random.default_rng(0).random((5, 2 * 35 + 3))
+    sequences = to_sequences(points, (2, 35), 15)
+    assert sequences.shape == (5, 3, 2 * 15 + 3)
+    np.testing.assert_array_equal(sequences[:, 1, :15], points[:, 15:30].astype(np.float32))
+    np.testing.assert_array_equal(sequences[:, 1, 15:30], points[:, 35 + 15 : 35 + 30].astype(np.float32))
+    np.testing.assert_allclose(from_sequences(sequences, (2, 35), 3, 15), points, rtol=1e-6)
+
+
 # --- TimeGAN ----------------------------------------------------------------------------------------------------------
 
 
