@@ -167,11 +167,13 @@ def test_the_same_labels_under_other_names_give_the_same_numbers(
     symbols = {"N": "normal", "L": "normal", "V": "pvc", "A": "early"}
     letters = run(tiny_config(**keys, **{"data.classes": "NSV"}), tmp_path / "a")
     named = run(
-        tiny_config(**keys, **{"data.classes": ["normal", "early", "pvc"], "data.symbols": symbols}), tmp_path / "b"
+        tiny_config(**keys, **{"data.classes": ["normal", "pvc", "early"], "data.symbols": symbols}), tmp_path / "b"
     )
-    # the partition goes by the last class first, which of AAMI's is Q
-    assert sorted(h.records for h in named.cohort.hospitals) == sorted(h.records for h in letters.cohort.hospitals)
-    assert list(named.cohort.classes.values()) == list(letters.cohort.classes.values())
+    # patients are sorted by the last class first: here early before pvc, as S is before V
+    assert [h.records for h in named.cohort.hospitals] == [h.records for h in letters.cohort.hospitals]
+    counted = {"normal": letters.cohort.classes["N"], "pvc": letters.cohort.classes["V"], "early": letters.cohort.classes["S"]}
+    assert named.cohort.classes == counted
+    assert named.final.personal.support == {name: letters.final.personal.support[s] for name, s in (("normal", "N"), ("pvc", "V"), ("early", "S"))}
 
 
 def test_labels_and_rare_classes() -> None:
