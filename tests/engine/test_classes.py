@@ -147,7 +147,7 @@ def test_mlflow_is_told_of_names_that_it_takes(config: RunConfig, done: Path) ->
 
     result = Result.read(done)
     metrics = final_metrics(result)
-    assert metrics["test/personal/recall/pvc"] == result.final.personal.recall["pvc"]
+    assert metrics["final/recall/pvc"] == result.final.personal.recall["pvc"]
     params = flat_params(config)
     assert params["data.classes"] == list(OWN)
     assert params["data.symbols"]["!"] == "never seen"
@@ -171,9 +171,15 @@ def test_the_same_labels_under_other_names_give_the_same_numbers(
     )
     # patients are sorted by the last class first: here early before pvc, as S is before V
     assert [h.records for h in named.cohort.hospitals] == [h.records for h in letters.cohort.hospitals]
-    counted = {"normal": letters.cohort.classes["N"], "pvc": letters.cohort.classes["V"], "early": letters.cohort.classes["S"]}
+    counted = {
+        "normal": letters.cohort.classes["N"],
+        "pvc": letters.cohort.classes["V"],
+        "early": letters.cohort.classes["S"],
+    }
     assert named.cohort.classes == counted
-    assert named.final.personal.support == {name: letters.final.personal.support[s] for name, s in (("normal", "N"), ("pvc", "V"), ("early", "S"))}
+    assert named.final.personal.support == {
+        name: letters.final.personal.support[s] for name, s in (("normal", "N"), ("pvc", "V"), ("early", "S"))
+    }
 
 
 def test_labels_and_rare_classes() -> None:
