@@ -89,11 +89,11 @@ def settings(folder: Path, draw: random.Random) -> DataConfig:
         source="folder",
         folder=str(folder),
         window=draw.choice(((60, 90), ("0.1 s", "0.2 s"), (1, 1))),
-        lead=draw.choice((("MLII", "V5"), (0,), (1, "MLII"))),
         normalise=draw.choice(("record", "train", "beat", "none")),
         rate=draw.choice((None, None, 250.0, 333.3)),
         filter=draw.choice(({}, {}, {"band": [0.5, 40]}, {"notch": 50})),
         rr_context=draw.choice((10, "5 s")),
+        **draw.choice(({}, {"lead": (0,)}, {"lead": (1, "MLII")}, {"leads": (("MLII",), ("V1", 1))}, {"leads": ((1,), (0,))})),
     )  # fmt: skip
 
 
