@@ -33,7 +33,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, ray2: None) -> Path:
     (place / "p.csv").write_text("record,patient\n" + "".join(f"{name},00{i}\n" for i, name in enumerate(NAMES)))
     text = f"""
 name: 0042
-data: {{source: folder, folder: {place / "records"}, window: [60, 90], classes: NV, patients: {place / "p.csv"}}}
+data: {{source: folder, folder: {place / "records"}, window: [60, 90], classes: [usual beat, pvc],
+  symbols: {{N: usual beat, V: pvc}}, patients: {place / "p.csv"}}}
 cohort: {{hospitals: 2, partition: records}}
 conditions:
   cohort.groups:
@@ -42,6 +43,7 @@ conditions:
 tracking: {{backend: mlflow}}
 execution: {{cpus: 2, hospitals_per_actor: 2}}
 federation: {{rounds: 1}}
+objectives: {{validation/personal/recall/pvc: maximize}}
 """
     (place / "study.yaml").write_text(text)
     values: dict[str, Any] = load_yaml(place / "study.yaml")
@@ -82,6 +84,23 @@ def test_tables_and_csv_name_the_condition_as_it_was_written(study: Path) -> Non
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert {row["condition"] for row in read} == {row.condition for row in rows}
     assert set(hospitals_frame(study)["condition"]) == {row.condition for row in rows}
+
+
+def test_a_study_is_tuned_for_compared_and_drawn_by_the_names_of_its_classes(study: Path, capsys: Any) -> None:
+    values = {row.trial: row.objectives["validation/personal/recall/pvc"] for row in rows_of(study)}
+    assert values == {n: _result(study, n).validation.personal.recall["pvc"] for n in (0, 1)}
+    assert "all usual beat" in printed(capsys, ["compare", str(study)])
+    printed(capsys, ["report", str(study)])
+    page = next((study / "report").glob("*.html")).read_text(encoding="utf-8")
+    for text in ("recall pvc", "recall usual beat", "all usual beat", "MLII 4"):
+        assert text in page
+
+
+def printed(capsys: Any, arguments: list[str]) -> str:
+    """What a verb prints, which must end well."""
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    return str(told.out + told.err)
 
 
 def test_mlflow_keeps_the_text_and_the_audit_is_clean(study: Path) -> None:
