@@ -18,7 +18,9 @@ from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
 from engine.settings import dotted_keys, load_yaml, parse
 from engine.synthesis.config import BALANCE_KEYS
-from sweeps.space import conditions, load_study, total_trials
+from sweeps.checks import load_study
+from sweeps.space import conditions
+from sweeps.tuned import total_trials
 
 SOURCES = sorted(path for folder in ("engine", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 

@@ -145,7 +145,7 @@ def test_data_describe_speaks_json(capsys):
 def test_plan_starts_nothing(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # a ready-made file is found by its name, wherever one stands
-    assert main(["plan", "quickstart.yaml", "--federation.rounds", "3"]) == 0
+    assert main(["plan", "ready:quickstart", "--federation.rounds", "3"]) == 0
     out = capsys.readouterr().out
     assert "3 rounds each" in out
     assert out.count("  condition hospitals=") == 4
@@ -207,6 +207,18 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "unknown verb": (("runn",), ("'runn'", "'run'")),
     "no verb": ((), ("VERB",)),
     "missing file": (("run", "{tmp}/no.yaml"), ("{tmp}/no.yaml: cannot be read (No such file",)),
+    "a missing file with the name of a ready-made one": (
+        ("plan", "{tmp}/quickstart.yaml"),
+        ("{tmp}/quickstart.yaml: cannot be read (No such file", "the ready-made one is ready:quickstart"),
+    ),
+    "a ready-made file that is none": (("plan", "ready:quickstarts"), ("ready:quickstarts: there is no such", "ready:quickstart,")),
+    "a flag that is given twice": (("run", RUN, "--seed", "1", "--seed=2"), ("--seed is given twice",)),
+    "a flag that a condition sets over": (
+        ("plan", "ready:quickstart", "--cohort.hospitals", "5"),
+        ("--cohort.hospitals would change nothing that conditions.cohort.hospitals does not set over it",),
+    ),
+    "a key that is none": (("keys", "federation.round"), ("there is no key federation.round", "federation.rounds?")),
+    "trials of a run": (("resume", "{tmp}", "--trials", "4"), ("{tmp}: --trials is for studies",)),
     "a folder as file": (("sweep", "{tmp}"), ("{tmp}: cannot be read (Is a directory)",)),
     "broken YAML": (("plan", "{broken}"), ("{broken}, line 2: is not valid YAML",)),
     "a run as a study's folder": (("resume", "{tmp}"), ("{tmp}: holds neither a study", "nor a run")),

@@ -9,9 +9,9 @@ from studies import BASE, study_of
 
 from engine.config import RunConfig
 from engine.settings import load_yaml
+from sweeps.checks import load_study
 from sweeps.plan import plan_lines
 from sweeps.sizes import memory_room, trial_bundles, trial_labels
-from sweeps.space import load_study
 
 
 def three_seconds(config: RunConfig, folder: Path) -> Any:
