@@ -1,6 +1,5 @@
 """Paths in settings: meant from the file's folder, absolute inside, relative to their own folder where they are written."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -65,4 +64,4 @@ def test_an_address_names_its_file_whatever_signs_it_has(name: str, tmp_path: Pa
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE t (a INT)"))
     engine.dispose()
-    assert os.listdir(path.parent) == ["x.db"]
+    assert [file.name for file in path.parent.iterdir()] == ["x.db"]
