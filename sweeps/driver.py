@@ -41,7 +41,7 @@ from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
 from sweeps.scores import COSTS
-from sweeps.slots import Slot, Slots, cause_of
+from sweeps.slots import Slot, Slots, cause_of, unimportable
 from sweeps.space import StudyConfig, rung_rounds, runs_of, violation
 from sweeps.stopping import STOP, Stopping
 from sweeps.stored import Rung, StoredTrial, interval, pruned_at, rounds_saved
@@ -261,6 +261,9 @@ class Driver:
     def _lost(self, trial: _Running, error: BaseException) -> bool:
         """A runner has failed: a mistake ends its trial, lost processes and memory are tried again."""
         cause = cause_of(self._ray, error)
+        if missing := unimportable(cause):
+            self._fail(trial, StudyError(f"a worker cannot import what it needs ({missing})"), str(error))
+            return True
         if not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
             self._fail(trial, cause, str(error))
             return True

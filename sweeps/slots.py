@@ -1,6 +1,7 @@
 """Room for trials on Ray: a placement group for each at a time, and the runner that lives in its first bundle."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,13 @@ def cause_of(ray: Any, error: BaseException) -> BaseException:
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
+
+
+def unimportable(error: BaseException) -> str:
+    """What a process could not import while it was started: a mistake, and no process that was lost; empty otherwise."""
+    text = str(error)
+    found = re.findall(r"\b((?:ModuleNotFound|Import)Error: .+)", text) if "creation task" in text else []
+    return found[-1].strip() if found else ""
 
 
 def trial_cpus(ray: Any, study: StudyConfig, concurrency: int) -> float:
