@@ -1,8 +1,8 @@
 """Studies: many federations, compared over conditions and tuned within them.
 
-from sweeps import Study
+from pulseledger import Study
 
-study = Study("sweeps/quickstart.yaml", out="runs/mine", trials=12).run()
+study = Study("ready:quickstart", out="runs/mine", trials=12).run()
 study.results()    # a pandas DataFrame
 """
 
@@ -71,11 +71,11 @@ class Study:
         start_study(self.config, self.folder, quiet=self._quiet)
         return self
 
-    def resume(self) -> "Study":
-        """Goes on with the study of the folder, as its own file says."""
+    def resume(self, trials: int | None = None) -> "Study":
+        """Goes on with the study of the folder, as its own file says; `trials` that it is to have from now on."""
         from sweeps.start import resume_study
 
-        resume_study(self.folder, quiet=self._quiet)
+        resume_study(self.folder, quiet=self._quiet, trials=trials)
         return self
 
     def results(self) -> "pd.DataFrame":

@@ -9,6 +9,7 @@ from engine.errors import PulseLedgerError, ReviewPending
 from sweeps.signals import ended_in_a_sentence
 from sweeps.streams import say, usable_streams
 from sweeps.verbs import data, governing, ledger, looking, running
+from sweeps.verbs.completion import complete
 from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
@@ -16,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     usable_streams()
     parser = _parser()
+    complete(parser)
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_keys:
         parser.error(f"unknown argument {rest[0]!r}")

@@ -46,6 +46,11 @@ def free_memory() -> float:
     return float(psutil.virtual_memory().available)
 
 
+def all_memory() -> float:
+    """Bytes of memory that this machine has."""
+    return float(psutil.virtual_memory().total)
+
+
 def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
     """How many trials fit into `free` bytes of memory at a time, going by the one with the most actors."""
     return int(free * MEMORY_SHARE // (trial_gigabytes(study, cpus) * 1e9))

@@ -9,6 +9,20 @@ WAITING = 3  # of a run or study that waits for a reviewer, and of a command tha
 INTERRUPTED = 130
 
 
+KEYS = """keys as flags (every key of the configuration is one; `pulseledger keys` explains them):
+  --out DIR                   where it goes; default: runs/NAME
+  --seed N, --name NAME
+  --cohort.hospitals N, --federation.rounds N, --federation.algorithm NAME, ...
+  --execution.pool NAME       ray, threads or inprocess
+  --address HOST              a Ray to join: local, auto or HOST:PORT
+  --ledger.backend NAME, --tracking.backend NAME
+of studies:
+  --trials N                  of the whole study
+  --concurrency N             trials at a time
+  --repeats N                 seeds of each trial
+where a file is wanted, ready:NAME is a ready-made one, such as ready:quickstart"""
+
+
 class Parser(argparse.ArgumentParser):
     """Says a mistake in one line, like everything else here; the usage is what --help is for."""
 
@@ -26,6 +40,13 @@ class Verbs:
         self, name: str, run: Callable[[argparse.Namespace, list[str]], int], help: str, takes_keys: bool = False
     ) -> argparse.ArgumentParser:
         """A verb's own parser; `run` gets the options and, with `takes_keys`, the words that are none."""
-        parser = self._verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        parser = self._verbs.add_parser(
+            name,
+            help=help,
+            description=help,
+            allow_abbrev=False,
+            epilog=KEYS if takes_keys else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         parser.set_defaults(run=run, takes_keys=takes_keys)
         return parser

@@ -140,3 +140,13 @@ def test_a_worker_that_cannot_import_is_no_lost_process():
     )
     assert unimportable(RuntimeError(text)) == "ModuleNotFoundError: No module named 'engine.errors'"
     assert unimportable(RuntimeError("The actor died unexpectedly before finishing this task.")) == ""
+
+
+def test_a_trial_that_no_memory_of_this_machine_holds_is_refused():
+    """0.35 GB for its runner and 0.3 GB for each of four hosts."""
+    ray = SimulatedRay(JumpingClock(), cpus=8.0)
+    with pytest.raises(
+        ResourceError, match=r"the largest trial wants about 1\.55 GB of memory, and this machine has 1\.5 GB"
+    ):
+        Slots(ray, study_of(concurrency=1), memory=1.5e9)
+    assert Slots(ray, study_of(concurrency=1), memory=1.6e9).at_once == 1
