@@ -41,6 +41,7 @@ from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
 from sweeps.scores import COSTS
+from sweeps.sizes import housed
 from sweeps.slots import Slot, Slots, cause_of, unimportable
 from sweeps.space import StudyConfig, rung_rounds, runs_of, violation
 from sweeps.stopping import STOP, Stopping
@@ -170,7 +171,7 @@ class Driver:
         steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study.pruner, trial.rounds)
         home = trial_folder(self._folder, trial.number)
         order = Order(
-            configs=configs,
+            configs=tuple(housed(config, self._slots.cpus) for config in configs),
             folder=home,
             named=self._mirror.named(trial),
             scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *SPREAD))),

@@ -87,8 +87,8 @@ def _decides(study: StudyConfig) -> Iterator[str]:
 
 def _condition(study: StudyConfig, condition: Condition, cpus: float) -> Iterator[str]:
     configs = [resolve(study, condition, keys, 0) for _, keys in kinds_of_trials(study, condition)]
-    actors = max(len(trial_hosts(c, cpus)) if c.execution.pool == "ray" else 0 for c in configs)
-    held = f"in {actors or 'no'} actor{'s' * (actors != 1)}"
+    actors = max(len(trial_hosts(config, cpus)) for config in configs)
+    held = f"in {actors} actor{'s' * (actors != 1)}" if actors else "in the trial's runner"
     yield f"  condition {condition.label}: {' or '.join(dict.fromkeys(map(cohort_words, configs)))}; {held}"
     methods = dict.fromkeys(c.federation.method.title for c in configs)
     yield f"    methods: {', '.join(methods)}"

@@ -26,7 +26,7 @@ def test_other_files_may_stay_where_they_are(tmp_path: Path):
     assert kind_of(tmp_path) == "run"
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "confusion.png", "predictions.parquet", "ledger"])
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "confusion.svg", "predictions.parquet", "ledger"])
 def test_a_run_leaves_a_foreign_file_alone(name: str, tiny_config, tmp_path: Path):
     (tmp_path / name).write_text("# my careful notes\n")
     with pytest.raises(ConfigError, match=f"holds a {name} that no run of PulseLedger has written"):
