@@ -58,7 +58,16 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, not a {type(values).__name__}.")
+    if _holds_itself(values, ()):
+        raise ConfigError(f"{path}: is not valid (an alias stands within what it is an alias of).")
     return values
+
+
+def _holds_itself(value: Any, around: tuple[int, ...]) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return id(value) in around or any(_holds_itself(part, (*around, id(value))) for part in parts)
 
 
 def yaml_value(text: str) -> Any:
@@ -147,6 +156,9 @@ def _sentence(model: type[BaseModel], error: ValidationError, first: Any, path: 
         for name in path[:-1]:
             owner = owner.model_fields[name].annotation
         allowed = list(owner.model_fields)
+        if path[-1] in dotted_keys(owner):
+            section, _, name = path[-1].rpartition(".")
+            return f"{key} stands outside of its section; write {name} within {section}"
         near = difflib.get_close_matches(path[-1], allowed, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}"

@@ -87,6 +87,8 @@ def _parts(study: StudyConfig, flags: Sequence[str]) -> Iterator[str]:
         )
     if study.pruner.method not in ("none", "rungs") and len(study.objectives) > 1:
         yield f"pruner.method {study.pruner.method} knows one objective only; use rungs"
+    if study.seed + study.repeats > 2**63:
+        yield f"seed is {study.seed}, and the last of {study.repeats} repeats would have a seed of 2 ** 63 or more"
     if study.pruner.method == "wilcoxon" and study.repeats < 2:
         yield f"pruner.method wilcoxon compares repeats, but repeats is {study.repeats}"
 

@@ -62,6 +62,8 @@ def leaves(values: Mapping[Any, Any], prefix: str = "") -> Leaves:
 
 def unknown(key: str) -> str:
     """What is said of a key that no run has."""
+    if key in _sections():
+        return f"{key} is a section; name its keys dotted, such as {next(k for k in run_keys() if k.startswith(f'{key}.'))}"
     near = near_key(key, run_keys())
     hint = f" (did you mean {near}?)" if near else ""
     return f"{key} is not a key of a run's configuration{hint}; `pulseledger keys` lists all"
@@ -69,7 +71,7 @@ def unknown(key: str) -> str:
 
 def points(axis: str, value: Any) -> Leaves:
     """One value of an axis of the conditions as dotted keys: a mapping stands for several of them."""
-    if not isinstance(value, Mapping) or (axis in run_keys() and not all(_known(name) for name in value)):
+    if not isinstance(value, Mapping) or (axis in run_keys() and not (value and all(map(_known, value)))):
         if axis in _sections():
             return Leaves({}, (f"{axis} is a section: its values are mappings of keys, not {value!r:.80}",))
         if axis not in run_keys():

@@ -81,7 +81,8 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
 
 def out_folder(config: RunConfig) -> Path:
     """Where a run or study goes: `out`, else runs/NAME; short where it is below the working directory."""
-    folder = Path(config.out or f"runs/{config.name}")
+    name = config.name.replace("/", "-").lstrip(".") or "unnamed"
+    folder = Path(config.out or f"runs/{name}")
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 

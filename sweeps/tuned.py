@@ -69,7 +69,7 @@ def _tuned(key: str, spec: Mapping[str, Any], source: str) -> Tuned:
         return Tuned(key, _distribution(key, kinds[0], spec[kinds[0]]), _when(key, spec.get("when", {})))
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{name}: {value}" for name, value in spec.items())
-        text = str(error)
+        text = str(error).removesuffix(".")
         raise ConfigError(
             f"{source}: search.{text}." if text.startswith(key) else f"{source}: search.{key} is {{{shown}}}: {text}."
         ) from None
@@ -82,7 +82,9 @@ def _distribution(key: str, kind: str, value: Any) -> BaseDistribution:
             raise ValueError("choice wants a list of values")
         if twice := next((v for i, v in enumerate(value) if v in value[:i]), None):
             raise ValueError(f"{twice!r} stands twice")
-        return CategoricalDistribution(value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a list is one choice, too: JSON keeps it
+            return CategoricalDistribution(value)
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{kind} wants a list of two numbers, [low, high]")
     if takes == "words":
@@ -177,7 +179,9 @@ def suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> An
         case IntDistribution():
             return trial.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
         case CategoricalDistribution():
-            return trial.suggest_categorical(key, distribution.choices)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return trial.suggest_categorical(key, distribution.choices)
         case _:
             raise TypeError(f"{key}: {distribution} is no distribution that `tuned` makes")
 
