@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from mlflow import MlflowClient
@@ -82,12 +82,13 @@ def test_artifacts_of_a_moved_store_are_those_beside_it(name: str, tmp_path: Pat
     first.rename(second)
     after = opened(second)
     after.do(Open("a", 3, "a", {}, {}, None))
-    after.do(Artifacts("a", 4, [str(tmp_path / "two.txt")], None))
-    assert not first.exists()
-    run = after.run_id("a")
-    assert run == before.run_id("a")
-    assert client(second).get_run(run).info.artifact_uri.startswith(f"file://{quote(str(second))}/artifacts/")
-    assert [found.path for found in client(second).list_artifacts(run)] == ["one.txt", "two.txt"]
+    after.do(Open("b", 4, "b", {}, {}, None))
+    after.do(Artifacts("b", 5, [str(tmp_path / "two.txt")], None))
+    assert after.run_id("a") == before.run_id("a")
+    for key, file in (("a", "one.txt"), ("b", "two.txt")):
+        uri = client(second).get_run(after.run_id(key)).info.artifact_uri
+        assert uri.startswith(f"file://{quote(str(second))}/artifacts/")
+        assert (Path(unquote(uri.removeprefix("file://"))) / file).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "one.txt", "two.txt"])
 
 
