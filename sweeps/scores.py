@@ -1,8 +1,10 @@
 """The scores that studies speak of: which may be tuned for, and how a reader sees them."""
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.config import RunConfig
 from engine.result import SCORES, Model
 
 PARTS = ("validation", "final")  # beats to choose by, and test beats to report on
@@ -21,6 +23,31 @@ PLAIN = (
 def objectives(classes: Sequence[str]) -> tuple[str, ...]:
     """All scores of a study with these classes that may be tuned for."""
     return (*PLAIN, *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in classes))
+
+
+def known_scores(classes: Sequence[str], near: str = "") -> str:
+    """All scores in words, those that are spelt nearly like `near` first."""
+    close = difflib.get_close_matches(near, objectives(classes), 2)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return (
+        f"{hint}known: {'|'.join(PARTS)}/{'|'.join(MODELS)}/{'|'.join(SCORES)}, the same with recall/{'|'.join(classes)}, "
+        f"{'|'.join(PARTS)}/personal/hurt_share, {', '.join(COSTS)}"
+    )
+
+
+def impossible(name: str, config: RunConfig) -> str:
+    """Why a run can have no such score, or none that means something; empty where it can."""
+    part, _, rest = name.partition("/")
+    if part == "ledger" and config.ledger.backend == "none":
+        return "there is no ledger (ledger.backend is none)"
+    if part == "validation" and config.cohort.fractions[1] == 0:
+        return "there are no validation beats (the second of cohort.fractions is 0)"
+    of_class = rest.rpartition("/")[2]
+    if "/recall/" in name and of_class not in config.data.classes:
+        return f"class {of_class} is not among data.classes ({', '.join(config.data.classes)})"
+    if rest.startswith("global/") and not config.federation.method.trains_global:
+        return f"federation.algorithm {config.federation.algorithm} trains no global model"
+    return ""
 
 
 class Shown(NamedTuple):

@@ -16,9 +16,9 @@ from engine.result import PREDICTIONS, Result
 from engine.settings import load_yaml, set_key
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
+from sweeps.checks import load_study
 from sweeps.folder import read_study, repeat_folder, trial_folder
 from sweeps.rows import hospitals_frame, rows_of
-from sweeps.space import load_study
 from sweeps.start import start_study
 from sweeps.table import as_csv, as_json
 

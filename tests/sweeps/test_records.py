@@ -17,9 +17,10 @@ from engine.result import RESULT, Result
 from engine.settings import set_key
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
+from sweeps.checks import load_study
 from sweeps.folder import repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records, require_same
-from sweeps.space import StudyConfig, load_study
+from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
 
 
