@@ -96,6 +96,19 @@ class Taken:
     summed: np.ndarray | None
 
 
+class Measured(NamedTuple):
+    """What hospitals measured in a round, by hospital; each signs its own share at the end of a run.
+
+    Attributes:
+        gradients: evaluations of the updates that were taken.
+        tables: confusion matrices of the global model after the round on validation parts.
+    """
+
+    round: int
+    gradients: Mapping[int, int]
+    tables: Mapping[int, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A hospital's answer to the final global model.
@@ -106,6 +119,8 @@ class Outcome:
         true: int8[n].
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
+        signed: the hospital's word on all this and on the last head; None without a ledger.
+        sign_seconds: time that checking the ledger, hashing and signing took.
     """
 
     hospital: int
@@ -114,6 +129,28 @@ class Outcome:
     true: np.ndarray
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
+    signed: Any = None
+    sign_seconds: float = 0.0
+
+
+class Ending(NamedTuple):
+    """How a run ended, for its ledger to close with.
+
+    Attributes:
+        state: one of the ledger's `ENDINGS`.
+        missing: hospitals that signed no result -> why, in a sentence.
+        config: YAML text.
+        data: digest of the beats, hex.
+        document: of the result, plain JSON values; {} where none is kept.
+        predictions: digest, hex; "" where none are kept.
+    """
+
+    state: str
+    missing: Mapping[int, str]
+    config: str
+    data: str
+    document: Mapping[str, Any] = {}
+    predictions: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,7 @@ class LoopState:
         states: hospital id -> private state.
         server: state of the server's optimiser.
         history: one record for each round, as in `result.json`.
+        measured: of each round.
     """
 
     round: int
@@ -133,6 +171,7 @@ class LoopState:
     states: dict[int, State] = field(default_factory=dict)
     server: State = field(default_factory=dict)
     history: tuple[RoundSummary, ...] = ()
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,16 +236,12 @@ class Pool(Protocol):
         """Confusion matrices on the validation parts, int64[classes, classes] each."""
         ...
 
-    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
-        """Personalisation and test."""
+    def finish(self, round: int, params: np.ndarray, notice: Any, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        """Personalisation and test; with a ledger each signs what came of it, and the head after `round`."""
         ...
 
-    def sign_head(self, round: int, notice: Any, ids: Sequence[int]) -> list[bytes | HospitalError]:
-        """Signatures under the head after the last round."""
-        ...
-
-    def restore(self, states: Mapping[int, State]) -> None:
-        """Gives hospitals the private states of a checkpoint."""
+    def restore(self, states: Mapping[int, State], measured: Sequence[Measured]) -> None:
+        """Gives hospitals the private states of a checkpoint, and what they measured so far."""
         ...
 
     def close(self) -> None:

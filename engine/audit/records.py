@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from engine.audit import spec
 from engine.audit.report import Reading, finding
 from engine.audit.spec import Record
@@ -19,6 +21,15 @@ def read_object(text: Any, *names: str) -> dict[str, Any]:
     if names and set(values) != set(names):
         raise ValueError(f"expected the fields {', '.join(names)}")
     return values
+
+
+def read_yaml(text: str) -> dict[str, Any]:
+    """Read a YAML mapping; {} out of anything else."""
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def read_record(kind: str, text: Any, name: str, where: Place) -> Reading[Record | None]:

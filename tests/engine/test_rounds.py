@@ -46,7 +46,7 @@ class Pool:
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list:
         return self._each("validate", round, params, b"", ids, lambda h: np.array([[h + 1, 0], [0, 0]]))
 
-    finish = sign_head = restore = close = None
+    finish = restore = close = None
 
 
 class Named(NoLedger):

@@ -15,7 +15,7 @@ class Pool:
     """Judge j gets as many of its 10 beats right as the model's only parameter says, less j; judge 3 fails."""
 
     width = 1
-    train = finish = sign_head = restore = close = None
+    train = finish = restore = close = None
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Any]:
         right = [int(params[0]) - judge for judge in ids]

@@ -19,7 +19,7 @@ class Pool:
     """Every judge gets three of its four beats right."""
 
     width = 1
-    train = finish = sign_head = restore = close = None
+    train = finish = restore = close = None
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray]:
         params.setflags(write=False)
