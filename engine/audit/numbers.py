@@ -100,13 +100,14 @@ def _round(
         return {f"{name}.round": None}
     expected: dict[str, Any] = {f"{name}.round": number, f"{name}.participants": len(entry.updates)}
     metrics = {slot: _metrics(update) for slot, update in sorted(entry.updates.items())}
-    if all(metrics.values()):
-        expected[f"{name}.gradient_evaluations"] = sum(one.get("gradient_evaluations", 0) for one in metrics.values())
-        weights = {slot: u.opening.samples for slot, u in entry.updates.items() if u.opening is not None}
-        losses = {h: loss for h, one in metrics.items() if isinstance(loss := one.get("loss"), int | float)}
-        if losses.keys() == metrics.keys() and sum(weights.values()):
-            total = math.fsum(loss * weights[slot] for slot, loss in losses.items())
-            expected[f"{name}.train_loss"] = total / sum(weights.values())
+    spent = {h: n for h, one in metrics.items() if isinstance(n := one.get("gradient_evaluations"), int)}
+    if spent.keys() == metrics.keys():
+        expected[f"{name}.gradient_evaluations"] = sum(spent.values())
+    weights = {slot: u.opening.samples for slot, u in entry.updates.items() if u.opening is not None}
+    losses = {h: loss for h, one in metrics.items() if isinstance(loss := one.get("loss"), int | float)}
+    whole: int = sum(weights.values())
+    if losses.keys() == metrics.keys() and whole:
+        expected[f"{name}.train_loss"] = math.fsum(loss * weights[h] for h, loss in losses.items()) / whole
     tables = {slot: one.curve[number] for slot, one in stated.items() if number in one.curve}
     if not missing_of(case):
         expected[f"{name}.validation"] = federation_scores(tables, classes, scored, rows=len(tables) <= _ROWS)

@@ -33,6 +33,8 @@ def check(case: Case) -> Iterator[Told]:
 
 def _check_model(case: Case, path: Path) -> Iterator[Told]:
     if not path.exists():
+        if case.ending == "pruned":
+            return
         if case.finished:
             yield finding("model", "file", MODEL, None, "the final model is missing")
         else:
@@ -69,8 +71,9 @@ def _check_manifest(case: Case) -> Iterator[Told]:
 
 
 def _check_result(case: Case, path: Path) -> Iterator[Told]:
-    if not case.finished:
-        yield Note(f"there is no {RESULT}: the run did not finish")
+    if not path.exists() and (case.ending == "pruned" or not case.finished):
+        if case.ending != "pruned":
+            yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:
         result = read_json(path.read_text(encoding="utf-8"))
