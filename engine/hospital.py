@@ -21,7 +21,7 @@ from engine.encoding import canonical_json
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Outcome, Signed, State, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
@@ -137,6 +137,10 @@ class Hospital:
         if self._signer is not None:
             self._signer.restore(memory)
 
+    def judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
+        """Scores the models that the other updates of a round make on the validation part; with a ledger, signed."""
+        return self._guard(asked.round, "judge", lambda: self._do_judge(asked, updates))
+
     def validate(self, round: int, params: np.ndarray) -> np.ndarray:
         """Confusion matrix of `params`, the model after a round, on the validation part."""
         self._curve[round] = self._guard(round, "validate", lambda: self._confusion(params, self._validation))
@@ -182,6 +186,15 @@ class Hospital:
             signed=signed,
             sign_seconds=watch.laps["sign"],
         )
+
+    def _do_judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
+        others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
+        tables = {h: self._confusion(asked.params + vector, self._validation) for h, vector in others.items()}
+        scores = {h: (int(np.trace(table)), int(table.sum())) for h, table in tables.items()}
+        if self._signer is None:
+            return Opinion(scores, b"")
+        said = [(h, vector_hash(others[h], self._layout), *scores[h]) for h in sorted(others)]
+        return Opinion(scores, self._signer.scores(asked.round, said))
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)

@@ -96,6 +96,25 @@ class Taken:
     summed: np.ndarray | None
 
 
+class Opinion(NamedTuple):
+    """What one hospital says of the other updates of a round.
+
+    Attributes:
+        scores: hospital of the update -> correct predictions and beats of the judge's validation part.
+        signature: of the judge over them; b"" without a ledger.
+    """
+
+    scores: Mapping[int, tuple[int, int]]
+    signature: bytes
+
+
+class Judged(NamedTuple):
+    """What all judges say of a round's updates; `signatures` are theirs, by judge."""
+
+    verdicts: Verdicts
+    signatures: Mapping[int, bytes] = {}
+
+
 class Measured(NamedTuple):
     """What hospitals measured in a round, by hospital; each signs its own share at the end of a run.
 
@@ -180,7 +199,7 @@ class RoundRecord:
 
     Attributes:
         parent, model: names of the models before and after; b"" without a ledger.
-        verdicts: of the judges, {} without any.
+        judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
     """
 
@@ -188,7 +207,7 @@ class RoundRecord:
     parent: bytes
     model: bytes
     updates: tuple[Update, ...]
-    verdicts: Verdicts
+    judged: Judged
     summary: RoundSummary
 
 
@@ -232,6 +251,10 @@ class Pool(Protocol):
         """One round of local work; `notice` is what the ledger tells the hospitals, None without one."""
         ...
 
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> Sequence[Opinion | HospitalError]:
+        """Each of these hospitals of a round scores the models that the others' updates make."""
+        ...
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         """Confusion matrices on the validation parts, int64[classes, classes] each."""
         ...
@@ -265,7 +288,7 @@ class Schedule(Protocol):
         ...
 
 
-Judges = Callable[[Asked, Taken], Verdicts]  # who judge a round's updates, before they are merged
+Judges = Callable[[Asked, Taken], Judged]  # who judge a round's updates, before they are merged
 
 
 @dataclass(frozen=True)

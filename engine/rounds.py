@@ -78,9 +78,9 @@ def run_rounds(
         taken = parts.schedule.take(asked, trained)
         parts.ledger.received(round, taken.updates)  # works beside what follows
         watch.lap("train")
-        verdicts = parts.judges(asked, taken)
+        judged = parts.judges(asked, taken)
         watch.lap("peer")
-        params, server = parts.rule.merge(state, taken, verdicts)
+        params, server = parts.rule.merge(state, taken, judged.verdicts)
         watch.lap("train")
         parent, model = model, parts.ledger.name(params)
         watch.lap("hash")
@@ -89,7 +89,7 @@ def run_rounds(
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
         summary = summarise(round, taken, blind, scores, watch, parts.pool.width)
-        record = RoundRecord(round, parent, model, taken.updates, verdicts, summary)
+        record = RoundRecord(round, parent, model, taken.updates, judged, summary)
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
             observer.round_finished(record)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from reported import document, predictions, statement
 from safetensors.numpy import save_file
-from simulators import DATA, LAYOUT, POLICY, REVIEWER, SETTINGS, Run, report, request
+from simulators import DATA, FEDERATION_ID, LAYOUT, POLICY, REVIEWER, SETTINGS, Run, report, request
 
 from engine.audit import outcomes, state
 from engine.audit.report import Report
@@ -30,7 +30,8 @@ from engine.ledger.format import BUNDLE, DECISIONS, RUN
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.closing import bound, text_digest
-from engine.ledger.subjects.reputation import Standing, digests, judge
+from engine.ledger.subjects.reputation import PeerScores, Standing, digests, judge, said_digest
+from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.synthetic import (
     Expire,
     SetPolicy,
@@ -41,6 +42,7 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
+from engine.ledger.typed import Domain
 from engine.model import unflatten
 from engine.oracles.base import Batch
 from engine.outputs import predictions_digest
@@ -71,7 +73,8 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) 
             entry = run.entry(number, ledger.domain, ledger.head)
             if full:
                 slots = list(run.vectors(number))
-                judged = judge(scored(number, slots), slots, standing)
+                said = scored(number, slots)
+                judged = judge(said, slots, standing, opinions(run, entry, said, ledger.domain, ledger.head))
                 standing = standing.after(judged.verdicts)
                 named = {**digests(number, judged, standing), DECISIONS: ledger.synthetic.decisions}
                 entry = replace(entry, digests=named, rows=judged.rows(number))
@@ -107,6 +110,17 @@ def close(run: Run, ledger: RunLedger, rounds: int, result: Mapping[str, Any]) -
         return
     kept |= {"result": json_hash(bound(result)), "predictions": bytes.fromhex(predictions_digest(predictions(run)))}
     ledger.closing.close(signed, "complete", {}, kept)
+
+
+def opinions(run: Run, entry: RoundEntry, said: Mapping[int, Any], domain: Domain, head: bytes) -> dict[int, bytes]:
+    """What each judge signs of its scores."""
+    sent = {one.record.slot: one.record.update for one in entry.updates}
+    found = {}
+    for by in sent:
+        rows = [(slot, sent[slot], *row[by]) for slot, row in sorted(said.items()) if by in row]
+        record = PeerScores(FEDERATION_ID, entry.round, by, head, said_digest(rows))
+        found[by] = sign(record, domain, run.keys[by])
+    return found
 
 
 def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]]]:

@@ -143,7 +143,9 @@ def row(run: Run, number: int) -> dict[str, Any]:
         "round": number,
         **dict.fromkeys(("seconds", "train_seconds", "peer_seconds", "hash_seconds", "sign_seconds"), 0.5),
         "participants": len(present),
-        "lost": [],
+        "lost": [
+            f"hospital {slot}, round {number}, train: away" for slot in range(run.hospitals) if slot not in present
+        ],
         "train_loss": float(np.average([said[slot]["loss"] for slot in present], weights=weights)),
         "gradient_evaluations": sum(one["gradient_evaluations"] for one in said.values()),
         "validation": federation_scores(
@@ -164,6 +166,7 @@ def cohort(run: Run) -> dict[str, Any]:
         "hospitals": [
             {
                 "id": slot,
+                "trains": True,
                 **{part: sum(values) for part, values in one.items()},
                 "local_majority_accuracy": lines["accuracy"],  # the same beats everywhere
                 "local_majority_macro_f1": lines["macro_f1"],

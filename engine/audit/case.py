@@ -98,7 +98,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """A row of the rounds, and what belongs to it."""
+    """A row of the rounds, and what belongs to it; `judges` are signatures over the peers' scores, by judge."""
 
     parent_model: bytes
     model: bytes
@@ -110,6 +110,7 @@ class Round:
     digests: Mapping[str, bytes]
     verdicts: tuple[Verdicts, ...]
     peers: tuple[Peer, ...]
+    judges: Mapping[int, bytes]
 
     @property
     def judged(self) -> dict[int, bool]:

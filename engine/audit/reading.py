@@ -55,12 +55,13 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     digests = yield from _digests(evidence, rows)
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
+    judges = yield from _judges(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         whole[number][slot] = Update(leaf, record, signature, openings.get(place), receipts.get(place))
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -339,6 +340,16 @@ def _peers(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int
             where = {"round": number, "hospital": slot}
             yield finding("scores", "peers", "a share of a judge's beats", values, "a score is damaged", **where)
     return {number: tuple(peers) for number, peers in found.items()}
+
+
+def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int, dict[int, bytes]]]:
+    found: dict[int, dict[int, bytes]] = {number: {} for number in rounds}
+    for (number, slot), row in (yield from _placed(evidence, "judges", "scores", rounds, slots)):
+        if slot in found[number]:
+            message = "a judge signed the scores of the round twice"
+            yield finding("scores", "slot", "one signature", "two", message, round=number, hospital=slot)
+        found[number][slot] = spec.hex_bytes(row["signature"])
+    return found
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from engine.encoding import read_json
 
 Place = Mapping[str, Any]  # round and hospital of a finding
 
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
+
 
 def read_object(text: Any, *names: str) -> dict[str, Any]:
     """Read a JSON object, with exactly these names if there are any; raises ValueError for anything else."""
@@ -26,7 +28,7 @@ def read_object(text: Any, *names: str) -> dict[str, Any]:
 def read_yaml(text: str) -> dict[str, Any]:
     """Read a YAML mapping; {} out of anything else."""
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _YAML)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -13,6 +13,7 @@
     10        the end: signed by hospitals and coordinator, nothing missing, configuration, data           closing.py
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
     12        every reported number follows from what hospitals signed at the end                         numbers.py
+    13        hospitals of every round are those that the seed draws                                      selection.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -36,6 +37,7 @@ from engine.audit import (
     reputation,
     result,
     rounds,
+    selection,
     spec,
     state,
     synthetic,
@@ -61,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     closing.check,  # 10
     result.check,  # 11
     numbers.check,  # 12
+    selection.check,  # 13
 )
 
 

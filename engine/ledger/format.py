@@ -16,6 +16,7 @@ Tables of a run's journal:
     rotations     KeyRotation, signed by the old and by the new key
     scores        Verdicts, one row for 16 hospitals, by ascending index
     peers         PeerScore, what the verdicts follow from
+    judges        of a hospital over PeerScores, all that it found of the updates of a round
     synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
     transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
 
@@ -105,6 +106,7 @@ RUN = Journal(
         "peers": Table(
             {**_OF_UPDATE, "judge": INTEGER, "correct": INTEGER, "total": INTEGER}, (("round", "slot", "judge"),)
         ),
+        "judges": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "synthetic": Table(
             {
                 "seq": INTEGER,

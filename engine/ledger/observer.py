@@ -141,7 +141,8 @@ class LedgerObserver:
         if self._writing is not None:
             self._writing.result()
         signed = [u.signed for u in record.updates if u.signed is not None]
-        judged = reputation.judge(record.verdicts, [u.hospital for u in record.updates], self._standing)
+        present = [u.hospital for u in record.updates]
+        judged = reputation.judge(record.judged.verdicts, present, self._standing, record.judged.signatures)
         after = self._standing.after(judged.verdicts)
         entry = RoundEntry(
             record.round,
@@ -319,7 +320,7 @@ def _to_json(entry: RoundEntry) -> dict[str, Any]:
         "model": hexed(entry.model),
         "updates": updates,
         "digests": {name: hexed(digest) for name, digest in entry.digests.items()},
-        "rows": {table: [list(row) for row in rows] for table, rows in entry.rows.items()},
+        "rows": {table: [_values(row) for row in rows] for table, rows in entry.rows.items()},
         "next_deadline": entry.next_deadline,
     }
 
@@ -333,8 +334,16 @@ def _from_json(value: Any) -> RoundEntry:
             tuple(SignedUpdate(record_from_json(ModelUpdate, r), unhexed(s)) for r, s, _ in value["updates"]),
             tuple(record_from_json(Opening, opening) for _, _, opening in value["updates"]),
             {name: unhexed(digest) for name, digest in value["digests"].items()},
-            {table: [tuple(row) for row in rows] for table, rows in value["rows"].items()},
+            {table: [tuple(map(_value, row)) for row in rows] for table, rows in value["rows"].items()},
             value["next_deadline"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"the checkpoint's ledger entries are damaged ({error}).") from None
+
+
+def _values(row: Sequence[Any]) -> list[Any]:
+    return [{"hex": hexed(value)} if isinstance(value, bytes) else value for value in row]
+
+
+def _value(value: Any) -> Any:
+    return unhexed(value["hex"]) if isinstance(value, dict) else value

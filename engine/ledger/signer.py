@@ -4,7 +4,7 @@ A hospital signs its update of a round over the head of the round before, and so
 when the coordinator shows that this history holds what the hospital sent before, under the heads that it signed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from engine.ledger.signing import (
     sign,
 )
 from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_digest
+from engine.ledger.subjects.reputation import PeerScores, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
 from engine.ledger.subjects.updates import (
     Header,
@@ -228,6 +229,21 @@ class Signer:
         if self.memory is not None:
             self._promised.pop(self.memory.round, None)
             self.memory = None
+
+    def scores(self, round: int, said: Sequence[tuple[int, bytes, int, int]]) -> bytes:
+        """Sign what this hospital found of the other updates of a round in which it took part.
+
+        Args:
+            said: slot, hash of the update, correct predictions and beats, by ascending slot.
+
+        Raises:
+            LedgerError: it did not take part in that round.
+        """
+        if self.memory is None or self.memory.round != round:
+            raise LedgerError(f"this hospital did not take part in round {round}, whose updates it is to judge")
+        federation, head = self._signing.federation, self.memory.parent_head
+        record = PeerScores(federation, round, self._slot, head, said_digest(said))
+        return sign(record, self._signing.domain, self._key)
 
     def result(self, notice: Notice, content: str) -> SignedResult:
         """Sign what came of the run, and with it the last head, which no later update names; call `check` first.

@@ -14,7 +14,7 @@ from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Outcome, State, Trained, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
 from engine.result import SyntheticRow
@@ -62,6 +62,9 @@ class InProcessPool:
             if not self._keep_vectors:
                 answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
+
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
+        return self._each("judge", ids, asked, updates)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)

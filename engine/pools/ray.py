@@ -21,7 +21,7 @@ from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerE
 from engine.hospital import Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Outcome, State, Trained, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.result import SyntheticRow
@@ -87,6 +87,11 @@ class RayPool:
         sums = [part.summed for part in by_host.values() if part.summed is not None]
         summed = self._rule.join(sums, len(asked.params)) if self._rule.partial is not None else None
         return Trained([answers[h] for h in asked.hospitals], summed)
+
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
+        # what the judges need of an update, and no hospital's state
+        plain = [replace(update, state={}, signed=None) for update in updates]
+        return self._each("judge", ids, asked.round, asked, self._ray.put(plain))
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         answers = self._each("validate", ids, round, params)
@@ -288,6 +293,11 @@ class _Host:
 
     def train(self, round: int, asked: Asked, notice: Notice | None, ids: Sequence[int]) -> Trained:
         return self._pool.train(replace(asked, hospitals=tuple(ids)), notice)
+
+    def judge(
+        self, round: int, asked: Asked, updates: Sequence[Update], ids: Sequence[int]
+    ) -> list[Opinion | HospitalError]:
+        return self._pool.judge(asked, updates, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)
