@@ -18,7 +18,7 @@ from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.errors import ConfigError, HospitalError, Stopped
-from engine.files import write_text
+from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
@@ -30,15 +30,17 @@ from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome,
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
+from engine.paths import write_config
 from engine.pools.build import build_pool
-from engine.result import RESULT, LedgerSummary, Result, SyntheticRow
+from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
-from engine.settings import dump_yaml
 from engine.synthesis.config import SYNTHETIC
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
+
+CONFIG = "config.yaml"  # in a run's folder: what it really used
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ def steps(
     A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
+    claim_run(folder)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
         draw_picture(folder, result, place.note)
         return result
     spent = _Spent()
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.fence(folder, place.attempt)
     with ray_of(config), contextlib.ExitStack() as stack:
         joined, state = join(config, hashed, folder, place, stack)
@@ -113,11 +115,24 @@ def steps(
         table = predictions(joined.cohort, scored.outcomes)
         held = joined.close(scored, result, predictions_digest(table))
         result = result.ended(spent.total(), joined.ledger_summary(held, state, scored, spent))
-    joined.parts.ledger.bundle(result.document(), dump_yaml(joined.config))
+    joined.parts.ledger.bundle(result.document(), joined.config_text)
     checkpoint.fence(folder, place.attempt)
     write_outputs(folder, result, table, joined.network, state.params)
     draw_picture(folder, result, place.note)
     return result
+
+
+def claim_run(folder: Path) -> None:
+    """Makes the folder of a run, or finds it again.
+
+    Raises:
+        ConfigError: somebody else's files are there.
+    """
+    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER)
+    if (folder / RESULT).exists() and not kind_of(folder):
+        Result.read(folder)  # of an earlier release, or none of ours
+        return
+    claim(folder, "run", written)
 
 
 @dataclass
@@ -189,6 +204,11 @@ class Federation:
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
 
+    @property
+    def config_text(self) -> str:
+        """The configuration as it lies in the folder."""
+        return (self.folder / CONFIG).read_text(encoding="utf-8")
+
     def advance(self, state: LoopState, rounds: int) -> LoopState:
         """Runs the loop up to a round, with a checkpoint after each."""
 
@@ -222,8 +242,8 @@ class Federation:
 
     def close(self, scored: Scored, result: Result, predictions: str) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
-        text, data = dump_yaml(self.config), self.cohort.beats.digest
-        ending = Ending("complete", scored.missing, text, data, result.document(), predictions)
+        data = self.cohort.beats.digest
+        ending = Ending("complete", scored.missing, self.config_text, data, result.document(), predictions)
         return self.parts.ledger.close(scored.signed, ending)
 
     def leave(self, scored: Scored) -> None:
@@ -231,7 +251,7 @@ class Federation:
         if not self.place.pruned():
             self.parts.ledger.leave()
             return
-        ending = Ending("pruned", scored.missing, dump_yaml(self.config), self.cohort.beats.digest)
+        ending = Ending("pruned", scored.missing, self.config_text, self.cohort.beats.digest)
         self.parts.ledger.close(scored.signed, ending)
 
     def ledger_summary(self, held: Mapping[str, Any], state: LoopState, scored: Scored, spent: _Spent) -> LedgerSummary:
@@ -277,7 +297,7 @@ def join(
     oracle = choose_oracle(config.execution, network, place.note)
     # what was really used: a resumed run asks for the same, as another oracle would give other last bits
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
-    write_text(folder / "config.yaml", dump_yaml(config))
+    write_config(folder / CONFIG, config)
 
     rule = rule_of(config)
     per_round = max(1, round(config.federation.participation * len(trainers)))

@@ -117,7 +117,7 @@ def _check_settings(case: Case, closing: Closing) -> Iterator[Told]:
     if digest != record["config"]:
         message = "config.yaml is not the one that the run was closed with"
         yield finding("config", "file", record["config"], digest, message)
-    hashed = config_hash(case.config)
+    hashed = config_hash(_as_used(case))
     if hashed != case.federation.config_hash:
         message = "config.yaml is not the configuration of the federation"
         yield finding("config", "config_hash", case.federation.config_hash, hashed, message)
@@ -125,6 +125,17 @@ def _check_settings(case: Case, closing: Closing) -> Iterator[Told]:
     if named != case.federation.id:
         message = "the federation does not follow from configuration, data and name"
         yield finding("meta", "federation", named, case.federation.id, message)
+
+
+def _as_used(case: Case) -> Mapping[str, Any]:
+    """The configuration; where it names tables in the run's folder, with their paths as they were when it ran."""
+    used, given = _look(case.reported, "config", "data"), _look(case.config, "data")
+    if not isinstance(used, Mapping) or not isinstance(given, Mapping):
+        return case.config
+    data = {**given, "patients": used.get("patients")}
+    if isinstance(given.get("other"), Mapping):
+        data["other"] = {**given["other"], "patients": _look(used, "other", "patients")}
+    return {**case.config, "data": data}
 
 
 def _check_document(case: Case, closing: Closing) -> Iterator[Told]:

@@ -13,6 +13,16 @@ from engine.ledger.format import RESULT_VERSION
 
 _ROWS = 20  # with more hospitals, a round does not list their scores one by one
 _PREDICTIONS = "predictions.parquet"
+_PATHS = (
+    "out",
+    "data.folder",
+    "data.patients",
+    "data.other.folder",
+    "data.other.patients",
+    "ledger.keystore",
+    "ledger.key_file",
+    "tracking.uri",
+)
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -65,7 +75,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
     rounds = _look(case.reported, "rounds")
     expected: dict[str, Any] = {
         "version": RESULT_VERSION,
-        "config": case.config,
+        **{f"config.{name}": value for name, value in _settings(case.config).items()},
         "name": case.config.get("name"),
         "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
         "lost": [reason for _, reason in sorted(missing_of(case).items())],
@@ -115,6 +125,18 @@ def _round(
     if not missing_of(case):
         expected[f"{name}.validation"] = federation_scores(tables, classes, scored, rows=len(tables) <= _ROWS)
     return expected
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a configuration without paths: those in the run's folder are written relative to it."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            found |= _settings(value, f"{key}.")
+        elif key not in _PATHS:
+            found[key] = value
+    return found
 
 
 def _total(own: Mapping[int, Statement], part: str, classes: Sequence[str]) -> list[int]:
