@@ -119,7 +119,7 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
         ]
     )
     beats = cohort.beats
-    letters = np.array(list(beats.classes))
+    classes = np.array(beats.classes)
     names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
     tables = []
     for outcome in outcomes:
@@ -131,8 +131,8 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
                 "patient": patients[record].tolist(),
                 "sample": np.asarray(beats.sample[outcome.rows]),
                 "model": [model] * len(record),
-                "true": letters[outcome.true].tolist(),
-                "predicted": letters[predicted].tolist(),
+                "true": classes[outcome.true].tolist(),
+                "predicted": classes[predicted].tolist(),
             }
             tables.append(pa.table(columns, schema))
     return pa.concat_tables(tables) if tables else schema.empty_table()
