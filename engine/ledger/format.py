@@ -253,6 +253,7 @@ UNBOUND = (
     "rounds.*.sign_seconds",
     "ledger.seconds",
     "ledger.open_seconds",
+    "ledger.close_seconds",
     "ledger.critical_path_seconds",
     "ledger.overhead_share",
 )
