@@ -108,8 +108,10 @@ class Run:
         return self.folder / "ledger"
 
     def open(self, clock: Clock = REAL, chain: Chain | None = None, **settings: Any) -> RunLedger:
-        """The ledger of this federation; `settings` are those of `LedgerConfig`."""
+        """The ledger of this federation; `settings` are those of `LedgerConfig`. Its keys are those that everybody knows."""
         config = LedgerConfig(**settings)
+        if chain is None and config.backend == "embedded":
+            chain = EmbeddedChain()
         return RunLedger(self.ledger_folder, self.federation, rule_of(self.weighting), config, clock, chain)
 
     def vectors(self, number: int) -> dict[int, np.ndarray]:

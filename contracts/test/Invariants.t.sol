@@ -111,7 +111,7 @@ contract RoundHandler is ReputationBase {
         slot %= SLOTS;
         IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         if (!isOpen()) return;
-        if (ledger.submitted(FEDERATION, state.progress.round + 1, state.model, slot)) return;
+        if (isSubmitted(state.progress.round + 1, state.model, slot)) return;
         submit(slot);
     }
 

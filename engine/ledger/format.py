@@ -161,8 +161,9 @@ class Purpose(NamedTuple):
         contract: name of its build.
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
-        foreign: an account that is not the coordinator's signs it.
+        foreign: an account that is none of the ledger's signs it.
         gas: limit; the measured use is well below.
+        by: role of the account that signs it; whoever creates contracts is the deployer.
     """
 
     contract: str
@@ -170,6 +171,7 @@ class Purpose(NamedTuple):
     required: bool = False
     foreign: bool = False
     gas: int = 1_500_000
+    by: str = "coordinator"
 
 
 # Kinds of steps in the governance of synthetic data -> function of SyntheticLedger that takes one.
@@ -182,33 +184,46 @@ GOVERNED = {
     "expire": "expireSynthetic",
 }
 
+_OF_ADMIN = ("policy", "reviewer")
+
 PURPOSES = {
-    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000),
+    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000, by="deployer"),
     "open": Purpose("RoundLedger", "openFederation", required=True),
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "finalize": Purpose("RoundLedger", "finalizeRound"),
     "submit": Purpose("RoundLedger", "submitUpdate"),
+    "refuse": Purpose("RoundLedger", "refuseUpdate"),
+    "abort": Purpose("RoundLedger", "abortRound"),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
-    "grant": Purpose("RoundLedger", "grantRole"),
-    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000),
+    "grant": Purpose("RoundLedger", "grantRole", by="admin"),
+    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by="deployer"),
     "reputation": Purpose("ReputationLedger", "updateReputation"),
     "claim": Purpose("ReputationLedger", "claimReward"),
-    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000),
-    **{kind: Purpose("SyntheticLedger", function) for kind, function in GOVERNED.items()},
+    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by="deployer"),
+    **{
+        kind: Purpose("SyntheticLedger", function, by="admin" if kind in _OF_ADMIN else "coordinator")
+        for kind, function in GOVERNED.items()
+    },
 }
 
 STUDY_PURPOSES = {
-    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000),
+    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000, by="deployer"),
     "register": Purpose("StudyLedger", "registerStudy", required=True),
     "record": Purpose("StudyLedger", "recordTrial", required=True),
 }
 
+# Seconds between the two steps of a change of the admin, and until a new version of a policy is in force.
+ADMIN_DELAY, POLICY_DELAY = 86_400, 86_400
+
 # Enumerations of the contracts; a value is a position.
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+PHASES = ("IDLE", "OPEN", "DISPUTED", "ABORTED")
+LONGEST_WINDOW = 2**24  # seconds
+RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 
 # --- Rounds -----------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ with RunLedger(folder, federation, rule, config) as ledger:
     ledger.reputation.claim(0)
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, read_json
 from engine.errors import LedgerError
+from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR
 from engine.ledger.book import Book
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import BASE_REPUTATION, PURPOSES, RUN
+from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.subjects.disputes import Disputes
 from engine.ledger.subjects.registry import (
@@ -86,7 +88,7 @@ class RunLedger:
         self.book = book = Book(folder, RUN, PURPOSES, config, config.contract, clock, chain)
         try:
             self.registry = Registry(book, federation)
-            self.rounds = Rounds(book, self.registry)
+            self.rounds = Rounds(book, self.registry, config.deadline)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
@@ -95,7 +97,7 @@ class RunLedger:
             else:
                 self._require_same(rule)
             book.keep(self.registry, self.rounds)
-            book.restore()
+            self.rounds.restore()
         except BaseException:
             book.close()
             raise
@@ -151,8 +153,16 @@ class RunLedger:
             "transactions": len(receipts),
             "gas_total": sum(receipt.gas for receipt in receipts),
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,
+            **self._finality(),
             "seconds": self._seconds,
         }
+
+    def _finality(self) -> dict[str, Any]:
+        """Whether all rounds are final, and from when on they can be made so: by the node's clock, or by that on the wall."""
+        state = self.rounds.state(self.domain.contract)
+        wall = self.book.chain.name == "embedded"  # its own clock stands still between two blocks
+        sealed = int(time.time()) if wall else state["sealedAt"]
+        return {"final": state["finalized"] == len(self.rounds.seals), "final_after": sealed + state["window"]}
 
     def close(self) -> None:
         """Close journal and chain; a second call does nothing."""
@@ -166,7 +176,7 @@ class RunLedger:
 
     def _create(self, contract: str | None, rule: Mapping[str, Any]) -> None:
         """Write the journal with what deploys the contract and opens the federation."""
-        sender, federation = self.book.chain.sender, self._federation
+        accounts, federation = self.book.chain.accounts, self._federation
         if contract is not None:
             self.rounds.require_contract(contract)
             state = self.rounds.state(contract)
@@ -176,7 +186,10 @@ class RunLedger:
                     f"but {self.book.path} does not exist: open the folder that it was written to"
                 )
         meta = {"federation": federation_to_json(federation), "rule": canonical_json(rule)}
-        self.book.create(meta, deploy_data(sender, sender, 0), self.rounds.opening)
+        roles: tuple[str, ...] = ()
+        if contract is None:
+            roles = tuple(accounts.address(role) for role in (ADMIN, COORDINATOR, AUDITOR))
+        self.book.create(meta, deploy_data(*roles, ADMIN_DELAY) if roles else b"", self.rounds.opening)
 
     def _require_same(self, rule: Mapping[str, Any]) -> None:
         meta, path = self.book.store.meta, self.book.path

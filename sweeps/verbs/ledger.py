@@ -51,7 +51,11 @@ def add(verbs: Verbs) -> None:
     )
     one = sub("resolve", "decide a dispute, as an auditor", folder, ("round", ROUND))
     one.add_argument("decision", choices=("uphold", "void"))
-    one.add_argument("--key", type=Path, metavar="FILE", help="the auditor's key; default: the embedded chain's own")
+    one.add_argument(
+        "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
+    )
+    sub("finalize", "make the rounds of a run final, after the window for disputes", folder)
+    sub("abort", "end a round on record that is open beyond its deadline", folder)
     sub("claim", "pull the reward of a hospital", folder, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", folder, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
@@ -79,6 +83,12 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "resolve":
             done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)
             said = f"round {done['round']} is {done['status']}"
+        case "finalize":
+            done = desk.finalize(options.folder)
+            said = f"all {done['rounds']} rounds are final"
+        case "abort":
+            done = desk.abort(options.folder)
+            said = f"round {done['round']} is aborted"
         case "claim":
             done = desk.claim(options.folder, options.slot)
             said = f"hospital {done['hospital']} has {done['points']} points"

@@ -18,7 +18,8 @@ from engine.ledger.bundle import file_digest
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import BUNDLE
-from engine.ledger.keystore import PASSWORD_VARIABLE, create_keystore
+from engine.ledger.keyfiles import PASSWORD_VARIABLE
+from engine.ledger.keystore import create_keystore
 from engine.ledger.run import reopened
 from engine.ledger.signer import Notice, Signer, Signing
 from engine.ledger.signing import sign

@@ -9,8 +9,8 @@ from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
 from engine.ledger.chain.base import NodeUnreachable
 from engine.ledger.chain.contracts import call_data, is_deployed
-from engine.ledger.delivery import Contradiction, JournalTransaction
-from engine.ledger.format import ROUND_STATUS, SCHEMA
+from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
+from engine.ledger.format import PHASES, RING, ROUND_STATUS, SCHEMA
 from engine.ledger.signing import require_digest_signer, require_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
@@ -37,7 +37,7 @@ class RoundEntry:
         openings: one for each update.
         digests: what subjects add to the annex, by name.
         rows: what they write down with the round, by table; plain JSON values.
-        next_deadline: of the next round, which the seal opens: 0 for none, NO_ROUND opens no round.
+        next_deadline: of the next round, which the seal opens: 0 for what the settings say, NO_ROUND opens no round.
     """
 
     round: int
@@ -93,7 +93,7 @@ class Proof:
     siblings: tuple[bytes, ...]
 
 
-_OPEN = 1  # phase of a federation whose next round is open
+_IDLE, _OPEN, _ABORTED = 0, 1, PHASES.index("ABORTED")  # phases of a federation
 
 
 class Rounds(Subject):
@@ -108,8 +108,13 @@ class Rounds(Subject):
         seals: of all rounds that have one.
     """
 
-    def __init__(self, book: Book, registry: Registry) -> None:
+    def __init__(self, book: Book, registry: Registry, deadline: int = 0) -> None:
+        """
+        Args:
+            deadline: seconds for a round, 0 for no limit.
+        """
         self._book, self._federation, self._registry = book, registry.federation, registry
+        self._deadline = deadline
         self._model = self._federation.genesis_model
         self.headers: list[Header] = []
         self.seals: list[Seal] = []
@@ -141,7 +146,7 @@ class Rounds(Subject):
         else:
             self._record(entry, closed.header, leaves)
         if entry.round > len(self.seals):
-            self._book.finish()
+            self._finish()
         return self.seals[entry.round - 1]
 
     def receipts(self, round: int) -> dict[int, bytes]:
@@ -165,6 +170,11 @@ class Rounds(Subject):
         found = {row["slot"]: row["leaf"] for row in self._book.store.rows("updates", round=round)}
         leaves = [found.get(i, EMPTY) for i in range(slots)]
         return Proof(header, slot, slots, leaves[slot], tuple(path(levels(leaves), slot)))
+
+    def headers_from(self, round: int) -> list[Header]:
+        """Return the headers from a sealed round to one whose head the contract keeps, as a dispute shows them."""
+        self.sealed(round)
+        return self.headers[round : max(round, len(self.seals) - RING + 1) + 1]
 
     def sealed(self, round: int) -> Header:
         """Return the header of a sealed round; raises LedgerError when there is no such."""
@@ -201,6 +211,18 @@ class Rounds(Subject):
         """
         self._send("finalize", len(self.seals), "finalizeRound", self._federation.id)
 
+    def is_final(self) -> bool:
+        """Whether all sealed rounds are beyond dispute, or there are none."""
+        return bool(self.state(self._book.domain.contract)["finalized"] == len(self.seals))
+
+    def abort(self) -> None:
+        """End a round on record whose deadline has passed; its number can be opened again.
+
+        Raises:
+            ContractRevert: none is open, or its deadline has not passed.
+        """
+        self._send("abort", len(self.seals) + 1, "abortRound", self._federation.id)
+
     def grant(self, role: str, account: str) -> None:
         """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
 
@@ -208,6 +230,10 @@ class Rounds(Subject):
             ContractRevert: it is not, or the account holds a role that excludes this one.
         """
         self._send("grant", 0, "grantRole", keccak(role.encode()), account)
+
+    def has_role(self, role: str, account: str) -> bool:
+        """Whether an account holds a role of the contract, such as "AUDITOR_ROLE"."""
+        return bool(self._ask("hasRole", keccak(role.encode()), account))
 
     def status(self, round: int) -> str:
         """Return the contract's word on a round, one of `format.ROUND_STATUS`."""
@@ -305,7 +331,9 @@ class Rounds(Subject):
             **entry.rows,
         }
         direct = self._require_open(entry)
-        data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline)
+        if direct:
+            self._refuse_missing(entry, leaves)
+        data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline or self._until())
         book.write(Call("seal", number, domain.contract, data, rows))
         self.headers.append(header)
 
@@ -321,9 +349,54 @@ class Rounds(Subject):
             # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
             self._book.restore()
             state = self.state(self._book.domain.contract)
-        if state["phase"] != _OPEN:
-            self._send("open-round", entry.round, "openRound", self._federation.id, entry.round, entry.parent_model, 0)
+        expired = 0 < state["deadline"] <= self._book.chain.time()
+        if state["phase"] != _OPEN or expired:
+            self._open(entry.round, entry.parent_model)
         return int(state["submissions"])
+
+    def _open(self, round: int, parent_model: bytes) -> None:
+        self._send("open-round", round, "openRound", self._federation.id, round, parent_model, self._until())
+
+    def _until(self) -> int:
+        """The deadline of a round that is opened now, by the chain's clock; 0 for none."""
+        return self._book.chain.time() + self._deadline if self._deadline else 0
+
+    def _refuse_missing(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
+        """Say of updates that were shown directly, and that nobody gave us the vectors of, that we do not have them."""
+        for slot in range(len(self._federation.hospitals)):
+            shown = self.submission(entry.round, entry.parent_model, slot)
+            if any(shown["leaf"]) and shown["leaf"] != leaves.get(slot) and not shown["refused"]:
+                self._send("refuse", entry.round, "refuseUpdate", self._federation.id, slot)
+
+    def _finish(self) -> None:
+        """Bring the last seal onto the chain; a round whose deadline passed on the way is opened again."""
+        try:
+            self._book.finish()
+        except Refused:
+            if not self._reopened():
+                raise
+            self._book.restore()
+
+    def restore(self) -> None:
+        """As `Book.restore`; a round that the journal has sealed, but the chain has let pass, is opened again."""
+        try:
+            self._book.restore()
+        except Refused:
+            if not self._reopened():
+                raise
+            self._book.restore()
+
+    def _reopened(self) -> bool:
+        """Open the round of the journal's last seal again, if its deadline has passed; tells whether that was so."""
+        number = len(self.seals) + 1
+        if number != len(self.headers) - 1:
+            return False
+        state = self.state(self._book.domain.contract)
+        expired = state["phase"] == _OPEN and 0 < state["deadline"] <= self._book.chain.time()
+        if state["round"] != number - 1 or not (expired or state["phase"] in (_IDLE, _ABORTED)):
+            return False
+        self._open(number, self.headers[number].parent_model)
+        return True
 
     # --- The contract -------------------------------------------------------------------------------------------------
 
@@ -339,6 +412,11 @@ class Rounds(Subject):
         if not self._book.query("RoundLedger", contract, "hasRole", keccak(b"COORDINATOR_ROLE"), chain.sender):
             raise LedgerError(f"account {chain.sender} is not a coordinator of contract {contract}")
 
+    def submission(self, round: int, parent_model: bytes, slot: int) -> dict[str, Any]:
+        """Return what a slot has shown the contract directly: leaf (ZERO for nothing), refused."""
+        found: dict[str, Any] = self._ask("submission", self._federation.id, round, parent_model, slot)
+        return found
+
     def state(self, contract: str) -> dict[str, Any]:
         """Return what a contract holds of this federation, by the names of its ABI."""
         state: dict[str, Any] = self._book.query("RoundLedger", contract, "federationState", self._federation.id)
@@ -351,7 +429,12 @@ class Rounds(Subject):
         sizes = (len(federation.hospitals), federation.quorum, federation.window)
         return (
             Call("open", 0, contract, call_data("openFederation", *fixed, *sizes)),
-            Call("open-round", 1, contract, call_data("openRound", federation.id, 1, federation.genesis_model, 0)),
+            Call(
+                "open-round",
+                1,
+                contract,
+                call_data("openRound", federation.id, 1, federation.genesis_model, self._until()),
+            ),
         )
 
     def _ask(self, function: str, *arguments: Any) -> Any:

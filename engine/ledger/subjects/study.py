@@ -14,6 +14,7 @@ from typing import Any
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, json_hash, keccak, read_json
 from engine.errors import LedgerError
+from engine.ledger.accounts import ADMIN, COORDINATOR
 from engine.ledger.book import Book, Call, Subject
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import call_data, deploy_data, is_deployed
@@ -79,8 +80,8 @@ class StudyLedger(Subject):
         self._book = Book(folder, STUDY, STUDY_PURPOSES, config, clock=clock, chain=chain)
         try:
             if self._book.is_new:
-                sender = self._book.chain.sender
-                self._book.create({}, deploy_data(sender, sender, contract="StudyLedger"), lambda contract: ())
+                roles = [self._book.chain.accounts.address(role) for role in (ADMIN, COORDINATOR)]
+                self._book.create({}, deploy_data(*roles, contract="StudyLedger"), lambda contract: ())
             self._book.keep(self)
             self._book.restore()
         except BaseException:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height
+from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, of_key
 from simulators import DOMAIN, Faults, Run
 
 from engine.errors import LedgerError
@@ -106,7 +106,10 @@ def test_rounds_that_a_reorganisation_took_are_sealed_again(
     ledger.close()
     with opened(run, node) as ledger:
         assert [seal.head for seal in ledger.rounds.seals] == heads[1:]
-    assert int(node("eth_getTransactionCount", RpcChain(node.url, key=KEY).sender, "latest"), 16) == OPENING + 4
+    assert (
+        int(node("eth_getTransactionCount", RpcChain(node.url, accounts=of_key(KEY)).sender, "latest"), 16)
+        == OPENING + 4
+    )
 
 
 def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, start: Callable[..., Node]):
@@ -115,7 +118,7 @@ def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, st
         domain, heads = ledger.domain, run.heads(ledger.domain, 4)
         seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
         node("anvil_reorg", 2, [])
-        sender = RpcChain(node.url, key=KEY).sender
+        sender = RpcChain(node.url, accounts=of_key(KEY)).sender
         node(
             "eth_sendRawTransaction",
             "0x" + sign_transaction(KEY, CHAIN_ID, OPENING + 1, sender, b"", 21_000, 1, 10**11).hex(),
@@ -151,7 +154,7 @@ def test_a_chain_that_cannot_be_brought_to_the_journal_is_a_contradiction(run: R
 
 def test_a_lost_number_is_signed_for_again(run: Run, start: Callable[..., Node]):
     node = start("anvil")
-    chain = Faults(RpcChain(node.url, key=KEY))
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
     ledger = opened(run, node, chain=chain)
     domain = ledger.domain
     chain.fail("send")
@@ -197,7 +200,7 @@ def test_slow_blocks(run: Run, start: Callable[..., Node]):
 def test_many_accidents_end_in_the_same_head(run: Run, start: Callable[..., Node], confirmations: int):
     """A node with blocks of one second that loses blocks, forgets its pool and mines foreign transactions at random."""
     node = start("anvil", "--block-time", "1")
-    sender = RpcChain(node.url, key=KEY).sender
+    sender = RpcChain(node.url, accounts=of_key(KEY)).sender
     random = np.random.default_rng(confirmations)
     stop = threading.Event()
 
