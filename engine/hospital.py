@@ -3,6 +3,7 @@
 import functools
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples
+from engine.encoding import hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Outcome, Signed, State, Update
+from engine.messages import Asked, LoopState, Outcome, Signed, State, Taken, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
@@ -58,6 +60,12 @@ class Task:
 def _mapped(folder: Path) -> Beats:
     """The beat arrays, mapped once for all hospitals of a process."""
     return open_beats(folder)
+
+
+@functools.cache
+def _beside() -> ThreadPoolExecutor:
+    """Where hospitals of this process compute rounds again while they train."""
+    return ThreadPoolExecutor(1, thread_name_prefix="recount")
 
 
 _hashed: tuple[np.ndarray | None, bytes] = (None, b"")
@@ -140,6 +148,7 @@ class Hospital:
         watch = Stopwatch()
         if self._signer is not None:
             self._guard(asked.round, "ledger", lambda: self._check(asked, notice))
+        recounted = self._recounting(notice)
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
         result = self._algorithm.local(self._work(asked.params, draw, asked.round))
@@ -149,6 +158,7 @@ class Hospital:
         sent = self._rule.encode(result.update)
         watch.lap("train")
         signed = None
+        self._guard(asked.round, "ledger", recounted)
         if self._signer is not None and notice is not None:
             metrics = {
                 "loss": result.loss if np.isfinite(result.loss) else None,
@@ -168,6 +178,34 @@ class Hospital:
             signed=signed,
             sign_seconds=watch.laps["sign"],
         )
+
+    def _recounting(self, notice: Notice | None) -> Callable[[], None]:
+        """Begins to compute the last round again, beside the training; returns what waits for it before this signs on."""
+        if self._signer is None or notice is None or notice.shown is None or not self._signer.is_drawn(notice):
+            return lambda: None
+        return _beside().submit(self._recount, notice).result
+
+    def _recount(self, notice: Notice) -> None:
+        """Computes the model of the last round from what everybody sent.
+
+        Raises:
+            LedgerError: it is another one than the head commits to, or what is shown is not what was signed.
+        """
+        assert self._signer is not None
+        assert notice.shown is not None
+        header, before = notice.headers[-1], notice.shown.before
+        updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
+        assert self._rule.partial is not None
+        summed, refused = self._rule.partial(updates, len(before))
+        for hospital, why in refused.items():
+            raise LedgerError(f"round {header.round}, hospital {hospital}: {why}")
+        state, taken = LoopState(header.round - 1, before), Taken(tuple(updates), (), summed)
+        params, _ = self._rule.merge(state, taken, {})
+        found = vector_hash(params, self._layout)
+        if found != header.model:
+            raise LedgerError(
+                f"the updates of round {header.round} give model {hexed(found)}, the coordinator has made {hexed(header.model)}"
+            )
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
@@ -200,6 +238,7 @@ class Hospital:
         if self._signer is None:
             raise LedgerError("this hospital has no key")
         self._signer.check(notice)
+        self._recounting(notice)()
         return self._signer.head(notice)
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:

@@ -44,7 +44,8 @@ def assemble(
     lost: Sequence[str] = (),
 ) -> Result:
     """The result of a run after the rounds of `state`; `lost` are hospitals that could not be tested, in sentences."""
-    classes, rows = cohort.beats.classes, state.history
+    classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
+    adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
         model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
         for model in ("global", "personal")
@@ -58,15 +59,15 @@ def assemble(
         model_hash=vector_hash(state.params, network.layout).hex(),
         parameters=network.size,
         cohort=CohortReport.model_validate(cohort.report),
-        final=_both(test, classes),
-        validation=_both(validation, classes),
+        final=_both(test, classes, scored),
+        validation=_both(validation, classes, scored),
         rounds=rows,
         ledger=ledger,
         timing=Timing(
             train_seconds=sum(row.train_seconds for row in rows),
             rounds_seconds=sum(row.seconds for row in rows),
-            gradient_evaluations=sum(row.gradient_evaluations for row in rows),
-            personalisation_gradient_evaluations=sum(o.gradient_evaluations for o in outcomes),
+            gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
+            personalisation_gradient_evaluations=adapting,
             total_seconds=total_seconds,
         ),
         synthesis=None if synthesis is None else tuple(synthesis),
@@ -74,11 +75,10 @@ def assemble(
     )
 
 
-def _both(tables: dict[str, dict[int, np.ndarray]], classes: str) -> BothScores:
-    return BothScores(
-        global_=Scores.model_validate(federation_scores(tables["global"], classes)),
-        personal=PersonalScores.model_validate(federation_scores(tables["personal"], classes, tables["global"])),
-    )
+def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:
+    alone = federation_scores(tables["global"], classes, scored=scored)
+    adapted = federation_scores(tables["personal"], classes, tables["global"], scored=scored)
+    return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))
 
 
 def write_outputs(

@@ -34,6 +34,7 @@ abstract contract Federations is IRoundLedger {
         bytes32 markedHead;
         bytes32 disputedHead;
         BitMaps.BitMap voided;
+        bytes32 closing;
         mapping(address coordinator => uint64 round) served;
     }
 
@@ -81,6 +82,7 @@ abstract contract Federations is IRoundLedger {
             progress: progress,
             finalized: state.finalized,
             disputed: state.disputed,
+            closing: state.closing,
             coordinator: state.coordinator
         });
     }
@@ -174,8 +176,13 @@ abstract contract Federations is IRoundLedger {
         if (progress.phase == Phase.DISPUTED) revert FederationDisputed(federation, state.disputed);
     }
 
+    function _requireRunning(bytes32 federation, Federation storage state, Progress memory progress) internal view {
+        _requireUndisputed(federation, state, progress);
+        if (progress.phase == Phase.CLOSED) revert FederationOver(federation, state.closing);
+    }
+
     function _requireNext(bytes32 federation, uint64 round, Progress memory progress) internal view {
-        _requireUndisputed(federation, _federations[federation], progress);
+        _requireRunning(federation, _federations[federation], progress);
         if (round != progress.round + 1) revert RoundOutOfOrder(federation, progress.round + 1, round);
     }
 

@@ -17,13 +17,14 @@ interface IRoundLedger {
     }
 
     /**
-     * @notice Whether the round after the last sealed one is open, a dispute has stopped the federation, or an open round
-     * was aborted.
+     * @notice Whether the round after the last sealed one is open, a dispute has stopped the federation, it is over, or
+     * an open round was aborted.
      */
     enum Phase {
         IDLE,
         OPEN,
         DISPUTED,
+        CLOSED,
         ABORTED
     }
 
@@ -136,7 +137,7 @@ interface IRoundLedger {
         uint24 window;
         /// Updates submitted directly for the next round.
         uint24 submissions;
-        /// Whether the next round is open.
+        /// Whether the next round is open, or whether there can be one at all.
         Phase phase;
     }
 
@@ -156,6 +157,8 @@ interface IRoundLedger {
         uint64 finalized;
         /// Round under dispute, or the last one that was.
         uint64 disputed;
+        /// Digest of the record that closed the federation, zero while it runs.
+        bytes32 closing;
         /// Account that opened or sealed last.
         address coordinator;
     }
@@ -294,6 +297,15 @@ interface IRoundLedger {
     event RoundFinalized(bytes32 indexed federation, uint64 indexed round);
 
     /**
+     * @notice A federation was closed: no round of it will be opened or sealed any more.
+     * @param federation Identifier of the federation.
+     * @param round Number of its last sealed round, 0 if there is none.
+     * @param head Head after that round.
+     * @param closing Digest of the record that says what the run came to.
+     */
+    event FederationClosed(bytes32 indexed federation, uint64 indexed round, bytes32 head, bytes32 closing);
+
+    /**
      * @notice The admin overrode the registry for one slot, or (status NONE) put it back in force.
      * @param federation Identifier of the federation.
      * @param slot Slot of the hospital.
@@ -335,6 +347,12 @@ interface IRoundLedger {
 
     /// @notice A dispute has stopped the federation.
     error FederationDisputed(bytes32 federation, uint64 round);
+
+    /// @notice The federation is over.
+    error FederationOver(bytes32 federation, bytes32 closing);
+
+    /// @notice The digest of the record that closes the federation is zero.
+    error ClosingIsZero(bytes32 federation);
 
     /// @notice The federation has no open dispute.
     error NoDispute(bytes32 federation);

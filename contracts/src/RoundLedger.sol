@@ -21,7 +21,8 @@ import {Registry} from "./Registry.sol";
  * A round is NONE, OPEN, SEALED and then FINAL. While it is SEALED, a signed receipt or a direct submission that the
  * sealed tree does not hold turns it into DISPUTED, and an auditor into FINAL or VOID. No number of seals ends that: a
  * round stays SEALED until its window is over and somebody declares it final. An open round whose deadline passes is
- * VOID until its number is opened again. Heads and round numbers are never rewritten.
+ * VOID until its number is opened again. Heads and round numbers are never rewritten. A run ends
+ * with a digest of what it came to, after which its federation takes no round any more.
  *
  * Sealing costs the same for any number of hospitals: nothing loops over them. The head hashes nothing that a block
  * producer chooses (no timestamp, no block hash), so the same transactions lead to the same head on any chain with the
@@ -385,7 +386,8 @@ contract RoundLedger is Registry, Pausable {
         bytes32 given = _headOf(federation, header);
         if (given != state.disputedHead) revert HeadMismatch(federation, round, state.disputedHead, given);
 
-        progress.phase = Phase.IDLE;
+        // What is over stays over: who voids the last round of a closed federation voids what it came to.
+        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
         if (voided) {
             _void(state, round, progress.round);
             // Direct submissions for another model do not count for the round that is opened now.
@@ -457,6 +459,40 @@ contract RoundLedger is Registry, Pausable {
         state.markedAt = progress.sealedAt;
         state.markedHead = _headAt(state, round);
         emit RoundMarked(federation, round, uint64(progress.sealedAt) + progress.window);
+    }
+
+    /**
+     * @notice Closes a federation with what the run came to. No round can be opened or sealed after that, and no update
+     * submitted; sealed rounds can still be disputed and made final.
+     *
+     * Requirements:
+     *
+     * - the caller must have the coordinator role.
+     * - the federation must not be closed, and no dispute must be open.
+     * - `round` must be the last sealed round, and `lastHead` the head after it.
+     * - `closing` must not be zero.
+     *
+     * Emits a {FederationClosed} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param round Number of the last sealed round, 0 if there is none.
+     * @param lastHead Head after that round.
+     * @param closing Digest of the record that says what the run came to.
+     */
+    function closeFederation(bytes32 federation, uint64 round, bytes32 lastHead, bytes32 closing)
+        external
+        onlyRole(COORDINATOR_ROLE)
+    {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        _requireRunning(federation, state, progress);
+        if (round != progress.round) revert RoundOutOfOrder(federation, progress.round, round);
+        _requireHead(federation, state, round, lastHead);
+        if (closing == 0) revert ClosingIsZero(federation);
+
+        progress.phase = Phase.CLOSED;
+        _store(state, progress);
+        state.closing = closing;
+        emit FederationClosed(federation, round, lastHead, closing);
     }
 
     // --- Pause -------------------------------------------------------------------------------------------------------

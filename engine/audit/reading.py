@@ -125,9 +125,10 @@ def _federation(text: Any) -> Federation:
         spec.read_address(address)
     if not hospitals or len({*hospitals}) != len(hospitals) or len(organisations) != len(hospitals):
         raise ValueError("every hospital needs an address of its own and an organisation")
-    quorum, window = values["quorum"], values["window"]
+    quorum, window, checks = values["quorum"], values["window"], values["checks"]
     spec.encode("uint24", quorum)
     spec.encode("uint24", window)
+    spec.encode("uint24", checks)
     if not 1 <= quorum <= len(hospitals):
         raise ValueError(f"the quorum is not one of 1 to {len(hospitals)}")
     return Federation(
@@ -137,6 +138,7 @@ def _federation(text: Any) -> Federation:
         organisations=organisations,
         quorum=quorum,
         window=window,
+        checks=checks,
     )
 
 

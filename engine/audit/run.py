@@ -10,7 +10,8 @@
     7         decisions on synthetic data as the contract made them: rounds, quotas, result, beats        outcomes.py
     8         quality reports and reasons in the folder are those that were signed                         quality.py
     9         vectors are those that were signed, and every model is computed again from them              vectors.py
-    10        final model, result.json and the bundle's result are those of the ledger                      result.py
+    10        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
+    11        final model, result.json and the bundle's result are those of the ledger                      result.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -24,7 +25,20 @@ head, too.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from engine.audit import calls, outcomes, quality, registry, reputation, result, rounds, spec, state, synthetic, vectors
+from engine.audit import (
+    calls,
+    outcomes,
+    quality,
+    registry,
+    reputation,
+    result,
+    rounds,
+    spec,
+    state,
+    synthetic,
+    vectors,
+    witnesses,
+)
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
@@ -42,7 +56,8 @@ CHECKS: tuple[Check, ...] = (
     outcomes.check,  # 7
     quality.check,  # 8
     vectors.check,  # 9
-    result.check,  # 10
+    witnesses.check,  # 10
+    result.check,  # 11
 )
 
 

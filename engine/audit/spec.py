@@ -238,6 +238,12 @@ def update_leaf(update: Record, signature: bytes, domain: Domain) -> bytes:
     return keccak256(b"\x00" + place + update.digest(domain) + signature)
 
 
+def drawn(head: bytes, slots: int, many: int) -> set[int]:
+    """Slots whose hospitals compute the model of the round with this head again: the first by a hash of head and slot."""
+    ranks = {keccak256(b"PulseLedger check 1" + head + s.to_bytes(4, "big")): s for s in range(slots)}
+    return {ranks[rank] for rank in sorted(ranks)[:many]}
+
+
 def registry_root(addresses: Sequence[str], organisations: Sequence[bytes]) -> bytes:
     """Root over the hospitals of a federation as it was opened: a leaf for each slot, address and organisation."""
     slots = range(len(addresses))

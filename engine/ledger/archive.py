@@ -2,17 +2,19 @@
 
 updates/00000.safetensors   tensor "genesis": the parameters before round 1
 updates/00007.safetensors   tensors "slot-0003": the change that hospital 3 sent in round 7
+before.safetensors          tensor "genesis": the parameters before the last round, for a run that goes on
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from engine.errors import LedgerError
 from engine.files import whole
-from engine.ledger.format import GENESIS, tensor_name, vectors_name
+from engine.ledger.format import BEFORE, GENESIS, tensor_name, vectors_name
 
 
 def write_genesis(folder: Path, vector: np.ndarray) -> Path:
@@ -27,6 +29,19 @@ def write_round(folder: Path, round: int, vectors: Mapping[int, np.ndarray]) -> 
         LedgerError: a vector is not flat float32, or the file cannot be written.
     """
     return _write(folder / vectors_name(round), {tensor_name(slot): vectors[slot] for slot in sorted(vectors)})
+
+
+def write_before(folder: Path, vector: np.ndarray) -> Path:
+    """Write the parameters f32[P] before the last round, over those before an earlier one; no part of the archive."""
+    return _write(folder / BEFORE, {GENESIS: vector})
+
+
+def read_before(folder: Path) -> np.ndarray | None:
+    """Read the parameters before the last round; None where there are none."""
+    try:
+        return load_file(folder / BEFORE)[GENESIS]
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray]) -> Path:

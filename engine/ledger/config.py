@@ -36,6 +36,9 @@ class LedgerConfig(Section):
     deadline: int = Field(
         86_400, ge=0, lt=2**32, description="seconds for a round, after which anybody may abort it; 0: no limit"
     )
+    checks: int = Field(
+        1, ge=0, le=1000, description="hospitals, drawn each round, that compute its model again; they see all updates"
+    )
     reputation: Literal["none", "peers"] = Field(
         "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
     )

@@ -221,7 +221,7 @@ ADMIN_DELAY, POLICY_DELAY = 86_400, 86_400
 # Enumerations of the contracts; a value is a position.
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
-PHASES = ("IDLE", "OPEN", "DISPUTED", "ABORTED")
+PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
 LONGEST_WINDOW = 2**24  # seconds
 RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 
@@ -251,6 +251,7 @@ PARTS = 1_000_000
 BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 GENESIS = "genesis"
+BEFORE = "before.safetensors"  # beside the journal, while a run goes on
 
 
 def rows_name(table: str) -> str:

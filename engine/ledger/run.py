@@ -21,6 +21,7 @@ from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
+from engine.ledger.recount import drawn
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.subjects.disputes import Disputes
 from engine.ledger.subjects.registry import (
@@ -44,6 +45,7 @@ class Opened:
     Attributes:
         domain: chain and contract that every update is signed for.
         coordinator: address that signs receipts.
+        holders: for each slot every account that has held it.
         headers: of all rounds so far, the opening of the federation (round 0) first.
         decisions: hash chain of the decisions on synthetic data.
         verdicts: round -> verdicts, of the rounds that have some.
@@ -51,6 +53,7 @@ class Opened:
 
     domain: Domain
     coordinator: str
+    holders: tuple[tuple[str, ...], ...]
     headers: tuple[Header, ...]
     decisions: bytes
     verdicts: Mapping[int, tuple[Verdicts, ...]]
@@ -115,7 +118,8 @@ class RunLedger:
     def opened(self) -> Opened:
         """Return what hospitals and loop must know to begin or to go on."""
         headers, verdicts = tuple(self.rounds.headers), self.reputation.verdicts()
-        return Opened(self.domain, self.book.chain.sender, headers, self.synthetic.decisions, verdicts)
+        who = (self.book.chain.sender, self.registry.holders())
+        return Opened(self.domain, *who, headers, self.synthetic.decisions, verdicts)
 
     def append(self, entry: RoundEntry, closed: Closed | None = None) -> Seal:
         """As `Rounds.append`; the time that it takes is summed up."""
@@ -153,9 +157,20 @@ class RunLedger:
             "transactions": len(receipts),
             "gas_total": sum(receipt.gas for receipt in receipts),
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,
+            "checked": len(self.checked()),
             **self._finality(),
             "seconds": self._seconds,
         }
+
+    def checked(self) -> list[int]:
+        """Return the rounds that a drawn hospital has computed again: one that has signed on, over their heads."""
+        federation, last = self._federation, len(self.rounds.seals)
+        signers: dict[int, set[int]] = {last + 1: set(self.rounds.cosigned(last))}
+        for row in self.book.store.rows("updates"):
+            signers.setdefault(row["round"], set()).add(row["slot"])
+        headers = self.rounds.headers[1 : last + 1]
+        wanted = {h.round: drawn(h.head, len(federation.hospitals), federation.checks) for h in headers}
+        return [round for round, slots in wanted.items() if slots & signers.get(round + 1, set())]
 
     def _finality(self) -> dict[str, Any]:
         """Whether all rounds are final, and from when on they can be made so: by the node's clock, or by that on the wall."""

@@ -16,6 +16,7 @@ from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
     Header,
+    ModelUpdate,
     Opening,
     Receipt,
     RoundHead,
@@ -26,7 +27,7 @@ from engine.ledger.subjects.updates import (
     leaf_of,
 )
 from engine.ledger.trees import EMPTY, Levels, annex_root, levels, named, path
-from engine.ledger.typed import Domain, digest, record_to_json
+from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,13 @@ class Rounds(Subject):
         if entry.round > len(self.seals):
             self._finish()
         return self.seals[entry.round - 1]
+
+    def signed(self, round: int) -> tuple[list[SignedUpdate], list[Opening]]:
+        """Return the signed updates of a round and what opens them, without those whose opening was erased."""
+        openings = {row["slot"]: row["opening"] for row in self._book.store.rows("openings", round=round)}
+        rows = [row for row in self._book.store.rows("updates", round=round) if row["slot"] in openings]
+        updates = [SignedUpdate(record_from_json(ModelUpdate, row["record"]), row["signature"]) for row in rows]
+        return updates, [record_from_json(Opening, openings[row["slot"]]) for row in rows]
 
     def receipts(self, round: int) -> dict[int, bytes]:
         """Return the coordinator's signature over the `Receipt` of every slot with an update in a round."""
