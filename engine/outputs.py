@@ -9,10 +9,12 @@ import numpy as np
 from engine import checkpoint
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
-from engine.files import whole
+from engine.errors import DataError
+from engine.files import whole, write_text
 from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
+from engine.picture import confusion_svg
 from engine.result import (
     MODEL,
     PICTURE,
@@ -142,36 +144,9 @@ def draw_picture(folder: Path, result: Result, note: Callable[[str], None] = lam
     if path.exists():
         return
     try:
-        with whole(path) as part:
-            draw_confusion(result, part)
-    except Exception as error:
-        note(f"{path}: is not drawn ({type(error).__name__}: {error})")
-
-
-def draw_confusion(result: Result, path: Path) -> None:
-    """The confusion matrices of the global and the personal models, in shares of the true class, as a PNG."""
-    from matplotlib.figure import Figure
-
-    classes = list(result.final.global_.recall)
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    both = (("global", result.final.global_), ("personal", result.final.personal))
-    for axes, (model, scores) in zip(figure.subplots(1, 2), both, strict=True):
-        rates = [[v / max(sum(row), 1) for v in row] for row in scores.confusion]
-        axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-        for i, row in enumerate(scores.confusion):
-            for j, count in enumerate(row):
-                axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if rates[i][j] > 0.6 else "black")
-        axes.set(
-            xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
-            xlabel="predicted", ylabel="true", title=f"{model}: {_accuracy(scores)}",
-        )  # fmt: skip
-    figure.savefig(path, dpi=110, format="png")
-
-
-def _accuracy(scores: Scores) -> str:
-    if scores.accuracy is None or scores.macro_f1 is None:
-        return "no test beats"
-    return f"accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.3f}"
+        write_text(path, confusion_svg(result))
+    except DataError as error:
+        note(str(error))
 
 
 def rounds_done(config: RunConfig, folder: Path) -> Sequence[RoundSummary]:

@@ -34,7 +34,7 @@ from engine.errors import DataError
 from engine.files import write_text
 from engine.settings import sentence
 
-RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.png"
+RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
 VERSION: Literal[2] = 2
 
 Item = TypeVar("Item")

@@ -85,7 +85,7 @@ def test_the_saved_model_is_the_one_that_was_hashed(finished_run):
     tensors = load_file(folder / "model.safetensors")
     assert model_hash(tensors).hex() == result.model_hash
     assert sum(t.size for t in tensors.values()) == result.parameters
-    assert (folder / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "confusion.svg").read_text().startswith("<svg")
     assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]  # nothing half-written is left
 
 
@@ -419,7 +419,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path):
 # --- In chunks --------------------------------------------------------------------------------------------------------
 
 FOUR = {**WITH_LEDGER, "federation.rounds": 4, "federation.participation": 0.7}
-SAME_BYTES = ("model.safetensors", "predictions.parquet", "config.yaml", "confusion.png")
+SAME_BYTES = ("model.safetensors", "predictions.parquet", "config.yaml", "confusion.svg")
 
 
 def untimed(folder: Path) -> dict[str, Any]:
