@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
 from engine.config import RunConfig
 from engine.encoding import hexed, unhexed
 from engine.errors import ConfigError, LedgerError
@@ -19,11 +22,12 @@ from engine.ledger.accounts import AUDITOR
 from engine.ledger.bundle import write_bundle
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import RUN, ZERO
+from engine.ledger.erasure import erase as _erase
+from engine.ledger.format import RUN, ZERO, tensor_name
 from engine.ledger.keyfiles import read_key_file
-from engine.ledger.keystore import rotate_key
+from engine.ledger.keystore import load_key, rotate_key
 from engine.ledger.run import RunLedger, federation_of, reopened
-from engine.ledger.signing import address
+from engine.ledger.signing import address, hospital_key
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.typed import Domain, record_from_json
 from engine.result import RESULT, Result
@@ -142,6 +146,39 @@ def claim(folder: Path, slot: int) -> dict[str, Any]:
             )
         points = ledger.reputation.claim(slot)
     return {"hospital": slot, "points": points}
+
+
+def erase(folder: Path, round: int, slot: int) -> dict[str, Any]:
+    """Erases what stands behind the commitments of a hospital's update, under the hospital's signature."""
+    if not (folder / RESULT).exists():
+        raise LedgerError(f"{folder}: the run has not ended, and still works with what would be erased")
+    config = parse(RunConfig, load_yaml(folder / CONFIG), str(folder / CONFIG))
+
+    def key(federation: bytes) -> bytes:
+        keystore = config.ledger.keystore
+        return hospital_key(config.seed, federation, slot) if keystore is None else load_key(Path(keystore), slot)
+
+    _erase(folder / "ledger", round, slot, key)
+    write_bundle(folder / "ledger", Result.read(folder).document(), (folder / CONFIG).read_text(encoding="utf-8"))
+    return {"round": round, "hospital": slot, "erased": True}
+
+
+def witness(folder: Path, round: int, slot: int, file: Path, key: Path | None, out: Path) -> dict[str, Any]:
+    """An auditor's word that the vector behind an update is here which was shown directly; for `dispute --receipt`.
+
+    Args:
+        file: safetensors file of the hospital, as in the archive.
+        key: of the auditor; None is the one that was drawn for this ledger.
+    """
+    try:
+        vector = load_file(file)[tensor_name(slot)]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise LedgerError(f"{file} holds no vector of hospital {slot} ({error})") from None
+    with opened(folder) as ledger:
+        signature = ledger.disputes.witness(round, slot, vector, _auditor(ledger, key))
+    document = {"leaf": hexed(ZERO), "receipt": hexed(signature)}
+    proofs.write(out, document)
+    return {"round": round, "hospital": slot, **document}
 
 
 def rotate(folder: Path, slot: int, keystore: Path | None) -> dict[str, Any]:

@@ -51,6 +51,8 @@ from engine.ledger.subjects.registry import Federation, KeyRotation, SignedRotat
 from engine.ledger.subjects.rounds import RoundEntry, close
 from engine.ledger.subjects.synthetic import Policy, SyntheticReport, SyntheticRequest, SyntheticReview
 from engine.ledger.subjects.updates import (
+    Availability,
+    Erasure,
     ModelUpdate,
     Opening,
     Receipt,
@@ -101,7 +103,8 @@ class Run:
         self.keys = [hospital_key(5, FEDERATION_ID, slot) for slot in range(self.hospitals)]
         self.genesis = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
         addresses = tuple(address(key) for key in self.keys)
-        self.federation = Federation(FEDERATION_ID, CONFIG, addresses, vector_hash(self.genesis, LAYOUT), LAYOUT)
+        genesis, checks = vector_hash(self.genesis, LAYOUT), self.hospitals
+        self.federation = Federation(FEDERATION_ID, CONFIG, addresses, genesis, LAYOUT, checks=checks)
 
     @property
     def ledger_folder(self) -> Path:
@@ -449,6 +452,8 @@ TYPES: dict[type[Record], str] = {
     "uint64 deadline)",
     RoundHead: "RoundHead(bytes32 federation,uint64 round,uint32 slot,bytes32 head)",
     Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
+    Availability: "Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
+    Erasure: "Erasure(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     KeyRotation: "KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)",
     SyntheticRequest: "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,"
     "uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)",

@@ -92,6 +92,7 @@ class Update:
     signature: bytes
     opening: Opening | None = None
     receipt: bytes | None = None
+    erasure: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Tables of a run's journal:
 
     meta          key `format` is "3"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
-    openings      what stands behind the salted commitments; deletable, for erasure
+    openings      what stands behind the salted commitments of an update, unless it was erased
+    erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
     heads         of a hospital over RoundHead(federation, round, slot, head)
     rounds        what a head commits to; the head before it is that of the row before
@@ -80,6 +81,7 @@ RUN = Journal(
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
+        "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "heads": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "rounds": Table(

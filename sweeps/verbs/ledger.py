@@ -47,7 +47,10 @@ def add(verbs: Verbs) -> None:
         ("slot", HOSPITAL),
     )
     one.add_argument(
-        "--receipt", type=Path, metavar="FILE", help="leaf and the coordinator's receipt; default: a direct submission"
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="leaf and the coordinator's receipt, or an auditor's witness; default: a direct submission",
     )
     one = sub("resolve", "decide a dispute, as an auditor", folder, ("round", ROUND))
     one.add_argument("decision", choices=("uphold", "void"))
@@ -56,6 +59,25 @@ def add(verbs: Verbs) -> None:
     )
     sub("finalize", "make the rounds of a run final, after the window for disputes", folder)
     sub("abort", "end a round on record that is open beyond its deadline", folder)
+    sub(
+        "erase",
+        "erase what stands behind the commitments of an update, under its hospital's signature",
+        folder,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+    )
+    one = sub(
+        "witness",
+        "sign, as an auditor, that the vector of an update is here which a hospital has shown directly",
+        folder,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+        ("file", {"type": Path, "metavar": "FILE", "help": "the hospital's vector, as in the archive"}),
+    )
+    one.add_argument(
+        "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger dispute --receipt`")
     sub("claim", "pull the reward of a hospital", folder, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", folder, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
@@ -83,6 +105,12 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "resolve":
             done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)
             said = f"round {done['round']} is {done['status']}"
+        case "erase":
+            done = desk.erase(options.folder, options.round, options.slot)
+            said = f"weight and metrics of hospital {done['hospital']} in round {done['round']} are erased"
+        case "witness":
+            done = desk.witness(options.folder, options.round, options.slot, options.file, options.key, options.out)
+            said = f"the auditor has the vector of hospital {done['hospital']} in round {done['round']}: {options.out}"
         case "finalize":
             done = desk.finalize(options.folder)
             said = f"all {done['rounds']} rounds are final"

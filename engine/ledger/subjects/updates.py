@@ -95,6 +95,16 @@ class Availability(Record):
 
 
 @dataclass(frozen=True)
+class Erasure(Record):
+    """A hospital's word that the opening of one of its updates was erased at its will."""
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    leaf: Bytes32
+
+
+@dataclass(frozen=True)
 class Opening(Record):
     """What stands behind the salted commitments of one update; deleting it makes them unreadable for good.
 
