@@ -139,12 +139,15 @@ def abort(folder: Path) -> dict[str, Any]:
 def claim(folder: Path, slot: int) -> dict[str, Any]:
     """Pulls the reward of a hospital from the contract."""
     with opened(folder) as ledger:
-        if not ledger.rounds.is_final() and (folder / RESULT).exists():
+        try:
+            points = ledger.reputation.claim(slot)
+        except ContractRevert:
+            if ledger.rounds.is_final():
+                raise
             raise LedgerError(
                 f"{folder}: rewards are paid for final rounds; `pulseledger ledger finalize` makes them so after the window "
                 "for disputes"
-            )
-        points = ledger.reputation.claim(slot)
+            ) from None
     return {"hospital": slot, "points": points}
 
 

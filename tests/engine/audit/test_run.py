@@ -99,13 +99,6 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert alone.counts["results"] == 2
 
 
-def test_an_erased_opening_leaves_a_note(folder: Path):
-    change(folder, "DELETE FROM openings WHERE round = 2 AND slot = 2")
-    report = audit(folder)
-    assert report.findings == []
-    assert any("round 2, hospital 2: the number of samples was erased" in note for note in report.unchecked)
-
-
 def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
     run, chain = Run(tmp_path), Faults(EmbeddedChain())
     ledger = run.open(chain=chain)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, of_key
+from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, mine, of_key
 from simulators import DOMAIN, Faults, Run
 
 from engine.errors import LedgerError
+from engine.ledger.chain.base import ContractRevert
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
@@ -181,6 +182,51 @@ def test_a_contract_is_shared_but_a_federation_is_there_once(run: Run, tmp_path:
         assert ledger.domain.contract == contract
     with pytest.raises(LedgerError, match="is not this version's RoundLedger"):
         opened(Run(tmp_path / "third"), node, contract=DOMAIN.contract)
+
+
+def test_a_window_must_pass_before_rounds_are_final(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    run.federation = replace(run.federation, window=1000)
+    with opened(run, node) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        with pytest.raises(ContractRevert, match="WindowOpen"):
+            ledger.rounds.finalize()
+        node("evm_increaseTime", 1001)
+        mine(node)
+        ledger.rounds.finalize()
+        assert ledger.rounds.is_final()
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_round_whose_deadline_passed_is_opened_again(run: Run, start: Callable[..., Node], aborted: bool):
+    node = start("anvil")
+    with opened(run, node, deadline=1000) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        with pytest.raises(ContractRevert, match="NothingToAbort"):
+            ledger.rounds.abort()
+        node("evm_increaseTime", 1001)
+        mine(node)
+        assert ledger.rounds.status(2) == "VOID"
+        if aborted:
+            ledger.rounds.abort()
+        assert ledger.append(run.entry(2, ledger.domain)).head == run.heads(ledger.domain, 2)[2]
+        assert ledger.rounds.status(3) == "OPEN"
+
+
+def test_a_seal_that_came_after_the_deadline_is_sent_again(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
+    ledger = opened(run, node, chain=chain, deadline=1000)
+    domain = ledger.domain
+    chain.fail("send")
+    with pytest.raises(OSError, match="the power went"):
+        ledger.append(run.entry(1, domain))
+    ledger.close()
+    node("evm_increaseTime", 1001)
+    mine(node)
+    with opened(run, node, deadline=1000) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 1)[1:]
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
 
 
 def test_slow_blocks(run: Run, start: Callable[..., Node]):
