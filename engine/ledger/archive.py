@@ -33,7 +33,7 @@ def write_round(folder: Path, round: int, vectors: Mapping[int, np.ndarray]) -> 
 
 def write_before(folder: Path, vector: np.ndarray) -> Path:
     """Write the parameters f32[P] before the last round, over those before an earlier one; no part of the archive."""
-    return _write(folder / BEFORE, {GENESIS: vector})
+    return _write(folder / BEFORE, {GENESIS: vector}, durable=False)
 
 
 def read_before(folder: Path) -> np.ndarray | None:
@@ -44,7 +44,7 @@ def read_before(folder: Path) -> np.ndarray | None:
         return None
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def _write(path: Path, tensors: dict[str, np.ndarray], durable: bool = True) -> Path:
     for name, vector in tensors.items():
         if vector.ndim != 1 or vector.dtype != np.float32:
             raise LedgerError(f"{name} of {path.name} is {vector.dtype} of shape {vector.shape}, expected flat float32")
@@ -52,6 +52,6 @@ def _write(path: Path, tensors: dict[str, np.ndarray]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LedgerError(f"{path.parent}: cannot be written ({error.strerror}).") from error
-    with whole(path, durable=True, error=LedgerError) as part:
+    with whole(path, durable=durable, error=LedgerError) as part:
         part.write_bytes(save({name: np.ascontiguousarray(vector) for name, vector in tensors.items()}))
     return path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from eth_utils import keccak
 from reference import numbers
-from simulators import LAYOUT, Run, reference_leaf, reference_root
+from simulators import DOMAIN, LAYOUT, Run, reference_leaf, reference_root
 
 from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
@@ -21,7 +21,6 @@ from engine.ledger import archive
 from engine.ledger.format import vectors_name
 from engine.ledger.recount import Shown, drawn, packed, weighed
 from engine.ledger.subjects.updates import Header
-from engine.ledger.typed import Domain
 from engine.messages import Asked, LoopState, Taken, Verdicts
 from engine.rounds import run_rounds
 
@@ -53,7 +52,7 @@ class Scene:
     """An honest round of three hospitals, as it is shown to one that is drawn."""
 
     def __init__(self, folder: Path) -> None:
-        self.run, self.domain = Run(folder), Domain(1, "0x" + "9b" * 20)
+        self.run, self.domain = Run(folder), DOMAIN
         entry = self.run.entry(1, self.domain)
         self.updates, self.openings = list(entry.updates), list(entry.openings)
         root = reference_root([reference_leaf(one, self.domain) for one in self.updates])
