@@ -384,9 +384,15 @@ class Book:
             try:
                 self._settle(key, live=False)
             except Refused:
-                if purpose.required:
+                if purpose.required and not self._is_superseded(transaction):
                     raise
                 refused.add(key)  # the contract did not take it then, either
+
+    def _is_superseded(self, transaction: JournalTransaction) -> bool:
+        """Whether the same was written down again later, with what the contract wanted by then."""
+        key, last = _key(transaction), transaction.seq
+        later = (t for t in self._transactions.values() if t.seq > last)
+        return any((t.purpose, t.round) == (key.purpose, key.round) and _key(t) != key for t in later)
 
     def _settle(self, key: _Key, live: bool) -> JournalTransaction:
         """Bring a transaction to an end on the chain, by another attempt if need be, and tell the subjects."""

@@ -8,9 +8,10 @@ from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
 from engine.ledger.chain.base import NodeUnreachable
-from engine.ledger.chain.contracts import call_data, is_deployed
+from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
+from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
-from engine.ledger.format import PHASES, RING, ROUND_STATUS, SCHEMA
+from engine.ledger.format import NO_ROUND, PHASES, RING, ROUND_STATUS, SCHEMA
 from engine.ledger.signing import require_digest_signer, require_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
@@ -340,7 +341,7 @@ class Rounds(Subject):
         }
         direct = self._require_open(entry)
         if direct:
-            self._refuse_missing(entry, leaves)
+            self._refuse_missing(number, entry.parent_model, leaves)
         data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline or self._until())
         book.write(Call("seal", number, domain.contract, data, rows))
         self.headers.append(header)
@@ -369,41 +370,56 @@ class Rounds(Subject):
         """The deadline of a round that is opened now, by the chain's clock; 0 for none."""
         return self._book.chain.time() + self._deadline if self._deadline else 0
 
-    def _refuse_missing(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
+    def _refuse_missing(self, round: int, parent_model: bytes, leaves: Mapping[int, bytes]) -> None:
         """Say of updates that were shown directly, and that nobody gave us the vectors of, that we do not have them."""
         for slot in range(len(self._federation.hospitals)):
-            shown = self.submission(entry.round, entry.parent_model, slot)
+            shown = self.submission(round, parent_model, slot)
             if any(shown["leaf"]) and shown["leaf"] != leaves.get(slot) and not shown["refused"]:
-                self._send("refuse", entry.round, "refuseUpdate", self._federation.id, slot)
+                self._send("refuse", round, "refuseUpdate", self._federation.id, slot)
 
     def _finish(self) -> None:
-        """Bring the last seal onto the chain; a round whose deadline passed on the way is opened again."""
+        """Bring the last seal onto the chain."""
         try:
             self._book.finish()
         except Refused:
-            if not self._reopened():
+            if not self._seal_again():
                 raise
             self._book.restore()
 
     def restore(self) -> None:
-        """As `Book.restore`; a round that the journal has sealed, but the chain has let pass, is opened again."""
+        """As `Book.restore`, for the last seal as well that the chain has let pass."""
         try:
             self._book.restore()
         except Refused:
-            if not self._reopened():
+            if not self._seal_again():
                 raise
             self._book.restore()
 
-    def _reopened(self) -> bool:
-        """Open the round of the journal's last seal again, if its deadline has passed; tells whether that was so."""
+    def _seal_again(self) -> bool:
+        """Write the last seal down a second time if it came too late; tells whether it did.
+
+        Its round may have passed its deadline, or that of the next round may have, or an update was shown directly
+        between our look at the chain and the seal. What the seal says of the round stays the same.
+        """
         number = len(self.seals) + 1
         if number != len(self.headers) - 1:
             return False
-        state = self.state(self._book.domain.contract)
-        expired = state["phase"] == _OPEN and 0 < state["deadline"] <= self._book.chain.time()
-        if state["round"] != number - 1 or not (expired or state["phase"] in (_IDLE, _ABORTED)):
+        book, header = self._book, self.headers[number]
+        state, now = self.state(book.domain.contract), book.chain.time()
+        sealed = [t for t in book.transactions if (t.purpose, t.round) == ("seal", number)]
+        given = call_arguments(decode_transaction(sealed[-1].raw)["data"])[1]
+        closed = state["phase"] in (_IDLE, _ABORTED) or (state["phase"] == _OPEN and 0 < state["deadline"] <= now)
+        late = closed or given["submissions"] != state["submissions"] or 0 < given["next"] <= now
+        if state["round"] != number - 1 or not (closed or state["phase"] == _OPEN) or not late:
             return False
-        self._open(number, self.headers[number].parent_model)
+        if closed:
+            self._open(number, header.parent_model)
+        if state["submissions"]:
+            leaves = {row["slot"]: row["leaf"] for row in book.store.rows("updates", round=number)}
+            self._refuse_missing(number, header.parent_model, leaves)
+        following = NO_ROUND if given["next"] == NO_ROUND else self._until()
+        data = call_data("sealRound", self._federation.id, header.abi, int(state["submissions"]), following)
+        book.write(Call("seal", number, book.domain.contract, data))
         return True
 
     # --- The contract -------------------------------------------------------------------------------------------------

@@ -14,9 +14,12 @@ from simulators import DOMAIN, Faults, Run
 
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
+from engine.ledger.chain.contracts import call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.signing import sign
+from engine.ledger.typed import abi_tuple
 
 OPENING = 3  # transactions before round 1: deploy, open the federation, open round 1
 
@@ -227,6 +230,29 @@ def test_a_seal_that_came_after_the_deadline_is_sent_again(run: Run, start: Call
     with opened(run, node, deadline=1000) as ledger:
         assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 1)[1:]
         assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
+
+
+def test_a_submission_that_crosses_a_seal_stops_nobody(run: Run, start: Callable[..., Node]):
+    """Shown to the contract after the coordinator has looked, and before its seal is there: it is named after all."""
+    node = start("anvil")
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
+    with opened(run, node, chain=chain) as ledger:
+        domain, entry = ledger.domain, run.entry(1, ledger.domain)
+        other = replace(entry.updates[1].record, nonce=9)
+        signature = sign(other, domain, run.keys[1])
+        membership = (run.federation.hospitals[1], *ledger.registry.membership(1))
+        chain.fail("send")
+        with pytest.raises(OSError, match="the power went"):
+            ledger.append(entry)
+        chain.heal()
+        chain.send(
+            chain.sign(domain.contract, call_data("submitUpdate", abi_tuple(other), signature, *membership), 500_000)
+        )
+        assert ledger.append(entry).head == run.heads(domain, 1)[1]
+        assert ledger.rounds.submission(1, run.model(0), 1)["refused"] is True
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
+    with opened(run, node) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 2)[1:]
 
 
 def test_slow_blocks(run: Run, start: Callable[..., Node]):
