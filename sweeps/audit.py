@@ -11,11 +11,12 @@ from typing import Any
 from engine.audit.report import Count, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
-from engine.config import RunConfig, config_hash
+from engine.config import config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import STUDY
+from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.result import Result
 from engine.tracking.store import run_tags
 from sweeps import registration
@@ -160,7 +161,7 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredT
         if trial.state != "COMPLETE":
             continue
         try:
-            hashes = [config_hash(RunConfig.model_validate(values)) for values in trial.configs]
+            hashes = [config_hash(config) for config in trial.runs]
             results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
         except (DataError, ValueError) as error:
             text = " ".join(str(error).split())
@@ -201,9 +202,9 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         found = next((p for p in (base / "mlflow.db", base.resolve().parent / "mlflow.db") if p.exists()), None)
         if found is None:
             raise ConfigError(f"{base}: neither it nor the folder above holds an MLflow store; name one with --store.")
-        store = f"sqlite:///{found.resolve()}"
-    if folder is None and store.startswith("sqlite:///"):
-        base = Path(store.removeprefix("sqlite:///")).parent
+        store = sqlite_uri(found.resolve())
+    if folder is None and store.startswith(SQLITE):
+        base = sqlite_path(store).parent
     tags, status = run_tags(store, run_id)
     home = _home(base, tags)
     there: dict[str, Any]

@@ -30,8 +30,9 @@ from engine.ledger.run import RunLedger, federation_of, reopened
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.typed import Domain, record_from_json
+from engine.paths import load_config
 from engine.result import RESULT, Result
-from engine.settings import load_yaml, parse
+from engine.settings import parse
 
 CONFIG = "config.yaml"
 
@@ -155,7 +156,7 @@ def erase(folder: Path, round: int, slot: int) -> dict[str, Any]:
     """Erases what stands behind the commitments of a hospital's update, under the hospital's signature."""
     if not (folder / RESULT).exists():
         raise LedgerError(f"{folder}: the run has not ended, and still works with what would be erased")
-    config = parse(RunConfig, load_yaml(folder / CONFIG), str(folder / CONFIG))
+    config = parse(RunConfig, load_config(folder / CONFIG), str(folder / CONFIG))
 
     def key(federation: bytes) -> bytes:
         keystore = config.ledger.keystore
@@ -216,7 +217,7 @@ def _auditor(ledger: RunLedger, file: Path | None) -> bytes:
 
 def settings(folder: Path) -> LedgerConfig:
     """The settings of a run's ledger; raises ConfigError when it keeps none."""
-    config = parse(RunConfig, load_yaml(folder / CONFIG), str(folder / CONFIG))
+    config = parse(RunConfig, load_config(folder / CONFIG), str(folder / CONFIG))
     if config.ledger.backend == "none":
         raise ConfigError(f"{folder}: the run keeps no ledger (ledger.backend is none).")
     return config.ledger
