@@ -434,17 +434,17 @@ contract ReputationLedgerTest is ReputationBase {
     }
 
     /// @dev Whatever is published and claimed in whatever order: the points are the largest amount claimed so far.
-    function testFuzzClaims(uint8[6] memory amounts, uint8[9] memory order) public {
-        IRoundLedger.Header[6] memory headers;
-        Subjects[6] memory published;
-        for (uint256 i = 0; i < 6; ++i) {
+    function testFuzzClaims(uint8[4] memory amounts, uint8[9] memory order) public {
+        IRoundLedger.Header[4] memory headers;
+        Subjects[4] memory published;
+        for (uint256 i = 0; i < 4; ++i) {
             sealReward(amounts[i]);
             (headers[i], published[i]) = (header, subjects);
         }
         finalize();
         uint256 largest = 0;
         for (uint256 i = 0; i < 9; ++i) {
-            uint256 pick = order[i] % 6;
+            uint256 pick = order[i] % 4;
             (header, subjects) = (headers[pick], published[pick]);
             if (amounts[pick] > largest) {
                 claim(amounts[pick]);

@@ -554,12 +554,13 @@ contract RoundLedgerTest is Base {
     function testCloseRefusals() public {
         header = disputeEmptySlot();
         bytes32 lastHead = ledger.head(FEDERATION);
+        bytes32 firstHead = ledger.headAt(FEDERATION, 0);
         refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         close(1, lastHead, CLOSING);
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, false);
         refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 0));
-        close(0, ledger.headAt(FEDERATION, 0), CLOSING);
+        close(0, firstHead, CLOSING);
         refuse(IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, lastHead, CONFIG));
         close(1, CONFIG, CLOSING);
         refuse(IRoundLedger.ClosingIsZero.selector, abi.encode(FEDERATION));
