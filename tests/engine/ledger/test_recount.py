@@ -14,8 +14,8 @@ from simulators import DOMAIN, LAYOUT, Run, reference_leaf, reference_root
 
 from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
-from engine.errors import HospitalError, LedgerError
-from engine.experiment import HERE, join
+from engine.errors import HospitalError, LedgerError, Stopped
+from engine.experiment import HERE, Place, join
 from engine.experiment import run as run_experiment
 from engine.ledger import archive
 from engine.ledger.format import vectors_name
@@ -166,7 +166,7 @@ def test_checks_change_no_number_and_are_counted(tiny_config: Callable[..., RunC
     for checks in (0, 1, 3):
         folder = tmp_path / str(checks)
         result = run_experiment(tiny_config(**EMBEDDED, **{"ledger.checks": checks}), folder)
-        found[checks] = numbers(result)
+        found[checks] = numbers(result, folder)
         assert result.ledger.checked == (4 if checks else 0)
         report = audit(folder)
         assert not report.findings
@@ -197,11 +197,9 @@ def test_a_drawn_hospital_that_is_shown_nothing_does_not_sign(tiny_config: Calla
 def test_a_round_before_an_interruption_is_computed_again_after_it(
     tiny_config: Callable[..., RunConfig], tmp_path: Path
 ):
-    config = tiny_config(**EMBEDDED)
-    with contextlib.ExitStack() as stack:
-        joined, state = join(config, config_hash(config), tmp_path, HERE, stack)
-        joined.advance(state, 2)
-        joined.parts.ledger.leave()
+    config, stops = tiny_config(**EMBEDDED), iter([False, True])
+    with pytest.raises(Stopped):
+        run_experiment(config, tmp_path, Place(stopping=lambda: next(stops)))
     with contextlib.ExitStack() as stack:
         joined, state = join(config, config_hash(config), tmp_path, HERE, stack)
         shown = joined.parts.ledger.notice(Asked(3, (0, 1, 2), state.params, b"")).shown
