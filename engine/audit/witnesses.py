@@ -44,7 +44,7 @@ def checked_rounds(case: Case) -> list[int]:
     for number, entry in sorted(case.rounds.items()):
         drawn = spec.drawn(entry.head, len(federation.hospitals), federation.checks)
         after = case.rounds.get(number + 1)
-        signers = set(after.updates) if after is not None else {h.slot for h in case.heads if h.round == number}
+        signers = set(after.updates) if after is not None else set(case.results)
         if drawn & signers:
             found.append(number)
     return found

@@ -23,6 +23,7 @@ from engine.ledger.config import LedgerConfig
 from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
 from engine.ledger.store import read_meta, read_only
+from engine.ledger.subjects.closing import Closing
 from engine.ledger.subjects.disputes import Disputes
 from engine.ledger.subjects.registry import (
     Federation,
@@ -63,7 +64,7 @@ class RunLedger:
     """One federation's ledger in one folder; one writer at a time.
 
     Attributes:
-        book, registry, rounds, disputes, reputation, synthetic: its parts.
+        book, registry, rounds, closing, disputes, reputation, synthetic: its parts.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class RunLedger:
         try:
             self.registry = Registry(book, federation)
             self.rounds = Rounds(book, self.registry, config.deadline)
+            self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
@@ -99,7 +101,7 @@ class RunLedger:
                 self._create(config.contract, rule)
             else:
                 self._require_same(rule)
-            book.keep(self.registry, self.rounds)
+            book.keep(self.registry, self.rounds, self.closing)
             self.rounds.restore()
         except BaseException:
             book.close()
@@ -153,7 +155,8 @@ class RunLedger:
             "backend": self.book.chain.name,
             "updates": sum(seal.count for seal in seals),
             "rounds": len(seals),
-            "cosigned": len(self.rounds.cosigned(len(seals))),
+            "cosigned": len(self.closing.results()),
+            **({"closing": hexed(self.closing.digest)} if self.closing.record is not None else {}),
             "transactions": len(receipts),
             "gas_total": sum(receipt.gas for receipt in receipts),
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,
@@ -165,7 +168,7 @@ class RunLedger:
     def checked(self) -> list[int]:
         """Return the rounds that a drawn hospital has computed again: one that has signed on, over their heads."""
         federation, last = self._federation, len(self.rounds.seals)
-        signers: dict[int, set[int]] = {last + 1: set(self.rounds.cosigned(last))}
+        signers: dict[int, set[int]] = {last + 1: set(self.closing.results())}
         for row in self.book.store.rows("updates"):
             signers.setdefault(row["round"], set()).add(row["slot"])
         headers = self.rounds.headers[1 : last + 1]

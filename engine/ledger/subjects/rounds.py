@@ -12,7 +12,7 @@ from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
 from engine.ledger.format import NO_ROUND, PHASES, RING, ROUND_STATUS, SCHEMA
-from engine.ledger.signing import require_digest_signer, require_signer
+from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
@@ -20,7 +20,6 @@ from engine.ledger.subjects.updates import (
     ModelUpdate,
     Opening,
     Receipt,
-    RoundHead,
     SignedUpdate,
     commitments,
     genesis_header,
@@ -190,27 +189,6 @@ class Rounds(Subject):
         if not 1 <= round <= len(self.seals):
             raise LedgerError(f"round {round} is not one of the {len(self.seals)} sealed rounds")
         return self.headers[round]
-
-    def cosign(self, round: int, signatures: Mapping[int, bytes]) -> None:
-        """Keep the hospitals' signatures under the head of a round (slot -> signature of `RoundHead`); again, nothing.
-
-        Raises:
-            LedgerError: the round is not sealed, or a signature is not the hospital's.
-        """
-        if round:
-            self.sealed(round)
-        for slot, signature in sorted(signatures.items()):
-            record = RoundHead(self._federation.id, round, slot, self.headers[round].head)
-            holder = self._registry.holder(slot, round)
-            where = f"round {round}, hospital {slot}, head"
-            require_signer(where, record, signature, self._book.domain, holder)
-        known = self.cosigned(round)
-        new = [(round, slot, signatures[slot]) for slot in sorted(signatures) if slot not in known]
-        self._book.store.add({"heads": new})
-
-    def cosigned(self, round: int) -> dict[int, bytes]:
-        """Return the hospitals' signatures under the head of a round."""
-        return {row["slot"]: row["signature"] for row in self._book.store.rows("heads", round=round)}
 
     def finalize(self) -> None:
         """Make all sealed rounds final, in one transaction for any number of them.
