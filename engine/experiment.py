@@ -91,7 +91,7 @@ def steps(
     A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
-    claim_run(folder)
+    claim_run(folder, config)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
         draw_picture(folder, result, place.note)
@@ -122,8 +122,8 @@ def steps(
     return result
 
 
-def claim_run(folder: Path) -> None:
-    """Makes the folder of a run, or finds it again.
+def claim_run(folder: Path, config: RunConfig) -> None:
+    """Makes the folder of a run, or finds it again; from its first moment on `resume` knows what was to be run.
 
     Raises:
         ConfigError: somebody else's files are there.
@@ -133,6 +133,8 @@ def claim_run(folder: Path) -> None:
         Result.read(folder)  # of an earlier release, or none of ours
         return
     claim(folder, "run", written)
+    if not (folder / CONFIG).exists():
+        write_config(folder / CONFIG, config)
 
 
 @dataclass
