@@ -4,6 +4,7 @@ What changes the ledger opens it as the run would, so one must not be going on m
 written anew, and `result.json` stays as it was at the end of the run.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -30,6 +32,7 @@ from engine.ledger.run import RunLedger, federation_of, reopened
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.typed import Domain, record_from_json
+from engine.model import vector_hash
 from engine.paths import load_config
 from engine.result import RESULT, Result
 from engine.settings import parse
@@ -179,7 +182,11 @@ def witness(folder: Path, round: int, slot: int, file: Path, key: Path | None, o
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise LedgerError(f"{file} holds no vector of hospital {slot} ({error})") from None
     with opened(folder) as ledger:
-        signature = ledger.disputes.witness(round, slot, vector, _auditor(ledger, key))
+        layout = ledger.registry.federation.layout
+        if vector.dtype != np.float32 or vector.shape != (sum(math.prod(shape) for _, shape in layout),):
+            raise LedgerError(f"{file}: the vector of hospital {slot} has not the form of an update")
+        update = vector_hash(vector, layout)
+        signature = ledger.disputes.witness(round, slot, update, _auditor(ledger, key))
     document = {"leaf": hexed(ZERO), "receipt": hexed(signature)}
     proofs.write(out, document)
     return {"round": round, "hospital": slot, **document}

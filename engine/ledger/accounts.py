@@ -16,10 +16,9 @@ from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.files import whole
 from engine.ledger.config import LedgerConfig
+from engine.ledger.format import ADMIN, AUDITOR, COORDINATOR, DEPLOYER
 from engine.ledger.keyfiles import read_key_file, work_of, write_key_file
 from engine.ledger.signing import address
-
-COORDINATOR, ADMIN, AUDITOR, DEPLOYER = "coordinator", "admin", "auditor", "deployer"
 
 EMBEDDED_DEPLOYER = keccak(b"PulseLedger embedded coordinator 1")
 

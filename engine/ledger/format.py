@@ -160,6 +160,10 @@ STUDY = Journal(
 # --- Transactions -----------------------------------------------------------------------------------------------------
 
 
+# Roles of a ledger's accounts; whoever creates contracts is the deployer.
+COORDINATOR, ADMIN, AUDITOR, DEPLOYER = "coordinator", "admin", "auditor", "deployer"
+
+
 class Purpose(NamedTuple):
     """What a transaction is for.
 
@@ -169,7 +173,7 @@ class Purpose(NamedTuple):
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
         foreign: an account that is none of the ledger's signs it.
         gas: limit; the measured use is well below.
-        by: role of the account that signs it; whoever creates contracts is the deployer.
+        by: role of the account that signs it.
     """
 
     contract: str
@@ -177,7 +181,7 @@ class Purpose(NamedTuple):
     required: bool = False
     foreign: bool = False
     gas: int = 1_500_000
-    by: str = "coordinator"
+    by: str = COORDINATOR
 
 
 # Kinds of steps in the governance of synthetic data -> function of SyntheticLedger that takes one.
@@ -193,7 +197,7 @@ GOVERNED = {
 _OF_ADMIN = ("policy", "reviewer")
 
 PURPOSES = {
-    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000, by="deployer"),
+    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     "open": Purpose("RoundLedger", "openFederation", required=True),
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
@@ -205,19 +209,19 @@ PURPOSES = {
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
-    "grant": Purpose("RoundLedger", "grantRole", by="admin"),
-    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by="deployer"),
+    "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
+    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "reputation": Purpose("ReputationLedger", "updateReputation"),
     "claim": Purpose("ReputationLedger", "claimReward"),
-    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by="deployer"),
+    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     **{
-        kind: Purpose("SyntheticLedger", function, by="admin" if kind in _OF_ADMIN else "coordinator")
+        kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
         for kind, function in GOVERNED.items()
     },
 }
 
 STUDY_PURPOSES = {
-    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000, by="deployer"),
+    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "register": Purpose("StudyLedger", "registerStudy", required=True),
     "record": Purpose("StudyLedger", "recordTrial", required=True),
 }

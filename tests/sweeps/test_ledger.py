@@ -179,8 +179,10 @@ def test_an_update_is_shown_to_the_contract_and_then_its_absence(
     # Nobody gave the coordinator the vector: it said so before it sealed, and it takes an auditor who has it.
     assert "the contract refuses: SignatureInvalid" in refusal("dispute", folder, 2, left_out)
     vectors, word = tmp_path / "vectors.safetensors", tmp_path / "witness.json"
-    save_file({f"slot-{left_out:04d}": np.zeros(5, np.float32)}, vectors)
     words = ("witness", folder, 2, left_out, vectors, "--out", word)
+    save_file({f"slot-{left_out:04d}": np.zeros(5, np.float32)}, vectors)
+    assert f"the vector of hospital {left_out} has not the form of an update" in refusal(*words)
+    save_file({f"slot-{left_out:04d}": -vector}, vectors)
     assert f"hospital {left_out} has shown no update with this vector in round 2" in refusal(*words)
     save_file({f"slot-{left_out:04d}": vector}, vectors)
     command(*words)

@@ -1,7 +1,5 @@
 """Hospitals against the coordinator: updates shown to the contract directly, disputes with proof, an auditor's decisions."""
 
-import numpy as np
-
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_arguments, call_data
@@ -12,7 +10,6 @@ from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
 from engine.ledger.subjects.updates import Availability, Receipt, SignedUpdate
 from engine.ledger.typed import abi_tuple
-from engine.model import vector_hash
 
 
 class Disputes:
@@ -52,11 +49,11 @@ class Disputes:
         data = call_data("dispute", self._federation.id, headers, *arguments)
         self._book.send(Call("dispute", round, self._book.domain.contract, data))
 
-    def witness(self, round: int, slot: int, vector: np.ndarray, key: bytes) -> bytes:
+    def witness(self, round: int, slot: int, update: bytes, key: bytes) -> bytes:
         """Sign, as an auditor, that the vector behind an update that was shown directly is here.
 
         Args:
-            vector: float32[parameters], the change that the hospital sends.
+            update: hash of the vector, 32 bytes.
             key: the auditor's.
 
         Raises:
@@ -66,7 +63,7 @@ class Disputes:
         for transaction in shown:
             _, arguments = call_arguments(decode_transaction(transaction.raw)["data"])
             record = arguments["record"]
-            if record["slot"] == slot and record["update"] == vector_hash(vector, self._federation.layout):
+            if record["slot"] == slot and record["update"] == update:
                 leaf = self._rounds.submission(round, record["parentModel"], slot)["leaf"]
                 return sign(Availability(self._federation.id, round, slot, leaf), self._book.domain, key)
         raise LedgerError(f"hospital {slot} has shown no update with this vector in round {round}")

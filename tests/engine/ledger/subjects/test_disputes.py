@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulators import Run, receipt_signature
+from simulators import LAYOUT, Run, receipt_signature
 
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
@@ -14,6 +14,7 @@ from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import SignedUpdate
 from engine.ledger.trees import EMPTY
 from engine.ledger.typed import Domain
+from engine.model import vector_hash
 
 
 @pytest.fixture
@@ -83,13 +84,13 @@ def test_a_censored_hospital_shows_its_update_and_then_that_it_was_left_out(run:
         assert ledger.rounds.submission(1, run.model(0), 1)["refused"] is True
         with pytest.raises(ContractRevert, match="SignatureInvalid"):
             disputes.dispute(1, 1)
-        vector = run.vectors(1)[1]
+        update = vector_hash(run.vectors(1)[1], LAYOUT)
         with pytest.raises(LedgerError, match="hospital 1 has shown no update with this vector in round 1"):
-            disputes.witness(1, 1, vector + 1, EMBEDDED_AUDITOR)
+            disputes.witness(1, 1, update[::-1], EMBEDDED_AUDITOR)
         for key in (run.keys[1], EMBEDDED_COORDINATOR):
             with pytest.raises(ContractRevert, match="SignatureInvalid"):
-                disputes.dispute(1, 1, signature=disputes.witness(1, 1, vector, key))
-        disputes.dispute(1, 1, signature=disputes.witness(1, 1, vector, EMBEDDED_AUDITOR))
+                disputes.dispute(1, 1, signature=disputes.witness(1, 1, update, key))
+        disputes.dispute(1, 1, signature=disputes.witness(1, 1, update, EMBEDDED_AUDITOR))
         assert ledger.rounds.status(1) == "DISPUTED"
         disputes.resolve(1, False, EMBEDDED_AUDITOR)
         assert ledger.rounds.status(1) == "FINAL"
