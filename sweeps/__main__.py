@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
-from sweeps.verbs import data, governing, ledger, looking, running
+from sweeps.trust import trusting
+from sweeps.verbs import auditing, data, governing, ledger, looking, running
 from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
@@ -17,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_keys:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
-        return options.run(options, rest)
+        with trusting(getattr(options, "trust", ())):
+            return options.run(options, rest)
     except ReviewPending as error:
         print(f"pulseledger: {error}", file=sys.stderr)
         return WAITING
@@ -45,7 +47,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = Verbs(parser)
-    for room in (running, looking, governing, ledger, data):
+    for room in (running, looking, auditing, governing, ledger, data):
         room.add(verbs)
     return parser
 

@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.audit.report import Count, Report, finding
+from engine.audit.known import NOTHING, Known
+from engine.audit.report import Count, Note, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
-from engine.ledger.format import STUDY
-from engine.result import Result
+from engine.ledger.format import CONFIG, STUDY
+from engine.result import RESULT, Result
+from engine.settings import load_yaml, parse
 from engine.tracking.store import run_tags
 from sweeps import registration
 from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
@@ -25,27 +27,52 @@ from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
 
-def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
+def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
+    """Recompute everything that a run, a bundle or a study claims; of a run that kept no ledger, say so.
+
+    Raises:
+        PulseLedgerError: what is there cannot be read.
+    """
+    if is_study(path):
+        return audit_study(path, checks, known)
+    if not (path / "ledger").exists() and (path / CONFIG).is_file():
+        config = parse(RunConfig, load_yaml(path / CONFIG), str(path / CONFIG))
+        if config.ledger.backend == "none":
+            report = Report(finished=(path / RESULT).exists())
+            report.add(
+                Note("no ledger was kept (ledger.backend is none): nothing of this run is bound", unchecked=True)
+            )
+            return report
+    return audit(path, checks, known)
+
+
+def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
 
     Args:
         checks: of each trial's run.
+        known: what the auditor knows from elsewhere; head and contract are those of the study.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), Report()
+    study, report, recorded = read_study(folder), Report(), StudyCase()
     trials = _trials(study, folder, report)
     if (folder / "ledger" / STUDY.file).exists():
-        recorded = audit_records(folder / "ledger", report)
+        recorded = audit_records(folder / "ledger", report, known=known)
         _check_design(study, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
         report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
-        report.notes.append("ledger.backend is none: nothing was registered")
+        words = "no ledger was kept (ledger.backend is none): nothing was registered"
+        report.add(Note(words, unchecked=True))
     _check_values(study, folder, trials, report)
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    begun = {*recorded.begun, *trials}
+    if isinstance(wanted, int) and len(begun) < wanted:
+        report.add(Note(f"{wanted - len(begun)} of {wanted} registered trials never began"))
     report.trials = [
         {
             "trial": number,
@@ -55,17 +82,26 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
         }
         for number, trial in sorted(trials.items())
     ]
-    report.finished = all(row["state"] in registration.STAGE.values() for row in report.trials)
+    complete = not isinstance(wanted, int) or len(begun) >= wanted
+    report.finished = bool(trials) and complete and all(trial.ended for trial in trials.values())
     for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
         report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
     for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
-        name = str(run.relative_to(folder))
         try:
-            report.runs[name] = audit(run, checks)
+            report.runs[str(run.relative_to(folder))] = found = audit(run, checks, known.node)
         except PulseLedgerError as error:
-            number = int(run.parent.name) if run.parent.name.isdecimal() else None
-            report.find(number, "folder", name, "a readable ledger", None, str(error))
+            report.runs[str(run.relative_to(folder))] = Report(unreadable=str(error))
+            continue
+        stage, _ = recorded.ended.get(_number(run.parent), ("", None))
+        if stage in ("PRUNED", "FAILED") and not found.finished:
+            found.finished = True
+            found.add(Note(f"the run did not finish: its trial is recorded as {stage}"))
     return report
+
+
+def _number(trial: Path) -> int:
+    """The number of a trial by its folder; -1 where that is no trial's."""
+    return int(trial.name) if trial.name.isascii() and trial.name.isdecimal() and len(trial.name) < 10 else -1
 
 
 def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
@@ -137,13 +173,10 @@ def _check_trials(
         if not path.name.isdecimal() or path != trial_folder(folder, int(path.name)) or int(path.name) not in numbers:
             surplus = int(path.name) if path.name.isdecimal() else None
             report.find(surplus, "folder", path.name, None, path.name, "the folder belongs to no trial of the study")
-    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
-    if isinstance(wanted, int) and len(numbers) < wanted:
-        report.notes.append(f"{wanted - len(numbers)} of {wanted} registered trials never began")
     going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
     going = [n for n in going if not trials[int(n)].ended]
     if going:
-        report.notes.append(f"trials that have not ended: {', '.join(going)}")
+        report.add(Note(f"trials that have not ended: {', '.join(going)}"))
 
 
 def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: Report) -> None:
@@ -183,7 +216,7 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredT
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[Path, Any]:
+def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Known = NOTHING) -> tuple[Path, Report]:
     """Audit the folder that an MLflow run belongs to, and compare its tags with what is there.
 
     Args:
@@ -210,26 +243,26 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     if is_study(home):
         of_study, recorded = Report(), StudyCase()
         if (home / "ledger" / STUDY.file).exists():
-            recorded = audit_records(home / "ledger", of_study)
+            recorded = audit_records(home / "ledger", of_study, checks=())
         domain = recorded.domain
         there = {"ledger.head": of_study.head}
         if domain is not None:
             there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
-        study_report = audit_study(home)
-        for name, value, message in _tag_problems(tags, there, status, study_report.notes):
+        study_report = audit_study(home, known=known)
+        for name, value, message in _tag_problems(tags, there, status, study_report):
             study_report.find(None, "mlflow", name, value, tags.get(name), message)
         return home, study_report
-    report = audit(home)
+    report = audit(home, known=known)
     try:
         result = Result.read(home)
     except DataError as error:
-        report.notes.append(f"MLflow's tags were not compared: {error}")
+        report.add(Note(f"MLflow's tags were not compared: {error}", unchecked=True))
         return home, report
     there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
     there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
     bundle = home / "ledger" / BUNDLE
     there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
-    for name, value, message in _tag_problems(tags, there, status, report.notes):
+    for name, value, message in _tag_problems(tags, there, status, report):
         report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report
 
@@ -250,12 +283,12 @@ def _home(base: Path, tags: Mapping[str, str]) -> Path:
 
 
 def _tag_problems(
-    tags: Mapping[str, str], there: Mapping[str, Any], status: str, notes: list[str]
+    tags: Mapping[str, str], there: Mapping[str, Any], status: str, report: Report
 ) -> Iterator[tuple[str, Any, str]]:
     """Name, value and message of every tag that is not what the ledger says; a run that goes on has none so far."""
     missing = [name for name in there if name not in tags]
     if missing and status != "FINISHED":
-        notes.append(f"MLflow's run is {status} and has no tag {', '.join(missing)}")
+        report.add(Note(f"MLflow's run is {status} and has no tag {', '.join(missing)}", unchecked=True))
     for name, value in there.items():
         if (name in tags or status == "FINISHED") and tags.get(name) != (None if value is None else str(value)):
             yield name, value, f"MLflow's tag {name} is not what the ledger in the folder says"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from engine.audit import spec
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Executed, RunState, execute_run
+from engine.audit.known import NOTHING, Known
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction
 from engine.encoding import read_json
@@ -153,6 +154,7 @@ class Case:
 
     Attributes:
         backend: name, url, contract: as in the meta row.
+        known: what the auditor knows from elsewhere.
     """
 
     evidence: Evidence
@@ -165,6 +167,7 @@ class Case:
     rotations: tuple[Rotation, ...]
     steps: tuple[Step, ...]
     transactions: tuple[Transaction, ...]
+    known: Known = NOTHING
 
     @cached_property
     def finished(self) -> bool:
@@ -323,7 +326,7 @@ class Case:
         requests = [s.record for s in self.steps if s.kind == "request" and isinstance(s.record, Record)]
         wanted = {(record["slot"], record["class_"]) for record in requests}
         place = (self.backend, self.domain, self.contracts, self.transactions)
-        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted))
+        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted), self.known.rpc)
 
 
 def _after_seals(transactions: Sequence[Transaction]) -> Iterator[tuple[int, Transaction]]:

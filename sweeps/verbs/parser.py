@@ -40,6 +40,12 @@ class Verbs:
         return parser
 
 
+def trusts(sub: argparse.ArgumentParser) -> None:
+    """Adds the flag that names servers which a folder may lead to."""
+    words = "a server or address that may be opened where the folder names it; also in PULSELEDGER_TRUSTED"
+    sub.add_argument("--trust", action="append", default=[], metavar="SERVER", help=words)
+
+
 def values_of(path: str, rest: list[str], model: type[RunConfig]) -> dict[str, Any]:
     """The values of a YAML file with the flags put over them; ready-made files are found wherever the package is."""
     ready = READY / Path(path).name

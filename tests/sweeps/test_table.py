@@ -34,7 +34,7 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
     assert "local majority" in table
     assert main(["audit", str(done), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)[str(done)]
-    assert report["clean"]
+    assert report["verdict"] == "clean"
     assert len(report["runs"]) == 4
     assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
 

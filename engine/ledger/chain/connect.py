@@ -8,6 +8,7 @@ from engine.ledger.chain.base import Chain
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.config import LedgerConfig
+from engine.ledger.format import EMBEDDED_CHAIN
 from engine.ledger.signing import address
 
 
@@ -21,6 +22,10 @@ def connect(config: LedgerConfig) -> Chain:
         if not config.url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
         node = RpcChain(config.url, config.chain_id, read_key(config.key_file), config.confirmations, config.timeout)
+        if node.chain_id == EMBEDDED_CHAIN:
+            raise LedgerError(
+                f"the node at {node.url} is on chain {node.chain_id}, which is that of the embedded back end"
+            )
         node.require_rules()
         return node
     if config.backend != "embedded":

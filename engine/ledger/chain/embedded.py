@@ -8,6 +8,7 @@ from engine.errors import LedgerError
 from engine.ledger.chain.base import ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
+from engine.ledger.format import EMBEDDED_CHAIN
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
@@ -46,6 +47,8 @@ class EmbeddedChain:
         self._logs: dict[bytes, tuple[Log, ...]] = {}
         self._nonce = 0
         self.chain_id = int(self._chain.chain_id)
+        if self.chain_id != EMBEDDED_CHAIN:
+            raise LedgerError(f"the embedded chain is chain {self.chain_id}, this version knows it as {EMBEDDED_CHAIN}")
 
     @property
     def sender(self) -> str:

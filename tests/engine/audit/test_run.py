@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from simulators import FEDERATION_ID, POLICY, SIZE, Faults, Run, request
 
 from engine import encoding
+from engine.audit.report import Verdict
 from engine.audit.run import CHECKS, audit, compare
 from engine.ledger import archive
 from engine.ledger.chain.contracts import call_arguments, call_data
@@ -82,8 +83,9 @@ def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: s
     }
     assert (report.unchecked, report.finished) == ([], True)
     assert report.head == json.loads((folder / "result.json").read_text())["ledger"]["head"]
-    assert report.lines()[-1] == "clean"
-    assert json.loads(json.dumps(report.to_dict()))["clean"] is True
+    assert report.verdict is Verdict.CLEAN
+    assert report.lines()[-1] == "verdict: clean"
+    assert json.loads(json.dumps(report.to_dict()))["verdict"] == "clean"
 
 
 def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
@@ -104,9 +106,11 @@ def test_an_erased_opening_leaves_a_note(folder: Path):
     report = audit(folder)
     assert report.findings == []
     assert any("round 2, hospital 2: the number of samples was erased" in note for note in report.unchecked)
+    assert report.verdict is Verdict.NOT_VERIFIED
+    assert report.lines()[-1] == "verdict: not verified (2 things could not be checked)"
 
 
-def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
+def test_a_run_that_stopped_is_unfinished_without_findings(tmp_path: Path):
     run, chain = Run(tmp_path), Faults(EmbeddedChain())
     ledger = run.open(chain=chain)
     archive.write_genesis(run.ledger_folder, run.genesis)
@@ -125,11 +129,12 @@ def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
     assert report.counts["rounds"] == 2
     assert any("(seal of round 2) is recorded, but the run stopped" in note for note in report.notes)
     assert any("no result.json" in note for note in report.notes)
-    assert not report.finished
+    assert report.verdict is Verdict.UNFINISHED
+    assert report.lines()[-1] == "verdict: unfinished (all that is there is consistent)"
 
 
 @pytest.mark.parametrize("step", ["policy", "request", "rotate"])
-def test_a_run_that_stopped_between_rounds_is_clean_with_notes(tmp_path: Path, step: str):
+def test_a_run_that_stopped_between_rounds_is_unfinished_without_findings(tmp_path: Path, step: str):
     run, chain = Run(tmp_path), Faults(EmbeddedChain())
     with run.open(chain=chain) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
@@ -150,7 +155,7 @@ def test_a_run_that_stopped_between_rounds_is_clean_with_notes(tmp_path: Path, s
     report = audit(tmp_path)
     assert report.findings == []
     assert any(f"({step} of round" in note for note in report.notes)
-    assert not report.finished
+    assert report.verdict is Verdict.UNFINISHED
 
 
 def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
@@ -527,7 +532,8 @@ def test_no_check_depends_on_another_one(original: Path, simple: Path):
 def test_what_evidence_says_cannot_move_the_cursor(folder: Path):
     """Text of a journal could otherwise write a line of its own into the report."""
     rowid, _ = row_of(folder, "synthetic", "kind = 'expire'")
-    set_value(folder, "synthetic", rowid, "kind", "x\nclean\r\x1b[2J")
+    set_value(folder, "synthetic", rowid, "kind", "x\nverdict: clean\r\x1b[2J\u202e")
     report = audit(folder, OFFLINE)
-    assert any(f.found == "x\\nclean\\r\\x1b[2J" for f in report.findings)
-    assert report.lines()[-1].endswith("findings")
+    assert any(f.found == "x\\nverdict: clean\\r\\x1b[2J\\u202e" for f in report.findings)
+    assert report.lines()[-1] == f"verdict: findings ({len(report.findings)})"
+    assert [line for line in report.lines() if line.startswith("verdict")] == report.lines()[-1:]
