@@ -22,10 +22,26 @@ settings.register_profile("pulseledger", deadline=None, suppress_health_check=[H
 settings.load_profile("pulseledger")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per CPU, and none of their own for a single file: its tests stay together anyway."""
+    alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
+    return 0 if alone else len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file stay in one process, which makes what they share; so do all that want the one Ray."""
+    for item in items:
+        wants_ray = "ray2" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if wants_ray else str(item.path.relative_to(ROOT))))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder for this session, also for processes that it starts; the user's is never touched."""
-    folder = tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """One cache folder for all processes of these tests; the user's is never touched."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULSELEDGER_CACHE", str(folder))
         # the studies of the tests are over before the usual ten seconds are
