@@ -14,7 +14,7 @@ from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
-from engine.errors import ConfigError, DataError, PulseLedgerError
+from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import CONFIG, STUDY
 from engine.result import RESULT, Result
@@ -57,22 +57,30 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
     study, report, recorded = read_study(folder), Report(), StudyCase()
-    trials = _trials(study, folder, report)
+    trials: dict[int, StoredTrial] | None = None
+    try:
+        trials = _trials(study, folder, report)
+    except NotTrusted as error:
+        report.add(Note(f"Optuna's database was not compared: {error}", unchecked=True))
     if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report, known=known)
         _check_design(study, recorded, report)
-        _check_trials(study, folder, trials, recorded, report)
+        if trials is not None:
+            _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
         report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
         words = "no ledger was kept (ledger.backend is none): nothing was registered"
         report.add(Note(words, unchecked=True))
-    _check_values(study, folder, trials, report)
-    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
-    begun = {*recorded.begun, *trials}
-    if isinstance(wanted, int) and len(begun) < wanted:
-        report.add(Note(f"{wanted - len(begun)} of {wanted} registered trials never began"))
+    _check_values(study, folder, trials or {}, report)
+    _tell_trials(trials or {}, recorded, report)
+    _audit_runs(folder, recorded, checks, known, report)
+    return report
+
+
+def _tell_trials(trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report) -> None:
+    """How each trial stands, and whether the study has come to its end."""
     report.trials = [
         {
             "trial": number,
@@ -82,21 +90,36 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
         }
         for number, trial in sorted(trials.items())
     ]
-    complete = not isinstance(wanted, int) or len(begun) >= wanted
-    report.finished = bool(trials) and complete and all(trial.ended for trial in trials.values())
     for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
         report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    begun = {*recorded.begun, *trials}
+    never = wanted - len(begun) if type(wanted) is int else 0
+    if never > 0:
+        report.add(Note(f"{never} of {wanted} registered trials never began"))
+    # what a driver that was killed did not get to record; the next one does so before anything else
+    late = [number for number in sorted(trials) if number not in recorded.begun]
+    ends = [n for n, trial in sorted(trials.items()) if trial.ended and n not in recorded.ended and n not in late]
+    for what, numbers in (("beginning", late), ("end", ends)):
+        if recorded.designs and numbers:
+            report.add(Note(f"the {what} of trials {', '.join(map(str, numbers))} is not recorded; resume does so"))
+    over = recorded.ended.keys() if recorded.designs else {n for n, trial in trials.items() if trial.ended}
+    report.finished = bool(begun) and never <= 0 and begun <= over
+
+
+def _audit_runs(folder: Path, recorded: StudyCase, checks: Sequence[Check], known: Known, report: Report) -> None:
+    """Audit the ledger of each trial's runs; one of a trial that is recorded as pruned or failed need not have ended."""
     for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
+        name = str(run.relative_to(folder))
         try:
-            report.runs[str(run.relative_to(folder))] = found = audit(run, checks, known.node)
+            report.runs[name] = found = audit(run, checks, known.node)
         except PulseLedgerError as error:
-            report.runs[str(run.relative_to(folder))] = Report(unreadable=str(error))
+            report.runs[name] = Report(unreadable=str(error))
             continue
         stage, _ = recorded.ended.get(_number(run.parent), ("", None))
         if stage in ("PRUNED", "FAILED") and not found.finished:
             found.finished = True
             found.add(Note(f"the run did not finish: its trial is recorded as {stage}"))
-    return report
 
 
 def _number(trial: Path) -> int:
@@ -138,12 +161,14 @@ def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> No
 def _check_trials(
     study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report
 ) -> None:
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    registered = wanted if type(wanted) is int else 0
     for number, trial in sorted(trials.items()):
-        if number not in recorded.begun:
-            message = "the trial is in Optuna's database, but its beginning was never recorded"
-            report.find(number, "database", "trial", None, number, message)
-        else:
+        if number in recorded.begun:
             _compare(number, "begun", recorded.begun[number], registration.begun(trial), report)
+        elif number >= registered:
+            message = "the trial is in Optuna's database, but is none of the registered ones"
+            report.find(number, "database", "trial", f"one of {registered} trials", number, message)
         if not trial.ended:
             if number in recorded.ended:
                 message = "the database says that the trial has not ended"
@@ -155,8 +180,6 @@ def _check_trials(
             report.find(number, "folder", "result.json", "the recorded results", None, str(error))
             continue
         if number not in recorded.ended:
-            message = "the end was never recorded; `pulseledger resume` does so after a driver that was killed there"
-            report.find(number, "ended", "stage", stage, None, message)
             continue
         was, there = recorded.ended[number]
         if was != stage:
