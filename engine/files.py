@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, and where caches lie."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,27 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file that somebody else may have made: a pipe or a device in its place could have no end.
+
+    Raises:
+        OSError: it is not there, is no plain file, or holds more than `most` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"holds {found.st_size} bytes, of at most {most}", str(path))
+        return file.read(most)
+
+
+def read_text(path: Path, most: int) -> str:
+    """As `read_bytes`, for UTF-8; raises ValueError, too, where it is no such text."""
+    return read_bytes(path, most).decode("utf-8")
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
 from sweeps.trust import trusting
 from sweeps.verbs import auditing, data, governing, ledger, looking, running
+from sweeps.verbs.border import unforeseen
 from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         how = str(stop) or "stopped; `pulseledger resume DIR` goes on from the last round."
         print(f"pulseledger: {how}", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        print(f"pulseledger: {unforeseen(error)}", file=sys.stderr)
+        return MISTAKE
 
 
 def _parser() -> Parser:

@@ -178,10 +178,8 @@ class Case:
     @cached_property
     def result(self) -> Mapping[str, Any]:
         """What result.json says; empty where it is not there, or cannot be read."""
-        if self.evidence.folder is None:
-            return {}
         try:
-            found = read_json((self.evidence.folder / "result.json").read_text(encoding="utf-8"))
+            found = read_json(self.evidence.text("result.json"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -5,6 +5,7 @@ Each is far above what the engine writes; what is beyond is refused in a sentenc
 
 from engine.errors import LedgerError
 
+JOURNAL = 1 << 37  # bytes
 ROWS = 20_000_000  # of a table
 LINE = 1 << 24  # bytes of a row
 TRANSACTIONS = 1_000_000

@@ -128,9 +128,12 @@ def collected(reading: Reading[T]) -> tuple[T, list[Told]]:
 def text(value: Any) -> str:
     """A value as text on one line, bytes as 0x hex, with its end cut off if it is long."""
     if isinstance(value, bytes):
-        shown = "0x" + value.hex()
+        shown = "0x" + value[:_LONGEST].hex()
     else:
-        shown = "nothing" if value is None else one_line(str(value))
+        try:
+            shown = "nothing" if value is None else one_line(str(value)[: 10 * _LONGEST])
+        except ValueError:  # an integer of more digits than Python writes
+            shown = "a number of thousands of digits"
     return _cut(shown, _LONGEST)
 
 

@@ -1,6 +1,7 @@
 """What a run reports of itself: final model, result.json, and the result in the bundle, against the ledger."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
 from engine.encoding import read_json
+from engine.files import read_bytes
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
 from engine.ledger.format import BASE_REPUTATION
 
@@ -27,7 +29,7 @@ def check(case: Case) -> Iterator[Told]:
         yield from _check_model(case, folder / MODEL)
     yield from _check_manifest(case)
     if folder is not None:
-        yield from _check_result(case, folder / RESULT)
+        yield from _check_result(case)
 
 
 def _check_model(case: Case, path: Path) -> Iterator[Told]:
@@ -38,8 +40,9 @@ def _check_model(case: Case, path: Path) -> Iterator[Told]:
             yield Note(f"there is no {MODEL}: the run did not finish")
         return
     try:
-        found = spec.tensors_hash(load(path.read_bytes()))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        most = 4 * sum(math.prod(shape) for _, shape in case.federation.layout) + limits.HEADER
+        found = spec.tensors_hash(load(read_bytes(path, most)))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         yield finding("model", "file", "readable tensors", "none", f"{MODEL} is damaged: {error}")
         return
     if found != case.last_model:
@@ -69,12 +72,12 @@ def _check_manifest(case: Case) -> Iterator[Told]:
             yield Note(f"the run was made with another build of {name}")
 
 
-def _check_result(case: Case, path: Path) -> Iterator[Told]:
+def _check_result(case: Case) -> Iterator[Told]:
     if not case.finished:
         yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:
-        result = read_json(path.read_text(encoding="utf-8"))
+        result = read_json(case.evidence.text(RESULT))
     except (OSError, ValueError) as error:
         yield finding("result", "file", "readable JSON", "none", f"{RESULT} is damaged: {error}")
         return

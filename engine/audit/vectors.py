@@ -1,12 +1,13 @@
 """Vectors: what hospitals sent against what they signed, and every round's model computed again from it."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from engine.audit import rules, spec
+from engine.audit import limits, rules, spec
 from engine.audit.case import Case, Round
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Model, Weighted
@@ -113,13 +114,14 @@ def _slot(name: str) -> int | None:
 
 
 def _tensors(case: Case, number: int) -> Reading[Mapping[str, np.ndarray] | None]:
-    data = case.evidence.vectors(number)
+    entries = sum(math.prod(shape) for _, shape in case.federation.layout)
+    data = case.evidence.vectors(number, 4 * entries * max(len(case.federation.hospitals), 1) + limits.HEADER)
     if data is None:
         yield finding("archive", "file", "readable vectors", None, "the archived vectors are missing", round=number)
         return None
     try:
         return load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         message = f"the archived vectors are damaged: {error}"
         yield finding("archive", "file", "readable vectors", None, message, round=number)
         return None

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from engine.audit.known import NOTHING, Known
 from engine.audit.report import Report
 from engine.encoding import unhexed
 from engine.errors import ConfigError, PulseLedgerError
+from sweeps.verbs.border import unforeseen
 from sweeps.verbs.parser import Verbs, trusts
 
 HELP = (
@@ -50,20 +50,16 @@ def audit(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def bordered(work: Callable[[], tuple[Path, Report]], path: Path | None) -> tuple[Path | None, Report]:
-    """What an audit comes to, whatever the evidence makes of its readers: what nobody foresaw is told with its place.
-
-    Evidence is somebody else's, and no input of his may pass for a fault of the program; the tests call the audit without
-    this, so that nothing hides behind it.
-    """
+    """What an audit comes to, whatever the evidence makes of its readers: evidence is somebody else's."""
     try:
         return work()
     except PulseLedgerError as error:
         return path, Report(unreadable=str(error))
-    except (Exception, RecursionError, MemoryError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}, in {last.name}"
-        words = f"{path}: cannot be audited, nobody foresaw this: {type(error).__name__} ({error}) at {where}"
-        return path, Report(unreadable=words)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return path, Report(unreadable=f"{where}{error.strerror or error}.")
+    except Exception as error:
+        return path, Report(unreadable=f"{path}: {unforeseen(error)}")
 
 
 def _work(options: argparse.Namespace) -> Callable[[], tuple[Path, Report]]:
