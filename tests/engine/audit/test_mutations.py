@@ -29,14 +29,18 @@ SCALARS = (
     | st.booleans()
     | st.integers(-(2**70), 2**70)
     | st.sampled_from([10**4000, -0.0, 0.0, 1e400, -1e400, float("nan"), 2**53 + 0.5, "", "\ud800", "\u202e\n\x1b[2J"])
-    | st.sampled_from(["0x", "0x" + "00" * 32, "0x" + "ff" * 65, "0x" + "00" * 20, "[" * 200, '{"a": NaN}', "null", "\x00"])
+    | st.sampled_from(
+        ["0x", "0x" + "00" * 32, "0x" + "ff" * 65, "0x" + "00" * 20, "[" * 200, '{"a": NaN}', "null", "\x00"]
+    )
     | st.text(max_size=5)
 )
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=3)
 STORED = (
     st.none()
     | st.integers(-(2**63), 2**63 - 1)
-    | st.sampled_from([-0.0, 1.5, 1e400, "", b"", b"\xff" * 32, b"\x00" * 65, '{"round": -0.0}', '{"a": ' * 150, "x\ncl"])
+    | st.sampled_from(
+        [-0.0, 1.5, 1e400, "", b"", b"\xff" * 32, b"\x00" * 65, '{"round": -0.0}', '{"a": ' * 150, "x\ncl"]
+    )
     | st.binary(max_size=70)
     | st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=5)
 )
