@@ -71,6 +71,8 @@ def start_ray(execution: ExecutionConfig) -> bool:
         options |= {"include_dashboard": False}
         if execution.cpus is not None:
             options["num_cpus"] = execution.cpus
+    # a Ray that joins no cluster listens on this machine's loopback only, as it does by itself on other systems
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = execution.address != "local"
     host, colon, port = execution.address.rpartition(":")
     try:
         if colon and "/" not in host and port.isdigit():

@@ -88,3 +88,32 @@ def sync_folder(folder: Path) -> None:
 def cache_folder() -> Path:
     """Where downloads, cut beats, kernels and generators are kept: PULSELEDGER_CACHE, else the user's cache folder."""
     return Path(os.environ.get("PULSELEDGER_CACHE") or platformdirs.user_cache_dir("pulseledger"))
+
+
+def own_cache(name: str) -> Path:
+    """A folder of the cache for what is taken as this user's own work, such as code that is loaded; made if need be.
+
+    Raises:
+        DataError: it belongs to somebody else, or others can write there.
+    """
+    home = cache_folder() / name
+    for folder in (home.parent, home):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be made ({error.strerror}).") from None
+        if not is_own(folder):
+            raise DataError(
+                f"{folder}: others can write there or own it, so nothing in it can be trusted; do `chmod go-w` on a folder of "
+                "yours, or name another in PULSELEDGER_CACHE."
+            )
+    return home
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file or folder is there, belongs to this user, and nobody else can write it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -175,6 +175,14 @@ class Case:
         folder = self.evidence.folder
         return folder is None or (folder / "result.json").exists()
 
+    @property
+    def public(self) -> bool:
+        """Whether this is a bundle from which all openings were left out to hand it on; it has none, whatever it says."""
+        said = self.evidence.folder is None and self.evidence.manifest.get("public") is True
+        return said and all(
+            update.opening is None for entry in self.rounds.values() for update in entry.updates.values()
+        )
+
     @cached_property
     def result(self) -> Mapping[str, Any]:
         """What result.json says; empty where it is not there, or cannot be read."""

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
+from engine.encoding import one_line
+
 _LONGEST = 200  # characters of a value
 _LONGEST_MESSAGE = 1000
 
@@ -139,11 +141,6 @@ def text(value: Any) -> str:
 
 def _cut(words: str, longest: int) -> str:
     return words if len(words) <= longest else words[: longest - 3] + "..."
-
-
-def one_line(words: str) -> str:
-    """Text in which whatever moves a cursor is written out: evidence could otherwise say that it is clean."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import os
 import traceback
 from pathlib import Path
 
-from engine.audit.report import one_line
+from engine.encoding import one_line
 
 VARIABLE = "PULSELEDGER_TRACEBACK"
 

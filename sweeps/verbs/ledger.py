@@ -52,6 +52,9 @@ def add(verbs: Verbs) -> None:
     one = sub("resolve", "decide a dispute, as an auditor", folder, ("round", ROUND))
     one.add_argument("decision", choices=("uphold", "void"))
     one.add_argument("--key", type=Path, metavar="FILE", help="the auditor's key; default: the embedded chain's own")
+    one = sub("export", "a bundle of a finished run to hand on", folder)
+    one.add_argument("--public", action="store_true", required=True, help="without salts and what they hide")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as public.plb")
     sub("claim", "pull the reward of a hospital", folder, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", folder, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
@@ -73,6 +76,9 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "submit":
             done = desk.submit(options.folder, options.file)
             said = f"the update of hospital {done['hospital']} for round {done['round']} is with the contract"
+        case "export":
+            done = desk.export(options.folder, options.out)
+            said = f"{options.out}: everything but salts and what they hide; `pulseledger audit` takes it"
         case "dispute":
             done = desk.dispute(options.folder, options.round, options.slot, options.receipt)
             said = f"round {done['round']} is {done['status']}"

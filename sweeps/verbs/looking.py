@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.audit.report import one_line
+from engine.encoding import one_line
 from engine.errors import ConfigError
 from engine.settings import load_yaml, parse
 from sweeps.trust import require_trusted
