@@ -259,7 +259,7 @@ def join(
         pool=pool,
         schedule=Sampled(config.seed, trainers, per_round, least),
         rule=rule,
-        validation=Validation(validators, beats.classes, participants, least),
+        validation=Validation(validators, beats.classes, cohort.scored, participants, least),
         judges=judges,
         ledger=ledger,
     )

@@ -40,6 +40,7 @@ from sweeps.mirror import SPREAD, open_mirror
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
+from sweeps.sizes import housed
 from sweeps.slots import Slot, Slots, cause_of
 from sweeps.space import StudyConfig, rung_rounds, total_trials, violation
 from sweeps.stopping import STOP, Stopping
@@ -161,7 +162,7 @@ class Driver:
         steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study)
         home = trial_folder(self._folder, trial.number)
         order = Order(
-            configs=tuple(RunConfig.model_validate(values) for values in trial.configs),
+            configs=tuple(housed(RunConfig.model_validate(values), self._slots.cpus) for values in trial.configs),
             folder=home,
             named=self._mirror.named(trial),
             scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *SPREAD))),

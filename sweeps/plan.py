@@ -33,9 +33,9 @@ def plan_lines(
     cpus = cores / at_once
     for condition in conditions(study):
         config = resolve(study, condition, {}, 0)
-        actors = len(trial_hosts(config, cpus)) if study.execution.pool == "ray" else 0
-        hospitals = config.cohort.hospitals
-        yield f"  condition {condition.label}: {hospitals} hospitals in {actors or 'no'} actor{'s' * (actors != 1)}"
+        actors, hospitals = len(trial_hosts(config, cpus)), config.cohort.hospitals
+        where = f"{actors} actor{'s' * (actors != 1)}" if actors else "the trial's runner"
+        yield f"  condition {condition.label}: {hospitals} hospitals in {where}"
     for keys in study.baselines:
         yield f"  baseline in each condition: {keys}"
     for key, distribution in search_space(study).items():

@@ -212,10 +212,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         ),
         global_majority=_mean(cohort.global_majority_accuracy for cohort in cohorts),
         all_n=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
-        gradients=statistics.fmean(
-            result.timing.gradient_evaluations + result.timing.personalisation_gradient_evaluations
-            for result in results
-        ),
+        gradients=statistics.fmean(result.timing.gradient_evaluations for result in results),
         seconds=statistics.fmean(result.timing.total_seconds for result in results),
         ledger_share=_mean(result.ledger.overhead_share for result in results),
         gas_per_round=_mean(result.ledger.gas_per_round for result in results),

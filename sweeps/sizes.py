@@ -11,8 +11,23 @@ RUNNER_CPU = 0.1  # of a trial's CPUs; the hospitals divide the rest
 MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
 
 
+def housed(config: RunConfig, cpus: float) -> RunConfig:
+    """A trial's configuration as it runs on so many CPUs: on less than two, its hospitals live in the runner.
+
+    Processes of their own would only wait for each other there. Whoever asks for a number of hospitals in an actor, for
+    sites or for a spread gets the actors. No number depends on it, nor does the configuration's hash.
+    """
+    execution = config.execution
+    bound = execution.sites or execution.placement == "spread" or execution.hospitals_per_actor != "auto"
+    if execution.pool != "ray" or cpus >= 2 or bound:
+        return config
+    return config.model_copy(update={"execution": execution.model_copy(update={"pool": "inprocess"})})
+
+
 def trial_hosts(config: RunConfig, cpus: float) -> list[tuple[str | None, list[int]]]:
-    """Which hospitals share an actor in a trial that has so many CPUs, and at which site."""
+    """Which hospitals share an actor in a trial that has so many CPUs, and at which site; [] where they have none."""
+    if housed(config, cpus).execution.pool != "ray":
+        return []
     hospitals = config.cohort.hospitals + (config.federation.algorithm == "centralised")
     return sited_groups([(i, 1) for i in range(hospitals)], config.execution, round(cpus - RUNNER_CPU, 4))
 
@@ -22,7 +37,10 @@ def trial_bundles(config: RunConfig, cpus: float, nodes: int) -> list[dict[str, 
 
     On one node the actors share a bundle, so that the next trial can use the group whatever its number of hospitals.
     """
-    n = len(trial_hosts(config, cpus)) if nodes > 1 or config.execution.sites else 1
+    hosts = trial_hosts(config, cpus)
+    if not hosts:
+        return [{"CPU": cpus}]
+    n = len(hosts) if nodes > 1 or config.execution.sites else 1
     rest = round(cpus - RUNNER_CPU, 4)
     share = int(1e4 * rest / n) / 1e4
     shares = [share] * (n - 1) + [round(rest - share * (n - 1), 4)]
@@ -47,8 +65,11 @@ def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
 
 
 def trial_gigabytes(study: StudyConfig, cpus: float) -> float:
-    """Memory of the largest trial: its runner and each actor that holds hospitals, with torch in each."""
-    return RUNNER_GB + HOST_GB * most_hosts(study, cpus)
+    """Memory of the largest trial: its runner and each actor that holds hospitals, with torch in each.
+
+    Hospitals in the runner take as much there as in one actor.
+    """
+    return RUNNER_GB + HOST_GB * max(most_hosts(study, cpus), 1)
 
 
 def most_hosts(study: StudyConfig, cpus: float) -> int:

@@ -114,8 +114,9 @@ class Slots:
                 ray.util.remove_placement_group(group)
                 sites = sorted({label[SITE] for label in labels if label})
                 where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+                parts = f" in {len(bundles)} bundles" if len(bundles) > 1 else ""
                 raise ResourceError(
-                    f"trial {trial} wants {self.cpus:g} CPU in {len(bundles)} bundles{where}; after {self._seconds:g} s "
+                    f"trial {trial} wants {self.cpus:g} CPU{parts}{where}; after {self._seconds:g} s "
                     f"the cluster's {there:g} CPU have {free:g} free."
                 )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
