@@ -17,11 +17,10 @@ from engine.audit.report import Count, Note, Reading, Told, collected, finding
 from engine.audit.spec import Domain
 from engine.audit.transactions import Transaction
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain, NodeUnreachable
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, NodeUnreachable
 from engine.ledger.chain.contracts import artefact, is_deployed, query, read_event
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
-from engine.ledger.format import EMBEDDED_CHAIN
 
 S = TypeVar("S")
 

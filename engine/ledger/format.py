@@ -210,10 +210,6 @@ STUDY_PURPOSES = {
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
 
-# The chain of the embedded back end. It is part of what everybody signs, so a ledger is embedded if and only if it is on
-# this chain, and no node with this number is used.
-EMBEDDED_CHAIN = 131277322940537
-
 # --- Rounds -----------------------------------------------------------------------------------------------------------
 
 ZERO = bytes(32)

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import EMBEDDED_CHAIN
 from engine.ledger.signing import address
 
 

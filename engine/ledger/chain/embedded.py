@@ -5,10 +5,9 @@ from typing import Any
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, Log, Whereabouts
+from engine.ledger.chain.base import EMBEDDED_CHAIN, ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
-from engine.ledger.format import EMBEDDED_CHAIN
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
