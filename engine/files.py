@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 
 from engine.errors import DataError, PulseLedgerError
 
+LONGEST = 1 << 28  # bytes of a text
+
 
 @contextlib.contextmanager
 def whole(
@@ -71,7 +73,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
-def read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: int = LONGEST) -> str:
     """As `read_bytes`, for UTF-8; raises ValueError, too, where it is no such text."""
     return read_bytes(path, most).decode("utf-8")
 

@@ -4,6 +4,7 @@ Each is far above what the engine writes; what is beyond is refused in a sentenc
 """
 
 from engine.errors import LedgerError
+from engine.files import LONGEST
 
 JOURNAL = 1 << 37  # bytes
 ROWS = 20_000_000  # of a table
@@ -14,7 +15,7 @@ LEAVES = 100_000_000  # slots of all rounds together, which their trees are made
 TENSORS = 100_000  # of a model
 PARAMETERS = 1 << 31
 GAS = 50_000_000_000  # limits of all transactions that are executed again
-FILE = 1 << 28  # bytes of a text: a result, a configuration, a manifest, a report
+FILE = LONGEST  # bytes of a text: a result, a configuration, a manifest, a report
 HEADER = 1 << 24  # bytes of an archive of vectors beside the vectors
 
 
