@@ -17,8 +17,9 @@ from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import CONFIG, STUDY
+from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
 from engine.result import RESULT, Result
-from engine.settings import load_yaml, parse
+from engine.settings import parse
 from engine.tracking.store import run_tags
 from sweeps import registration
 from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
@@ -36,7 +37,7 @@ def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NO
     if is_study(path):
         return audit_study(path, checks, known)
     if not (path / "ledger").exists() and (path / CONFIG).is_file():
-        config = parse(RunConfig, load_yaml(path / CONFIG), str(path / CONFIG))
+        config = parse(RunConfig, load_config(path / CONFIG), str(path / CONFIG))
         if config.ledger.backend == "none":
             report = Report(finished=(path / RESULT).exists())
             report.add(
@@ -216,7 +217,7 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredT
         if trial.state != "COMPLETE":
             continue
         try:
-            hashes = [config_hash(RunConfig.model_validate(values)) for values in trial.configs]
+            hashes = [config_hash(config) for config in trial.runs]
             results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
         except (DataError, ValueError) as error:
             text = " ".join(str(error).split())
@@ -257,9 +258,9 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Kno
         found = next((p for p in (base / "mlflow.db", base.resolve().parent / "mlflow.db") if p.exists()), None)
         if found is None:
             raise ConfigError(f"{base}: neither it nor the folder above holds an MLflow store; name one with --store.")
-        store = f"sqlite:///{found.resolve()}"
-    if folder is None and store.startswith("sqlite:///"):
-        base = Path(store.removeprefix("sqlite:///")).parent
+        store = sqlite_uri(found.resolve())
+    if folder is None and store.startswith(SQLITE):
+        base = sqlite_path(store).parent
     tags, status = run_tags(store, run_id)
     home = _home(base, tags)
     there: dict[str, Any]

@@ -1,12 +1,17 @@
 """What a trial wants of a machine: hosts for its hospitals, CPUs in bundles, memory."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import psutil
 
 from engine.actors import SITE
 from engine.config import RunConfig
 from engine.pools.ray import sited_groups
 from sweeps.space import StudyConfig, conditions, resolve
+from sweeps.tuned import kinds_of_trials
 
+_SIZE = ("cohort.hospitals", "federation.algorithm", "execution.pool", "execution.hospitals_per_actor")
 RUNNER_CPU = 0.1  # of a trial's CPUs; the hospitals divide the rest
 MEMORY_SHARE, RUNNER_GB, HOST_GB = 0.7, 0.35, 0.3  # of free memory; of a runner and of each host of hospitals, measured
 
@@ -59,6 +64,11 @@ def free_memory() -> float:
     return float(psutil.virtual_memory().available)
 
 
+def all_memory() -> float:
+    """Bytes of memory that this machine has."""
+    return float(psutil.virtual_memory().total)
+
+
 def memory_room(study: StudyConfig, cpus: float, free: float) -> int:
     """How many trials fit into `free` bytes of memory at a time, going by the one with the most actors."""
     return int(free * MEMORY_SHARE // (trial_gigabytes(study, cpus) * 1e9))
@@ -73,6 +83,19 @@ def trial_gigabytes(study: StudyConfig, cpus: float) -> float:
 
 
 def most_hosts(study: StudyConfig, cpus: float) -> int:
-    """Actors that hold hospitals in the largest trial; what is tuned seldom changes the size."""
-    configs = (resolve(study, c, keys, 0) for c in conditions(study) for keys in ({}, *study.baselines))
-    return max(len(trial_hosts(config, cpus)) for config in configs)
+    """Actors that hold hospitals in the largest trial."""
+    return max(len(trial_hosts(config, cpus)) for config in _sized(study))
+
+
+def _sized(study: StudyConfig) -> Iterator[RunConfig]:
+    """A configuration of each size that trials of the study have."""
+    for condition in conditions(study):
+        kinds = (keys for _, keys in kinds_of_trials(study, condition))
+        yield from (
+            resolve(study, condition, sized, 0)
+            for sized in _once({k: keys[k] for k in _SIZE if k in keys} for keys in kinds)
+        )
+
+
+def _once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows)]

@@ -23,6 +23,7 @@ import platformdirs
 
 from engine.errors import NotTrusted
 from engine.ledger.chain.rpc import public_url
+from engine.paths import SQLITE, sqlite_path
 
 VARIABLE = "PULSELEDGER_TRUSTED"
 FILE = "trusted.txt"
@@ -93,9 +94,10 @@ def _inside(address: str, folder: Path) -> bool:
     parts: SplitResult = urlsplit(address)
     if parts.scheme != "sqlite" or parts.netloc or parts.query:
         return False
-    path = Path(address.removeprefix("sqlite:///"))
     home = folder.resolve()
-    return path.resolve().is_relative_to(home) or path.resolve() == home.parent / "mlflow.db"
+    # with its escapes read, and as it is: whoever opens it may do the one or the other
+    places = {sqlite_path(address).resolve(), Path(address.removeprefix(SQLITE)).resolve()}
+    return all(place.is_relative_to(home) or place == home.parent / "mlflow.db" for place in places)
 
 
 def _listed() -> set[str]:

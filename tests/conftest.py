@@ -35,10 +35,10 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process per CPU, and none of their own for a single file: its tests stay together anyway."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No processes for a single file, whose tests stay together anyway; else xdist's own answer, one for each CPU."""
     alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
-    return 0 if alone else len(os.sched_getaffinity(0))
+    return 0 if alone else None
 
 
 class Together(LoadFileScheduling):

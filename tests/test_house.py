@@ -1,6 +1,7 @@
 """The house rules: who imports whom, links that lead somewhere, ready-made files that load."""
 
 import ast
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,23 @@ from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
 from engine.settings import dotted_keys, load_yaml, parse
 from engine.synthesis.config import BALANCE_KEYS
-from sweeps.space import conditions, load_study, total_trials
+from sweeps.checks import load_study
+from sweeps.space import conditions
+from sweeps.tuned import total_trials
 
 SOURCES = sorted(path for folder in ("engine", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
+def statements(path: Path) -> tuple[ast.AST, ...]:
+    """What a file imports from where, as it is written."""
+    found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(node for node in found if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of everything that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -56,7 +66,7 @@ def ours(path: Path) -> set[str]:
 
 def named(path: Path) -> Iterator[str]:
     """As `imports`, and what is imported from each, which may be a module, too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -108,7 +118,7 @@ MAY: dict[str, str] = {
 }
 # of the studies' wing, what only reads
 READERS = (
-    "space scores text stored folder storage rows front material page table report plots plan audit governance registration commands trust"
+    "space owners tuned checks cohorts source keys definition scores text stored folder storage rows front material page table report plots plan audit governance registration commands trust"
 ).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {

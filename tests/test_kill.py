@@ -23,9 +23,9 @@ from studies import ALONE, BASE
 
 from engine.audit.run import audit
 from engine.result import RESULT, Result
+from sweeps.checks import load_study
 from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
 from sweeps.rows import rows_of
-from sweeps.space import load_study
 from sweeps.start import resume_study, start_study
 from sweeps.stored import begun
 

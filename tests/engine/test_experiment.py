@@ -28,6 +28,7 @@ from engine.data.cohort import build_cohort
 from engine.errors import DataError, Stopped, StudyError
 from engine.experiment import Place, run, steps
 from engine.files import whole
+from engine.homes import MARK
 from engine.model import build_network, initial_parameters, model_hash, vector_hash
 from engine.pools.local import InProcessPool
 from engine.result import RESULT, Result
@@ -87,7 +88,7 @@ def test_the_saved_model_is_the_one_that_was_hashed(finished_run):
     assert model_hash(tensors).hex() == result.model_hash
     assert sum(t.size for t in tensors.values()) == result.parameters
     assert (folder / "confusion.svg").read_text().startswith("<svg")
-    assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]  # nothing half-written is left
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == [MARK]  # nothing half-written is left
 
 
 def test_gradient_evaluations_are_counted_by_hand(finished_run):

@@ -9,9 +9,9 @@ from studies import BASE, study_of
 
 from engine.config import RunConfig, config_hash
 from engine.settings import load_yaml
+from sweeps.checks import load_study
 from sweeps.plan import plan_lines
 from sweeps.sizes import housed, memory_room, trial_bundles, trial_labels
-from sweeps.space import load_study
 
 
 def three_seconds(config: RunConfig, folder: Path) -> Any:
@@ -30,7 +30,10 @@ def test_plan_counts_actors_memory_and_time_by_hand():
     assert "4 trials of" in out
     assert "pruner rungs, asked after rounds 1, 3\n" in out
     # a runner with the hospitals and a ledger in each of two trials, and the tracker
-    assert "3 hospitals in the trial's runner" in out
+    assert "  condition hospitals=3, skew=pathology: 3 hospitals of " in out
+    assert "classes NSVFQ; in the trial's runner" in out
+    assert "of them: 2 baselines (1 in each of 2 conditions), 2 tuned\n" in out
+    assert "    methods: local-only, FedAvg, Per-FedAvg hessian-free\n" in out
     assert "actors: up to 5 processes" in out
     # 1.5 GB * 0.7 / 0.65 GB = 1.6
     assert "about 0.65 GB a trial, 1.3 GB in all, 1.5 GB are free; enough for 1 at a time, and no more will run" in out
@@ -41,7 +44,8 @@ def test_plan_counts_actors_memory_and_time_by_hand():
 
 def test_a_trial_without_ray_plans_no_actors():
     lines = list(plan_lines(study_of(BASE, execution={"pool": "inprocess", "cpus": 2}), free=1e9))
-    assert "  condition all: 5 hospitals in the trial's runner" in lines
+    (condition,) = (line for line in lines if line.startswith("  condition all: 5 hospitals of "))
+    assert condition.endswith("; in the trial's runner")
     assert not any(line.startswith(("actors", "memory")) for line in lines)
 
 

@@ -22,11 +22,11 @@ from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps import plots
 from sweeps.__main__ import main
+from sweeps.checks import load_study
 from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
 from sweeps.material import read_material
 from sweeps.report import PAGE, write_report
 from sweeps.rows import rows_of
-from sweeps.space import load_study
 
 TITLES = [
     "Results",
