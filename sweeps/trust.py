@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import platformdirs
 
+from engine.encoding import one_line
 from engine.errors import NotTrusted
 from engine.ledger.chain.rpc import public_url
 from engine.paths import SQLITE, sqlite_path
@@ -58,7 +59,7 @@ def require_trusted(address: str, key: str, folder: Path) -> None:
     """
     if not _inside(address, folder) and not is_trusted(address, {*_listed(), *_named.get(), *_driven}):
         raise NotTrusted(
-            f"{folder}: {key} is {public_url(address)}, which was not opened: a folder may name any server; if you trust this "
+            f"{folder}: {key} is {_shown(address)}, which was not opened: a folder may name any server; if you trust this "
             f"one, give --trust {_server(address)}, or name it in {VARIABLE} or {_file()}."
         )
 
@@ -71,8 +72,7 @@ def is_trusted(address: str, servers: Iterable[str]) -> bool:
     >>> is_trusted("postgresql://db/studies?host=elsewhere", ["db"])
     False
     """
-    named = set(servers)
-    parts = urlsplit(address)
+    named, parts = set(servers), _parts(address)
     if address in named:
         return True
     try:
@@ -84,14 +84,25 @@ def is_trusted(address: str, servers: Iterable[str]) -> bool:
 
 
 def _server(address: str) -> str:
-    parts = urlsplit(address)
-    own = is_trusted(address, [str(parts.hostname)])
-    return str(parts.hostname) if own else f"'{public_url(address)}'" if not parts.query else "the whole address"
+    host = str(_parts(address).hostname)
+    return host if is_trusted(address, [host]) else "ADDRESS, the whole of it"
+
+
+def _shown(address: str) -> str:
+    return one_line(public_url(address) if _parts(address).scheme else address)
+
+
+def _parts(address: str) -> SplitResult:
+    """The parts of an address; none of one that has none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def _inside(address: str, folder: Path) -> bool:
     """Whether an address is that of a file in the folder, or of the store that studies have beside them."""
-    parts: SplitResult = urlsplit(address)
+    parts = _parts(address)
     if parts.scheme != "sqlite" or parts.netloc or parts.query:
         return False
     home = folder.resolve()
