@@ -64,13 +64,16 @@ def read_bytes(path: Path, most: int) -> bytes:
         OSError: it is not there, is no plain file, or holds more than `most` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "is no plain file", str(path))
         if found.st_size > most:
             raise OSError(errno.EFBIG, f"holds {found.st_size} bytes, of at most {most}", str(path))
-        return file.read(most)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: Path, most: int = LONGEST) -> str:
