@@ -110,6 +110,14 @@ class Evidence:
             raise FileNotFoundError(name)
         return read_text(self.folder / name, limits.FILE)
 
+    @property
+    def config(self) -> str:
+        """The text of config.yaml; "" where there is none, or it is no text."""
+        try:
+            return self.text(CONFIG) if self.folder is not None else self._read(CONFIG, limits.FILE).decode()
+        except _DAMAGED:
+            return ""
+
     def archived(self) -> list[str]:
         """File names of all archived vectors."""
         if self.folder is not None:
