@@ -53,7 +53,8 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     limits.require("slots of rounds", len(rows) * len(slots), limits.LEAVES)
     updates = yield from _updates(evidence, rows, slots)
     openings = yield from _openings(evidence, rows, slots, updates)
-    receipts = yield from _receipts(evidence, rows, slots, updates)
+    receipts = yield from _signatures(evidence, "receipts", "receipt", rows, slots, updates)
+    erasures = yield from _signatures(evidence, "erasures", "erasure", rows, slots, updates)
     digests = yield from _digests(evidence, rows)
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
@@ -61,7 +62,8 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
-        whole[number][slot] = Update(leaf, record, signature, openings.get(place), receipts.get(place))
+        belongs = (openings.get(place), receipts.get(place), erasures.get(place))
+        whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
         number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
         for number, values in rows.items()
@@ -136,9 +138,10 @@ def _federation(text: Any) -> Federation:
     limits.require("hospitals", len(hospitals), limits.SLOTS)
     limits.require("tensors of a model", len(layout), limits.TENSORS)
     limits.require("parameters of a model", sum(math.prod(shape) for _, shape in layout), limits.PARAMETERS)
-    quorum, window = values["quorum"], values["window"]
+    quorum, window, checks = values["quorum"], values["window"], values["checks"]
     spec.encode("uint24", quorum)
     spec.encode("uint24", window)
+    spec.encode("uint24", checks)
     if not 1 <= quorum <= len(hospitals):
         raise ValueError(f"the quorum is not one of 1 to {len(hospitals)}")
     return Federation(
@@ -148,6 +151,7 @@ def _federation(text: Any) -> Federation:
         organisations=organisations,
         quorum=quorum,
         window=window,
+        checks=checks,
     )
 
 
@@ -291,10 +295,10 @@ def _opening(text: Any) -> Opening:
     )
 
 
-def _receipts(
-    evidence: Evidence, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
+def _signatures(
+    evidence: Evidence, table: str, record: str, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
 ) -> Reading[dict[Place, bytes]]:
-    rows = yield from _of_updates(evidence, "receipts", "receipt", rounds, slots, updates)
+    rows = yield from _of_updates(evidence, table, record, rounds, slots, updates)
     return {place: spec.hex_bytes(row["signature"]) for place, row in rows}
 
 
