@@ -1,4 +1,4 @@
-"""Rounds: updates and their signatures, openings, the tree, the annex, the chain of heads, receipts, signatures under heads.
+"""Rounds: updates and their signatures, openings, the tree, the annex, the chain of heads, receipts.
 
 Every link is held against its neighbours as they are recorded, so one changed value shows where it is and not in every round after it.
 """
@@ -14,14 +14,13 @@ from engine.ledger.format import DECISIONS, REWARDS, SCHEMA, SCORES
 
 
 def check(case: Case) -> Iterator[Told]:
-    """Check each round, then what the coordinator and the hospitals signed after it."""
+    """Check each round, and what the coordinator signed of it."""
     for number, entry in sorted(case.rounds.items()):
         for slot, update in sorted(entry.updates.items()):
             yield from _check_update(case, number, slot, update)
         yield from _check_links(case, number, entry)
         yield from _check_annex(number, entry)
         yield from _check_receipts(case, number, entry)
-    yield from _check_heads(case)
 
 
 def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterator[Told]:
@@ -51,6 +50,7 @@ def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterato
         yield finding("update", "leaf", leaf, update.leaf, message, **where)
     if update.opening is not None:
         yield from _check_opening(update, record, where)
+    yield from _check_erasure(case, update, where)
 
 
 def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Iterator[Told]:
@@ -66,6 +66,26 @@ def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Ite
         if value != record[name]:
             message = f"the opening is not what the hospital committed to as {name}"
             yield finding("opening", name, record[name], value, message, **where)
+
+
+def _check_erasure(case: Case, update: Update, where: dict[str, int]) -> Iterator[Told]:
+    """An opening is there, or its hospital has signed that it was erased."""
+    if update.erasure is None:
+        if update.opening is None:
+            message = "the opening is missing, and the hospital has not signed that it was erased"
+            yield finding("opening", "opening", "an opening or an erasure", None, message, **where)
+        return
+    values = {"federation": case.federation.id, **{"round": where["round"], "slot": where["hospital"]}}
+    digest = spec.typed_digest("Erasure", values | {"leaf": update.leaf or spec.ZERO}, case.domain)
+    holder = case.holder(where["hospital"])
+    right = yield from check_signature(digest, update.erasure, holder, "erasure", "signature", where)
+    if update.opening is not None:
+        yield finding("erasure", "slot", "no opening", "one", "the opening is there that was to be erased", **where)
+    elif right:
+        words = (
+            f"round {where['round']}, hospital {where['hospital']}: the hospital has erased its weight and its metrics"
+        )
+        yield Note(words, unchecked=True)
 
 
 def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
@@ -119,19 +139,3 @@ def _check_receipts(case: Case, number: int, entry: Round) -> Iterator[Told]:
             values = {"federation": case.federation.id, "round": number, "slot": slot, "leaf": update.leaf}
             digest = spec.typed_digest("Receipt", values, case.domain)
             yield from check_signature(digest, update.receipt, case.coordinator, "receipt", "signature", where)
-
-
-def _check_heads(case: Case) -> Iterator[Told]:
-    """The last head has no update after it that names it; hospitals sign it by itself."""
-    signed = set()
-    for number, slot, signature in case.heads:
-        values = {"federation": case.federation.id, "round": number, "slot": slot, "head": case.head(number)}
-        digest, where = spec.typed_digest("RoundHead", values, case.domain), {"round": number, "hospital": slot}
-        right = yield from check_signature(digest, signature, case.holder(slot, number), "head", "signature", where)
-        if right:
-            yield Count("co-signatures")
-            if number == case.last:
-                signed.add(slot)
-    missing = len(case.federation.hospitals) - len(signed)
-    if case.rounds and missing and case.finished:
-        yield Note(f"the last head lacks the signatures of {missing} hospitals", unchecked=True)

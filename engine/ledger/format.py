@@ -5,16 +5,19 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "3"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "4"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
-    openings      what stands behind the salted commitments; deletable, for erasure
+    openings      what stands behind the salted commitments of an update, unless it was erased
+    erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
-    heads         of a hospital over RoundHead(federation, round, slot, head)
+    results       HospitalResult of the last round, signed by its hospital; `content` is what it states of itself
+    closings      RunClosing, signed by the coordinator, one row at most; `content` names the hospitals without a result
     rounds        what a head commits to; the head before it is that of the row before
     annexes       the digests behind the annex of a round, by ascending bytes of the name; none is zero
     rotations     KeyRotation, signed by the old and by the new key
     scores        Verdicts, one row for 16 hospitals, by ascending index
     peers         PeerScore, what the verdicts follow from
+    judges        of a hospital over PeerScores, all that it found of the updates of a round
     synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
     transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
 
@@ -75,13 +78,15 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    3,
+    4,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
+        "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
-        "heads": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
+        "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),
         "rounds": Table(
             {
                 "round": INTEGER,
@@ -103,6 +108,7 @@ RUN = Journal(
         "peers": Table(
             {**_OF_UPDATE, "judge": INTEGER, "correct": INTEGER, "total": INTEGER}, (("round", "slot", "judge"),)
         ),
+        "judges": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "synthetic": Table(
             {
                 "seq": INTEGER,
@@ -154,6 +160,10 @@ STUDY = Journal(
 # --- Transactions -----------------------------------------------------------------------------------------------------
 
 
+# Roles of a ledger's accounts; whoever creates contracts is the deployer.
+COORDINATOR, ADMIN, AUDITOR, DEPLOYER = "coordinator", "admin", "auditor", "deployer"
+
+
 class Purpose(NamedTuple):
     """What a transaction is for.
 
@@ -161,8 +171,9 @@ class Purpose(NamedTuple):
         contract: name of its build.
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
-        foreign: an account that is not the coordinator's signs it.
+        foreign: an account that is none of the ledger's signs it.
         gas: limit; the measured use is well below.
+        by: role of the account that signs it.
     """
 
     contract: str
@@ -170,6 +181,7 @@ class Purpose(NamedTuple):
     required: bool = False
     foreign: bool = False
     gas: int = 1_500_000
+    by: str = COORDINATOR
 
 
 # Kinds of steps in the governance of synthetic data -> function of SyntheticLedger that takes one.
@@ -182,33 +194,48 @@ GOVERNED = {
     "expire": "expireSynthetic",
 }
 
+_OF_ADMIN = ("policy", "reviewer")
+
 PURPOSES = {
-    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000),
+    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     "open": Purpose("RoundLedger", "openFederation", required=True),
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
+    "close": Purpose("RoundLedger", "closeFederation", required=True),
     "finalize": Purpose("RoundLedger", "finalizeRound"),
     "submit": Purpose("RoundLedger", "submitUpdate"),
+    "refuse": Purpose("RoundLedger", "refuseUpdate"),
+    "abort": Purpose("RoundLedger", "abortRound"),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
-    "grant": Purpose("RoundLedger", "grantRole"),
-    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000),
+    "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
+    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "reputation": Purpose("ReputationLedger", "updateReputation"),
     "claim": Purpose("ReputationLedger", "claimReward"),
-    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000),
-    **{kind: Purpose("SyntheticLedger", function) for kind, function in GOVERNED.items()},
+    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
+    **{
+        kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
+        for kind, function in GOVERNED.items()
+    },
 }
 
 STUDY_PURPOSES = {
-    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000),
+    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "register": Purpose("StudyLedger", "registerStudy", required=True),
     "record": Purpose("StudyLedger", "recordTrial", required=True),
 }
 
+# Seconds between the two steps of a change of the admin, and until a new version of a policy is in force.
+ADMIN_DELAY, POLICY_DELAY = 86_400, 86_400
+
 # Enumerations of the contracts; a value is a position.
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
+LONGEST_WINDOW = 2**24  # seconds
+RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
+ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 
 # --- Rounds -----------------------------------------------------------------------------------------------------------
 
@@ -231,11 +258,36 @@ BASE_REPUTATION, MAX_REPUTATION = 10, 100
 WORD = 16
 PARTS = 1_000_000
 
+# --- What a closing binds ---------------------------------------------------------------------------------------------
+
+# Of result.json a closing binds everything but these: how long something took on the machine where it ran. A star stands
+# for every item of a list. `ledger` is not hashed either: transactions follow on the closing, and each of its values but
+# those here follows from the journal.
+UNBOUND = (
+    "timing.train_seconds",
+    "timing.rounds_seconds",
+    "timing.total_seconds",
+    "rounds.*.seconds",
+    "rounds.*.train_seconds",
+    "rounds.*.peer_seconds",
+    "rounds.*.hash_seconds",
+    "rounds.*.sign_seconds",
+    "ledger.seconds",
+    "ledger.open_seconds",
+    "ledger.critical_path_seconds",
+    "ledger.overhead_share",
+    "ledger.final",  # as it was at the end of the run; the chain tells how it is
+    "ledger.final_after",
+)
+OF_LEDGER = "ledger"
+RESULT_VERSION = 2  # of result.json
+
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 
 BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 GENESIS = "genesis"
+BEFORE = "before.safetensors"  # beside the journal, while a run goes on
 
 
 def rows_name(table: str) -> str:

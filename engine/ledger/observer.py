@@ -14,25 +14,28 @@ import numpy as np
 
 from engine.background import Answer, Background
 from engine.clock import REAL, Clock
-from engine.encoding import hexed, unhexed
+from engine.encoding import hexed, json_hash, unhexed
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import DECISIONS, NO_ROUND
+from engine.ledger.format import DECISIONS, NO_ROUND, vectors_name
 from engine.ledger.keystore import read_rotations
+from engine.ledger.recount import Shown, packed
 from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
+from engine.ledger.subjects.closing import SignedResult, bound, text_digest
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
 from engine.ledger.subjects.updates import ModelUpdate, Opening, SignedUpdate, update_leaf
 from engine.ledger.trees import Levels, path
 from engine.ledger.typed import record_from_json, record_to_json
-from engine.messages import Asked, RoundRecord, Update
+from engine.messages import Asked, Ending, RoundRecord, Update
 from engine.model import vector_hash
+from engine.provenance import code_digest
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,13 @@ class LedgerObserver:
             len(federation.hospitals),
             opened.headers[0].head,
             keystore,
+            federation.checks,
+            self._holders(opened.holders),
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
+        self._before: np.ndarray | None = None  # parameters that the round under way starts from
+        self._shown: Future[Shown] | None = None  # the last round, for those who are drawn for it
         self._open: list[_Submitted] = []
         self._last: dict[int, tuple[int, Levels]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
@@ -123,8 +130,10 @@ class LedgerObserver:
             asked.model,
             tuple(self._headers[first:]),
             {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
-            {slot: self._receipts.pop(slot) for slot in slots if slot in self._receipts},
+            {slot: self._receipts[slot] for slot in slots if slot in self._receipts},
+            None if self._shown is None else self._shown.result(),
         )
+        self._before = asked.params
         self.seconds += self._clock.now() - started
         return notice
 
@@ -139,7 +148,8 @@ class LedgerObserver:
         if self._writing is not None:
             self._writing.result()
         signed = [u.signed for u in record.updates if u.signed is not None]
-        judged = reputation.judge(record.verdicts, [u.hospital for u in record.updates], self._standing)
+        present = [u.hospital for u in record.updates]
+        judged = reputation.judge(record.judged.verdicts, present, self._standing, record.judged.signatures)
         after = self._standing.after(judged.verdicts)
         entry = RoundEntry(
             record.round,
@@ -151,6 +161,9 @@ class LedgerObserver:
             rows=judged.rows(record.round),
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
+        if self._federation.checks:
+            assert self._before is not None
+            self._shown = self._writer.submit(self._show, entry, self._before)
         self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates if u.signed is not None})
         self._standing = after
         self.seconds += self._clock.now() - started
@@ -196,6 +209,7 @@ class LedgerObserver:
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
             self._standing = self._standing.after(reputation.verdicts_in(entry.rows))
+        self._show_again()
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
             self._ledger.submit(RunLedger.rotate, rotation).result()
@@ -218,10 +232,11 @@ class LedgerObserver:
         self._ledger.close()
         self._writer.shutdown()
 
-    def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
-        """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
+    def close(self, signed: Mapping[int, SignedResult], ending: Ending) -> dict[str, Any]:
+        """Keeps what hospitals signed at the end, closes over it, makes the rounds final, returns the summary."""
         started = self._clock.now()
-        self._ledger.submit(_cosign, len(self._headers) - 1, signatures).result()
+        self.finish()
+        self._ledger.submit(_close, dict(signed), ending).result()
         if self._federation.window == 0 and len(self._headers) > 1:
             self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
@@ -230,14 +245,36 @@ class LedgerObserver:
         self._writer.shutdown()
         return summary
 
-    def bundle(self, result: Mapping[str, Any], config: str) -> str:
-        """Writes everything that an audit needs into one file; returns its SHA-256 in hex. The ledger is closed."""
-        return write_bundle(self._folder, result, config)
+    def bundle(self, result: Mapping[str, Any], config: str) -> None:
+        """Writes everything that an audit needs into one file. The ledger is closed."""
+        write_bundle(self._folder, result, config)
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""
         self._writer.shutdown()
         self._ledger.abandon()
+
+    def _holders(self, known: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        """With the changes of keys that the ledger takes up when the run goes on."""
+        added: dict[int, tuple[str, ...]] = {}
+        for rotation in self._rotations:
+            added[rotation.record.slot] = (*added.get(rotation.record.slot, ()), rotation.record.to)
+        return tuple((*accounts, *added.get(slot, ())) for slot, accounts in enumerate(known))
+
+    def _show(self, entry: RoundEntry, before: np.ndarray) -> Shown:
+        """A round as those who are drawn for it are shown it; also for a run that goes on later."""
+        archive.write_before(self._folder, before)
+        vectors = (self._folder / vectors_name(entry.round)).resolve()
+        return Shown(entry.round, before, vectors, packed(entry.updates, entry.openings))
+
+    def _show_again(self) -> None:
+        """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
+        last, before = self._headers[-1], archive.read_before(self._folder)
+        if self._federation.checks == 0 or last.round == 0 or before is None or self.name(before) != last.parent_model:
+            return
+        updates = self._ledger.submit(_packed, last.round).result()
+        shown = Shown(last.round, before, (self._folder / vectors_name(last.round)).resolve(), updates)
+        self._shown = self._writer.submit(lambda: shown)
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
@@ -291,8 +328,15 @@ def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:
     return ledger.rounds.receipts(round)
 
 
-def _cosign(ledger: RunLedger, round: int, signatures: Mapping[int, bytes]) -> None:
-    ledger.rounds.cosign(round, signatures)
+def _close(ledger: RunLedger, signed: Mapping[int, SignedResult], ending: Ending) -> None:
+    digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
+    if ending.document:
+        digests |= {"result": json_hash(bound(ending.document)), "predictions": bytes.fromhex(ending.predictions)}
+    ledger.closing.close(signed, ending.state, ending.missing, digests)
+
+
+def _packed(ledger: RunLedger, round: int) -> bytes:
+    return packed(*ledger.rounds.signed(round))
 
 
 def _finalize(ledger: RunLedger) -> None:
@@ -313,7 +357,7 @@ def _to_json(entry: RoundEntry) -> dict[str, Any]:
         "model": hexed(entry.model),
         "updates": updates,
         "digests": {name: hexed(digest) for name, digest in entry.digests.items()},
-        "rows": {table: [list(row) for row in rows] for table, rows in entry.rows.items()},
+        "rows": {table: [_values(row) for row in rows] for table, rows in entry.rows.items()},
         "next_deadline": entry.next_deadline,
     }
 
@@ -327,8 +371,16 @@ def _from_json(value: Any) -> RoundEntry:
             tuple(SignedUpdate(record_from_json(ModelUpdate, r), unhexed(s)) for r, s, _ in value["updates"]),
             tuple(record_from_json(Opening, opening) for _, _, opening in value["updates"]),
             {name: unhexed(digest) for name, digest in value["digests"].items()},
-            {table: [tuple(row) for row in rows] for table, rows in value["rows"].items()},
+            {table: [tuple(map(_value, row)) for row in rows] for table, rows in value["rows"].items()},
             value["next_deadline"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"the checkpoint's ledger entries are damaged ({error}).") from None
+
+
+def _values(row: Sequence[Any]) -> list[Any]:
+    return [{"hex": hexed(value)} if isinstance(value, bytes) else value for value in row]
+
+
+def _value(value: Any) -> Any:
+    return unhexed(value["hex"]) if isinstance(value, dict) else value

@@ -65,18 +65,28 @@ class SignedUpdate:
 
 
 @dataclass(frozen=True)
-class RoundHead(Record):
-    """A hospital's signature under the last head, for which no later update follows."""
+class Receipt(Record):
+    """The coordinator's word that it took this leaf; with an absence proof, evidence that it broke it."""
 
     federation: Bytes32
     round: U64
     slot: U32
-    head: Bytes32
+    leaf: Bytes32
 
 
 @dataclass(frozen=True)
-class Receipt(Record):
-    """The coordinator's word that it took this leaf; with an absence proof, evidence that it broke it."""
+class Availability(Record):
+    """An auditor's word that it holds the vector behind an update that was shown to the contract directly."""
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    leaf: Bytes32
+
+
+@dataclass(frozen=True)
+class Erasure(Record):
+    """A hospital's word that the opening of one of its updates was erased at its will."""
 
     federation: Bytes32
     round: U64
