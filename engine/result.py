@@ -243,6 +243,7 @@ class LedgerSummary(Part):
         final: whether all rounds are beyond dispute.
         final_after: seconds since 1970 from when on they can be made final, if they are not.
         seconds: spent in appending rounds, beside the training.
+        open_seconds, close_seconds: before the first round and after the last one, which no round waits for.
         critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
         closing: digest of what closed the run, which is on the chain; a run that is not at its end has none.
         hospitals: by slot, where hospitals score each other.
@@ -264,6 +265,7 @@ class LedgerSummary(Part):
     final_after: int | None = None
     seconds: float | None = None
     open_seconds: float | None = None
+    close_seconds: float | None = None
     critical_path_seconds: float | None = None
     overhead_share: float | None = None
     closing: str | None = None

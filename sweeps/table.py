@@ -42,6 +42,9 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
                 console.print(f"trial {row.trial} {text}", markup=False, highlight=False, soft_wrap=True)
         if any(outcome.repeats > 1 for outcome in outcomes):
             console.print("± is the standard deviation over the repeats", style="dim")
+        for outcome in outcomes[:1]:
+            if outcome.ledger_share is not None:
+                console.print(f"ledger of the best: {_cost(outcome)}", style="dim", highlight=False)
         for text in outcomes[0].leaky if outcomes else ():
             console.print(f"leaky: {text}", style="yellow", markup=False)
         console.print()
@@ -100,6 +103,12 @@ def _cells(row: Row, classes: Sequence[str]) -> list[str | Text]:
         f"{outcome.gradients:,.0f}",
         f"{outcome.seconds:.0f}",
     ]
+
+
+def _cost(outcome: Outcome) -> str:
+    """What the ledger took, in words; what was never closed has no seconds of it."""
+    share, before, after = (value or 0.0 for value in (outcome.ledger_share, outcome.ledger_open, outcome.ledger_close))
+    return f"{100 * share:.2f} % of the rounds' time, {before:.2f} s to open, {after:.2f} s to close"
 
 
 def _with_sd(scores: ModelScores, name: str) -> str:

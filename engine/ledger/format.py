@@ -274,6 +274,7 @@ UNBOUND = (
     "rounds.*.sign_seconds",
     "ledger.seconds",
     "ledger.open_seconds",
+    "ledger.close_seconds",
     "ledger.critical_path_seconds",
     "ledger.overhead_share",
     "ledger.final",  # as it was at the end of the run; the chain tells how it is

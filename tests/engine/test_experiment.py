@@ -109,6 +109,9 @@ def test_the_ledger_reports_its_cost(finished_run):
     on_the_path = sum(row.hash_seconds + row.sign_seconds for row in result.rounds)
     assert on_the_path < ledger.critical_path_seconds < result.timing.total_seconds
     assert 0 < ledger.overhead_share < 1
+    # what comes before the first round and after the last one is told beside it
+    assert min(ledger.open_seconds, ledger.close_seconds) > 0
+    assert ledger.open_seconds + ledger.close_seconds + ledger.critical_path_seconds < result.timing.total_seconds
     report = audit(folder)
     assert report.clean
     assert report.head == ledger.head
