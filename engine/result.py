@@ -31,7 +31,7 @@ from pydantic import (
 from engine.config import RunConfig
 from engine.encoding import read_json
 from engine.errors import DataError
-from engine.files import write_text
+from engine.files import read_text, write_text
 from engine.settings import sentence
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
@@ -403,7 +403,7 @@ class Result(Part):
         """
         path = folder / RESULT
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
         except UnicodeDecodeError:
