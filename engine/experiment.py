@@ -410,6 +410,16 @@ def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
         )
 
 
+def _drawn_slots(checks: int, rule: Rule, slots: int, per_round: int) -> int:
+    """How many slots are drawn, so that on average `checks` of them take part in the next round and compute this one again.
+
+    None where the rule does not add up, or its server remembers rounds that a hospital has not seen.
+    """
+    if rule.partial is None or rule.spec["server"]["method"] != "none":
+        return 0
+    return min(slots, -(-checks * slots // per_round))
+
+
 def open_ledger(
     config: RunConfig,
     hashed: str,
@@ -443,6 +453,7 @@ def open_ledger(
         organisations=organisations,
         quorum=min(config.federation.min_hospitals or per_round, per_round),
         window=config.ledger.window,
+        checks=_drawn_slots(config.ledger.checks, rule, len(hospitals), per_round),
     )
     home = folder / "ledger"
     home.mkdir(exist_ok=True)

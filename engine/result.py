@@ -239,6 +239,9 @@ class LedgerSummary(Part):
         head: commits to everything that was recorded.
         cosigned: hospitals that signed their result and the last head.
         gas_per_round: mean of what sealing a round takes.
+        checked: rounds whose model a hospital has computed again from the updates of all.
+        final: whether all rounds are beyond dispute.
+        final_after: seconds since 1970 from when on they can be made final, if they are not.
         seconds: spent in appending rounds, beside the training.
         critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
         closing: digest of what closed the run, which is on the chain; a run that is not at its end has none.
@@ -256,6 +259,9 @@ class LedgerSummary(Part):
     transactions: int | None = None
     gas_total: int | None = None
     gas_per_round: float | None = None
+    checked: int | None = None
+    final: bool | None = None
+    final_after: int | None = None
     seconds: float | None = None
     open_seconds: float | None = None
     critical_path_seconds: float | None = None

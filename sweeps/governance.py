@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, DataError
-from engine.ledger.keystore import read_key_file
+from engine.ledger.keyfiles import read_key_file
 from engine.result import SyntheticRow
 from engine.synthesis.files import FOLDER
 from engine.synthesis.reviews import STATE, decided, read_state, write_review

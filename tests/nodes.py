@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from reference import ROOT
 
+from engine.ledger.accounts import COORDINATOR, DEPLOYER, Accounts
 from engine.ledger.chain.embedded import EmbeddedChain
 
 CHAIN_ID = 4242
@@ -161,6 +162,11 @@ def height(node: Node) -> int:
 
 
 _MONEY = {"anvil": "anvil_setBalance", "ganache": "evm_setAccountBalance"}
+
+
+def of_key(key: bytes) -> Accounts:
+    """A coordinator that creates its contracts itself, as on a node."""
+    return Accounts({COORDINATOR: key, DEPLOYER: key})
 
 
 def as_embedded(start: Callable[..., Node], program: str) -> Node:

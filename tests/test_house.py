@@ -105,8 +105,10 @@ MAY: dict[str, str] = {
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",
     "engine/ledger/store.py": "engine.clock engine.errors engine.files engine.ledger.format",
-    "engine/ledger/chain": "engine.ledger.chain.* engine.ledger.config engine.ledger.signing engine.ledger.typed "
-    "engine.encoding engine.errors",
+    "engine/ledger/accounts.py": "engine.ledger.config engine.ledger.format engine.ledger.keyfiles engine.ledger.signing "
+    "engine.encoding engine.errors engine.files",
+    "engine/ledger/chain": "engine.ledger.chain.* engine.ledger.accounts engine.ledger.config engine.ledger.format "
+    "engine.ledger.signing engine.ledger.typed engine.encoding engine.errors",
     "engine/ledger/book.py": "engine.ledger.chain.* engine.ledger.config engine.ledger.delivery engine.ledger.format "
     "engine.ledger.store engine.ledger.typed engine.clock engine.encoding engine.errors",
     # a subject stands on the book; of what lies below it knows the chain's calls and answers

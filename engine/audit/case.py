@@ -33,6 +33,7 @@ class Federation:
     organisations: tuple[bytes, ...]
     quorum: int
     window: int
+    checks: int
 
     @property
     def slots(self) -> range:
@@ -94,6 +95,7 @@ class Update:
     signature: bytes
     opening: Opening | None = None
     receipt: bytes | None = None
+    erasure: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -386,7 +388,14 @@ class Case:
         requests = [s.record for s in self.steps if s.kind == "request" and isinstance(s.record, Record)]
         wanted = {(record["slot"], record["class_"]) for record in requests}
         place = (self.backend, self.domain, self.contracts, self.transactions)
-        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted))
+        rounds = [(n, entry.parent_model) for n, entry in sorted(self.rounds.items()) if self.shown(n)]
+        shown = [(*one, slot) for one in rounds for slot in self.federation.slots]
+        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted), shown)
+
+    def shown(self, number: int) -> int:
+        """Updates of a round that were shown to the contract directly, as its seal names their number."""
+        seals = [seal.arguments.get("submissions", 0) for seal in self.seals.get(number, []) if seal.succeeded]
+        return int(seals[-1]) if seals else 0
 
 
 def _after_seals(transactions: Sequence[Transaction]) -> Iterator[tuple[int, Transaction]]:

@@ -58,12 +58,14 @@ class RunState:
         reputations: by slot, of those that were asked for.
         decisions: head of the chain of decisions on synthetic data; zero where nothing was ever decided.
         used: what counts against the quota of a slot and class, of those that were asked for.
+        shown: by round and slot, the leaf of an update that was shown directly, and whether the coordinator refused it.
     """
 
     federation: Mapping[str, Any]
     reputations: Mapping[int, int]
     decisions: bytes
     used: Mapping[tuple[int, int], int]
+    shown: Mapping[tuple[int, int], tuple[bytes, bool]]
 
 
 def execute_run(
@@ -74,12 +76,14 @@ def execute_run(
     federation: bytes,
     slots: Sequence[int],
     quotas: Sequence[tuple[int, int]],
+    shown: Sequence[tuple[int, bytes, int]],
 ) -> Executed[RunState]:
     """Ask the chain of a run.
 
     Args:
         slots: whose reputations are asked for.
         quotas: slot and class of what is asked for of the quotas.
+        shown: round, model before it and slot of what is asked for of updates that were shown directly.
     """
 
     def questions(chain: Chain) -> RunState:
@@ -94,6 +98,11 @@ def execute_run(
             {slot: ask("ReputationLedger", "reputation", slot) for slot in judged},
             ask("SyntheticLedger", "decisions") if governed else spec.ZERO,
             {place: ask("SyntheticLedger", "used", *place) for place in (quotas if governed else ())},
+            {
+                (round, slot): (kept["leaf"], kept["refused"])
+                for round, model, slot in shown
+                if any((kept := ask("RoundLedger", "submission", round, model, slot))["leaf"])
+            },
         )
 
     return execute(backend, domain, contracts, transactions, lambda t: {"round": t.round}, questions)

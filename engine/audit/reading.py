@@ -51,7 +51,8 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     rows = yield from _rounds(evidence)
     updates = yield from _updates(evidence, rows, slots)
     openings = yield from _openings(evidence, rows, slots, updates)
-    receipts = yield from _receipts(evidence, rows, slots, updates)
+    receipts = yield from _signatures(evidence, "receipts", "receipt", rows, slots, updates)
+    erasures = yield from _signatures(evidence, "erasures", "erasure", rows, slots, updates)
     digests = yield from _digests(evidence, rows)
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
@@ -59,7 +60,8 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
-        whole[number][slot] = Update(leaf, record, signature, openings.get(place), receipts.get(place))
+        belongs = (openings.get(place), receipts.get(place), erasures.get(place))
+        whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
         number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
         for number, values in rows.items()
@@ -130,9 +132,10 @@ def _federation(text: Any) -> Federation:
         spec.read_address(address)
     if not hospitals or len({*hospitals}) != len(hospitals) or len(organisations) != len(hospitals):
         raise ValueError("every hospital needs an address of its own and an organisation")
-    quorum, window = values["quorum"], values["window"]
+    quorum, window, checks = values["quorum"], values["window"], values["checks"]
     spec.encode("uint24", quorum)
     spec.encode("uint24", window)
+    spec.encode("uint24", checks)
     if not 1 <= quorum <= len(hospitals):
         raise ValueError(f"the quorum is not one of 1 to {len(hospitals)}")
     return Federation(
@@ -142,6 +145,7 @@ def _federation(text: Any) -> Federation:
         organisations=organisations,
         quorum=quorum,
         window=window,
+        checks=checks,
     )
 
 
@@ -280,10 +284,10 @@ def _opening(text: Any) -> Opening:
     )
 
 
-def _receipts(
-    evidence: Evidence, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
+def _signatures(
+    evidence: Evidence, table: str, record: str, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
 ) -> Reading[dict[Place, bytes]]:
-    rows = yield from _of_updates(evidence, "receipts", "receipt", rounds, slots, updates)
+    rows = yield from _of_updates(evidence, table, record, rounds, slots, updates)
     return {place: spec.hex_bytes(row["signature"]) for place, row in rows}
 
 

@@ -13,6 +13,7 @@ from engine.audit.case import Case
 from engine.audit.closing import bound
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
+from engine.audit.witnesses import checked_rounds
 from engine.encoding import read_json
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
 from engine.ledger.format import BASE_REPUTATION
@@ -100,6 +101,7 @@ def _expected(case: Case) -> dict[str, Any]:
         "ledger.backend": case.backend.get("name"),
         "ledger.updates": sum(len(entry.updates) for entry in case.rounds.values()),
         "ledger.rounds": len(case.rounds),
+        "ledger.checked": len(checked_rounds(case)),
         "ledger.cosigned": len(case.results),
         "ledger.gas_per_round": _gas_per_round(case),
         **_spent(case),

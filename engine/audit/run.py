@@ -14,6 +14,7 @@
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
+    14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -42,6 +43,7 @@ from engine.audit import (
     state,
     synthetic,
     vectors,
+    witnesses,
 )
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
@@ -64,6 +66,7 @@ CHECKS: tuple[Check, ...] = (
     result.check,  # 11
     numbers.check,  # 12
     selection.check,  # 13
+    witnesses.check,  # 14
 )
 
 

@@ -20,7 +20,25 @@ class LedgerConfig(Section):
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
     keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
-    window: int = Field(0, ge=0, lt=2**24, description="seconds in which a sealed round can be disputed")
+    admin: str | None = Field(
+        None, description="rpc: account that gives roles and sets policies in a new contract; null draws a key for it"
+    )
+    admin_key_file: str | None = Field(None, description="rpc: file with the admin's private key, where it is here")
+    auditor: str | None = Field(
+        None, description="rpc: account that decides disputes in a new contract; null draws a key for it"
+    )
+    window: int = Field(
+        3600,
+        ge=0,
+        lt=2**24,
+        description="seconds in which a sealed round can be disputed; 0: final at the end of the run",
+    )
+    deadline: int = Field(
+        86_400, ge=0, lt=2**32, description="seconds for a round, after which anybody may abort it; 0: no limit"
+    )
+    checks: int = Field(
+        1, ge=0, le=1000, description="hospitals, drawn each round, that compute its model again; they see all updates"
+    )
     reputation: Literal["none", "peers"] = Field(
         "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
     )

@@ -21,6 +21,7 @@ from engine.ledger import archive
 from engine.ledger.chain.contracts import call_arguments, call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.erasure import erase
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
 from engine.ledger.signing import sign
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
@@ -33,7 +34,7 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt
+from engine.ledger.subjects.updates import Availability, Erasure, Header, ModelUpdate, Opening, Receipt
 from engine.ledger.typed import Domain, Record, types_of
 
 
@@ -80,8 +81,9 @@ def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: s
         "vectors": 10,
         "aggregates": 4,
         "co-signatures": 3,
+        "rounds computed again by hospitals": 4,
         "closings": 1,
-        "results": 17,
+        "results": 18,
         "predictions": 3,
         "selections": 4,
     }
@@ -98,17 +100,10 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
     assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
-    # without the folder there is no result.json to compare with: four hashes instead of eighteen values, and no beats
+    # without the folder there is no result.json to compare with: four hashes instead of nineteen values, and no beats
     beats = {"batches": 1, "evidence": 2, "reasons": 2, "predictions": 3}
-    assert report.counts == alone.counts | beats | {"results": 18}
+    assert report.counts == alone.counts | beats | {"results": 19}
     assert alone.counts["results"] == 4
-
-
-def test_an_erased_opening_leaves_a_note(folder: Path):
-    change(folder, "DELETE FROM openings WHERE round = 2 AND slot = 2")
-    report = audit(folder)
-    assert report.findings == []
-    assert any("round 2, hospital 2: the number of samples was erased" in note for note in report.unchecked)
 
 
 def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
@@ -197,7 +192,8 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
 JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
 
 
-COLUMNS = [(table, column) for table, what in RUN.tables.items() if table != "meta" for column in what.columns]
+ASIDE = ("meta", "erasures")  # tables with tests of their own
+COLUMNS = [(table, column) for table, what in RUN.tables.items() if table not in ASIDE for column in what.columns]
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
@@ -214,7 +210,7 @@ def test_a_change_of_any_column_is_found_and_named(folder: Path, table: str, col
 
 
 @pytest.mark.parametrize("value", [None, "", b"\xff", -1, 2**62, 1.5, "[" * 100_000], ids=lambda v: repr(v)[:12])
-@pytest.mark.parametrize("table", [table for table in RUN.tables if table != "meta"])
+@pytest.mark.parametrize("table", [table for table in RUN.tables if table not in ASIDE])
 def test_no_value_of_any_column_ends_in_a_traceback(original: Path, folder: Path, table: str, value: Any):
     for column in RUN.tables[table].columns:
         rowid, _ = row_of(folder, table, f"{column} IS NOT NULL" if table == "synthetic" else "1")
@@ -224,6 +220,41 @@ def test_no_value_of_any_column_ends_in_a_traceback(original: Path, folder: Path
         assert all("\n" not in line for line in report.lines())
         json.dumps(report.to_dict())
         shutil.copyfile(original / "ledger" / "journal.sqlite", folder / "ledger" / "journal.sqlite")
+
+
+@pytest.fixture
+def erased(tmp_path: Path) -> Path:
+    """A run whose hospital 2 has erased the opening of its update of round 2."""
+    run = Run(tmp_path)
+    folder = finish(run)
+    erase(run.ledger_folder, 2, 2, lambda federation: run.keys[2])
+    change(folder, "UPDATE meta SET value = value")
+    return folder
+
+
+def test_an_erasure_is_no_finding_but_unchecked(erased: Path):
+    report = audit(erased)
+    assert report.findings == []
+    assert "round 2, hospital 2: the hospital has erased its weight and its metrics" in report.unchecked
+    assert any("the number of samples was erased, so the aggregate is not recomputed" in n for n in report.unchecked)
+
+
+@pytest.mark.parametrize("column", RUN.tables["erasures"].columns)
+def test_a_change_of_an_erasure_is_found_and_named(erased: Path, column: str):
+    rowid, row = row_of(erased, "erasures")
+    values = {"round": [1, 9, "x"], "slot": [0, 9, None], "signature": [other(row["signature"]), b"", 1.5]}
+    for value in values[column]:
+        set_value(erased, "erasures", rowid, column, value)
+        found = names(audit(erased, OFFLINE))
+        assert {("opening", "opening"), ("erasure", "signature")} & found, (value, sorted(found))
+
+
+def test_a_row_that_belongs_to_no_update_is_no_erasure(folder: Path):
+    """An opening that is missing without its hospital's word, or with somebody else's, is a finding."""
+    change(folder, "DELETE FROM openings WHERE round = 2 AND slot = 2")
+    assert (2, 2, "opening", "opening") in places(audit(folder))
+    change(folder, "INSERT INTO erasures VALUES (2, 2, zeroblob(65))")
+    assert (2, 2, "erasure", "signature") in places(audit(folder))
 
 
 @pytest.mark.parametrize("name", ["decisions", "rewards", "scores"])
@@ -252,11 +283,8 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
-    elsewhere = {
-        Receipt,
-        PeerScores,
-        Header,
-    }  # of the first two only signatures are kept; the last is the table of rounds
+    # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
+    elsewhere = {Receipt, PeerScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
@@ -304,6 +332,7 @@ FEDERATION = {
     "organisations": {("transaction", "registryRoot")},
     "quorum": {("transaction", "quorum")},
     "window": {("transaction", "window")},
+    "checks": {("result", "ledger.checked")},
 }
 
 
@@ -318,6 +347,8 @@ def test_a_change_of_the_federation_is_found_and_named(folder: Path, name: str):
             values[name][0][0] += "x"
         case "quorum":
             values[name] = 2
+        case "checks":
+            values[name] = 0
         case _:
             values[name] = other(values[name])
     set_value(folder, "meta", rowid, "value", encoding.canonical_json(values))
