@@ -21,11 +21,11 @@ from engine.encoding import hexed, unhexed
 from engine.errors import ConfigError, LedgerError
 from engine.ledger import proofs
 from engine.ledger.accounts import AUDITOR
-from engine.ledger.bundle import write_bundle
+from engine.ledger.bundle import write_bundle, write_public
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.config import LedgerConfig
 from engine.ledger.erasure import erase as _erase
-from engine.ledger.format import RUN, ZERO, tensor_name
+from engine.ledger.format import BUNDLE, RUN, ZERO, tensor_name
 from engine.ledger.keyfiles import read_key_file
 from engine.ledger.keystore import load_key, rotate_key
 from engine.ledger.run import RunLedger, federation_of, reopened
@@ -103,6 +103,21 @@ def resolve(folder: Path, round: int, voided: bool, key: Path | None) -> dict[st
         auditor = _auditor(ledger, key)
         ledger.disputes.resolve(round, voided, auditor)
         return {"round": round, "status": ledger.rounds.status(round), "auditor": address(auditor)}
+
+
+def export(folder: Path, out: Path) -> dict[str, Any]:
+    """Writes a bundle to hand on: without salts and what they hide, which its audit then names as not verified.
+
+    Raises:
+        LedgerError: the run has no bundle yet, or the file is there already.
+    """
+    if out.exists():
+        raise LedgerError(f"{out}: is there already; name another file")
+    bundle = folder / "ledger" / BUNDLE
+    if not bundle.is_file():
+        raise LedgerError(f"{folder}: has no bundle; a run writes one at its end")
+    write_public(bundle, out)
+    return {"bundle": str(out), "public": True}
 
 
 def finalize(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from engine.audit.report import Verdict
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.encoding import hexed
@@ -320,3 +321,32 @@ def test_keys_that_follow_from_the_seed_cannot_be_changed(
 ):
     paused(tiny_config(**{"ledger.backend": "embedded", "federation.rounds": 3}), tmp_path)
     assert "its keys follow from the seed" in refusal("rotate", tmp_path, 0)
+
+
+# --- To hand on -------------------------------------------------------------------------------------------------------
+
+
+def test_a_public_bundle_holds_no_salt_and_its_audit_says_what_it_could_not_check(
+    finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    out = tmp_path / "public.plb"
+    assert command("export", finished, "--public", "--out", out) == {"bundle": str(out), "public": True}
+    with reopened(Path(shutil.copytree(finished, tmp_path / "copy")) / "ledger", LedgerConfig()) as ledger:
+        openings = [json.loads(row["opening"]) for row in ledger.book.store.rows("openings")]
+    assert openings
+    content = out.read_bytes()
+    for opening in openings:
+        assert opening["samples_salt"].encode() not in content
+        assert opening["metrics_salt"].encode() not in content
+    report = audit(out)
+    assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
+    assert report.head == audit(finished).head
+    assert report.unchecked[0].startswith("the bundle holds no salts, as it is public")
+    assert len(report.unchecked) <= 3
+    assert "is there already" in refusal("export", finished, "--public", "--out", out)
+    assert "has no bundle" in refusal("export", tmp_path, "--public", "--out", tmp_path / "x.plb")
+
+
+def test_what_opens_the_commitments_is_for_its_owners_eyes(finished: Path):
+    for name in ("journal.sqlite", BUNDLE):
+        assert (finished / "ledger" / name).stat().st_mode & 0o777 == 0o600, name
