@@ -333,7 +333,7 @@ class Patient(BaseStorage):
                 answer = getattr(self._storage, name)(*args, **options)
             except Away as error:
                 missed = True
-                if self._clock.now() > end:
+                if self._clock.now() >= end:
                     raise StudyError(
                         f"storage: the database has been away for {self._seconds:g} s ({error}); nothing is lost, resume "
                         "when it is back."
