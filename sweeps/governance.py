@@ -8,6 +8,8 @@ from typing import Any
 from engine.errors import ConfigError, DataError
 from engine.ledger.keystore import read_key_file
 from engine.result import SyntheticRow
+from engine.settings import parse
+from engine.synthesis.config import PolicyConfig
 from engine.synthesis.files import FOLDER
 from engine.synthesis.reviews import STATE, decided, read_state, write_review
 
@@ -101,7 +103,18 @@ def print_requests(folder: Path, as_json: bool) -> None:
         amounts = (amount if amount else "-" for amount in (row.wanted, row.allowed, row.granted, row.accepted))
         words = (row.request[:SHORT], *home, row.hospital, row.class_, row.generator, *amounts)
         table.add_row(*map(str, words), _status(run, row), row.reasons)
-    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(table)
+    for run in dict.fromkeys(run for run, _ in rows):
+        if loose := looser_limits(read_state(run).policy):
+            where = f"{run.relative_to(folder)}: " if several else ""
+            console.print(f"{where}policy looser than the default: {loose}", highlight=False, markup=False)
+
+
+def looser_limits(policy: dict[str, Any]) -> str:
+    """The limits of a run's policy that let through what the default would not, in words."""
+    loose = parse(PolicyConfig, policy, "governance.json").looser
+    return ", ".join(f"{name} {value:g} (default {default:g})" for name, (value, default) in loose.items())
 
 
 def print_request(folder: Path, start: str, as_json: bool) -> None:

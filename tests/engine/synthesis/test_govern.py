@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from governed import ID, SMOTE, After, Flow, beats_of, plain, waiting
+from governed import ID, OPEN, SMOTE, After, Flow, beats_of, plain, waiting
 from reference import Interrupted, numbers
 from simulators import rule_of
 
@@ -186,8 +186,7 @@ def test_a_federation_with_the_real_timegan(
         "balance.method": "timegan",
         "balance.classes": "V",
         "balance.seed": 3,
-        "balance.policy.min_nndr": 0,
-        "balance.policy.max_duplicates": 1000,
+        **OPEN,
         "balance.timegan": {"patch": 63, "hidden": 4, "steps": 3, "batch_size": 8, "minimum": 20},
         "balance.policy.min_real": {"timegan": 20},
         "data.simulated.minutes": 3.0,

@@ -8,12 +8,13 @@ import pytest
 from scipy.stats import norm
 
 from engine.oracles.base import Batch
+from engine.synthesis.distances import NotComputable, membership, near_duplicates
 from engine.synthesis.generators import generate
 from engine.synthesis.picture import draw_quality
 from engine.synthesis.quality import (
+    WORST,
     Anatomy,
     Discriminative,
-    NotComputable,
     Report,
     Scores,
     assess,
@@ -22,9 +23,7 @@ from engine.synthesis.quality import (
     features,
     ks_tests,
     linear,
-    membership,
     mmd_test,
-    near_duplicates,
     recurrent,
     report_json,
     tell_apart,
@@ -174,7 +173,8 @@ def test_near_copies_are_flagged():
     train.x[np.flatnonzero(train.y == S)[0]] = one[0]
     made = Batch(copies, np.tile(train.rr[train.y == S][:1], (91, 1)), np.full(91, S, np.int8))
     report = assess(train, held_out, made, ANATOMY, "copies", repeats=2)
-    assert (report.privacy.exact, report.privacy.near, report.privacy.repeated) == (0, 91, 90)
+    assert (report.privacy.exact, report.privacy.near, report.variety.repeated) == (0, 91, 90)
+    assert report.variety.spread < 0.05
     assert report.privacy.nndr < 0.2
     assert evidence_numbers(report)["duplicates"] == 91
 
@@ -205,7 +205,10 @@ def test_fresh_beats_of_the_same_distribution_pass_every_tier(good: Report):
     assert good.utility.change == pytest.approx(0, abs=0.03)
     assert good.privacy.nndr == pytest.approx(1, abs=0.05)
     assert good.privacy.membership_auc == pytest.approx(0.5, abs=0.15)
-    assert (good.privacy.exact, good.privacy.near, good.privacy.repeated) == (0, 0, 0)
+    assert (good.privacy.exact, good.privacy.near, good.variety.repeated) == (0, 0, 0)
+    assert good.variety.spread == pytest.approx(1, abs=0.15)
+    assert good.variety.distance == pytest.approx(1, abs=0.05)
+    assert (good.recognition.real, good.recognition.share) == (pytest.approx(1, abs=0.03), pytest.approx(1, abs=0.03))
 
 
 def test_beats_of_another_shape_fail(parts: tuple[Batch, Batch]):
@@ -213,6 +216,8 @@ def test_beats_of_another_shape_fail(parts: tuple[Batch, Batch]):
     made = beats({N: 100}, 5)._replace(y=np.full(100, S, np.int8))
     report = assess(*parts, made, ANATOMY, "wrong", repeats=2)
     assert report.utility.tstr.recall["S"] < 0.1
+    assert report.recognition.share < 0.1
+    assert report.variety.distance > 1.5
     assert report.utility.trtr.recall["S"] > 0.97
     assert report.utility.trts.recall["S"] < 0.1
     assert report.discriminative.linear.auc > 0.99
@@ -243,8 +248,12 @@ def test_evidence_is_whole_numbers(good: Report):
     assert evidence_numbers(good) == {
         "auc_bp": round(10_000 * max(good.discriminative.gru.auc, good.discriminative.linear.auc)),
         "nndr_bp": round(10_000 * good.privacy.nndr),
+        "distance_bp": round(10_000 * good.variety.distance),
         "duplicates": 0,
+        "repeated": 0,
+        "spread_bp": round(10_000 * good.variety.spread),
         "utility_bp": round(10_000 * good.utility.change),
+        "recognised_bp": round(10_000 * good.recognition.share),
     }
     assert all(type(value) is int for value in evidence_numbers(good).values())
 
@@ -258,7 +267,9 @@ def test_tiny_counts_are_not_computable_and_count_as_the_worst():
     assert report.privacy.nndr == NotComputable("1 real and 0 held-out beats, 10 of a kind are needed")
     assert report.privacy.membership_auc == NotComputable("1 real and 0 held-out beats, 10 of each are needed")
     assert report_json(report)["utility"] == {"not_computable": "1 real beats, at least 10 are needed"}
-    assert evidence_numbers(report) == {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 0, "utility_bp": -10_000}
+    assert report.variety.spread == NotComputable("1 real and 50 synthetic beats, at least 10 of each are needed")
+    assert report.recognition == report.utility
+    assert evidence_numbers(report) == {**WORST, "duplicates": 0, "repeated": 0}
     none = assess(beats({N: 30}, 1), held_out, made, ANATOMY, "x", repeats=2)
     assert none.privacy == NotComputable("0 real beats")
     assert evidence_numbers(none)["duplicates"] == 50
