@@ -3,7 +3,6 @@
 It proves that no trial was dropped, swapped, added, or changed after the fact, and lists those that failed or were pruned.
 """
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,16 @@ from typing import Any
 from engine.audit.report import Count, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
-from engine.config import RunConfig, config_hash
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import STUDY
 from engine.result import Result
-from engine.tracking.store import run_tags
-from sweeps import registration
-from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
+from engine.tracking.store import read_runs, run_tags
+from sweeps import registration, witness
+from sweeps.agreement import check_backend, check_ledgers, check_optuna, check_outcomes
+from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, repeats_of, trial_folder
+from sweeps.mirrored import check_run, check_study
 from sweeps.space import StudyConfig
 from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
@@ -34,10 +34,13 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), Report()
-    trials = _trials(study, folder, report)
+    study, report, recorded = read_study(folder), Report(), StudyCase()
+    groups = _groups(study, folder, report)
+    trials = _trials(study, groups, report)
     if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
+        for told in witness.check(folder, recorded):
+            report.add(told)
         _check_design(study, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
@@ -45,7 +48,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
         report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
         report.notes.append("ledger.backend is none: nothing was registered")
-    _check_values(study, folder, trials, report)
+    for told in (*check_backend(study, trials, recorded), *check_outcomes(study, folder, trials)):
+        report.add(told)
     report.trials = [
         {
             "trial": number,
@@ -65,16 +69,24 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
         except PulseLedgerError as error:
             number = int(run.parent.name) if run.parent.name.isdecimal() else None
             report.find(number, "folder", name, "a readable ledger", None, str(error))
+    amended = len(recorded.designs) > 1
+    for told in (*check_ledgers(folder, trials, recorded, report.runs), *check_optuna(study, groups, amended)):
+        report.add(told)
     return report
 
 
-def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
-    """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
-    found: dict[int, StoredTrial] = {}
+def _groups(study: StudyConfig, folder: Path, report: Report) -> list[Group]:
+    """The studies of Optuna's database."""
     if study.storage is None and not (folder / DATABASE).exists():
         report.find(None, "database", "file", DATABASE, None, "Optuna's database is gone")
-        return found
-    for trial in (trial for group in read_groups(study, folder) for trial in group.trials):
+        return []
+    return read_groups(study, folder)
+
+
+def _trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict[int, StoredTrial]:
+    """The trials that got as far as having a configuration, by their number in the study."""
+    found: dict[int, StoredTrial] = {}
+    for trial in (trial for group in groups for trial in group.trials):
         if "config" not in trial.user_attrs:
             continue
         number, wrong = trial.user_attrs.get("trial"), damaged(trial)
@@ -154,32 +166,6 @@ def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[st
     report.add(Count("compared"))
 
 
-def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], report: Report) -> None:
-    """The values that Optuna holds must be those of the results, and the results those of the configurations."""
-    for number, trial in sorted(trials.items()):
-        if trial.state != "COMPLETE":
-            continue
-        try:
-            hashes = [config_hash(RunConfig.model_validate(values)) for values in trial.configs]
-            results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
-        except (DataError, ValueError) as error:
-            text = " ".join(str(error).split())
-            report.find(number, "folder", "result.json", "the results of the trial", None, text)
-            continue
-        for repeat, (result, expected) in enumerate(zip(results, hashes, strict=True)):
-            if result.config_hash != expected:
-                message = f"repeat {repeat} ran another configuration"
-                report.find(number, "folder", "config_hash", expected, result.config_hash, message)
-        for name, value in zip(study.objectives, trial.values, strict=True):
-            scores = [result.score(name) for result in results]
-            numbers = [score for score in scores if isinstance(score, int | float)]
-            mean = statistics.fmean(numbers) if len(numbers) == len(scores) else None
-            if mean != value:
-                message = "the value in Optuna's database is not that of the results"
-                report.find(number, "database", name, mean, value, message)
-        report.add(Count("values"))
-
-
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
@@ -215,9 +201,12 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         there = {"ledger.head": of_study.head}
         if domain is not None:
             there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
-        study_report = audit_study(home)
+        study_report, study = audit_study(home), read_study(home)
         for name, value, message in _tag_problems(tags, there, status, study_report.notes):
             study_report.find(None, "mlflow", name, value, tags.get(name), message)
+        trials = _trials(study, _groups(study, home, Report()), Report())
+        for told in check_study(read_runs(store, run_id), study, home, list(trials.values()), recorded):
+            study_report.add(told)
         return home, study_report
     report = audit(home)
     try:
@@ -231,7 +220,19 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
     for name, value, message in _tag_problems(tags, there, status, report.notes):
         report.add(finding("mlflow", name, value, tags.get(name), message))
+    for told in check_run(read_runs(store, run_id)[0], home, repeats=_repeats(home, tags)):
+        report.add(told)
     return home, report
+
+
+def _repeats(home: Path, tags: Mapping[str, str]) -> list[Result]:
+    """The results of all repeats of the trial that a run shows; none where it is no complete trial's."""
+    if "number" not in tags:
+        return []
+    try:
+        return [Result.read(folder) for folder in repeats_of(home.parent)]
+    except DataError:
+        return []
 
 
 def _home(base: Path, tags: Mapping[str, str]) -> Path:

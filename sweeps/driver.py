@@ -34,9 +34,10 @@ from sweeps.folder import (
     repeats_of,
     trial_folder,
 )
+from sweeps.front import SPREAD
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import SPREAD, open_mirror
+from sweeps.mirror import open_mirror
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue

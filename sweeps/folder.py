@@ -123,11 +123,15 @@ def optuna_names(study: StudyConfig) -> list[tuple[str, Condition | None]]:
 
 
 class Group(NamedTuple):
-    """What an Optuna study holds: the trials of one condition, or of all of them where that is None."""
+    """What an Optuna study holds: the trials of one condition, or of all of them where that is None.
+
+    `directions` are "maximize" or "minimize", one for each objective.
+    """
 
     name: str
     condition: Condition | None
     trials: Sequence[FrozenTrial]
+    directions: Sequence[str] = ()
 
 
 def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
@@ -139,7 +143,7 @@ def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
     with reading_storage(study, folder) as storage:
         if storage is None:
             return [Group(name, condition, ()) for name, condition in optuna_names(study)]
-        return [Group(name, condition, _trials(storage, name, folder)) for name, condition in optuna_names(study)]
+        return [Group(name, condition, *_held(storage, name, folder)) for name, condition in optuna_names(study)]
 
 
 def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
@@ -153,16 +157,17 @@ def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _trials(storage: BaseStorage, name: str, folder: Path) -> Sequence[FrozenTrial]:
+def _held(storage: BaseStorage, name: str, folder: Path) -> tuple[Sequence[FrozenTrial], Sequence[str]]:
     try:
         found = storage.get_study_id_from_name(name)
     except KeyError:
-        return ()
+        return (), ()
     owner = storage.get_study_user_attrs(found).get(OWNER)
     if owner is not None:
         identity = folder / IDENTITY
         refuse_another(name, owner, identity.read_text(encoding="utf-8") if identity.exists() else "")
-    return storage.get_all_trials(found, deepcopy=False)
+    directions = [direction.name.lower() for direction in storage.get_study_directions(found)]
+    return storage.get_all_trials(found, deepcopy=False), directions
 
 
 def refuse_another(name: str, owner: str, mine: str) -> None:

@@ -1,6 +1,7 @@
 """What the trials of a study have found so far, in numbers: counts, bests, Pareto fronts, hypervolume."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,20 @@ import numpy as np
 from sweeps.scores import is_share
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import ENDED, StoredTrial
+
+SPREAD = tuple(f"final/personal/{name}" for name in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min"))
+
+
+def spread_metrics(repeats: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean and standard deviation of `SPREAD` over the repeats of a trial; nothing of a single one."""
+    metrics: dict[str, float | None] = {}
+    for path in SPREAD:
+        values = [value for scores in repeats if (value := scores[path]) is not None]
+        if len(repeats) > 1 and len(values) == len(repeats):
+            name = path.rpartition("/")[2]
+            metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
+            metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
+    return metrics
 
 
 def by_condition(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str, list[StoredTrial]]:

@@ -6,7 +6,6 @@ process, or because the store was away, is sent again from the folders, each ste
 
 import contextlib
 import json
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -23,7 +22,7 @@ from engine.tracked import publish
 from engine.tracking.curves import data_profile, run_note
 from engine.tracking.tracker import Tracker, start_tracker
 from sweeps.folder import STUDY_FILE, error_file, optuna_name, repeat_folder, trial_folder
-from sweeps.front import best, by_condition, pareto, study_metrics
+from sweeps.front import SPREAD, best, by_condition, pareto, spread_metrics, study_metrics
 from sweeps.lock import study_key
 from sweeps.rows import results_frame
 from sweeps.space import StudyConfig, conditions
@@ -35,7 +34,6 @@ from sweeps.trial import Named, Numbers, numbers_of
 PARETO, TRIALS = "pareto.json", "trials.parquet"
 TRACKERS = 3  # of which one after another may be lost before a call to MLflow is given up
 STORE_SECONDS = 15.0  # for a store that is away when the study ends
-SPREAD = tuple(f"final/personal/{name}" for name in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min"))
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -189,14 +187,7 @@ class MlflowMirror:
     def spread(self, trial: StoredTrial, repeats: Sequence[Numbers]) -> None:
         if len(repeats) < 2:
             return
-        metrics = {}
-        for path in SPREAD:
-            values = [value for numbers in repeats if (value := numbers.scores[path]) is not None]
-            if len(values) == len(repeats):
-                name = path.rpartition("/")[2]
-                metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
-                metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
-        self._track(Tracker.summary, self.named(trial).key, metrics)
+        self._track(Tracker.summary, self.named(trial).key, spread_metrics([numbers.scores for numbers in repeats]))
         self._track(Tracker.flush)
 
     def tags(self, tags: Mapping[str, str]) -> None:

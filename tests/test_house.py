@@ -108,7 +108,7 @@ MAY: dict[str, str] = {
 }
 # of the studies' wing, what only reads
 READERS = (
-    "space scores text stored folder storage rows front material page table report plots plan audit governance registration commands"
+    "space scores text stored folder storage rows front material page table report plots plan audit agreement mirrored governance registration commands"
 ).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {

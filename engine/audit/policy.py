@@ -3,12 +3,14 @@
 A policy that is looser is no fault, but it is its owner's act, which the chain holds with a signature; here it is told.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.audit import spec
 from engine.audit.case import Case
 from engine.audit.report import Note, Told, finding
 from engine.audit.synthetic import shown
+from engine.audit.transactions import Transaction
 
 # Limits of the contract's Policy by the names of `balance.policy`, with what they are by default; most of them in parts
 # per ten thousand. Those that begin with "min" are least values, all others largest ones.
@@ -35,9 +37,8 @@ def check(case: Case) -> Iterator[Told]:
         if step.kind != "policy" or not isinstance(step.record, Mapping):
             continue
         version, last = version + 1, step.record
-        call = transactions[0].call if transactions else None
         if loose := list(_looser(step.record)):
-            by = call.sender if call is not None else "nobody who can be read"
+            by = _signer(transactions)
             yield Note(
                 f"policy {version} on synthetic data, set by {by}, is looser than the default: {', '.join(loose)}"
             )
@@ -49,6 +50,15 @@ def check(case: Case) -> Iterator[Told]:
             if _integer(name, config.get(name)) != last.get(key):
                 message = f"{name} of balance.policy in result.json is not the limit in the ledger"
                 yield finding("result", f"config.balance.policy.{name}", last.get(key), config.get(name), message)
+
+
+def _signer(transactions: Sequence[Transaction]) -> str:
+    """The account that signed the first of these transactions."""
+    raw = transactions[0].raw if transactions else None
+    try:
+        return spec.sender(raw) if isinstance(raw, bytes) else "nobody"
+    except ValueError:
+        return "nobody who can be read"
 
 
 def _looser(policy: Mapping[str, Any]) -> Iterator[str]:

@@ -120,7 +120,7 @@ RUN = Journal(
 
 STUDY = Journal(
     "study.sqlite",
-    1,
+    2,
     {
         "meta": _META,
         "designs": Table(

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.errors import PulseLedgerError
 from engine.tracking.config import TrackingConfig
@@ -339,6 +339,47 @@ def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
     except MlflowException as error:
         raise PulseLedgerError(f"{uri}: MLflow's run {run_id} cannot be read ({first_line(error)}).") from None
     return dict(run.data.tags), str(run.info.status)
+
+
+class Shown(NamedTuple):
+    """What MLflow shows of one run; `curves` are name -> (step, value) of each point, a single one stands at step 0."""
+
+    id: str
+    tags: dict[str, str]
+    status: str
+    params: dict[str, str]
+    curves: dict[str, list[tuple[int, float]]]
+
+
+def read_runs(uri: str, parent: str) -> list[Shown]:
+    """A run, and all runs whose parent it is.
+
+    Raises:
+        PulseLedgerError: the store cannot be opened, or has no such run.
+    """
+    check_store(uri)
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow_client(uri)
+    try:
+        first = client.get_run(parent)
+        own = f"tags.`mlflow.parentRunId` = '{first.info.run_id}'"
+        runs = [first, *client.search_runs([first.info.experiment_id], own, max_results=50_000)]
+        return [
+            Shown(
+                run.info.run_id,
+                dict(run.data.tags),
+                str(run.info.status),
+                dict(run.data.params),
+                {
+                    name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+                    for name in run.data.metrics
+                },
+            )
+            for run in runs
+        ]
+    except MlflowException as error:
+        raise PulseLedgerError(f"{uri}: MLflow's run {parent} cannot be read ({first_line(error)}).") from None
 
 
 def check_store(uri: str) -> None:

@@ -137,7 +137,7 @@ def test_near_copies_are_rejected_at_quality_and_do_not_train(
     assert statuses.count("accepted") == 0
     for row in result.synthesis:
         if row.status == "rejected":
-            assert row.reasons == "the beats lie too close to single real ones"
+            assert row.reasons.startswith("the beats lie too close to single real ones; there are too many copies")
             assert row.numbers["duplicates"] == row.granted > 0
             assert (row.accepted, row.numbers["nndr_bp"] < 500) == (0, True)
     assert beats_of(tmp_path / "copies") == {}
@@ -145,7 +145,7 @@ def test_near_copies_are_rejected_at_quality_and_do_not_train(
     assert audit(tmp_path / "copies").clean
 
 
-def test_a_generator_that_fails_leaves_a_rejected_request_and_frees_the_quota(
+def test_a_generator_that_fails_leaves_a_rejected_request_and_uses_quota_up(
     tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     def fail(*args: Any) -> Synthetic:

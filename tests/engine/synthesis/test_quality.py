@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from engine.ledger.subjects.policy import Reason, policy_of, shortcomings
+from engine.ledger.subjects.synthetic import SyntheticReport
 from engine.oracles.base import Batch
+from engine.synthesis.config import PolicyConfig
 from engine.synthesis.distances import NotComputable, membership, near_duplicates
-from engine.synthesis.generators import generate
+from engine.synthesis.generators import generate, joined
 from engine.synthesis.picture import draw_quality
 from engine.synthesis.quality import (
     WORST,
@@ -290,3 +293,53 @@ def test_the_page_is_a_picture(parts: tuple[Batch, Batch], good: Report, tmp_pat
     page = (tmp_path / "page.png").read_bytes()
     assert page.startswith(b"\x89PNG")
     assert len(page) > 50_000
+
+
+# --- What the default policy makes of it ------------------------------------------------------------------------------
+
+
+def verdict(train: Batch, held_out: Batch, made: Batch) -> Reason:
+    """What the default policy finds wrong with a batch."""
+    numbers = evidence_numbers(assess(train, held_out, made, ANATOMY, "x", repeats=1))
+    signed = SyntheticReport(bytes(32), len(made.y), bytes(32), bytes(32), **numbers)
+    return shortcomings(policy_of(PolicyConfig()), signed)
+
+
+def mean_beat(train: Batch, count: int, noise: float) -> Batch:
+    """What a collapsed generator gives: the mean S beat, over and over, with noise of a share of its deviation."""
+    draw, real = np.random.default_rng(0), train.y == S
+    x, rr = (np.repeat(part[real].mean(0)[None], count, 0) for part in (train.x, train.rr))
+    x = x + noise * x.std(1, keepdims=True) * draw.standard_normal(x.shape)
+    rr = rr + noise * train.rr[real].std(0) * draw.standard_normal(rr.shape)
+    return Batch(x.astype(np.float32), rr.astype(np.float32), np.full(count, S, np.int8))
+
+
+def test_honest_batches_are_accepted_by_default(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    assert not verdict(train, held_out, beats({S: 100}, 3))
+    assert not verdict(train, held_out, generate("smote", train, S, 300, seed=1).batch())
+
+
+def test_a_collapsed_batch_is_rejected_by_default_with_any_noise(parts: tuple[Batch, Batch]):
+    """544 of 545 beats of a TimeGAN after 20 steps were one; every number said so, and all were accepted."""
+    assert Reason.REPEATED | Reason.SPREAD in verdict(*parts, mean_beat(parts[0], 200, 0))
+    for noise in (0.02, 0.1):
+        assert Reason.SPREAD in verdict(*parts, mean_beat(parts[0], 200, noise)), noise
+
+
+def test_half_a_batch_of_one_beat_is_too_much(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    made = joined(generate("smote", train, S, 100, seed=1).batch(), mean_beat(train, 100, 0))
+    assert verdict(train, held_out, made) == Reason.REPEATED
+
+
+def test_copies_other_classes_noise_and_too_few_beats_are_rejected_by_default(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    copies = generate("oversample", train, S, 300, seed=1).batch()
+    assert Reason.NNDR | Reason.DUPLICATES | Reason.REPEATED in verdict(train, held_out, copies)
+    assert Reason.RECOGNISED in verdict(train, held_out, beats({N: 100}, 5)._replace(y=np.full(100, S, np.int8)))
+    draw = np.random.default_rng(1)
+    x = 3 * draw.standard_normal((100, WINDOW))
+    noise = Batch(x.astype(np.float32), np.zeros((100, 2), np.float32), np.full(100, S, np.int8))
+    assert Reason.DISTANCE in verdict(train, held_out, noise)
+    assert verdict(train, held_out, beats({S: 9}, 3)) == Reason.SPREAD | Reason.RECOGNISED  # nothing can be said
