@@ -20,7 +20,7 @@ test-long: install ## what takes minutes
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy engine sweeps
+	$(BIN)/mypy engine sweeps pulseledger
 
 install: $(STAMP)
 

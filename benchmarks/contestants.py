@@ -155,7 +155,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     try:
         marks.append(time.perf_counter())
         schedule = Sampled(config.seed, ids, task["per_round"])
-        validation = Validation(ids, beats.classes, participants=True)
+        validation = Validation(ids, beats.classes, beats.classes, participants=True)
         parts = Parts(given.rounds, pool, schedule, rule_of(config), nobody, NO_LEDGER, validation)
         state = run_rounds(LoopState(0, np.load(given.folder / "initial.npy")), parts, [Clock()])
     finally:

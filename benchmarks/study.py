@@ -32,8 +32,9 @@ from engine.experiment import run as run_federation
 from engine.pools.config import ExecutionConfig
 from engine.result import RESULT, Result
 from engine.settings import dump_yaml
+from sweeps.checks import load_study
 from sweeps.folder import repeat_folder, trial_folder
-from sweeps.space import StudyConfig, conditions, load_study, resolve
+from sweeps.space import StudyConfig, conditions, resolve
 
 CONTESTANTS = ("ours", "ours-actors", "optuna", "optuna-2", "tune")
 CPUS = 2

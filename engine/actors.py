@@ -7,13 +7,24 @@ next that wants the same kind with the same share of a CPU.
 import contextlib
 import logging
 import os
+import signal
 import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import ResourceError
 from engine.pools.config import ExecutionConfig
 
+HERE = Path(__file__).resolve().parents[1]
+PACKAGES = ("engine", "sweeps", "pulseledger")
+LONGEST_FOLDER = 40  # letters of Ray's folder
 _session: list[str] = []  # the folder of the Ray that this process started or joined
+_users: list[int] = []  # one for each that has started it and not left
+_lock = threading.RLock()
 # (class, share of a CPU, place) -> actors that are there to be taken again
 _idle: dict[tuple[str, float, "Spot"], list[Any]] = {}
 
@@ -56,32 +67,104 @@ def imported_ray() -> Any:
 
 
 def start_ray(execution: ExecutionConfig) -> bool:
-    """Starts or joins the Ray of `execution.address`, quietly; returns whether this call did it.
+    """Starts or joins the Ray of `execution.address`, quietly; returns whether `stop_ray` must be called for it.
 
-    An address is always given: a bare `ray.init()` would join whatever other Ray runs on the machine.
+    An address is always given: a bare `ray.init()` would join whatever other Ray runs on the machine. A Ray that this
+    process has started already is shared, by threads, too; the last one to leave stops it.
 
     Raises:
-        ResourceError: no Ray answers at the address.
+        ResourceError: no Ray answers at the address, or none can be started here.
     """
     ray = imported_ray()
-    if ray.is_initialized():
+    with _lock:
+        if ray.is_initialized():
+            if _session:
+                _users.append(1)
+            return bool(_session)
+        local = execution.address == "local"
+        if local and sys.flags.optimize > 1:
+            raise ResourceError("Ray does not work without docstrings: take away PYTHONOPTIMIZE=2, or python's -OO.")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        if not execution.address.startswith("ray://"):
+            options["job_config"] = _search_path()
+        if local:
+            options |= {"include_dashboard": False, **_short_folder()}
+            if execution.cpus is not None:
+                options["num_cpus"] = execution.cpus
+        try:
+            _require_somebody(execution.address)
+            with _own_signals():
+                joined = ray.init(address=execution.address, **options)
+        except Exception as error:  # a node that is slow to start is a bare Exception
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            if local:
+                raise ResourceError(
+                    f"Ray could not be started here ({reason}); its files are in {_ray_folder()}."
+                ) from None
+            raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+        _session[:] = [str(joined.address_info.get("session_dir") or "")]
+        _users[:] = [1]
+        return True
+
+
+def _require_somebody(address: str) -> None:
+    """Ray itself goes on trying for many minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _ray_folder() -> str:
+    return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def _short_folder() -> dict[str, str]:
+    """Where Ray's sockets lie: their names have 107 bytes, of which Ray's own parts want more than half.
+
+    Raises:
+        ResourceError: neither TMPDIR nor /tmp will do.
+    """
+    if len(os.fsencode(_ray_folder())) <= LONGEST_FOLDER:
+        return {}
+    if "RAY_TMPDIR" not in os.environ and os.access("/tmp", os.W_OK):
+        return {"_temp_dir": "/tmp/ray"}
+    raise ResourceError(
+        f"{_ray_folder()}: is too long for the names of Ray's sockets; set RAY_TMPDIR to a folder of at most {LONGEST_FOLDER} "
+        "letters, such as /tmp."
+    )
+
+
+def _search_path() -> Any:
+    """Ray has workers look for modules where the driver was started: a package of our name there would hide ours."""
+    from ray.job_config import JobConfig
+
+    class Ours(JobConfig):
+        def _serialize(self) -> Any:
+            self._py_driver_sys_path = [path for path in self._py_driver_sys_path if not _hides_ours(Path(path))]
+            return super()._serialize()
+
+    return Ours()
+
+
+def _hides_ours(folder: Path) -> bool:
+    if folder.resolve() == HERE:
         return False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if execution.address == "local":
-        options |= {"include_dashboard": False}
-        if execution.cpus is not None:
-            options["num_cpus"] = execution.cpus
-    host, colon, port = execution.address.rpartition(":")
+    return any((folder / name).exists() for ours in PACKAGES for name in (ours, f"{ours}.py"))
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray sets handlers of its own, which end the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        if colon and "/" not in host and port.isdigit():
-            # Ray itself goes on trying for many minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        joined = ray.init(address=execution.address, **options)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
-    _session[:] = [str(joined.address_info.get("session_dir") or "")]
-    return True
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: set from outside of Python
+                signal.signal(number, handler)
 
 
 def worker_logs() -> str:
@@ -90,9 +173,15 @@ def worker_logs() -> str:
 
 
 def stop_ray() -> None:
-    """Leaves or stops the Ray that `start_ray` started."""
-    _idle.clear()
-    imported_ray().shutdown()
+    """Leaves or stops the Ray that `start_ray` started, once nobody else in this process wants it."""
+    with _lock:
+        if _users:
+            _users.pop()
+        if _users:
+            return
+        _idle.clear()
+        _session.clear()
+        imported_ray().shutdown()
 
 
 def take_actor(kind: type, num_cpus: float, place: Spot = ANYWHERE) -> Any:

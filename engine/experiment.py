@@ -18,7 +18,7 @@ from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.errors import ConfigError, Stopped
-from engine.files import write_text
+from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
@@ -30,8 +30,9 @@ from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Pool, R
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, write_outputs
+from engine.paths import write_config
 from engine.pools.build import build_pool
-from engine.result import RESULT, LedgerSummary, Result, SyntheticRow
+from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
@@ -39,6 +40,8 @@ from engine.settings import dump_yaml
 from engine.synthesis.config import SYNTHETIC
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
+
+CONFIG = "config.yaml"  # in a run's folder: what it really used
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,12 @@ def steps(
     a checkpoint and a ledger that holds every round so far. A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
+    claim_run(folder)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
         draw_picture(folder, result, place.note)
         return result
     spent = _Spent()
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.fence(folder, place.attempt)
     with ray_of(config), contextlib.ExitStack() as stack:
         joined, state = join(config, hashed, folder, place, stack)
@@ -113,6 +116,19 @@ def steps(
     write_outputs(folder, result, joined.cohort, joined.network, state.params, outcomes)
     draw_picture(folder, result, place.note)
     return result
+
+
+def claim_run(folder: Path) -> None:
+    """Makes the folder of a run, or finds it again.
+
+    Raises:
+        ConfigError: somebody else's files are there.
+    """
+    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER)
+    if (folder / RESULT).exists() and not kind_of(folder):
+        Result.read(folder)  # of an earlier release, or none of ours
+        return
+    claim(folder, "run", written)
 
 
 @dataclass
@@ -234,7 +250,7 @@ def join(
     oracle = choose_oracle(config.execution, network, place.note)
     # what was really used: a resumed run asks for the same, as another oracle would give other last bits
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
-    write_text(folder / "config.yaml", dump_yaml(config))
+    write_config(folder / CONFIG, config)
 
     rule = rule_of(config)
     per_round = max(1, round(config.federation.participation * len(trainers)))
@@ -259,7 +275,7 @@ def join(
         pool=pool,
         schedule=Sampled(config.seed, trainers, per_round, least),
         rule=rule,
-        validation=Validation(validators, beats.classes, participants, least),
+        validation=Validation(validators, beats.classes, cohort.scored, participants, least),
         judges=judges,
         ledger=ledger,
     )

@@ -9,10 +9,12 @@ import numpy as np
 from engine import checkpoint
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
-from engine.files import whole
+from engine.errors import DataError
+from engine.files import whole, write_text
 from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import Network, unflatten, vector_hash
+from engine.picture import confusion_svg
 from engine.result import (
     MODEL,
     PICTURE,
@@ -44,7 +46,8 @@ def assemble(
     lost: Sequence[str] = (),
 ) -> Result:
     """The result of a run after the rounds of `state`; `lost` are hospitals that could not be tested, in sentences."""
-    classes, rows = cohort.beats.classes, state.history
+    classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
+    adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
         model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
         for model in ("global", "personal")
@@ -58,15 +61,15 @@ def assemble(
         model_hash=vector_hash(state.params, network.layout).hex(),
         parameters=network.size,
         cohort=CohortReport.model_validate(cohort.report),
-        final=_both(test, classes),
-        validation=_both(validation, classes),
+        final=_both(test, classes, scored),
+        validation=_both(validation, classes, scored),
         rounds=rows,
         ledger=ledger,
         timing=Timing(
             train_seconds=sum(row.train_seconds for row in rows),
             rounds_seconds=sum(row.seconds for row in rows),
-            gradient_evaluations=sum(row.gradient_evaluations for row in rows),
-            personalisation_gradient_evaluations=sum(o.gradient_evaluations for o in outcomes),
+            gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
+            personalisation_gradient_evaluations=adapting,
             total_seconds=total_seconds,
         ),
         synthesis=None if synthesis is None else tuple(synthesis),
@@ -74,11 +77,10 @@ def assemble(
     )
 
 
-def _both(tables: dict[str, dict[int, np.ndarray]], classes: str) -> BothScores:
-    return BothScores(
-        global_=Scores.model_validate(federation_scores(tables["global"], classes)),
-        personal=PersonalScores.model_validate(federation_scores(tables["personal"], classes, tables["global"])),
-    )
+def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:
+    alone = federation_scores(tables["global"], classes, scored=scored)
+    adapted = federation_scores(tables["personal"], classes, tables["global"], scored=scored)
+    return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))
 
 
 def write_outputs(
@@ -142,36 +144,9 @@ def draw_picture(folder: Path, result: Result, note: Callable[[str], None] = lam
     if path.exists():
         return
     try:
-        with whole(path) as part:
-            draw_confusion(result, part)
-    except Exception as error:
-        note(f"{path}: is not drawn ({type(error).__name__}: {error})")
-
-
-def draw_confusion(result: Result, path: Path) -> None:
-    """The confusion matrices of the global and the personal models, in shares of the true class, as a PNG."""
-    from matplotlib.figure import Figure
-
-    classes = list(result.final.global_.recall)
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    both = (("global", result.final.global_), ("personal", result.final.personal))
-    for axes, (model, scores) in zip(figure.subplots(1, 2), both, strict=True):
-        rates = [[v / max(sum(row), 1) for v in row] for row in scores.confusion]
-        axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-        for i, row in enumerate(scores.confusion):
-            for j, count in enumerate(row):
-                axes.text(j, i, f"{count:,}", ha="center", va="center", color="white" if rates[i][j] > 0.6 else "black")
-        axes.set(
-            xticks=range(len(classes)), yticks=range(len(classes)), xticklabels=classes, yticklabels=classes,
-            xlabel="predicted", ylabel="true", title=f"{model}: {_accuracy(scores)}",
-        )  # fmt: skip
-    figure.savefig(path, dpi=110, format="png")
-
-
-def _accuracy(scores: Scores) -> str:
-    if scores.accuracy is None or scores.macro_f1 is None:
-        return "no test beats"
-    return f"accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.3f}"
+        write_text(path, confusion_svg(result))
+    except DataError as error:
+        note(str(error))
 
 
 def rounds_done(config: RunConfig, folder: Path) -> Sequence[RoundSummary]:

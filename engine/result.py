@@ -34,8 +34,8 @@ from engine.errors import DataError
 from engine.files import write_text
 from engine.settings import sentence
 
-RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.png"
-VERSION: Literal[1] = 1
+RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
+VERSION: Literal[2] = 2
 
 Item = TypeVar("Item")
 Many = Annotated[tuple[Item, ...], Strict(False)]  # JSON has lists
@@ -62,13 +62,13 @@ class Part(BaseModel):
 
 
 class HospitalScores(Part):
-    """One hospital's scores; a class that it does not have has no recall."""
+    """One hospital's scores; a class that it does not have has no recall, and one without scored beats no macro-F1."""
 
     id: int
     accuracy: float
-    balanced_accuracy: float
-    macro_f1: float
-    recall_min: float
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    recall_min: float | None
     recall: dict[str, float | None]
     support: dict[str, int]
 
@@ -77,7 +77,9 @@ class Scores(Part):
     """What `metrics.federation_scores` says of one model; None where there was no beat to measure it on.
 
     Attributes:
-        recall, precision, f1, support: by class letter.
+        balanced_accuracy, macro_f1, recall_min, rare_recall: over the classes of `CohortReport.scored`.
+        rare_recall: mean recall of all of them but the commonest.
+        recall, precision, f1, support: by class.
         confusion: rows are true classes, columns predicted ones.
         per_hospital: hospitals that have beats here; none in a round of many hospitals.
     """
@@ -86,12 +88,14 @@ class Scores(Part):
     balanced_accuracy: float | None
     macro_f1: float | None
     recall_min: float | None
+    rare_recall: float | None
     recall: dict[str, float | None]
     precision: dict[str, float | None]
     f1: dict[str, float | None]
     support: dict[str, int]
     confusion: Many[Many[int]]
     per_hospital: Many[HospitalScores]
+    mean_hospital_macro_f1: float | None
     worst_hospital_macro_f1: float | None
     worst_hospital_accuracy: float | None
 
@@ -136,6 +140,7 @@ class HospitalReport(Part):
     test: int
     classes: dict[str, int]
     local_majority_accuracy: float | None
+    local_majority_macro_f1: float | None
     left_out: dict[str, int]
 
 
@@ -153,6 +158,7 @@ class CohortReport(Part):
     """All hospitals; see `cohort.describe`.
 
     Attributes:
+        scored: classes with validation and test beats: those that macro-F1 and balanced accuracy are means over.
         leaky: what lets test beats be known, or cannot be excluded to, in sentences.
         window: samples before and after the R peak, at `sampling_rate`.
         native_rates: Hz of the files -> records.
@@ -167,6 +173,7 @@ class CohortReport(Part):
     edge_beats: int
     digest: str
     classes: dict[str, int]
+    scored: Many[str]
     hospitals: Many[HospitalReport]
     heterogeneity: Heterogeneity
     missing: dict[str, Many[int]]
@@ -265,7 +272,11 @@ class LedgerSummary(Part):
 
 
 class Timing(Part):
-    """Times in seconds, and work in gradients of one beat."""
+    """Times in seconds, and work in gradients of one batch.
+
+    Attributes:
+        gradient_evaluations: all of them; `personalisation_gradient_evaluations` are those after the last round.
+    """
 
     train_seconds: float
     rounds_seconds: float
@@ -325,7 +336,7 @@ class Result(Part):
         lost: hospitals that could not be tested, in sentences.
     """
 
-    version: Literal[1]
+    version: Literal[2]
     name: str
     config_hash: str
     config: RunConfig

@@ -21,13 +21,15 @@ class Validation:
 
     Attributes:
         hospitals: ids of those whose validation part scores it.
-        classes: class letters.
+        classes: class names.
+        scored: those that are scored.
         participants: only this round's participants among them.
         min_hospitals: with fewer answers the round fails; None wants all.
     """
 
     hospitals: tuple[int, ...]
-    classes: str
+    classes: Sequence[str]
+    scored: Sequence[str]
     participants: bool = False
     min_hospitals: int | None = None
 
@@ -101,7 +103,7 @@ def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[Scores, tu
     tables = dict(zip(scored, parts.pool.validate(asked.round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), how.min_hospitals)
     known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
-    return Scores.model_validate(federation_scores(known, how.classes, most_rows=ROWS)), blind
+    return Scores.model_validate(federation_scores(known, how.classes, most_rows=ROWS, scored=how.scored)), blind
 
 
 def summarise(

@@ -5,12 +5,13 @@ Unknown keys are refused; a mistake is one sentence that names the key and what 
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
 from engine.errors import ConfigError
 
@@ -25,13 +26,18 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], values: Any, source: str) -> Model:
-    """Checks `values` against `model`; a mistake becomes one sentence that names the key and what is allowed."""
+    """Checks `values` against `model`; each mistake becomes a sentence that names the key and what is allowed."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: must be a mapping of keys such as {', '.join(list(model.model_fields)[:4])}.")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {sentence(model, error)}.") from None
+        raise refusal(source, sentences(model, error).values()) from None
+
+
+def refusal(source: str, problems: Iterable[str]) -> ConfigError:
+    """All that is wrong with a file, a sentence a line."""
+    return ConfigError("\n".join(f"{source}: {problem}." for problem in problems))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -52,7 +58,16 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, not a {type(values).__name__}.")
+    if _holds_itself(values, ()):
+        raise ConfigError(f"{path}: is not valid (an alias stands within what it is an alias of).")
     return values
+
+
+def _holds_itself(value: Any, around: tuple[int, ...]) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return id(value) in around or any(_holds_itself(part, (*around, id(value))) for part in parts)
 
 
 def yaml_value(text: str) -> Any:
@@ -65,7 +80,12 @@ def yaml_value(text: str) -> Any:
 
 def dump_yaml(model: BaseModel) -> str:
     """The YAML that `load_yaml` and `parse` turn into an equal model."""
-    return yaml.dump(model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml_text(model.model_dump(mode="json"))
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """Plain values as YAML."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def name_text(value: Any) -> Any:
@@ -77,7 +97,7 @@ def name_text(value: Any) -> Any:
     return value
 
 
-Name = Annotated[str, BeforeValidator(name_text)]
+Name = Annotated[str, BeforeValidator(name_text), WithJsonSchema({"type": ["string", "integer"]})]
 
 
 def set_key(values: dict[str, Any], key: str, value: Any) -> None:
@@ -87,7 +107,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
         child = values.setdefault(name, {})
         if not isinstance(child, dict):
             raise ConfigError(f"{key}: {name} is not a section.")
-        values = child
+        values[name] = values = dict(child)  # another place of the file may hold the same one, by a YAML alias
     values[last] = value
 
 
@@ -103,21 +123,47 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def near_key(key: str, known: Iterable[str]) -> str:
+    """The known key that is spelt most like this one, or whose last part is; empty if none is near."""
+    known = list(known)
+    if near := difflib.get_close_matches(key, known, 1):
+        return near[0]
+    ends = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], ends, 1)
+    return ends[near[0]] if near else ""
+
+
+def sentences(model: type[BaseModel], error: ValidationError) -> dict[str, str]:
+    """Dotted key -> what is wrong with it, without the full stop: its value, and what is allowed."""
+    found: dict[str, str] = {}
+    for each in error.errors():
+        path = _user_path(model, each["loc"])
+        # what is wrong below a key that is told already is an alternative of its kinds
+        if not any(".".join(path[:n]) in found for n in range(1, len(path) + 1)):
+            found[".".join(path)] = _sentence(model, error, each, path)
+    return found
+
+
 def sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """The first thing that is wrong, without the full stop: its dotted key, its value, and what is allowed."""
-    errors = error.errors()
-    first, path = errors[0], _user_path(model, errors[0]["loc"])
+    """The first thing that is wrong, as in `sentences`."""
+    return next(iter(sentences(model, error).values()))
+
+
+def _sentence(model: type[BaseModel], error: ValidationError, first: Any, path: list[str]) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         owner: Any = model
         for name in path[:-1]:
             owner = owner.model_fields[name].annotation
         allowed = list(owner.model_fields)
+        if path[-1] in dotted_keys(owner):
+            section, _, name = path[-1].rpartition(".")
+            return f"{key} stands outside of its section; write {name} within {section}"
         near = difflib.get_close_matches(path[-1], allowed, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{key} is not a known key{hint}; allowed here: {', '.join(allowed)}"
     # a value that may be of several kinds has one error for each kind
-    same = [e["msg"] for e in errors if _user_path(model, e["loc"])[: len(path)] == path]
+    same = [e["msg"] for e in error.errors() if _user_path(model, e["loc"])[: len(path)] == path]
     messages = [m.removeprefix("Value error, ") for m in dict.fromkeys(same)]
     message = ", or ".join(m[0].lower() + m[1:] for m in messages)
     given = first["input"]
@@ -132,24 +178,24 @@ def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     for part in location:
         if isinstance(part, int):
             path.append(str(part))
-            section = _bare(_item(section))
+            section = bare(_item(section))
         elif isinstance(section, type) and issubclass(section, BaseModel):
             path.append(part)
             fields = section.model_fields
             field = next((f for name, f in fields.items() if part in (name, f.validation_alias)), None)
-            section = _bare(field.annotation) if field else None
+            section = bare(field.annotation) if field else None
         elif get_origin(section) is dict:
             path.append(part)
-            section = _bare(_item(section))
+            section = bare(_item(section))
     return path
 
 
-def _bare(kind: Any) -> Any:
+def bare(kind: Any) -> Any:
     """A type without what is annotated to it, and without None beside it."""
     if get_origin(kind) is Annotated:
-        return _bare(get_args(kind)[0])
+        return bare(get_args(kind)[0])
     kinds = [k for k in get_args(kind) if k is not NoneType] if get_origin(kind) in (Union, UnionType) else []
-    return _bare(kinds[0]) if len(kinds) == 1 else kind
+    return bare(kinds[0]) if len(kinds) == 1 else kind
 
 
 def _item(kind: Any) -> Any:
@@ -178,6 +224,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
             seen.add(key.value)

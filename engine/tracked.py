@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.background import Background
 from engine.config import RunConfig, config_hash
 from engine.errors import DataError, ReviewPending, Stopped
-from engine.experiment import HERE, Place, drained, ray_of, run, steps
+from engine.experiment import HERE, Place, claim_run, drained, ray_of, run, steps
 from engine.files import write_text
 from engine.outputs import rounds_done
 from engine.result import PICTURE, RESULT, Result
@@ -21,10 +21,11 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HER
     """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
     if config.tracking.backend == "none":
         return run(config, folder, place)
+    claim_run(folder)
     with ray_of(config):
         store.mkdir(parents=True, exist_ok=True)
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
-        key = f"{folder.resolve().name}/{config_hash(config)[:16]}/{_folder_id(folder)}"
+        key = f"{config_hash(config)[:16]}/{_folder_id(folder)}"  # whatever the folder is called, and wherever it is moved
         try:
             result = drained(track(config, folder, place, tracker, key, config.name, {}, None))
         except BaseException:
@@ -125,7 +126,6 @@ def _folder_id(folder: Path) -> str:
     """A stable id of a run's folder, so that its MLflow run is found again after an interruption."""
     import uuid
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".id"
     if not path.exists():
         write_text(path, uuid.uuid4().hex[:16])

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from sweeps import Study
+from pulseledger import Study
 
 TINY = os.environ.get("PULSELEDGER_EXAMPLE") == "tiny"  # a check that it runs, in seconds
 ARGUMENTS = [word for word in sys.argv[1:] if not word.startswith("-")]  # a notebook's own are flags

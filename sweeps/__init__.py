@@ -1,13 +1,12 @@
 """Studies: many federations, compared over conditions and tuned within them.
 
-from sweeps import Study
+from pulseledger import Study
 
-study = Study("sweeps/quickstart.yaml", out="runs/mine", trials=12).run()
+study = Study("ready:quickstart", out="runs/mine", trials=12).run()
 study.results()    # a pandas DataFrame
 """
 
 # Imports are inside the methods, so that the command line's --help is quick.
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ class Study:
     ) -> None:
         """
         Args:
-            config: a YAML file, the name of a ready-made one such as "quickstart.yaml", the folder of a study that was
+            config: a YAML file, the name of a ready-made one such as "ready:quickstart", the folder of a study that was
                 begun, or the values themselves.
             out: the folder; null: `out` of the configuration, else runs/NAME.
             quiet: show no progress.
@@ -49,30 +48,16 @@ class Study:
         Raises:
             ConfigError: one sentence about the first thing that is wrong.
         """
-        from engine.errors import ConfigError
-        from engine.settings import dotted_keys, load_yaml, set_key
-        from sweeps.space import StudyConfig, load_study
+        from sweeps.checks import load_study
+        from sweeps.source import given, out_folder
+        from sweeps.space import StudyConfig
 
         self._quiet = quiet
-        source = "Study"
-        if isinstance(config, StudyConfig):
-            values = config.model_dump(mode="json")
-        elif isinstance(config, Mapping):
-            values = copy.deepcopy(dict(config))
-        else:
-            path, ready = Path(config), Path(__file__).parent / Path(config).name
-            if path.is_dir():
-                out = out or path
-                path = path / "study.yaml"
-            source = str(path)
-            values = load_yaml(path if path.exists() or not ready.exists() else ready)
-        for name, value in keys.items():
-            key = name.replace("__", ".")
-            if key not in dotted_keys(StudyConfig):
-                raise ConfigError(f"{name}: {key} is not a key of the configuration; `pulseledger keys` lists all.")
-            set_key(values, key, value)
-        self.config = load_study(values, source)
-        self.folder = Path(out or self.config.out or f"runs/{self.config.name}")
+        settings = given(config, keys, StudyConfig, "Study")
+        self.config = load_study(settings.values, settings.source, settings.flags)
+        if out is None and isinstance(config, str | Path) and Path(config).expanduser().is_dir():
+            out = config
+        self.folder = Path(out).expanduser() if out else out_folder(self.config)
 
     def run(self) -> "Study":
         """Runs the study until every wanted trial has ended, or goes on with the same one in the folder.
@@ -86,11 +71,11 @@ class Study:
         start_study(self.config, self.folder, quiet=self._quiet)
         return self
 
-    def resume(self) -> "Study":
-        """Goes on with the study of the folder, as its own file says."""
+    def resume(self, trials: int | None = None) -> "Study":
+        """Goes on with the study of the folder, as its own file says; `trials` that it is to have from now on."""
         from sweeps.start import resume_study
 
-        resume_study(self.folder, quiet=self._quiet)
+        resume_study(self.folder, quiet=self._quiet, trials=trials)
         return self
 
     def results(self) -> "pd.DataFrame":

@@ -6,34 +6,41 @@ from collections.abc import Sequence
 
 from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
+from sweeps.signals import ended_in_a_sentence
+from sweeps.streams import say, usable_streams
 from sweeps.verbs import data, governing, ledger, looking, running
+from sweeps.verbs.completion import complete
 from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    usable_streams()
     parser = _parser()
+    complete(parser)
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_keys:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
-        return options.run(options, rest)
+        with ended_in_a_sentence():
+            return options.run(options, rest)
     except ReviewPending as error:
-        print(f"pulseledger: {error}", file=sys.stderr)
+        say(f"pulseledger: {error}")
         return WAITING
     except PulseLedgerError as error:
-        print(f"pulseledger: {error}", file=sys.stderr)
+        for line in str(error).split("\n"):
+            say(f"pulseledger: {line}")
         return MISTAKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"pulseledger: {where}{error.strerror or error}.", file=sys.stderr)
+        say(f"pulseledger: {where}{error.strerror or error}.")
         return MISTAKE
     except KeyboardInterrupt as stop:
         how = str(stop) or "stopped; `pulseledger resume DIR` goes on from the last round."
-        print(f"pulseledger: {how}", file=sys.stderr)
+        say(f"pulseledger: {how}")
         return INTERRUPTED
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from engine.audit.report import Count, Note, Report, Told, finding
 from engine.audit.study import StudyCase
-from engine.config import RunConfig, config_hash
+from engine.config import config_hash
 from engine.errors import DataError
 from engine.ledger.format import BUNDLE, RUN
 from engine.result import Result
 from sweeps.folder import Group, repeat_folder, trial_folder
-from sweeps.space import StudyConfig, conditions, search_space, violation
+from sweeps.space import StudyConfig, conditions, violation
 from sweeps.stored import StoredTrial, interval
+from sweeps.tuned import search_space
 
 BACKEND = "ledger.backend"
 
@@ -101,7 +102,7 @@ def check_outcomes(study: StudyConfig, folder: Path, trials: Mapping[int, Stored
         if trial.state != "COMPLETE":
             continue
         try:
-            hashes = [config_hash(RunConfig.model_validate(values)) for values in trial.configs]
+            hashes = [config_hash(config) for config in trial.runs]
             results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
             yield from _outcome(study, trial, results)
         except (DataError, ValueError, KeyError) as error:

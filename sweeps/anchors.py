@@ -8,8 +8,9 @@ import sweeps.registration as registration
 from engine.background import Answer, Background
 from engine.ledger.subjects.study import StudyLedger
 from sweeps.folder import trial_folder
-from sweeps.space import StudyConfig, total_trials
+from sweeps.space import StudyConfig
 from sweeps.stored import StoredTrial
+from sweeps.tuned import total_trials
 
 Tags = dict[str, str]
 

@@ -14,6 +14,7 @@ from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import STUDY
+from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.result import Result
 from engine.tracking.store import read_runs, run_tags
 from sweeps import registration, witness
@@ -187,9 +188,9 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         found = next((p for p in (base / "mlflow.db", base.resolve().parent / "mlflow.db") if p.exists()), None)
         if found is None:
             raise ConfigError(f"{base}: neither it nor the folder above holds an MLflow store; name one with --store.")
-        store = f"sqlite:///{found.resolve()}"
-    if folder is None and store.startswith("sqlite:///"):
-        base = Path(store.removeprefix("sqlite:///")).parent
+        store = sqlite_uri(found.resolve())
+    if folder is None and store.startswith(SQLITE):
+        base = sqlite_path(store).parent
     tags, status = run_tags(store, run_id)
     home = _home(base, tags)
     there: dict[str, Any]

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.actors import worker_logs
-from engine.config import RunConfig, config_hash
+from engine.config import config_hash
 from engine.errors import HospitalLost, ReviewPending, StudyError
-from engine.files import write_text
+from engine.paths import write_config
 from engine.pools.ray import ATTEMPTS
 from engine.result import RESULT
-from engine.settings import dump_yaml
 from engine.synthesis.files import FOLDER
 from engine.synthesis.reviews import STATE, undecided
 from sweeps.anchors import Anchors, NoAnchors, open_anchors
@@ -29,6 +28,7 @@ from sweeps.folder import (
     NOT_SEEN,
     STUDY_FILE,
     Seen,
+    missing_results,
     read_error,
     read_progress,
     repeats_of,
@@ -41,12 +41,15 @@ from sweeps.mirror import open_mirror
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
-from sweeps.slots import Slot, Slots, cause_of
-from sweeps.space import StudyConfig, rung_rounds, total_trials, violation
+from sweeps.scores import COSTS
+from sweeps.sizes import housed
+from sweeps.slots import Slot, Slots, cause_of, unimportable
+from sweeps.space import StudyConfig, rung_rounds, runs_of, violation
 from sweeps.stopping import STOP, Stopping
 from sweeps.stored import Rung, StoredTrial, interval, pruned_at, rounds_saved
 from sweeps.text import first_line, settings
 from sweeps.trial import AtCheckpoint, AtRung, Done, Numbers, Order, Waiting, next_attempt
+from sweeps.tuned import extension_problem, total_trials
 
 ASKED = ", as asked"  # ends the reason of a trial that somebody had pruned
 
@@ -65,6 +68,7 @@ class _Running:
     seen: Seen = NOT_SEEN
     seen_at: float = 0.0
     pruning: Command | None = None  # somebody has asked for its end
+    again: bool = False  # it has ended already, but its results are gone
 
 
 class Driver:
@@ -92,6 +96,7 @@ class Driver:
         )
         self._anchors: Anchors = NoAnchors()
         self._waiting: list[_Running] = []  # for a slot
+        self._again: list[_Running] = []  # the same, of trials that have ended
         self._running: list[_Running] = []
         self._parked: list[_Running] = []  # for a reviewer
         self._stopping = Stopping(self._folder, commands, progress.note)
@@ -148,8 +153,8 @@ class Driver:
 
     def _next(self) -> _Running | None:
         """A trial that waits, else a new one; None when there is nothing left."""
-        if self._waiting:
-            return self._waiting.pop(0)
+        if self._waiting or self._again:
+            return (self._waiting or self._again).pop(0)
         if len(self._queue.trials()) >= total_trials(self._study):
             return None
         entry = self._queue.ask()
@@ -158,11 +163,16 @@ class Driver:
     def _ordered(self, entry: Entry) -> _Running:
         """What is to be done for a trial; its configurations are checked here, once."""
         trial = entry.read()
+        configs = runs_of(self._study, trial.condition, trial.keys)
+        if [config_hash(config) for config in configs] != [config_hash(config) for config in trial.runs]:
+            raise StudyError(
+                f"{self._folder / STUDY_FILE}: is another study than that in which trial {trial.number} began."
+            )
         by_repeat = self._study.pruner.method == "wilcoxon"
-        steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study)
+        steps = range(1, self._study.repeats) if by_repeat else rung_rounds(self._study.pruner, trial.rounds)
         home = trial_folder(self._folder, trial.number)
         order = Order(
-            configs=tuple(RunConfig.model_validate(values) for values in trial.configs),
+            configs=tuple(housed(config, self._slots.cpus) for config in configs),
             folder=home,
             named=self._mirror.named(trial),
             scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *SPREAD))),
@@ -181,6 +191,12 @@ class Driver:
                 self._prune(trial, given_up[0])
             else:
                 self._waiting.append(trial)
+        for entry in self._queue.entries():
+            if missing_results(self._folder, entry.read()):
+                self._progress.note(f"trial {entry.read().number}: its results are gone, it is run again")
+                again = self._ordered(entry)
+                again.order, again.again = replace(again.order, rungs=()), True
+                self._again.append(again)
         if self._waiting:
             self._progress.note(f"going on with {len(self._waiting)} trials of an earlier driver")
 
@@ -188,7 +204,8 @@ class Driver:
         trial.order.folder.mkdir(parents=True, exist_ok=True)
         (trial.order.folder / STOP).unlink(missing_ok=True)
         stored = trial.entry.read()
-        self._anchors.begun(stored)
+        if not trial.again:
+            self._anchors.begun(stored)
         rungs = tuple(step for step in trial.order.rungs if step not in stored.rungs)
         trial.order = next_attempt(replace(trial.order, rungs=rungs))
         now = self._clock.now()
@@ -246,6 +263,9 @@ class Driver:
     def _lost(self, trial: _Running, error: BaseException) -> bool:
         """A runner has failed: a mistake ends its trial, lost processes and memory are tried again."""
         cause = cause_of(self._ray, error)
+        if missing := unimportable(cause):
+            self._fail(trial, StudyError(f"a worker cannot import what it needs ({missing})"), str(error))
+            return True
         if not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
             self._fail(trial, cause, str(error))
             return True
@@ -300,7 +320,9 @@ class Driver:
         order = sorted(there)
         contenders = [there[number] for number in order]
         name = trial.entry.study.study_name
-        kept, memory = keep(self._study, name, contenders, order.index(trial.number))
+        kept, memory = keep(
+            self._study, name, contenders, order.index(trial.number), trial.order.configs[0].federation.rounds
+        )
         # one write: a driver that is killed before it decides again, one that is killed after it abides by this
         trial.entry.note(f"rung/{reached.step}", {"values": values, "kept": kept, "memory": memory})
         return kept
@@ -334,6 +356,18 @@ class Driver:
         reached = stored.rungs.get(step, Rung(())).values
         self._told(trial, dict(zip(self._study.objectives, reached, strict=False)), reason)
 
+    def _tell_again(self, trial: _Running, values: dict[str, float]) -> None:
+        """The end of a trial that had ended before: its numbers must be the same, or the results are another trial's."""
+        stored = trial.entry.read()
+        told = dict(zip(self._study.objectives, stored.values, strict=True))
+        if any(told[name] != value for name, value in values.items() if name not in COSTS):
+            reason = f"it came to {values}, not to {told} as before: records or program have changed"
+            for path in repeats_of(trial.order.folder):
+                (path / RESULT).unlink(missing_ok=True)
+            raise StudyError(f"trial {trial.number}: was run again, and {reason}.")
+        self._mirror.ended([(stored, "COMPLETE")])
+        self._told(trial, values, "")
+
     def _tell(self, trial: _Running, repeats: Sequence[Numbers]) -> None:
         if [numbers.config_hash for numbers in repeats] != [config_hash(config) for config in trial.order.configs]:
             self._fail(trial, StudyError("the runner ran another configuration than it was asked to"), "")
@@ -346,18 +380,25 @@ class Driver:
                 self._fail(trial, StudyError(f"the {kind} {name} has no value in this cohort"), "")
                 return
             scores[name] = values
+        means = {name: statistics.fmean(scores[name]) for name in self._study.objectives}
+        if trial.again:
+            self._tell_again(trial, means)
+            return
         stored = trial.entry.read()
         self._mirror.ended([(stored, "COMPLETE")])  # before the tell: Optuna never knows more than MLflow
         self._mirror.spread(stored, repeats)
         for name, bound in self._study.constraints.items():
             trial.entry.constrain(name, violation(bound, statistics.fmean(scores[name])))
         trial.entry.note("repeats", {name: interval(values)._asdict() for name, values in scores.items()})
-        means = {name: statistics.fmean(scores[name]) for name in self._study.objectives}
         trial.entry.complete(list(means.values()))
         self._told(trial, means, "")
 
     def _fail(self, trial: _Running, cause: BaseException, trace: str) -> None:
         failed = failure_of(cause, trace)
+        if trial.again:
+            raise StudyError(
+                f"trial {trial.number}: its results are gone, and it cannot be run again ({failed.reason})."
+            )
         path = write_error(self._folder, trial.number, failed, worker_logs())
         trial.entry.note("reason", failed.reason)
         trial.entry.note("error", failed.where)
@@ -368,7 +409,8 @@ class Driver:
     def _told(self, trial: _Running, values: dict[str, float], reason: str) -> None:
         """After the end of a trial: its record, its line, and the answer to whoever asked for its end."""
         stored = trial.entry.read()
-        self._anchors.ended(stored)
+        if not trial.again:
+            self._anchors.ended(stored)
         seconds = self._clock.now() - trial.started if trial.started else 0.0
         label = settings(stored.keys)
         self._progress.ended(trial.number, label, stored.condition, stored.state, values, reason, seconds)
@@ -405,20 +447,12 @@ class Driver:
     def _extend(self, command: Command) -> None:
         """Another number of trials: an amendment on the ledger, as with another `trials` in the study's file."""
         wanted, begun = command.value or 0, len(self._queue.trials())
-        if self._study.sampler == "grid":
-            refusal = f"the study is a grid of {total_trials(self._study)} trials, which has no more points"
-        elif not self._study.search:
-            refusal = "nothing is tuned in this study, so every further trial would be the same"
-        elif wanted < begun:
-            refusal = f"{begun} trials have begun already"
-        else:
-            refusal = ""
-        if refusal:
+        if refusal := extension_problem(self._study, wanted, begun):
             self._commands.answer(command, "refused", refusal)
             return
         study = self._study.model_copy(update={"trials": wanted})
         self._anchors.register(study, ())
-        write_text(self._folder / STUDY_FILE, dump_yaml(study))
+        write_config(self._folder / STUDY_FILE, study)
         self._study = study
         self._progress.extended(wanted)
         self._mirror.open(study)
@@ -426,7 +460,7 @@ class Driver:
 
     def _take_prune(self, command: Command) -> None:
         for trial in self._running:
-            if trial.number == command.value:
+            if trial.number == command.value and not trial.again:
                 self._commands.answer(command, "accepted", "ending at its next checkpoint")
                 trial.pruning = command
                 (trial.order.folder / STOP).touch()

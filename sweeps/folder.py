@@ -14,13 +14,26 @@ from optuna.trial import FrozenTrial
 from engine import checkpoint
 from engine.errors import StudyError
 from engine.files import write_text
+from engine.paths import load_config
 from engine.result import RESULT, Result, RoundSummary
-from engine.settings import load_yaml, parse
+from engine.settings import parse
 from sweeps.space import Condition, StudyConfig, conditions
 from sweeps.storage import reading_storage
 from sweeps.stored import StoredTrial, begun
 
 STUDY_FILE = "study.yaml"
+# what a study writes into its folder
+WRITTEN = (
+    STUDY_FILE,
+    "optuna.db",
+    "trials",
+    "pareto.json",
+    "trials.parquet",
+    "report",
+    "commands",
+    "ledger",
+    "config.yaml",
+)
 PROGRESS = "progress.json"  # in a trial's folder: the last round, and what goes on since
 IDENTITY = ".id"  # names a study wherever its folder is moved
 OWNER = "folder"  # attribute of an Optuna study that many folders may share a database with: the identity of its own
@@ -44,6 +57,15 @@ def repeats_of(trial: Path) -> list[Path]:
 def repeat_number(repeat: Path) -> int:
     """Which repeat a folder of `repeats_of` is."""
     return int(repeat.name.removeprefix("seed-"))
+
+
+def missing_results(folder: Path, trial: StoredTrial) -> list[Path]:
+    """The results of a complete trial that are gone from its folder."""
+    if trial.state != "COMPLETE":
+        return []
+    home = trial_folder(folder, trial.number)
+    wanted = [repeat_folder(home, repeat) / RESULT for repeat in range(len(trial.configs))]
+    return [path for path in wanted if not path.exists()]
 
 
 def error_file(folder: Path, trial: int) -> Path:
@@ -107,7 +129,8 @@ def read_study(folder: Path) -> StudyConfig:
     """
     if not is_study(folder):
         raise StudyError(f"{folder}: holds no study ({STUDY_FILE} is missing).")
-    return parse(StudyConfig, load_yaml(folder / STUDY_FILE), str(folder / STUDY_FILE))
+    path = folder / STUDY_FILE
+    return parse(StudyConfig, load_config(path), str(path))
 
 
 def optuna_name(study: StudyConfig, condition: str) -> str:

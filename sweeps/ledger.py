@@ -23,8 +23,9 @@ from engine.ledger.run import RunLedger, federation_of, reopened
 from engine.ledger.signing import address
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.typed import Domain, record_from_json
+from engine.paths import load_config
 from engine.result import RESULT, Result
-from engine.settings import load_yaml, parse
+from engine.settings import parse
 
 CONFIG = "config.yaml"
 
@@ -127,7 +128,7 @@ def rotate(folder: Path, slot: int, keystore: Path | None) -> dict[str, Any]:
 
 def settings(folder: Path) -> LedgerConfig:
     """The settings of a run's ledger; raises ConfigError when it keeps none."""
-    config = parse(RunConfig, load_yaml(folder / CONFIG), str(folder / CONFIG))
+    config = parse(RunConfig, load_config(folder / CONFIG), str(folder / CONFIG))
     if config.ledger.backend == "none":
         raise ConfigError(f"{folder}: the run keeps no ledger (ledger.backend is none).")
     return config.ledger

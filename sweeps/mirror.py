@@ -146,6 +146,7 @@ class MlflowMirror:
         more = " `pulseledger compare DIR` prints the table, `pulseledger report DIR` draws it."
         note = run_note("pulseledger sweep study.yaml", STUDY_FILE, more)
         tags = {"study": study.name, "mlflow.note.content": note, "optuna.storage": storage_url(study, self._folder)}
+        tags |= {"tuned_on_test": "true"} if study.tuned_on_test else {}
         self._track(Tracker.open_run, self._key, study.name, tags, {})
         self._track(Tracker.artifacts, self._key, [self._folder / STUDY_FILE])
         self._track(Tracker.system_metrics, self._key)
@@ -163,6 +164,7 @@ class MlflowMirror:
             "direction": ", ".join(self._study.objectives.values()),
             "optuna.study": optuna_name(self._study, trial.condition),
             "method": trial.algorithm,
+            **({"tuned_on_test": "true"} if self._study.tuned_on_test else {}),
             **{f"condition.{key}": str(value) for key, value in place.items()},
         }
         return Named(f"{self._key}/{trial.number}", _name(trial), tags, self._key)
@@ -361,4 +363,4 @@ def _name(trial: StoredTrial) -> str:
 
 def _first(trial: StoredTrial) -> RunConfig:
     """The configuration of the repeat that MLflow's run of a trial follows."""
-    return RunConfig.model_validate(trial.configs[0])
+    return trial.runs[0]

@@ -291,7 +291,12 @@ def spread(trials: Sequence[Finished]) -> list[Figure]:
                 for model, (shift, colour, marker) in zip(
                     MODELS, ((-0.19, GREY, "o"), (0.19, LOOKS[0][0], "D")), strict=True
                 ):
-                    values = [h.macro_f1 for r in trial.results for h in r.final.of(model).per_hospital]
+                    values = [
+                        h.macro_f1
+                        for r in trial.results
+                        for h in r.final.of(model).per_hospital
+                        if h.macro_f1 is not None
+                    ]
                     if not values:
                         continue
                     axes.boxplot(

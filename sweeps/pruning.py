@@ -47,12 +47,15 @@ def competitors(trials: Sequence[StoredTrial], condition: str) -> dict[int, Cont
     }
 
 
-def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: int) -> tuple[bool, dict[str, Any]]:
+def keep(
+    study: StudyConfig, name: str, contenders: Sequence[Contender], own: int, rounds: int
+) -> tuple[bool, dict[str, Any]]:
     """Whether `contenders[own]` goes on after its last rung, and what the pruner wants to remember of it.
 
     Args:
         name: of the Optuna study; Hyperband's brackets depend on it.
         contenders: all trials of the condition that are tuned, in the order in which they were begun.
+        rounds: of the trial.
     """
     directions = list(study.objectives.values())
     if study.pruner.method == "rungs":
@@ -69,7 +72,7 @@ def keep(study: StudyConfig, name: str, contenders: Sequence[Contender], own: in
             view.add_trial(
                 create_trial(state=c.state, value=c.value, intermediate_values=reported, system_attrs=c.memory)
             )
-        pruned = build_pruner(study.pruner, study.federation.rounds).prune(view, view.get_trials()[own])
+        pruned = build_pruner(study.pruner, rounds).prune(view, view.get_trials()[own])
         return not pruned, view.get_trials()[own].system_attrs
 
 

@@ -11,11 +11,13 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.definition import CODE, DEFINITION, code, definition
 from sweeps.folder import OWNER, optuna_names, refuse_another
 from sweeps.lock import identity
-from sweeps.space import Condition, StudyConfig, build_sampler, conditions, grid, resolve, search_space, suggest
+from sweeps.space import Condition, StudyConfig, conditions, resolve
 from sweeps.storage import one_sentence
 from sweeps.stored import StoredTrial, begun, stored
+from sweeps.tuned import build_sampler, drawn, grid, suggest
 
 Opened = list[tuple[optuna.Study, Condition | None]]
 ENQUEUED = "enqueued"  # attribute of an Optuna study whose queue is complete
@@ -50,6 +52,9 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made.set_metric_names(list(study.objectives))
+    if DEFINITION not in made.user_attrs:
+        made.set_user_attr(CODE, code())
+        made.set_user_attr(DEFINITION, definition(study))
     if ENQUEUED not in made.user_attrs:
         # a driver that was killed here left the first of them; nobody asks before the mark is set
         for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:
@@ -65,7 +70,7 @@ def wanted_first(study: StudyConfig, condition: Condition | None) -> list[tuple[
     for place in everything if condition is None else [condition]:
         fixed = {"condition": place.label} if study.joint and len(everything) > 1 else {}
         rows += [(fixed, {"baseline": keys}) for keys in study.baselines]
-        rows += [({**fixed, **point}, {}) for point in (*study.design, *grid(study))]
+        rows += [({**fixed, **point}, {}) for point in (*study.design, *grid(study, place))]
     return rows
 
 
@@ -121,7 +126,6 @@ class Queue:
     def __init__(self, study: StudyConfig, opened: Opened) -> None:
         self._study = study
         self._opened = opened
-        self._space = search_space(study)
         self._conditions = {condition.label: condition for condition in conditions(study)}
 
     def trials(self) -> list[StoredTrial]:
@@ -162,7 +166,7 @@ class Queue:
         if baseline is not None:
             keys = baseline
         else:
-            keys = {key: suggest(asked, key, distribution) for key, distribution in self._space.items()}
+            keys = drawn(self._study, condition, lambda key, space: suggest(asked, key, space))
         configs = [resolve(self._study, condition, keys, repeat) for repeat in range(self._study.repeats)]
         asked.set_user_attr("trial", number)
         asked.set_user_attr("condition", condition.label)

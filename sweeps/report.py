@@ -16,20 +16,23 @@ import sweeps.plots as plots
 from engine import __version__
 from engine.data.config import CLASSES
 from engine.files import whole, write_text
+from engine.homes import claim
 from engine.provenance import provenance
 from sweeps.material import Finished, Material, best_of_each, read_material
 from sweeps.page import Picture, Section, code, escape, pictures, table, whole_page
 from sweeps.plots import ONLY
 from sweeps.rows import Row, Spread
 from sweeps.scores import RECALL, SHOWN, Shown
-from sweeps.space import conditions, search_space, total_trials
+from sweeps.space import TUNED_ON_TEST, conditions
 from sweeps.text import settings, short
+from sweeps.tuned import search_space, total_trials
 
 PAGE = "report.html"
+PICTURES = r"(curves|recall|hospitals|skew|pareto|importance|slices|spread|ledger)(-\d+)?\.png"
 TUNED = 5  # finished trials that Optuna's pictures of the tuned keys need to say anything
 ROWS = 20  # of a condition's table; the rest is for `compare`
 NAMED = 20  # trials that a caption names
-STATES = ("COMPLETE", "RUNNING", "PRUNED", "FAIL", "WAITING")
+STATES = ("COMPLETE", "RUNNING", "PRUNED", "FAIL", "WAITING", "LOST")
 NOTHING = "–"
 SHARE = Shown("%", 100.0, 2)
 DISTANCE = Shown("label distance", 1.0, 3)
@@ -66,10 +69,10 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         _ledger(material),
         _unfinished(material),
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.png"):
-        if re.fullmatch(r"(curves|recall|hospitals|skew|pareto|importance|slices|spread|ledger)(-\d+)?\.png", old.name):
-            old.unlink()
+    earlier = [old for old in out.glob("*.png") if re.fullmatch(PICTURES, old.name)]
+    claim(out, "report", (PAGE, *(old.name for old in earlier)))
+    for old in earlier:
+        old.unlink()
     written, drawn = [out / PAGE], {}
     for picture in (p for section in sections for p in section.pictures):
         buffer = io.BytesIO()
@@ -110,6 +113,8 @@ def _facts(material: Material) -> str:
         ("data", f"{data}; classes {study.data.classes}; split {study.cohort.split}"),
         ("code", f"drawn with pulseledger {__version__}{commit}"),
     ]
+    if study.tuned_on_test:
+        facts.insert(0, ("warning", TUNED_ON_TEST))
     if lost := sum(bool(result.lost) for result in results):
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
     lines = "".join(f"<tr><td>{k}</td><td>{v if k == 'trials' else escape(v)}</td></tr>" for k, v in facts)

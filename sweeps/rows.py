@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engine.algorithms.config import Method
 from engine.errors import PulseLedgerError
 from engine.result import RESULT, Model, Result
+from sweeps.definition import require_unedited
 from sweeps.folder import (
     STUDY_FILE,
     is_study,
+    missing_results,
     read_error,
     read_history,
     read_study,
@@ -89,13 +91,14 @@ class Row:
 
     Attributes:
         trial: its number in the whole study.
-        state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING.
+        state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING; LOST: complete, but its results are gone from its folder.
         keys: what was tuned or, of a baseline, set.
         spread: objective or constraint -> its interval over the repeats.
         constraints: score -> how far its bound is broken; 0 or less keeps to it.
         round: the last one that was run, of `rounds` that were wanted.
         reason: why it was pruned or failed; `error` in a line, if it failed.
         outcome: of a complete trial.
+        tuned_on_test: whether scores of test beats decide in its study, which then are no estimates.
     """
 
     condition: str
@@ -112,6 +115,7 @@ class Row:
     error: str = ""
     failure: Failure = NO_FAILURE
     outcome: Outcome | None = None
+    tuned_on_test: bool = False
 
     @property
     def violated(self) -> list[str]:
@@ -136,6 +140,7 @@ class Row:
             "hospital": self.failure.hospital,
             "stage": self.failure.stage,
             "traceback": self.failure.traceback,
+            "tuned_on_test": self.tuned_on_test,
             "spread": {name: found._asdict() for name, found in self.spread.items()},
         }
         return plain if self.outcome is None else plain | _document(self.outcome)
@@ -149,6 +154,7 @@ def rows_of(folder: Path) -> list[Row]:
     """
     if is_study(folder):
         study = read_study(folder)
+        require_unedited(study, folder)
         rows = [_row(study, folder, trial) for trial in read_trials(study, folder)]
         return _best_first(study, rows)
     if (folder / RESULT).exists():
@@ -160,22 +166,24 @@ def rows_of(folder: Path) -> list[Row]:
 
 def _row(study: StudyConfig, folder: Path, trial: StoredTrial) -> Row:
     runs = repeats_of(trial_folder(folder, trial.number))
-    results = [Result.read(run) for run in runs] if trial.state == "COMPLETE" else []
+    gone = missing_results(folder, trial)
+    results = [Result.read(run) for run in runs] if trial.state == "COMPLETE" and not gone else []
     return Row(
         condition=trial.condition,
         trial=trial.number,
-        state=trial.state,
+        state="LOST" if gone else trial.state,
         round=len(results[0].rounds) if results else max((len(read_history(run)) for run in runs), default=0),
-        rounds=study.federation.rounds,
+        rounds=trial.rounds,
         keys=trial.keys,
         baseline=trial.baseline is not None,
         objectives=dict(zip(study.objectives, trial.values, strict=False)),
         spread=trial.spread,
         constraints=trial.constraints,
-        reason=trial.reason,
+        reason=f"{gone[0].relative_to(folder)} is gone; `pulseledger resume` runs it again" if gone else trial.reason,
         error=(trial.reason or read_error(folder, trial.number)) if trial.state == "FAIL" else "",
         failure=trial.failure,
         outcome=outcome_of(results) if results else None,
+        tuned_on_test=study.tuned_on_test,
     )
 
 
@@ -212,10 +220,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         ),
         global_majority=_mean(cohort.global_majority_accuracy for cohort in cohorts),
         all_n=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
-        gradients=statistics.fmean(
-            result.timing.gradient_evaluations + result.timing.personalisation_gradient_evaluations
-            for result in results
-        ),
+        gradients=statistics.fmean(result.timing.gradient_evaluations for result in results),
         seconds=statistics.fmean(result.timing.total_seconds for result in results),
         ledger_share=_mean(result.ledger.overhead_share for result in results),
         gas_per_round=_mean(result.ledger.gas_per_round for result in results),

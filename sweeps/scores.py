@@ -1,7 +1,9 @@
 """The scores that studies speak of: which may be tuned for, and how a reader sees them."""
 
+import difflib
 from typing import NamedTuple
 
+from engine.config import RunConfig
 from engine.data.config import CLASSES
 from engine.result import SCORES, Model
 
@@ -17,6 +19,31 @@ OBJECTIVES = (
     *(f"{part}/personal/hurt_share" for part in PARTS),
     *COSTS,
 )
+
+
+def known_scores(near: str = "") -> str:
+    """All scores in words, those that are spelt nearly like `near` first."""
+    close = difflib.get_close_matches(near, OBJECTIVES, 2)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return (
+        f"{hint}known: {'|'.join(PARTS)}/{'|'.join(MODELS)}/{'|'.join(SCORES)}, the same with recall/{'|'.join(CLASSES)}, "
+        f"{'|'.join(PARTS)}/personal/hurt_share, {', '.join(COSTS)}"
+    )
+
+
+def impossible(name: str, config: RunConfig) -> str:
+    """Why a run can have no such score, or none that means something; empty where it can."""
+    part, _, rest = name.partition("/")
+    if part == "ledger" and config.ledger.backend == "none":
+        return "there is no ledger (ledger.backend is none)"
+    if part == "validation" and config.cohort.fractions[1] == 0:
+        return "there are no validation beats (the second of cohort.fractions is 0)"
+    letter = rest.rpartition("/")[2]
+    if "/recall/" in name and letter not in config.data.classes:
+        return f"class {letter} is not among data.classes ({config.data.classes})"
+    if rest.startswith("global/") and not config.federation.method.trains_global:
+        return f"federation.algorithm {config.federation.algorithm} trains no global model"
+    return ""
 
 
 class Shown(NamedTuple):

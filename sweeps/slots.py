@@ -1,6 +1,7 @@
 """Room for trials on Ray: a placement group for each at a time, and the runner that lives in its first bundle."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,15 @@ from engine.clock import REAL, Clock
 from engine.config import RunConfig
 from engine.errors import ResourceError, StudyError
 from engine.pools.config import ExecutionConfig
-from sweeps.sizes import RUNNER_CPU, free_memory, memory_room, trial_bundles, trial_labels
+from sweeps.sizes import (
+    RUNNER_CPU,
+    all_memory,
+    free_memory,
+    memory_room,
+    trial_bundles,
+    trial_gigabytes,
+    trial_labels,
+)
 from sweeps.space import StudyConfig
 from sweeps.text import first_line
 from sweeps.trial import TrialRunner
@@ -47,11 +56,16 @@ class Slots:
         runner: type[TrialRunner] = TrialRunner,
         clock: Clock = REAL,
         start_seconds: float = START_SECONDS,
+        memory: float | None = None,
     ) -> None:
         """
+        Args:
+            memory: bytes that this machine has; None asks it.
+
         Raises:
             ResourceError: a trial does not fit.
         """
+        memory = all_memory() if memory is None else memory
         self._ray, self._study, self._runner, self._clock = ray, study, runner, clock
         self._seconds = start_seconds
         there = ray.cluster_resources().get("CPU", 1.0)
@@ -60,6 +74,12 @@ class Slots:
         room = memory_room(study, there / self.wanted, _free_memory(ray, study))
         self.at_once = min(self.wanted, max(room, 1))
         self.cpus = trial_cpus(ray, study, self.at_once)
+        each = trial_gigabytes(study, self.cpus)
+        if study.execution.address == "local" and each * 1e9 > memory:
+            raise ResourceError(
+                f"the largest trial wants about {each:.3g} GB of memory, and this machine has {memory / 1e9:.3g} GB; give fewer "
+                "hospitals, or more of them to an actor (execution.hospitals_per_actor)."
+            )
         self._idle: list[Slot] = []
 
     def take(self, trial: int, config: RunConfig) -> Slot:
@@ -114,8 +134,9 @@ class Slots:
                 ray.util.remove_placement_group(group)
                 sites = sorted({label[SITE] for label in labels if label})
                 where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+                parts = f" in {len(bundles)} bundles" if len(bundles) > 1 else ""
                 raise ResourceError(
-                    f"trial {trial} wants {self.cpus:g} CPU in {len(bundles)} bundles{where}; after {self._seconds:g} s "
+                    f"trial {trial} wants {self.cpus:g} CPU{parts}{where}; after {self._seconds:g} s "
                     f"the cluster's {there:g} CPU have {free:g} free."
                 )
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
@@ -157,6 +178,13 @@ def cause_of(ray: Any, error: BaseException) -> BaseException:
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
+
+
+def unimportable(error: BaseException) -> str:
+    """What a process could not import while it was started: a mistake, and no process that was lost; empty otherwise."""
+    text = str(error)
+    found = re.findall(r"\b((?:ModuleNotFound|Import)Error: .+)", text) if "creation task" in text else []
+    return found[-1].strip() if found else ""
 
 
 def trial_cpus(ray: Any, study: StudyConfig, concurrency: int) -> float:

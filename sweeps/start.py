@@ -1,25 +1,32 @@
 """Beginning a study and going on with one: the lock, the database, the study's file, Ray; then the driver."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage
 
-from engine.errors import ResourceError, StudyError
-from engine.files import write_text
-from engine.settings import dump_yaml
+from engine.errors import ConfigError, ResourceError, StudyError
+from engine.homes import claim
+from engine.paths import write_config
 from sweeps.commands import CommandTable
+from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
-from sweeps.folder import STUDY_FILE, is_study, read_study
-from sweeps.lock import only_driver
+from sweeps.folder import STUDY_FILE, WRITTEN, is_study, missing_results, read_study, read_trials
+from sweeps.lock import identity, only_driver
 from sweeps.means import MEANS, Means
 from sweeps.progress import StudyProgress
 from sweeps.queue import Queue, open_studies
 from sweeps.slots import RayLost, require_head
-from sweeps.space import StudyConfig, total_trials
+from sweeps.space import StudyConfig
 from sweeps.storage import driver_storage
 from sweeps.text import first_line
+from sweeps.tuned import extension_problem, total_trials
+
+_ONE = threading.Lock()  # Ray, its signals and its actors belong to the whole process
 
 
 def start_study(
@@ -31,25 +38,46 @@ def start_study(
         progress: who is told how it goes on; the usual view on stderr if None, or nothing if `quiet`.
 
     Raises:
-        StudyError: another driver holds the folder, or it holds another study.
+        StudyError: another driver holds the folder, it holds another study, or this process runs one already.
+        ConfigError: somebody else's files are in the folder.
         ResourceError: a trial does not fit on the machine or cluster.
         ReviewPending: all other trials have ended; some wait for a reviewer.
-        KeyboardInterrupt: SIGINT, SIGTERM or a command to stop; after the first, all trials have reached a checkpoint.
+        KeyboardInterrupt: SIGINT, SIGTERM, SIGHUP or a command to stop; after the first, all trials have reached a
+            checkpoint.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_driver(folder), driver_storage(study, folder, _sayer(progress, quiet), means.clock) as storage:
-        _write_study(study, folder)
-        _drive(study, folder, storage, progress, quiet, means)
+    with _only_one(folder):
+        claim(folder, "study", WRITTEN)
+        say = _sayer(progress, quiet)
+        with only_driver(folder), driver_storage(study, folder, say, means.clock) as storage:
+            _same(study, folder, storage, say)
+            write_config(folder / STUDY_FILE, study)
+            _drive(study, folder, storage, progress, quiet, means)
 
 
 def resume_study(
-    folder: Path, progress: StudyProgress | None = None, quiet: bool = False, means: Means = MEANS
+    folder: Path,
+    progress: StudyProgress | None = None,
+    quiet: bool = False,
+    means: Means = MEANS,
+    trials: int | None = None,
 ) -> None:
-    """Goes on with the study of `folder` until every wanted trial has ended; see `start_study`."""
+    """Goes on with the study of `folder` until every wanted trial has ended; see `start_study`.
+
+    Args:
+        trials: that the study is to have from now on, an amendment on the ledger.
+    """
     read_study(folder)
-    with only_driver(folder):
+    with _only_one(folder), only_driver(folder):
         study = read_study(folder)  # again: the driver before may have been asked for more trials
-        with driver_storage(study, folder, _sayer(progress, quiet), means.clock) as storage:
+        say = _sayer(progress, quiet)
+        with driver_storage(study, folder, say, means.clock) as storage:
+            _same(study, folder, storage, say)
+            if trials is not None:
+                begun = len(read_trials(study, folder))
+                if problem := extension_problem(study, trials, begun):
+                    raise ConfigError(f"--trials {trials}: {problem}.")
+                study = study.model_copy(update={"trials": trials})
+                write_config(folder / STUDY_FILE, study)
             _drive(study, folder, storage, progress, quiet, means)
 
 
@@ -58,7 +86,7 @@ def _drive(
 ) -> None:
     commands = CommandTable(folder)
     queue = Queue(study, open_studies(study, folder, storage))
-    already = sum(trial.ended for trial in queue.trials())
+    already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
     shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
     with shown, means.ray(study.execution) as ray:
         require_head(ray, study)
@@ -74,21 +102,38 @@ def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]
     return lambda text: None if quiet else print(text, file=sys.stderr, flush=True)
 
 
-def _write_study(study: StudyConfig, folder: Path) -> None:
-    path = folder / STUDY_FILE
-    if is_study(folder):
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    if not _ONE.acquire(blocking=False):
+        raise StudyError(
+            f"{folder}: this process runs another study, and one process runs one at a time; wait for it, or start another "
+            "process."
+        )
+    try:
+        yield
+    finally:
+        _ONE.release()
+
+
+def _same(study: StudyConfig, folder: Path, storage: BaseStorage, say: Callable[[str], None]) -> None:
+    """
+    Raises:
+        StudyError: the trials in the folder were begun with another study.
+    """
+    begun = recorded(storage, None if study.storage is None else identity(folder))
+    if begun:
+        refuse_changed(definition(study), begun[DEFINITION], folder)
+        if begun[CODE] != code():
+            say(f"the study was begun with {_version(begun[CODE])}, this is {_version(code())}")
+    elif is_study(folder):
         there = read_study(folder)
-        # more trials, another concurrency or cluster are still the same study
-        changed = [
-            key
-            for key in StudyConfig.model_fields
-            if key not in ("out", "trials", "concurrency", "execution", "storage")
-            and getattr(there, key) != getattr(study, key)
-        ]
+        refuse_changed(definition(study), definition(there), folder)
         if (there.storage is None) != (study.storage is None):  # a database may move, but trials do not change its kind
-            changed.append("kind of storage")
-        if changed:
             raise StudyError(
-                f"{path}: holds a study with another {changed[0]}; use another --out, or pulseledger resume."
+                f"{folder / STUDY_FILE}: holds a study with another kind of storage; use another --out, or pulseledger resume."
             )
-    write_text(path, dump_yaml(study))
+
+
+def _version(code: Mapping[str, Any]) -> str:
+    commit = f" of commit {code['commit'][:12]}" if code["commit"] else ""
+    return f"PulseLedger {code['version']}{commit}{' with changes' if code['changed'] else ''}"

@@ -1,13 +1,12 @@
 """How a driver is stopped: by a signal or a command at the next checkpoints, by a second signal at once."""
 
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sweeps.commands import Command, CommandTable
+from sweeps.signals import listening
 
 STOP = ".stop"  # in the study's folder asks all runners to end at their next checkpoint, in a trial's folder its own
 
@@ -51,12 +50,9 @@ class Stopping:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM lets every trial reach a checkpoint, the second leaves at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """The first SIGINT, SIGTERM or SIGHUP lets every trial reach a checkpoint, the second leaves at once."""
 
-        def heard(number: int, frame: Any) -> None:
+        def heard(first: bool) -> None:
             if self.urgency:
                 self.urgency = 2
                 raise KeyboardInterrupt(f"left at once; `pulseledger resume {self._folder}` goes on.")
@@ -65,12 +61,8 @@ class Stopping:
             text = "stopping at the next checkpoints; once more leaves at once"
             threading.Thread(target=self._say, args=(text,)).start()
 
-        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with listening(heard):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _begin(self) -> None:
         self.urgency = max(self.urgency, 1)

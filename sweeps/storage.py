@@ -27,11 +27,14 @@ from optuna.trial import TrialState
 
 from engine.clock import REAL, Clock
 from engine.errors import StudyError
+from engine.files import whole
+from engine.paths import sqlite_uri
 from sweeps.space import StudyConfig
 from sweeps.text import first_line
 
 DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
+LOCK_SECONDS = 5.0  # that SQLite itself waits for another program
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one is repeated
 # A connection that died without a word is noticed within a minute at both ends.
 CONNECT: dict[str, Any] = {
@@ -47,7 +50,7 @@ READ_ONLY = {**CONNECT, "options": f"{CONNECT['options']} -c default_transaction
 
 def storage_url(study: StudyConfig, folder: Path) -> str:
     """The address of the study's Optuna database; holds no password, which comes from PGPASSWORD or ~/.pgpass."""
-    return study.storage or f"sqlite:///{(folder / DATABASE).resolve()}"
+    return study.storage or sqlite_uri((folder / DATABASE).resolve())
 
 
 def hush_optuna() -> None:
@@ -121,7 +124,8 @@ def driver_storage(
 ) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
-    On PostgreSQL, calls that fail because the server is away are repeated for `away_seconds`.
+    Calls that fail because the server is away, or because another program has locked the SQLite file, are repeated for
+    `away_seconds`.
 
     Raises:
         StudyError: another driver has the study, in whatever folder; or the database cannot be used.
@@ -129,9 +133,9 @@ def driver_storage(
     hush_optuna()
     with one_sentence(study, folder):
         if study.storage is None:
-            file = _open(storage_url(study, folder), None)
+            file = _opened_file(folder / DATABASE, say, clock, away_seconds)
             try:
-                yield file
+                yield Patient(optuna.storages.get_storage(file), say, clock, away_seconds)  # type: ignore[abstract]
             finally:
                 file.remove_session()
                 file.engine.dispose()
@@ -161,6 +165,42 @@ def driver_storage(
         finally:
             opened.remove_session()
             opened.engine.dispose()
+
+
+def _opened_file(path: Path, say: Callable[[str], None], clock: Clock, away_seconds: float) -> RDBStorage:
+    """The SQLite file of a folder that is held; it appears whole or not at all."""
+    for half in path.parent.glob(f".{path.name}.*"):
+        half.unlink(missing_ok=True)
+    if not path.exists():
+        with whole(path, error=StudyError) as part:
+            _open(sqlite_uri(part.resolve()), None).engine.dispose()
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path.resolve(), timeout=LOCK_SECONDS, check_same_thread=False)
+
+    end, told = clock.now() + away_seconds, False
+    while True:
+        try:
+            made = _open(sqlite_uri(path.resolve()), {"creator": connect})
+            break
+        except sqlalchemy.exc.OperationalError as error:
+            if not _locked(error.orig) or clock.now() > end:
+                raise
+            if not told:
+                say(f"{path}: is locked by another program, waiting up to {away_seconds:g} s")
+            told = True
+            clock.sleep(PAUSES[-1])
+    sqlalchemy.event.listen(made.engine, "handle_error", _note_lock)
+    return made
+
+
+def _locked(error: Any) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _note_lock(context: Any) -> None:
+    if _locked(context.original_exception):
+        raise Away(f"{first_line(context.original_exception)} by another program") from context.original_exception
 
 
 def _open(url: str, options: dict[str, Any] | None, skip_table_creation: bool = False) -> RDBStorage:

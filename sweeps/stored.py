@@ -14,6 +14,7 @@ The driver notes everything in user attributes of Optuna's trial, plain JSON tha
 A trial without `config` never got as far as being one.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.config import RunConfig
 from engine.errors import DataError
 from sweeps.space import StudyConfig
 
@@ -125,6 +127,11 @@ class StoredTrial:
     def feasible(self) -> bool:
         """Whether it is complete and keeps to all constraints."""
         return self.state == "COMPLETE" and all(value <= 0 for value in self.constraints.values())
+
+    @functools.cached_property
+    def runs(self) -> tuple[RunConfig, ...]:
+        """The configuration of each repeat, as it was noted when the trial began."""
+        return tuple(RunConfig.model_validate(values) for values in self.configs)
 
     @property
     def algorithm(self) -> str:

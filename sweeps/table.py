@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sweeps.rows import ModelScores, Outcome, Row, flat
 from sweeps.scores import RECALL, SHOWN
+from sweeps.space import TUNED_ON_TEST
 from sweeps.text import settings
 
 PRINTED = ("accuracy", "macro_f1")
@@ -27,6 +28,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 
     Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together.
     """
+    if any(row.tuned_on_test for row in rows):
+        console.print(f"warning: {TUNED_ON_TEST}", style="bold red", markup=False, soft_wrap=True)
     for condition in dict.fromkeys(row.condition for row in rows):
         group = [row for row in rows if row.condition == condition]
         outcomes = [row.outcome for row in group if row.outcome is not None]

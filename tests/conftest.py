@@ -1,6 +1,8 @@
 """Shared by all tests: a cache of their own, the real records where they are, a small simulated federation."""
 
+import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from reference import ROOT, TINY
+from xdist.scheduler import LoadFileScheduling
 
 from engine.actors import start_ray, stop_ray
 from engine.config import RunConfig
@@ -22,10 +25,46 @@ settings.register_profile("pulseledger", deadline=None, suppress_health_check=[H
 settings.load_profile("pulseledger")
 
 
+MEMORY = Path("/dev/shm")
+ROOM = 4 * 2**30  # bytes; a session writes a tenth of that
+
+
+def pytest_configure() -> None:
+    """Tests write into memory where there is room: a third of their time is a ledger's waiting for the disk."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per CPU, and none of their own for a single file: its tests stay together anyway."""
+    alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
+    return 0 if alone else len(os.sched_getaffinity(0))
+
+
+class Together(LoadFileScheduling):
+    """The tests of a file stay in one process, which makes what they share; so do all that share the one Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if file.startswith("tests/sweeps/") or wants_ray(file) else file
+
+
+@functools.cache
+def wants_ray(file: str) -> bool:
+    """Whether any test of a file asks for the one Ray."""
+    return "ray2" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    return Together(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder for this session, also for processes that it starts; the user's is never touched."""
-    folder = tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """One cache folder for all processes of these tests; the user's is never touched."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULSELEDGER_CACHE", str(folder))
         # the studies of the tests are over before the usual ten seconds are

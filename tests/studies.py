@@ -9,13 +9,15 @@ from optuna.trial import TrialState
 from reference import TINY
 
 from engine.experiment import run
+from engine.homes import claim
 from engine.result import SyntheticRow
 from engine.settings import dump_yaml, set_key
 from engine.synthesis.files import FOLDER
 from engine.synthesis.reviews import Requests
-from sweeps.folder import STUDY_FILE, error_file, read_study, read_trials, repeat_folder, trial_folder
+from sweeps.checks import load_study
+from sweeps.folder import STUDY_FILE, WRITTEN, error_file, read_study, read_trials, repeat_folder, trial_folder
 from sweeps.queue import open_studies
-from sweeps.space import StudyConfig, conditions, load_study, resolve
+from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import driver_storage
 from sweeps.stored import StoredTrial
 
@@ -113,7 +115,7 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
     "attributes" are what the driver would have noted, "broken" the constraints that a complete one breaks.
     """
     study = load_study(values, "test")
-    folder.mkdir(parents=True)
+    claim(folder, "study", WRITTEN)
     (folder / STUDY_FILE).write_text(dump_yaml(study))
     number = 0
     places = conditions(study)

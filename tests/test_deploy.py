@@ -27,7 +27,7 @@ from servers import free_port
 from engine import __version__
 from engine.settings import load_yaml
 from sweeps.__main__ import _parser
-from sweeps.space import load_study
+from sweeps.checks import load_study
 
 DEPLOY = ROOT / "deploy"
 IMAGE = f"pulseledger:{__version__}"

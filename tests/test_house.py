@@ -18,7 +18,9 @@ from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
 from engine.settings import dotted_keys, load_yaml, parse
 from engine.synthesis.config import BALANCE_KEYS
-from sweeps.space import conditions, load_study, total_trials
+from sweeps.checks import load_study
+from sweeps.space import conditions
+from sweeps.tuned import total_trials
 
 SOURCES = sorted(path for folder in ("engine", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 
@@ -108,7 +110,7 @@ MAY: dict[str, str] = {
 }
 # of the studies' wing, what only reads
 READERS = (
-    "space scores text stored folder storage rows front material page table report plots plan audit agreement mirrored governance registration commands"
+    "space owners tuned checks cohorts source keys definition scores text stored folder storage rows front material page table report plots plan audit agreement mirrored witness governance registration commands"
 ).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {

@@ -23,9 +23,9 @@ from studies import ALONE, BASE
 
 from engine.audit.run import audit
 from engine.result import RESULT, Result
+from sweeps.checks import load_study
 from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
 from sweeps.rows import rows_of
-from sweeps.space import load_study
 from sweeps.start import resume_study, start_study
 from sweeps.stored import begun
 
@@ -45,6 +45,7 @@ STUDY: dict[str, Any] = {
 }
 # decisions depend on who was there first, so trials come one after another
 PRUNED = {"pruner": {"method": "rungs", "first": 2, "factor": 2, "n_startup_trials": 1}, "concurrency": 1}
+FEW = {**PRUNED, "conditions": {"cohort.hospitals": [3]}, "trials": 4}
 
 
 def values_of(store: Path, experiment: str, **keys: Any) -> dict[str, Any]:
@@ -145,26 +146,29 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(store: Path, tmp_path_factory) -> list[Any]:
-    """The facts of the same study, without Ray and without any process that could be killed."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    values = {**values_of(store, "undisturbed", **PRUNED), "execution": ALONE["execution"]}
+    return calm(store, "undisturbed", tmp_path_factory.mktemp("undisturbed") / "study", PRUNED)
+
+
+def calm(store: Path, experiment: str, folder: Path, keys: dict[str, Any]) -> list[Any]:
+    """The facts of a study without Ray and without any process that could be killed."""
+    values = {**values_of(store, experiment, **keys), "execution": ALONE["execution"]}
     start_study(load_study(values, "test"), folder, Heard(), means=simulated())
-    in_mlflow(store, "undisturbed", folder)
+    in_mlflow(store, experiment, folder)
     found = facts(folder)
     assert {row[3] for row in found} == {"COMPLETE", "PRUNED"}
     return found
 
 
-def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], ray2, store: Path, tmp_path: Path):
+def test_whatever_is_killed_the_study_is_the_same(ray2, store: Path, tmp_path: Path):
     """A hospital, the tracker, a ledger and a runner are killed, then Ctrl-C stops the driver at a checkpoint."""
     folder, file = tmp_path / "study", tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(values_of(store, "killed", **PRUNED), sort_keys=False))
+    file.write_text(yaml.safe_dump(values_of(store, "killed", **FEW), sort_keys=False))
     draw = random.Random(1)
     with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
         for i, kind in enumerate(("hospital", "tracker", "ledger", "runner")):
-            goes_on(lambda i=i: rounds_done(folder) > 6 * i, process)  # type: ignore[misc]
+            goes_on(lambda i=i: rounds_done(folder) > 4 * i, process)  # type: ignore[misc]
             assert strike(process, kind, draw), kind
-        goes_on(lambda: rounds_done(folder) > 6 * 4, process)
+        goes_on(lambda: rounds_done(folder) > 4 * 4, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     text = (tmp_path / "study.log").read_text()
@@ -175,7 +179,7 @@ def test_whatever_is_killed_the_study_is_the_same(undisturbed: list[Any], ray2, 
     assert states.count(TrialState.FAIL) == 0
     settled()
     resume_study(folder, quiet=True)
-    assert facts(folder) == undisturbed
+    assert facts(folder) == calm(store, "calm", tmp_path / "calm", FEW)
     in_mlflow(store, "killed", folder)
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     for run in client.search_runs([client.get_experiment_by_name("killed").experiment_id]):

@@ -27,6 +27,7 @@ abstract contract Federations is IRoundLedger {
         uint64 finalized;
         uint64 disputed;
         BitMaps.BitMap voided;
+        bytes32 closing;
     }
 
     /// @notice Number of heads that are kept; a round is beyond dispute once this many were sealed after it.
@@ -72,7 +73,8 @@ abstract contract Federations is IRoundLedger {
             registryRoot: state.registryRoot,
             progress: progress,
             finalized: state.finalized,
-            disputed: state.disputed
+            disputed: state.disputed,
+            closing: state.closing
         });
     }
 
@@ -160,8 +162,13 @@ abstract contract Federations is IRoundLedger {
         if (progress.phase == Phase.DISPUTED) revert FederationDisputed(federation, state.disputed);
     }
 
+    function _requireRunning(bytes32 federation, Federation storage state, Progress memory progress) internal view {
+        _requireUndisputed(federation, state, progress);
+        if (progress.phase == Phase.CLOSED) revert FederationOver(federation, state.closing);
+    }
+
     function _requireNext(bytes32 federation, uint64 round, Progress memory progress) internal view {
-        _requireUndisputed(federation, _federations[federation], progress);
+        _requireRunning(federation, _federations[federation], progress);
         if (round != progress.round + 1) revert RoundOutOfOrder(federation, progress.round + 1, round);
     }
 

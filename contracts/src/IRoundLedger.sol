@@ -16,11 +16,12 @@ interface IRoundLedger {
         VOID
     }
 
-    /// @notice Whether the round after the last sealed one is open, or a dispute has stopped the federation.
+    /// @notice Whether the round after the last sealed one is open, a dispute has stopped the federation, or it is over.
     enum Phase {
         IDLE,
         OPEN,
-        DISPUTED
+        DISPUTED,
+        CLOSED
     }
 
     /// @notice What the contract says about the holder of a slot; NONE leaves it to the registry.
@@ -132,7 +133,7 @@ interface IRoundLedger {
         uint24 window;
         /// Updates submitted directly for the next round.
         uint24 submissions;
-        /// Whether the next round is open.
+        /// Whether the next round is open, or whether there can be one at all.
         Phase phase;
     }
 
@@ -152,6 +153,8 @@ interface IRoundLedger {
         uint64 finalized;
         /// Round under dispute, or the last one that was.
         uint64 disputed;
+        /// Digest of the record that closed the federation, zero while it runs.
+        bytes32 closing;
     }
 
     /**
@@ -247,6 +250,15 @@ interface IRoundLedger {
     event RoundFinalized(bytes32 indexed federation, uint64 indexed round);
 
     /**
+     * @notice A federation was closed: no round of it will be opened or sealed any more.
+     * @param federation Identifier of the federation.
+     * @param round Number of its last sealed round, 0 if there is none.
+     * @param head Head after that round.
+     * @param closing Digest of the record that says what the run came to.
+     */
+    event FederationClosed(bytes32 indexed federation, uint64 indexed round, bytes32 head, bytes32 closing);
+
+    /**
      * @notice The admin overrode the registry for one slot, or (status NONE) put it back in force.
      * @param federation Identifier of the federation.
      * @param slot Slot of the hospital.
@@ -288,6 +300,12 @@ interface IRoundLedger {
 
     /// @notice A dispute has stopped the federation.
     error FederationDisputed(bytes32 federation, uint64 round);
+
+    /// @notice The federation is over.
+    error FederationOver(bytes32 federation, bytes32 closing);
+
+    /// @notice The digest of the record that closes the federation is zero.
+    error ClosingIsZero(bytes32 federation);
 
     /// @notice The federation has no open dispute.
     error NoDispute(bytes32 federation);

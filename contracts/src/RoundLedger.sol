@@ -20,7 +20,8 @@ import {Registry} from "./Registry.sol";
  *
  * A round is NONE, OPEN, SEALED and then FINAL. While it is SEALED, a signed receipt or a direct submission that the
  * sealed tree does not hold turns it into DISPUTED, and an auditor into FINAL or VOID. An open round whose deadline
- * passes is VOID until its number is opened again. Heads and round numbers are never rewritten.
+ * passes is VOID until its number is opened again. Heads and round numbers are never rewritten. A run ends with a
+ * digest of what it came to, after which its federation takes no round any more.
  *
  * Sealing costs the same for any number of hospitals: nothing loops over them. The head hashes nothing that a block
  * producer chooses (no timestamp, no block hash), so the same transactions lead to the same head on any chain with the
@@ -327,7 +328,8 @@ contract RoundLedger is Registry, Pausable {
         if (header.round != round) revert RoundOutOfOrder(federation, round, header.round);
         _requireHeader(federation, state, header);
 
-        progress.phase = Phase.IDLE;
+        // What is over stays over: who voids the last round of a closed federation voids what it came to.
+        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
         if (voided) {
             // At most RING rounds: an older one cannot be disputed.
             for (uint64 later = round; later <= progress.round; ++later) {
@@ -365,6 +367,40 @@ contract RoundLedger is Registry, Pausable {
 
         state.finalized = progress.round;
         emit RoundFinalized(federation, progress.round);
+    }
+
+    /**
+     * @notice Closes a federation with what the run came to. No round can be opened or sealed after that, and no update
+     * submitted; sealed rounds can still be disputed and made final.
+     *
+     * Requirements:
+     *
+     * - the caller must have the coordinator role.
+     * - the federation must not be closed, and no dispute must be open.
+     * - `round` must be the last sealed round, and `lastHead` the head after it.
+     * - `closing` must not be zero.
+     *
+     * Emits a {FederationClosed} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param round Number of the last sealed round, 0 if there is none.
+     * @param lastHead Head after that round.
+     * @param closing Digest of the record that says what the run came to.
+     */
+    function closeFederation(bytes32 federation, uint64 round, bytes32 lastHead, bytes32 closing)
+        external
+        onlyRole(COORDINATOR_ROLE)
+    {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        _requireRunning(federation, state, progress);
+        if (round != progress.round) revert RoundOutOfOrder(federation, progress.round, round);
+        _requireHead(federation, state, round, lastHead);
+        if (closing == 0) revert ClosingIsZero(federation);
+
+        progress.phase = Phase.CLOSED;
+        _store(state, progress);
+        state.closing = closing;
+        emit FederationClosed(federation, round, lastHead, closing);
     }
 
     // --- Pause -------------------------------------------------------------------------------------------------------

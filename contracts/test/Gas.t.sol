@@ -79,6 +79,10 @@ contract GasSnapshot is SyntheticBase, ReputationBase {
         bytes32 digest = rotationDigest(rotation);
         ledger.rotateKey(rotation, organisation(2), registryProof(2), sign(keyOf(2), digest), sign(7, digest));
         vm.snapshotGasLastCall("rare", "rotateKey");
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        vm.prank(coordinator);
+        ledger.closeFederation(FEDERATION, state.progress.round, state.head, keccak256("closing"));
+        vm.snapshotGasLastCall("rare", "closeFederation");
     }
 
     /// @dev An annex of three names, as a run with synthetic data and judged updates has it.

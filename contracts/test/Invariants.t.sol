@@ -48,6 +48,8 @@ contract RoundHandler is ReputationBase {
         bool sealed_ = state.progress.round != before.progress.round;
         if (sealed_ != (state.head != before.head)) violation = "a head moves with a round, and only then";
         if (sealed_ && !seals) violation = "only a seal moves the round";
+        if (sealed_ && before.closing != 0) violation = "nothing follows the end";
+        if (before.closing != 0 && (state.closing != before.closing || isOpen())) violation = "the end stays";
         if (state.model != before.model && !moves) violation = "only a seal or a void moves the model";
         if (state.finalized < before.finalized) violation = "finality does not go back";
         if (reputations.claimed(FEDERATION, 1) != largestClaim) violation = "the largest claim so far";
@@ -100,7 +102,8 @@ contract RoundHandler is ReputationBase {
     }
 
     function reopen(bool timed) public watched("open", false, false) {
-        if (isOpen() || progress().phase == IRoundLedger.Phase.DISPUTED) return;
+        IRoundLedger.Phase phase = progress().phase;
+        if (isOpen() || phase == IRoundLedger.Phase.DISPUTED || phase == IRoundLedger.Phase.CLOSED) return;
         uint64 round = progress().round + 1;
         bytes32 model = ledger.federationState(FEDERATION).model;
         vm.prank(coordinator);
@@ -127,6 +130,14 @@ contract RoundHandler is ReputationBase {
         IRoundLedger.Header memory header = headers[ledger.federationState(FEDERATION).disputed - 1];
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, voided);
+    }
+
+    /// @dev Ends the federation; rarely, as nothing but disputes and finality follows.
+    function close(uint8 dice) public watched("close", false, false) {
+        IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
+        if (dice % 16 != 0 || state.closing != 0 || state.progress.phase == IRoundLedger.Phase.DISPUTED) return;
+        vm.prank(coordinator);
+        ledger.closeFederation(FEDERATION, state.progress.round, state.head, keccak256(abi.encode(dice)));
     }
 
     function finalizeAll() public watched("finalize", false, false) {
@@ -250,6 +261,10 @@ contract RoundInvariants {
         handler.finalizeAll();
         handler.claim(0);
         handler.claim(3);
+        handler.close(0);
+        handler.sealNext(1, false);
+        handler.reopen(false);
+        handler.disputeOne(0);
         RoundLedger ledger = handler.contractUnderTest();
         // 15 points a round in rounds 1 to 3, of which 2 and 3 are void, and 1 in round 4.
         if (handler.reputationUnderTest().claimed(keccak256("federation"), 1) != 46) revert Violated("claim");

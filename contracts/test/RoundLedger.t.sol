@@ -22,6 +22,8 @@ contract Multisig {
 }
 
 contract RoundLedgerTest is Base {
+    bytes32 internal constant CLOSING = keccak256("closing");
+
     IRoundLedger.Header internal header;
     bytes32[] internal none;
 
@@ -497,5 +499,93 @@ contract RoundLedgerTest is Base {
         check(status(1) == IRoundLedger.RoundStatus.FINAL, "final");
         refuse(IRoundLedger.NothingToFinalize.selector, abi.encode(FEDERATION, 1));
         ledger.finalizeRound(FEDERATION);
+    }
+
+    // --- The end -----------------------------------------------------------------------------------------------------
+
+    function close() internal {
+        close(progress().round, ledger.head(FEDERATION), CLOSING);
+    }
+
+    function close(uint64 round, bytes32 lastHead, bytes32 closing) internal {
+        vm.prank(coordinator);
+        ledger.closeFederation(FEDERATION, round, lastHead, closing);
+    }
+
+    function testCloseFederation() public {
+        header = seal();
+        bytes32 lastHead = ledger.head(FEDERATION);
+        vm.expectEmit(address(ledger));
+        emit IRoundLedger.FederationClosed(FEDERATION, 1, lastHead, CLOSING);
+        close();
+        check(ledger.federationState(FEDERATION).closing == CLOSING, "closing");
+        check(progress().phase == IRoundLedger.Phase.CLOSED, "phase");
+        check(ledger.head(FEDERATION) == lastHead && progress().round == 1, "head and round stay");
+        check(status(2) == IRoundLedger.RoundStatus.NONE, "no round is open");
+    }
+
+    function testCloseBeforeTheFirstRound() public {
+        close();
+        check(ledger.federationState(FEDERATION).closing == CLOSING, "closing");
+    }
+
+    function testNothingFollowsTheEnd() public {
+        seal();
+        header = nextHeader(keccak256("root"));
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes32[] memory proof = registryProof(1);
+        bytes32 lastHead = ledger.head(FEDERATION);
+        close();
+        bytes memory detail = abi.encode(FEDERATION, CLOSING);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationOver.selector, detail);
+        ledger.sealRound(FEDERATION, header, 0, 0);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationOver.selector, detail);
+        ledger.openRound(FEDERATION, 2, header.parentModel, 0);
+        refuse(IRoundLedger.FederationOver.selector, detail);
+        ledger.submitUpdate(record, signature, hospitalOf(1), organisation(1), proof);
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationOver.selector, detail);
+        ledger.closeFederation(FEDERATION, 1, lastHead, CONFIG);
+    }
+
+    function testCloseRefusals() public {
+        header = disputeEmptySlot();
+        bytes32 lastHead = ledger.head(FEDERATION);
+        refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
+        close(1, lastHead, CLOSING);
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, false);
+        refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 0));
+        close(0, ledger.headAt(FEDERATION, 0), CLOSING);
+        refuse(IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, lastHead, CONFIG));
+        close(1, CONFIG, CLOSING);
+        refuse(IRoundLedger.ClosingIsZero.selector, abi.encode(FEDERATION));
+        close(1, lastHead, 0);
+    }
+
+    /// @dev Disputes and finality go on after the end, and neither opens the federation again.
+    function testTheEndStaysTheEnd() public {
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        IRoundLedger.Header memory first = seal(nextHeader(Tree.root(leaves)));
+        header = seal(nextHeader(Tree.root(leaves)));
+        close();
+        disputeSlot(header, leaves);
+        check(progress().phase == IRoundLedger.Phase.DISPUTED, "disputed");
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, header, true);
+        check(progress().phase == IRoundLedger.Phase.CLOSED, "closed after a void");
+        disputeSlot(first, leaves);
+        vm.prank(AUDITOR);
+        ledger.resolveDispute(FEDERATION, first, false);
+        check(progress().phase == IRoundLedger.Phase.CLOSED, "closed after an upheld round");
+        vm.prank(coordinator);
+        refuse(IRoundLedger.FederationOver.selector, abi.encode(FEDERATION, CLOSING));
+        ledger.openRound(FEDERATION, 3, first.model, 0);
+        vm.warp(block.timestamp + WINDOW);
+        ledger.finalizeRound(FEDERATION);
+        check(status(1) == IRoundLedger.RoundStatus.FINAL && status(2) == IRoundLedger.RoundStatus.VOID, "final");
     }
 }

@@ -1,7 +1,7 @@
 """The cohort: all hospitals of one experiment, with what makes them differ measured and reported."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,11 @@ class Cohort:
     beats: Beats
     hospitals: tuple[HospitalData, ...]
     report: dict[str, Any]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The classes that macro-F1 is a mean over."""
+        return tuple(self.report["scored"])
 
 
 def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str], None] = lambda text: None) -> Cohort:
@@ -94,22 +99,24 @@ def describe(
     former over all beats of each hospital, tested or not.
     """
     classes = beats.classes
-    table, train, test = _tables(beats, hospitals, owner)
+    table, train, validation, test = _tables(beats, hospitals, owner)
+    scored = scored_classes(classes, validation.sum(0), test.sum(0))
     majority = train.argmax(1)
     constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
     for h in hospitals:
         constant[:, majority[h.id]] += test[h.id]
-    rows, shared = _rows(beats, hospitals, owner, table, test, majority)
+    rows, shared = _rows(beats, hospitals, owner, table, test, majority, scored)
     return {
         "beats": int((owner >= 0).sum()),
         "edge_beats": sum(record["edge"] for record in beats.records),
         "digest": beats.digest,
         "classes": dict(zip(classes, table.sum(0).tolist(), strict=True)),
+        "scored": list(scored),
         "hospitals": rows,
         "heterogeneity": heterogeneity(table),
         "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
         "local_majority_accuracy": _share(np.trace(constant), test.sum()),
-        "local_majority_macro_f1": scores(constant, classes)["macro_f1"],
+        "local_majority_macro_f1": scores(constant, classes, scored)["macro_f1"],
         "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
         "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
         "patients_shared": shared,
@@ -118,18 +125,33 @@ def describe(
     }
 
 
+def scored_classes(classes: Sequence[str], validation: np.ndarray, test: np.ndarray) -> tuple[str, ...]:
+    """The classes with validation and test beats, so that a mean over classes is of the same ones on both.
+
+    Where one of the parts is empty, those of the other.
+
+    >>> scored_classes("NSVF", np.array([5, 2, 0, 0]), np.array([9, 1, 3, 0]))
+    ('N', 'S')
+    """
+    there = (validation > 0) & (test > 0) if validation.sum() and test.sum() else validation + test > 0
+    return tuple(c for c, scored in zip(classes, there.tolist(), strict=True) if scored)
+
+
 def _tables(
     beats: Beats, hospitals: tuple[HospitalData, ...], owner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int[hospitals, classes]: all beats, train beats, test beats of each class."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """int[hospitals, classes]: all beats, train, validation and test beats of each class."""
     y, size = np.asarray(beats.y), len(beats.classes)
     indices = (
         [np.flatnonzero(owner == h.id) for h in hospitals],
         [h.train for h in hospitals],
+        [h.validation for h in hospitals],
         [h.test for h in hospitals],
     )
-    table, train, test = (np.array([np.bincount(y[index], minlength=size) for index in part]) for part in indices)
-    return table, train, test
+    every, train, validation, test = (
+        np.array([np.bincount(y[index], minlength=size) for index in part]) for part in indices
+    )
+    return every, train, validation, test
 
 
 def _rows(
@@ -139,11 +161,14 @@ def _rows(
     table: np.ndarray,
     test: np.ndarray,
     majority: np.ndarray,
+    scored: Sequence[str],
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for each hospital, and the patients that more than one has. Beats left out are those of its records."""
     rows: list[dict[str, Any]] = []
     where: dict[str, list[int]] = {}
     for h in hospitals:
+        guess = np.zeros((len(beats.classes), len(beats.classes)), np.int64)
+        guess[:, majority[h.id]] = test[h.id]
         records = [beats.records[r] for r in np.unique(beats.record[owner == h.id])]
         for patient in {record["patient"] for record in records}:
             where.setdefault(patient, []).append(h.id)
@@ -157,6 +182,7 @@ def _rows(
                 "test": len(h.test),
                 "classes": dict(zip(beats.classes, table[h.id].tolist(), strict=True)),
                 "local_majority_accuracy": _share(test[h.id, majority[h.id]], test[h.id].sum()),
+                "local_majority_macro_f1": scores(guess, beats.classes, scored)["macro_f1"],
                 "left_out": {reason: sum(record[reason] for record in records) for reason in LEFT_OUT},
             }
         )

@@ -1,10 +1,11 @@
 """The rhythm of a simulated heart: when which beat comes, and what it is drawn from."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from engine.data.patients import ABERRANT, BLOCK, FOCUS_A, FOCUS_B, LONE_P, NORMAL, PACED, FloatArray, Patient
 
@@ -30,8 +31,10 @@ def draw_rhythm(patient: Patient, duration: float, rng: np.random.Generator) -> 
     return _Walk(patient, duration, rng).to_the_end()
 
 
-def wander(duration: float, spacing: float, rng: np.random.Generator) -> CubicSpline:
+def wander(duration: float, spacing: float, rng: np.random.Generator) -> Callable[[Any], FloatArray]:
     """Draw a smooth curve over 0..duration (s) with values of about -1 to 1 and a bend every `spacing` seconds."""
+    from scipy.interpolate import CubicSpline  # half a second, which nobody pays whose records are there already
+
     knots = max(4, math.ceil(duration / spacing) + 2)
     return CubicSpline(np.linspace(0.0, duration, knots), rng.uniform(-1.0, 1.0, knots))
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from engine.data import patients as people
@@ -178,6 +177,8 @@ def write_recording(
     comments: Sequence[str],
 ) -> None:
     """Write the three files of a record: `signal` float64[samples, leads] in mV, `gain` ADC units a mV."""
+    import wfdb
+
     digital = np.clip(np.rint(signal * gain), -32767, 32767).astype(np.int64)  # -32768 would mean "missing"
     wfdb.wrsamp(
         name,

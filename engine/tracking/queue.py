@@ -6,8 +6,9 @@ process that is killed is in the runs' folders; `Tracker.lacking` says whose is 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from engine.errors import PulseLedgerError
 from engine.files import whole
 
 SPOOL, LOCK = "spool.jsonl", ".spool.lock"
+HERE = "<here>/"  # in the spool: the folder that it lies in
 BATCH = 900  # MLflow takes at most 1000 points in one call
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that was away is tried again; doubled each time
 TRIES = 3  # of a single call that fails while others go through
@@ -131,10 +133,22 @@ KINDS: dict[str, type[Call]] = {
 _NAMES = {kind: name for name, kind in KINDS.items()}
 
 
-def to_line(call: Call) -> str:
-    """A call as a line of the spool."""
+def to_line(call: Call, home: Path) -> str:
+    """A call as a line of the spool in `home`; files in there are named relative to it, so that it can be moved."""
+    here = f"{home}{os.sep}"
+    call = _with_paths(call, lambda path: HERE + path.removeprefix(here) if path.startswith(here) else path)
     values = [getattr(call, field.name) for field in fields(call)[2:]]
     return json.dumps([_NAMES[type(call)], call.key, call.time, values]) + "\n"
+
+
+def _with_paths(call: Call, change: Callable[[str], str]) -> Call:
+    match call:
+        case Artifacts():
+            return replace(call, paths=[change(path) for path in call.paths])
+        case Model():
+            return replace(call, folder=change(call.folder))
+        case _:
+            return call
 
 
 def read_spool(path: Path) -> list[Call]:
@@ -142,10 +156,14 @@ def read_spool(path: Path) -> list[Call]:
     if not path.exists():
         return []
     calls = []
+
+    def here(text: str) -> str:
+        return str(path.parent.absolute() / text.removeprefix(HERE)) if text.startswith(HERE) else text
+
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             kind, key, time, values = json.loads(line)
-            calls.append(KINDS[kind](key, time, *values))
+            calls.append(_with_paths(KINDS[kind](key, time, *values), here))
         except (ValueError, TypeError, KeyError):
             continue  # the process ended while it wrote the last line
     return calls
@@ -226,7 +244,7 @@ class Queue:
         self._waiting.append(_Waiting(call))
         if self.away and self._spool is not None and self._mine():
             with self._spool.open("a", encoding="utf-8") as file:
-                file.write(to_line(call))
+                file.write(to_line(call, self._spool.parent.absolute()))
 
     def work(self, now: bool = False) -> None:
         """Works off the queue if the store is there; with `now` also when a store that is away is not due to be tried.
@@ -340,7 +358,8 @@ class Queue:
             self._spooled = False
             return
         with whole(self._spool) as part:
-            part.write_text("".join(to_line(each.call) for each in self._waiting), encoding="utf-8")
+            home = self._spool.parent.absolute()
+            part.write_text("".join(to_line(each.call, home) for each in self._waiting), encoding="utf-8")
         self._spooled = True
 
 

@@ -4,6 +4,7 @@ Every call names its run id through `MlflowClient`; the fluent API's ambient run
 runs.
 """
 
+import contextlib
 import logging
 import socket
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import PulseLedgerError
+from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.tracking.config import TrackingConfig
 from engine.tracking.curves import CURVES, source_tags
 from engine.tracking.models import torch_model
@@ -31,7 +33,9 @@ from engine.tracking.queue import (
     Tags,
     first_line,
 )
+from engine.tracking.sqlite import ARTIFACTS, BESIDE, ready_store
 
+STORE = "mlflow.db"  # beside the runs, or in a study's folder
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -45,6 +49,20 @@ def mlflow_client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+def writing_client(uri: str) -> Any:
+    """MLflow's client for a store that is to be written; an SQLite file is made first, or made fit."""
+    if not uri.startswith(SQLITE):
+        return mlflow_client(uri)
+    path = sqlite_path(uri)
+    ready_store(path, mlflow_client)
+    client = mlflow_client(uri)
+    stray = Path(uri.removeprefix(SQLITE)).parent
+    if stray != path.parent:  # MLflow makes the folder by the letters of the address
+        with contextlib.suppress(OSError):
+            stray.rmdir()
+    return client
+
+
 class MlflowStore:
     """One experiment in one store; see `queue.Store`."""
 
@@ -53,7 +71,7 @@ class MlflowStore:
         uri: str,
         experiment: str,
         home: Path | None = None,
-        client: Callable[[str], Any] = mlflow_client,
+        client: Callable[[str], Any] = writing_client,
         sampling_seconds: float | None = None,
     ) -> None:
         """
@@ -90,19 +108,22 @@ class MlflowStore:
             client = self._make(self._uri)
             found = client.get_experiment_by_name(self._name)
             self._experiment = self._create(client) if found is None else found.experiment_id
+            if found is not None and found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)  # its runs are wanted again
             self._client = client
         except Exception as error:
             raise Away(f"no MLflow store at {self._uri}: {first_line(error)}") from None
 
     def _create(self, client: Any) -> str:
         # a database without an artifact folder of its own would put it into the working directory
-        files = None
-        if self._uri.startswith("sqlite:///"):
-            files = Path(self._uri.removeprefix("sqlite:///")).parent / "artifacts"
+        files, tags = None, dict(EXPERIMENT_TAGS)
+        if self._uri.startswith(SQLITE):
+            files = sqlite_path(self._uri).parent / ARTIFACTS
+            tags[BESIDE] = "beside the store"
         elif self._home is not None and not self._uri.startswith("http"):
-            files = self._home / "artifacts"
+            files = self._home / ARTIFACTS
         where = None if files is None else files.resolve().as_uri()
-        made: str = client.create_experiment(self._name, artifact_location=where, tags=EXPERIMENT_TAGS)
+        made: str = client.create_experiment(self._name, artifact_location=where, tags=tags)
         return made
 
     def answers(self) -> bool:
@@ -304,7 +325,7 @@ def _quoted(key: str) -> str:
 
 def store_uri(config: TrackingConfig, folder: Path) -> str:
     """The absolute address of the MLflow store: the configured one, else `mlflow.db` in `folder`."""
-    return config.uri or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    return config.uri or sqlite_uri((folder / STORE).resolve())
 
 
 def experiment_id(uri: str, name: str) -> str:
@@ -394,7 +415,7 @@ def check_store(uri: str) -> None:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname or "", port), timeout=5).close()
         elif parts.scheme == "sqlite":
-            path = Path(uri.removeprefix("sqlite:///"))
+            path = sqlite_path(uri)
             if not path.parent.is_dir():
                 raise ValueError("its folder does not exist")
             if path.exists() and path.open("rb").read(15) not in (b"", b"SQLite format 3"):

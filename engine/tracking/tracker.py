@@ -74,11 +74,11 @@ class Tracker:
 
     def artifacts(self, key: str, paths: Sequence[str | Path], into: str | None = None) -> None:
         """Copies files or folders into the run, or into a folder `into` of it."""
-        self._take(Artifacts(key, _now(), [str(path) for path in paths], into))
+        self._take(Artifacts(key, _now(), [str(Path(path).absolute()) for path in paths], into))
 
     def model(self, key: str, folder: str, parent: str | None = None) -> None:
         """The global model of the finished run in `folder`, as a model of MLflow; also shown in the parent's run."""
-        self._take(Model(key, _now(), folder, parent))
+        self._take(Model(key, _now(), str(Path(folder).absolute()), parent))
 
     def system_metrics(self, key: str) -> None:
         """CPU, memory, disk and network of this machine, every 10 s, until the run is finished."""

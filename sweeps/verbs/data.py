@@ -1,4 +1,4 @@
-"""data, keys: what there is to work with."""
+"""data, keys, new: what there is to work with."""
 
 import argparse
 import json
@@ -8,8 +8,10 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
-from engine.settings import dotted_keys, parse
-from sweeps.verbs.parser import Verbs, overridden, values_of
+from engine.settings import parse
+from sweeps.cohorts import cohort_words
+from sweeps.source import Given, read_file, with_flags
+from sweeps.verbs.parser import Verbs
 
 
 def add(verbs: Verbs) -> None:
@@ -22,47 +24,103 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--folder", type=Path, help="where fetch or simulate writes")
     sub.add_argument("--like", metavar="DATABASE", help="simulate: in the form of incart or svdb; default: of MIT-BIH")
     sub.add_argument("--json", action="store_true", help="describe: print JSON")
-    verbs.add("keys", keys, "all keys of the configuration, with defaults")
+    sub = verbs.add("keys", keys, "all keys of the configuration with what they may be, or one of them explained")
+    sub.add_argument("key", nargs="?", help="a key, or a section, such as federation.learning_rate")
+    sub.add_argument("--schema", choices=("run", "study"), help="print the JSON schema of such a file, for editors")
+    sub.add_argument("--json", action="store_true", help="print all keys as one JSON document")
+    sub = verbs.add("new", new, "write a commented YAML file to begin with")
+    sub.add_argument("what", choices=("run", "study"))
+    sub.add_argument(
+        "file", type=Path, nargs="?", help="default: run.yaml or study.yaml; never one that is there already"
+    )
 
 
 def data(options: argparse.Namespace, rest: list[str]) -> int:
     if options.what == "fetch":
         return _fetch(options.config or "mitdb", options.folder)
-    values = values_of(options.config, rest, RunConfig) if options.config else overridden({}, rest, RunConfig)
-    config = parse(
-        RunConfig, {k: v for k, v in values.items() if k in RunConfig.model_fields}, options.config or "flags"
-    )
+    given = with_flags(read_file(options.config) if options.config else Given({}, "flags"), rest, RunConfig)
     if options.what == "simulate":
-        from engine.data.forms import FORMS
-        from engine.data.simulate import write_records
-
-        if options.folder is None:
-            raise ConfigError("data simulate: --folder is needed, the folder to write.")
-        if options.like not in (None, *FORMS):
-            raise ConfigError(f"data simulate: --like {options.like} is no form; allowed: {', '.join(FORMS)}.")
-        settings = config.data.simulated
-        write = FORMS.get(options.like, write_records)
-        names = write(options.folder, settings.patients, settings.seed, settings.minutes)
-        print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
-        return 0
+        return _simulate(options, given)
     from engine.data.cohort import build_cohort
 
-    cohort = build_cohort(config.data, config.cohort, _say if not options.json else lambda text: None)
+    cohorts = _cohorts(given)
+    reports = {}
+    for label, config in cohorts.items():
+        cohort = build_cohort(config.data, config.cohort, _say if not options.json else lambda text: None)
+        reports[label] = cohort.report
+        if not options.json:
+            if label:
+                print(f"{label}: {cohort_words(config)}")
+            _print_cohort(cohort.report)
     if options.json:
-        print(json.dumps(cohort.report))
-    else:
-        _print_cohort(cohort.report)
+        print(json.dumps(reports[""] if list(reports) == [""] else reports))
     return 0
 
 
-def keys(options: argparse.Namespace, rest: list[str]) -> int:
-    from sweeps.space import STUDY_KEYS, StudyConfig
+def _simulate(options: argparse.Namespace, given: Given) -> int:
+    from engine.data.forms import FORMS
+    from engine.data.simulate import write_records
 
-    for key, field in dotted_keys(StudyConfig).items():
-        default = field.get_default(call_default_factory=True)
-        shown = list(default) if isinstance(default, tuple) else default
-        mark = "  (studies)" if key in STUDY_KEYS else ""
-        print(f"{key:40} {json.dumps(shown):28} {field.description or ''}{mark}")
+    if options.folder is None:
+        raise ConfigError("data simulate: --folder is needed, the folder to write.")
+    if options.like not in (None, *FORMS):
+        raise ConfigError(f"data simulate: --like {options.like} is no form; allowed: {', '.join(FORMS)}.")
+    settings = _run_of(given).data.simulated
+    write = FORMS.get(options.like, write_records)
+    names = write(options.folder, settings.patients, settings.seed, settings.minutes)
+    print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
+    return 0
+
+
+def _run_of(given: Given) -> RunConfig:
+    return parse(RunConfig, {k: v for k, v in given.values.items() if k in RunConfig.model_fields}, given.source)
+
+
+def _cohorts(given: Given) -> dict[str, RunConfig]:
+    """Label -> a configuration of each cohort that a run, or the trials of each condition of a study, has."""
+    from sweeps.checks import load_study
+    from sweeps.space import STUDY_KEYS, conditions, resolve
+    from sweeps.tuned import kinds_of_trials
+
+    if not given.values.keys() & set(STUDY_KEYS):
+        return {"": _run_of(given)}
+    study = load_study(given.values, given.source, given.flags)
+    found: dict[str, RunConfig] = {}
+    for place in conditions(study):
+        seen: dict[str, RunConfig] = {}
+        for _, keys in kinds_of_trials(study, place):
+            config = resolve(study, place, keys, 0, given.source)
+            said = ", ".join(f"{k}: {v}" for k, v in keys.items() if k.startswith(("data.", "cohort.")))
+            seen.setdefault(config.model_dump_json(include={"data", "cohort"}), config)
+            if seen[config.model_dump_json(include={"data", "cohort"})] is config:
+                label = f"condition {place.label}" if study.conditions else ""
+                found[f"{label}{'; ' if label and said else ''}{said}"] = config
+    return found
+
+
+def keys(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.keys import all_keys, explained, schema
+    from sweeps.space import StudyConfig
+
+    if options.schema is not None:
+        print(schema(StudyConfig if options.schema == "study" else RunConfig), end="")
+    elif options.json:
+        print(json.dumps([key._asdict() for key in all_keys()]))
+    else:
+        for line in explained(options.key) if options.key else (key.line for key in all_keys()):
+            print(line)
+    return 0
+
+
+def new(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.starting import write_new
+
+    path = options.file or Path(f"{options.what}.yaml")
+    write_new(options.what, path)
+    verb = "sweep" if options.what == "study" else "run"
+    print(
+        f"{path} is written; change it, look at it with `pulseledger data describe {path}`, start it with `pulseledger {verb} {path}`"
+    )
     return 0
 
 

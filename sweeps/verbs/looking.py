@@ -1,14 +1,17 @@
 """compare, report, audit, ui: what only reads."""
 
 import argparse
+import contextlib
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.settings import load_yaml, parse
+from engine.paths import load_config, sqlite_uri
+from engine.settings import parse
 from sweeps.verbs.parser import Verbs
 
 
@@ -90,17 +93,20 @@ def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list
     import socket
 
     from engine.tracking.config import TrackingConfig
+    from engine.tracking.sqlite import settle
 
     folder: Path = options.folder
     described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
-    values = load_yaml(described).get("tracking") if described is not None else None
+    values = load_config(described).get("tracking") if described is not None else None
     tracking = parse(TrackingConfig, values or {}, str(described))
     uri = tracking.uri
     if uri is None:
         store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
         if store is None:
             raise ConfigError(f"{folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
-        uri = f"sqlite:///{store.resolve()}"
+        uri = sqlite_uri(store.resolve())
+        with contextlib.suppress(sqlite3.Error):  # on a disk that is only read, pictures may be missing
+            settle(store)
     elif uri.startswith(("http://", "https://")):
         print(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}")
         return 0

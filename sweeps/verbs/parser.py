@@ -1,21 +1,26 @@
-"""How the command line is read: verbs, and every key of the configuration as a flag.
-
-A key as a flag has the same dotted name, is checked by the same model and answered with the same sentence as in the YAML.
-"""
+"""How the command line is read: verbs and exit codes. Keys of the configuration as flags: `sweeps.source`."""
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NoReturn
-
-from engine.config import RunConfig
-from engine.errors import ConfigError
-from engine.settings import dotted_keys, load_yaml, set_key, yaml_value
+from typing import NoReturn
 
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer, and of a command that nobody has answered
 INTERRUPTED = 130
-READY = Path(__file__).parents[1]  # where the ready-made files are
+
+
+KEYS = """keys as flags (every key of the configuration is one; `pulseledger keys` explains them):
+  --out DIR                   where it goes; default: runs/NAME
+  --seed N, --name NAME
+  --cohort.hospitals N, --federation.rounds N, --federation.algorithm NAME, ...
+  --execution.pool NAME       ray, threads or inprocess
+  --address HOST              a Ray to join: local, auto or HOST:PORT
+  --ledger.backend NAME, --tracking.backend NAME
+of studies:
+  --trials N                  of the whole study
+  --concurrency N             trials at a time
+  --repeats N                 seeds of each trial
+where a file is wanted, ready:NAME is a ready-made one, such as ready:quickstart"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,39 +40,13 @@ class Verbs:
         self, name: str, run: Callable[[argparse.Namespace, list[str]], int], help: str, takes_keys: bool = False
     ) -> argparse.ArgumentParser:
         """A verb's own parser; `run` gets the options and, with `takes_keys`, the words that are none."""
-        parser = self._verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        parser = self._verbs.add_parser(
+            name,
+            help=help,
+            description=help,
+            allow_abbrev=False,
+            epilog=KEYS if takes_keys else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         parser.set_defaults(run=run, takes_keys=takes_keys)
         return parser
-
-
-def values_of(path: str, rest: list[str], model: type[RunConfig]) -> dict[str, Any]:
-    """The values of a YAML file with the flags put over them; ready-made files are found wherever the package is."""
-    ready = READY / Path(path).name
-    return overridden(load_yaml(path if Path(path).exists() or not ready.exists() else ready), rest, model)
-
-
-def overridden(values: dict[str, Any], rest: list[str], model: type[RunConfig]) -> dict[str, Any]:
-    """Puts `--key value` and `--key=value` flags over the values of a file."""
-    words = list(rest)
-    while words:
-        flag = words.pop(0)
-        if not flag.startswith("--"):
-            raise ConfigError(f"{flag!r} is not a flag; keys are given as --cohort.hospitals 10.")
-        key, equals, text = flag[2:].partition("=")
-        if not equals:
-            if not words:
-                raise ConfigError(f"--{key}: a value is missing.")
-            text = words.pop(0)
-        key = "execution.address" if key == "address" else key.replace("-", "_")
-        if key in ("conditions", "search", "objectives") or key not in dotted_keys(model):
-            import difflib
-
-            near = difflib.get_close_matches(key, dotted_keys(model), 1)
-            hint = f" Did you mean --{near[0]}?" if near else " `pulseledger keys` lists all."
-            raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
-        try:
-            value = yaml_value(text)
-        except ValueError as error:
-            raise ConfigError(f"--{key}: {error}.") from None
-        set_key(values, key, value)
-    return values

@@ -6,16 +6,21 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
-from engine.errors import ConfigError
-from engine.settings import load_yaml, parse
-from sweeps.verbs.parser import MISTAKE, WAITING, Verbs, values_of
+from engine.errors import ConfigError, PulseLedgerError, ReviewPending, Stopped
+from engine.paths import load_config
+from engine.settings import parse
+from sweeps.source import out_folder, read_file, with_flags
+from sweeps.text import first_line
+from sweeps.verbs.parser import MISTAKE, WAITING, Verbs
 
 if TYPE_CHECKING:
     from engine.result import Result
+    from sweeps.progress import RoundProgress
     from sweeps.space import StudyConfig
 
 
@@ -31,6 +36,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
     sub = verbs.add("resume", resume, "go on with a killed study or run")
     sub.add_argument("folder", type=Path)
+    sub.add_argument("--trials", type=int, metavar="N", help="of a study: have N trials in all from now on")
     sub = verbs.add(
         "ask", ask_driver, "ask a study under way to stop, to have more trials, or to prune one; or list what was asked"
     )
@@ -43,15 +49,15 @@ def add(verbs: Verbs) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     from engine.result import RESULT
-    from engine.tracked import run_tracked
     from sweeps.progress import RoundProgress
 
-    config = parse(RunConfig, values_of(options.config, rest, RunConfig), options.config)
-    folder = Path(config.out or f"runs/{config.name}")
+    given = with_flags(read_file(options.config), rest, RunConfig)
+    config = parse(RunConfig, given.values, given.source)
+    folder = out_folder(config)
     with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
         if (folder / RESULT).exists():
             progress.note(f"{folder} is finished already; nothing is run again")
-        result = run_tracked(config, folder, folder.parent, progress.place())
+        result = _run_to_an_end(config, folder, progress)
     if options.json:
         print(json.dumps(result.document()))
     else:
@@ -60,28 +66,31 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def sweep(options: argparse.Namespace, rest: list[str]) -> int:
-    from sweeps.space import StudyConfig, load_study
+    from sweeps.checks import load_study
+    from sweeps.space import StudyConfig
     from sweeps.start import start_study
 
-    study = load_study(values_of(options.config, rest, StudyConfig), options.config)
-    folder = Path(study.out or f"runs/{study.name}")
+    given = with_flags(read_file(options.config), rest, StudyConfig)
+    study = load_study(given.values, given.source, given.flags)
+    folder = out_folder(study)
     start_study(study, folder)
     _print_study(study, folder)
     return 0
 
 
 def plan(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.checks import load_study
     from sweeps.plan import plan_lines
-    from sweeps.space import StudyConfig, load_study
+    from sweeps.space import StudyConfig
 
-    study = load_study(values_of(options.config, rest, StudyConfig), options.config)
+    given = with_flags(read_file(options.config), rest, StudyConfig)
+    study = load_study(given.values, given.source, given.flags)
     for line in plan_lines(study, options.probe):
         print(line, flush=True)
     return 0
 
 
 def resume(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.tracked import run_tracked
     from sweeps.folder import STUDY_FILE, is_study, read_study
     from sweeps.progress import RoundProgress
 
@@ -89,16 +98,47 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     if is_study(folder):
         from sweeps.start import resume_study
 
-        resume_study(folder)
+        resume_study(folder, trials=options.trials)
         _print_study(read_study(folder), folder)
         return 0
+    if options.trials is not None and folder.is_dir():
+        raise ConfigError(f"{folder}: --trials is for studies, and this is none.")
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a run (config.yaml).")
-    config = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    config = parse(RunConfig, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
+    if config.out is not None:
+        config = config.model_copy(update={"out": str(folder.absolute())})  # wherever it was moved
     with RoundProgress(config.federation.rounds) as progress:
-        result = run_tracked(config, folder, folder.parent, progress.place())
+        result = _run_to_an_end(config, folder, progress)
     _print_result(result, folder)
     return 0
+
+
+def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -> "Result":
+    """Runs one federation; a signal ends it at its next checkpoint.
+
+    Raises:
+        KeyboardInterrupt: it was ended by a signal.
+    """
+    from engine.tracked import run_tracked
+    from sweeps.signals import Ending, listening
+
+    ending = Ending(folder, progress.note)
+    place = replace(progress.place(), stopping=lambda: ending.wanted)
+    try:
+        with listening(ending.heard):
+            return run_tracked(config, folder, folder.parent, place)
+    except ReviewPending:
+        raise
+    except PulseLedgerError as error:
+        if not ending.wanted:
+            raise
+        # a scheduler ends the hospitals' processes, too: what is lost with them is since the last checkpoint
+        raise KeyboardInterrupt(
+            f"stopped at a checkpoint; `pulseledger resume {folder}` goes on."
+            if isinstance(error, Stopped)
+            else f"stopped ({first_line(error)}); `pulseledger resume {folder}` goes on."
+        ) from None
 
 
 def ask_driver(options: argparse.Namespace, rest: list[str]) -> int:

@@ -45,6 +45,36 @@ def test_an_absent_class_has_no_recall_and_counts_in_no_mean():
     assert found["recall_min"] == 0.0
 
 
+def test_means_are_over_the_scored_classes_only():
+    """V is there, but is not among those that every part of the data has."""
+    found = scores(TABLE, "NSV", "NS")
+    assert found["macro_f1"] == pytest.approx((12 / 15 + 6 / 13) / 2)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert found["recall_min"] == 3 / 4
+    assert found["accuracy"] == 13 / 20  # all beats
+    assert found["recall"]["V"] == 1 / 2
+    assert scores(TABLE, "NSV", "NSV") == scores(TABLE, "NSV")
+    # classes have names, which may be longer than a letter
+    assert scores(TABLE, ("normal", "S", "V"), ("normal", "S"))["macro_f1"] == found["macro_f1"]
+    assert federation_scores({0: TABLE}, "NSV", scored="NS")["macro_f1"] == found["macro_f1"]
+
+
+def test_rare_recall_is_the_mean_of_all_but_the_commonest():
+    assert federation_scores({0: TABLE + np.diag([9, 0, 0])}, "NSV")["rare_recall"] == pytest.approx(
+        (3 / 4 + 1 / 2) / 2
+    )
+    assert federation_scores({0: TABLE + np.diag([9, 0, 0])}, "NSV", scored="NV")["rare_recall"] == 1 / 2
+    assert federation_scores({0: TABLE * [[1], [0], [0]]}, "NSV")["rare_recall"] is None  # only N
+
+
+def test_a_hospital_without_scored_beats_is_neither_worst_nor_hurt():
+    tables = {0: np.array([[0, 0], [1, 3]]), 1: np.array([[3, 1], [0, 2]])}
+    found = federation_scores(tables, "NV", {0: np.array([[0, 0], [0, 4]]), 1: tables[1]}, scored="N")
+    assert [row["macro_f1"] for row in found["per_hospital"]] == [None, pytest.approx(6 / 7)]
+    assert found["worst_hospital_macro_f1"] == found["mean_hospital_macro_f1"] == pytest.approx(6 / 7)
+    assert found["hurt_share"] == 0.0
+
+
 def test_without_beats_there_are_no_scores():
     found = scores(np.zeros((2, 2), np.int64), "NV")
     assert [found[k] for k in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min")] == [None] * 4
@@ -62,6 +92,7 @@ def test_pooled_scores_are_not_the_mean_of_the_hospitals():
     assert [row["accuracy"] for row in found["per_hospital"]] == [0.5, 0.9]
     assert found["worst_hospital_accuracy"] == 0.5
     assert found["worst_hospital_macro_f1"] == pytest.approx(0.5)  # hospital 2, N only: 180 / 190
+    assert found["mean_hospital_macro_f1"] == pytest.approx((0.5 + 18 / 19) / 2)
     assert "hurt_share" not in found
 
 

@@ -1,11 +1,11 @@
 """What a run leaves in its folder, also where a hospital has no beats to test."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from matplotlib.image import imread
 from results import whole
 from safetensors.numpy import load_file
 
@@ -82,7 +82,22 @@ def test_the_result_is_on_disk_before_the_picture_and_after_all_else(ended):
     _, folder, _ = ended
     times = [(folder / name).stat().st_mtime_ns for name in (PREDICTIONS, MODEL, RESULT, PICTURE)]
     assert times == sorted(times)
-    assert imread(folder / PICTURE).shape[2] == 4
+
+
+def test_the_picture_shows_every_count_in_the_shade_of_its_share(ended):
+    _, folder, result = ended
+    groups = ElementTree.parse(folder / PICTURE).getroot().findall("{*}g")
+    for group, model in zip(groups, ("global", "personal"), strict=True):
+        scores = result.final.of(model)
+        cells = {tuple(float(each.attrib[k]) // 62 for k in "xy"): each for each in group.findall("{*}text[@fill]")}
+        shades = [r for r in group.findall("{*}rect") if "fill-opacity" in r.attrib]
+        assert len(shades) == len(scores.confusion) ** 2
+        for shade, (i, j) in zip(shades, np.ndindex(*np.shape(scores.confusion)), strict=True):
+            row = scores.confusion[i]
+            assert cells[j, i].text == f"{row[j]:,}"
+            assert float(shade.attrib["fill-opacity"]) == pytest.approx(row[j] / max(sum(row), 1), abs=5e-4)
+            assert [int(shade.attrib[k]) for k in "xy"] == [62 * j, 62 * i]
+        assert cells[len(row) // 2, -1].text.startswith(f"{model}: accuracy {scores.accuracy:.4f}")
 
 
 def test_a_picture_that_is_missing_is_drawn_when_the_run_is_asked_for_again(ended):
@@ -93,11 +108,11 @@ def test_a_picture_that_is_missing_is_drawn_when_the_run_is_asked_for_again(ende
     assert (folder / PICTURE).read_bytes() == drawn
 
 
-def test_a_picture_that_cannot_be_drawn_is_said_and_nothing_to_fail_of(tmp_path: Path):
+def test_a_picture_that_cannot_be_written_is_said_and_nothing_to_fail_of(tmp_path: Path):
     result = Result.model_validate({**whole(Result), "config": RunConfig()})
     told: list[str] = []
     draw_picture(tmp_path / "nowhere", result, told.append)
     assert len(told) == 1
-    assert told[0].startswith(f"{tmp_path / 'nowhere' / PICTURE}: is not drawn (")
+    assert told[0].startswith(f"{tmp_path / 'nowhere' / PICTURE}: cannot be written (")
     draw_picture(tmp_path, result)
     assert (tmp_path / PICTURE).exists()

@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, result: Result):
     assert Result.read(folder) == result
     document = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     assert document == result.document()
-    assert document["version"] == 1
+    assert document["version"] == VERSION == 2
 
 
 def test_a_whole_document_is_written_as_it_was_read(tmp_path: Path):
@@ -138,12 +138,14 @@ def test_every_single_score_of_every_model_has_a_path(tmp_path: Path):
         "balanced_accuracy",
         "macro_f1",
         "recall_min",
+        "rare_recall",
+        "mean_hospital_macro_f1",
         "worst_hospital_macro_f1",
         "worst_hospital_accuracy",
     )
     result = Result.read(put(tmp_path, WHOLE))
     for model in ("global", "personal"):
-        assert [result.score(f"final/{model}/{name}") for name in SCORES] == [1.5] * 6
+        assert [result.score(f"final/{model}/{name}") for name in SCORES] == [1.5] * len(SCORES)
     assert result.final.of("global") is result.final.global_
     assert result.final.of("personal") is result.final.personal
 
@@ -188,7 +190,7 @@ def test_a_value_of_another_type_is_refused_by_its_key(tmp_path: Path, path: tup
     wrong = "wrong" if isinstance(here, dict | list | float) else {"wrong": 1} if here is True else []
     reason = refused(tmp_path, changed(path, wrong))
     if path == ("version",):
-        assert reason == "version is [], this release reads version 1"
+        assert reason == f"version is [], this release reads version {VERSION}"
     else:
         assert reason.startswith(".".join(map(str, path)))
 
@@ -222,12 +224,12 @@ def test_files_of_another_version_say_so(tmp_path: Path):
     assert refused(tmp_path, old) == (
         f"version is missing: it is no result, or one of an older release; this one reads version {VERSION}"
     )
-    for version in (0, 2, "1", None, 1.5):
+    for version in (0, 1, "2", None, 1.5):
         assert refused(tmp_path, {**WHOLE, "version": version}) == (
-            f"version is {version!r}, this release reads version 1"
+            f"version is {version!r}, this release reads version {VERSION}"
         )
     # whatever else such a file holds
-    assert refused(tmp_path, {"version": 2, "scores": []}) == "version is 2, this release reads version 1"
+    assert refused(tmp_path, {"version": 9, "scores": []}) == f"version is 9, this release reads version {VERSION}"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_files_of_another_version_say_so(tmp_path: Path):
         ("[]", "it holds a list, not a result"),
         ("null", "it holds a NoneType, not a result"),
         ('"result"', "it holds a str, not a result"),
-        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 1"),
+        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 2"),
         ("[" * 5000 + "]" * 5000, "it is no JSON: nested too deeply"),
     ],
     ids=["empty", "text", "list", "null", "string", "object", "deep"],

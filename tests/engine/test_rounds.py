@@ -72,7 +72,7 @@ def parts(
 ) -> Parts:
     """A loop over hospitals 0, 1 and 2."""
     schedule = Sampled(0, (0, 1, 2), per_round, min_hospitals)
-    validation = Validation(validators, "NV", min_hospitals=min_hospitals)
+    validation = Validation(validators, "NV", "NV", min_hospitals=min_hospitals)
     return Parts(rounds, pool, schedule, RULE, judges, Named(), validation)
 
 

@@ -25,10 +25,11 @@ from sweeps.folder import STUDY_FILE, read_groups, read_study, repeat_folder, tr
 from sweeps.means import Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
-from sweeps.space import conditions, resolve, total_trials
+from sweeps.space import conditions, resolve
 from sweeps.start import resume_study, start_study
 from sweeps.storage import driver_storage
 from sweeps.trial import Order, Reply, TrialRunner
+from sweeps.tuned import total_trials
 
 
 def results_of(folder: Path, trial: int) -> list[Result]:

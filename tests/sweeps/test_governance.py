@@ -12,7 +12,7 @@ from engine.ledger.signing import reviewer_key
 from engine.synthesis.config import PolicyConfig
 from engine.synthesis.reviews import read_state, write_review
 from sweeps.__main__ import main
-from sweeps.space import load_study
+from sweeps.checks import load_study
 from sweeps.start import resume_study, start_study
 
 # --- The command line -------------------------------------------------------------------------------------------------

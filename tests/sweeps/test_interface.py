@@ -30,7 +30,7 @@ def test_the_best_is_the_first_of_its_condition(seen: Study):
 def test_a_study_is_made_from_a_file_a_folder_or_values(seen: Study, tmp_path: Path):
     assert seen.config.name == "seen"
     assert seen.folder.name == "study"
-    ready = Study("quickstart.yaml", out=tmp_path / "q", federation__rounds=3)
+    ready = Study("ready:quickstart", out=tmp_path / "q", federation__rounds=3)
     assert ready.config.federation.rounds == 3
     assert ready.folder == tmp_path / "q"
     assert Study(ready.config).config == ready.config
@@ -39,7 +39,7 @@ def test_a_study_is_made_from_a_file_a_folder_or_values(seen: Study, tmp_path: P
     Study(values, federation__rounds=7)
     assert values == SEEN  # the caller's own
     with pytest.raises(ConfigError, match=r"federation__round: federation.round is not a key"):
-        Study("quickstart.yaml", federation__round=3)
+        Study("ready:quickstart", federation__round=3)
     with pytest.raises(PulseLedgerError, match="holds neither a study"):
         Study({"name": "plain"}, out=tmp_path / "none").results()
 

@@ -87,7 +87,7 @@ def complete(done: Path, experiment: str) -> dict[str, Any]:
                 assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
             assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
             files = {a.path for a in client.list_artifacts(run.info.run_id)}
-            assert files == {"result.json", "config.yaml", "confusion.png"}
+            assert files == {"result.json", "config.yaml", "confusion.svg"}
     return by_number
 
 

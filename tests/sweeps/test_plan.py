@@ -7,11 +7,11 @@ from typing import Any
 from reference import ROOT
 from studies import BASE, study_of
 
-from engine.config import RunConfig
+from engine.config import RunConfig, config_hash
 from engine.settings import load_yaml
+from sweeps.checks import load_study
 from sweeps.plan import plan_lines
-from sweeps.sizes import memory_room, trial_bundles, trial_labels
-from sweeps.space import load_study
+from sweeps.sizes import housed, memory_room, trial_bundles, trial_labels
 
 
 def three_seconds(config: RunConfig, folder: Path) -> Any:
@@ -29,8 +29,12 @@ def test_plan_counts_actors_memory_and_time_by_hand():
     out = "\n".join(plan_lines(study, probe=True, free=1.5e9, run=three_seconds)) + "\n"
     assert "4 trials of" in out
     assert "pruner rungs, asked after rounds 1, 3\n" in out
-    # runner, one actor of hospitals and a ledger in each of two trials, and the tracker
-    assert "actors: up to 7 processes" in out
+    # a runner with the hospitals and a ledger in each of two trials, and the tracker
+    assert "  condition hospitals=3, skew=pathology: 3 hospitals of " in out
+    assert "classes NSVFQ; in the trial's runner" in out
+    assert "of them: 2 baselines (1 in each of 2 conditions), 2 tuned\n" in out
+    assert "    methods: local-only, FedAvg, Per-FedAvg hessian-free\n" in out
+    assert "actors: up to 5 processes" in out
     # 1.5 GB * 0.7 / 0.65 GB = 1.6
     assert "about 0.65 GB a trial, 1.3 GB in all, 1.5 GB are free; enough for 1 at a time, and no more will run" in out
     # 4 trials * 9 rounds * 3 s on two CPUs
@@ -40,7 +44,8 @@ def test_plan_counts_actors_memory_and_time_by_hand():
 
 def test_a_trial_without_ray_plans_no_actors():
     lines = list(plan_lines(study_of(BASE, execution={"pool": "inprocess", "cpus": 2}), free=1e9))
-    assert "  condition all: 5 hospitals in no actors" in lines
+    (condition,) = (line for line in lines if line.startswith("  condition all: 5 hospitals of "))
+    assert condition.endswith("; in the trial's runner")
     assert not any(line.startswith(("actors", "memory")) for line in lines)
 
 
@@ -53,6 +58,25 @@ def test_bundles_are_the_runner_and_its_hosts():
     assert trial_labels(study, 2.0) == []
     sites = study_of(BASE, cohort={"hospitals": 4}, execution={"sites": dict(enumerate("abba"))})
     assert trial_labels(sites, 2.0) == [{}, {"site": "a"}, {"site": "b"}]
+
+
+def test_on_one_cpu_hospitals_live_in_the_runner():
+    study = study_of(BASE, execution={})
+    alone = housed(study, 1.0)
+    assert alone.execution.pool == "inprocess"
+    assert config_hash(alone) == config_hash(study)
+    assert trial_bundles(study, 1.0, nodes=2) == [{"CPU": 1.0}]
+    assert trial_bundles(study, 2.0, nodes=1) == [{"CPU": 0.1}, {"CPU": 1.9}]
+    assert housed(study, 2.0) == study
+    for asked in (
+        {"hospitals_per_actor": 1},
+        {"placement": "spread"},
+        {"sites": dict(enumerate("abbab"))},
+        {"pool": "threads"},
+    ):
+        bound = study_of(BASE, execution=asked)
+        assert housed(bound, 1.0) == bound
+    assert trial_bundles(study_of(BASE, execution={"pool": "threads"}), 1.0, nodes=1) == [{"CPU": 1.0}]
 
 
 def test_memory_counts_the_largest_trial():

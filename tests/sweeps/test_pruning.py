@@ -10,8 +10,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from engine.errors import ConfigError
+from sweeps.checks import load_study
 from sweeps.pruning import Contender, competitors, keep, keep_at_rung
-from sweeps.space import StudyConfig, load_study, rung_rounds
+from sweeps.space import PrunerConfig, StudyConfig, rung_rounds
 from sweeps.stored import begun
 
 UP_DOWN = ["maximize", "minimize"]
@@ -185,7 +186,7 @@ def decided_here(settings: StudyConfig, curves: np.ndarray, steps: list[int]) ->
         ended.append(None)
         for step, value in zip(steps, curve, strict=False):
             there[i].rungs[step] = (float(value),)
-            goes_on, memory = keep(settings, "same", there, i)
+            goes_on, memory = keep(settings, "same", there, i, settings.federation.rounds)
             there[i] = Contender(TrialState.RUNNING, None, there[i].rungs, memory)
             if not goes_on:
                 ended[-1] = step
@@ -248,7 +249,7 @@ def test_conditions_and_baselines_do_not_compete():
 
 def test_rungs_are_powers_below_the_last_round():
     def rungs(rounds: int, **pruner: Any) -> list[int]:
-        return rung_rounds(study(federation={"rounds": rounds}, pruner=pruner))
+        return rung_rounds(PrunerConfig(**pruner), rounds)
 
     assert rungs(27, method="rungs") == [1, 3, 9]
     assert rungs(28, method="median") == [1, 3, 9, 27]

@@ -15,8 +15,9 @@ from engine.settings import set_key
 from sweeps import registration
 from sweeps.__main__ import main
 from sweeps.audit import audit_study
+from sweeps.checks import load_study
 from sweeps.folder import trial_folder
-from sweeps.space import StudyConfig, load_study
+from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
 
 KEYS: dict[str, Any] = {

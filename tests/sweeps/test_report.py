@@ -22,11 +22,11 @@ from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps import plots
 from sweeps.__main__ import main
+from sweeps.checks import load_study
 from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
 from sweeps.material import read_material
 from sweeps.report import PAGE, write_report
 from sweeps.rows import rows_of
-from sweeps.space import load_study
 
 TITLES = [
     "Results",
@@ -127,8 +127,14 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(wide: Path) -> _Page:
-    return _Page(write_report(wide)[0].read_text())
+def text(wide: Path) -> str:
+    """The report as it is written."""
+    return write_report(wide)[0].read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> _Page:
+    return _Page(text)
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------
@@ -238,14 +244,11 @@ def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
 def test_a_report_says_where_it_is_and_nothing_else(wide: Path, tmp_path: Path):
     done = command("report", wide, "--out", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
-    assert (
-        done.stdout
-        == f"{tmp_path}/out/report.html and {len(list((tmp_path / 'out').glob('*.png')))} pictures beside it\n"
-    )
+    assert done.stdout == f"{tmp_path / 'out' / PAGE} and 14 pictures beside it\n"
+    assert len(list((tmp_path / "out").glob("*.png"))) == 14
 
 
-def test_names_cannot_break_the_page(wide: Path, tmp_path: Path):
-    text = write_report(wide, tmp_path)[0].read_text()
+def test_names_cannot_break_the_page(text: str):
     assert "<h1>wide &lt;b&gt; &amp; more</h1>" in text
     assert "<b> & more" not in text
     assert "<loss>" not in text
@@ -337,11 +340,6 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == f"pulseledger: {tmp_path / 'nowhere'}: holds no study (study.yaml is missing).\n"
 
 
-def test_the_command(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["report", str(wide), "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / PAGE} and 14 pictures beside it\n"
-
-
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
 CHECK = """<script>addEventListener("load", () => {
@@ -355,14 +353,14 @@ CHECK = """<script>addEventListener("load", () => {
 })</script>"""
 
 
-def test_the_page_in_chromium(wide: Path, tmp_path: Path):
+def test_the_page_in_chromium(text: str, tmp_path: Path):
     """Every picture is decoded and fits the page, all sections are there, and nothing was asked of the network."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("there is no Chromium to open the page in")
-    path = write_report(wide, tmp_path)[0]
+        pytest.skip("there is no Chromium to open the page in: install chromium or google-chrome")
+    path = tmp_path / PAGE
     # before the page's own policy, which allows no script
-    path.write_text(path.read_text().replace("<head>", f"<head>{CHECK}", 1))
+    path.write_text(text.replace("<head>", f"<head>{CHECK}", 1))
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     options += " --disable-component-update --disable-sync --window-size=900,1200 --dump-dom"
     done = subprocess.run(

@@ -10,7 +10,7 @@ from simulated_ray import SimulatedRay
 from engine.clock import JumpingClock
 from engine.errors import ResourceError, StudyError
 from sweeps.sizes import trial_bundles, trial_labels
-from sweeps.slots import RayLost, Slots, require_head, trial_cpus
+from sweeps.slots import RayLost, Slots, require_head, trial_cpus, unimportable
 from sweeps.space import StudyConfig
 
 
@@ -131,3 +131,22 @@ def test_memory_bounds_the_trials_at_a_time():
     assert (slots.wanted, slots.at_once) == (8, 1)
     ray.memory = 3e9
     assert Slots(ray, joined).at_once == 2
+
+
+def test_a_worker_that_cannot_import_is_no_lost_process():
+    text = (
+        "The actor died because of an error raised in its creation task, ray::TrialRunner.__init__() (pid=1)\n"
+        "  File \"x.py\", line 1, in <module>\nModuleNotFoundError: No module named 'engine.errors'"
+    )
+    assert unimportable(RuntimeError(text)) == "ModuleNotFoundError: No module named 'engine.errors'"
+    assert unimportable(RuntimeError("The actor died unexpectedly before finishing this task.")) == ""
+
+
+def test_a_trial_that_no_memory_of_this_machine_holds_is_refused():
+    """0.35 GB for its runner and 0.3 GB for each of four hosts."""
+    ray = SimulatedRay(JumpingClock(), cpus=8.0)
+    with pytest.raises(
+        ResourceError, match=r"the largest trial wants about 1\.55 GB of memory, and this machine has 1\.5 GB"
+    ):
+        Slots(ray, study_of(concurrency=1), memory=1.5e9)
+    assert Slots(ray, study_of(concurrency=1), memory=1.6e9).at_once == 1

@@ -125,7 +125,7 @@ def test_trials_do_not_change_the_kind_of_their_storage(url: str, tmp_path: Path
 HOLD = """
 import sys, time
 from pathlib import Path
-from sweeps.space import load_study
+from sweeps.checks import load_study
 from sweeps.storage import driver_storage
 with driver_storage(load_study({"name": "database", "storage": sys.argv[1]}, "test"), Path(sys.argv[2]), print):
     print("held", flush=True)

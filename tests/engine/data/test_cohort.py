@@ -112,11 +112,13 @@ def test_local_majority_by_hand(build: Callable[..., Cohort]) -> None:
     assert report["global_majority_accuracy"] == pytest.approx(2 / 9)
     # All beats: a has V 6 of 10, b has V 8 of 10, c has N 8 of 10.
     assert report["local_majority_accuracy_all"] == pytest.approx(22 / 30)
+    assert report["scored"] == ["N", "V"]
     assert report["beats"] == 30
     assert report["classes"] == {"N": 14, "S": 0, "V": 16, "F": 0, "Q": 0}
     assert report["hospitals"][1] == {
         "id": 1, "records": ["b"], "trains": True, "train": 6, "validation": 1, "test": 3,
         "classes": {"N": 2, "S": 0, "V": 8, "F": 0, "Q": 0}, "local_majority_accuracy": pytest.approx(2 / 3),
+        "local_majority_macro_f1": pytest.approx((2 * 2 / (2 + 3) + 0) / 2),  # tested are V N V, V is said of all
         "left_out": {"edge": 0, "lost": 0, "flat": 0, "unclear": 0},
     }  # fmt: skip
 

@@ -519,6 +519,10 @@ def approved(world: World) -> bytes:
     return id
 
 
+def over(world: World) -> tuple:
+    return FEDERATION, sealed(world)[0], world.state()["head"], keccak(text="closing")
+
+
 def registered(world: World) -> tuple:
     world.studies.send(world.registrar, "registerStudy", CONFIG, POLICY, 2)
     return CONFIG, 1, 0, 1, POLICY
@@ -537,6 +541,7 @@ def rows() -> Iterator[Row]:
     yield Row("rounds", "openRound", "coordinator", lambda w: (FEDERATION, 1, GENESIS, 0))
     yield Row("rounds", "sealRound", "coordinator", opened)
     yield Row("rounds", "finalizeRound", None, window_over, lambda w, a: (keccak(text="another federation"),))
+    yield Row("rounds", "closeFederation", "coordinator", over)
     yield Row("rounds", "resolveDispute", "auditor", disputed)
     yield Row("rounds", "setHospital", "admin", lambda w: (FEDERATION, 1, w.stranger, 1, CONFIG))
     yield Row("rounds", "pause", "admin", lambda w: ())
@@ -928,7 +933,7 @@ def play(world: World) -> None:
 def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
     """State of the federation from the events alone; times are those of the blocks."""
     s: dict[str, Any] = {"submitted": set(), "void": set(), "hospitals": {}}
-    s |= {"finalized": 0, "disputed": 0, "roles": set(), "paused": False}
+    s |= {"finalized": 0, "disputed": 0, "closing": ZERO, "roles": set(), "paused": False}
     p: dict[str, Any] = {"round": 0, "deadline": 0, "sealedAt": 0, "submissions": 0, "phase": 0}
     for name, e, time in events:
         if name == "FederationOpened":
@@ -948,7 +953,7 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
         elif name == "RoundDisputed":
             s["disputed"], p["phase"] = e["round"], 2
         elif name == "DisputeResolved":
-            p["phase"] = 0
+            p["phase"] = 3 if any(s["closing"]) else 0
             if e["voided"]:
                 s["void"] |= set(range(e["round"], p["round"] + 1))
                 p["submissions"] *= e["model"] == s["model"]
@@ -957,6 +962,8 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
                 s["finalized"] = e["round"]
         elif name == "RoundFinalized":
             s["finalized"] = e["round"]
+        elif name == "FederationClosed":
+            s["closing"], p["phase"] = e["closing"], 3
         elif name == "HospitalSet":
             rotated = s["hospitals"].get(e["slot"], {"rotated": 0})["rotated"]
             entry = {key: e[key] for key in ("account", "status", "organisation")}
@@ -978,6 +985,11 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
 
 def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     play(world)
+    assert world.status(world.state()["progress"]["round"] + 1) == OPEN
+    last = world.state()["progress"]["round"]
+    world.rounds.send(
+        world.coordinator, "closeFederation", FEDERATION, last, world.state()["head"], keccak(text="closing")
+    )
     events = list(world.rounds.events())
     own = set(re.findall(r"^    event (\w+)\(", (ROOT / "contracts/src/IRoundLedger.sol").read_text(), re.MULTILINE))
     assert own <= {name for name, _, _ in events}
@@ -985,12 +997,11 @@ def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     state = world.state()
     assert {key: rebuilt[key] for key in state} == state
     assert rebuilt["paused"] == world.rounds.view("paused")
-    last = state["progress"]["round"]
     assert last == 4
     for number in range(1, last + 1):
         final = number <= rebuilt["finalized"]
         assert world.status(number) == (VOID if number in rebuilt["void"] else FINAL if final else SEALED)
-    assert {world.status(number) for number in range(1, last + 2)} == {OPEN, FINAL, VOID}
+    assert {world.status(number) for number in range(1, last + 2)} == {NONE, FINAL, VOID}
     models = [GENESIS, *(header[4] for header in world.headers)]
     for slot in range(SLOTS):
         unset = {"account": "0x" + "00" * 20, "status": 0, "organisation": ZERO, "rotated": 0}

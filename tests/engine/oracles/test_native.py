@@ -307,7 +307,7 @@ def test_a_plainer_cpu_agrees_too(flags: tuple[str, ...]) -> None:
         assert_agrees(tested, ODD, parameters(ODD, n), beats(ODD, n, n))
 
 
-@pytest.mark.skipif(not shutil.which("clang++"), reason="clang++ is not installed.")
+@pytest.mark.skipif(not shutil.which("clang++"), reason="clang++ is not installed (apt-get install clang).")
 def test_the_other_compiler_agrees_too() -> None:
     assert_agrees(NativeOracle(STANDARD, compiler="clang++"), STANDARD, parameters(STANDARD), beats(STANDARD, 8))
 

@@ -18,9 +18,11 @@ from engine.tracking.queue import (
     LONGEST_WAIT,
     SPOOL,
     TRIES,
+    Artifacts,
     Away,
     Call,
     Finish,
+    Model,
     Points,
     Queue,
     Single,
@@ -210,7 +212,7 @@ def test_without_a_spool_it_is_said_that_nothing_is_written(shelf):
 def test_the_next_process_sends_what_the_last_one_left_before_its_own(shelf, clock, tmp_path: Path):
     spool = tmp_path / SPOOL
     with spool.open("w") as file:
-        file.write(to_line(Tags("a", 17, {})) + to_line(Finish("a", 18, "PRUNED")))
+        file.write(to_line(Tags("a", 17, {}), tmp_path) + to_line(Finish("a", 18, "PRUNED"), tmp_path))
         file.write('["points", "a", 17')  # killed while it wrote
     queue = Queue(shelf, spool, clock)
     put(queue, Tags("a", 19, {"later": "1"}))
@@ -289,13 +291,28 @@ CALLS = st.one_of(*(st.builds(kind, **{n: values(t) for n, t in types(kind).item
 @given(st.lists(CALLS, max_size=4))
 def test_calls_come_back_from_the_spool_as_they_were(tmp_path_factory, calls: list[Call]):
     path = tmp_path_factory.mktemp("lines") / SPOOL
-    lines = [to_line(call) for call in calls]
+    lines = [to_line(call, path.parent) for call in calls]
     assert all(line.count("\n") == 1 and isinstance(json.loads(line), list) for line in lines)
     path.write_text("".join(lines), encoding="utf-8")
     assert read_spool(path) == calls
     if calls:
         path.write_text("".join(lines)[:-2], encoding="utf-8")
         assert read_spool(path) == calls[:-1]
+
+
+def test_files_of_a_spool_move_with_its_folder(tmp_path: Path):
+    """Those in the folder, and only those: elsewhere is elsewhere."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    calls = [
+        Artifacts("a", 1, [str(first / "report"), "/elsewhere/x"], None),
+        Model("a", 2, str(first / "seed-0"), None),
+    ]
+    (first / SPOOL).write_text("".join(to_line(call, first) for call in calls))
+    first.rename(second)
+    artifacts, model = read_spool(second / SPOOL)
+    assert artifacts == Artifacts("a", 1, [str(second / "report"), "/elsewhere/x"], None)
+    assert model == Model("a", 2, str(second / "seed-0"), None)
 
 
 def test_a_spool_that_is_not_there_is_empty_and_what_is_no_call_is_left_out(tmp_path: Path):

@@ -99,7 +99,7 @@ def test_final_scores_are_single_points(tracked, look):
 
 def test_artifacts_and_the_dataset_are_there_without_a_beat(tracked, look):
     _, result, run = tracked
-    assert look.files(run) == {"result.json", "config.yaml", "confusion.png"}
+    assert look.files(run) == {"result.json", "config.yaml", "confusion.svg"}
     copy = look.client.download_artifacts(run.info.run_id, "config.yaml")
     assert parse(RunConfig, load_yaml(copy), copy) == as_run(tracked[0], result.config.execution.oracle)
     (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
@@ -302,7 +302,7 @@ def test_a_run_goes_on_while_the_server_is_away(make, store: Path, look_at, tmp_
         final = [metric for metric in run.data.metrics if metric.startswith("final/")]
         assert final
         assert all(look.steps(run, metric) == [0] for metric in final)
-        assert look.files(run) == {"result.json", "config.yaml", "confusion.png"}
+        assert look.files(run) == {"result.json", "config.yaml", "confusion.svg"}
     finally:
         server.stop()
     assert not (tmp_path / "run" / SPOOL).exists()

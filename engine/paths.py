@@ -1,0 +1,78 @@
+"""Which keys are paths, and against what a path is read.
+
+A relative path in a file is meant from the file's own folder, `~` is the user's home. Inside the program all of them are
+absolute. What lies within a run's or study's own folder is written down relative to it, so that the folder can move.
+"""
+
+import os
+import urllib.parse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from engine.files import write_text
+from engine.settings import load_yaml, yaml_text
+
+PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file")
+TABLES = ("data.patients", "data.other.patients")  # a path if it names a .csv file
+STORES = ("tracking.uri",)  # a path if it is SQLite's
+SQLITE = "sqlite:///"
+
+
+def anchored(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Nested or dotted settings in which every path is absolute; relative ones are meant from `base`."""
+    return _each(values, lambda path: os.path.normpath(Path(base).absolute() / Path(path).expanduser()))
+
+
+def portable(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings as they are written into `folder`: what lies in it is relative to it."""
+
+    def shorter(path: str) -> str:
+        home = folder.absolute()
+        return f"./{Path(path).relative_to(home)}" if Path(path).is_relative_to(home) else path
+
+    return {**_each(values, shorter), **({"out": values["out"]} if "out" in values else {})}
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of an SQLite file, whatever signs its name has."""
+    return SQLITE + urllib.parse.quote(str(path), safe="/ +&=;,@:!$'()*~[]{}")
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of an address that `sqlite_uri` makes."""
+    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE)))
+
+
+def _each(values: Mapping[str, Any], change: Callable[[str], str], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found[name] = _each(value, change, f"{key}.")
+        else:
+            found[name] = changed(key, value, change)
+    return found
+
+
+def changed(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    """The value of a key, changed if it is a path."""
+    if not isinstance(value, str) or not value:
+        return value
+    if key in PATHS or (key in TABLES and value.lower().endswith(".csv")):
+        return change(value)
+    if key in STORES and value.startswith(SQLITE):
+        return sqlite_uri(Path(change(str(sqlite_path(value)))))
+    return value
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The values of a run's or study's own file, its paths absolute."""
+    return anchored(load_yaml(path), path.parent)
+
+
+def write_config(path: Path, model: BaseModel) -> None:
+    """Writes a run's or study's own file; what lies in its folder is relative to it."""
+    write_text(path, yaml_text(portable(model.model_dump(mode="json"), path.parent)))

@@ -1,0 +1,107 @@
+"""Which keys a run reads: most sections hold some that only one method, partition or back end asks for.
+
+A key that nobody reads changes no number, so whoever varies it compares a run with itself.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from engine.config import RunConfig
+from engine.settings import dotted_keys
+from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
+
+Clause = Mapping[str, tuple[Any, ...]]
+
+_ALGORITHM = "federation.algorithm"
+_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised")
+_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
+_TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_RPC: Clause = {"ledger.backend": ("rpc",)}
+_LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
+
+# a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
+READ: dict[str, tuple[Clause, ...]] = {
+    "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
+    "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
+    "federation.mu": ({_ALGORITHM: ("fedprox",)},),
+    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg")},),
+    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local")},),
+    "federation.perfedavg": ({_ALGORITHM: ("perfedavg",)},),
+    "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
+    "aggregation": ({_ALGORITHM: _MERGED},),
+    "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
+    "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
+    "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),
+    "aggregation.server.tau": ({"aggregation.server.method": ("adam", "yogi")},),
+    "personalisation.method": ({_ALGORITHM: _MERGED},),
+    "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
+    "personalisation.epochs": (_TUNES,),
+    "personalisation.learning_rate": (_TUNES,),
+    "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
+    "data.other": ({"cohort.split": ("other-database",)},),
+    "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),
+    "cohort.exponent": ({"cohort.partition": ("quantity",)},),
+    "cohort.groups": ({"cohort.partition": ("records",)},),
+    "cohort.held_out": ({"cohort.split": ("leave-one-hospital-out",)},),
+    "cohort.adapt_minutes": ({"cohort.split": ("leave-one-hospital-out", "inter-patient", "other-database")},),
+    "cohort.seed": (
+        {"cohort.partition": ("record-dirichlet", "beat-dirichlet", "quantity")},
+        {"cohort.split": ("random",)},
+    ),
+    **{f"ledger.{name}": (_RPC,) for name in ("url", "chain_id", "contract", "key_file", "confirmations", "timeout")},
+    **{f"ledger.{name}": (_LEDGER,) for name in ("keystore", "window", "reputation", "federation")},
+    "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
+    **{
+        f"balance.{name}": ({"balance.method": tuple(m for m, keys in BALANCE_KEYS.items() if name in keys)},)
+        for name in BalanceConfig.model_fields
+        if name != "method"
+    },
+}
+
+
+@functools.cache
+def run_keys() -> Mapping[str, Any]:
+    """Every key of a run's configuration, dotted, with its pydantic field."""
+    return dotted_keys(RunConfig)
+
+
+def value_at(config: RunConfig, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def switches() -> set[str]:
+    """The keys that decide on whether others are read."""
+    return {key for clauses in READ.values() for clause in clauses for key in clause}
+
+
+def why_unread(config: RunConfig, key: str) -> str:
+    """Why a run does not read a key, such as "federation.algorithm is perfedavg"; empty where it does."""
+    for part, clauses in READ.items():
+        if (key == part or key.startswith(f"{part}.")) and not any(_holds(config, clause) for clause in clauses):
+            against = [k for k, values in clauses[0].items() if value_at(config, k) not in values]
+            return " and ".join(f"{k} is {_word(value_at(config, k))}" for k in against)
+    return ""
+
+
+def read_with(key: str) -> str:
+    """Under which values of others a key is read, in words; empty for one that always is."""
+    parts = [clauses for part, clauses in READ.items() if key == part or key.startswith(f"{part}.")]
+    told = (" or ".join(" and ".join(_either(k, v) for k, v in clause.items()) for clause in each) for each in parts)
+    return ", and ".join(told)
+
+
+def _holds(config: RunConfig, clause: Clause) -> bool:
+    return all(value_at(config, key) in values for key, values in clause.items())
+
+
+def _either(key: str, values: tuple[Any, ...]) -> str:
+    return f"{key}: {' | '.join(map(_word, values))}"
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,106 @@
+"""An MLflow store in an SQLite file: it appears whole or not at all, and may be moved with what lies beside it.
+
+MLflow makes its tables in dozens of steps; a process that dies among them leaves a file that no later one can open. So
+an empty store is made once, kept in the cache, and copied.
+"""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from engine.files import cache_folder, whole
+from engine.paths import sqlite_uri
+
+ARTIFACTS = "artifacts"  # beside the store
+BESIDE = "pulseledger.artifacts"  # tag of an experiment whose files lie there
+LOCK_SECONDS = 120.0
+
+Make = Callable[[str], Any]  # MLflow's client for an address
+
+
+def ready_store(path: Path, make: Make) -> None:
+    """Has a store in `path`: made if there is none, made again if it is half made, its artifacts found where it is now.
+
+    Raises:
+        OSError, sqlite3.Error, filelock.Timeout: the file cannot be used.
+    """
+    if not path.parent.is_dir():
+        return
+    with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS):
+        for part in path.parent.glob(f".{path.name}.[0-9]*"):
+            part.unlink(missing_ok=True)
+        if path.exists() and _half_made(path, make):
+            path.replace(path.with_name(f"{path.name}.half-made"))
+        if not path.exists():
+            with whole(path) as part:
+                shutil.copyfile(_empty_store(make), part)
+        settle(path)
+
+
+def settle(path: Path) -> None:
+    """Artifacts of a store that was moved, or copied, are those beside it: MLflow keeps the absolute place of the first."""
+    now = (path.resolve().parent / ARTIFACTS).as_uri()
+    with _opened(path) as store:
+        beside = "SELECT experiment_id FROM experiment_tags WHERE key = ?"
+        found = store.execute(
+            f"SELECT experiment_id, artifact_location FROM experiments WHERE experiment_id IN ({beside})", (BESIDE,)
+        ).fetchall()
+        for experiment, was in found:
+            if was == now:
+                continue
+            with store:
+                store.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, experiment))
+                for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+                    store.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE experiment_id = ? "
+                        f"AND substr({column}, 1, ?) = ?",
+                        (now, len(was) + 1, experiment, len(was) + 1, f"{was}/"),
+                    )
+
+
+def _half_made(path: Path, make: Make) -> bool:
+    """Whether the tables are not all there; a store that holds a run is never taken for one."""
+    with _opened(path) as store:
+        with contextlib.suppress(sqlite3.OperationalError):
+            if store.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None:
+                return False
+        return _revision(store) != _template_revision(make)
+
+
+def _revision(store: sqlite3.Connection) -> str:
+    with contextlib.suppress(sqlite3.OperationalError):
+        return str((store.execute("SELECT version_num FROM alembic_version").fetchone() or ("",))[0])
+    return ""
+
+
+def _template_revision(make: Make) -> str:
+    with _opened(_empty_store(make)) as store:
+        return _revision(store)
+
+
+def _empty_store(make: Make) -> Path:
+    """An empty store of this release of MLflow, in the cache."""
+    path = cache_folder() / f"mlflow-{version('mlflow')}.db"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
+            if not path.exists():
+                with whole(path) as part:
+                    part.unlink(missing_ok=True)
+                    make(sqlite_uri(part.resolve()))
+                    with _opened(part) as store, store:
+                        # of MLflow's own experiment, which nothing here uses: not where this process happened to stand
+                        store.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts'")
+    return path
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(path, timeout=30)) as store:
+        yield store

@@ -1,0 +1,268 @@
+"""A study before it starts: everything that can be wrong with it is looked for, and all of it is told at once.
+
+First what its parts say by themselves (names, ranges, who owns a key), then every kind of trial that it will run.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from pydantic import ValidationError
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.reads import read_with, switches, why_unread
+from engine.settings import refusal, sentences
+from sweeps.cohorts import impossible_cohort
+from sweeps.owners import leaves, not_varied, points
+from sweeps.scores import impossible
+from sweeps.space import (
+    STUDY_KEYS,
+    Condition,
+    StudyConfig,
+    conditions,
+    resolve,
+    rung_rounds,
+)
+from sweeps.tuned import Tuned, branches, contains, ends, grid, kinds_of_trials, tuned
+
+SHOWN = 20  # sentences; a file with more mistakes has one mistake
+
+
+def load_study(values: dict[str, Any], source: str, flags: Sequence[str] = ()) -> StudyConfig:
+    """Checks a study with all its conditions, baselines and the ends of its search ranges.
+
+    Args:
+        flags: keys of `values` that were given on the command line, over the file.
+
+    Raises:
+        ConfigError: a sentence about each thing that is wrong.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: must be a mapping of keys such as name, seed, data, conditions.")
+    try:
+        study, problems = StudyConfig.model_validate(values), []
+    except ValidationError as error:
+        found = sentences(StudyConfig, error)
+        problems = list(found.values())
+        # what varies is looked at even so, as far as it can be read
+        wrong = {key.partition(".")[0] for key in found}
+        own = {key: values[key] for key in STUDY_KEYS if key in values and key not in wrong}
+        try:
+            study = StudyConfig.model_validate(own)
+        except ValidationError:
+            raise refusal(source, problems) from None
+    parts = list(_parts(study, flags))
+    problems += parts
+    if not problems:
+        problems += _trials(study, source)
+    if problems:
+        problems = list(dict.fromkeys(problem.removesuffix(".") for problem in problems))
+        more = [f"and {len(problems) - SHOWN} more mistakes"] if len(problems) > SHOWN else []
+        raise refusal(source, problems[:SHOWN] + more)
+    return study
+
+
+# --- What the parts say by themselves ---------------------------------------------------------------------------------
+
+
+def _parts(study: StudyConfig, flags: Sequence[str]) -> Iterator[str]:
+    found = [one for one in (_one(study, key) for key in study.search) if isinstance(one, str)]
+    yield from found
+    yield from _owners(study, flags)
+    if not found:
+        try:
+            tuned(study)
+        except ConfigError as error:
+            yield str(error).removeprefix("search: ")
+        else:
+            yield from _sampling(study)
+            yield from _design(study)
+    if study.tuned_on_test and not study.allow_test_tuning:
+        name = next(name for name in study.scored if name.startswith("final/"))
+        kind = "objectives" if name in study.objectives else "constraints"
+        yield (
+            f"{kind}: {name} is a score of the test beats, and what is chosen by it is no estimate any more; take "
+            f"validation/{name.removeprefix('final/')}, or set allow_test_tuning: true, which marks every table"
+        )
+    if study.pruner.method not in ("none", "rungs") and len(study.objectives) > 1:
+        yield f"pruner.method {study.pruner.method} knows one objective only; use rungs"
+    if study.seed + study.repeats > 2**63:
+        yield f"seed is {study.seed}, and the last of {study.repeats} repeats would have a seed of 2 ** 63 or more"
+    if study.pruner.method == "wilcoxon" and study.repeats < 2:
+        yield f"pruner.method wilcoxon compares repeats, but repeats is {study.repeats}"
+
+
+def _one(study: StudyConfig, key: str) -> str | None:
+    """What is wrong with one key of search."""
+    try:
+        tuned(study.model_copy(update={"search": {key: study.search[key]}}))
+    except ConfigError as error:
+        return str(error).removeprefix("search: ")
+    reason = not_varied(key)
+    return f"search.{reason}" if reason else None
+
+
+def _owners(study: StudyConfig, flags: Sequence[str]) -> Iterator[str]:
+    """Every key that varies has one place that says so."""
+    owner: dict[str, str] = {}
+    for axis, values in study.conditions.items():
+        place = f"conditions.{axis}"
+        if not values:
+            yield f"{place} is [], it needs at least one value"
+        for value in values:
+            found = points(axis, value)
+            where = f"condition {axis.rsplit('.', 1)[-1]}={_shown(value)}"
+            yield from (f"{where}: {problem}" for problem in found.problems)
+            for key in found.keys:
+                if reason := not_varied(key):
+                    yield f"{place}: {reason}"
+                if owner.setdefault(key, place) != place:
+                    yield f"{key} is set by {owner[key]} and by {place}; one of them must go"
+    for key in study.search:
+        if key in owner:
+            yield f"{key} is set by {owner[key]} and tuned by search.{key}; one of them must go"
+    for kind, rows in (("baselines", study.baselines), ("design", study.design)):
+        for number, row in enumerate(rows, 1):
+            found = leaves(row)
+            place = f"{kind}, no. {number}"
+            yield from (f"{place}: {problem}" for problem in found.problems)
+            for key in found.keys:
+                if reason := not_varied(key):
+                    yield f"{place}: {reason}"
+                elif key in owner:
+                    yield f"{key} is set by {owner[key]} and by {place}; one of them must go"
+    for flag in flags:
+        if flag in owner or flag in study.search:
+            place = owner.get(flag, f"search.{flag}")
+            yield f"--{flag} would change nothing that {place} does not set over it; take one of them away"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+
+
+def _sampling(study: StudyConfig) -> Iterator[str]:
+    space = tuned(study)
+    is_grid = study.sampler == "grid"
+    if is_grid and not all(isinstance(each.distribution, CategoricalDistribution) for each in space):
+        yield "sampler grid needs every search key as choice"
+    if study.sampler in ("nsga2", "nsga3") and len(study.objectives) < 2:
+        yield f"sampler {study.sampler} needs at least two objectives"
+    if study.trials is None and not is_grid and study.search and not study.design:
+        yield "trials is needed, the number of all trials of the study"
+
+
+def _design(study: StudyConfig) -> Iterator[str]:
+    space = {each.key: each for each in tuned(study)}
+    for point in study.design:
+        for key, value in point.items():
+            if key not in space:
+                yield f"design: {key} is not a key of search; use baselines for other keys"
+                continue
+            if not contains(space[key].distribution, value):
+                yield f"design: {key} is {value!r}, outside of {study.search[key]}"
+            for other, values in space[key].when.items():
+                if other in space and point.get(other) not in values:
+                    yield f"design: {key} is only there when {other} is {_either(values)}, which must stand in the same point"
+
+
+def _either(values: Sequence[Any]) -> str:
+    return " or ".join(map(str, values))
+
+
+# --- What the trials would be -----------------------------------------------------------------------------------------
+
+
+def _trials(study: StudyConfig, source: str) -> Iterator[str]:
+    """Every kind of trial of every condition, tried out as a configuration."""
+    places = conditions(study)
+    labels = [place.label for place in places]
+    yield from (f"condition {label} is there twice" for label in dict.fromkeys(labels) if labels.count(label) > 1)
+    used: set[str] = set()  # tuned keys that are there in some trial
+    clean = True
+    same: dict[str, str] = {}  # what a condition comes to -> the first that comes to it
+    for place in places:
+        where = f"condition {place.label}: " if study.conditions else ""
+        configs: list[RunConfig] = []
+        problems: list[str] = []
+        for kind, keys in kinds_of_trials(study, place):
+            try:
+                config = resolve(study, place, keys, 0, source)
+            except ConfigError as error:
+                said = {"tuned": "search: ", "baseline": f"baseline {_words(keys)}: "}.get(kind, "")
+                lines = str(error).replace(f"{source}, {where}", f"{source}: ").split("\n")
+                problems += [f"{where}{said}{line.removeprefix(f'{source}: ')}" for line in lines]
+                continue
+            configs.append(config)
+            if kind == "baseline":
+                problems += [
+                    f"{where}baseline {_words(keys)}: {key} is not read ({why})"
+                    for key in keys
+                    if (why := why_unread(config, key))
+                ]
+            problems += [
+                f"{where}{name} as a score: {why}" for name in study.scored if (why := impossible(name, config))
+            ]
+            problems += [f"{where}{why}"] if (why := impossible_cohort(config)) else []
+            if kind != "baseline" and study.pruner.method not in ("none", "wilcoxon"):
+                problems += _no_rung(study, where, config)
+        problems += _unread_tuned(study, place, where, used, source) if not problems else []
+        if configs and not problems:
+            problems += [
+                f"{where}{key} is not read by any trial there ({why_unread(configs[0], key)})"
+                for key in place.keys
+                if all(why_unread(config, key) for config in configs)
+            ]
+            first = same.setdefault(configs[0].model_dump_json(), place.label)
+            if first != place.label:
+                problems.append(f"conditions {first} and {place.label} are the same")
+        clean = clean and not problems
+        yield from dict.fromkeys(problems)
+    if not clean:
+        return
+    if not (never := [key for key in study.search if key not in used]):
+        yield from _numbers(study, places)
+    else:
+        yield from (f"search.{key}: its `when` holds in no trial" for key in never)
+
+
+def _unread_tuned(study: StudyConfig, place: Condition, where: str, used: set[str], source: str) -> Iterator[str]:
+    """A tuned key that its trial does not read would be tuned by noise."""
+    deciding = switches() | {key for each in tuned(study) for key in each.when}
+
+    def values(each: Tuned) -> Sequence[Any]:
+        return ends(each) if each.key in deciding else ends(each)[:1]
+
+    for keys in branches(study, place, values) if study.search else ():
+        config = resolve(study, place, keys, 0, source)
+        used.update(keys)
+        for key in keys:
+            if why := why_unread(config, key):
+                other = why.partition(" is ")[0]
+                add = f"give it `when` ({read_with(key)})" if other in {*keys, *place.keys} else "take it out"
+                yield f"{where}search.{key} is not read when {why}; {add}"
+
+
+def _no_rung(study: StudyConfig, where: str, config: RunConfig) -> Iterator[str]:
+    if not rung_rounds(study.pruner, config.federation.rounds):
+        yield (
+            f"{where}pruner.first is {study.pruner.first}, but a trial has {config.federation.rounds} rounds: the pruner would "
+            "never be asked"
+        )
+
+
+def _numbers(study: StudyConfig, places: Sequence[Condition]) -> Iterator[str]:
+    """More trials than there is anything different to run."""
+    if study.trials is None or (study.search and study.sampler != "grid"):
+        return
+    each = [
+        len(study.baselines) + (len(study.design) + len(grid(study, place)) if study.search else 0) for place in places
+    ]
+    most = sum(each) if study.search or study.baselines else len(places)
+    if study.trials > most:
+        yield f"trials is {study.trials}, but all that differ are {most}: nothing else is tuned"
+
+
+def _words(keys: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in keys.items())

@@ -1,0 +1,61 @@
+"""What can be said of a condition's cohort before its records are read."""
+
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.data.config import DataConfig
+from engine.data.sources import DATASETS
+
+_MANY = ("records", "beat-dirichlet")  # partitions that do not go by whole patients, or name the records themselves
+
+
+def patients(config: RunConfig) -> int | None:
+    """The most patients that may train: of the records that are asked for; None where only reading them would tell."""
+    data = config.data
+    dataset = DATASETS.get(data.source)
+    if data.records != "all":
+        names = list(data.records)
+    elif data.source == "simulated":
+        return max(data.simulated.patients - len(data.exclude), 0)
+    elif dataset is not None:
+        names = list(dataset.records)
+    else:
+        return _headers(data)
+    names = [name for name in names if name not in data.exclude]
+    if dataset is None:
+        return len(names)
+    if config.cohort.split == "inter-patient" and dataset.train:
+        names = [name for name in names if name in dataset.train]
+    return len({dataset.patient(name) for name in names})
+
+
+def impossible_cohort(config: RunConfig) -> str:
+    """Why a cohort cannot be made; empty where nothing is known against it."""
+    cohort, most = config.cohort, patients(config)
+    if most is None or cohort.partition in _MANY:
+        return ""
+    if cohort.hospitals > most:
+        return (
+            f"cohort.hospitals is {cohort.hospitals}, but data.source {config.data.source} gives at most {most} patients here, "
+            "and a patient is never split"
+        )
+    return ""
+
+
+def cohort_words(config: RunConfig) -> str:
+    """A cohort in words: hospitals, patients, partition and split."""
+    cohort, most = config.cohort, patients(config)
+    skew = {"record-dirichlet": f" alpha {cohort.alpha:g}", "beat-dirichlet": f" alpha {cohort.alpha:g}"}
+    skew["quantity"] = f" exponent {cohort.exponent:g}"
+    who = f" of {most} patients" if most is not None else ""
+    return (
+        f"{cohort.hospitals} hospitals{who} ({config.data.source}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
+        f"split {cohort.split}, classes {config.data.classes}"
+    )
+
+
+def _headers(data: DataConfig) -> int | None:
+    folder = Path(data.folder or "").expanduser()
+    if not data.folder or not folder.is_dir():
+        return None
+    return sum(1 for _ in folder.rglob("*.hea")) or None

@@ -1,0 +1,89 @@
+"""The study on disk is the study: what its trials were begun with is kept in their database, and nothing else goes on.
+
+More trials, another concurrency, cluster or place of the data are still the same study.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from engine.errors import StudyError
+from engine.paths import PATHS, STORES, TABLES
+from engine.provenance import provenance
+from sweeps.folder import IDENTITY, OWNER, STUDY_FILE
+from sweeps.space import StudyConfig
+from sweeps.storage import reading_storage
+
+DEFINITION, CODE = "definition", "code"  # attributes of each Optuna study
+_NOT_PART = ("out", "trials", "concurrency", "execution", "storage", *PATHS, *STORES, *TABLES)
+
+
+def definition(study: StudyConfig) -> dict[str, Any]:
+    """Dotted key -> value of everything that decides what the study is."""
+    every = _flat(study.model_dump(mode="json"))
+    return {
+        key: value for key, value in every.items() if not any(key == p or key.startswith(f"{p}.") for p in _NOT_PART)
+    }
+
+
+def code() -> dict[str, Any]:
+    """The program that runs it."""
+    made = provenance()
+    return {"version": made.version, "commit": made.commit, "changed": made.changed}
+
+
+def recorded(storage: BaseStorage, mine: str | None) -> Mapping[str, Any]:
+    """The attributes of an Optuna study of this folder, which name what it was begun with; empty before the first.
+
+    Args:
+        mine: identity of the folder in a database of many; None: the database is the folder's own.
+    """
+    for found in storage.get_all_studies():
+        if DEFINITION in found.user_attrs and (mine is None or found.user_attrs.get(OWNER) == mine):
+            return found.user_attrs
+    return {}
+
+
+def refuse_changed(now: Mapping[str, Any], begun: Mapping[str, Any], folder: Path) -> None:
+    """
+    Raises:
+        StudyError: names the first key that differs, with both values.
+    """
+    plain = definition(StudyConfig())
+    for key in [*now, *(key for key in begun if key not in now)]:
+        was, there = begun.get(key, plain.get(key)), now.get(key, plain.get(key))
+        if was != there:
+            raise StudyError(
+                f"{folder / STUDY_FILE}: {key} is {_shown(there)}, but the study was begun with {_shown(was)}; put it back, "
+                "or begin another study with another --out."
+            )
+
+
+def require_unedited(study: StudyConfig, folder: Path) -> None:
+    """For readers: what is shown must be told by the names under which it was run. Writes nothing.
+
+    Raises:
+        StudyError: the study's file was edited since its trials began.
+    """
+    identity = folder / IDENTITY
+    mine = None if study.storage is None else (identity.read_text(encoding="utf-8") if identity.exists() else "")
+    with reading_storage(study, folder) as storage:
+        begun = recorded(storage, mine) if storage is not None else {}
+    if begun:
+        refuse_changed(definition(study), begun[DEFINITION], folder)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:120]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value != {}:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -1,0 +1,170 @@
+"""Every key of a configuration, explained: what it may be, its range, unit and default, and when it is read at all."""
+
+import json
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.reads import read_with
+from engine.settings import bare, dotted_keys, near_key
+from sweeps.owners import not_varied
+from sweeps.scores import OBJECTIVES
+from sweeps.space import STUDY_KEYS, StudyConfig
+
+UNITS = {
+    "data.rate": "Hz",
+    "data.filter.band": "Hz",
+    "data.filter.notch": "Hz",
+    "data.window": "samples, or a time",
+    "data.rr_context": "beats, or a time",
+    "data.simulated.minutes": "min",
+    "cohort.adapt_minutes": "min",
+    "federation.batch_size": "beats",
+    "balance.quota": "beats",
+    "balance.policy.quota": "beats",
+    "balance.policy.max_duplicates": "beats",
+    "balance.policy.expiry_seconds": "s",
+    "balance.timegan.patch": "samples",
+    "balance.timegan.batch_size": "beats",
+    "balance.timegan.minimum": "beats",
+    "ledger.timeout": "s",
+    "ledger.window": "s",
+    "ledger.confirmations": "blocks",
+    "execution.deadline": "s",
+}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+class Key(NamedTuple):
+    """One key.
+
+    Attributes:
+        allowed: values or kind, and range, in words.
+        default: as YAML has it.
+        study: whether only studies have it.
+    """
+
+    name: str
+    allowed: str
+    default: str
+    unit: str
+    description: str
+    study: bool
+
+    @property
+    def line(self) -> str:
+        """The key in one line."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.name:40} {self.default:28} {self.allowed}{unit}; {self.description}{'  (studies)' if self.study else ''}"
+
+
+def all_keys() -> list[Key]:
+    """All keys, those of studies among them."""
+    return [_key(name, field) for name, field in dotted_keys(StudyConfig).items()]
+
+
+def explained(name: str) -> list[str]:
+    """A key in lines; of a section, its keys.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    found = {key.name: key for key in all_keys()}
+    if name not in found:
+        within = [key.line for key in found.values() if key.name.startswith(f"{name}.")]
+        if within:
+            return within
+        near = near_key(name, found)
+        raise ConfigError(f"keys: there is no key {name}{f' (did you mean {near}?)' if near else ''}.")
+    key = found[name]
+    lines = [key.name, f"  {key.description}", f"  allowed: {key.allowed}{f', in {key.unit}' if key.unit else ''}"]
+    lines.append(f"  default: {key.default}")
+    if name not in STUDY_KEYS:
+        lines += [f"  read with: {when}"] if (when := read_with(name)) else []
+        lines.append(f"  in a study: {not_varied(name) or 'may stand in conditions, baselines and search'}")
+    if name in ("objectives", "constraints"):
+        lines += ["  scores:", *(f"    {score}" for score in OBJECTIVES)]
+    return lines
+
+
+def schema(model: type[RunConfig]) -> str:
+    """The JSON schema of a file, for editors."""
+    found = model.model_json_schema()
+    found["title"] = f"PulseLedger {'study' if model is StudyConfig else 'run'}"
+    for section in (found, *found.get("$defs", {}).values()):
+        for name, field in section.get("properties", {}).items():
+            if name == "lead":  # one lead is a list of one
+                section["properties"][name] = {**field, "anyOf": [{"type": ["string", "integer", "array", "null"]}]}
+                section["properties"][name].pop("type", None)
+                section["properties"][name].pop("items", None)
+    if model is StudyConfig:
+        pair = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}
+        spec = {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                **dict.fromkeys(("uniform", "log_uniform", "int", "log_int"), pair),
+                "choice": {"type": "array", "minItems": 1},
+                "when": {"type": "object"},
+            },
+        }
+        names = {"enum": list(dotted_keys(RunConfig))}
+        found["properties"]["search"] |= {"additionalProperties": spec, "propertyNames": names}
+        found["properties"]["objectives"]["propertyNames"] = {"enum": list(OBJECTIVES)}
+        found["properties"]["constraints"]["propertyNames"] = {"enum": list(OBJECTIVES)}
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _key(name: str, field: Any) -> Key:
+    default = field.get_default(call_default_factory=True)
+    shown = _plain(default)
+    words = ", ".join([_words(field.annotation), *_range(field.metadata)])
+    study = name.partition(".")[0] in STUDY_KEYS
+    return Key(name, words, json.dumps(shown), UNITS.get(name, ""), field.description or "", study)
+
+
+def _plain(value: Any) -> Any:
+    return (
+        value.model_dump(mode="json")
+        if hasattr(value, "model_dump")
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
+
+
+def _words(kind: Any) -> str:
+    """A type as a reader of a YAML file knows it."""
+    if get_origin(kind) is Annotated:
+        return _words(get_args(kind)[0])
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys("null" if k is NoneType else _words(k) for k in inner))
+    if origin is tuple:
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return f"a list ({_words(inner[0])})"
+        return f"a list of {len(inner)} ({_words(inner[0])})"
+    if origin is list:
+        return f"a list ({_words(inner[0])})"
+    if origin is dict:
+        return f"a mapping of {_words(inner[0])} to {_words(inner[1])}"
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a mapping"
+    return {bool: "true | false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}.get(
+        bare(kind), "a value"
+    )
+
+
+def _range(metadata: list[Any]) -> Iterator[str]:
+    for bound in metadata:
+        for name, sign in _SIGNS.items():
+            if (limit := getattr(bound, name, None)) is not None:
+                yield f"{sign} {limit:,}" if isinstance(limit, int) and limit < 1e9 else f"{sign} {limit:.3g}"
+        if (least := getattr(bound, "min_length", None)) is not None:
+            yield f"at least {least} letters"
+        if (most := getattr(bound, "max_length", None)) is not None:
+            yield f"at most {most} letters"
