@@ -106,15 +106,9 @@ def print_requests(folder: Path, as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(table)
     for run in dict.fromkeys(run for run, _ in rows):
-        if loose := looser_limits(read_state(run).policy):
+        if loose := parse(PolicyConfig, read_state(run).policy, "governance.json").loose:
             where = f"{run.relative_to(folder)}: " if several else ""
             console.print(f"{where}policy looser than the default: {loose}", highlight=False, markup=False)
-
-
-def looser_limits(policy: dict[str, Any]) -> str:
-    """The limits of a run's policy that let through what the default would not, in words."""
-    loose = parse(PolicyConfig, policy, "governance.json").looser
-    return ", ".join(f"{name} {value:g} (default {default:g})" for name, (value, default) in loose.items())
 
 
 def print_request(folder: Path, start: str, as_json: bool) -> None:

@@ -117,6 +117,8 @@ def _facts(material: Material) -> str:
         facts.insert(0, ("warning", TUNED_ON_TEST))
     if lost := sum(bool(result.lost) for result in results):
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
+    policies = {result.config.balance.policy.loose for result in results if result.synthesis is not None} - {""}
+    facts += [("policy on synthetic beats", f"looser than the default: {loose}") for loose in sorted(policies)]
     lines = "".join(f"<tr><td>{k}</td><td>{v if k == 'trials' else escape(v)}</td></tr>" for k, v in facts)
     return f"<table class=facts>{lines}</table>"
 

@@ -97,6 +97,11 @@ class PolicyConfig(Section):
             if number < fewest[name]
         }
 
+    @property
+    def loose(self) -> str:
+        """The same in words; "" where the policy is as strict as the default."""
+        return ", ".join(f"{name} {value:g} (default {default:g})" for name, (value, default) in self.looser.items())
+
     @field_validator("classes")
     @classmethod
     def _classes(cls, value: str) -> str:
