@@ -491,7 +491,8 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         if (report.distanceBp > rule.maxDistanceBp) reasons |= DISTANCE;
         if (_above(report.repeated, rule.maxRepeatedBp, report.generated)) reasons |= REPEATED;
         if (report.spreadBp < rule.minSpreadBp) reasons |= SPREAD;
-        if (report.recognisedBp < rule.minRecognisedBp) reasons |= RECOGNISED;
+        // From no data nobody learns; and an empty report would free the quota for another attempt.
+        if (report.generated == 0 || report.recognisedBp < rule.minRecognisedBp) reasons |= RECOGNISED;
     }
 
     /// @dev Whether `part` is more than `bp` / 10,000 of `whole`.

@@ -358,6 +358,7 @@ contract SyntheticHandler is SyntheticBase {
         ISyntheticLedger.SyntheticReport memory given = goodReport(id, amount % (reserved[id] + 1));
         if (!good) given.duplicates = 1000;
         send(state.slot, given);
+        good = good && given.generated != 0;
         uint32 held = good ? given.generated : state.counted;
         note(good ? bytes32("accepted") : bytes32("rejected"), id, held, reportDigest(given));
     }

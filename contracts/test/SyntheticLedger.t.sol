@@ -385,7 +385,6 @@ contract SyntheticLedgerTest is SyntheticBase {
     function testRetriesUseTheQuotaUp() public {
         for (uint256 i = 0; i < 2; ++i) {
             ISyntheticLedger.SyntheticReport memory report = goodReport(granted10(), 0);
-            report.duplicates = 1;
             send(1, report);
         }
         outcome(requestOf(1, V, SMOTE, 12, 10), ISyntheticLedger.Status.DENIED, 0, synthetic.SHARE());

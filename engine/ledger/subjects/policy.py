@@ -274,7 +274,8 @@ def shortcomings(policy: Policy, report: SyntheticReport) -> Reason:
         Reason.DISTANCE: report.distance_bp > policy.max_distance_bp,
         Reason.REPEATED: _above(report.repeated, policy.max_repeated_bp, report.generated),
         Reason.SPREAD: report.spread_bp < policy.min_spread_bp,
-        Reason.RECOGNISED: report.recognised_bp < policy.min_recognised_bp,
+        # from no beats nobody learns; and an empty report would free the quota for another attempt
+        Reason.RECOGNISED: report.generated == 0 or report.recognised_bp < policy.min_recognised_bp,
     }
     return _joined(reason for reason, bad in found.items() if bad)
 

@@ -852,7 +852,7 @@ def test_the_quota_is_exact_in_any_order(world: World):
             good, generated = draw.random() < 0.7, draw.randint(0, amount)
             report = world.report(id, generated, places[id][0], duplicates=0 if good else 1000)
             world.synthetic.send(world.stranger, "reportSynthetic", *report)
-            counted[id] = generated if good else amount
+            counted[id] = generated if good and generated else amount
         elif action == "wait" and draw.random() < 0.3:
             world.wait(3601)
             for id in (*open_requests, *granted):

@@ -61,8 +61,8 @@ def test_quality_at_the_bounds_and_one_beyond() -> None:
         ({"recognised_bp": 2_999}, Reason.RECOGNISED),
     ):
         assert shortcomings(POLICY, report(FEDERATION_ID, 10, **change)) == reason
-    failed = report(FEDERATION_ID, 0, duplicates=1)
-    assert shortcomings(POLICY, failed) == Reason.DUPLICATES  # of nothing, anything is too much
+    assert shortcomings(POLICY, report(FEDERATION_ID, 0)) == Reason.RECOGNISED  # else it would be a free attempt
+    assert shortcomings(POLICY, report(FEDERATION_ID, 0, duplicates=1)) == Reason.DUPLICATES | Reason.RECOGNISED
     assert explain(Reason.AUC | Reason.CLASS) == (
         "the class is not allowed; a classifier tells the beats from real ones too easily"
     )
