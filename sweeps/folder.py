@@ -190,7 +190,15 @@ def _held(storage: BaseStorage, name: str, folder: Path) -> tuple[Sequence[Froze
         identity = folder / IDENTITY
         refuse_another(name, owner, identity.read_text(encoding="utf-8") if identity.exists() else "")
     directions = [direction.name.lower() for direction in storage.get_study_directions(found)]
-    return storage.get_all_trials(found, deepcopy=False), directions
+    try:
+        return storage.get_all_trials(found, deepcopy=False), directions
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AssertionError,
+    ) as error:  # what Optuna makes of a value that is none of its own
+        raise StudyError(f"storage: a trial of {name} cannot be read ({type(error).__name__}: {error}).") from None
 
 
 def refuse_another(name: str, owner: str, mine: str) -> None:

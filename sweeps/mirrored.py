@@ -23,20 +23,30 @@ LONGEST = 6000  # characters of a parameter
 Curves = Mapping[str, Mapping[int, float]]  # name -> step -> value
 
 
-def check_run(shown: Shown, folder: Path, trial: int | None = None, repeats: Sequence[Result] = ()) -> Iterator[Told]:
+def check_run(
+    shown: Shown, folder: Path, trial: StoredTrial | None = None, repeats: Sequence[Result] = ()
+) -> Iterator[Told]:
     """MLflow's run of a folder: parameters are the configuration, curves the rounds, single points the result.
 
     Args:
+        trial: that the run shows, if it is one of a study; MLflow has the configuration that it was ordered with.
         repeats: the results of all repeats of a complete trial, whose spread its run shows.
     """
+    number = None if trial is None else trial.number
     try:
-        config = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+        used = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
         rounds = read_history(folder)
         result = Result.read(folder) if (folder / RESULT).exists() else None
     except PulseLedgerError as error:
         yield Note(f"MLflow's run of {folder.name} was not compared: {error}", unchecked=True)
         return
-    params = {name: str(value)[:LONGEST] for name, value in flat_params(config).items()}
+    asked = used if trial is None else trial.runs[0]
+    params = {name: str(value)[:LONGEST] for name, value in flat_params(asked).items()}
+    if trial is None:  # a folder says how it was executed, MLflow how it was to be: "auto"
+        params = {
+            name: shown.params.get(name, text) if name.startswith("execution.") else text
+            for name, text in params.items()
+        }
     expected: dict[str, dict[int, float]] = {}
     for row in rounds:
         for name, value in round_metrics(row).items():
@@ -45,8 +55,8 @@ def check_run(shown: Shown, folder: Path, trial: int | None = None, repeats: Seq
     single = final_metrics(result) if result is not None else {}
     single |= spread_metrics([{name: one.score(name) for name in SPREAD} for one in repeats])
     expected |= {name: {0: float(value)} for name, value in single.items() if value is not None}
-    yield from _params(shown, params, trial)
-    yield from _curves(shown, expected, trial)
+    yield from _params(shown, params, number)
+    yield from _curves(shown, expected, number)
 
 
 def check_study(
@@ -71,7 +81,7 @@ def check_study(
         except PulseLedgerError as error:
             yield Note(f"MLflow's run of trial {number} was not compared: {error}", unchecked=True)
             continue
-        yield from check_run(run, folders[0], number, repeats)
+        yield from check_run(run, folders[0], trial, repeats)
     for number in sorted(known.keys() - seen):
         if known[number].ended:
             yield finding("mlflow", "number", number, None, "MLflow shows no run of the trial", trial=number)

@@ -74,7 +74,7 @@ AGREED: dict[str, Any] = {
     "tracking": {"backend": "mlflow"},
     "search": {"federation.learning_rate": {"log_uniform": [1e-5, 0.1]}},
     "design": [{"federation.learning_rate": rate} for rate in (0.05, 0.04, 1e-5)],
-    "constraints": {"final/personal/accuracy": ">= 0.1"},
+    "constraints": {"validation/personal/accuracy": ">= 0.1"},
     "pruner": {"method": "rungs", "first": 2, "factor": 2, "n_startup_trials": 0},
     "sampler": "random",
     "trials": 3,

@@ -290,11 +290,12 @@ def test_mlflow_agrees_with_the_folder(agreed: Path, shown: list[Shown]):
 def test_every_parameter_and_every_point_in_mlflow_is_held_against_the_folder(agreed: Path, shown: list[Shown]):
     own = next(run for run in shown if run.tags.get("number") == "0")
     home = repeat_folder(trial_folder(agreed, 0), 0)
+    trial = read_trials(read_study(agreed), agreed)[0]
     repeats = [Result.read(repeat_folder(trial_folder(agreed, 0), r)) for r in (0, 1)]
 
     def found(params: Mapping[str, str], curves: Mapping[str, list[tuple[int, float]]]) -> set[str]:
         changed = own._replace(params=dict(params), curves=dict(curves))
-        return {told.field for told in check_run(changed, home, 0, repeats) if hasattr(told, "field")}
+        return {told.field for told in check_run(changed, home, trial, repeats) if hasattr(told, "field")}
 
     assert found(own.params, own.curves) == set()
     assert len(own.params) > 50
