@@ -40,7 +40,6 @@ CONTESTANTS = ("ours", "ours-actors", "optuna", "optuna-2", "tune")
 CPUS = 2
 KEY = "federation.learning_rate"
 SCORE = "validation/personal/macro_f1"
-HELPS = 5  # times that --help is started
 
 
 def study_of(given: argparse.Namespace) -> StudyConfig:
@@ -205,7 +204,7 @@ def trials_of(folder: Path, started: float, wanted: int) -> dict[str, Any]:
     }
 
 
-def help_seconds() -> dict[str, float]:
+def help_seconds(starts: int) -> dict[str, float]:
     """Median seconds of starting Python, `pulseledger --help`, and the two libraries that it does not import."""
     commands = {
         "python -c pass": ["-c", "pass"],
@@ -215,7 +214,7 @@ def help_seconds() -> dict[str, float]:
     medians = {}
     for name, command in commands.items():
         times = []
-        for _ in range(HELPS):
+        for _ in range(starts):
             before = time.perf_counter()
             subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - before)
@@ -317,6 +316,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=6.0, help="length of the simulated records")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--helps", type=int, default=5, help="times that --help is started")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that one contestant may take")
     parser.add_argument("--out", type=Path, help="where to write everything as JSON")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
@@ -346,7 +346,7 @@ def main(args: list[str] | None = None) -> int:
         "runs": runs,
         "rows": summary(runs, given.trials),
         "ratios": {name: ratios(runs, name) for name in mine},
-        "help": help_seconds(),
+        "help": help_seconds(given.helps),
         "problems": problems_of(runs),
     }
     print(show(given, result))

@@ -10,9 +10,9 @@ from typing import Any
 from engine.audit.report import Count, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
+from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import STUDY
 from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.result import Result
@@ -21,7 +21,8 @@ from sweeps import registration, witness
 from sweeps.agreement import check_backend, check_ledgers, check_optuna, check_outcomes
 from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, repeats_of, trial_folder
 from sweeps.mirrored import check_run, check_study
-from sweeps.space import StudyConfig
+from sweeps.records import RECORDS, read_records
+from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
@@ -37,12 +38,12 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     """
     study, report, recorded = read_study(folder), Report(), StudyCase()
     groups = _groups(study, folder, report)
-    trials = _trials(study, groups, report)
+    trials, kept = _trials(study, groups, report), read_records(folder)
     if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
         for told in witness.check(folder, recorded):
             report.add(told)
-        _check_design(study, recorded, report)
+        _check_design(study, kept, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
@@ -51,6 +52,7 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
         report.notes.append("ledger.backend is none: nothing was registered")
     for told in (*check_backend(study, trials, recorded), *check_outcomes(study, folder, trials)):
         report.add(told)
+    _check_data(study, kept, folder, trials, report)
     report.trials = [
         {
             "trial": number,
@@ -103,13 +105,16 @@ def _trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict
     return found
 
 
-def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> None:
+def _check_design(study: StudyConfig, kept: Mapping[str, str], recorded: StudyCase, report: Report) -> None:
     if not recorded.designs:
         return
-    registered, now = recorded.designs[-1].get("design"), registration.design(study)
+    registered, now = recorded.designs[-1].get("design"), registration.design(study, kept)
     there = registered.get("study") if isinstance(registered, dict) else None
     for name, expected, found in differences(there, read_json(canonical_json(now["study"]))):
         report.find(None, "design", name, expected, found, f"{STUDY_FILE} is not the registered study")
+    named = registered.get("records") if isinstance(registered, dict) else None
+    for name, expected, found in differences(named, now["records"]):
+        report.find(None, "design", name, expected, found, f"{RECORDS} does not name the records that were registered")
 
 
 def _check_trials(
@@ -167,6 +172,34 @@ def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[st
     report.add(Count("compared"))
 
 
+def _check_data(
+    study: StudyConfig, kept: Mapping[str, str], folder: Path, trials: Mapping[int, StoredTrial], report: Report
+) -> None:
+    """Results must be of the records that the study began with, unless the trial's own keys choose others."""
+    if not kept:
+        report.notes.append("the records that the study is of were not registered; they are at its sites")
+        return
+    base = {condition.label: resolve(study, condition, {}, 0).data for condition in conditions(study)}
+    for number, trial in sorted(trials.items()):
+        same = [repeat for repeat, values in enumerate(trial.configs) if _data(values) == base.get(trial.condition)]
+        for repeat in same if trial.state == "COMPLETE" else ():
+            try:
+                found = Result.read(repeat_folder(trial_folder(folder, number), repeat)).cohort.digest
+            except DataError:
+                continue  # told above
+            expected = kept.get(trial.condition)
+            if found != expected:
+                message = f"repeat {repeat} was trained on other records than the study began with"
+                report.find(number, "folder", "cohort.digest", expected, found, message)
+
+
+def _data(values: Mapping[str, Any]) -> DataConfig | None:
+    try:
+        return DataConfig.model_validate(values["data"])
+    except (KeyError, ValueError):
+        return None  # told above
+
+
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,8 +250,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         return home, report
     there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
     there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
-    bundle = home / "ledger" / BUNDLE
-    there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
+    there["ledger.closing"] = result.ledger.closing
     for name, value, message in _tag_problems(tags, there, status, report.notes):
         report.add(finding("mlflow", name, value, tags.get(name), message))
     for told in check_run(read_runs(store, run_id)[0], home, repeats=_repeats(home, tags)):

@@ -18,7 +18,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
-from engine.data.config import CLASSES
 from sweeps.material import Finished, Front, Skew, best_of_each
 from sweeps.scores import MODELS, SHOWN
 
@@ -121,8 +120,7 @@ def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
 @matplotlib.rc_context(STYLE)
 def recall_map(trials: Sequence[Finished]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
-    there = {c for t in trials for c in t.outcome.personal.recall}
-    classes = [c for c in CLASSES if c in there]
+    classes = list(dict.fromkeys(c for t in trials for c in t.outcome.personal.recall))
     figures = []
     for rows in _parts(best_of_each(trials), ROWS):
         values = np.array(

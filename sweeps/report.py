@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 import sweeps.plots as plots
 from engine import __version__
-from engine.data.config import CLASSES
 from engine.files import whole, write_text
 from engine.homes import claim
 from engine.provenance import provenance
@@ -24,7 +23,7 @@ from sweeps.plots import ONLY
 from sweeps.rows import Row, Spread
 from sweeps.scores import RECALL, SHOWN, Shown
 from sweeps.space import TUNED_ON_TEST, conditions
-from sweeps.text import settings, short
+from sweeps.text import leads_read, settings, short
 from sweeps.tuned import search_space, total_trials
 
 PAGE = "report.html"
@@ -110,7 +109,11 @@ def _facts(material: Material) -> str:
         ("trials", states),
         ("tuned for", ", ".join(f"{name} ({d})" for name, d in study.objectives.items())),
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {seeds}"),
-        ("data", f"{data}; classes {study.data.classes}; split {study.cohort.split}"),
+        ("data", f"{data}; classes {', '.join(study.data.classes)}; split {study.cohort.split}"),
+        (
+            "leads",
+            "; ".join(dict.fromkeys(leads_read(result.cohort.leads) for result in results)) or "nothing was read yet",
+        ),
         ("code", f"drawn with pulseledger {__version__}{commit}"),
     ]
     if study.tuned_on_test:
@@ -162,13 +165,12 @@ def _how_to_read(material: Material) -> str:
         " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
         " “global” those of the global model there; hurt is the share of hospitals whose macro-F1 is lower under their"
         f" personal model; gradients are gradient evaluations. {spread} Trials marked * were given, not tuned. The two lines"
-        " below each table need no model: each hospital’s commonest train class, and N for every beat.</p>"
+        " below each table need no model: each hospital’s commonest train class, and the usual class for every beat.</p>"
     )
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str]) -> str:
-    there = {c for trial in group for c in trial.outcome.personal.recall}
-    classes = [c for c in CLASSES if c in there]
+    classes = list(dict.fromkeys(c for trial in group for c in trial.outcome.personal.recall))
     titles = [SHOWN[name].title for name in PRINTED]
     heads = ["trial", "method", "settings", *objectives, *titles, *(f"recall {c}" for c in classes)]
     heads += ["global acc. %", "global macro-F1", "hurt %", "gradients", "s"]
@@ -176,7 +178,7 @@ def _trial_table(group: Sequence[Finished], objectives: Sequence[str]) -> str:
     outcome = group[0].outcome
     foot = [
         ["", name, "", *[""] * len(objectives), *_scores(values), *[""] * (len(classes) + 5)]
-        for name, values in (("local majority", outcome.local_majority), ("all N", outcome.all_n))
+        for name, values in (("local majority", outcome.local_majority), (f"all {outcome.usual}", outcome.all_usual))
     ]
     return table(heads, lines, foot, words=(1, 2))
 
@@ -209,7 +211,7 @@ def _cohorts(material: Material) -> Section:
     if not first:
         return Section("Cohorts", missing="no trial has finished")
     heads = ["condition", "hospitals", "beats", "test beats", "label distance", "size variation"]
-    heads += ["local majority %", "all N %", "classes that hospitals lack"]
+    heads += ["local majority %", "usual class %", "classes that hospitals lack"]
     lines = []
     for label, trial in first.items():
         cohort = trial.results[0].cohort
@@ -223,7 +225,7 @@ def _cohorts(material: Material) -> Section:
                 DISTANCE.number(cohort.heterogeneity.emd_mean),
                 f"{cohort.heterogeneity.size_cv:.2f}",
                 SHARE.number(trial.outcome.local_majority[0], NOTHING),
-                SHARE.number(trial.outcome.all_n[0], NOTHING),
+                SHARE.number(trial.outcome.all_usual[0], NOTHING),
                 ", ".join(lacking) or "none",
             ]
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.algorithms.config import Method
+from engine.data.config import labels_of
 from engine.errors import PulseLedgerError
 from engine.result import RESULT, Model, Result
 from sweeps.definition import require_unedited
@@ -58,7 +59,9 @@ class Outcome:
     Attributes:
         method: its algorithm as a reader knows it; `algorithm` is its key.
         hurt_share: of the hospitals, those whose macro-F1 is lower under their personal model.
-        local_majority, all_n: accuracy and macro-F1 of each hospital's commonest train class, and of N for every beat.
+        usual: the first of the classes, N of AAMI.
+        local_majority, all_usual: accuracy and macro-F1 of each hospital's commonest train class, and of `usual` for every
+            beat.
         global_majority: accuracy of the commonest class of all.
         gradients: evaluations, personalisation included.
         ledger_share: of the rounds' time, what they wait for the ledger.
@@ -73,7 +76,8 @@ class Outcome:
     hurt_share: float | None
     local_majority: tuple[float | None, float | None]
     global_majority: float | None
-    all_n: tuple[float | None, float | None]
+    usual: str
+    all_usual: tuple[float | None, float | None]
     gradients: float
     seconds: float
     ledger_share: float | None
@@ -206,7 +210,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
     """What the repeats of a trial came to."""
     first = results[0]
     cohorts = [result.cohort for result in results]
-    guesses = [all_n(result.final.personal.support) for result in results]
+    usual = labels_of(first.config.data.classes)[0]
+    guesses = [all_of_class(usual, result.final.personal.support) for result in results]
     return Outcome(
         repeats=len(results),
         algorithm=first.config.federation.algorithm,
@@ -219,7 +224,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
             _mean(cohort.local_majority_macro_f1 for cohort in cohorts),
         ),
         global_majority=_mean(cohort.global_majority_accuracy for cohort in cohorts),
-        all_n=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
+        usual=usual,
+        all_usual=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
         gradients=statistics.fmean(result.timing.gradient_evaluations for result in results),
         seconds=statistics.fmean(result.timing.total_seconds for result in results),
         ledger_share=_mean(result.ledger.overhead_share for result in results),
@@ -228,17 +234,18 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
     )
 
 
-def all_n(support: Mapping[str, int]) -> tuple[float | None, float | None]:
-    """Accuracy and macro-F1 of calling every test beat N; None where N is no class.
+def all_of_class(name: str, support: Mapping[str, int]) -> tuple[float | None, float | None]:
+    """Accuracy and macro-F1 of calling every test beat `name`; None where that is no class.
 
-    >>> all_n({"N": 6, "V": 4, "F": 0})
+    >>> all_of_class("N", {"N": 6, "V": 4, "F": 0})
     (0.6, 0.375)
     """
     total = sum(support.values())
-    if "N" not in support or not total:
+    if name not in support or not total:
         return None, None
-    # F1 of N is 2 hits / (support + called); of every other class that is there, 0
-    return support["N"] / total, 2 * support["N"] / (support["N"] + total) / sum(n > 0 for n in support.values())
+    hits = support[name]
+    # its F1 is 2 hits / (support + called); that of every other class that is there, 0
+    return hits / total, 2 * hits / (hits + total) / sum(n > 0 for n in support.values())
 
 
 def _scores(results: Sequence[Result], model: Model) -> ModelScores:
@@ -273,7 +280,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     row["hurt_share"] = outcome.hurt_share
     row["local_majority_accuracy"], row["local_majority_macro_f1"] = outcome.local_majority
     row["global_majority_accuracy"] = outcome.global_majority
-    row["all_n_accuracy"], row["all_n_macro_f1"] = outcome.all_n
+    row["usual_class"] = outcome.usual
+    row["all_usual_accuracy"], row["all_usual_macro_f1"] = outcome.all_usual
     row["gradient_evaluations"], row["seconds"] = outcome.gradients, outcome.seconds
     row["ledger_share"], row["gas_per_round"] = outcome.ledger_share, outcome.gas_per_round
     row["leaky"] = list(outcome.leaky)

@@ -73,7 +73,7 @@ def _table(condition: str, group: Sequence[Row], best: Sequence[Outcome]) -> Tab
     for row in group:
         table.add_row(*_cells(row, classes))
     for outcome in best:
-        for name, line in (("local majority", outcome.local_majority), ("all N", outcome.all_n)):
+        for name, line in (("local majority", outcome.local_majority), (f"all {outcome.usual}", outcome.all_usual)):
             scores = (SHOWN[score].number(value) for score, value in zip(PRINTED, line, strict=True))
             table.add_row("", name, "", *scores, style="dim")
         table.add_row("", "global majority", "", SHOWN["accuracy"].number(outcome.global_majority), style="dim")

@@ -1,6 +1,6 @@
 """Values as words, the same in tables, pages and progress."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -29,3 +29,14 @@ def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     """
     left_out = set(without)
     return " ".join(f"{key.rsplit('.', 1)[-1]}={short(value)}" for key, value in keys.items() if key not in left_out)
+
+
+def leads_read(leads: Mapping[str, Sequence[str]]) -> str:
+    """Which leads were read of how many records, the commonest first; the records of the others are named.
+
+    >>> leads_read({"V5": ["102"], "MLII + V1": ["100", "101"]})
+    'MLII + V1 2, V5 1 (102)'
+    """
+    ordered = sorted(leads.items(), key=lambda lead: -len(lead[1]))
+    named = ((name, who, f" ({' '.join(who)})" if i and len(who) <= 8 else "") for i, (name, who) in enumerate(ordered))
+    return ", ".join(f"{name} {len(who)}{these}" for name, who, these in named)

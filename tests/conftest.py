@@ -35,10 +35,10 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process per CPU, and none of their own for a single file: its tests stay together anyway."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No processes for a single file, whose tests stay together anyway; else xdist's own answer, one for each CPU."""
     alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
-    return 0 if alone else len(os.sched_getaffinity(0))
+    return 0 if alone else None
 
 
 class Together(LoadFileScheduling):
@@ -135,7 +135,7 @@ def beats_of() -> Callable[..., Beats]:
         return Beats(
             folder=Path(),
             classes=CLASSES,
-            x=np.zeros((len(number), window), np.float32),
+            x=np.zeros((len(number), 1, window), np.float32),
             rr=np.zeros((len(number), 0), np.float32),
             y=np.array([CLASSES.index(letter) for letters in records.values() for letter in letters], np.int8),
             record=number.astype(np.int32),

@@ -41,7 +41,7 @@ def test_the_peers_network_and_draws_are_the_engines(workload: Path, monkeypatch
     from peers import common
 
     task, data, beats = common.load_task(workload), common.Data(workload), open_beats(workload, check=True)
-    network = build_network(ModelConfig(), window=252, rr=4, classes=4)
+    network = build_network(ModelConfig(), leads=1, window=252, rr=4, classes=4)
     params = initial_parameters(network, 7)
     module = common.Network(task)
     common.load(module, params)
@@ -142,7 +142,20 @@ def test_the_latency_model_against_a_node(costs: ModuleType):
 
 def study_race(out: Path, contestants: str) -> dict[str, Any]:
     command = [sys.executable, str(BENCHMARKS / "study.py"), "--contestants", contestants, "--out", str(out)]
-    options = ["--trials", "4", "--rounds", "1", "--minutes", "1.5", "--repetitions", "1", "--timeout", "120"]
+    options = [
+        "--trials",
+        "4",
+        "--rounds",
+        "1",
+        "--minutes",
+        "1.5",
+        "--repetitions",
+        "1",
+        "--helps",
+        "1",
+        "--timeout",
+        "120",
+    ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=dict(os.environ), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All trials came to the same weights." in done.stdout

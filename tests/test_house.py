@@ -1,6 +1,7 @@
 """The house rules: who imports whom, links that lead somewhere, ready-made files that load."""
 
 import ast
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +26,16 @@ from sweeps.tuned import total_trials
 SOURCES = sorted(path for folder in ("engine", "sweeps") for path in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
+def statements(path: Path) -> tuple[ast.AST, ...]:
+    """What a file imports from where, as it is written."""
+    found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(node for node in found if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of everything that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -58,7 +66,7 @@ def ours(path: Path) -> set[str]:
 
 def named(path: Path) -> Iterator[str]:
     """As `imports`, and what is imported from each, which may be a module, too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

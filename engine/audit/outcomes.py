@@ -16,11 +16,10 @@ import numpy as np
 from engine.audit import spec
 from engine.audit.case import Case
 from engine.audit.execution import Event
-from engine.audit.quality import GENERATORS, NUMBERS, evidence_name, repeats
+from engine.audit.quality import GENERATORS, NUMBERS, class_name, evidence_name, repeats
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, shown
-from engine.data.config import CLASSES
 from engine.encoding import canonical_json
 from engine.ledger.format import DECISIONS
 
@@ -122,7 +121,9 @@ def _check_quotas(case: Case, found: Mapping[bytes, Outcome], used: Mapping[tupl
     for (slot, class_), number in sorted(counted.items()):
         yield Count("quotas")
         if used.get((slot, class_)) != number:
-            message = f"journal and chain disagree on the quota of class {_letter(class_)}; expected is the chain"
+            message = (
+                f"journal and chain disagree on the quota of class {class_name(case, class_)}; expected is the chain"
+            )
             yield finding("synthetic", "used", used.get((slot, class_)), number, message, hospital=slot)
 
 
@@ -138,7 +139,7 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
         expected: dict[str, Any] = {
             "hospital": slot,
             "organisation": case.federation.organisations[slot].hex() if slot in case.federation.slots else None,
-            "class": _letter(request["class_"]),
+            "class": class_name(case, request["class_"]),
             "generator": GENERATORS.get(request["generator"]),
             "wanted": request["quantity"],
             "real_floor": request["real_floor"],
@@ -167,10 +168,6 @@ def reports_of(case: Case) -> dict[bytes, Record]:
 def plain(record: Record) -> dict[str, Any]:
     """A record as the journal and the result hold it in JSON."""
     return {k: "0x" + v.hex() if isinstance(v, bytes) else v for k, v in record.values.items()}
-
-
-def _letter(class_: int) -> str | None:
-    return CLASSES[class_] if class_ < len(CLASSES) else None
 
 
 # --- Beats ------------------------------------------------------------------------------------------------------------
@@ -225,8 +222,9 @@ def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator
 
 
 def batch_digest(x: np.ndarray, rr: np.ndarray, y: np.ndarray) -> bytes:
-    """Digest of a batch of synthetic beats: sizes as uint32, then windows and RR features (float32), classes (int8)."""
-    sizes = [len(x), x.shape[1] if x.ndim == 2 else 0, rr.shape[1] if rr.ndim == 2 else 0]
+    """Digest of a batch of synthetic beats: sizes (beats, leads, window, RR features) as uint32, then windows and RR features
+    (float32), classes (int8)."""
+    sizes = [*x.shape, rr.shape[1] if rr.ndim == 2 else 0]
     data = b"".join(size.to_bytes(4, "little") for size in sizes)
     for array, kind in ((x, "float32"), (rr, "float32"), (y, "int8")):
         if array.dtype != kind:

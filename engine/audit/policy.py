@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.audit import spec
 from engine.audit.case import Case
+from engine.audit.quality import GENERATORS
 from engine.audit.report import Note, Told, finding
 from engine.audit.synthetic import shown
 from engine.audit.transactions import Transaction
@@ -43,8 +44,10 @@ def check(case: Case) -> Iterator[Told]:
                 f"policy {version} on synthetic data, set by {by}, is looser than the default: {', '.join(loose)}"
             )
     config: Any = case.result.get("config")
-    for name in ("balance", "policy"):
-        config = config.get(name) if isinstance(config, dict) else None
+    balance = config.get("balance") if isinstance(config, dict) else None
+    config = (
+        balance.get("policy") if isinstance(balance, dict) and balance.get("method") in GENERATORS.values() else None
+    )
     if last is not None and isinstance(config, dict):
         for name, (key, _) in LIMITS.items():
             if _integer(name, config.get(name)) != last.get(key):

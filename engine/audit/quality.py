@@ -12,7 +12,7 @@ from engine.audit.case import Case
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, slot_of
-from engine.data.config import CLASSES
+from engine.data.config import CLASSES, labels_of
 from engine.encoding import read_json
 
 GENERATORS = {1: "oversample", 2: "smote", 3: "borderline", 4: "adasyn", 5: "timegan"}  # as in ISyntheticLedger.sol
@@ -42,13 +42,23 @@ def check(case: Case) -> Iterator[Told]:
             path = folder / "synthetic" / evidence_name(id)
             missing += not path.exists()
             if path.exists():
-                yield from _check_report(path, slot, step.record, asked[id])
+                yield from _check_report(path, slot, step.record, asked[id], class_name(case, asked[id]["class_"]))
         elif step.kind == "review":
             path = folder / "ledger" / "reviews" / f"{id.hex()}.json"
             if path.exists():
                 yield from _check_reason(path, slot, step.record)
     if missing:
         yield Note(f"{missing} reports on the quality of synthetic beats are not in the folder", unchecked=True)
+
+
+def class_name(case: Case, class_: int) -> str | None:
+    """The class of a number, by the configuration in result.json."""
+    classes: Any = case.result
+    for key in ("config", "data", "classes"):
+        classes = classes.get(key) if isinstance(classes, dict) else None
+    named = isinstance(classes, list | str) and all(isinstance(name, str) for name in classes)
+    labels = labels_of(classes) if named else CLASSES
+    return labels[class_] if class_ < len(labels) else None
 
 
 def evidence_name(request: bytes) -> str:
@@ -60,9 +70,9 @@ def repeats(x: np.ndarray) -> range:
     """How many windows are nearer to an earlier one than noise: one number, or the few that rounding leaves possible."""
     from scipy.spatial.distance import cdist
 
-    if x.ndim != 2 or not len(x):
+    if x.ndim < 2 or not x.size:
         return range(1)
-    x, counts = np.asarray(x, np.float64), []
+    x, counts = np.asarray(x, np.float64).reshape(len(x), -1), []
     radius, before = NEAR * math.sqrt(x.shape[1]) * x.std(1), np.arange(len(x))
     for slack in (1 - 1e-9, 1 + 1e-9):
         counts.append(sum(bool((cdist(x[i : i + 1], x[:i]) <= slack * radius[i]).any()) for i in before[1:]))
@@ -88,7 +98,7 @@ def _check_count(path: Path, request: Record) -> Iterator[Told]:
         yield finding("synthetic", "real_floor", real_floor(whole), request["real_floor"], message, **where)
 
 
-def _check_report(path: Path, slot: int, signed: Record, request: Record) -> Iterator[Told]:
+def _check_report(path: Path, slot: int, signed: Record, request: Record, label: str | None) -> Iterator[Told]:
     yield Count("evidence")
     content = _file_json(path)
     digest = spec.json_hash(content)
@@ -98,8 +108,7 @@ def _check_report(path: Path, slot: int, signed: Record, request: Record) -> Ite
         return
     numbers = quality_numbers(content)
     if numbers:
-        letter = CLASSES[request["class_"]] if request["class_"] < len(CLASSES) else None
-        about = {"synthetic": signed["generated"], "label": letter, "generator": GENERATORS.get(request["generator"])}
+        about = {"synthetic": signed["generated"], "label": label, "generator": GENERATORS.get(request["generator"])}
         for name, value in about.items():
             if content.get(name) != value:
                 message = f"{name} of the quality report is not what was asked for and reported"

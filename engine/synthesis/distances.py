@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.oracles.base import Batch
-from engine.synthesis.generators import Space
+from engine.synthesis.generators import Space, flat
 
 FEW = 10  # beats without which a distribution, a classifier or a median says nothing
 NEAR = 0.02  # root mean square difference, over a beat's own standard deviation: no more than noise
@@ -65,7 +65,7 @@ def variety_of(real: Batch, synthetic: Batch, space: Space) -> Variety:
         nearest = NearestNeighbors(n_neighbors=1).fit(a)
         if (apart := float(np.median(nearest.kneighbors()[0]))) > 0:  # each to the nearest other one
             distance = float(np.median(nearest.kneighbors(s)[0])) / apart
-    return Variety(repeated(synthetic.x), spread, distance)
+    return Variety(repeated(flat(synthetic.x)), spread, distance)
 
 
 def near_duplicates(real: np.ndarray, x: np.ndarray) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def privacy_of(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Pr
     if not len(real.y):
         return NotComputable("0 real beats")
     a, u, s = (space.joint(part.x, part.rr) for part in (real, unseen, synthetic))
-    exact, near = near_duplicates(real.x, synthetic.x)
+    exact, near = near_duplicates(flat(real.x), flat(synthetic.x))
     to_real = NearestNeighbors(n_neighbors=1).fit(a)
     against, distances = "held-out", np.zeros(0)
     if len(u) >= FEW:

@@ -130,7 +130,7 @@ class Report:
     """All evidence on the synthetic beats of one class.
 
     Attributes:
-        label: letter of the class.
+        label: name of the class.
         real, held_out, synthetic: number of beats of the class.
         reference: real beats that statistical and discriminative tier compare with: "held-out" or "all".
     """
@@ -154,12 +154,12 @@ class Anatomy:
     """Where things are in a window, and what the RR features are called.
 
     Attributes:
-        classes: letters, in the order of the labels.
+        classes: their names, in the order of the labels.
         before: samples before the R peak.
         sampling_rate: Hz.
     """
 
-    classes: str
+    classes: tuple[str, ...]
     before: int
     sampling_rate: float
     rr_names: tuple[str, ...]
@@ -250,8 +250,20 @@ def features(x: np.ndarray, rr: np.ndarray, anatomy: Anatomy) -> dict[str, np.nd
     r_amplitude: largest deviation within 50 ms of the R peak; qrs_width: milliseconds for which the deviation stays
     above half of it; qrs_area: absolute deviation over 100 ms on either side, in units times seconds; t_amplitude:
     largest deviation from 150 to 400 ms after the peak, signed (left out where the window ends before); and the RR
-    ratios.
+    ratios. Of the first of several leads they have these names, of the others "lead 2 r_amplitude" and so on.
     """
+    found: dict[str, np.ndarray] = {}
+    for lead in range(x.shape[1]):
+        prefix = f"lead {lead + 1} " if lead else ""
+        found |= {prefix + name: values for name, values in _shape_features(x[:, lead], anatomy).items()}
+    for i, name in enumerate(anatomy.rr_names):
+        if name.endswith("ratio"):
+            found[f"rr_{name}"] = np.asarray(rr[:, i], np.float64)
+    return found
+
+
+def _shape_features(x: np.ndarray, anatomy: Anatomy) -> dict[str, np.ndarray]:
+    """Of one lead, [n, window]."""
     rate, peak = anatomy.sampling_rate, anatomy.before
     deviation = np.asarray(x, np.float64) - np.median(x, axis=1, keepdims=True)
     rows = np.arange(len(deviation))
@@ -272,9 +284,6 @@ def features(x: np.ndarray, rr: np.ndarray, anatomy: Anatomy) -> dict[str, np.nd
     t, _ = stretch(0.15, 0.4)
     if t.shape[1]:
         found["t_amplitude"] = t[rows, np.abs(t).argmax(1)]
-    for i, name in enumerate(anatomy.rr_names):
-        if name.endswith("ratio"):
-            found[f"rr_{name}"] = np.asarray(rr[:, i], np.float64)
     return found
 
 
@@ -372,7 +381,7 @@ def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -
     )
 
 
-def recurrent(window: int) -> Fit:
+def recurrent(shape: tuple[int, int]) -> Fit:
     """A GRU over patches of the window, the RR features in each step.
 
     Patches, because the rule of the original code, half as many hidden units as features, gives one-lead signals read
@@ -387,8 +396,7 @@ def recurrent(window: int) -> Fit:
         torch.set_num_threads(1)  # as the oracles do: faster at this size, and sums keep their order
         centre, spread = train.mean(0), train.std(0) + 1e-9
         x, unseen = (
-            torch.from_numpy(to_sequences((part - centre) / spread, window, int(GRU["patch"])))
-            for part in (train, test)
+            torch.from_numpy(to_sequences((part - centre) / spread, shape, int(GRU["patch"]))) for part in (train, test)
         )
         y = torch.from_numpy(labels.astype(np.float32))
         shuffle = np.random.default_rng(seed)
@@ -419,7 +427,7 @@ def _discriminative(
     return Discriminative(
         beats=min(len(a), len(b)),
         repeats=repeats,
-        gru=tell_apart(a, b, recurrent(space.window), draw, repeats),
+        gru=tell_apart(a, b, recurrent(space.shape), draw, repeats),
         linear=tell_apart(a, b, linear, draw, repeats),
     )
 
@@ -433,7 +441,7 @@ def _learnt(
     synthetic: Batch,
     label: int,
     space: Space,
-    classes: str,
+    classes: Sequence[str],
     draw: np.random.Generator,
 ) -> tuple[Utility | NotComputable, Recognition | NotComputable]:
     """What forests say that learn the class from real, from synthetic, or from both kinds of beats."""
@@ -465,18 +473,18 @@ def _learnt(
         recognition = Recognition(out_of_bag, recalled, recalled / out_of_bag)
     if len(unseen.y) < FEW:
         return NotComputable(f"{len(unseen.y)} held-out beats, at least {FEW} are needed"), recognition
-    tested, letter = joined(unseen, other_unseen), classes[label]
+    tested, name = joined(unseen, other_unseen), classes[label]
     trtr, added = test(from_real, tested), test(fit(real, synthetic, others), tested)
     return Utility(
         trtr=trtr,
         tstr=test(from_equal, tested),
         trts=test(from_real, joined(synthetic, other_unseen)),
         added=added,
-        change=added.recall[letter] - trtr.recall[letter],
+        change=added.recall[name] - trtr.recall[name],
     ), recognition
 
 
-def _scores(true: np.ndarray, predicted: np.ndarray, classes: str) -> Scores:
+def _scores(true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Scores:
     from sklearn.metrics import f1_score, recall_score
 
     labels = np.unique(true)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.data.beats import Beats
-from engine.data.config import CLASSES
 from engine.data.samples import Samples
 from engine.encoding import hexed, json_hash
 from engine.errors import SynthesisError
@@ -66,6 +65,7 @@ class Workshop:
             home: `synthetic/` in the run's folder.
         """
         self._hospital, self._settings, self._home = hospital, config.balance, home
+        self._labels = config.data.labels  # by which classes are numbered in requests
         self._seed = config.seed if config.balance.seed is None else config.balance.seed  # given, repeats share beats
         self._train, self._held_out, self._anatomy = train, held_out, anatomy
         self._generate, self._measure = generate, measure
@@ -82,10 +82,10 @@ class Workshop:
         if method == "timegan":
             interpreter()  # every batch would be missing for want of it
         asked = []
-        for letter, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
-            label = self._anatomy.classes.index(letter)
-            digest = settings_digest(method, settings, self._seed_of(letter))
-            count, class_ = int((labels == label).sum()), CLASSES.index(letter)
+        for name, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
+            label = self._anatomy.classes.index(name)
+            digest = settings_digest(method, settings, self._seed_of(name))
+            count, class_ = int((labels == label).sum()), self._labels.index(name)
             signed = signer.request(
                 terms,
                 class_=class_,
@@ -170,9 +170,9 @@ class Workshop:
             )
         return made
 
-    def _seed_of(self, letter: str) -> int:
+    def _seed_of(self, name: str) -> int:
         """Seed of the generator of one class."""
-        return int(generator(self._seed, f"synthesis {letter}", hospital=self._hospital).integers(2**31))
+        return int(generator(self._seed, f"synthesis {name}", hospital=self._hospital).integers(2**31))
 
 
 def anatomy_of(beats: Beats) -> Anatomy:

@@ -7,6 +7,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.provenance import provenance
 from engine.result import CohortReport, Result, RoundSummary, Scores, SyntheticRow
+from engine.settings import Section
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
@@ -85,7 +86,7 @@ def ledger_tags(result: Result) -> dict[str, str]:
     """Tags by which a figure can be traced to the ledger."""
     ledger = result.ledger
     tags = {"model_hash": result.model_hash, "ledger.backend": ledger.backend}
-    held = {"head": ledger.head, "contract": ledger.contract, "chain_id": ledger.chain_id, "bundle": ledger.bundle}
+    held = {"head": ledger.head, "contract": ledger.contract, "chain_id": ledger.chain_id, "closing": ledger.closing}
     tags |= {f"ledger.{name}": str(value) for name, value in held.items() if value is not None}
     if result.lost or any(row.lost for row in result.rounds):
         tags["degraded"] = "true"
@@ -93,17 +94,19 @@ def ledger_tags(result: Result) -> dict[str, str]:
 
 
 def flat_params(config: RunConfig) -> dict[str, Any]:
-    """The configuration with dotted names, as MLflow's parameters."""
+    """The configuration with dotted names, as MLflow's parameters. A mapping of a user's own names is one value."""
     rows: dict[str, Any] = {}
 
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for name, child in value.items():
-                walk(f"{prefix}.{name}" if prefix else name, child)
-        else:
-            rows[prefix] = value
+    def walk(prefix: str, section: Section) -> None:
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Section):
+                walk(f"{prefix}{name}.", value)
+            else:  # as JSON values: a tuple is a list, and a symbol such as ? could not be the name of a parameter
+                rows[prefix + name] = section.model_dump(mode="json", include={name})[name]
 
-    walk("", config.model_dump(mode="json", exclude={"out": True}))
+    walk("", config)
+    del rows["out"]
     return rows
 
 

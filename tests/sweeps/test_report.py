@@ -159,6 +159,7 @@ def test_every_picture_is_on_the_page_and_beside_it(wide: Path, tmp_path: Path):
 
 def test_the_numbers_are_those_of_compare(wide: Path, page: _Page):
     assert page.headings == TITLES
+    assert ["leads", "MLII 6"] in page.rows
     done = [row for row in rows_of(wide) if row.outcome is not None]
     assert len(done) == 2 * 6
     heads = next(row for row in page.rows if row[:3] == ["trial", "method", "settings"])

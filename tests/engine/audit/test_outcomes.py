@@ -288,7 +288,7 @@ def test_a_looser_policy_is_told_with_who_set_it(tmp_path: Path):
 
 def test_a_policy_in_the_configuration_that_is_not_the_ledgers_is_named(folder: Path):
     kept = dict.fromkeys(policy_check.LIMITS, 0.0)
-    edit(folder, lambda result: result.update(config={"balance": {"policy": kept}}))
+    edit(folder, lambda result: result.update(config={"balance": {"method": "smote", "policy": kept}}))
     wrong = {field for _, field in names(audit(folder, [policy_check.check]))}
     assert wrong == {f"config.balance.policy.{name}" for name in policy_check.LIMITS}
 

@@ -34,7 +34,7 @@ POOLS: dict[str, dict[str, Any]] = {
 
 def task(config: RunConfig, cohort: Cohort, keep: bool = True) -> Task:
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     return Task(config, network, beats.folder, None, keep_vectors=keep)
 
 
@@ -81,7 +81,7 @@ def test_answers_come_in_the_order_of_the_ids(pool: Pool, cohort: Cohort, tiny_c
     params = start(cohort, tiny_config)
     sizes = [int(table.sum()) for table in pool.validate(1, params, [2, 0, 1])]
     assert sizes == [len(cohort.hospitals[h].validation) for h in (2, 0, 1)]
-    assert [outcome.hospital for outcome in pool.finish(1, params, [1, 0])] == [1, 0]
+    assert [outcome.hospital for outcome in pool.finish(1, params, None, [1, 0])] == [1, 0]
     assert pool.train(Asked(1, (), params), None).answers == []
 
 
