@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.config import RunConfig
 from engine.data.cohort import build_cohort
+from engine.data.config import CLASSES
 from engine.data.samples import Samples
 from engine.errors import PulseLedgerError
 from engine.ledger.subjects.policy import EXPLAINED, policy_of, shortcomings
@@ -32,8 +33,8 @@ RUN = {
     "data": {"source": "mitdb", "records": [208, 209, 213], "classes": "NSVF", "window": [90, 162]},
     "cohort": {"hospitals": 3, "partition": "one-record"},
 }
-CLASSES = ("0F", "1S", "2S", "2V", "2F")
-POLICY = policy_of(PolicyConfig())
+SHOWN = ("0F", "1S", "2S", "2V", "2F")
+POLICY = policy_of(PolicyConfig(), CLASSES)
 HEAD = (
     "batch",
     "of",
@@ -54,7 +55,7 @@ Make = Callable[[Batch, int, int], Batch]  # (train part, class, beats wanted) -
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", nargs="+", default=CLASSES, help="hospital and class, such as 2F")
+    parser.add_argument("--classes", nargs="+", default=SHOWN, help="hospital and class, such as 2F")
     parser.add_argument("--steps", nargs="*", type=int, default=[], help="TimeGAN's, each phase")
     parser.add_argument("--only-timegan", action="store_true")
     given = parser.parse_args(arguments)
@@ -123,7 +124,7 @@ def copies(noise: float) -> Make:
         draw, real = np.random.default_rng(0), of_class(train, label)
         rows = draw.integers(len(real.y), size=wanted)
         x = real.x[rows]
-        return _batch(x + noise * x.std(1, keepdims=True) * draw.standard_normal(x.shape), real.rr[rows], label)
+        return _batch(x + noise * x.std((1, 2), keepdims=True) * draw.standard_normal(x.shape), real.rr[rows], label)
 
     return make
 
@@ -134,7 +135,7 @@ def mean_beat(noise: float) -> Make:
     def make(train: Batch, label: int, wanted: int) -> Batch:
         draw, real = np.random.default_rng(0), of_class(train, label)
         x, rr = (np.repeat(part.mean(0)[None], wanted, 0) for part in (real.x, real.rr))
-        x = x + noise * x.std(1, keepdims=True) * draw.standard_normal(x.shape)
+        x = x + noise * x.std((1, 2), keepdims=True) * draw.standard_normal(x.shape)
         return _batch(x, rr + noise * real.rr.std(0) * draw.standard_normal(rr.shape), label)
 
     return make
@@ -149,7 +150,7 @@ def half_mean(train: Batch, label: int, wanted: int) -> Batch:
 def noise(train: Batch, label: int, wanted: int) -> Batch:
     """White noise as loud as the beats."""
     draw, real = np.random.default_rng(0), of_class(train, label)
-    x = real.x.mean() + real.x.std() * draw.standard_normal((wanted, real.x.shape[1]))
+    x = real.x.mean() + real.x.std() * draw.standard_normal((wanted, *real.x.shape[1:]))
     return _batch(x, draw.standard_normal((wanted, real.rr.shape[1])) * real.rr.std(0), label)
 
 

@@ -21,6 +21,7 @@ from engine.audit.outcomes import STATUS
 from engine.audit.reading import read
 from engine.audit.report import collected
 from engine.audit.run import audit
+from engine.data.config import CLASSES
 from engine.encoding import hexed
 from engine.ledger.chain.contracts import artefact
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
@@ -269,7 +270,7 @@ def test_repetition_is_counted_as_the_quality_report_counts_it(seed: int):
 
 
 def test_the_limits_that_the_audit_knows_are_the_default():
-    policy = to_contract(policy_of(PolicyConfig()))
+    policy = to_contract(policy_of(PolicyConfig(), CLASSES))
     assert dict(policy_check.LIMITS.values()) == {key: policy[key] for key, _ in policy_check.LIMITS.values()}
     assert set(policy_check.LIMITS) == set(LARGEST + LEAST)
     assert list(policy_check.MIN_REAL) == policy["minReal"]

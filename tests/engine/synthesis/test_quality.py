@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from engine.data.config import CLASSES
 from engine.ledger.subjects.policy import Reason, policy_of, shortcomings
 from engine.ledger.subjects.synthetic import SyntheticReport
 from engine.oracles.base import Batch
@@ -313,14 +314,14 @@ def verdict(train: Batch, held_out: Batch, made: Batch) -> Reason:
     """What the default policy finds wrong with a batch."""
     numbers = evidence_numbers(assess(train, held_out, made, ANATOMY, "x", repeats=1))
     signed = SyntheticReport(bytes(32), len(made.y), bytes(32), bytes(32), **numbers)
-    return shortcomings(policy_of(PolicyConfig()), signed)
+    return shortcomings(policy_of(PolicyConfig(), CLASSES), signed)
 
 
 def mean_beat(train: Batch, count: int, noise: float) -> Batch:
     """What a collapsed generator gives: the mean S beat, over and over, with noise of a share of its deviation."""
     draw, real = np.random.default_rng(0), train.y == S
     x, rr = (np.repeat(part[real].mean(0)[None], count, 0) for part in (train.x, train.rr))
-    x = x + noise * x.std(1, keepdims=True) * draw.standard_normal(x.shape)
+    x = x + noise * x.std((1, 2), keepdims=True) * draw.standard_normal(x.shape)
     rr = rr + noise * train.rr[real].std(0) * draw.standard_normal(rr.shape)
     return Batch(x.astype(np.float32), rr.astype(np.float32), np.full(count, S, np.int8))
 
@@ -350,7 +351,7 @@ def test_copies_other_classes_noise_and_too_few_beats_are_rejected_by_default(pa
     assert Reason.NNDR | Reason.DUPLICATES | Reason.REPEATED in verdict(train, held_out, copies)
     assert Reason.RECOGNISED in verdict(train, held_out, beats({N: 100}, 5)._replace(y=np.full(100, S, np.int8)))
     draw = np.random.default_rng(1)
-    x = 3 * draw.standard_normal((100, WINDOW))
+    x = 3 * draw.standard_normal((100, 1, WINDOW))
     noise = Batch(x.astype(np.float32), np.zeros((100, 2), np.float32), np.full(100, S, np.int8))
     assert Reason.DISTANCE in verdict(train, held_out, noise)
     assert verdict(train, held_out, beats({S: 9}, 3)) == Reason.SPREAD | Reason.RECOGNISED  # nothing can be said
