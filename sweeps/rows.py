@@ -65,6 +65,7 @@ class Outcome:
         global_majority: accuracy of the commonest class of all.
         gradients: evaluations, personalisation included.
         ledger_share: of the rounds' time, what they wait for the ledger.
+        ledger_open, ledger_close: seconds of the ledger before the first round and after the last one.
         leaky: what of the split lets test beats be known, in sentences.
     """
 
@@ -81,6 +82,8 @@ class Outcome:
     gradients: float
     seconds: float
     ledger_share: float | None
+    ledger_open: float | None
+    ledger_close: float | None
     gas_per_round: float | None
     leaky: tuple[str, ...]
 
@@ -229,6 +232,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         gradients=statistics.fmean(result.timing.gradient_evaluations for result in results),
         seconds=statistics.fmean(result.timing.total_seconds for result in results),
         ledger_share=_mean(result.ledger.overhead_share for result in results),
+        ledger_open=_mean(result.ledger.open_seconds for result in results),
+        ledger_close=_mean(result.ledger.close_seconds for result in results),
         gas_per_round=_mean(result.ledger.gas_per_round for result in results),
         leaky=first.cohort.leaky,
     )
@@ -284,6 +289,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     row["all_usual_accuracy"], row["all_usual_macro_f1"] = outcome.all_usual
     row["gradient_evaluations"], row["seconds"] = outcome.gradients, outcome.seconds
     row["ledger_share"], row["gas_per_round"] = outcome.ledger_share, outcome.gas_per_round
+    row["ledger_open_seconds"], row["ledger_close_seconds"] = outcome.ledger_open, outcome.ledger_close
     row["leaky"] = list(outcome.leaky)
     return row
 

@@ -3,18 +3,21 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.encoding import one_line
 from sweeps.rows import ModelScores, Outcome, Row, flat
 from sweeps.scores import RECALL, SHOWN
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import settings
 
 PRINTED = ("accuracy", "macro_f1")
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # also in full width
 WIDTH = 170  # without a terminal there is no width to ask for, and a table folded at 80 columns cannot be read
 
 
@@ -39,11 +42,14 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
             said = [_ending(row)] if row.outcome is None else []
             said += [f"breaks {name} by {row.constraints[name]:.3g}" for name in row.violated]
             for text in said:
-                console.print(f"trial {row.trial} {text}", markup=False, highlight=False, soft_wrap=True)
+                console.print(one_line(f"trial {row.trial} {text}"), markup=False, highlight=False, soft_wrap=True)
         if any(outcome.repeats > 1 for outcome in outcomes):
             console.print("± is the standard deviation over the repeats", style="dim")
+        for outcome in outcomes[:1]:
+            if outcome.ledger_share is not None:
+                console.print(f"ledger of the best: {_cost(outcome)}", style="dim", highlight=False)
         for text in outcomes[0].leaky if outcomes else ():
-            console.print(f"leaky: {text}", style="yellow", markup=False)
+            console.print(one_line(f"leaky: {text}"), style="yellow", markup=False)
         console.print()
 
 
@@ -56,12 +62,24 @@ def as_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV, with objectives, constraints and tuned keys as columns of their own."""
     import pandas as pd
 
-    return pd.DataFrame(flat(rows)).to_csv(index=False)
+    table = pd.DataFrame(flat(rows))
+    return table.rename(columns=_no_formula).map(_no_formula).to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    """A cell that a spreadsheet does not take for a formula; numbers stay as they are (OWASP, "CSV injection").
+
+    >>> [_no_formula(value) for value in ("=1+1", "fedavg", -0.5)]
+    ["'=1+1", 'fedavg', -0.5]
+    """
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA else value
 
 
 def _table(condition: str, group: Sequence[Row], best: Sequence[Outcome]) -> Table:
     """The table of one condition; `best` is its best outcome, if there is one."""
-    table = Table(title=Text(condition), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(one_line(condition)), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     classes = [c for outcome in best for c in outcome.personal.recall]
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -86,7 +104,7 @@ def _cells(row: Row, classes: Sequence[str]) -> list[str | Text]:
         "baseline" if row.baseline else "",
         "breaks a constraint" if row.violated else "",
     ]
-    tuned, outcome = Text("\n".join(filter(None, lines))), row.outcome
+    tuned, outcome = Text("\n".join(one_line(line) for line in lines if line)), row.outcome
     if outcome is None:
         return [str(row.trial), row.state, tuned]
     trained = outcome.method.trains_global
@@ -100,6 +118,12 @@ def _cells(row: Row, classes: Sequence[str]) -> list[str | Text]:
         f"{outcome.gradients:,.0f}",
         f"{outcome.seconds:.0f}",
     ]
+
+
+def _cost(outcome: Outcome) -> str:
+    """What the ledger took, in words; what was never closed has no seconds of it."""
+    share, before, after = (value or 0.0 for value in (outcome.ledger_share, outcome.ledger_open, outcome.ledger_close))
+    return f"{100 * share:.2f} % of the rounds' time, {before:.2f} s to open, {after:.2f} s to close"
 
 
 def _with_sd(scores: ModelScores, name: str) -> str:

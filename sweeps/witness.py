@@ -3,11 +3,11 @@
 Whoever runs a study holds all its keys and can run it again from the start, with another history that is whole in itself. A
 witness outside shows that this head was there at a time, and so that the history behind it was not made later:
 
-    pulseledger ledger witness DIR                       writes the head as a file; have it stamped
+    pulseledger ledger stamp DIR                       writes the head as a file; have it stamped
     openssl ts -query -data FILE -sha256 -cert -out q.tsq    ... and send q.tsq to a time-stamp authority (RFC 3161)
     ots stamp FILE                                       or have it stamped by OpenTimestamps
-    pulseledger ledger witness DIR --file reply.tsr [--ca roots.pem]
-    pulseledger ledger witness DIR --rpc URL             asks another node of the study's chain
+    pulseledger ledger stamp DIR --file reply.tsr [--ca roots.pem]
+    pulseledger ledger stamp DIR --rpc URL             asks another node of the study's chain
 
 Stamped before the first trial, the head proves that the design was there before it. What no witness proves: that the study was
 not run in secret before, or several times with other seeds of which this one was shown.

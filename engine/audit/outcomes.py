@@ -183,7 +183,7 @@ def _check_beats(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
             accepted[outcome.request["slot"]].append(report)
     for slot, batches in accepted.items():
         path = None if folder is None else folder / "synthetic" / f"hospital-{slot}.npz"
-        if path is None or not path.exists():
+        if path is None or not path.is_file():
             yield Note(f"the synthetic beats of hospital {slot} are not in the evidence", unchecked=True)
         else:
             yield from _check_batches(path, slot, batches)

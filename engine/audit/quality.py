@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, slot_of
 from engine.data.config import CLASSES, labels_of
 from engine.encoding import read_json
+from engine.files import read_text
 
 GENERATORS = {1: "oversample", 2: "smote", 3: "borderline", 4: "adasyn", 5: "timegan"}  # as in ISyntheticLedger.sol
 NUMBERS = tuple(spec.fields("SyntheticReport"))[4:]  # of a report, that policy bounds
@@ -34,6 +35,7 @@ def check(case: Case) -> Iterator[Told]:
     for id, path in counts.items():
         if path.exists():
             yield from _check_count(path, asked[id])
+    reasons = 0
     for step in case.steps:
         id, slot = request_of(step), slot_of(step, asked)
         if not isinstance(step.record, Record) or slot is None:
@@ -45,10 +47,13 @@ def check(case: Case) -> Iterator[Told]:
                 yield from _check_report(path, slot, step.record, asked[id], class_name(case, asked[id]["class_"]))
         elif step.kind == "review":
             path = folder / "ledger" / "reviews" / f"{id.hex()}.json"
+            reasons += not path.exists()
             if path.exists():
                 yield from _check_reason(path, slot, step.record)
     if missing:
         yield Note(f"{missing} reports on the quality of synthetic beats are not in the folder", unchecked=True)
+    if reasons:
+        yield Note(f"the reasons of {reasons} reviews are not in the folder", unchecked=True)
 
 
 def class_name(case: Case, class_: int) -> str | None:
@@ -172,6 +177,6 @@ def quality_numbers(report: Any) -> dict[str, int]:
 def _file_json(path: Path) -> Any:
     """The JSON of a file; None if there is none that can be read."""
     try:
-        return read_json(path.read_text(encoding="utf-8"))
+        return read_json(read_text(path, limits.FILE))
     except (OSError, ValueError):
         return None

@@ -1,18 +1,19 @@
-"""compare, report, audit, ui: what only reads."""
+"""compare, report, ui: what only reads."""
 
 import argparse
 import contextlib
-import json
 import os
 import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.encoding import one_line
 from engine.errors import ConfigError
 from engine.paths import load_config, sqlite_uri
 from engine.settings import parse
-from sweeps.verbs.parser import Verbs
+from sweeps.trust import require_trusted
+from sweeps.verbs.parser import Verbs, trusts
 
 
 def add(verbs: Verbs) -> None:
@@ -22,18 +23,15 @@ def add(verbs: Verbs) -> None:
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON instead")
     form.add_argument("--csv", action="store_true", help="print CSV instead")
+    trusts(sub)
     sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
-    sub = verbs.add("audit", audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
-    sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
-    sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
-    sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; its tags are compared, too")
-    sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
-    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    trusts(sub)
     sub = verbs.add("ui", ui, "MLflow on a folder's store")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--port", type=int, default=5000)
+    trusts(sub)
 
 
 def compare(options: argparse.Namespace, rest: list[str]) -> int:
@@ -58,37 +56,6 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def audit(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.audit import run
-    from sweeps.audit import audit_mlflow, audit_study
-    from sweeps.folder import is_study
-
-    path: Path | None = options.path
-    if options.store is not None and options.mlflow is None:
-        raise ConfigError("audit: --store names an MLflow store and goes with --mlflow.")
-    if options.against is not None and options.mlflow is not None:
-        raise ConfigError("audit: --against compares two copies of a run and does not go with --mlflow.")
-    if options.mlflow is not None:
-        path, report = audit_mlflow(options.mlflow, options.store, path)
-    elif path is None:
-        raise ConfigError("audit: a folder, a bundle or --mlflow RUN_ID is needed.")
-    elif options.against is not None:
-        for copy in (path, options.against):
-            if is_study(copy):
-                raise ConfigError(
-                    f"{copy}: --against compares runs; this is a study, whose runs are in trials/*/seed-*."
-                )
-        report = run.compare(path, options.against)
-    else:
-        report = audit_study(path) if is_study(path) else run.audit(path)
-    if options.json:
-        print(json.dumps({str(path): report.to_dict()}))
-    else:
-        for line in report.lines():
-            print(line)
-    return int(not report.clean)
-
-
 def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list[str]], object] = os.execv) -> int:
     import socket
 
@@ -108,8 +75,10 @@ def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list
         with contextlib.suppress(sqlite3.Error):  # on a disk that is only read, pictures may be missing
             settle(store)
     elif uri.startswith(("http://", "https://")):
-        print(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}")
+        print(one_line(f"MLflow: {uri} (a server that runs already), experiment {tracking.experiment}"))
         return 0
+    else:
+        require_trusted(uri, "tracking.uri", folder)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

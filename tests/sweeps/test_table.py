@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
     assert "local majority" in table
     assert main(["audit", str(done), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)[str(done)]
-    assert report["clean"]
+    assert report["verdict"] == "clean"
     assert len(report["runs"]) == 4
     assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
 
@@ -71,3 +72,23 @@ def test_local_only_shows_no_global_model(marked: Path):
         cells = line.split()
         if "local-only" in cells:
             assert cells.count("-") >= 2
+
+
+def test_no_cell_is_a_formula_and_no_text_moves_the_cursor(marked: Path):
+    words = "=HYPERLINK(1)\x1b[2J\u202e"
+    rows = [
+        replace(row, condition=words, error=words, reason="+1\r\n", keys={"@x": "-1", "y": -0.5})
+        for row in rows_of(marked)
+    ]
+    table = pd.read_csv(io.StringIO(as_csv(rows)))
+    assert set(table["condition"]) == {f"'{words}"}
+    assert {"'@x", "y"} <= set(table.columns)
+    assert set(table["y"]) == {-0.5}
+    for column in table.columns:
+        for cell in [column, *table[column]]:
+            assert not (isinstance(cell, str) and cell.lstrip(" ").startswith(tuple("=+-@\t\r\n"))), cell
+    console = Console(width=170, record=True, file=io.StringIO())
+    print_table(rows, console)
+    text = console.export_text()
+    assert "=HYPERLINK(1)\\x1b[2J\\u202e" in text
+    assert not any(letter in text for letter in "\x1b\r\u202e")

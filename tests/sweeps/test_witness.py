@@ -85,22 +85,22 @@ class Authority:
 @pytest.mark.skipif(OPENSSL is None, reason="openssl makes the replies")
 def test_a_time_stamp_is_kept_checked_and_told(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     here, other = Authority(tmp_path / "here"), Authority(tmp_path / "other")
-    assert main(["ledger", "witness", str(study), "--json"]) == 0
+    assert main(["ledger", "stamp", str(study), "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert Path(written["file"]).read_bytes() == statement(written["head"])
     assert (written["covers"], told(study)) == ("record 1", ([], []))
     reply = here.stamp(Path(written["file"]))
-    assert main(["ledger", "witness", str(study), "--file", str(reply), "--ca", str(here.root)]) == 0
+    assert main(["ledger", "stamp", str(study), "--file", str(reply), "--ca", str(here.root)]) == 0
     assert "signed by an authority that you trust" in capsys.readouterr().out
     findings, (note,) = told(study)
     assert findings == []
     assert note.startswith("record 1 of the study was there at 20")
     assert attach(study, reply, None)["checked"] is False
-    assert main(["ledger", "witness", str(study), "--file", str(reply), "--ca", str(other.root)]) == 2
+    assert main(["ledger", "stamp", str(study), "--file", str(reply), "--ca", str(other.root)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "is not signed by an authority of" in said
-    assert main(["ledger", "witness", str(study), "--ca", str(here.root)]) == 2
+    assert main(["ledger", "stamp", str(study), "--ca", str(here.root)]) == 2
     # a history that was written anew has other heads, and the proof gives it away
     kept = shutil.copytree(study / FOLDER, tmp_path / "kept")
     shutil.rmtree(study / "ledger")

@@ -20,7 +20,7 @@ from engine.result import LedgerSummary
 from engine.synthesis.config import GENERATORS, PolicyConfig
 from engine.synthesis.quality import WORST
 
-SECONDS = ("open_seconds", "critical_path_seconds", "overhead_share")
+SECONDS = ("open_seconds", "close_seconds", "critical_path_seconds", "overhead_share")
 SIZE = 2301  # parameters of the tests' network
 LEDGERS: dict[str, dict[str, Any]] = {
     "none": {"ledger.backend": "none"},
