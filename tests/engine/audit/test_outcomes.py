@@ -88,7 +88,7 @@ def test_a_round_that_names_an_earlier_decision_is_named(folder: Path, case: Cas
 
 
 def test_decisions_where_there_was_never_a_contract_for_them_are_named(tmp_path: Path):
-    plain = finish(Run(tmp_path), rounds=2)
+    plain = finish(Run(tmp_path))
     change(plain, "INSERT INTO annexes VALUES (2, 'decisions', ?)", arguments=(b"\x05" * 32,))
     assert (2, None, "annex", "decisions") in places(audit(plain, [outcomes.check]))
 
