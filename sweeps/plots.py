@@ -121,12 +121,12 @@ def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
 @matplotlib.rc_context(STYLE)
 def recall_map(trials: Sequence[Finished]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
-    there = {c for t in trials for c in t.outcome.personal.recall}
+    there = {c for t in trials for c in t.outcome.support}
     classes = [c for c in CLASSES if c in there]
     figures = []
     for rows in _parts(best_of_each(trials), ROWS):
         values = np.array(
-            [[_value(trial.outcome.personal.recall.get(c)) for c in classes] for trial in rows], dtype=float
+            [[_value(trial.outcome.mean(f"final/personal/recall/{c}")) for c in classes] for trial in rows], dtype=float
         )
         figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -186,10 +186,11 @@ def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
                 for i, method in enumerate(methods):
                     own = [t for t in group if t.method == method]
                     shift = 0.1 * (i - (len(methods) - 1) / 2)
-                    spreads = [(_place(t, axis), t.outcome.personal.scores[score]) for t in own]
+                    spreads = [(_place(t, axis), t.outcome.scores[f"final/personal/{score}"]) for t in own]
                     points = [(p, shown.factor * _value(s.mean), shown.factor * (s.sd or 0)) for p, s in spreads]
                     _line(axes, points, places, looks[method], shift)
-                constant = {_place(t, axis): shown.factor * _value(t.outcome.local_majority[line]) for t in group}
+                majority = f"cohort/local_majority_{score}"
+                constant = {_place(t, axis): shown.factor * _value(t.outcome.mean(majority)) for t in group}
                 _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
                 if line == 0:
                     axes.set_title(_title(label))
@@ -308,7 +309,7 @@ def spread(trials: Sequence[Finished]) -> list[Figure]:
                         axes.scatter(
                             np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
                         )  # fmt: skip
-                hurt = trial.outcome.hurt_share
+                hurt = trial.outcome.mean("final/personal/hurt_share")
                 if hurt is not None:
                     axes.text(
                         place,

@@ -20,7 +20,7 @@ from engine.provenance import provenance
 from sweeps.material import Finished, Material, best_of_each, read_material
 from sweeps.page import Picture, Section, code, escape, pictures, table, whole_page
 from sweeps.plots import ONLY
-from sweeps.rows import Row, Spread
+from sweeps.rows import Outcome, Row, Spread
 from sweeps.scores import RECALL, SHOWN, Shown
 from sweeps.space import conditions, search_space, total_trials
 from sweeps.text import settings, short
@@ -160,7 +160,7 @@ def _how_to_read(material: Material) -> str:
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str]) -> str:
-    there = {c for trial in group for c in trial.outcome.personal.recall}
+    there = {c for trial in group for c in trial.outcome.support}
     classes = [c for c in CLASSES if c in there]
     titles = [SHOWN[name].title for name in PRINTED]
     heads = ["trial", "method", "settings", *objectives, *titles, *(f"recall {c}" for c in classes)]
@@ -169,9 +169,13 @@ def _trial_table(group: Sequence[Finished], objectives: Sequence[str]) -> str:
     outcome = group[0].outcome
     foot = [
         ["", name, "", *[""] * len(objectives), *_scores(values), *[""] * (len(classes) + 5)]
-        for name, values in (("local majority", outcome.local_majority), ("all N", outcome.all_n))
+        for name, values in (("local majority", _majority(outcome)), ("all N", outcome.all_n))
     ]
     return table(heads, lines, foot, words=(1, 2))
+
+
+def _majority(outcome: Outcome) -> tuple[float | None, float | None]:
+    return outcome.mean("cohort/local_majority_accuracy"), outcome.mean("cohort/local_majority_macro_f1")
 
 
 def _trial_line(trial: Finished, objectives: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -179,18 +183,17 @@ def _trial_line(trial: Finished, objectives: Sequence[str], classes: Sequence[st
     keys = settings(row.keys, without=("federation.algorithm", "federation.perfedavg.variant"))
     broken = [f"(breaks {name} by {short(row.constraints[name])})" for name in row.violated]
     hurt = SHARE._replace(digits=0)
-    with_global = outcome.global_.scores if trial.trains_global else {}
     return [
         f"{row.trial}{'*' if row.baseline else ''}",
         trial.method,
         " ".join(filter(None, (keys, *broken))),
         *(_score(row.objectives.get(name)) for name in objectives),
-        *(_spread_number(SHOWN[name], outcome.personal.scores[name]) for name in PRINTED),
-        *(RECALL.number(outcome.personal.recall.get(c), NOTHING) for c in classes),
-        *_scores(with_global[name].mean if with_global else None for name in PRINTED),
-        hurt.number(outcome.hurt_share if trial.trains_global else None, NOTHING),
+        *(_spread_number(SHOWN[name], outcome.scores[f"final/personal/{name}"]) for name in PRINTED),
+        *(RECALL.number(outcome.mean(f"final/personal/recall/{c}"), NOTHING) for c in classes),
+        *_scores(outcome.mean(f"final/global/{name}") for name in PRINTED),
+        hurt.number(outcome.mean("final/personal/hurt_share"), NOTHING),
         f"{outcome.gradients:,.0f}",
-        f"{outcome.seconds:.1f}",
+        f"{outcome.mean('timing/total_seconds'):.1f}",
     ]
 
 
@@ -215,7 +218,7 @@ def _cohorts(material: Material) -> Section:
                 f"{sum(hospital.test for hospital in cohort.hospitals):,}",
                 DISTANCE.number(cohort.heterogeneity.emd_mean),
                 f"{cohort.heterogeneity.size_cv:.2f}",
-                SHARE.number(trial.outcome.local_majority[0], NOTHING),
+                SHARE.number(trial.outcome.mean("cohort/local_majority_accuracy"), NOTHING),
                 SHARE.number(trial.outcome.all_n[0], NOTHING),
                 ", ".join(lacking) or "none",
             ]
