@@ -1,5 +1,6 @@
 """Values as words, the same in tables, pages and progress."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -60,3 +61,12 @@ def megabytes(count: float) -> str:
     """
     value = count / 1e6
     return f"{value:,.0f} MB" if value >= 100 else f"{value:.1f} MB" if value >= 1 else f"{value:.3f} MB"
+
+
+def plain_name(text: str) -> str:
+    """Of letters, digits, blanks, dashes and points alone, as names of MLflow's metrics are.
+
+    >>> plain_name("hospitals=4, skew=record-dirichlet 0.1"), plain_name("FedAvg + fine-tuning")
+    ('hospitals 4 skew record-dirichlet 0.1', 'FedAvg fine-tuning')
+    """
+    return re.sub(r"[^\w.-]+", " ", text).strip() or "-"

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
     config = parse(RunConfig, values_of(options.config, rest, RunConfig), options.config)
     folder = Path(config.out or f"runs/{config.name}")
-    with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+    with _quiet_stdout(options.json), RoundProgress(config, quiet=options.json) as progress:
         if (folder / RESULT).exists():
             progress.note(f"{folder} is finished already; nothing is run again")
         result = run_tracked(config, folder, folder.parent, progress.place())
@@ -95,7 +95,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a run (config.yaml).")
     config = parse(RunConfig, load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    with RoundProgress(config.federation.rounds) as progress:
+    with RoundProgress(config) as progress:
         result = run_tracked(config, folder, folder.parent, progress.place())
     _print_result(result, folder)
     return 0
