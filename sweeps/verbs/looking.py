@@ -17,11 +17,14 @@ from sweeps.verbs.parser import Verbs
 
 def add(verbs: Verbs) -> None:
     """Adds the verbs."""
-    sub = verbs.add("compare", compare, "table of the runs of a study, best first, per condition")
-    sub.add_argument("folder", type=Path)
+    sub = verbs.add(
+        "compare", compare, "which method is best, and the table of a study's trials; or several studies by method"
+    )
+    sub.add_argument("folders", type=Path, nargs="+", metavar="folder")
     form = sub.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON instead")
-    form.add_argument("--csv", action="store_true", help="print CSV instead")
+    form.add_argument("--wide", action="store_true", help="all columns, however wide the terminal is")
+    form.add_argument("--json", action="store_true", help="print JSON instead: answers and rows, complete")
+    form.add_argument("--csv", action="store_true", help="print CSV instead: rows, complete")
     sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
@@ -38,15 +41,17 @@ def add(verbs: Verbs) -> None:
 
 def compare(options: argparse.Namespace, rest: list[str]) -> int:
     from sweeps.rows import rows_of
-    from sweeps.table import as_csv, as_json, print_table, table_console
+    from sweeps.table import as_csv, as_json, print_studies, print_table, table_console
 
-    rows = rows_of(options.folder)
+    studies = {str(folder): rows_of(folder) for folder in dict.fromkeys(options.folders)}
     if options.json:
-        print(as_json(rows))
+        print(as_json(studies))
     elif options.csv:
-        print(as_csv(rows), end="")
+        print(as_csv(studies), end="")
+    elif len(studies) == 1:
+        print_table(next(iter(studies.values())), table_console(), options.wide)
     else:
-        print_table(rows, table_console())
+        print_studies(studies, table_console())
     return 0
 
 

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     given = with_flags(read_file(options.config), rest, RunConfig)
     config = parse(RunConfig, given.values, given.source)
     folder = out_folder(config)
-    with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+    with _quiet_stdout(options.json), RoundProgress(config, quiet=options.json) as progress:
         if (folder / RESULT).exists():
             progress.note(f"{folder} is finished already; nothing is run again")
         result = _run_to_an_end(config, folder, progress)
@@ -108,7 +108,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     config = parse(RunConfig, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
     if config.out is not None:
         config = config.model_copy(update={"out": str(folder.absolute())})  # wherever it was moved
-    with RoundProgress(config.federation.rounds) as progress:
+    with RoundProgress(config) as progress:
         result = _run_to_an_end(config, folder, progress)
     _print_result(result, folder)
     return 0

@@ -130,8 +130,8 @@ def test_audit_of_a_bundle_and_of_two_copies(printed, tmp_path: Path, capsys):
 def test_compare_of_a_single_run(printed, capsys):
     folder, done = printed
     assert main(["compare", str(folder), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["personal_accuracy"] == json.loads(done.stdout)["final"]["personal"]["accuracy"]
+    (row,) = json.loads(capsys.readouterr().out)[str(folder)]["rows"]
+    assert row["scores"]["final/personal/accuracy"]["mean"] == json.loads(done.stdout)["final"]["personal"]["accuracy"]
     assert main(["compare", str(folder), "--csv"]) == 0
     header, values = capsys.readouterr().out.splitlines()
     assert len(header.split(",")) > 20
