@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from engine.paths import SQLITE, sqlite_path
 from engine.result import PREDICTIONS, RESULT
 from engine.tracking.merged import run_ids
 from engine.tracking.store import store_uri
@@ -9,7 +10,6 @@ from sweeps.folder import IDENTITY, repeat_folder, trial_folder
 from sweeps.material import Material
 from sweeps.page import Cell, Link, Part, Section, Table, Words, cell
 
-SQLITE = "sqlite:///"
 PORT = 5000  # of `pulseledger ui`, unless another is given
 BUNDLE = Path("ledger") / "bundle.plb"
 FILES = (("result", Path(RESULT)), ("predictions", Path(PREDICTIONS)), ("bundle", BUNDLE))
@@ -23,7 +23,7 @@ def runs_section(material: Material, folder: Path, home: str) -> Section:
     tracking = material.study.tracking
     store = None if tracking.backend == "none" else store_uri(tracking, folder)
     key = _key(material, folder)
-    known = run_ids(Path(store.removeprefix(SQLITE)), key) if store is not None and store.startswith(SQLITE) else {}
+    known = run_ids(sqlite_path(store), key) if store is not None and store.startswith(SQLITE) else {}
     lines = []
     for trial in sorted(material.trials, key=lambda trial: trial.row.trial):
         number, cells = trial.row.trial, []
