@@ -132,7 +132,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
     }
     try:
         config = parse(RunConfig, settings, "benchmark")
-        network = build_network(config.model, task["window"], task["rr"], len(task["classes"]))
+        network = build_network(config.model, 1, task["window"], task["rr"], len(task["classes"]))
         chosen = choose_oracle(config.execution, network, print)
     except PulseLedgerError as error:
         return {"skipped": str(error)}

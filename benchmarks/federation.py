@@ -114,7 +114,7 @@ def make_data(folder: Path, workload: Workload) -> None:
     rr = (early[:, None] * np.array([1.0, -0.7, 1.2, -0.8]) + draw.normal(0, 1, (n, RR))).astype(np.float32)
     y = np.where(draw.random(n) < 0.05, draw.integers(0, len(CLASSES), n), true).astype(np.int8)
     place = np.arange(n)
-    arrays = {"x": x, "rr": rr, "y": y, "record": hospital.astype(np.int32), "sample": place, "peak": place}
+    arrays = {"x": x[:, None], "rr": rr, "y": y, "record": hospital.astype(np.int32), "sample": place, "peak": place}
     names = [f"rr{i}" for i in range(RR)]
     records = [{"name": str(h)} for h in range(workload.hospitals)]
     meta = {"classes": CLASSES, "records": records, "digest": "0" * 64, "rr_names": names, "window": WINDOW}
@@ -122,7 +122,7 @@ def make_data(folder: Path, workload: Workload) -> None:
     first = np.arange(workload.hospitals) * each
     np.save(folder / "hospitals.npy", np.stack([first, first + workload.train, first + each], 1))
     model = ModelConfig()
-    np.save(folder / "initial.npy", initial_parameters(build_network(model, sum(WINDOW), RR, len(CLASSES)), SEED))
+    np.save(folder / "initial.npy", initial_parameters(build_network(model, 1, sum(WINDOW), RR, len(CLASSES)), SEED))
     task = {
         "hospitals": workload.hospitals,
         "per_round": workload.per_round,

@@ -60,7 +60,7 @@ from engine.oracles.base import Batch, Oracle
 from engine.result import RoundSummary
 
 HERE = Path(__file__).parent
-NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
+NETWORK = Network(1, 252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
 ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
 COLUMNS = ("gas", "critical", "total", "critical_cpu", "total_cpu")
 ENDLESS = 10**6  # rounds of a run that this benchmark ends when it has seen enough
@@ -174,7 +174,7 @@ class Baseline:
 def trainer(steps: int) -> Callable[[], float]:
     """Returns a function that trains one hospital for a round and returns the seconds of CPU time."""
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((32, NETWORK.window)).astype(np.float32)
+    x = draw.standard_normal((32, NETWORK.leads, NETWORK.window)).astype(np.float32)
     rr = draw.standard_normal((32, NETWORK.rr)).astype(np.float32)
     batch = Batch(x, rr, draw.integers(0, NETWORK.classes, 32))
     oracle, params = _oracle(), initial_parameters(NETWORK, 1)

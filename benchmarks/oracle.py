@@ -16,7 +16,7 @@ from engine.oracles.base import Batch, Oracle
 from engine.oracles.native import NativeOracle
 from engine.oracles.torch import TorchOracle
 
-NETWORK = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
+NETWORK = Network(1, 252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
 BATCH, EVALUATED = 32, 512
 
 
@@ -24,7 +24,9 @@ def multiply_adds(network: Network) -> tuple[int, int]:
     """Of one beat, forward and backward; the first layer needs no gradient of its input. Norms and pools not counted."""
     length = (network.window + 1) // 2
     layers = []
-    for before, after, kernel in zip((1, *network.channels[:2]), network.channels, network.kernels, strict=True):
+    for before, after, kernel in zip(
+        (network.leads, *network.channels[:2]), network.channels, network.kernels, strict=True
+    ):
         layers.append(length * after * before * kernel)
         length //= 2
     layers.append((network.channels[2] * network.pooled + network.rr) * network.hidden)
@@ -41,7 +43,7 @@ def milliseconds(work: Callable[[Oracle], object], oracle: Oracle, calls: int = 
 
 def main(repetitions: int) -> None:
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((EVALUATED, NETWORK.window)).astype(np.float32)
+    x = draw.standard_normal((EVALUATED, NETWORK.leads, NETWORK.window)).astype(np.float32)
     rr = draw.standard_normal((EVALUATED, NETWORK.rr)).astype(np.float32)
     y = draw.integers(0, NETWORK.classes, EVALUATED)
     params = initial_parameters(NETWORK, 1)

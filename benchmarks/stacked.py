@@ -42,7 +42,7 @@ def measure(count: int, single: TorchOracle, stacked: StackedOracle, network: Ne
     n = BATCH * STEPS
     samples = [
         Samples(
-            draw.standard_normal((n, 252)).astype(np.float32),
+            draw.standard_normal((n, 1, 252)).astype(np.float32),
             draw.standard_normal((n, 4)).astype(np.float32),
             draw.integers(0, 4, n).astype(np.int8),
             np.arange(n),
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hospitals", type=int, nargs="+", default=[10, 100, 1000])
     options = parser.parse_args()
-    network = build_network(ModelConfig(), 252, 4, 4)
+    network = build_network(ModelConfig(), 1, 252, 4, 4)
     single, stacked = TorchOracle(network, device=options.device), StackedOracle(network, options.device)
     print(f"device {options.device}, batch {BATCH}, {network.size} parameters; ms for one step of all hospitals")
     titles = "  ".join(name.rjust(22) for name in ("one by one", "stacked", "lockstep"))

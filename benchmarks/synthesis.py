@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import ttest_1samp
 
+from engine.data.config import CLASSES
 from engine.ledger.subjects.policy import allowed, explain, policy_of, shortcomings
 from engine.ledger.subjects.synthetic import SyntheticReport, SyntheticRequest
 from engine.ledger.typed import record_from_json
@@ -234,7 +235,7 @@ EVIDENCE = {
 
 def by_default(row: Mapping[str, Any]) -> str:
     """What the default policy decides on the request of a row of `governance.json`, and on the same evidence."""
-    policy = policy_of(PolicyConfig())
+    policy = policy_of(PolicyConfig(), CLASSES)
     granted, reasons = allowed(policy, record_from_json(SyntheticRequest, row["record"]), 0)
     if reasons:
         return f"denied: {explain(reasons)}"

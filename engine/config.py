@@ -16,7 +16,7 @@ from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.pools.config import ExecutionConfig
 from engine.settings import Name, Section
-from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
+from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
 from engine.tracking.config import TrackingConfig, has_password
 
 
@@ -47,6 +47,14 @@ class RunConfig(Section):
         if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
             raise ValueError(
                 "cohort.split: other-database and data.other.source go together: the database that is only tested on"
+            )
+        for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
+            if unknown := [name for name in names or () if name not in self.data.labels]:
+                raise ValueError(f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.data.labels)}")
+        if self.balance.method in SYNTHETIC and len(self.data.labels) > MOST_GOVERNED:
+            raise ValueError(
+                f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
+                f"data.classes has {len(self.data.labels)}"
             )
         if self.execution.sites:
             without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]

@@ -242,7 +242,7 @@ def join(
         trainers: tuple[int, ...] = (hospitals[-1].id,)
     else:
         trainers = tuple(h.id for h in hospitals if h.trains)
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
     if state.round:

@@ -50,11 +50,13 @@ class Network:
     one hidden layer. GroupNorm, because BatchNorm's running statistics would be state that no algorithm averages.
 
     Attributes:
+        leads: signals in a window, which the first convolution sees together.
         window: samples in a window.
         rr: number of RR features.
         classes: number of classes.
     """
 
+    leads: int
     window: int
     rr: int
     classes: int
@@ -67,7 +69,7 @@ class Network:
     @property
     def layout(self) -> Layout:
         """Name and shape of each tensor, in the order of the flat vector."""
-        inputs = (1, *self.channels[:2])
+        inputs = (self.leads, *self.channels[:2])
         layout: list[tuple[str, tuple[int, ...]]] = []
         for i, (before, after, kernel) in enumerate(zip(inputs, self.channels, self.kernels, strict=True), 1):
             layout += [(f"conv{i}.weight", (after, before, kernel)), (f"conv{i}.bias", (after,))]
@@ -83,9 +85,10 @@ class Network:
         return sum(int(np.prod(shape)) for _, shape in self.layout)
 
 
-def build_network(config: ModelConfig, window: int, rr: int, classes: int) -> Network:
-    """The network of `config` for windows of `window` samples, `rr` RR features and `classes` classes."""
+def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes: int) -> Network:
+    """The network of `config` for windows of `leads` signals of `window` samples, `rr` RR features and `classes` classes."""
     return Network(
+        leads=leads,
         window=window,
         rr=rr,
         classes=classes,

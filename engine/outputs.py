@@ -110,7 +110,7 @@ def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) 
         ]
     )
     beats = cohort.beats
-    letters = np.array(list(beats.classes))
+    classes = np.array(beats.classes)
     names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
     tables = []
     for outcome in outcomes:
@@ -122,8 +122,8 @@ def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) 
                 "patient": patients[record].tolist(),
                 "sample": np.asarray(beats.sample[outcome.rows]),
                 "model": [model] * len(record),
-                "true": letters[outcome.true].tolist(),
-                "predicted": letters[predicted].tolist(),
+                "true": classes[outcome.true].tolist(),
+                "predicted": classes[predicted].tolist(),
             }
             tables.append(pa.table(columns, schema))
     with whole(path) as part:

@@ -6,6 +6,7 @@ from html import escape
 from engine.result import Result, Scores
 
 CELL, LEFT, TOP, GAP = 62, 64, 44, 56  # pixels
+LETTER = 9  # pixels, of a class's name
 _INK = "#08306b"
 
 
@@ -13,15 +14,16 @@ def confusion_svg(result: Result) -> str:
     """Both models' counts, global and personal, rows true and columns predicted; the shade is a cell's share of its row."""
     classes = list(result.final.global_.recall)
     side = CELL * len(classes)
-    width, height = 2 * (LEFT + side) + GAP, TOP + side + GAP
+    margin = LEFT + LETTER * (max(map(len, classes)) - 1)
+    width, height = 2 * (margin + side) + GAP, TOP + side + GAP
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="14" text-anchor="middle">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for model, scores, left in (
-        ("global", result.final.global_, LEFT),
-        ("personal", result.final.personal, 2 * LEFT + side + GAP // 2),
+        ("global", result.final.global_, margin),
+        ("personal", result.final.personal, 2 * margin + side + GAP // 2),
     ):
         lines += [f'<g transform="translate({left} {TOP})">', *_matrix(model, scores, classes, side), "</g>"]
     return "\n".join([*lines, "</svg>\n"])
@@ -30,10 +32,11 @@ def confusion_svg(result: Result) -> str:
 def _matrix(model: str, scores: Scores, classes: list[str], side: int) -> Iterator[str]:
     yield _text(side / 2, -16, f"{model}: {_accuracy(scores)}")
     yield _text(side / 2, side + 42, "predicted")
-    yield f'<text transform="translate(-40 {side / 2:g}) rotate(-90)">true</text>'
+    most = LETTER * max(map(len, classes))
+    yield f'<text transform="translate({-31 - most} {side / 2:g}) rotate(-90)">true</text>'
     for i, (name, row) in enumerate(zip(classes, scores.confusion, strict=True)):
-        yield _text((i + 0.5) * CELL, side + 20, name)
-        yield _text(-16, (i + 0.5) * CELL + 5, name)
+        yield _text((i + 0.5) * CELL, side + 20, name, most=CELL - 6)
+        yield _text(-12 - most / 2, (i + 0.5) * CELL + 5, name, most=most)
         for j, count in enumerate(row):
             share = count / max(sum(row), 1)
             yield (
@@ -43,8 +46,10 @@ def _matrix(model: str, scores: Scores, classes: list[str], side: int) -> Iterat
     yield f'<rect width="{side}" height="{side}" fill="none" stroke="black"/>'
 
 
-def _text(x: float, y: float, text: str, colour: str = "black") -> str:
-    return f'<text x="{x:g}" y="{y:g}" fill="{colour}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, colour: str = "black", most: float = 1e9) -> str:
+    """A text around a place; one that would take more than `most` pixels is narrowed."""
+    narrow = f' textLength="{most:g}" lengthAdjust="spacingAndGlyphs"' if LETTER * len(text) > most else ""
+    return f'<text x="{x:g}" y="{y:g}" fill="{colour}"{narrow}>{escape(text)}</text>'
 
 
 def _accuracy(scores: Scores) -> str:

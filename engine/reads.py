@@ -39,6 +39,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
+    "data.lead": ({"data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
     "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),
     "cohort.exponent": ({"cohort.partition": ("quantity",)},),

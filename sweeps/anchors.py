@@ -8,6 +8,7 @@ import sweeps.registration as registration
 from engine.background import Answer, Background
 from engine.ledger.subjects.study import StudyLedger
 from sweeps.folder import trial_folder
+from sweeps.records import read_records
 from sweeps.space import StudyConfig
 from sweeps.stored import StoredTrial
 from sweeps.tuned import total_trials
@@ -71,7 +72,8 @@ class LedgerAnchors:
         self._answers: list[Answer[None]] = []
 
     def register(self, study: StudyConfig, trials: Sequence[StoredTrial]) -> None:
-        self._ledger.submit(StudyLedger.register, registration.design(study), total_trials(study)).result()
+        design = registration.design(study, read_records(self._folder))
+        self._ledger.submit(StudyLedger.register, design, total_trials(study)).result()
         recorded = self._ledger.submit(StudyLedger.recorded).result()
         for trial in sorted(trials, key=lambda trial: trial.number):
             if (trial.number, False) not in recorded:

@@ -12,6 +12,7 @@ from engine.audit.report import Count, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import config_hash
+from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.ledger.bundle import BUNDLE, file_digest
@@ -21,7 +22,8 @@ from engine.result import Result
 from engine.tracking.store import run_tags
 from sweeps import registration
 from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
-from sweeps.space import StudyConfig
+from sweeps.records import RECORDS, read_records
+from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
@@ -37,9 +39,10 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     """
     study, report = read_study(folder), Report()
     trials = _trials(study, folder, report)
+    kept = read_records(folder)
     if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report)
-        _check_design(study, recorded, report)
+        _check_design(study, kept, recorded, report)
         _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
@@ -47,6 +50,7 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
     else:
         report.notes.append("ledger.backend is none: nothing was registered")
     _check_values(study, folder, trials, report)
+    _check_data(study, kept, folder, trials, report)
     report.trials = [
         {
             "trial": number,
@@ -91,13 +95,16 @@ def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, Store
     return found
 
 
-def _check_design(study: StudyConfig, recorded: StudyCase, report: Report) -> None:
+def _check_design(study: StudyConfig, kept: Mapping[str, str], recorded: StudyCase, report: Report) -> None:
     if not recorded.designs:
         return
-    registered, now = recorded.designs[-1].get("design"), registration.design(study)
+    registered, now = recorded.designs[-1].get("design"), registration.design(study, kept)
     there = registered.get("study") if isinstance(registered, dict) else None
     for name, expected, found in differences(there, read_json(canonical_json(now["study"]))):
         report.find(None, "design", name, expected, found, f"{STUDY_FILE} is not the registered study")
+    named = registered.get("records") if isinstance(registered, dict) else None
+    for name, expected, found in differences(named, now["records"]):
+        report.find(None, "design", name, expected, found, f"{RECORDS} does not name the records that were registered")
 
 
 def _check_trials(
@@ -179,6 +186,34 @@ def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredT
                 message = "the value in Optuna's database is not that of the results"
                 report.find(number, "database", name, mean, value, message)
         report.add(Count("values"))
+
+
+def _check_data(
+    study: StudyConfig, kept: Mapping[str, str], folder: Path, trials: Mapping[int, StoredTrial], report: Report
+) -> None:
+    """Results must be of the records that the study began with, unless the trial's own keys choose others."""
+    if not kept:
+        report.notes.append("the records that the study is of were not registered; they are at its sites")
+        return
+    base = {condition.label: resolve(study, condition, {}, 0).data for condition in conditions(study)}
+    for number, trial in sorted(trials.items()):
+        same = [repeat for repeat, values in enumerate(trial.configs) if _data(values) == base.get(trial.condition)]
+        for repeat in same if trial.state == "COMPLETE" else ():
+            try:
+                found = Result.read(repeat_folder(trial_folder(folder, number), repeat)).cohort.digest
+            except DataError:
+                continue  # told above
+            expected = kept.get(trial.condition)
+            if found != expected:
+                message = f"repeat {repeat} was trained on other records than the study began with"
+                report.find(number, "folder", "cohort.digest", expected, found, message)
+
+
+def _data(values: Mapping[str, Any]) -> DataConfig | None:
+    try:
+        return DataConfig.model_validate(values["data"])
+    except (KeyError, ValueError):
+        return None  # told above
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

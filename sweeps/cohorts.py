@@ -50,7 +50,7 @@ def cohort_words(config: RunConfig) -> str:
     who = f" of {most} patients" if most is not None else ""
     return (
         f"{cohort.hospitals} hospitals{who} ({config.data.source}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
-        f"split {cohort.split}, classes {config.data.classes}"
+        f"split {cohort.split}, classes {' '.join(config.data.classes)}"
     )
 
 

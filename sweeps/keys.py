@@ -6,11 +6,12 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from engine.config import RunConfig
+from engine.data.config import CLASSES
 from engine.errors import ConfigError
 from engine.reads import read_with
 from engine.settings import bare, dotted_keys, near_key
 from sweeps.owners import not_varied
-from sweeps.scores import OBJECTIVES
+from sweeps.scores import MODELS, PARTS, PLAIN, objectives
 from sweeps.space import STUDY_KEYS, StudyConfig
 
 UNITS = {
@@ -33,6 +34,12 @@ UNITS = {
     "ledger.window": "s",
     "ledger.confirmations": "blocks",
     "execution.deadline": "s",
+}
+# sections' keys that a file may write more simply than the model says -> their JSON types
+_LISTED = {
+    "lead": ("string", "integer", "array", "null"),
+    "leads": ("array", "null"),
+    "classes": ("string", "array", "null"),
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -85,7 +92,11 @@ def explained(name: str) -> list[str]:
         lines += [f"  read with: {when}"] if (when := read_with(name)) else []
         lines.append(f"  in a study: {not_varied(name) or 'may stand in conditions, baselines and search'}")
     if name in ("objectives", "constraints"):
-        lines += ["  scores:", *(f"    {score}" for score in OBJECTIVES)]
+        lines += [
+            "  scores:",
+            *(f"    {score}" for score in objectives(CLASSES)),
+            "    and recall/NAME of each of data.classes",
+        ]
     return lines
 
 
@@ -95,8 +106,8 @@ def schema(model: type[RunConfig]) -> str:
     found["title"] = f"PulseLedger {'study' if model is StudyConfig else 'run'}"
     for section in (found, *found.get("$defs", {}).values()):
         for name, field in section.get("properties", {}).items():
-            if name == "lead":  # one lead is a list of one
-                section["properties"][name] = {**field, "anyOf": [{"type": ["string", "integer", "array", "null"]}]}
+            if name in _LISTED:  # one is a list of one; letters of classes may stand without commas
+                section["properties"][name] = {**field, "anyOf": [{"type": list(_LISTED[name])}]}
                 section["properties"][name].pop("type", None)
                 section["properties"][name].pop("items", None)
     if model is StudyConfig:
@@ -112,8 +123,11 @@ def schema(model: type[RunConfig]) -> str:
         }
         names = {"enum": list(dotted_keys(RunConfig))}
         found["properties"]["search"] |= {"additionalProperties": spec, "propertyNames": names}
-        found["properties"]["objectives"]["propertyNames"] = {"enum": list(OBJECTIVES)}
-        found["properties"]["constraints"]["propertyNames"] = {"enum": list(OBJECTIVES)}
+        scores = {
+            "anyOf": [{"enum": list(PLAIN)}, {"pattern": f"^({'|'.join(PARTS)})/({'|'.join(MODELS)})/recall/.+$"}]
+        }
+        found["properties"]["objectives"]["propertyNames"] = scores
+        found["properties"]["constraints"]["propertyNames"] = scores
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -415,7 +415,7 @@ def open_mirror(
 
 def told(study: StudyConfig) -> tuple[str, ...]:
     """The numbers of a result that MLflow shows of each trial."""
-    return final_paths(tuple(study.data.classes))
+    return final_paths(study.data.labels)
 
 
 def varied(study: StudyConfig) -> tuple[str, ...]:

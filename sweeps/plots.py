@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
-from engine.data.config import CLASSES
 from sweeps.drawing import (
     COLOURS,
     GREY,
@@ -100,8 +99,7 @@ def learning_curves(trials: Sequence[Finished], looks: Looks) -> list[Figure]:
 @matplotlib.rc_context(STYLE)
 def recall_map(trials: Sequence[Finished]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
-    there = {c for t in trials for c in t.outcome.support}
-    classes = [c for c in CLASSES if c in there]
+    classes = list(dict.fromkeys(c for t in trials for c in t.outcome.support))
     figures = []
     for rows in parts(best_of_each(trials), ROWS):
         values = np.array(

@@ -5,6 +5,7 @@ study's file, Optuna's database and the trials' folders.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ _NOT_PART: Any = {
 _LEDGER = ("head", "contract", "chain_id", "backend")
 
 
-def design(study: StudyConfig) -> dict[str, Any]:
-    """Everything that decides what the study runs, and the code that runs it."""
+def design(study: StudyConfig, records: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides what the study runs: its settings, the digest of each condition's records, and the code."""
     made = provenance()
     code = {"version": made.version, "commit": made.commit, "changed": made.changed}
-    return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "code": code}
+    return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "records": dict(records), "code": code}
 
 
 def begun(trial: StoredTrial) -> dict[str, Any]:

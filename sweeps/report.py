@@ -42,7 +42,7 @@ from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
 from sweeps.scores import shown
 from sweeps.space import TUNED_ON_TEST, conditions
-from sweeps.text import listed, settings, short
+from sweeps.text import leads_read, listed, settings, short
 from sweeps.tuned import search_space, total_trials
 
 PAGE = "report.html"
@@ -170,6 +170,10 @@ def _facts(material: Material, verdict: str) -> list[tuple[str, str]]:
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {seeds}"),
         ("data", f"{data}; classes {', '.join(study.data.classes)}; split {study.cohort.split}"),
         ("macro-F1", f"mean over the classes {' or '.join(scored)}" if scored else "no trial has finished"),
+        (
+            "leads",
+            "; ".join(dict.fromkeys(leads_read(result.cohort.leads) for result in results)) or "nothing was read yet",
+        ),
     ]
     if lost := sum(bool(result.lost) for result in results):
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
@@ -212,7 +216,7 @@ def _how_to_read(material: Material) -> str:
         " otherwise; mean hospital is the mean of the hospitals’ own macro-F1, rare recall that of all classes but the"
         " commonest; hurt is the share of hospitals whose macro-F1 is lower under their personal model than under the global"
         f" one; gradients count personalisation, too. {spread} Trials marked * were given, not tuned; the number in brackets"
-        " is Optuna’s. The lines below each table need no model: each hospital’s commonest train class, and N for every beat."
+        " is Optuna’s. The lines below each table need no model: each hospital’s commonest train class, and the usual class for every beat."
     )
 
 
@@ -228,7 +232,7 @@ def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Lo
             ORDER[1]: float(np.mean(majority)) if majority else None,
             ORDER[3]: outcome.mean("cohort/local_majority_accuracy"),
         },
-        "all N": {ORDER[0]: outcome.all_n[1], ORDER[3]: outcome.all_n[0]},
+        f"all {outcome.usual}": {ORDER[0]: outcome.all_usual[1], ORDER[3]: outcome.all_usual[0]},
     }
     foot = [
         cells(["", name, "", *[""] * len(objectives), *(shown(path).number(line.get(path), "") for path in paths)])
@@ -267,7 +271,7 @@ def _cohorts(material: Material) -> Section:
     if not first:
         return Section("Cohorts", missing="no trial has finished")
     heads = ["condition", "hospitals", "beats", "test beats", "label distance", "size variation"]
-    heads += ["local majority %", "all N %", "classes that hospitals lack"]
+    heads += ["local majority %", "usual class %", "classes that hospitals lack"]
     accuracy = shown("final/personal/accuracy")
     lines = []
     for label, trial in first.items():
@@ -283,7 +287,7 @@ def _cohorts(material: Material) -> Section:
                     f"{cohort.heterogeneity.emd_mean:.3f}",
                     f"{cohort.heterogeneity.size_cv:.2f}",
                     accuracy.number(trial.outcome.mean("cohort/local_majority_accuracy"), NONE),
-                    accuracy.number(trial.outcome.all_n[0], NONE),
+                    accuracy.number(trial.outcome.all_usual[0], NONE),
                     ", ".join(lacking) or "none",
                 ]
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.algorithms.config import METHODS
+from engine.data.config import labels_of
 from engine.errors import PulseLedgerError
 from engine.result import RESULT, Result
 from sweeps.definition import require_unedited
@@ -28,7 +29,7 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, score_paths
+from sweeps.scores import MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 
@@ -68,9 +69,10 @@ class Outcome:
     """What a complete trial came to, over its repeats.
 
     Attributes:
-        scores: path -> the number over the repeats, for all of `scores.score_paths` and `scores.TRIVIAL`. Without a global
+        scores: path -> the number over the repeats, for all of `scores.objectives` and `scores.TRIVIAL`. Without a global
             model there is none of it: what the loop of local-only carries along was never trained.
-        all_n: accuracy and macro-F1 of calling every test beat N.
+        usual: the first of the classes, N of AAMI.
+        all_usual: accuracy and macro-F1 of calling every test beat that.
         seeds: of each repeat: hospital -> what it came to.
         scored: the classes that macro-F1 is a mean over.
         support: class -> test beats of all hospitals, of the first repeat.
@@ -82,7 +84,8 @@ class Outcome:
     repeats: int
     method: Named
     scores: Mapping[str, Spread]
-    all_n: tuple[float | None, float | None]
+    usual: str
+    all_usual: tuple[float | None, float | None]
     seeds: tuple[Mapping[int, Hospital], ...]
     scored: tuple[str, ...]
     support: Mapping[str, int]
@@ -243,13 +246,15 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
     """What the repeats of a trial came to."""
     first = results[0]
     method = method_of(first.config)
-    guesses = [all_n(result.final.personal.support, result.cohort.scored) for result in results]
+    usual = labels_of(first.config.data.classes)[0]
+    guesses = [all_of_class(usual, result.final.personal.support, result.cohort.scored) for result in results]
     scores = {path: _spread([result.score(path) for result in results]) for path in _paths(first, method)}
     return Outcome(
         repeats=len(results),
         method=method,
         scores=scores,
-        all_n=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
+        usual=usual,
+        all_usual=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
         seeds=tuple(_hospitals(result, method) for result in results),
         scored=tuple(first.cohort.scored),
         support=first.final.personal.support,
@@ -260,7 +265,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
 
 
 def _paths(result: Result, method: Named) -> list[str]:
-    every = (*score_paths(result.final.personal.recall), *TRIVIAL)
+    every = (*objectives(tuple(result.final.personal.recall)), *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 
@@ -290,19 +295,22 @@ def _exchanged(result: Result, method: Named) -> float:
     return 4.0 * result.parameters * sent
 
 
-def all_n(support: Mapping[str, int], scored: Sequence[str] | None = None) -> tuple[float | None, float | None]:
-    """Accuracy and macro-F1 over the scored classes of calling every test beat N; None where N is no class.
+def all_of_class(
+    name: str, support: Mapping[str, int], scored: Sequence[str] | None = None
+) -> tuple[float | None, float | None]:
+    """Accuracy and macro-F1 over the scored classes of calling every test beat `name`; None where that is no class.
 
-    >>> all_n({"N": 6, "V": 4, "F": 0})
+    >>> all_of_class("N", {"N": 6, "V": 4, "F": 0})
     (0.6, 0.375)
     """
     total = sum(support.values())
-    if "N" not in support or not total:
+    if name not in support or not total:
         return None, None
+    hits = support[name]
     there = [c for c, n in support.items() if n and (scored is None or c in scored)]
-    # F1 of N is 2 hits / (support + called); of every other class that is there, 0
-    f1 = 2 * support["N"] / (support["N"] + total) if "N" in there else 0.0
-    return support["N"] / total, f1 / len(there) if there else None
+    # its F1 is 2 hits / (support + called); that of every other class that is there, 0
+    f1 = 2 * hits / (hits + total) if name in there else 0.0
+    return hits / total, f1 / len(there) if there else None
 
 
 def _spread(values: Sequence[float | None]) -> Spread:
@@ -332,8 +340,9 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "repeats": outcome.repeats,
         "algorithm": outcome.method.algorithm,
         "scores": {path: plain(spread) for path, spread in outcome.scores.items()},
-        "all_n_accuracy": outcome.all_n[0],
-        "all_n_macro_f1": outcome.all_n[1],
+        "usual": outcome.usual,
+        "all_usual_accuracy": outcome.all_usual[0],
+        "all_usual_macro_f1": outcome.all_usual[1],
         "scored": list(outcome.scored),
         "support": dict(outcome.support),
         "exchanged_bytes": outcome.exchanged,

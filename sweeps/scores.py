@@ -5,11 +5,10 @@ as "test macro-F1", in tables.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.config import RunConfig
-from engine.data.config import CLASSES
 from engine.result import SCORES, Model
 
 PARTS = ("validation", "final")  # beats to choose by, and test beats to report on
@@ -18,6 +17,11 @@ COSTS = (
     *(f"ledger/{name}" for name in ("overhead_share", "critical_path_seconds", "gas_per_round")),
     *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
 )
+PLAIN = (
+    *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
+    *(f"{part}/personal/hurt_share" for part in PARTS),
+    *COSTS,
+)
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
@@ -25,25 +29,17 @@ TRIVIAL = tuple(
 MIN_SUPPORT = 50  # test beats of a class, under which its scores say little
 
 
-def score_paths(classes: Iterable[str]) -> tuple[str, ...]:
-    """The paths of all single numbers of a result with these classes."""
-    return (
-        *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
-        *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in classes),
-        *(f"{part}/personal/hurt_share" for part in PARTS),
-        *COSTS,
-    )
+def objectives(classes: Sequence[str]) -> tuple[str, ...]:
+    """All scores of a study with these classes that may be tuned for."""
+    return (*PLAIN, *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in classes))
 
 
-OBJECTIVES = score_paths(CLASSES)
-
-
-def known_scores(near: str = "") -> str:
+def known_scores(classes: Sequence[str], near: str = "") -> str:
     """All scores in words, those that are spelt nearly like `near` first."""
-    close = difflib.get_close_matches(near, OBJECTIVES, 2)
+    close = difflib.get_close_matches(near, objectives(classes), 2)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return (
-        f"{hint}known: {'|'.join(PARTS)}/{'|'.join(MODELS)}/{'|'.join(SCORES)}, the same with recall/{'|'.join(CLASSES)}, "
+        f"{hint}known: {'|'.join(PARTS)}/{'|'.join(MODELS)}/{'|'.join(SCORES)}, the same with recall/{'|'.join(classes)}, "
         f"{'|'.join(PARTS)}/personal/hurt_share, {', '.join(COSTS)}"
     )
 
@@ -55,9 +51,9 @@ def impossible(name: str, config: RunConfig) -> str:
         return "there is no ledger (ledger.backend is none)"
     if part == "validation" and config.cohort.fractions[1] == 0:
         return "there are no validation beats (the second of cohort.fractions is 0)"
-    letter = rest.rpartition("/")[2]
-    if "/recall/" in name and letter not in config.data.classes:
-        return f"class {letter} is not among data.classes ({config.data.classes})"
+    of_class = rest.rpartition("/")[2]
+    if "/recall/" in name and of_class not in config.data.classes:
+        return f"class {of_class} is not among data.classes ({', '.join(config.data.classes)})"
     if rest.startswith("global/") and not config.federation.method.trains_global:
         return f"federation.algorithm {config.federation.algorithm} trains no global model"
     return ""

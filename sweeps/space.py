@@ -8,14 +8,14 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.settings import Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
-from sweeps.scores import OBJECTIVES, known_scores
+from sweeps.scores import known_scores, objectives
 
 STUDY_KEYS = (
     "conditions",
@@ -103,22 +103,20 @@ class StudyConfig(RunConfig):
 
     @field_validator("constraints")
     @classmethod
-    def _constraints(cls, value: dict[str, str]) -> dict[str, str]:
+    def _constraints(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         for name, bound in value.items():
-            if name not in OBJECTIVES:
-                raise ValueError(f"{name!r} is no score; {known_scores(name)}")
+            _require_score(name, info)
             if not _BOUND.fullmatch(bound):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
         return value
 
     @field_validator("objectives")
     @classmethod
-    def _objectives(cls, value: dict[str, str]) -> dict[str, str]:
+    def _objectives(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if not value:
             raise ValueError("must name at least one score")
         for name in value:
-            if name not in OBJECTIVES:
-                raise ValueError(f"{name!r} is no score; {known_scores(name)}")
+            _require_score(name, info)
         return value
 
     @model_validator(mode="after")
@@ -142,6 +140,13 @@ class StudyConfig(RunConfig):
     def tuned_on_test(self) -> bool:
         """Whether something is chosen by scores of test beats, which then are no estimates any more."""
         return any(name.startswith("final/") for name in self.scored)
+
+
+def _require_score(name: str, info: ValidationInfo) -> None:
+    """Raises ValueError for what is no score of the classes in the settings before, which are wrong where they are not there."""
+    data = info.data.get("data")
+    if data is not None and name not in objectives(data.labels):
+        raise ValueError(f"{name!r} is no score; {known_scores(data.labels, name)}")
 
 
 @dataclass(frozen=True)

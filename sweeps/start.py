@@ -20,6 +20,7 @@ from sweeps.lock import identity, only_driver
 from sweeps.means import MEANS, Means
 from sweeps.progress import StudyProgress
 from sweeps.queue import Queue, open_studies
+from sweeps.records import require_same
 from sweeps.slots import RayLost, require_head
 from sweeps.space import StudyConfig
 from sweeps.storage import driver_storage
@@ -84,6 +85,7 @@ def resume_study(
 def _drive(
     study: StudyConfig, folder: Path, storage: BaseStorage, progress: StudyProgress | None, quiet: bool, means: Means
 ) -> None:
+    require_same(study, folder)
     commands = CommandTable(folder)
     queue = Queue(study, open_studies(study, folder, storage))
     already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())

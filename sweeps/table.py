@@ -240,7 +240,7 @@ def _lines(outcome: Outcome) -> list[tuple[str, dict[str, float | None]]]:
                 "final/personal/accuracy": outcome.mean("cohort/local_majority_accuracy"),
             },
         ),
-        ("all N", {ESSENTIAL: outcome.all_n[1], "final/personal/accuracy": outcome.all_n[0]}),
+        (f"all {outcome.usual}", {ESSENTIAL: outcome.all_usual[1], "final/personal/accuracy": outcome.all_usual[0]}),
         ("global majority", {"final/personal/accuracy": outcome.mean("cohort/global_majority_accuracy")}),
     ]
 

@@ -1,7 +1,7 @@
 """Values as words, the same in tables, pages and progress."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -70,3 +70,14 @@ def plain_name(text: str) -> str:
     ('hospitals 4 skew record-dirichlet 0.1', 'FedAvg fine-tuning')
     """
     return re.sub(r"[^\w.-]+", " ", text).strip() or "-"
+
+
+def leads_read(leads: Mapping[str, Sequence[str]]) -> str:
+    """Which leads were read of how many records, the commonest first; the records of the others are named.
+
+    >>> leads_read({"V5": ["102"], "MLII + V1": ["100", "101"]})
+    'MLII + V1 2, V5 1 (102)'
+    """
+    ordered = sorted(leads.items(), key=lambda lead: -len(lead[1]))
+    named = ((name, who, f" ({' '.join(who)})" if i and len(who) <= 8 else "") for i, (name, who) in enumerate(ordered))
+    return ", ".join(f"{name} {len(who)}{these}" for name, who, these in named)

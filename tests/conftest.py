@@ -135,7 +135,7 @@ def beats_of() -> Callable[..., Beats]:
         return Beats(
             folder=Path(),
             classes=CLASSES,
-            x=np.zeros((len(number), window), np.float32),
+            x=np.zeros((len(number), 1, window), np.float32),
             rr=np.zeros((len(number), 0), np.float32),
             y=np.array([CLASSES.index(letter) for letters in records.values() for letter in letters], np.int8),
             record=number.astype(np.int32),

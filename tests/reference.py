@@ -131,7 +131,7 @@ def logits(network: Network, params: np.ndarray, x: np.ndarray, rr: np.ndarray) 
     p = {name: tensor.astype(float) for name, tensor in unflatten(params, network.layout).items()}
     rows = []
     for beat, timing in zip(x.astype(float), rr.astype(float), strict=True):
-        signal = beat[None, :]
+        signal = beat
         for layer, kernel in enumerate(network.kernels, 1):
             padded = np.pad(signal, ((0, 0), (kernel // 2, kernel // 2)))
             stride = 2 if layer == 1 else 1

@@ -41,7 +41,7 @@ def test_the_peers_network_and_draws_are_the_engines(workload: Path, monkeypatch
     from peers import common
 
     task, data, beats = common.load_task(workload), common.Data(workload), open_beats(workload, check=True)
-    network = build_network(ModelConfig(), window=252, rr=4, classes=4)
+    network = build_network(ModelConfig(), leads=1, window=252, rr=4, classes=4)
     params = initial_parameters(network, 7)
     module = common.Network(task)
     common.load(module, params)

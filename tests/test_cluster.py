@@ -103,7 +103,7 @@ config = RunConfig.model_validate(json.loads(sys.argv[1]))
 def ask():
     cohort = build_cohort(config.data, config.cohort)
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     task = Task(config, network, beats.folder, None)
     params = initial_parameters(network, 0)
     pool = RayPool(cohort.hospitals, task)

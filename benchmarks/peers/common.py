@@ -49,7 +49,7 @@ class Data:
     """All beats of all hospitals, mapped from disk; `ranges` says which rows are whose.
 
     Attributes:
-        x: float32[beats, window].
+        x: float32[beats, 1, window].
         rr: float32[beats, rr].
         y: int64[beats].
         ranges: for each hospital its first train row, its first test row, and the end.
@@ -84,7 +84,7 @@ class Network(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, rr: torch.Tensor) -> torch.Tensor:
         """Logits, float32[n, classes]."""
-        signal = F.max_pool1d(F.relu(self.norm1(self.conv1(x.unsqueeze(1)))), 2)
+        signal = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
         signal = F.max_pool1d(F.relu(self.norm2(self.conv2(signal))), 2)
         signal = F.relu(self.norm3(self.conv3(signal)))
         joined = torch.cat([F.adaptive_avg_pool1d(signal, self.pooled).flatten(1), rr], 1)

@@ -20,7 +20,7 @@ from engine.audit.quality import files_of
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, shown
-from engine.data.config import CLASSES
+from engine.data.config import CLASSES, labels_of
 from engine.ledger.format import DECISIONS
 
 STATUS = ("none", "pending", "denied", "approved", "accepted", "rejected", "expired")  # as in SyntheticLedger.sol
@@ -120,7 +120,7 @@ def _check_quotas(case: Case, found: Mapping[bytes, Outcome], used: Mapping[tupl
     for (slot, class_), number in sorted(counted.items()):
         yield Count("quotas")
         if used.get((slot, class_)) != number:
-            message = f"journal and chain disagree on the quota of class {_letter(class_)}; expected is the chain"
+            message = f"journal and chain disagree on the quota of class {_name(case, class_)}; expected is the chain"
             yield finding("synthetic", "used", used.get((slot, class_)), number, message, hospital=slot)
 
 
@@ -134,7 +134,7 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
         row, request = told.pop(id.hex(), {}), outcome.request
         expected: dict[str, Any] = {
             "hospital": request["slot"],
-            "class": _letter(request["class_"]),
+            "class": _name(case, request["class_"]),
             "wanted": request["quantity"],
             "granted": outcome.granted,
             "accepted": outcome.counted if outcome.status == ACCEPTED else 0,
@@ -148,8 +148,14 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
         yield finding("result", "synthesis", None, unknown, "the ledger holds no such request")
 
 
-def _letter(class_: int) -> str | None:
-    return CLASSES[class_] if class_ < len(CLASSES) else None
+def _name(case: Case, class_: int) -> str | None:
+    """The class of a number, by the configuration in result.json."""
+    classes: Any = case.result
+    for key in ("config", "data", "classes"):
+        classes = classes.get(key) if isinstance(classes, dict) else None
+    named = isinstance(classes, list | str) and all(isinstance(name, str) for name in classes)
+    labels = labels_of(classes) if named else CLASSES
+    return labels[class_] if class_ < len(labels) else None
 
 
 # --- Beats ------------------------------------------------------------------------------------------------------------
@@ -199,8 +205,9 @@ def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator
 
 
 def batch_digest(x: np.ndarray, rr: np.ndarray, y: np.ndarray) -> bytes:
-    """Digest of a batch of synthetic beats: sizes as uint32, then windows and RR features (float32), classes (int8)."""
-    sizes = [len(x), x.shape[1] if x.ndim == 2 else 0, rr.shape[1] if rr.ndim == 2 else 0]
+    """Digest of a batch of synthetic beats: sizes (beats, leads, window, RR features) as uint32, then windows and RR features
+    (float32), classes (int8)."""
+    sizes = [*x.shape, rr.shape[1] if rr.ndim == 2 else 0]
     data = b"".join(size.to_bytes(4, "little") for size in sizes)
     for array, kind in ((x, "float32"), (rr, "float32"), (y, "int8")):
         if array.dtype != kind:

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.data import signals
 from engine.data.collection import Collection, gather, one_rate, patient_of, refuse, require_apart
-from engine.data.config import CLASSES, DataConfig, seconds_of
+from engine.data.config import DataConfig, seconds_of
 from engine.data.records import Record, read_record
 from engine.encoding import json_hash
 from engine.errors import DataError
@@ -37,8 +37,8 @@ class Beats:
 
     Attributes:
         folder: where the arrays lie; `open_beats(folder)` maps them again, in any process.
-        classes: letters of the classes; `y` counts in this order.
-        x: float32[beats, before + after], the windows.
+        classes: names of the classes; `y` counts in this order.
+        x: float32[beats, leads, before + after], the windows.
         rr: float32[beats, RR features].
         y: int8[beats], class.
         record: int32[beats], index into `records`.
@@ -57,7 +57,7 @@ class Beats:
     """
 
     folder: Path
-    classes: str
+    classes: tuple[str, ...]
     x: np.ndarray
     rr: np.ndarray
     y: np.ndarray
@@ -73,8 +73,13 @@ class Beats:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Leads, and samples in a window."""
+        return self.x.shape[1], self.x.shape[2]
+
     def counts(self) -> dict[str, int]:
-        """Class letter -> number of beats."""
+        """Class -> number of beats."""
         return dict(zip(self.classes, np.bincount(self.y, minlength=len(self.classes)).tolist(), strict=True))
 
 
@@ -102,29 +107,28 @@ def cut(record: Record, data: DataConfig) -> Cut:
     symbols that `data` does not want. RR features are computed over all annotated beats, also those left out.
     """
     before, after = data.window_at(record.sampling_rate)
-    peaks, signal, length = record.peaks, record.signal[0], record.signal.shape[1]
+    peaks, signal, length = record.peaks, record.signal, record.signal.shape[1]
     classes = [data.class_of(symbol) for symbol in record.symbols]
     wanted = np.array(
-        [
-            (c or "-") in data.classes and s not in data.drop_symbols
-            for s, c in zip(record.symbols, classes, strict=True)
-        ],
+        [c in data.classes and s not in data.drop_symbols for s, c in zip(record.symbols, classes, strict=True)],
         bool,
     )
     inside = (peaks - before >= 0) & (peaks + after <= length)
     lost, flat = (
-        inside & _touched(record.kinds == kind, peaks, before, after) for kind in (signals.LOST, signals.FLAT)
+        inside & _touched((record.kinds == kind).any(0), peaks, before, after) for kind in (signals.LOST, signals.FLAT)
     )
     keep = wanted & inside & ~lost & ~flat
     if data.normalise == "record":
-        signal = _scaled(signal, record.kinds == signals.GOOD)
-    x = signal[peaks[keep][:, None] + np.arange(-before, after)].astype(np.float32)
+        good = record.kinds == signals.GOOD
+        signal = np.stack([_scaled(lead, kept) for lead, kept in zip(signal, good, strict=True)])
+    at = peaks[keep][:, None] + np.arange(-before, after)
+    x = np.ascontiguousarray(signal[:, at].swapaxes(0, 1), np.float32)
     if data.normalise == "beat":
-        x = (x - x.mean(1, keepdims=True)) / np.maximum(x.std(1, keepdims=True), 1e-6)
+        x = (x - x.mean(2, keepdims=True)) / np.maximum(x.std(2, keepdims=True), 1e-6)
     return Cut(
         x=x,
         rr=rr_features(peaks / record.sampling_rate, data)[keep],
-        y=np.array([data.classes.index(c or "") for c, k in zip(classes, keep, strict=True) if k], np.int8),
+        y=np.array([data.classes.index(c) for c, k in zip(classes, keep, strict=True) if k and c], np.int8),
         sample=peaks[keep],
         counts={
             "edge": int((wanted & ~inside).sum()),
@@ -191,23 +195,38 @@ def rr_features(seconds: np.ndarray, data: DataConfig) -> np.ndarray:
     return np.array([columns[name] for name in data.rr_names], np.float32).reshape(-1, n).T
 
 
+def digest_of(data: DataConfig, progress: Callable[[str], None] = lambda text: None) -> str:
+    """The digest that `load_beats` gives these records under these settings; nothing is cut.
+
+    Raises:
+        DataError: as of `load_beats`, but for what only reading signals and annotations shows.
+    """
+    return _found(data, progress)[2]
+
+
+def _found(data: DataConfig, progress: Callable[[str], None]) -> tuple[list[Collection], tuple[int, int], str]:
+    """The records of all sources, the window at their rate, and the digest of files and settings."""
+    collections = [gather(data, progress)]
+    if data.other.source != "none":
+        collections.append(gather(data.of_other(), progress))
+        require_apart(*collections)
+    try:
+        window = data.window_at(one_rate(collections))
+    except ValueError as error:
+        raise DataError(f"{error}.") from None
+    told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "leads", "annotator", "other"}
+    told |= {"rr_stop"}  # nothing is cut otherwise
+    digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
+    return collections, window, digest
+
+
 def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: None) -> Beats:
     """The beats of `data`: from the cache when files and settings are the same, else cut anew.
 
     Raises:
         DataError: a record is missing, damaged or foreign, or nothing is left.
     """
-    collections = [gather(data, progress)]
-    if data.other.source != "none":
-        collections.append(gather(data.of_other(), progress))
-        require_apart(*collections)
-    rate = one_rate(collections)
-    try:
-        window = data.window_at(rate)
-    except ValueError as error:
-        raise DataError(f"{error}.") from None
-    told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "annotator", "other"}
-    digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
+    collections, window, digest = _found(data, progress)
     code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
     folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
     source = _patients_source(collections)  # the same patients may be told in another way
@@ -219,7 +238,7 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     whole, records = _cut_all(collections)
     if not len(whole["y"]):
         raise DataError(
-            f"{collections[0].found.folder}: no beat is left; data.classes is {data.classes} and data.window "
+            f"{collections[0].found.folder}: no beat is left; data.classes is {list(data.classes)} and data.window "
             f"{list(data.window)}{_left_out(records)}."
         )
     meta = {
@@ -277,7 +296,7 @@ def _described(record: Record, made: Cut, data: DataConfig) -> dict[str, Any]:
         "native_rate": record.native_rate,
         "samples": record.signal.shape[1],
         "peaks": len(record.peaks),
-        "annotated": {c: annotated.count(c) for c in CLASSES},
+        "annotated": {c: annotated.count(c) for c in data.labels},
         **made.counts,
         "doubled": record.doubled,
         "dropped": made.dropped,
@@ -318,7 +337,7 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         return Beats(
             folder=folder,
-            classes=meta["classes"],
+            classes=tuple(meta["classes"]),
             records=tuple(meta["records"]),
             digest=meta["digest"],
             rr_names=tuple(meta["rr_names"]),

@@ -39,7 +39,7 @@ class Collection:
 
     def described(self) -> list[object]:
         """What makes it this collection and no other, as plain JSON values."""
-        told = {"lead": self.data.lead, "annotator": self.data.annotator}
+        told = {"leads": self.data.inputs, "annotator": self.data.annotator}
         names = [entry.name for entry in self.entries]
         return [told, names, dict(self.digests), dict(self.patients.of), dict(self.known)]
 

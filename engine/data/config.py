@@ -1,6 +1,7 @@
 """Settings of records, beats and cohorts."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -9,7 +10,8 @@ from engine.settings import Name, Section
 
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
 RR_FEATURES: tuple[RrFeature, ...] = get_args(RrFeature)
-CLASSES = "NSVFQ"
+CLASSES = ("N", "S", "V", "F", "Q")  # of ANSI/AAMI EC57
+MOST_CLASSES = 100
 # The 19 beat annotations of WFDB and their classes of ANSI/AAMI EC57. `e` and `j` (escape beats) are N here; putting
 # them into S, as many repositories do, is wrong. `?` is a beat that a detector had not learnt yet.
 AAMI = {
@@ -20,6 +22,7 @@ AAMI = {
     **dict.fromkeys("/fQ?", "Q"),
 }
 LONGEST_WINDOW = 4096  # samples
+MOST_LEADS = 16
 
 Source = Literal["simulated", "mitdb", "incart", "svdb", "folder"]
 Lead = Annotated[str | int, Field(union_mode="left_to_right")]
@@ -34,6 +37,41 @@ def _listed(value: Any) -> Any:
 
 
 Leads = Annotated[tuple[Lead, ...], BeforeValidator(_listed)]
+
+
+def _class_names(value: Any) -> Any:
+    """Letters of AAMI EC57 may stand without commas: NSVF."""
+    if isinstance(value, str):
+        if not value or any(letter not in CLASSES for letter in value):
+            raise ValueError(f"must be a list of names, or letters out of {''.join(CLASSES)}")
+        return tuple(value)
+    return value
+
+
+def _class_name(value: str) -> str:
+    # they stand in paths of scores, in names of metrics and in columns of tables
+    if not re.fullmatch(r"\w([\w. -]{0,38}\w)?", value):
+        raise ValueError(
+            f"{value!r:.60} is no name of a class: up to 40 letters, digits, '_', '-', '.' and spaces within"
+        )
+    return value
+
+
+ClassName = Annotated[Name, AfterValidator(_class_name)]
+ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_class_names)]
+
+
+def labels_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """All classes that a beat can be annotated with, in the order in which they are numbered; the first is the usual one.
+
+    Those of AAMI EC57 where `classes`, which are kept, are some of them; else just these.
+    """
+    return CLASSES if set(classes) <= set(CLASSES) else tuple(classes)
+
+
+def rare(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes out of `labels_of` that may get more beats: not the usual one, nor AAMI's Q, which is a mixture."""
+    return tuple(label for label in labels[1:] if (label, tuple(labels)) != ("Q", CLASSES))
 
 
 def seconds_of(value: int | str) -> float | None:
@@ -86,17 +124,20 @@ class OtherConfig(Section):
     """The second database of split other-database: its records never train. What is null is as in `data`."""
 
     source: Source | Literal["none"] = Field("none", description="the database to test on, or none")
-    folder: str | None = Field(None, description="folder that holds its records")
+    folder: Name | None = Field(None, description="folder that holds its records")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of its record names")
     exclude: tuple[Name, ...] = Field((), description="its records to leave out")
     lead: Leads | None = Field(None, description="its leads in order of preference; null: as data.lead")
-    annotator: str | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
+    leads: tuple[Leads, ...] | None = Field(None, description="its input leads, as data.leads; null: as there")
+    annotator: Name | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
     patients: dict[Name, Name] | str | None = Field(None, description="whose its records are, as data.patients")
 
     @model_validator(mode="after")
     def _folder(self) -> "OtherConfig":
         if self.source == "folder" and not self.folder:
             raise ValueError("source 'folder' needs data.other.folder")
+        if self.lead is not None and self.leads is not None:
+            raise ValueError("give lead or leads, not both")
         return self
 
 
@@ -106,10 +147,10 @@ class DataConfig(Section):
     source: Source = Field(
         "simulated", description="simulated records, a known database, or any folder of WFDB records (data.folder)"
     )
-    folder: str | None = Field(None, description="folder that holds the WFDB records")
+    folder: Name | None = Field(None, description="folder that holds the WFDB records")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of record names")
     exclude: tuple[Name, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
-    annotator: str = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
+    annotator: Name = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
     patients: dict[Name, Name] | str | None = Field(
         None,
         description="whose a record is: a .csv of record and patient, a mapping, a regular expression over the name, "
@@ -125,6 +166,12 @@ class DataConfig(Section):
     lead: Leads = Field(
         ("MLII", "V5"), description="lead by name or by number from 0; a list is in order of preference"
     )
+    leads: tuple[Leads, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_LEADS,
+        description="several input leads, a list such as data.lead for each: [[MLII, II], [V1]]; null: the one of data.lead",
+    )
     normalise: Literal["record", "train", "beat", "none"] = Field(
         "record",
         description="scale by median and spread of the whole record or of its train beats, each beat by its own, or keep mV",
@@ -133,8 +180,14 @@ class DataConfig(Section):
     rr_context: Length = Field(
         10, description="beats on each side that make the local mean of the RR ratios, or a time as '10 s'"
     )
-    classes: str = Field("NSVFQ", description="AAMI EC57 classes that are kept, a part of NSVFQ")
-    symbols: dict[Name, str | None] = Field(
+    rr_stop: bool | None = Field(
+        None, description="timing before a guard gap knows no beat behind it; null: with normalise train only"
+    )
+    classes: ClassNames = Field(
+        CLASSES,
+        description="classes that are kept: AAMI EC57's, such as NSVF, or names out of data.symbols, the usual first",
+    )
+    symbols: dict[Name, ClassName | None] = Field(
         {}, description="annotation symbol: class, put over the AAMI map; null drops the symbol"
     )
     drop_symbols: tuple[Name, ...] = Field((), description="annotation symbols to leave out, such as Q")
@@ -168,11 +221,11 @@ class DataConfig(Section):
     @field_validator("symbols")
     @classmethod
     def _mapped(cls, value: dict[str, str | None]) -> dict[str, str | None]:
-        for symbol, letter in value.items():
-            if len(symbol) != 1:
-                raise ValueError(f"{symbol!r} is no annotation symbol; one is a single sign such as N or /")
-            if letter is not None and (len(letter) != 1 or letter not in CLASSES):
-                raise ValueError(f"{letter!r} of {symbol} is no class; allowed: {', '.join(CLASSES)}, null")
+        for symbol in value:
+            if not re.fullmatch(r"\S{1,3}", symbol):
+                raise ValueError(
+                    f"{symbol!r} is no annotation symbol; one is a single sign such as N or /, at most three"
+                )
         return value
 
     @field_validator("drop_symbols")
@@ -198,21 +251,49 @@ class DataConfig(Section):
 
     @field_validator("classes")
     @classmethod
-    def _classes(cls, value: str) -> str:
-        if len(value) < 2 or any(c not in CLASSES for c in value) or len(set(value)) != len(value):
-            raise ValueError("must be at least two different letters out of NSVFQ")
-        return "".join(c for c in CLASSES if c in value)
+    def _classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not 2 <= len(value) <= MOST_CLASSES or len(set(value)) != len(value):
+            raise ValueError(f"must be two to {MOST_CLASSES} different classes")
+        return tuple(sorted(value, key=CLASSES.index)) if set(value) <= set(CLASSES) else value
 
     @model_validator(mode="after")
-    def _folder(self) -> "DataConfig":
+    def _together(self) -> "DataConfig":
         if self.source == "folder" and not self.folder:
             raise ValueError("source 'folder' needs data.folder")
+        known = {*CLASSES, *self.classes}
+        for symbol, name in self.symbols.items():
+            if name is not None and name not in known:
+                allowed = ", ".join(dict.fromkeys((*self.classes, *CLASSES)))
+                raise ValueError(f"symbols: {name!r} of {symbol} is no class; allowed: {allowed}, null")
+        reached = {self.class_of(symbol) for symbol in (*AAMI, *self.symbols)}
+        if lacking := [name for name in self.classes if name not in reached and name not in CLASSES]:
+            raise ValueError(
+                f"classes: no symbol is {lacking[0]!r}; data.symbols says which are, such as {{V: {lacking[0]}}}"
+            )
+        if self.leads is not None and self.lead != DataConfig.model_fields["lead"].default:
+            raise ValueError("give data.lead, one lead, or data.leads, several, not both")
+        if self.other.source != "none" and len(self.of_other().inputs) != len(self.inputs):
+            raise ValueError(
+                f"data.other has {len(self.of_other().inputs)} input leads, data has {len(self.inputs)}; they must be as many"
+            )
         return self
+
+    @property
+    def inputs(self) -> tuple[tuple[str | int, ...], ...]:
+        """For each input lead, the leads that may be it in order of preference."""
+        return (self.lead,) if self.leads is None else self.leads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All classes that a beat can have, see `labels_of`."""
+        return labels_of(self.classes)
 
     def of_other(self) -> "DataConfig":
         """Settings for the records of `other`: its own where it has some."""
         own = {name: getattr(self.other, name) for name in ("source", "folder", "records", "exclude", "patients")}
-        own |= {name: getattr(self.other, name) or getattr(self, name) for name in ("lead", "annotator")}
+        own["annotator"] = self.other.annotator or self.annotator
+        if self.other.lead is not None or self.other.leads is not None:
+            own |= {"lead": self.other.lead or self.lead, "leads": self.other.leads}
         return self.model_copy(update={**own, "other": OtherConfig()})
 
     @property

@@ -260,6 +260,8 @@ def _units(path: Path, header: Any) -> list[str]:
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")][1:]
+    if len(lines) != len(header.units):
+        raise _unreadable(path, f"promises {len(header.units)} signals and describes {len(lines)}")
     written = [line[2].partition("/")[2] if len(line) > 2 else "" for line in lines]
     return [own if not own.isascii() else str(read or "mV") for own, read in zip(written, header.units, strict=True)]
 

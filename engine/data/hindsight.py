@@ -27,7 +27,8 @@ def without_hindsight(
             sample that ends what a beat may know.
     """
     scaled = data.normalise == "train"
-    timed = scaled and bool(beats.rr_names) and bool((horizon != NO_END).any())
+    stops = scaled if data.rr_stop is None else data.rr_stop
+    timed = stops and bool(beats.rr_names) and bool((horizon != NO_END).any())
     if not scaled and not timed:
         return beats
     learning = (owner >= 0) & trains[owner]
@@ -62,7 +63,7 @@ def timing(beats: Beats, data: DataConfig, horizon: np.ndarray) -> np.ndarray:
 
 
 def scaled_by_train(beats: Beats, owner: np.ndarray, part: np.ndarray, learning: np.ndarray) -> np.ndarray:
-    """float32[beats, window]: each record less the median and over the spread of its train beats' windows.
+    """float32[beats, leads, window]: each record less the median and over the spread of its train beats' windows.
 
     A record's beats in hospitals that train and in those that only adapt are scaled apart. One without a train beat there
     takes the scale of its hospital's train beats.
@@ -82,6 +83,11 @@ def scaled_by_train(beats: Beats, owner: np.ndarray, part: np.ndarray, learning:
 
 
 def _scaled(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Windows float32[beats, leads, window], each lead by itself."""
     if not known.size:
         return x
-    return (x - np.median(known)) / max(float(known.std()), 1e-6)
+    result = np.empty_like(x)
+    for lead in range(x.shape[1]):
+        own = np.ascontiguousarray(known[:, lead])
+        result[:, lead] = (x[:, lead] - np.median(own)) / max(float(own.std()), 1e-6)
+    return result

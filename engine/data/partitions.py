@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.data.beats import Beats
-from engine.data.config import CohortConfig
+from engine.data.config import CohortConfig, labels_of
 from engine.data.sources import DATASETS, Dataset
 from engine.errors import ConfigError
 from engine.seeds import generator
@@ -108,13 +108,14 @@ def _contiguous(patients: list[list[int]], hospitals: int) -> list[list[int]]:
 
 
 def _pathologies(beats: Beats, patients: list[list[int]]) -> list[tuple[str, int]]:
-    """For each patient the commonest class other than N that is frequent enough, and its count; else ("N", 0)."""
+    """For each patient the commonest class besides the usual one that is frequent enough, and its count; else that one, 0."""
+    usual, *others = labels_of(beats.classes)
     result = []
     for records in patients:
-        counts = {c: sum(beats.records[i]["annotated"][c] for i in records) for c in "NSVFQ"}
+        counts = {c: sum(beats.records[i]["annotated"][c] for i in records) for c in (usual, *others)}
         needed = min(RARE_ENOUGH, 0.02 * sum(counts.values()))
-        label = max("SVFQ", key=lambda c: counts[c])
-        result.append((label, counts[label]) if counts[label] >= needed else ("N", 0))
+        label = max(others, key=lambda c: counts[c])
+        result.append((label, counts[label]) if counts[label] >= needed else (usual, 0))
     return result
 
 
@@ -135,10 +136,16 @@ def _pathology(beats: Beats, patients: list[list[int]], hospitals: int) -> list[
         listed = [group for group in listed if group]
         if len(listed) == hospitals and sum(map(len, listed)) == sum(map(len, patients)):
             return listed
-    order = {"Q": 0, "S": 1, "V": 2, "F": 3, "N": 4}
+    order = _ranked(beats)
     labels = _pathologies(beats, patients)
-    ranked = sorted(range(len(patients)), key=lambda p: (order[labels[p][0]], -labels[p][1], p))
+    ranked = sorted(range(len(patients)), key=lambda p: (order.index(labels[p][0]), -labels[p][1], p))
     return _contiguous([patients[p] for p in ranked], hospitals)
+
+
+def _ranked(beats: Beats) -> tuple[str, ...]:
+    """The classes as they part patients: the last one (AAMI's paced beats), the others in their order, the usual one."""
+    usual, *others, last = labels_of(beats.classes)
+    return (last, *others, usual)
 
 
 def _record_dirichlet(beats: Beats, patients: list[list[int]], config: CohortConfig) -> list[list[int]]:
@@ -146,7 +153,7 @@ def _record_dirichlet(beats: Beats, patients: list[list[int]], config: CohortCon
     draw = generator(config.seed, "partition")
     labels = [label for label, _ in _pathologies(beats, patients)]
     groups: list[list[int]] = [[] for _ in range(config.hospitals)]  # of patients
-    for label in "QSVFN":
+    for label in _ranked(beats):
         members = [p for p, its in enumerate(labels) if its == label]
         shares = _dirichlet(draw, config.alpha, config.hospitals)
         for patient, hospital in zip(members, draw.choice(config.hospitals, len(members), p=shares), strict=True):
@@ -287,7 +294,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
             parts = _parts(len(members), (train / known, validation / known, 0.0))
         else:
             parts = _parts(len(members), config.fractions)
-        part[members] = _with_gap(parts, sample, beats.x.shape[1])
+        part[members] = _with_gap(parts, sample, sum(beats.window))
     return part, trains
 
 

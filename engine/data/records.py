@@ -1,4 +1,4 @@
-"""One WFDB record: a lead of it in mV at the wanted rate, and its annotated beats.
+"""One WFDB record: its input leads in mV at the wanted rate, and its annotated beats.
 
 Nothing here knows of hospitals, patients or databases.
 """
@@ -27,13 +27,13 @@ class Entry:
 
     Attributes:
         name: its path below the folder of all, without a suffix.
-        channel: index of the lead that `data.lead` chooses.
+        channels: index of each input lead that `data.lead` or `data.leads` chooses.
         annotations: their file.
     """
 
     name: str
     header: Header
-    channel: int
+    channels: tuple[int, ...]
     annotations: Path
 
     @property
@@ -54,7 +54,7 @@ class Record:
         sampling_rate: Hz, of `signal` and `peaks`.
         native_rate: Hz, of the file.
         signal: float32[leads, samples], mV where the header's unit is a voltage; NaN where samples are lost.
-        kinds: int8[samples], what each sample is; see `signals.quality`.
+        kinds: int8[leads, samples], what each sample is; see `signals.quality`.
         peaks: int64[beats], sample of each annotated beat, rising; beats after the end of the signal are kept.
         symbols: annotation symbol of each beat; "" where a sample has beats of contradicting classes.
         others: annotation symbol -> number of annotations that are no beats.
@@ -76,10 +76,10 @@ class Record:
 
 
 def open_record(name: str, header: Path, data: DataConfig) -> Entry:
-    """Finds the files of a record, reads its header and chooses its lead.
+    """Finds the files of a record, reads its header and chooses its leads.
 
     Raises:
-        DataError: a file is missing, the header is none, or there is no such lead.
+        DataError: a file is missing, the header is none, or a lead is not there.
     """
     if not header.is_file():
         raise DataError(f"{header}: is missing; a record needs a header, signals and annotations.")
@@ -89,7 +89,7 @@ def open_record(name: str, header: Path, data: DataConfig) -> Entry:
         there = annotators(header)
         hint = f"there are {', '.join(there)} (data.annotator)" if there else "a record needs them"
         raise DataError(f"{header.with_suffix('.' + data.annotator)}: is missing, which holds the annotations; {hint}.")
-    return Entry(name, read, choose(read, data), notes)
+    return Entry(name, read, choose(read, data.inputs), notes)
 
 
 def read_record(entry: Entry, data: DataConfig) -> Record:
@@ -98,19 +98,35 @@ def read_record(entry: Entry, data: DataConfig) -> Record:
     Raises:
         DataError: a file is damaged, or no beat is annotated.
     """
-    header, channel = entry.header, entry.channel
+    header = entry.header
+    read = [_lead(header, channel, data) for channel in entry.channels]
+    signal, kinds = (np.stack(parts) for parts in zip(*read, strict=True))
+    scale = 1.0 if data.rate is None else float(signals.ratio(header.rate, data.rate))
+    sex, age = person(header.comments)
+    return Record(
+        name=entry.name,
+        sex=sex,
+        age=age,
+        leads=tuple(_name(header, channel) for channel in entry.channels),
+        sampling_rate=data.rate or header.rate,
+        native_rate=header.rate,
+        signal=signal,
+        kinds=kinds,
+        **_beats(entry, data, scale, signal.shape[1]),
+    )
+
+
+def _lead(header: Header, channel: int, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """One lead in mV at the wanted rate, NaN where it is lost: float32[samples]; and what each sample is: int8[samples]."""
     signal, unit = _signal(header, channel, data)
     kinds = signals.quality(signal, header.rate)
-    name = header.leads[channel] or f"lead {channel}"
     if (kinds == signals.LOST).all():
-        raise DataError(f"{header.path}: every sample of lead {name} is marked as lost.")
-    scale = 1.0
+        raise DataError(f"{header.path}: every sample of lead {_name(header, channel)} is marked as lost.")
     try:
         if data.filter.band is not None or data.filter.notch is not None:
             signal = signals.filtered(signals.bridged(signal, kinds), header.rate, data.filter)
         if data.rate is not None and data.rate != header.rate:
             by = signals.ratio(header.rate, data.rate)
-            scale = float(by)
             signal = signals.resampled(signals.bridged(signal, kinds), by)
             kinds = signals.resampled_kinds(kinds, by, len(signal))
     except DataError as error:
@@ -120,49 +136,51 @@ def read_record(entry: Entry, data: DataConfig) -> Record:
     lead = signal.astype(np.float32)
     if (kinds == signals.LOST).any():
         lead[kinds == signals.LOST] = np.nan
-    beats = _beats(entry, data, scale, len(lead))
-    sex, age = person(header.comments)
-    return Record(
-        name=entry.name,
-        sex=sex,
-        age=age,
-        leads=(name,),
-        sampling_rate=data.rate or header.rate,
-        native_rate=header.rate,
-        signal=lead[None],
-        kinds=kinds,
-        **beats,
-    )
+    return lead, kinds
 
 
 # --- Leads ------------------------------------------------------------------------------------------------------------
 
 
-def choose(header: Header, data: DataConfig) -> int:
-    """Index of the first lead of `data.lead` that the record has.
+def choose(header: Header, inputs: Sequence[Sequence[str | int]]) -> tuple[int, ...]:
+    """For each input the index of the first of its leads that the record has, and that no input before took.
 
     Raises:
         DataError: it has none of them.
     """
-    leads = list(header.leads)
-    for wanted in data.lead:
-        if isinstance(wanted, int):
-            if 0 <= wanted < len(leads):
-                return wanted
-        elif wanted in leads:
-            return leads.index(wanted)
-        elif alike := [i for i, name in enumerate(leads) if name and same_lead(name) == same_lead(wanted)]:
-            return alike[0]
+    taken: list[int] = []
+    for wanted in inputs:
+        there = [found for lead in wanted if (found := _find(header, lead, taken)) is not None]
+        if not there:
+            raise DataError(_no_lead(header, wanted, taken, "data.lead" if len(inputs) == 1 else "data.leads"))
+        taken.append(there[0])
+    return tuple(taken)
+
+
+def _find(header: Header, wanted: str | int, taken: Sequence[int]) -> int | None:
+    leads = header.leads
+    if isinstance(wanted, int):
+        return wanted if 0 <= wanted < len(leads) and wanted not in taken else None
+    exact = [i for i, name in enumerate(leads) if name == wanted and i not in taken]
+    alike = [i for i, name in enumerate(leads) if name and same_lead(name) == same_lead(wanted) and i not in taken]
+    return next(iter((*exact, *alike)), None)
+
+
+def _no_lead(header: Header, wanted: Sequence[str | int], taken: Sequence[int], key: str) -> str:
+    leads = header.leads
     names = [name for name in leads if name]
-    if len(data.lead) == 1 and isinstance(data.lead[0], int):
+    besides = f" besides {' and '.join(_name(header, i) for i in taken)}" if taken else ""
+    if len(wanted) == 1 and isinstance(wanted[0], int):
         count = f"{len(leads)}: {', '.join(names)}" if names else str(len(leads))
-        raise DataError(f"{header.path}: has no lead number {data.lead[0]}; it has {count}.")
-    wanted_names = " or ".join(f"number {w}" if isinstance(w, int) else w for w in data.lead)
-    has = f"it has {', '.join(names)} (data.lead)" if names else None
-    raise DataError(
-        f"{header.path}: has no lead {wanted_names}; "
-        f"{has or f'its {len(leads)} leads have no names: give data.lead a number from 0'}."
-    )
+        return f"{header.path}: has no lead number {wanted[0]}{besides}; it has {count} ({key})."
+    wanted_names = " or ".join(f"number {w}" if isinstance(w, int) else w for w in wanted)
+    has = f"it has {', '.join(names)} ({key})" if names else None
+    unnamed = f"its {len(leads)} leads have no names: give {key} a number from 0"
+    return f"{header.path}: has no lead {wanted_names}{besides}; {has or unnamed}."
+
+
+def _name(header: Header, channel: int) -> str:
+    return header.leads[channel] or f"lead {channel}"
 
 
 def same_lead(name: str) -> str:
@@ -236,7 +254,7 @@ def _beats(entry: Entry, data: DataConfig, scale: float, length: int) -> dict[st
     peaks = np.rint(at * scale).astype(np.int64)
     beat = np.array([data.is_beat(symbol) for symbol in symbols], bool)
     if not beat.any():
-        raise DataError(f"{entry.annotations}: has no annotated beat of the classes N, S, V, F, Q.")
+        raise DataError(f"{entry.annotations}: has no annotated beat of the classes {', '.join(data.labels)}.")
     others = Counter(symbol for symbol, is_beat in zip(symbols, beat, strict=True) if not is_beat)
     peaks, symbols = peaks[beat], [symbol for symbol, is_beat in zip(symbols, beat, strict=True) if is_beat]
     outside = int(((peaks < 0) | (peaks >= length)).sum())

@@ -1,5 +1,6 @@
 """What is done to a signal before beats are cut from it: its unit, lost and flat stretches, filters, sampling rate."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -9,14 +10,15 @@ from engine.errors import DataError
 
 GOOD, LOST, FLAT = 0, 1, 2  # what a sample is
 FLAT_SECONDS = 1.0  # no heart lets a lead keep one value for so long; MIT-BIH's longest clipped stretch has 0.74 s
-MILLIVOLTS = {"mv": 1.0, "v": 1e3, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # micro has two signs
+MILLIVOLTS = {"": 1e3, "m": 1.0, "milli": 1.0, "u": 1e-3, "µ": 1e-3, "μ": 1e-3, "micro": 1e-3, "n": 1e-6, "nano": 1e-6}
 LARGEST_RATIO = 1000  # of two sampling rates, as a fraction in lowest terms: up or down
 WORST_RATIO = 1e-6  # relative error of that fraction: 2 ms in half an hour
 
 
 def millivolts(unit: str) -> float | None:
-    """Factor from a unit to mV, in upper or lower case; None for what is no voltage."""
-    return MILLIVOLTS.get(unit.strip().lower())
+    """Factor from a unit to mV, in upper or lower case: mV, uV (micro has two signs), microvolts; None for no voltage."""
+    found = re.fullmatch(r"(\w*?)v(olts?)?", unit.strip().lower())
+    return MILLIVOLTS.get(found[1]) if found else None
 
 
 def quality(signal: np.ndarray, rate: float) -> np.ndarray:

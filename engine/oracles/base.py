@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Batch(NamedTuple):
-    """Beats: x float32[n, window], rr float32[n, features], y int[n]; and what changes their loss.
+    """Beats: x float32[n, leads, window], rr float32[n, features], y int[n]; and what changes their loss.
 
     Attributes:
         class_weight: float32[classes], factor on the loss of each class's beats. The mean is over n all the same.

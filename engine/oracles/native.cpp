@@ -109,7 +109,7 @@ void multiply(const float* a, const float* b, const float* start, float* c) {
 // One convolution with its GroupNorm: IN positions of CIN channels -> L of COUT channels. Stride 2: the first.
 template <int IN, int CIN, int COUT, int K, int STRIDE>
 struct Layer {
-  static constexpr int C = STRIDE == 2 ? 1 : padded(CIN), O = padded(COUT), W = width(COUT);
+  static constexpr int C = STRIDE == 2 ? CIN : padded(CIN), O = padded(COUT), W = width(COUT);
   static constexpr int pad = K / 2, L = (IN + 2 * pad - K) / STRIDE + 1, share = COUT / GROUPS;
   static_assert(IN >= 1 && L >= 1, "the window is too short for this network");
   static_assert(COUT % GROUPS == 0 && K % 2 == 1, "groups must divide the channels, kernels must be odd");
@@ -315,7 +315,7 @@ struct Linear {
 
 // ---- the network ---------------------------------------------------------------------------------------------------
 
-using First = Layer<WINDOW, 1, CHANNELS1, KERNEL1, 2>;
+using First = Layer<WINDOW, LEADS, CHANNELS1, KERNEL1, 2>;
 using Second = Layer<First::L / 2, CHANNELS1, CHANNELS2, KERNEL2, 1>;
 using Third = Layer<Second::L / 2, CHANNELS2, CHANNELS3, KERNEL3, 1>;
 constexpr int pooled = CHANNELS3 * POOLED;
@@ -352,13 +352,15 @@ struct Workspace {
   void take(const float* params, bool gradients) {
     Parameters::each(weights, params, [](float& packed, float flat) { packed = flat; });
     if (!gradients) return;
-    const float* second_weight = params + CHANNELS1 * (KERNEL1 + 3);
+    const float* second_weight = params + CHANNELS1 * (LEADS * KERNEL1 + 3);
     Second::reverse(second_weight, second_reversed);
     Third::reverse(second_weight + CHANNELS2 * (CHANNELS1 * KERNEL2 + 3), third_reversed);
   }
 
   void forward(const float* x, const float* rr) {
-    std::memcpy(first.input + First::pad, x, WINDOW * sizeof(float));
+    float* const input = first.input + First::pad * LEADS;  // x has a row for each lead
+    for (int lead = 0; lead < LEADS; lead++)
+      for (int t = 0; t < WINDOW; t++) input[t * LEADS + lead] = x[lead * WINDOW + t];
     First::forward(weights.first, first);
     First::pool(weights.first, first, second.input + Second::pad * Second::C);
     Second::forward(weights.second, second);
@@ -418,7 +420,7 @@ extern "C" double loss_gradient(const float* params, const float* x, const float
   double loss = 0;
   for (int64_t i = 0; i < n; i++) {
     const double by = (scale ? scale[i] : 1.0) / double(n);
-    work.forward(x + i * WINDOW, rr + i * RR);
+    work.forward(x + i * LEADS * WINDOW, rr + i * RR);
     if (offset)
       for (int c = 0; c < CLASSES; c++) work.logits[c] += offset[c];
     loss += by * work.loss(y[i], float(by));
@@ -439,7 +441,7 @@ extern "C" int64_t clipped_gradient(const float* params, const float* x, const f
   float* const total = reinterpret_cast<float*>(&work.sum);
   for (int64_t i = 0; i < n; i++) {
     std::memset(&work.gradient, 0, sizeof work.gradient);
-    work.forward(x + i * WINDOW, rr + i * RR);
+    work.forward(x + i * LEADS * WINDOW, rr + i * RR);
     work.loss(y[i], 1);
     work.backward();
     vector<lanes> squares[4] = {};
@@ -462,7 +464,7 @@ extern "C" void scores(const float* params, const float* x, const float* rr, int
   Workspace& work = workspace();
   work.take(params, false);
   for (int64_t i = 0; i < n; i++) {
-    work.forward(x + i * WINDOW, rr + i * RR);
+    work.forward(x + i * LEADS * WINDOW, rr + i * RR);
     std::memcpy(logits + i * CLASSES, work.logits, sizeof work.logits);
   }
 }

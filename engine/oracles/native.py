@@ -43,6 +43,7 @@ def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str
     """
     command = _find_compiler(compiler)
     sizes = {
+        "LEADS": network.leads,
         "WINDOW": network.window,
         "RR": network.rr,
         "CLASSES": network.classes,
@@ -138,7 +139,7 @@ class NativeOracle:
     def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
         """Logits, float32[n, classes]."""
         params = _floats("params", params, (self._size,))
-        x = _floats("x", x, (len(x), self._network.window))
+        x = _floats("x", x, (len(x), self._network.leads, self._network.window))
         rr = _floats("rr", rr, (len(x), self._network.rr))
         logits = np.empty((len(x), self._network.classes), np.float32)
         self._library.scores(params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data)
@@ -157,7 +158,7 @@ class NativeOracle:
             raise ValueError(f"y must be whole numbers from 0 to {classes - 1}, one for each beat")
         return (
             _floats("params", params, (self._size,)),
-            _floats("x", batch.x, (n, self._network.window)),
+            _floats("x", batch.x, (n, self._network.leads, self._network.window)),
             _floats("rr", batch.rr, (n, self._network.rr)),
             np.ascontiguousarray(y, np.int32),
         )

@@ -54,7 +54,7 @@ class StackedOracle:
 
     def _padded(self, batches: Sequence[Batch], longest: int) -> tuple[Any, Any, Any, Any]:
         net, count = self._network, len(batches)
-        x = np.zeros((count, longest, net.window), np.float32)
+        x = np.zeros((count, longest, net.leads, net.window), np.float32)
         rr = np.zeros((count, longest, net.rr), np.float32)
         y = np.zeros((count, longest), np.int64)
         weight = np.zeros((count, longest), np.float32)
@@ -77,7 +77,7 @@ class StackedOracle:
         parameters = iter(
             [part.reshape(count, *shape) for part, shape in zip(flat.split(self._sizes, 1), self._shapes, strict=True)]
         )
-        signal = x.unsqueeze(2)  # hospitals, beats, channels, time
+        signal = x  # hospitals, beats, channels, time
         for layer, kernel in enumerate(net.kernels):
             weight, bias, scale, shift = (next(parameters) for _ in range(4))
             windows = F.pad(signal, (kernel // 2, kernel // 2)).unfold(3, kernel, 2 if layer == 0 else 1)

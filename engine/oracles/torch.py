@@ -76,14 +76,14 @@ def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
 
     Args:
         parameters: tensors in the order and shapes of `net.layout`.
-        x: [n, window].
+        x: [n, leads, window].
         rr: [n, features].
     """
     import torch
 
     F = torch.nn.functional
     parameters = iter(parameters)
-    signal = x.unsqueeze(1)
+    signal = x
     for layer, kernel in enumerate(net.kernels):
         weight, bias, scale, shift = (next(parameters) for _ in range(4))
         stride = 2 if layer == 0 else 1
@@ -98,7 +98,9 @@ def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
 
 
 def as_module(network: Network, params: np.ndarray) -> Any:
-    """The network as a `torch.nn.Module` for use outside: float32[n, window + features] -> logits [n, classes].
+    """The network as a `torch.nn.Module` for use outside: float32[n, leads * window + features] -> logits [n, classes].
+
+    A row is the window of each lead, one after the other, then the RR features.
 
     One input, because MLflow keeps an example and a signature only of models that take one.
     """
@@ -112,7 +114,8 @@ def as_module(network: Network, params: np.ndarray) -> Any:
                 self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.tensor(tensor)))
 
         def forward(self, features):  # type: ignore[no-untyped-def]
-            x, rr = features[:, : network.window], features[:, network.window :]
-            return forward(network, self.parameters(), x, rr)
+            size = network.leads * network.window
+            x, rr = features[:, :size], features[:, size:]
+            return forward(network, self.parameters(), x.unflatten(1, (network.leads, network.window)), rr)
 
     return Module().eval()

@@ -1,10 +1,12 @@
 """Training-side balancing of one hospital's train data: the loss, repeated beats, or added synthetic ones."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from engine.data.config import labels_of, rare
 from engine.data.samples import Samples
 from engine.oracles.base import Batch
 from engine.seeds import generator
@@ -12,12 +14,17 @@ from engine.synthesis.config import BalanceConfig
 
 
 def balanced(
-    samples: Samples, settings: BalanceConfig, classes: str, seed: int, hospital: int, added: Batch | None = None
+    samples: Samples,
+    settings: BalanceConfig,
+    classes: Sequence[str],
+    seed: int,
+    hospital: int,
+    added: Batch | None = None,
 ) -> Samples:
     """The train part as the hospital is to train on it.
 
     Args:
-        classes: letters of the classes.
+        classes: their names.
         seed: the run's.
         added: the accepted synthetic beats of this hospital, for the methods in `config.SYNTHETIC`.
     """
@@ -33,8 +40,8 @@ def balanced(
         case "oversample":
             draw = generator(seed if settings.seed is None else settings.seed, "oversample", hospital=hospital)
             repeated = [
-                draw.choice(np.flatnonzero(labels == classes.index(letter)), count)
-                for letter, count in wanted_beats(labels, classes, settings).items()
+                draw.choice(np.flatnonzero(labels == classes.index(name)), count)
+                for name, count in wanted_beats(labels, classes, settings).items()
             ]
             index = np.concatenate([samples.index, *(samples.index[r] for r in repeated)])
             return replace(samples, index=index, budget=budget)
@@ -61,16 +68,17 @@ def logit_offsets(labels: np.ndarray, classes: int, tau: float) -> np.ndarray:
     return (tau * np.log(counts / counts.sum())).astype(np.float32)
 
 
-def wanted_beats(labels: np.ndarray, classes: str, settings: BalanceConfig) -> dict[str, int]:
-    """Class letter -> beats to add: up to `target` of the largest class, at most `ratio` for each real beat and `quota`.
+def wanted_beats(labels: np.ndarray, classes: Sequence[str], settings: BalanceConfig) -> dict[str, int]:
+    """Class -> beats to add: up to `target` of the largest class, at most `ratio` for each real beat and `quota`.
 
     A class without real beats gets none: there is nothing to make them from.
     """
     counts = np.bincount(labels, minlength=len(classes))
     goal = math.ceil(settings.target * int(counts.max(initial=0)))
+    allowed = settings.classes or rare(labels_of(classes))
     wanted = {}
-    for letter, count in zip(classes, counts.tolist(), strict=True):
+    for name, count in zip(classes, counts.tolist(), strict=True):
         more = min(goal - count, math.floor(settings.ratio * count), settings.quota)
-        if letter in settings.classes and more > 0:
-            wanted[letter] = more
+        if name in allowed and more > 0:
+            wanted[name] = more
     return wanted

@@ -4,18 +4,21 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from engine.data.config import CLASSES
+from engine.data.config import CLASSES, ClassNames
 from engine.settings import Section
 
 Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
 GENERATORS: tuple[Generator, ...] = get_args(Generator)  # numbered from 1 in records and contract, in this order
+MOST_GOVERNED = 16  # classes of a policy, a bit each in the contract
 SYNTHETIC = GENERATORS[1:]  # the first repeats real beats; these make new ones, before training starts
 
 
-def _class_letters(value: str) -> str:
-    if not value or any(c not in CLASSES for c in value) or len(set(value)) != len(value):
-        raise ValueError("must be different letters out of NSVFQ")
-    return "".join(c for c in CLASSES if c in value)
+def _different(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not value or len(set(value)) != len(value):
+        raise ValueError("must be different classes, or null for the rare ones")
+    return tuple(sorted(value, key=CLASSES.index)) if set(value) <= set(CLASSES) else value
 
 
 class TimeGanConfig(Section):
@@ -36,8 +39,9 @@ class PolicyConfig(Section):
     """
 
     mode: Literal["automatic", "human"] = Field("automatic", description="who grants: these rules, or a reviewer too")
-    # the rare classes: N is plentiful, Q is a mixture that no generator can learn
-    classes: str = Field("SVF", description="classes that may be asked for")
+    classes: ClassNames | None = Field(
+        None, description="classes that may be asked for; null: the rare ones, S, V, F of AAMI"
+    )
     # both per class and hospital: three times the rarest class of a large hospital, and the ratio of `balance`
     quota: int = Field(1000, ge=0, lt=2**32, description="most beats for each hospital and class")
     ratio: float = Field(5.0, ge=0, le=10_000, description="most beats for each real one")
@@ -65,8 +69,8 @@ class PolicyConfig(Section):
 
     @field_validator("classes")
     @classmethod
-    def _classes(cls, value: str) -> str:
-        return _class_letters(value)
+    def _classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _different(value)
 
     @field_validator("min_real")
     @classmethod
@@ -82,7 +86,9 @@ class BalanceConfig(Section):
     method: Literal["none", "class_weighted", "logit_adjustment", Generator] = Field(
         "none", description="change the loss, repeat real beats, or add synthetic ones"
     )
-    classes: str = Field("SVF", description="classes that may get more beats")
+    classes: ClassNames | None = Field(
+        None, description="classes that may get more beats; null: the rare ones, S, V, F of AAMI"
+    )
     target: float = Field(0.5, gt=0, le=1, description="size to bring a class to, as a share of the largest class")
     ratio: float = Field(5.0, gt=0, description="at most this many added beats for each real one")
     quota: int = Field(1000, ge=1, description="at most this many added beats for each hospital and class")
@@ -100,8 +106,8 @@ class BalanceConfig(Section):
 
     @field_validator("classes")
     @classmethod
-    def _classes(cls, value: str) -> str:
-        return _class_letters(value)
+    def _classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _different(value)
 
 
 _ADDING = ("classes", "target", "ratio", "quota", "budget", "seed")

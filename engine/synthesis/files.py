@@ -62,7 +62,7 @@ def save_provenance(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def batch_digest(batch: Batch) -> bytes:
-    """SHA-256 of a batch: its shape as three little-endian uint32 (beats, window, RR features), then all numbers."""
+    """SHA-256 of a batch: its shape as four little-endian uint32 (beats, leads, window, RR features), then all numbers."""
     digest = hashlib.sha256(np.array([*batch.x.shape, batch.rr.shape[1]], "<u4").tobytes())
     for array, kind in ((batch.x, "<f4"), (batch.rr, "<f4"), (batch.y, "i1")):
         digest.update(np.ascontiguousarray(array, kind).tobytes())

@@ -7,6 +7,7 @@ A generator that cannot run raises SynthesisError, whose sentence is the reason 
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ class Synthetic:
     """Synthetic beats of one class, with the provenance of each.
 
     Attributes:
-        x: float32[n, window].
+        x: float32[n, leads, window].
         rr: float32[n, RR features].
         label: the class, an index into the classes of the beats.
         generator: name of the method.
@@ -145,11 +146,11 @@ class Space:
     """The space of beats in which distances are taken: window and RR features, each of total variance one.
 
     Attributes:
-        window: samples in a window.
+        shape: leads, and samples in a window.
         scale: divisors of the window and of the RR features.
     """
 
-    window: int
+    shape: tuple[int, int]
     scale: tuple[float, float]
 
     @classmethod
@@ -157,16 +158,22 @@ class Space:
         """The space of a hospital's train beats, all classes together. A block that never varies is left as it is."""
         spread = (float(np.sqrt(np.var(part, axis=0, dtype=np.float64).sum())) for part in (real.x, real.rr))
         x, rr = (one if one > 1e-9 else 1.0 for one in spread)
-        return cls(real.x.shape[1], (x, rr))
+        return cls((real.x.shape[1], real.x.shape[2]), (x, rr))
 
     def joint(self, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
-        """float64[n, window + RR features]."""
-        return np.concatenate([np.asarray(x, np.float64) / self.scale[0], np.asarray(rr) / self.scale[1]], 1)
+        """float64[n, leads * window + RR features]."""
+        return np.concatenate([flat(x).astype(np.float64) / self.scale[0], np.asarray(rr) / self.scale[1]], 1)
 
     def parts(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x float32[n, window] and rr float32[n, features] of joint points."""
-        x, rr = points[:, : self.window] * self.scale[0], points[:, self.window :] * self.scale[1]
-        return x.astype(np.float32), rr.astype(np.float32)
+        """x float32[n, leads, window] and rr float32[n, features] of joint points."""
+        size = math.prod(self.shape)
+        x, rr = points[:, :size] * self.scale[0], points[:, size:] * self.scale[1]
+        return x.astype(np.float32).reshape(-1, *self.shape), rr.astype(np.float32)
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """Windows of several leads, [n, leads, window], as points, [n, leads * window]."""
+    return np.asarray(x).reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _resampled(method: str, points: np.ndarray, own: np.ndarray, wanted: int, k: int, seed: int) -> np.ndarray:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from engine.config import RunConfig
-from engine.data.config import CLASSES
 from engine.errors import HospitalError, LedgerError, ReviewPending
 from engine.ledger.base import LoopLedger
 from engine.ledger.desk import Desk
@@ -78,9 +77,10 @@ def govern(
 
 def _settle(config: RunConfig, folder: Path, desk: Desk, pool: Pool, hospitals: Sequence[int], note: Note) -> Requests:
     """From the first request to the last report."""
-    desk.open(policy_of(config.balance.policy), config.seed)
+    labels = config.data.labels
+    desk.open(policy_of(config.balance.policy, labels), config.seed)
     requests, _ = survivors(pool.ask(desk.terms, hospitals), None)
-    asked = [_asked(desk, signed) for one in requests for signed in one]
+    asked = [_asked(desk, signed, labels) for one in requests for signed in one]
 
     def stand(settled: bool = False) -> Requests:
         state = _standing(config, folder, desk, asked, settled)
@@ -98,33 +98,33 @@ def _settle(config: RunConfig, folder: Path, desk: Desk, pool: Pool, hospitals: 
             f"reviewer; decide with `pulseledger governance approve|deny {folder} ID --reason TEXT`, then go on with "
             f"`pulseledger resume {folder}`."
         )
-    _make(desk, pool, [row for row in state.requests if row.status == "approved"], note)
+    _make(desk, pool, labels, [row for row in state.requests if row.status == "approved"], note)
     return stand(settled=True)
 
 
-def _asked(desk: Desk, signed: SignedRequest) -> bytes:
+def _asked(desk: Desk, signed: SignedRequest, labels: Sequence[str]) -> bytes:
     """Takes a request, unless it was taken before an interruption; returns its id."""
     new = signed.record
     for identity, standing in desk.books.requests.items():
         old = standing.request
         if (old.slot, old.class_) == (new.slot, new.class_):
             if (old.quantity, old.settings) != (new.quantity, new.settings):
-                raise LedgerError(f"hospital {new.slot} asked for something else of class {CLASSES[new.class_]} before")
+                raise LedgerError(f"hospital {new.slot} asked for something else of class {labels[new.class_]} before")
             if standing.status in (Status.PENDING, Status.APPROVED):
                 desk.expire(identity)
             return identity
     return desk.take(signed)
 
 
-def _make(desk: Desk, pool: Pool, granted: Sequence[SyntheticRow], note: Note) -> None:
+def _make(desk: Desk, pool: Pool, labels: Sequence[str], granted: Sequence[SyntheticRow], note: Note) -> None:
     """Has beats made for all granted requests, by as many hospitals at a time as work at once.
 
     One class after another, so that no hospital waits for itself, and the order of the steps does not depend on the pool.
     """
     if granted:
         note(f"making synthetic beats for {len(granted)} requests")
-    for letter in CLASSES:
-        same = sorted((row for row in granted if row.class_ == letter), key=lambda row: row.hospital)
+    for name in labels:
+        same = sorted((row for row in granted if row.class_ == name), key=lambda row: row.hospital)
         for start in range(0, len(same), pool.width):
             some = {row.hospital: row for row in same[start : start + pool.width]}
             answers = dict(zip(some, pool.make(desk.terms, {h: [row] for h, row in some.items()}), strict=True))
@@ -135,7 +135,7 @@ def _make(desk: Desk, pool: Pool, granted: Sequence[SyntheticRow], note: Note) -
             for hospital, report in made.items():
                 status = desk.books.requests[report.record.request].status.name.lower()
                 shown = f"{report.record.generated} beats of {some[hospital].wanted} {status}"
-                note(f"hospital {hospital}, class {letter}: {shown}")
+                note(f"hospital {hospital}, class {name}: {shown}")
 
 
 # --- How everything stands --------------------------------------------------------------------------------------------
@@ -151,18 +151,18 @@ def _standing(config: RunConfig, folder: Path, desk: Desk, asked: Sequence[bytes
         seed=config.seed,
         policy=config.balance.policy.model_dump(mode="json"),
         reviewers={account: "0x" + of.hex() for account, of in desk.reviewers.items()},
-        requests=tuple(_row(folder, desk, request) for request in asked),
+        requests=tuple(_row(folder, desk, request, config.data.labels) for request in asked),
     )
 
 
-def _row(folder: Path, desk: Desk, request: bytes) -> SyntheticRow:
+def _row(folder: Path, desk: Desk, request: bytes, labels: Sequence[str]) -> SyntheticRow:
     """How one request stands. Real beats are told by their floor only."""
     standing, report = desk.books.requests[request], desk.reports.get(request)
     record, name, page = standing.request, request.hex(), evidence_file(folder / FOLDER, request.hex())
     return SyntheticRow(
         request=name,
         hospital=record.slot,
-        class_=CLASSES[record.class_],
+        class_=labels[record.class_],
         generator=GENERATORS[record.generator - 1],
         wanted=record.quantity,
         real_floor=record.real_floor,

@@ -25,30 +25,38 @@ def draw_quality(report: Report, real: Batch, synthetic: Batch, anatomy: Anatomy
     from threadpoolctl import threadpool_limits
 
     draw = generator(seed, "picture")
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    leads = real.x.shape[1]
+    figure = Figure(figsize=(13, 4 + 4 * leads), layout="constrained")
     figure.suptitle(
         f"{report.generator}, class {report.label}: {report.synthetic} synthetic beats from {report.real} real ones"
     )
-    axes = figure.subplots(2, 3)
-    seconds = (np.arange(real.x.shape[1]) - anatomy.before) / anatomy.sampling_rate
-    for axis, beats, name, colour in (
-        (axes[0, 0], real, "real", REAL),
-        (axes[0, 1], synthetic, "synthetic", MADE),
-    ):
-        rows = draw.permutation(len(beats.y))[:SHOWN]
-        axis.plot(seconds, np.asarray(beats.x[rows]).T, color=colour, alpha=0.4, linewidth=0.7)
-        axis.set(title=f"{name}, {len(rows)} beats", xlabel="seconds from the R peak", ylabel="amplitude")
-        centre, spread = (np.asarray(f(beats.x, axis=0)) for f in (np.mean, np.std))
-        axes[0, 2].plot(seconds, centre, color=colour, label=name)
-        axes[0, 2].fill_between(seconds, centre - spread, centre + spread, color=colour, alpha=0.2, linewidth=0)
-    axes[0, 2].set(title="mean ± standard deviation", xlabel="seconds from the R peak")
-    axes[0, 2].legend()
-    axes[0, 1].sharey(axes[0, 0])
+    axes = figure.subplots(leads + 1, 3)
+    for lead in range(leads):
+        name = f"lead {lead + 1}: " if leads > 1 else ""
+        own, made = (np.asarray(beats.x[:, lead]) for beats in (real, synthetic))
+        _shapes(axes[lead], name, own, made, anatomy, draw)
     with threadpool_limits(1):
-        _embeddings(axes[1, 0], axes[1, 1], real, synthetic, draw)
-    axes[1, 2].axis("off")
-    axes[1, 2].text(0, 1, _card(report), family="monospace", fontsize=8, va="top", transform=axes[1, 2].transAxes)
+        _embeddings(axes[-1, 0], axes[-1, 1], real, synthetic, draw)
+    axes[-1, 2].axis("off")
+    axes[-1, 2].text(0, 1, _card(report), family="monospace", fontsize=8, va="top", transform=axes[-1, 2].transAxes)
     figure.savefig(path, format="png", dpi=100)
+
+
+def _shapes(
+    axes: Any, lead: str, real: np.ndarray, synthetic: np.ndarray, anatomy: Anatomy, draw: np.random.Generator
+) -> None:
+    """Windows of one lead, float32[n, window] each: one by one, and their means."""
+    seconds = (np.arange(real.shape[1]) - anatomy.before) / anatomy.sampling_rate
+    for axis, x, name, colour in ((axes[0], real, "real", REAL), (axes[1], synthetic, "synthetic", MADE)):
+        rows = draw.permutation(len(x))[:SHOWN]
+        axis.plot(seconds, x[rows].T, color=colour, alpha=0.4, linewidth=0.7)
+        axis.set(title=f"{lead}{name}, {len(rows)} beats", xlabel="seconds from the R peak", ylabel="amplitude")
+        centre, spread = x.mean(0), x.std(0)
+        axes[2].plot(seconds, centre, color=colour, label=name)
+        axes[2].fill_between(seconds, centre - spread, centre + spread, color=colour, alpha=0.2, linewidth=0)
+    axes[2].set(title=f"{lead}mean ± standard deviation", xlabel="seconds from the R peak")
+    axes[2].legend()
+    axes[1].sharey(axes[0])
 
 
 def _embeddings(pca: Any, tsne: Any, real: Batch, synthetic: Batch, draw: np.random.Generator) -> None:
@@ -91,9 +99,9 @@ def _card(report: Report) -> str:
     if isinstance(tier, NotComputable):
         lines.append(f"utility: not computable,\n  {tier.not_computable}")
     else:
-        lines.append("recall           " + "".join(f"{letter:>7}" for letter in tier.trtr.recall))
+        lines.append("recall           " + "".join(f"{name[:6]:>7}" for name in tier.trtr.recall))
         for name, scores in (("TRTR", tier.trtr), ("TSTR", tier.tstr), ("TRTS", tier.trts), ("added", tier.added)):
-            values = (scores.recall.get(letter) for letter in tier.trtr.recall)
+            values = (scores.recall.get(label) for label in tier.trtr.recall)
             lines.append(f"  {name:<15}" + "".join("      -" if v is None else f"{v:7.3f}" for v in values))
     tier = report.privacy
     if isinstance(tier, NotComputable):

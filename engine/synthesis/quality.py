@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.oracles.base import Batch
 from engine.seeds import generator
-from engine.synthesis.generators import Space, joined
+from engine.synthesis.generators import Space, flat, joined
 
 FEW = 10  # beats without which a distribution, a classifier or a median says nothing
 REFERENCE = 50  # held-out beats that stand for the real ones alone; with fewer, the train beats join them
@@ -133,7 +133,7 @@ class Report:
     """All evidence on the synthetic beats of one class.
 
     Attributes:
-        label: letter of the class.
+        label: name of the class.
         real, held_out, synthetic: number of beats of the class.
         reference: real beats that statistical and discriminative tier compare with: "held-out" or "all".
     """
@@ -155,12 +155,12 @@ class Anatomy:
     """Where things are in a window, and what the RR features are called.
 
     Attributes:
-        classes: letters, in the order of the labels.
+        classes: their names, in the order of the labels.
         before: samples before the R peak.
         sampling_rate: Hz.
     """
 
-    classes: str
+    classes: tuple[str, ...]
     before: int
     sampling_rate: float
     rr_names: tuple[str, ...]
@@ -239,8 +239,20 @@ def features(x: np.ndarray, rr: np.ndarray, anatomy: Anatomy) -> dict[str, np.nd
     r_amplitude: largest deviation within 50 ms of the R peak; qrs_width: milliseconds for which the deviation stays
     above half of it; qrs_area: absolute deviation over 100 ms on either side, in units times seconds; t_amplitude:
     largest deviation from 150 to 400 ms after the peak, signed (left out where the window ends before); and the RR
-    ratios.
+    ratios. Of the first of several leads they have these names, of the others "lead 2 r_amplitude" and so on.
     """
+    found: dict[str, np.ndarray] = {}
+    for lead in range(x.shape[1]):
+        prefix = f"lead {lead + 1} " if lead else ""
+        found |= {prefix + name: values for name, values in _shape_features(x[:, lead], anatomy).items()}
+    for i, name in enumerate(anatomy.rr_names):
+        if name.endswith("ratio"):
+            found[f"rr_{name}"] = np.asarray(rr[:, i], np.float64)
+    return found
+
+
+def _shape_features(x: np.ndarray, anatomy: Anatomy) -> dict[str, np.ndarray]:
+    """Of one lead, [n, window]."""
     rate, peak = anatomy.sampling_rate, anatomy.before
     deviation = np.asarray(x, np.float64) - np.median(x, axis=1, keepdims=True)
     rows = np.arange(len(deviation))
@@ -261,9 +273,6 @@ def features(x: np.ndarray, rr: np.ndarray, anatomy: Anatomy) -> dict[str, np.nd
     t, _ = stretch(0.15, 0.4)
     if t.shape[1]:
         found["t_amplitude"] = t[rows, np.abs(t).argmax(1)]
-    for i, name in enumerate(anatomy.rr_names):
-        if name.endswith("ratio"):
-            found[f"rr_{name}"] = np.asarray(rr[:, i], np.float64)
     return found
 
 
@@ -361,7 +370,7 @@ def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -
     )
 
 
-def recurrent(window: int) -> Fit:
+def recurrent(shape: tuple[int, int]) -> Fit:
     """A GRU over patches of the window, the RR features in each step.
 
     Patches, because the rule of the original code, half as many hidden units as features, gives one-lead signals read
@@ -376,8 +385,7 @@ def recurrent(window: int) -> Fit:
         torch.set_num_threads(1)  # as the oracles do: faster at this size, and sums keep their order
         centre, spread = train.mean(0), train.std(0) + 1e-9
         x, unseen = (
-            torch.from_numpy(to_sequences((part - centre) / spread, window, int(GRU["patch"])))
-            for part in (train, test)
+            torch.from_numpy(to_sequences((part - centre) / spread, shape, int(GRU["patch"]))) for part in (train, test)
         )
         y = torch.from_numpy(labels.astype(np.float32))
         shuffle = np.random.default_rng(seed)
@@ -408,7 +416,7 @@ def _discriminative(
     return Discriminative(
         beats=min(len(a), len(b)),
         repeats=repeats,
-        gru=tell_apart(a, b, recurrent(space.window), draw, repeats),
+        gru=tell_apart(a, b, recurrent(space.shape), draw, repeats),
         linear=tell_apart(a, b, linear, draw, repeats),
     )
 
@@ -422,7 +430,7 @@ def _utility(
     synthetic: Batch,
     label: int,
     space: Space,
-    classes: str,
+    classes: Sequence[str],
     draw: np.random.Generator,
 ) -> Utility | NotComputable:
     from sklearn.ensemble import RandomForestClassifier
@@ -447,17 +455,17 @@ def _utility(
     equal = _some(synthetic, len(real.y), draw)
     from_real, tested = fit(real, others), joined(unseen, other_unseen)
     trtr, added = from_real(tested), fit(real, synthetic, others)(tested)
-    letter = classes[label]
+    name = classes[label]
     return Utility(
         trtr=trtr,
         tstr=fit(equal, others)(tested),
         trts=from_real(joined(synthetic, other_unseen)),
         added=added,
-        change=added.recall[letter] - trtr.recall[letter],
+        change=added.recall[name] - trtr.recall[name],
     )
 
 
-def _scores(true: np.ndarray, predicted: np.ndarray, classes: str) -> Scores:
+def _scores(true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Scores:
     from sklearn.metrics import f1_score, recall_score
 
     labels = np.unique(true)
@@ -471,7 +479,7 @@ def _scores(true: np.ndarray, predicted: np.ndarray, classes: str) -> Scores:
 
 
 def near_duplicates(real: np.ndarray, x: np.ndarray) -> tuple[int, int]:
-    """Windows of `x` that equal one of `real`, and those that are nearer to one than noise, exact ones included."""
+    """Points of `x` that equal one of `real`, and those that are nearer to one than noise, exact ones included."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(x, return_distance=False)
@@ -497,7 +505,7 @@ def _privacy(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Priv
     if not len(real.y):
         return NotComputable("0 real beats")
     a, u, s = (space.joint(part.x, part.rr) for part in (real, unseen, synthetic))
-    exact, near = near_duplicates(real.x, synthetic.x)
+    exact, near = near_duplicates(flat(real.x), flat(synthetic.x))
     to_real = NearestNeighbors(n_neighbors=1).fit(a)
     against, distances = "held-out", np.zeros(0)
     if len(u) >= FEW:
@@ -513,7 +521,7 @@ def _privacy(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Priv
     if min(len(a), len(u)) >= FEW:
         to_synthetic = NearestNeighbors(n_neighbors=1).fit(s)
         auc, tpr = membership(*(to_synthetic.kneighbors(part)[0][:, 0] for part in (a, u)))  # type: ignore[assignment]
-    return Privacy(nndr, against, exact, near, _repeated(synthetic.x), auc, tpr)
+    return Privacy(nndr, against, exact, near, _repeated(flat(synthetic.x)), auc, tpr)
 
 
 def _repeated(x: np.ndarray) -> int:

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -68,22 +69,23 @@ def sample(
     """Trains on the beats of one class, or finds the generator in the cache, and draws `wanted` beats.
 
     Args:
-        x: float32[n, window].
+        x: float32[n, leads, window].
         rr: float32[n, features].
         note: told of the progress.
 
     Returns:
-        x float32[wanted, window], rr float32[wanted, features].
+        x float32[wanted, leads, window], rr float32[wanted, features].
 
     Raises:
         SynthesisError: the library is not there, or fails.
     """
     python = interpreter()
-    beats = np.concatenate([x, rr], 1).astype(np.float64)
+    shape = (x.shape[1], x.shape[2])
+    beats = np.concatenate([x.reshape(len(x), -1), rr], 1).astype(np.float64)
     deviation = beats.std(0)
     span = 2 * SPREAD * np.where(deviation > 0, deviation, 1.0)
     low = beats.mean(0) - span / 2
-    data = to_sequences(np.clip((beats - low) / span, 0, 1), x.shape[1], settings.patch)
+    data = to_sequences(np.clip((beats - low) / span, 0, 1), shape, settings.patch)
     described = {**settings.model_dump(mode="json"), "seed": seed}
     # what was trained depends on the worker's code too
     key = hashlib.sha256(
@@ -100,11 +102,12 @@ def sample(
             _draw(python, data, {**described, "wanted": wanted}, weights, drawn, note)
     try:
         with np.load(drawn) as arrays:
-            beats = from_sequences(arrays["beats"], x.shape[1], rr.shape[1], settings.patch)
+            beats = from_sequences(arrays["beats"], shape, rr.shape[1], settings.patch)
     except (OSError, ValueError, KeyError) as error:
         raise SynthesisError(f"timegan left no beats ({error}).") from None
     beats = beats * span + low
-    return beats[:, : x.shape[1]].astype(np.float32), beats[:, x.shape[1] :].astype(np.float32)
+    size = math.prod(shape)
+    return beats[:, :size].astype(np.float32).reshape(-1, *shape), beats[:, size:].astype(np.float32)
 
 
 @contextlib.contextmanager
@@ -137,21 +140,26 @@ def _draw(
         out.replace(drawn)
 
 
-def to_sequences(beats: np.ndarray, window: int, patch: int) -> np.ndarray:
-    """float32[n, ceil(window / patch), patch + features] of float[n, window + features].
+def to_sequences(beats: np.ndarray, shape: tuple[int, int], patch: int) -> np.ndarray:
+    """float32[n, ceil(window / patch), leads * patch + features] of float[n, leads * window + features].
 
-    The window is cut into patches, its last sample repeated to fill the last; the features stand in every step.
+    Each lead's window is cut into patches, its last sample repeated to fill the last; the features stand in every step.
     """
+    leads, window = shape
     steps = -(-window // patch)
-    padded = np.pad(beats[:, :window], ((0, 0), (0, steps * patch - window)), mode="edge")
-    features = np.repeat(beats[:, None, window:], steps, 1)
-    return np.concatenate([padded.reshape(len(beats), steps, patch), features], 2).astype(np.float32)
+    x = beats[:, : leads * window].reshape(len(beats), leads, window)
+    padded = np.pad(x, ((0, 0), (0, 0), (0, steps * patch - window)), mode="edge")
+    patches = padded.reshape(len(beats), leads, steps, patch).swapaxes(1, 2).reshape(len(beats), steps, leads * patch)
+    features = np.repeat(beats[:, None, leads * window :], steps, 1)
+    return np.concatenate([patches, features], 2).astype(np.float32)
 
 
-def from_sequences(sequences: np.ndarray, window: int, features: int, patch: int) -> np.ndarray:
-    """float64[n, window + features]: `to_sequences` undone; a feature is its mean over the steps."""
-    x = sequences[:, :, :patch].reshape(len(sequences), -1)[:, :window]
-    return np.concatenate([x, sequences[:, :, patch:].mean(1).reshape(-1, features)], 1).astype(np.float64)
+def from_sequences(sequences: np.ndarray, shape: tuple[int, int], features: int, patch: int) -> np.ndarray:
+    """float64[n, leads * window + features]: `to_sequences` undone; a feature is its mean over the steps."""
+    (leads, window), (n, steps, _) = shape, sequences.shape
+    x = sequences[:, :, : leads * patch].reshape(n, steps, leads, patch).swapaxes(1, 2).reshape(n, leads, steps * patch)
+    told = sequences[:, :, leads * patch :].mean(1).reshape(n, features)
+    return np.concatenate([x[:, :, :window].reshape(n, leads * window), told], 1).astype(np.float64)
 
 
 def _run(command: list[str], note: Callable[[str], None]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from engine.config import RunConfig
 from engine.data.beats import Beats
-from engine.data.config import CLASSES
 from engine.data.samples import Samples
 from engine.encoding import json_hash
 from engine.errors import SynthesisError
@@ -65,6 +64,7 @@ class Workshop:
             home: `synthetic/` in the run's folder.
         """
         self._hospital, self._settings, self._home = hospital, config.balance, home
+        self._labels = config.data.labels  # by which classes are numbered in requests
         self._seed = config.seed if config.balance.seed is None else config.balance.seed  # given, repeats share beats
         self._train, self._held_out, self._anatomy = train, held_out, anatomy
         self._generate, self._measure = generate, measure
@@ -80,13 +80,13 @@ class Workshop:
         if method == "timegan":
             interpreter()  # every batch would be missing for want of it
         asked = []
-        for letter, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
-            label = self._anatomy.classes.index(letter)
-            digest = settings_digest(method, settings, self._seed_of(letter))
+        for name, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
+            label = self._anatomy.classes.index(name)
+            digest = settings_digest(method, settings, self._seed_of(name))
             asked.append(
                 signer.request(
                     terms,
-                    class_=CLASSES.index(letter),
+                    class_=self._labels.index(name),
                     generator=GENERATORS.index(method) + 1,
                     quantity=wanted,
                     real=int((labels == label).sum()),
@@ -164,9 +164,9 @@ class Workshop:
             )
         return made
 
-    def _seed_of(self, letter: str) -> int:
+    def _seed_of(self, name: str) -> int:
         """Seed of the generator of one class."""
-        return int(generator(self._seed, f"synthesis {letter}", hospital=self._hospital).integers(2**31))
+        return int(generator(self._seed, f"synthesis {name}", hospital=self._hospital).integers(2**31))
 
 
 def anatomy_of(beats: Beats) -> Anatomy:

@@ -7,6 +7,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.provenance import provenance
 from engine.result import CohortReport, Result, RoundSummary, SyntheticRow
+from engine.settings import Section
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
@@ -102,7 +103,7 @@ def params_of(config: RunConfig, keys: Sequence[str] | None = None) -> dict[str,
     Args:
         keys: those that are shown, sections with all that is in them; None shows what differs from the defaults.
     """
-    own = _flat(config.model_dump(mode="json", exclude={"out": True}))
+    own = _flat(config)
     if keys is not None:
         wanted = tuple(keys)
         return {
@@ -110,17 +111,25 @@ def params_of(config: RunConfig, keys: Sequence[str] | None = None) -> dict[str,
             for name, value in own.items()
             if name in wanted or name.startswith(tuple(f"{k}." for k in wanted))
         }
-    plain = _flat(RunConfig().model_dump(mode="json", exclude={"out": True}))
+    plain = _flat(RunConfig())
     unlike = {name: value for name, value in own.items() if name in ALWAYS or plain.get(name) != value}
     return {name: value for name, value in unlike.items() if name.split(".")[0] not in ("name", "tracking")}
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix: values}
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration with dotted names. A mapping of a user's own names is one value."""
     rows: dict[str, Any] = {}
-    for name, child in values.items():
-        rows |= _flat(child, f"{prefix}.{name}" if prefix else name)
+
+    def walk(prefix: str, section: Section) -> None:
+        for name in type(section).model_fields:
+            value = getattr(section, name)
+            if isinstance(value, Section):
+                walk(f"{prefix}{name}.", value)
+            else:  # as JSON values: a tuple is a list, and a symbol such as ? could not be the name of a parameter
+                rows[prefix + name] = section.model_dump(mode="json", include={name})[name]
+
+    walk("", config)
+    del rows["out"]
     return rows
 
 

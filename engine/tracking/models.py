@@ -20,8 +20,9 @@ def torch_model(folder: Path) -> tuple[Any, Any]:
 
     result = Result.read(folder)
     config, classes = result.config, len(result.cohort.classes)
-    network = build_network(config.model, sum(result.cohort.window), len(config.data.rr_names), classes)
+    leads, window = len(config.data.inputs), sum(result.cohort.window)
+    network = build_network(config.model, leads, window, len(config.data.rr_names), classes)
     tensors = load_file(folder / MODEL)
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout]).astype(np.float32)
-    example = np.random.default_rng(0).standard_normal((2, network.window + network.rr), dtype=np.float32)
+    example = np.random.default_rng(0).standard_normal((2, leads * window + network.rr), dtype=np.float32)
     return as_module(network, params), example

@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from engine.settings import parse
 from sweeps.cohorts import cohort_words
 from sweeps.source import Given, read_file, with_flags
+from sweeps.text import leads_read
 from sweeps.verbs.parser import Verbs
 
 
@@ -198,9 +199,7 @@ def _reading(report: dict[str, Any]) -> list[str]:
     before, after = report["window"]
     own = ", ".join(f"{n} at {rate} Hz" for rate, n in report["native_rates"].items())
     lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
-    leads = sorted(report["leads"].items(), key=lambda lead: -len(lead[1]))
-    named = [f"{lead} {len(who)}{_names(who) if i and len(who) <= 8 else ''}" for i, (lead, who) in enumerate(leads)]
-    lines.append(f"records by lead: {', '.join(named)}")
+    lines.append(f"records by lead: {leads_read(report['leads'])}")
     lines.append(f"patients: {report['patients']}, known from: {report['patients_source'] or 'nothing'}")
     if report["doubled"]:
         lines.append(f"annotated more than once: {report['doubled']} beats")
@@ -208,10 +207,6 @@ def _reading(report: dict[str, Any]) -> list[str]:
         if report[key]:
             lines.append(f"{text}: {', '.join(f'{symbol} {count:,}' for symbol, count in report[key].items())}")
     return lines
-
-
-def _names(records: list[str]) -> str:
-    return f" ({' '.join(records)})"
 
 
 def _say(text: str) -> None:

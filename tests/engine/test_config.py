@@ -28,13 +28,18 @@ OTHER: dict[str, Any] = {
     "data.window": [90, "0.4 s"],
     "data.patients": {"100": "anna"},
     "data.filter.band": [0.5, 40.0],
+    "data.folder": "elsewhere",
     "data.lead": ["II", 0],
+    "data.leads": [["II", 0], ["V1"]],
     "data.rr_context": "10 s",
     "data.symbols": {"e": "S", "!": None},
     "data.other.source": "svdb",
     "data.other.records": ["0800", "801"],
     "data.other.exclude": ["1e3"],
+    "data.other.folder": "elsewhere",
     "data.other.lead": [0],
+    "data.other.leads": [["II"]],
+    "data.other.annotator": "qrs",
     "data.other.patients": r"^(\d+)",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
@@ -150,9 +155,9 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         ("data.source", "disk", "'simulated', 'mitdb', 'incart', 'svdb' or 'folder'"),
         ("data.window", [0, 180], "at least 1"),
         ("data.window", [4000, 97], "at most 4096"),
-        ("data.classes", "N", "at least two different letters out of NSVFQ"),
-        ("data.classes", "NN", "at least two different letters out of NSVFQ"),
-        ("data.classes", "NX", "at least two different letters out of NSVFQ"),
+        ("data.classes", "N", "two to 100 different classes"),
+        ("data.classes", "NN", "two to 100 different classes"),
+        ("data.classes", "NX", "must be a list of names, or letters out of NSVFQ"),
         ("data.records", ["100", "101", "100"], "each record once"),
         ("data.rr_context", 501, "1 to 500 beats, or a time up to 600 s"),
         ("data.rr_context", "10 beats", "a whole number, or seconds as in '0.25 s' or '250 ms'"),
@@ -278,13 +283,15 @@ def test_names_keep_their_text(tmp_path: Path, name: str) -> None:
     """As in the databases that are numbered so; YAML 1.1 would read 2061, 1, 8, 0, 31415950001 and so on."""
     path = tmp_path / "c.yaml"
     path.write_text(
-        f"name: {name}\ndata: {{records: [{name}, 12], exclude: [{name}]}}\ncohort: {{groups: [[{name}]]}}\n"
+        f"name: {name}\ndata: {{records: [{name}, 12], exclude: [{name}], folder: {name}, patients: {{{name}: {name}}}}}\n"
+        f"cohort: {{groups: [[{name}]]}}\n"
     )
     values = load_yaml(path)
     config = parse(RunConfig, values, "c.yaml")
     assert config.data.records == (name, "12")
     assert config.data.exclude == config.cohort.groups[0] == (name,)  # type: ignore[index]
-    assert config.name == name
+    assert config.name == config.data.folder == name
+    assert config.data.patients == {name: name}
     path.write_text(dump_yaml(config))
     assert parse(RunConfig, load_yaml(path), "c.yaml") == config
     assert yaml_value(f"[{name}, 12]") == [int(name) if name == "100" else name, 12]
@@ -335,7 +342,7 @@ def test_a_window_in_seconds_has_samples_at_a_rate() -> None:
 
 
 def test_the_letters_of_classes_are_put_in_order() -> None:
-    assert DataConfig(classes="VFN").classes == "NVF"
+    assert DataConfig(classes="VFN").classes == ("N", "V", "F")
 
 
 def test_rr_names_follow_the_setting() -> None:
@@ -353,6 +360,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
+    del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
+    everything["data"]["other"]["leads"] = [["II"], [1]]  # as many
     changed = parse(RunConfig, everything, "x.yaml")
     assert changed.cohort.groups == (("100", "101"), ("102",))
     for config in (RunConfig(), changed):

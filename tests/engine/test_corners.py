@@ -28,17 +28,20 @@ CHOICES: dict[str, list[Any]] = {
     "personalisation.method": ["none", "finetune"],
     "balance.method": ["none", "class_weighted", "oversample", "smote"],
     "data.classes": ["NSVFQ", "NV"],
+    "data.leads": [None, [["MLII"], ["V1"]]],
     "cohort.adapt_minutes": [0.1, 5.0],
     "execution.pool": ["inprocess", "threads"],
 }
 MORE: dict[str, list[Any]] = {
     **CHOICES,
+    "cohort.split": [*SPLITS, "other-database"],
+    "data.normalise": ["record", "train", "beat"],
     "cohort.partition": [
         "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity",
     ],
     "balance.method": ["none", "class_weighted", "logit_adjustment", "oversample", "smote", "borderline", "adasyn"],
     "cohort.fractions": [[0.6, 0.1, 0.3], [0.7, 0.0, 0.3], [0.05, 0.05, 0.9]],
-    "data.classes": ["NSVFQ", "NV", "SV"],
+    "data.classes": ["NSVFQ", "NV", "SV", ["usual", "early", "pvc"]],
     "ledger.backend": ["none", "embedded"],
     "ledger.reputation": ["none", "peers"],
     "execution.pool": ["inprocess", "threads", "ray"],
@@ -89,6 +92,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ecg.write(folder, "d", seconds=2.4, symbols="NV")
     ecg.write(folder, "e", seconds=40, symbols="N" * 46 + "V")
     ecg.write(folder, "f", seconds=40, symbols="N" * 30 + "Q" + "N" * 30)
+    ecg.write(folder.parent / "away", "x", seconds=40, leads=("V1", "II"), comments=["patient 1"])
+    ecg.write(folder.parent / "away", "y", seconds=2.4, leads=("I", "II", "V1"), comments=["patient 2"])
     return folder
 
 
@@ -121,6 +126,10 @@ def corner(tiny_config: Any, records: Path, row: Row) -> Any:
         keys["cohort.hospitals"] = 3 if keys["cohort.split"] == "inter-patient" else 6
     if keys["cohort.partition"] == "records":
         keys["cohort.groups"] = [["a", "d"], ["b", "c"], ["e", "f"]]
+    if keys["cohort.split"] == "other-database":
+        keys |= {"data.other.source": "folder", "data.other.folder": str(records.parent / "away")}
+    if keys.get("data.classes") == ["usual", "early", "pvc"]:
+        keys["data.symbols"] = {"N": "usual", "A": "early", "V": "pvc"}
     if keys.get("ledger.backend", "none") == "none" or keys["federation.algorithm"] == "centralised":
         keys["ledger.reputation"] = "none"  # the settings refuse it
     return tiny_config(**keys)

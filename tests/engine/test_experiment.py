@@ -160,7 +160,7 @@ def test_with_and_without_a_ledger_the_numbers_are_the_same(tiny_config, tmp_pat
     if algorithm == "local":  # the global model was never touched
         config = tiny_config()
         beats = build_cohort(config.data, config.cohort).beats
-        network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+        network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
         genesis = initial_parameters(network, config.seed)
         assert results["none"].model_hash == vector_hash(genesis, network.layout).hex()
 

@@ -71,7 +71,7 @@ def test_predictions_give_the_confusion_of_the_result(ended):
 def test_the_model_in_the_folder_is_the_one_that_the_result_names(ended):
     _, folder, result = ended
     data = result.config.data
-    network = build_network(result.config.model, sum(data.window), len(data.rr_names), len(data.classes))
+    network = build_network(result.config.model, 1, sum(data.window), len(data.rr_names), len(data.classes))
     tensors = load_file(folder / MODEL)
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout])
     assert len(params) == result.parameters

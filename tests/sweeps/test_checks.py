@@ -267,7 +267,7 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a class that is not there": (
         {"data": {"classes": "NSV"}, "objectives": {"validation/personal/recall/F": "maximize"}},
-        "validation/personal/recall/F as a score: class F is not among data.classes (NSV)",
+        "validation/personal/recall/F as a score: class F is not among data.classes (N, S, V)",
     ),
     "no validation beats": (
         {"cohort": {"hospitals": 2, "fractions": [0.7, 0, 0.3]}},

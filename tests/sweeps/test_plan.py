@@ -31,7 +31,7 @@ def test_plan_counts_actors_memory_and_time_by_hand():
     assert "pruner rungs, asked after rounds 1, 3\n" in out
     # a runner with the hospitals and a ledger in each of two trials, and the tracker
     assert "  condition hospitals=3, skew=pathology: 3 hospitals of " in out
-    assert "classes NSVFQ; in the trial's runner" in out
+    assert "classes N S V F Q; in the trial's runner" in out
     assert "of them: 2 baselines (1 in each of 2 conditions), 2 tuned\n" in out
     assert "    methods: local-only, FedAvg, Per-FedAvg hessian-free\n" in out
     assert "actors: up to 5 processes" in out

@@ -174,6 +174,7 @@ def test_the_page_opens_with_the_answers_of_compare(wide: Path, page: _Page):
 
 
 def test_the_numbers_are_those_of_compare(wide: Path, page: _Page):
+    assert ["leads", "MLII 6"] in page.rows
     done = [row for row in rows_of(wide) if row.outcome is not None]
     assert len(done) == 2 * 6
     heads = next(row for row in page.rows if row[:3] == ["trial", "method", "settings"])

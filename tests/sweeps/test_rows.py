@@ -14,25 +14,25 @@ from engine.result import Result
 from sweeps import Study
 from sweeps.folder import repeat_folder, trial_folder
 from sweeps.methods import method_of
-from sweeps.rows import Row, Spread, all_n, outcome_of, rows_of
-from sweeps.scores import OBJECTIVES
+from sweeps.rows import Row, Spread, all_of_class, outcome_of, rows_of
+from sweeps.scores import objectives
 from sweeps.stored import Failure
 
 
 def test_the_baseline_of_calling_everything_n():
     # 6 of 10 are N: F1 of N is 12 / 16, of V 0, and F is not there
-    assert all_n({"N": 6, "V": 4, "F": 0}) == (0.6, pytest.approx(0.375))
-    assert all_n({"S": 1, "V": 1}) == (None, None)
-    assert all_n({"N": 6, "V": 4}, ("N",)) == (0.6, pytest.approx(0.75))  # V has test beats only
-    assert all_n({"N": 6, "V": 4}, ("V",)) == (0.6, 0.0)
+    assert all_of_class("N", {"N": 6, "V": 4, "F": 0}) == (0.6, pytest.approx(0.375))
+    assert all_of_class("N", {"S": 1, "V": 1}) == (None, None)
+    assert all_of_class("N", {"N": 6, "V": 4}, ("N",)) == (0.6, pytest.approx(0.75))  # V has test beats only
+    assert all_of_class("N", {"N": 6, "V": 4}, ("V",)) == (0.6, 0.0)
 
 
 def test_every_objective_is_a_number_of_every_result(done: Path):
     result = Result.read(repeat_folder(trial_folder(done, 0), 0))
-    for name in OBJECTIVES:
+    for name in objectives(CLASSES):
         value = result.score(name)
         assert value is None or isinstance(value, int | float), name
-    absent = [name for name in OBJECTIVES if result.score(name) is None]
+    absent = [name for name in objectives(CLASSES) if result.score(name) is None]
     lacking = {c for c in CLASSES if result.validation.global_.support[c] * result.final.global_.support[c] == 0}
     assert all(name.rpartition("/")[2] in lacking for name in absent)
     with pytest.raises(KeyError):

@@ -6,10 +6,10 @@ points (1 is 10,000).
 
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from engine.data.config import CLASSES
+from engine.data.config import rare
 from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.format import ZERO
@@ -80,10 +80,10 @@ EXPLAINED = {
 }
 
 
-def policy_of(settings: PolicyConfig) -> Policy:
-    """The settings of a run in the contract's integers."""
+def policy_of(settings: PolicyConfig, labels: Sequence[str]) -> Policy:
+    """The settings of a run in the contract's integers; classes are numbered as in `labels`, at most 16 of them."""
     return Policy(
-        allowed_classes=sum(1 << CLASSES.index(letter) for letter in settings.classes),
+        allowed_classes=sum(1 << labels.index(name) for name in settings.classes or rare(labels)),
         allowed_generators=sum(1 << GENERATORS[name] for name in settings.min_real),
         automatic=settings.mode == "automatic",
         quota=settings.quota,

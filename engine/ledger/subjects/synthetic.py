@@ -42,7 +42,7 @@ class SyntheticRequest(Record):
     """A hospital asks to generate `quantity` beats of a class.
 
     Attributes:
-        class_: position of the class in "NSVFQ".
+        class_: position of the class among `labels_of` the run's classes.
         generator: 1 oversample, 2 smote, 3 borderline, 4 adasyn, 5 timegan.
         real_floor: largest step of `real_floor` that does not exceed the real number of beats.
         real_count: salted commitment to that number.

@@ -365,7 +365,7 @@ def parts(tiny_config, tmp_path_factory):
     config: RunConfig = tiny_config()
     cohort = build_cohort(config.data, config.cohort)
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     return cohort, network
 
 
@@ -398,11 +398,11 @@ def test_only_train_beats_are_ever_derived_for(tiny_config, parts, name: str, va
 def test_hospitals_of_one_class_each_adapt_to_it_within_twenty_rounds(variant: str):
     """The windows say nothing about the class, so a common model can be right in one hospital only."""
     network = Network(
-        window=16, rr=0, classes=3, channels=(4, 4, 4), kernels=(3, 3, 3), hidden=8, groups=2, pooled=2
+        leads=1, window=16, rr=0, classes=3, channels=(4, 4, 4), kernels=(3, 3, 3), hidden=8, groups=2, pooled=2
     )  # fmt: skip
     draw = np.random.default_rng(0)
-    hospitals = [samples(draw.normal(size=(40, 16)), [label] * 40) for label in range(3)]
-    fresh = draw.normal(size=(30, 16)).astype(np.float32)
+    hospitals = [samples(draw.normal(size=(40, 1, 16)), [label] * 40) for label in range(3)]
+    fresh = draw.normal(size=(30, 1, 16)).astype(np.float32)
     none = np.zeros((30, 0), np.float32)
     oracle = TorchOracle(network)
     settings = FederationConfig(**meta(variant, alpha=0.1, beta=0.1, tau=4, batch_size=16))

@@ -34,7 +34,7 @@ def record(
         sampling_rate=rate,
         native_rate=rate,
         signal=np.asarray(signal, np.float32)[None],
-        kinds=np.asarray(kinds or np.zeros(len(signal)), np.int8),
+        kinds=np.asarray(kinds or np.zeros(len(signal)), np.int8)[None],
         peaks=np.array(peaks, np.int64),
         symbols=tuple(symbols or "N" * len(peaks)),
     )
@@ -50,7 +50,7 @@ def raw(before: int, after: int, **settings: Any) -> DataConfig:
 def test_a_window_goes_from_before_the_peak_to_just_before_after() -> None:
     arrays = cut(record(np.arange(100), [50, 60]), raw(10, 5))
     assert arrays.x.dtype == np.float32
-    assert arrays.x.tolist() == [list(range(40, 55)), list(range(50, 65))]
+    assert arrays.x[:, 0].tolist() == [list(range(40, 55)), list(range(50, 65))]
     assert arrays.sample.tolist() == [50, 60]
 
 
@@ -58,7 +58,7 @@ def test_a_beat_whose_window_leaves_the_record_is_left_out() -> None:
     # 10 - 10 = 0 is the first sample and 95 + 5 = 100 is one after the last: both still fit.
     arrays = cut(record(np.arange(100), [9, 10, 95, 96]), raw(10, 5))
     assert arrays.sample.tolist() == [10, 95]
-    assert arrays.x[:, [0, -1]].tolist() == [[0, 14], [85, 99]]
+    assert arrays.x[:, 0, [0, -1]].tolist() == [[0, 14], [85, 99]]
 
 
 @given(
@@ -70,7 +70,7 @@ def test_every_window_is_the_stretch_around_its_peak(peaks: list[int], before: i
     arrays = cut(record(np.arange(300), peaks), raw(before, after))
     kept = [p for p in peaks if p - before >= 0 and p + after <= 300]
     assert arrays.sample.tolist() == kept
-    assert arrays.x.tolist() == [list(range(p - before, p + after)) for p in kept]
+    assert arrays.x[:, 0].tolist() == [list(range(p - before, p + after)) for p in kept]
     assert {len(array) for array in arrays[:4]} == {len(kept)}
     assert arrays.counts == {"edge": len(peaks) - len(kept), "lost": 0, "flat": 0, "unclear": 0}
 
@@ -79,22 +79,22 @@ def test_a_record_is_scaled_by_its_median_and_spread() -> None:
     # Median 1, mean 2, variance (7 * 1 + 49) / 8 = 7.
     signal = [1, 1, 1, 9, 1, 1, 1, 1]
     x = cut(record(signal, [3, 5]), DataConfig(window=(1, 2), normalise="record")).x
-    assert x.tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
+    assert x[:, 0].tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
 
 
 def test_a_beat_is_scaled_by_its_own_mean_and_spread() -> None:
     # 2 4 4 6: mean 4, variance 2. 5 5 5 5 is flat and stays finite.
     x = cut(record([2, 4, 4, 6, 5, 5, 5, 5], [2, 6]), DataConfig(window=(2, 2), normalise="beat")).x
-    assert x.tolist() == [pytest.approx([-(2**0.5), 0, 0, 2**0.5]), [0, 0, 0, 0]]
+    assert x[:, 0].tolist() == [pytest.approx([-(2**0.5), 0, 0, 2**0.5]), [0, 0, 0, 0]]
 
 
 def test_a_flat_record_stays_finite() -> None:
     x = cut(record([3.0] * 20, [10]), DataConfig(window=(2, 2), normalise="record")).x
-    assert x.tolist() == [[0, 0, 0, 0]]
+    assert x[:, 0].tolist() == [[0, 0, 0, 0]]
 
 
 def test_millivolts_are_kept_where_nothing_is_scaled() -> None:
-    assert cut(record([0.5, -1.25, 2.0], [1]), raw(1, 1)).x.tolist() == [[0.5, -1.25]]
+    assert cut(record([0.5, -1.25, 2.0], [1]), raw(1, 1)).x[:, 0].tolist() == [[0.5, -1.25]]
 
 
 # --- classes and symbols
@@ -225,14 +225,14 @@ def test_a_records_scale_is_that_of_its_good_samples() -> None:
     signal = [1, 1, 1, 9, 1, 1, 1, 1, np.nan, np.nan, 50, 50, 50]
     kinds = [0] * 8 + [1, 1, 2, 2, 2]
     x = cut(record(signal, [3, 5], kinds=kinds), DataConfig(window=(1, 2), normalise="record")).x
-    assert x.tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
+    assert x[:, 0].tolist() == [pytest.approx([0, 8 / 7**0.5, 0]), [0, 0, 0]]
     nothing = cut(record([5.0] * 13, [5], kinds=[2] * 13), DataConfig(window=(1, 2), normalise="record"))
     assert nothing.counts["flat"] == 1
 
 
 def test_windows_may_be_given_in_seconds() -> None:
     arrays = cut(record(np.arange(100), [50]), raw(10, 5).model_copy(update={"window": ("0.1 s", "50 ms")}))
-    assert arrays.x.tolist() == [list(range(40, 55))]
+    assert arrays.x[:, 0].tolist() == [list(range(40, 55))]
 
 
 # --- the cache
@@ -273,7 +273,7 @@ def test_beats_are_the_cut_records_in_order(cuts: list[str], data: DataConfig) -
         assert np.array_equal(getattr(beats, name), np.concatenate([getattr(part, name) for part in parts])), name
     assert beats.record.tolist() == [0] * len(parts[0].y) + [1] * len(parts[1].y)
     assert beats.peak.tolist() == [*whole[0].peaks.tolist(), *whole[1].peaks.tolist()]
-    assert beats.x.shape == (len(beats), 252)
+    assert beats.x.shape == (len(beats), 1, 252)
     assert {name: getattr(beats, name).dtype.name for name in ARRAYS} == {
         "x": "float32", "rr": "float32", "y": "int8", "record": "int32", "sample": "int64", "peak": "int64",
     }  # fmt: skip
@@ -291,7 +291,7 @@ def test_edge_beats_are_counted_only_where_they_were_wanted(cuts: list[str], dat
     long = data.model_copy(update={"window": (2000, 2000)})
     peaks = {name: read(data, name) for name in data.records}
     for wanted in ("NSVFQ", "SV"):
-        beats = load_beats(long.model_copy(update={"classes": wanted}))
+        beats = load_beats(long.model_copy(update={"classes": tuple(wanted)}))
         for row in beats.records:
             each = peaks[row["name"]]
             outside = [
@@ -401,7 +401,7 @@ def test_what_changes_the_beats_has_a_cache_of_its_own(cuts: list[str], data: Da
         {"normalise": "beat"},
         {"rr_features": False},
         {"rr_context": 5},
-        {"classes": "NSV"},
+        {"classes": ("N", "S", "V")},
         {"drop_symbols": ("N",)},
         {"records": ("s004", "s001")},
         {"records": ("s001",)},
@@ -439,9 +439,9 @@ def test_the_digest_does_not_depend_on_the_machine(
 
 
 def test_classes_without_a_beat_are_refused(cuts: list[str], data: DataConfig) -> None:
-    says = r"no beat is left; data.classes is FQ and data.window \[90, 162\]\.$"
+    says = r"no beat is left; data.classes is \['F', 'Q'\] and data.window \[90, 162\]\.$"
     with pytest.raises(DataError, match=says):
-        load_beats(data.model_copy(update={"classes": "FQ", "records": ("s001",)}))
+        load_beats(data.model_copy(update={"classes": ("F", "Q"), "records": ("s001",)}))
 
 
 def test_a_full_disk_is_one_sentence(cuts: list[str], data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:

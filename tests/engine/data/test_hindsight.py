@@ -96,20 +96,22 @@ def test_a_record_is_scaled_by_its_train_beats_by_hand(beats_of: Make) -> None:
     beats = beats_of({"a": "N" * 4}, window=4)
     x = np.array([[1, 1, 1, 9], [1, 1, 1, 1], [50, 50, 50, 50], [8, 1, 1, 1]], np.float32)
     part = np.array([TRAIN, TRAIN, TEST, TEST])
-    made = scaled_by_train(replace(beats, x=x), np.zeros(4, int), part, np.ones(4, bool))
-    assert made[:2].tolist() == [pytest.approx([0, 0, 0, 8 / 7**0.5]), [0, 0, 0, 0]]
-    assert made[2].tolist() == pytest.approx([49 / 7**0.5] * 4)
-    assert made[3].tolist() == pytest.approx([7**0.5, 0, 0, 0])
+    made = scaled_by_train(replace(beats, x=x[:, None]), np.zeros(4, int), part, np.ones(4, bool))
+    assert made[:2, 0].tolist() == [pytest.approx([0, 0, 0, 8 / 7**0.5]), [0, 0, 0, 0]]
+    assert made[2, 0].tolist() == pytest.approx([49 / 7**0.5] * 4)
+    assert made[3, 0].tolist() == pytest.approx([7**0.5, 0, 0, 0])
 
 
 def test_a_record_without_train_beats_takes_its_hospitals_scale(beats_of: Make) -> None:
     beats = beats_of({"a": "NN", "b": "NN"}, window=2)
     x = np.array([[0, 2], [0, 2], [5, 7], [5, 9]], np.float32)
     part = np.array([TRAIN, TEST, TEST, TEST])
-    made = scaled_by_train(replace(beats, x=x), np.zeros(4, int), part, np.ones(4, bool))
-    assert made.tolist() == [[-1, 1], [-1, 1], [4, 6], [4, 8]]  # median 1, spread 1
-    unowned = scaled_by_train(replace(beats, x=x), np.array([0, 0, -1, -1]), part, np.array([True, True, False, False]))
-    assert unowned[2:].tolist() == x[2:].tolist()
+    made = scaled_by_train(replace(beats, x=x[:, None]), np.zeros(4, int), part, np.ones(4, bool))
+    assert made[:, 0].tolist() == [[-1, 1], [-1, 1], [4, 6], [4, 8]]  # median 1, spread 1
+    unowned = scaled_by_train(
+        replace(beats, x=x[:, None]), np.array([0, 0, -1, -1]), part, np.array([True, True, False, False])
+    )
+    assert unowned[2:, 0].tolist() == x[2:].tolist()
 
 
 # --- The whole cohort
@@ -159,6 +161,30 @@ def test_with_hindsight_they_would(folders: tuple[Path, Path], settings_of: Sett
     first, second = cohorts(folders, settings_of, normalise="record")
     train = first.hospitals[0].train
     assert not np.array_equal(first.beats.x[train], second.beats.x[train])
+
+
+def test_timing_may_stop_at_the_gap_whatever_the_scale_is(folders: tuple[Path, Path], settings_of: Settings) -> None:
+    """As where every beat after the train part was moved: `next` and the ratios of the last train beats stay."""
+    for normalise, stop in (("record", True), ("beat", True), ("none", True), ("train", None), ("train", True)):
+        first, second = cohorts(folders, settings_of, normalise=normalise, rr_stop=stop)
+        for a, b in zip(first.hospitals, second.hospitals, strict=True):
+            kept = np.intersect1d(a.train, b.train)
+            assert len(kept) >= len(a.train) - 1
+            assert np.array_equal(first.beats.rr[kept], second.beats.rr[kept])
+    first, second = cohorts(folders, settings_of, normalise="train", rr_stop=False)
+    validation = np.intersect1d(first.hospitals[0].validation, second.hospitals[0].validation)
+    assert not np.array_equal(first.beats.rr[validation], second.beats.rr[validation])
+
+
+def test_timing_that_stops_leaves_windows_and_other_timing_as_they_are(
+    folders: tuple[Path, Path], settings_of: Settings
+) -> None:
+    config = CohortConfig(hospitals=2, partition="one-record")
+    stopped, crossing = (build_cohort(settings_of(folders[0], rr_stop=stop), config) for stop in (True, False))
+    assert np.array_equal(stopped.beats.x, crossing.beats.x)
+    changed = np.flatnonzero((stopped.beats.rr != crossing.beats.rr).any(1))
+    assert 0 < len(changed) <= 2 * 2 * 10  # at most rr_context before each of two gaps, in each record
+    assert crossing.beats.folder == load_beats(settings_of(folders[0], rr_stop=None)).folder
 
 
 def test_beats_without_hindsight_are_kept_and_mapped(folders: tuple[Path, Path], settings_of: Settings) -> None:

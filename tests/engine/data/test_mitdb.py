@@ -91,7 +91,7 @@ def test_the_prototype_has_exactly_6318_beats(mitdb: Path) -> None:
         )
     )
     assert len(beats) == 6_318
-    assert beats.x.shape == (6_318, 360)
+    assert beats.x.shape == (6_318, 1, 360)
     assert beats.counts() == {"N": 4_195, "S": 36, "V": 5, "F": 0, "Q": 2_082}
     assert [record["leads"] for record in beats.records] == [["MLII"], ["MLII"], ["V5"]]
     assert sum(record["edge"] for record in beats.records) == 5

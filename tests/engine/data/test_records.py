@@ -69,8 +69,8 @@ def test_the_first_lead_of_the_list_that_is_there(pair: Path, settings_of: Setti
         (("aVF",), "s001.hea: has no lead aVF; it has MLII, V1 (data.lead)."),
         (("aVF", "V5"), "s001.hea: has no lead aVF or V5; it has MLII, V1 (data.lead)."),
         (("aVF", 2), "s001.hea: has no lead aVF or number 2; it has MLII, V1 (data.lead)."),
-        ((2,), "s001.hea: has no lead number 2; it has 2: MLII, V1."),
-        ((-1,), "s001.hea: has no lead number -1; it has 2: MLII, V1."),
+        ((2,), "s001.hea: has no lead number 2; it has 2: MLII, V1 (data.lead)."),
+        ((-1,), "s001.hea: has no lead number -1; it has 2: MLII, V1 (data.lead)."),
     ],
 )
 def test_a_lead_that_is_not_there(pair: Path, settings_of: Settings, refused: Refused, wanted: Any, says: str) -> None:
@@ -122,7 +122,9 @@ def test_leads_without_names(tmp_path: Path, settings_of: Settings, refused: Ref
     assert refused(lambda: load_beats(settings_of(tmp_path))) == (
         f"{tmp_path / 'a.hea'}: has no lead MLII or V5; its 2 leads have no names: give data.lead a number from 0."
     )
-    assert refused(lambda: load_beats(settings_of(tmp_path, lead=5))).endswith("has no lead number 5; it has 2.")
+    assert refused(lambda: load_beats(settings_of(tmp_path, lead=5))).endswith(
+        "has no lead number 5; it has 2 (data.lead)."
+    )
     record = read(tmp_path, "a", settings_of(tmp_path, lead=1))
     assert record.leads == ("lead 1",)
     assert record.signal[0].max() == pytest.approx(
@@ -397,7 +399,7 @@ def test_gaps_and_segments_without_the_lead_are_lost(tmp_path: Path, settings_of
     assert record.signal[0, there] == pytest.approx(expected[there], abs=1e-3)
     lost = np.setdiff1d(np.arange(7200), there)
     assert np.isnan(record.signal[0, lost]).all()
-    assert (record.kinds[lost] == signals.LOST).all()
+    assert (record.kinds[0, lost] == signals.LOST).all()
     row = load_beats(settings_of(tmp_path)).records[0]
     inside = [p for p in record.peaks if p - 90 >= 0 and p + 162 <= 7200]
     kept = [p for p in inside if not np.isnan(record.signal[0, p - 90 : p + 162]).any()]

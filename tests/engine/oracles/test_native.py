@@ -26,10 +26,10 @@ pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="There is no C++ compiler to build the kernel with."
 )
 PORTABLE = tuple(flag for flag in FLAGS if flag != "-march=native")
-STANDARD = Network(252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
+STANDARD = Network(1, 252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
 # odd sizes everywhere: no channel count fills a vector, lengths are odd, stretches overlap, more stretches than samples
-ODD = Network(37, 1, 3, (3, 21, 6), (9, 1, 3), 5, 3, 7)
-SMALL = Network(60, 2, 5, (4, 8, 4), (3, 5, 3), 6, 2, 3)
+ODD = Network(3, 37, 1, 3, (3, 21, 6), (9, 1, 3), 5, 3, 7)
+SMALL = Network(2, 60, 2, 5, (4, 8, 4), (3, 5, 3), 6, 2, 3)
 TOLERANCE = 1e-5
 FLAT = 1e-4  # a group of one channel that hardly moves: GroupNorm blows up the last bits, in torch too
 PROFILE = settings(
@@ -51,7 +51,7 @@ def parameters(network: Network, seed: int = 0) -> np.ndarray:
 
 def beats(network: Network, n: int, seed: int = 0, magnitude: float = 1.0) -> Batch:
     draw = np.random.default_rng(seed)
-    x = magnitude * draw.standard_normal((n, network.window))
+    x = magnitude * draw.standard_normal((n, network.leads, network.window))
     rr = draw.standard_normal((n, network.rr))
     return Batch(x.astype(np.float32), rr.astype(np.float32), draw.integers(0, network.classes, n))
 
@@ -90,6 +90,7 @@ def networks(draw: st.DrawFn) -> Network:
     channels = st.integers(1, 40 // groups).map(lambda share: share * groups)
     kernel = st.integers(0, 5).map(lambda half: 2 * half + 1)
     return Network(
+        leads=draw(st.sampled_from((1, 2, 12))),
         window=draw(st.integers(16, 300)),
         rr=draw(st.integers(0, 6)),
         classes=draw(st.integers(2, 20)),
@@ -128,7 +129,7 @@ def test_a_long_batch_agrees_with_torch() -> None:
 TIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "zero": lambda x: np.zeros_like(x),
     "constant": lambda x: np.full_like(x, 0.7),
-    "steps": lambda x: np.repeat(x[:, : (x.shape[1] + 7) // 8], 8, axis=1)[:, : x.shape[1]],
+    "steps": lambda x: np.repeat(x[..., : (x.shape[2] + 7) // 8], 8, axis=2)[..., : x.shape[2]],
     "one beat many times": lambda x: np.repeat(x[:1], len(x), axis=0),
 }
 
@@ -211,7 +212,7 @@ def test_clipped_gradient_is_the_sum_of_clipped_gradients(network: Network, quan
 @pytest.mark.parametrize("where", ["params", "x", "rr"])
 def test_what_is_not_finite_shows(value: float, where: str) -> None:
     params, batch = parameters(STANDARD), beats(STANDARD, 3)
-    {"params": params, "x": batch.x[1], "rr": batch.rr[1]}[where][3] = value
+    {"params": params, "x": batch.x[1, 0], "rr": batch.rr[1]}[where][3] = value
     loss, gradient = oracle(STANDARD).gradient(params, batch)
     assert not np.isfinite(loss)
     assert not np.isfinite(gradient).all()
@@ -271,6 +272,7 @@ def test_what_does_not_fit_is_refused() -> None:
     params, (x, rr, y) = parameters(SMALL), beats(SMALL, 4)[:3]
     gradient = oracle(SMALL).gradient
     for wrong in (
+        Batch(x[..., 1:], rr, y),
         Batch(x[:, 1:], rr, y),
         Batch(x[1:], rr, y),
         Batch(x, rr[:, 1:], y),
@@ -317,7 +319,7 @@ def test_torch_is_not_needed() -> None:
         "import sys, numpy as np; from engine.model import Network; from engine.oracles.native import NativeOracle\n"
         "from engine.oracles.base import Batch\n"
         f"network = {SMALL!r}; oracle = NativeOracle(network); params = np.ones(network.size, np.float32)\n"
-        "batch = Batch(np.ones((2, 60), np.float32), np.ones((2, 2), np.float32), np.array([0, 1]))\n"
+        "batch = Batch(np.ones((2, 2, 60), np.float32), np.ones((2, 2), np.float32), np.array([0, 1]))\n"
         "oracle.gradient(params, batch); oracle.scores(params, batch.x, batch.rr)\n"
         "assert 'torch' not in sys.modules"
     )
@@ -389,7 +391,7 @@ def test_without_a_compiler_one_sentence_says_so(fresh: Path, tmp_path: Path, mo
 
 
 def test_what_the_compiler_says_is_passed_on(fresh: Path) -> None:
-    short = Network(1, 0, 2, (4, 4, 4), (3, 3, 3), 4, 2, 2)
+    short = Network(1, 1, 0, 2, (4, 4, 4), (3, 3, 3), 4, 2, 2)
     with pytest.raises(NativeUnavailable, match="the window is too short for this network"):
         compile_kernel(short)
     assert list(fresh.iterdir()) == []
@@ -413,7 +415,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         "import sys, numpy as np; sys.path[:0] = ['.', 'tests']\n"
         "from test_native import *\n"
         "flags = (*FLAGS, '-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all')\n"
-        "for network in (STANDARD, ODD, SMALL, Network(16, 0, 2, (1, 1, 1), (1, 1, 1), 1, 1, 1)):\n"
+        "for network in (STANDARD, ODD, SMALL, Network(1, 16, 0, 2, (1, 1, 1), (1, 1, 1), 1, 1, 1)):\n"
         "    oracle = NativeOracle(network, flags)\n"
         "    for n in (1, 3):\n"
         "        params, batch = parameters(network), beats(network, n)\n"

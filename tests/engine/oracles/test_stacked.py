@@ -11,12 +11,12 @@ from engine.oracles.base import Batch
 from engine.oracles.stacked import Lockstep, StackedOracle
 from engine.oracles.torch import TorchOracle
 
-NETWORK = build_network(ModelConfig(channels=(8, 8, 16), hidden=8, groups=4, pooled=3), 61, 2, 3)
+NETWORK = build_network(ModelConfig(channels=(8, 8, 16), hidden=8, groups=4, pooled=3), 2, 61, 2, 3)
 
 
 def beats(n: int, seed: int) -> Batch:
     draw = np.random.default_rng(seed)
-    x = draw.standard_normal((n, NETWORK.window)).astype(np.float32)
+    x = draw.standard_normal((n, NETWORK.leads, NETWORK.window)).astype(np.float32)
     return Batch(x, draw.standard_normal((n, 2)).astype(np.float32), draw.integers(0, 3, n).astype(np.int8))
 
 
@@ -92,4 +92,4 @@ def test_a_failing_task_is_raised_and_holds_up_nobody():
     with pytest.raises(ValueError, match="no beats"):
         lockstep.run([broken, lambda: sgd(work(lockstep, start, part), 2, 8, 0.1)])
     with pytest.raises(ValueError, match="broadcast"):  # a complaint about the shape reaches the task that asked
-        lockstep.run([lambda: lockstep.gradient(start, Batch(part.x[:, :-1], part.rr, part.y))])
+        lockstep.run([lambda: lockstep.gradient(start, Batch(part.x[..., :-1], part.rr, part.y))])

@@ -14,13 +14,13 @@ from engine.oracles.torch import TorchOracle
 from engine.pools.config import ExecutionConfig
 
 TINY = Network(
-    window=23, rr=2, classes=3, channels=(2, 4, 2), kernels=(5, 3, 3), hidden=3, groups=2, pooled=2
+    leads=2, window=23, rr=2, classes=3, channels=(2, 4, 2), kernels=(5, 3, 3), hidden=3, groups=2, pooled=2
 )  # fmt: skip
 
 
 def beats(n: int, dtype: type = np.float64, seed: int = 1) -> Batch:
     draw = np.random.default_rng(seed)
-    x, rr = draw.normal(size=(n, TINY.window)), draw.normal(size=(n, TINY.rr))
+    x, rr = draw.normal(size=(n, TINY.leads, TINY.window)), draw.normal(size=(n, TINY.rr))
     return Batch(x.astype(dtype), rr.astype(dtype), draw.integers(0, TINY.classes, n))
 
 
@@ -38,13 +38,13 @@ def oracle() -> TorchOracle:
 
 
 def test_parameters_are_counted_by_hand():
-    convolutions = (2 * 1 * 5 + 2) + (4 * 2 * 3 + 4) + (2 * 4 * 3 + 2)
+    convolutions = (2 * 2 * 5 + 2) + (4 * 2 * 3 + 4) + (2 * 4 * 3 + 2)
     norms = 2 * (2 + 4 + 2)
     hidden = 3 * (2 * 2 + 2) + 3
     head = 3 * 3 + 3
-    assert TINY.size == convolutions + norms + hidden + head == 12 + 28 + 26 + 16 + 21 + 12
+    assert TINY.size == convolutions + norms + hidden + head == 22 + 28 + 26 + 16 + 21 + 12
     # the default: 16, 32, 64 channels, kernels 7, 5, 5, four pooled stretches, four RR features, five classes
-    default = build_network(ModelConfig(), window=360, rr=4, classes=5)
+    default = build_network(ModelConfig(), leads=1, window=360, rr=4, classes=5)
     assert default.size == (112 + 16) + 32 + (2560 + 32) + 64 + (10240 + 64) + 128 + (32 * 260 + 32) + (160 + 5)
     assert default.size == 21_765
 

@@ -89,7 +89,7 @@ def cohort(tiny_config) -> Cohort:
 
 def task(config: RunConfig, cohort: Cohort) -> Task:
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     return Task(config, network, beats.folder, None)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.config import RunConfig, config_hash
+from engine.data.config import CLASSES
 from engine.errors import LedgerError
 from engine.experiment import HERE, join, run
 from engine.ledger.base import LoopLedger
@@ -76,7 +77,7 @@ def test_hospitals_that_sign_are_told_of_the_model_and_the_last_head(opened: Loo
 
 def test_requests_for_synthetic_beats_are_decided_alike(opened: LoopLedger):
     """By the default policy: 20 real beats allow 100 for the ratio of five, and one real beat allows none."""
-    policy = policy_of(PolicyConfig())
+    policy = policy_of(PolicyConfig(), CLASSES)
     desk = opened.desk(b"\x11" * 32)
     desk.open(policy, 0)
     opened.desk(b"\x11" * 32).open(policy, 0)  # of a run that goes on: nothing is set twice
@@ -95,6 +96,6 @@ def test_requests_for_synthetic_beats_are_decided_alike(opened: LoopLedger):
 
 def test_another_policy_than_the_one_in_force_is_refused(opened: LoopLedger):
     desk = opened.desk(b"\x11" * 32)
-    desk.open(policy_of(PolicyConfig()), 0)
+    desk.open(policy_of(PolicyConfig(), CLASSES), 0)
     with pytest.raises(LedgerError, match="another policy on synthetic data than this run's"):
-        desk.open(policy_of(PolicyConfig(quota=7)), 0)
+        desk.open(policy_of(PolicyConfig(quota=7), CLASSES), 0)

@@ -34,7 +34,7 @@ POOLS: dict[str, dict[str, Any]] = {
 
 def task(config: RunConfig, cohort: Cohort, keep: bool = True) -> Task:
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     return Task(config, network, beats.folder, None, keep_vectors=keep)
 
 

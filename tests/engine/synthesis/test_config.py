@@ -11,6 +11,7 @@ from reference import ROOT
 from simulators import POLICY, Run
 
 from engine.config import RunConfig, config_hash
+from engine.data.config import CLASSES
 from engine.errors import ConfigError
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.subjects.policy import policy_of
@@ -23,7 +24,7 @@ def test_generators_have_the_numbers_of_the_contract(tmp_path: Path):
     source = (ROOT / "contracts/src/ISyntheticLedger.sol").read_text(encoding="utf-8")
     (listed,) = re.findall(r"if generator g is allowed: (.*)\.", source)
     assert listed == ", ".join(f"{number} {name}" for number, name in enumerate(GENERATORS, 1))
-    everything = policy_of(PolicyConfig(min_real=dict.fromkeys(GENERATORS, 1)))
+    everything = policy_of(PolicyConfig(min_real=dict.fromkeys(GENERATORS, 1)), CLASSES)
     assert everything.allowed_generators == sum(1 << number for number in range(1, len(GENERATORS) + 1))
     assert [n for n, least in enumerate(everything.min_real) if least] == list(range(1, len(GENERATORS) + 1))
     with Run(tmp_path).open() as ledger:
@@ -44,7 +45,7 @@ def test_every_generator_is_a_method_of_balancing():
     [
         ("min_real", {"gan": 3}, "must map generators out of oversample, smote, borderline, adasyn, timegan"),
         ("share_cap", 1.5, "balance.policy.share_cap is 1.5"),
-        ("classes", "SS", "different letters out of NSVFQ"),
+        ("classes", "SS", "must be different classes"),
         ("expiry_seconds", 10, "greater than or equal to 3600"),
         ("review", True, "balance.policy.review is not a known key"),
     ],

@@ -208,7 +208,7 @@ def test_a_federation_with_the_real_timegan(
     for row in made:
         assert row.accepted == row.granted <= row.wanted
         beats = load_synthetic(hospital_file(tmp_path / "one" / FOLDER, row.hospital))
-        assert beats.x.shape == (row.accepted, 252)
+        assert beats.x.shape == (row.accepted, 1, 252)
         assert np.isfinite(beats.x).all()
     for row in result.synthesis:
         assert row.status == "accepted" or row.real_floor < 20

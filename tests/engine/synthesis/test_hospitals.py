@@ -279,7 +279,7 @@ def test_a_hospital_without_the_library_says_so_before_anything_is_made(
 
 def built(config: RunConfig, cohort: Cohort, home: Path) -> Any:
     beats = cohort.beats
-    network = build_network(config.model, beats.x.shape[1], beats.rr.shape[1], len(beats.classes))
+    network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     pool = build_pool(cohort.hospitals, Task(config, network, beats.folder, None, synthetic=home / FOLDER))
     return pool, Asked(1, (0, 1), initial_parameters(network, 0))
 

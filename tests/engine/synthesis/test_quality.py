@@ -32,7 +32,7 @@ from engine.synthesis.quality import (
 
 N, S = 0, 1
 WINDOW = 120
-ANATOMY = Anatomy("NS", 60, 200.0, ("previous", "previous_ratio"))
+ANATOMY = Anatomy(("N", "S"), 60, 200.0, ("previous", "previous_ratio"))
 SHIFTS = (0.0, 1.0, 2.0)
 
 
@@ -51,7 +51,7 @@ def beats(counts: dict[int, int], seed: int, noise: float = 0.1) -> Batch:
     height = (2.0 - y)[:, None] * draw.normal(1, 0.1, (len(y), 1))
     x = height * np.exp(-0.5 * (time / 0.02) ** 2) + draw.normal(0, noise, (len(y), WINDOW))
     rr = np.stack([-y - 0.0, -3.0 * y], 1) + draw.normal(0, 0.3, (len(y), 2))
-    return Batch(x.astype(np.float32), rr.astype(np.float32), y)
+    return Batch(x[:, None].astype(np.float32), rr.astype(np.float32), y)
 
 
 # --- Toys: two normal distributions, d apart ----------------------------------------------------------------------
@@ -131,8 +131,8 @@ def test_the_recurrent_classifier_sees_a_single_lead():
     for columns in (slice(20, 40), slice(60, 62)):
         b = draw.normal(0, 1, (200, 62))
         b[:, columns] += 3
-        assert tell_apart(a, b, recurrent(60), draw, repeats=2).auc > 0.99
-    same = tell_apart(a, draw.normal(0, 1, (200, 62)), recurrent(60), draw, repeats=4)
+        assert tell_apart(a, b, recurrent((1, 60)), draw, repeats=2).auc > 0.99
+    same = tell_apart(a, draw.normal(0, 1, (200, 62)), recurrent((1, 60)), draw, repeats=4)
     assert same.auc == pytest.approx(0.5, abs=0.1)
 
 
@@ -150,12 +150,23 @@ def test_features_of_a_beat_drawn_by_hand():
     x = np.ones((1, 120), np.float32)
     x[0, 46:54] = -1.0
     x[0, 80] = 1.5
-    found = features(x, np.array([[7.0, 0.25]]), Anatomy("NS", 50, 100.0, ("previous", "previous_ratio")))
+    found = features(
+        x[:, None], np.array([[7.0, 0.25]]), Anatomy(("N", "S"), 50, 100.0, ("previous", "previous_ratio"))
+    )
     assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
         {"r_amplitude": -2.0, "qrs_width": 80.0, "qrs_area": 0.16, "t_amplitude": 0.5, "rr_previous_ratio": 0.25}
     )
-    short = features(x[:, :55], np.zeros((1, 2)), Anatomy("NS", 50, 100.0, ("previous", "previous_ratio")))
+    short = features(x[:, None, :55], np.zeros((1, 2)), Anatomy(("N", "S"), 50, 100.0, ("previous", "previous_ratio")))
     assert "t_amplitude" not in short
+
+
+def test_each_lead_has_its_own_features():
+    x = beats({N: 4}, 0).x
+    both = features(np.concatenate([x, 2 * x], 1), np.zeros((4, 2)), ANATOMY)
+    alone = features(x, np.zeros((4, 2)), ANATOMY)
+    np.testing.assert_allclose(both["lead 2 r_amplitude"], 2 * alone["r_amplitude"], rtol=1e-6)
+    np.testing.assert_array_equal(both["r_amplitude"], alone["r_amplitude"])
+    assert [name for name in both if not name.startswith("lead 2")] == list(alone)
 
 
 # --- Duplicates -------------------------------------------------------------------------------------------------------
@@ -165,14 +176,14 @@ def test_near_copies_are_flagged():
     """One heartbeat plus noise of 0.01: 194 of the original study's 285 synthetic beats."""
     draw = np.random.default_rng(0)
     train, held_out = beats({N: 200, S: 40}, 1), beats({N: 100, S: 30}, 2)
-    one = train.x[train.y == S][:1]
+    one = train.x[train.y == S][:1, 0]
     one = one / one.std()
     copies = one + draw.normal(0, 0.01, (91, WINDOW)).astype(np.float32)
     assert near_duplicates(one, copies) == (0, 91)
     assert near_duplicates(one, np.concatenate([one, one + 0.1, copies[:2]])) == (1, 3)
-    assert near_duplicates(train.x, held_out.x) == (0, 0)  # real beats are none of each other
-    train.x[np.flatnonzero(train.y == S)[0]] = one[0]
-    made = Batch(copies, np.tile(train.rr[train.y == S][:1], (91, 1)), np.full(91, S, np.int8))
+    assert near_duplicates(train.x[:, 0], held_out.x[:, 0]) == (0, 0)  # real beats are none of each other
+    train.x[np.flatnonzero(train.y == S)[0], 0] = one[0]
+    made = Batch(copies[:, None], np.tile(train.rr[train.y == S][:1], (91, 1)), np.full(91, S, np.int8))
     report = assess(train, held_out, made, ANATOMY, "copies", repeats=2)
     assert (report.privacy.exact, report.privacy.near, report.privacy.repeated) == (0, 91, 90)
     assert report.privacy.nndr < 0.2

@@ -35,11 +35,13 @@ INTERPOLATING = ("smote", "borderline", "adasyn")
 N, S, V = 0, 1, 2
 
 
-def beats(counts: dict[int, int], seed: int = 0, window: int = 30, apart: float = 1.0, early: float = 3.0) -> Batch:
+def beats(
+    counts: dict[int, int], seed: int = 0, window: int = 30, apart: float = 1.0, early: float = 3.0, leads: int = 1
+) -> Batch:
     """Clouds of beats, class c around c * apart in every sample and -c * early in the RR features."""
     draw = np.random.default_rng(seed)
     y = np.repeat(list(counts), list(counts.values())).astype(np.int8)
-    x = draw.normal(apart * y[:, None], 1.0, (len(y), window))
+    x = draw.normal(apart * y[:, None, None], 1.0, (len(y), leads, window))
     rr = draw.normal(-early * y[:, None], 0.5, (len(y), 2))
     return Batch(x.astype(np.float32), rr.astype(np.float32), y)
 
@@ -72,7 +74,7 @@ def test_the_same_seed_gives_the_same_beats(method: str, tmp_path: Path):
     assert first.rr.tobytes() == again.rr.tobytes()
     assert first.provenance() == again.provenance()
     assert first.x.tobytes() != other.x.tobytes()
-    assert (first.x.dtype, first.rr.dtype, first.x.shape[1], first.rr.shape[1]) == (np.float32, np.float32, 30, 2)
+    assert (first.x.dtype, first.rr.dtype, first.x.shape[2], first.rr.shape[1]) == (np.float32, np.float32, 30, 2)
     # in another process, whatever was drawn before
     code = (
         "import sys, hashlib, numpy as np\n"
@@ -99,7 +101,7 @@ def test_smote_with_two_real_beats_lies_between_them_in_window_and_rr():
     for part, new in ((train.x, made.x), (train.rr, made.rr)):
         u = (new - part[a]) / (part[b] - part[a])
         np.testing.assert_allclose(u, np.broadcast_to(u[:, :1], u.shape), atol=2e-4)
-    share = (made.x[:, 0] - train.x[a, 0]) / (train.x[b, 0] - train.x[a, 0])
+    share = (made.x[:, 0, 0] - train.x[a, 0, 0]) / (train.x[b, 0, 0] - train.x[a, 0, 0])
     assert share.min() >= 0
     assert share.max() <= 1
     np.testing.assert_allclose((made.rr[:, 0] - train.rr[a, 0]) / (train.rr[b, 0] - train.rr[a, 0]), share, atol=2e-4)
@@ -198,6 +200,32 @@ def test_files_of_synthetic_beats(tmp_path: Path):
         load_synthetic(tmp_path / "h.npz")
 
 
+# --- Several leads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["oversample", *INTERPOLATING])
+def test_all_leads_of_a_beat_are_made_together(method: str):
+    """Each new beat lies between two real ones, in both leads at the same place."""
+    train = beats({N: 60, S: 12, V: 20}, apart=0.3, early=0.5, leads=2)
+    made = generate(method, train, S, 9)
+    assert made.x.shape == (len(made), 2, 30)
+    for x, rr, (a, b) in zip(made.x, made.rr, made.parents, strict=True):
+        way = [train.x[b].ravel() - train.x[a].ravel(), x.ravel() - train.x[a].ravel()]
+        share = 0.0 if a == b else float(way[0] @ way[1] / (way[0] @ way[0]))
+        assert -1e-6 <= share <= 1 + 1e-6
+        np.testing.assert_allclose(x, train.x[a] + share * (train.x[b] - train.x[a]), atol=1e-4)
+        np.testing.assert_allclose(rr, train.rr[a] + share * (train.rr[b] - train.rr[a]), atol=1e-4)
+
+
+def test_a_beat_of_two_leads_is_a_sequence_of_patches_of_both_and_back():
+    points = np.random.default_rng(0).random((5, 2 * 35 + 3))
+    sequences = to_sequences(points, (2, 35), 15)
+    assert sequences.shape == (5, 3, 2 * 15 + 3)
+    np.testing.assert_array_equal(sequences[:, 1, :15], points[:, 15:30].astype(np.float32))
+    np.testing.assert_array_equal(sequences[:, 1, 15:30], points[:, 35 + 15 : 35 + 30].astype(np.float32))
+    np.testing.assert_allclose(from_sequences(sequences, (2, 35), 3, 15), points, rtol=1e-6)
+
+
 # --- TimeGAN ----------------------------------------------------------------------------------------------------------
 
 
@@ -205,10 +233,10 @@ def test_files_of_synthetic_beats(tmp_path: Path):
 def test_a_beat_is_a_sequence_of_patches_and_back(window: int, steps: int):
     draw = np.random.default_rng(0)
     points = draw.random((5, window + 2))
-    sequences = to_sequences(points, window, 15)
+    sequences = to_sequences(points, (1, window), 15)
     assert sequences.shape == (5, steps, 17)
     np.testing.assert_allclose(sequences[:, :, 15], np.repeat(points[:, [window]], steps, 1), rtol=1e-6)
-    np.testing.assert_allclose(from_sequences(sequences, window, 2, 15), points, rtol=1e-6)
+    np.testing.assert_allclose(from_sequences(sequences, (1, window), 2, 15), points, rtol=1e-6)
     assert sequences[0, 0, 1] == np.float32(points[0, 1])  # in order of time
 
 
@@ -248,7 +276,7 @@ def test_the_real_timegan_trains_caches_and_repeats_itself(monkeypatch: pytest.M
     settings = BalanceConfig(timegan=TimeGanConfig(patch=8, hidden=6, steps=10, batch_size=16))
     said: list[str] = []
     first = generate("timegan", train, S, 7, settings, seed=1, note=said.append)
-    assert first.x.shape == (7, 32)
+    assert first.x.shape == (7, 1, 32)
     assert first.rr.shape == (7, 2)
     assert np.isfinite(first.x).all()
     assert len(np.unique(first.x, axis=0)) == 7
@@ -378,6 +406,7 @@ def test_added_beats_stand_behind_the_real_ones():
     [
         ({"balance.method": "tomek"}, "balance.method is 'tomek'"),
         ({"balance.classes": "SX"}, "letters out of NSVFQ"),
+        ({"balance.classes": ["S", "pvc"]}, "balance.classes: 'pvc' is no class; allowed: N, S, V, F, Q"),
         ({"balance.target": 1.5}, "balance.target is 1.5"),
         ({"balance.steps": 5}, "balance.steps is not a known key"),
     ],

@@ -103,7 +103,12 @@ def test_a_run_that_lost_hospitals_is_tagged():
 
 def test_a_run_s_parameters_are_those_that_are_not_the_defaults():
     config = RunConfig.model_validate(
-        {"name": "mine", "federation": {"rounds": 3, "learning_rate": 0.2}, "balance": {"policy": {"quota": 7}}}
+        {
+            "name": "mine",
+            "federation": {"rounds": 3, "learning_rate": 0.2},
+            "balance": {"policy": {"quota": 7}},
+            "data": {"symbols": {"?": None}},
+        }
     )
     assert params_of(config) == {
         "seed": 0,
@@ -112,6 +117,7 @@ def test_a_run_s_parameters_are_those_that_are_not_the_defaults():
         "federation.rounds": 3,
         "federation.learning_rate": 0.2,
         "balance.policy.quota": 7,
+        "data.symbols": {"?": None},  # one value: a symbol is no name of a parameter
     }
     assert set(params_of(RunConfig())) == {"seed", "cohort.hospitals", "federation.algorithm"}
 

@@ -267,7 +267,7 @@ def test_the_logged_model_gives_the_scores_of_the_oracle(tried, look, tiny_confi
     assert "torch==" in (folder / "requirements.txt").read_text()
 
     loaded = mlflow.pytorch.load_model(folder.as_uri())
-    network = build_network(result.config.model, 252, 4, 5)
+    network = build_network(result.config.model, 1, 252, 4, 5)
     tensors = load_file(tmp_path / "run" / "model.safetensors")
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout])
     for rows in (1, 2, 33):  # the batch is free

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from simulators import POLICY, Run, report, request, rule_of
 
 from engine.background import Background
+from engine.data.config import CLASSES
 from engine.ledger.config import LedgerConfig
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import sign
@@ -35,7 +36,7 @@ def test_the_settings_in_integers_by_hand():
         mode="human", classes="SF", quota=7, ratio=1.5, share_cap=0.25, min_real={"smote": 4, "timegan": 50},
         max_auc=0.9, min_nndr=0.12, max_duplicates=3, min_utility=-0.015, expiry_seconds=3600,
     )  # fmt: skip
-    policy = policy_of(settings)
+    policy = policy_of(settings, CLASSES)
     assert (policy.allowed_classes, policy.allowed_generators) == (0b1010, 0b100100)
     assert (policy.automatic, policy.quota, policy.ratio_bp, policy.share_cap_bp) == (False, 7, 15_000, 2_500)
     assert policy.min_real == (0, 0, 4, 0, 0, 50, 0, 0)
