@@ -89,7 +89,7 @@ def steps(
     a checkpoint and a ledger that holds every round so far. A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
-    claim_run(folder)
+    claim_run(folder, config)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
         draw_picture(folder, result, place.note)
@@ -118,8 +118,8 @@ def steps(
     return result
 
 
-def claim_run(folder: Path) -> None:
-    """Makes the folder of a run, or finds it again.
+def claim_run(folder: Path, config: RunConfig) -> None:
+    """Makes the folder of a run, or finds it again; from its first moment on `resume` knows what was to be run.
 
     Raises:
         ConfigError: somebody else's files are there.
@@ -129,6 +129,8 @@ def claim_run(folder: Path) -> None:
         Result.read(folder)  # of an earlier release, or none of ours
         return
     claim(folder, "run", written)
+    if not (folder / CONFIG).exists():
+        write_config(folder / CONFIG, config)
 
 
 @dataclass

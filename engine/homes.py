@@ -32,12 +32,31 @@ def claim(folder: Path, kind: Kind, names: Sequence[str]) -> None:
             "another --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / MARK, json.dumps({"kind": kind}))
+    _mark(folder, kind)
 
 
 def kind_of(folder: Path) -> str:
     """What was begun in a folder; empty where nothing was."""
+    return _read(folder, "kind")
+
+
+def home_of(folder: Path) -> Path:
+    """Where a folder was when its own files were last written; where it is, if nothing says so."""
+    return Path(_read(folder, "home") or folder.absolute())
+
+
+def settle(folder: Path) -> None:
+    """Says that the paths in a folder's own files are those of where it is now."""
+    if (kind := kind_of(folder)) and home_of(folder) != folder.absolute():
+        _mark(folder, kind)
+
+
+def _mark(folder: Path, kind: str) -> None:
+    write_text(folder / MARK, json.dumps({"kind": kind, "home": str(folder.absolute())}))
+
+
+def _read(folder: Path, name: str) -> str:
     try:
-        return str(json.loads((folder / MARK).read_text(encoding="utf-8"))["kind"])
+        return str(json.loads((folder / MARK).read_text(encoding="utf-8"))[name])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

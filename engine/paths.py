@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from engine.files import write_text
+from engine.homes import home_of, settle
 from engine.settings import load_yaml, yaml_text
 
 PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file")
@@ -69,10 +70,25 @@ def changed(key: str, value: Any, change: Callable[[str], str]) -> Any:
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """The values of a run's or study's own file, its paths absolute."""
-    return anchored(load_yaml(path), path.parent)
+    """The values of a run's or study's own file, its paths absolute.
+
+    Of a folder that was moved, or copied, with what lies around it, they are those around it now.
+    """
+    here, home = path.parent.absolute(), home_of(path.parent)
+
+    def moved(text: str) -> str:
+        if not Path(text).is_absolute():
+            return text
+        along = Path(os.path.normpath(here / os.path.relpath(text, home)))
+        return str(along) if along.exists() else text
+
+    values = load_yaml(path)
+    if here != home:
+        values = {**_each(values, moved), **({"out": values["out"]} if "out" in values else {})}
+    return anchored(values, path.parent)
 
 
 def write_config(path: Path, model: BaseModel) -> None:
     """Writes a run's or study's own file; what lies in its folder is relative to it."""
     write_text(path, yaml_text(portable(model.model_dump(mode="json"), path.parent)))
+    settle(path.parent)

@@ -39,7 +39,7 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HER
     """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
     if config.tracking.backend == "none":
         return run(config, folder, place)
-    claim_run(folder)
+    claim_run(folder, config)
     with ray_of(config):
         store.mkdir(parents=True, exist_ok=True)
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)

@@ -31,7 +31,7 @@ def ready_store(path: Path, make: Make) -> None:
         OSError, sqlite3.Error, filelock.Timeout: the file cannot be used.
     """
     if not path.parent.is_dir():
-        return
+        raise FileNotFoundError(f"{path.parent} is not there")
     with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS):
         for part in path.parent.glob(f".{path.name}.[0-9]*"):
             part.unlink(missing_ok=True)

@@ -212,7 +212,7 @@ def test_optunas_pruners_decide_as_in_optuna(pruner: dict[str, Any]):
     draw = np.random.default_rng(0)
     settings = study(federation={"rounds": 81}, pruner=pruner, repeats=9)
     wilcoxon = pruner["method"] == "wilcoxon"
-    steps = list(range(1, 9)) if wilcoxon else rung_rounds(settings)
+    steps = list(range(1, 9)) if wilcoxon else rung_rounds(settings.pruner, settings.federation.rounds)
     level = draw.uniform(0, 1, (20, 1))
     curves = level * (1 if wilcoxon else np.linspace(0.3, 1, len(steps) + 1)) + draw.normal(
         0, 0.1, (20, len(steps) + 1)
