@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import ecg
 import pytest
 import yaml
 from processes import driver, until
@@ -171,13 +172,16 @@ def test_joint_studies_draw_the_condition_too(tmp_path: Path):
 
 @pytest.mark.parametrize(("trials", "ended"), [(6, 3), (2, 2)])
 def test_a_study_whose_trials_all_fail_ends_with_the_first_reason(tmp_path: Path, trials: int, ended: int):
-    broken = {**BASE["data"], "source": "folder", "folder": str(tmp_path / "nowhere")}
+    for name in "abcd":  # what is wrong shows only when they are read
+        ecg.write(tmp_path / "damaged", name)
+        (tmp_path / "damaged" / f"{name}.atr").write_bytes(bytes(2))
+    broken = {**BASE["data"], "source": "folder", "folder": str(tmp_path / "damaged")}
     study = study_of({**TUNED, **ALONE}, data=broken, trials=trials, ledger={"backend": "embedded"}, concurrency=1)
     said = Heard()
     with pytest.raises(StudyError) as error:
         start_study(study, tmp_path / "study", said, means=simulated())
     assert str(error.value).startswith(f"the first {ended} trials all failed; trial 0: DataError: ")
-    assert str(tmp_path / "nowhere") in str(error.value)
+    assert str(tmp_path / "damaged") in str(error.value)
     assert "\n" not in str(error.value)
     assert [t.state for t in trials_of(tmp_path / "study")] == ["FAIL"] * ended
     assert [(end[0], end[2].startswith("DataError: ")) for end in said.ends.values()] == [("FAIL", True)] * ended

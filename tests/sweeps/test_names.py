@@ -10,7 +10,8 @@ import ecg
 import optuna
 import pyarrow.parquet as pq
 import pytest
-from reference import TINY
+from reference import TINY, Heard
+from simulated_ray import simulated
 
 from engine.result import PREDICTIONS, Result
 from engine.settings import load_yaml, set_key
@@ -26,7 +27,7 @@ NAMES = ("04015", "0001", "3141595_0001", "010")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, ray2: None) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("names")
     for name in NAMES:
         ecg.write(place / "records", name, seconds=40)
@@ -35,13 +36,13 @@ def study(tmp_path_factory: pytest.TempPathFactory, ray2: None) -> Path:
 name: 0042
 data: {{source: folder, folder: {place / "records"}, window: [60, 90], classes: [usual beat, pvc],
   symbols: {{N: usual beat, V: pvc}}, patients: {place / "p.csv"}}}
-cohort: {{hospitals: 2, partition: records}}
+cohort: {{hospitals: 2, partition: records, groups: [[04015], [0001]]}}
 conditions:
   cohort.groups:
     - [[04015, 010], [0001, 3141595_0001]]
     - [[010], [0001]]
 tracking: {{backend: mlflow}}
-execution: {{cpus: 2, hospitals_per_actor: 2}}
+execution: {{cpus: 2, pool: inprocess}}
 federation: {{rounds: 1}}
 objectives: {{validation/personal/recall/pvc: maximize}}
 """
@@ -50,7 +51,7 @@ objectives: {{validation/personal/recall/pvc: maximize}}
     for key, value in TINY.items():
         if key.startswith("model"):
             set_key(values, key, value)
-    start_study(load_study(values, "study.yaml"), place / "out", quiet=True)
+    start_study(load_study(values, "study.yaml"), place / "out", Heard(), means=simulated())
     return place / "out"
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import ecg
 import numpy as np
 import pytest
-from reference import TINY, settled
+from reference import TINY, Heard
+from simulated_ray import simulated
 
 from engine.data.beats import digest_of, load_beats
 from engine.data.config import DataConfig
@@ -30,7 +31,7 @@ def study_of(folder: Path, **keys: Any) -> StudyConfig:
         **{key: value for key, value in TINY.items() if key.startswith("model")},
         "name": "kept", "data.source": "folder", "data.folder": str(folder), "data.window": [60, 90], "data.classes": "NV",
         "cohort.hospitals": 2, "federation.rounds": 1, "tracking.backend": "none", "execution.cpus": 2,
-        "execution.hospitals_per_actor": 2, "conditions": {"data.normalise": ["record", "beat"]}, **keys,
+        "execution.pool": "inprocess", "conditions": {"data.normalise": ["record", "beat"]}, **keys,
     }  # fmt: skip
     for key, value in given.items():
         set_key(values, key, value)
@@ -50,10 +51,9 @@ def turned(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(ray2: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settled()
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("kept")
-    start_study(study_of(records_at(place / "records")), place / "study", quiet=True)
+    start_study(study_of(records_at(place / "records")), place / "study", Heard(), means=simulated())
     return place
 
 
@@ -74,9 +74,9 @@ def test_the_digest_is_that_of_the_beats(done: Path) -> None:
     assert sorted(r.cohort.digest for r in results) == sorted(kept.values())
 
 
-def test_a_clean_study_is_clean_and_goes_on(done: Path, copy: Path, ray2: None) -> None:
+def test_a_clean_study_is_clean_and_goes_on(done: Path, copy: Path) -> None:
     assert audit_study(copy).findings == []
-    resume_study(copy, quiet=True)
+    resume_study(copy, Heard(), means=simulated())
     assert read_records(copy) == read_records(done / "study")
 
 
