@@ -312,8 +312,8 @@ class MlflowMirror:
         metrics = {
             f"{plain_name(answer.condition)}/{plain_name(path)}/{plain_name(standing.title)}": value
             for answer in found
+            for path in BY_METHOD  # MLflow keeps the order: one score of all methods, then the next
             for standing in answer.standings
-            for path in BY_METHOD
             if (value := standing.outcome.mean(path)) is not None
         }
         self._track(Tracker.summary, self._key, metrics)

@@ -10,6 +10,7 @@ from engine.result import CohortReport, Result, RoundSummary, SyntheticRow
 from engine.settings import Section
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
+VIEW = "pulseledger"  # name of the view of an experiment's runs
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
 
 
@@ -70,6 +71,36 @@ def final_metrics(result: Result) -> dict[str, float | None]:
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics
+
+
+def view_of_runs() -> dict[str, Any]:
+    """What the list of an experiment's runs shows first, as MLflow's pages keep a view that is shared: by condition, with the
+    numbers that a study is about.
+    """
+    columns = ("final/personal/macro_f1", "final/personal/rare_recall", "ledger/overhead_share")
+    return {
+        "orderByKey": "tags.`condition`",
+        "orderByAsc": True,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [*(f"metrics.`{column}`" for column in columns), "tags.`method`", "tags.`condition`"],
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "runsVisibilityMap": {},
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+    }
 
 
 def synthesis_metrics(rows: Sequence[SyntheticRow]) -> dict[str, float | None]:

@@ -108,12 +108,10 @@ def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list
             return 0
     _require_port(options.port)
     uri, experiment = _together(options.folders, stores)
-    from engine.tracking.store import experiment_id
+    from engine.tracking.store import runs_address
 
-    # without the last part MLflow 3 opens on traces of language models
-    kind = "?workflowType=machine_learning"
-    runs = f"{kind}#/experiments/{experiment_id(uri, experiment)}/runs{kind}" if experiment else f"{kind}#/experiments"
-    print(f"MLflow: http://127.0.0.1:{options.port}/{runs}\n(Ctrl-C ends it)", flush=True)
+    place = runs_address(uri, experiment) if experiment else "?workflowType=machine_learning#/experiments"
+    print(f"MLflow: http://127.0.0.1:{options.port}/{place}\n(Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     # in the place of this process, so that whoever ends it ends the server
     become(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(options.port)])
