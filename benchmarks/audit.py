@@ -20,20 +20,28 @@ import numpy as np
 
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
+from engine.config import RunConfig, config_hash
+from engine.encoding import canonical_json, json_hash
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import BUNDLE, MEAN
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, hospital_key, salt, sign
+from engine.ledger.subjects.closing import HospitalResult, SignedResult, bound, text_digest
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import RoundEntry
-from engine.ledger.subjects.updates import ModelUpdate, Opening, RoundHead, SignedUpdate, commitments
+from engine.ledger.subjects.updates import ModelUpdate, Opening, SignedUpdate, commitments
 from engine.messages import LoopState, Taken, Update
+from engine.metrics import federation_scores, scores
 from engine.model import vector_hash
+from engine.provenance import code_digest
+from engine.settings import dump_yaml
 
 RULE = build_rule(AggregationConfig(), "samples")
-ID, CONFIG, SEED = b"\x11" * 32, b"\x22" * 32, 5
+SEED, DATA = 5, "dd" * 32
+CLASSES = "NSVFQ"
+TABLE = np.diag([90, 5, 3, 1, 1])  # every confusion matrix of every hospital
 
 AUDIT = """
 import json, resource, sys, time
@@ -47,16 +55,82 @@ print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mb": memory, "
 """
 
 
+def statement(rounds: int, slot: int) -> dict[str, Any]:
+    """What a hospital states at the end; it scored the model of every round."""
+    table, size = TABLE.tolist(), TABLE.sum(1).tolist()
+    both = {"global": table, "personal": table}
+    return {
+        "data": DATA,
+        "classes": list(CLASSES),
+        "counts": {"train": [96 + slot, 1, 1, 1, 1], "validation": size, "test": size},
+        "validation": both,
+        "test": both,
+        "predictions": DATA,
+        "gradients": {"rounds": 100 * rounds, "personalisation": 10},
+        "curve": [[number, table] for number in range(1, rounds + 1)],
+    }
+
+
+def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, parameters: int) -> dict[str, Any]:
+    """What the run reports."""
+    tables = dict.fromkeys(range(hospitals), TABLE)
+    guess = np.zeros_like(TABLE)
+    guess[:, 0] = TABLE.sum(1)
+    lines = scores(guess, CLASSES, CLASSES)
+    trivial = {f"local_majority_{name}": lines[name] for name in ("accuracy", "macro_f1")}
+    both = {
+        "global": federation_scores(tables, CLASSES, scored=CLASSES),
+        "personal": federation_scores(tables, CLASSES, tables, scored=CLASSES),
+    }
+    sizes = [
+        {"train": 100 + slot, "validation": int(TABLE.sum()), "test": int(TABLE.sum())} for slot in range(hospitals)
+    ]
+    row = {
+        "participants": hospitals,
+        "lost": [],
+        "train_loss": 0.5,
+        "gradient_evaluations": 100 * hospitals,
+        "validation": both["global"],
+    }
+    return {
+        "version": 2,
+        "name": config.name,
+        "config": config.model_dump(mode="json"),
+        "config_hash": config_hash(config),
+        "model_hash": model.hex(),
+        "parameters": parameters,
+        "cohort": {
+            "digest": DATA,
+            "scored": list(CLASSES),
+            "hospitals": [{"id": slot, **one, **trivial} for slot, one in enumerate(sizes)],
+            "global_majority_accuracy": lines["accuracy"],
+            **trivial,
+        },
+        "validation": both,
+        "final": both,
+        "rounds": [{"round": number, **row} for number in range(1, rounds + 1)],
+        "timing": {
+            "gradient_evaluations": 100 * rounds * hospitals + 10 * hospitals,
+            "personalisation_gradient_evaluations": 10 * hospitals,
+        },
+        "lost": [],
+    }
+
+
 def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
     """Write the bundle of a finished run of `rounds` rounds; returns its path."""
+    settings = RunConfig.model_validate({"name": "benchmark", "federation": {"rounds": rounds}})
+    text, hashed = dump_yaml(settings), config_hash(settings)
+    identity = json_hash({"config": hashed, "data": DATA, "name": settings.name, "label": ""})
+    configured = bytes.fromhex(hashed)
     home = folder / "ledger"
     home.mkdir()
     layout = (("weight", (parameters,)),)
     draw = np.random.default_rng(1)
     params = draw.standard_normal(parameters).astype(np.float32)
     drawn = draw.standard_normal((hospitals, parameters)).astype(np.float32)
-    keys = [hospital_key(SEED, ID, slot) for slot in range(hospitals)]
-    federation = Federation(ID, CONFIG, tuple(map(address, keys)), vector_hash(params, layout), layout)
+    keys = [hospital_key(SEED, identity, slot) for slot in range(hospitals)]
+    federation = Federation(identity, configured, tuple(map(address, keys)), vector_hash(params, layout), layout)
     rule = {"name": MEAN, "weighting": "samples", "server": {"method": "none"}}
     archive.write_genesis(home, params)
     with RunLedger(home, federation, rule, LedgerConfig()) as ledger:
@@ -66,16 +140,16 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
             archive.write_round(home, number, vectors)
             signed, openings = [], []
             for slot, vector in vectors.items():
-                salts = [salt(keys[slot], ID, number, purpose) for purpose in (1, 2)]
+                salts = [salt(keys[slot], identity, number, purpose) for purpose in (1, 2)]
                 opening = Opening(100 + slot, salts[0], {"loss": 0.5, "gradient_evaluations": 100}, salts[1])
                 update = ModelUpdate(
-                    federation=ID,
+                    federation=identity,
                     round=number,
                     slot=slot,
                     parent_model=model,
                     parent_head=ledger.head,
                     update=vector_hash(vector, layout),
-                    config_hash=CONFIG,
+                    config_hash=configured,
                     nonce=number,
                     **commitments(opening),
                 )
@@ -86,10 +160,16 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
             params, _ = RULE.merge(LoopState(number, params), Taken(sent, (), summed), {})
             parent, model = model, vector_hash(params, layout)
             ledger.append(RoundEntry(number, parent, model, tuple(signed), tuple(openings)))
-        heads = [RoundHead(ID, rounds, slot, ledger.head) for slot in range(hospitals)]
-        ledger.rounds.cosign(rounds, {head.slot: sign(head, ledger.domain, keys[head.slot]) for head in heads})
+        signed_results = {}
+        for slot in range(hospitals):
+            content = canonical_json(statement(rounds, slot))
+            record = HospitalResult(identity, rounds, slot, ledger.head, text_digest(content))
+            signed_results[slot] = SignedResult(record, sign(record, ledger.domain, keys[slot]), content)
+        result = document(settings, rounds, hospitals, model, parameters)
+        digests = {"result": json_hash(bound(result)), "config": text_digest(text), "data": bytes.fromhex(DATA)}
+        ledger.closing.close(signed_results, "complete", {}, {**digests, "code": code_digest()})
         ledger.rounds.finalize()
-    write_bundle(home, {"config_hash": CONFIG.hex(), "model_hash": model.hex()}, "name: benchmark\n")
+    write_bundle(home, result, text)
     return home / BUNDLE
 
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
-from engine.messages import LoopState
+from engine.messages import LoopState, Measured
 from engine.result import RoundSummary, read_rounds
 
 NAME = "checkpoint.safetensors"
@@ -40,6 +41,7 @@ def save(
     tensors |= {f"server/{name}": array for name, array in state.server.items()}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
+    tensors |= _measured_to_tensors(state.measured)
     history = [row.document() for row in state.history]
     meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
     meta["data"] = data
@@ -80,9 +82,12 @@ def load(folder: Path, config_hash: str, data: str | None = None) -> tuple[LoopS
             _, hospital, key = name.split("/", 2)
             states.setdefault(int(hospital), {})[key] = array
     server = {name.removeprefix("server/"): array for name, array in tensors.items() if name.startswith("server/")}
-    return LoopState(meta["round"], tensors["params"], states, server, read_rounds(meta["history"], path)), meta[
-        "ledger"
-    ]
+    rows = read_rounds(meta["history"], path)
+    try:
+        measured = _measured_from_tensors(tensors, meta["round"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: is not a readable checkpoint (measured: {error}).") from None
+    return LoopState(meta["round"], tensors["params"], states, server, rows, measured), meta["ledger"]
 
 
 def history(folder: Path) -> tuple[RoundSummary, ...]:
@@ -97,6 +102,29 @@ def history(folder: Path) -> tuple[RoundSummary, ...]:
             return read_rounds(json.loads(file.metadata()["state"])["history"], path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: is not a readable checkpoint ({error}).") from None
+
+
+def _measured_to_tensors(measured: Sequence[Measured]) -> dict[str, np.ndarray]:
+    """Rows of round, hospital and evaluations; rows of round, hospital and confusion matrix, with its size."""
+    gradients = [(one.round, h, n) for one in measured for h, n in one.gradients.items()]
+    tables = [(one.round, h, table) for one in measured for h, table in one.tables.items()]
+    classes = len(tables[0][2]) if tables else 0
+    flat = [np.concatenate([[round, h], table.ravel()]) for round, h, table in tables]
+    return {
+        "measured/gradients": np.array(gradients, np.int64).reshape(len(gradients), 3),
+        "measured/tables": np.array(flat, np.int32).reshape(len(flat), 2 + classes**2),
+    }
+
+
+def _measured_from_tensors(tensors: dict[str, np.ndarray], rounds: int) -> tuple[Measured, ...]:
+    gradients: list[dict[int, int]] = [{} for _ in range(rounds)]
+    tables: list[dict[int, np.ndarray]] = [{} for _ in range(rounds)]
+    for round, hospital, evaluations in tensors["measured/gradients"].tolist():
+        gradients[round - 1][hospital] = evaluations
+    for row in tensors["measured/tables"].astype(np.int64):
+        classes = int(len(row) ** 0.5)
+        tables[row[0] - 1][int(row[1])] = row[2:].reshape(classes, classes)
+    return tuple(Measured(i + 1, gradients[i], tables[i]) for i in range(rounds))
 
 
 def fence(folder: Path, attempt: int) -> None:

@@ -17,7 +17,7 @@ from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
-from engine.errors import ConfigError, Stopped
+from engine.errors import ConfigError, HospitalError, Stopped
 from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
@@ -26,17 +26,16 @@ from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.messages import Asked, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
+from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
-from engine.outputs import assemble, draw_picture, write_outputs
+from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
 from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
-from engine.settings import dump_yaml
 from engine.synthesis.config import SYNTHETIC
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
@@ -53,6 +52,7 @@ class Place:
         observers: told after each round.
         note: told in plain words what is going on.
         stopping: asked after each checkpoint whether to end there with `Stopped`.
+        pruned: asked when a run is left at a rung: whether for good, so that its ledger is closed.
         cohort, pool: what makes the hospitals' data, and the place where they live; a caller may give others.
     """
 
@@ -60,6 +60,7 @@ class Place:
     observers: tuple[Observer, ...] = ()
     note: Callable[[str], None] = lambda text: None
     stopping: Callable[[], bool] = lambda: False
+    pruned: Callable[[], bool] = lambda: False
     cohort: Callable[[DataConfig, CohortConfig, Callable[[str], None]], Cohort] = build_cohort
     pool: Callable[[Sequence[HospitalData], Task], Pool] = build_pool
 
@@ -86,7 +87,8 @@ def steps(
     """`run` in chunks: yields what the result would be after each round of `rungs`, and returns the result.
 
     Hospitals stay where they are between chunks. The chunks change no number. A generator that is closed early leaves
-    a checkpoint and a ledger that holds every round so far. A rung that the checkpoint has passed is left out.
+    a checkpoint and a ledger that holds every round so far, or, where the run was pruned, says that it ended there.
+    A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
     claim_run(folder, config)
@@ -101,19 +103,21 @@ def steps(
         spent.begin_loop()
         for rung in sorted(r for r in rungs if state.round <= r < joined.parts.rounds):
             state = joined.advance(state, rung)
-            so_far, _ = joined.scored(state, spent)
+            so_far, scored = joined.scored(state, spent)
             with spent.paused():
                 try:
                     yield so_far
                 except GeneratorExit:
-                    joined.parts.ledger.leave()
+                    joined.leave(scored)
                     raise
         state = joined.advance(state, joined.parts.rounds)
-        result, outcomes = joined.scored(state, spent)
-    bundle = joined.parts.ledger.bundle(result.document(), dump_yaml(joined.config))
-    result = result.ended(spent.total(), bundle)
+        result, scored = joined.scored(state, spent)
+        table = predictions(joined.cohort, scored.outcomes)
+        held = joined.close(scored, result, predictions_digest(table))
+        result = result.ended(spent.total(), joined.ledger_summary(held, state, scored, spent))
+    joined.parts.ledger.bundle(result.document(), joined.config_text)
     checkpoint.fence(folder, place.attempt)
-    write_outputs(folder, result, joined.cohort, joined.network, state.params, outcomes)
+    write_outputs(folder, result, table, joined.network, state.params)
     draw_picture(folder, result, place.note)
     return result
 
@@ -166,6 +170,23 @@ class _Spent:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What hospitals made of a model.
+
+    Attributes:
+        outcomes: of the cohort's hospitals.
+        signed: what hospitals signed, by id; the imaginary one of pooled data does, too.
+        missing: hospitals that failed, and how.
+        sign_seconds: that it took longer as hospitals signed.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    signed: Mapping[int, Any]
+    missing: Mapping[int, str]
+    sign_seconds: float
+
+
+@dataclass(frozen=True)
 class Federation:
     """One run with all its parts joined.
 
@@ -185,6 +206,11 @@ class Federation:
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
 
+    @property
+    def config_text(self) -> str:
+        """The configuration as it lies in the folder."""
+        return (self.folder / CONFIG).read_text(encoding="utf-8")
+
     def advance(self, state: LoopState, rounds: int) -> LoopState:
         """Runs the loop up to a round, with a checkpoint after each."""
 
@@ -196,35 +222,56 @@ class Federation:
 
         return run_rounds(state, replace(self.parts, rounds=rounds), self.place.observers, save)
 
-    def scored(self, state: LoopState, spent: _Spent) -> tuple[Result, Sequence[Outcome]]:
+    def scored(self, state: LoopState, spent: _Spent) -> tuple[Result, Scored]:
         """The result as of `state`, and what the hospitals made of its model."""
-        everybody = [h.id for h in self.cohort.hospitals]
-        answers = self.parts.pool.finish(state.round, state.params, everybody)
-        outcomes, missed = survivors(answers, self.config.federation.min_hospitals)
-        ledger = self.parts.ledger
-        held = ledger.summary() if state.round < self.parts.rounds else self.sign_off(state)
-        summary = LedgerSummary.model_validate({**held, **ledger_seconds(ledger, state, spent.loop())})
-        lost = [str(error) for error in missed]
-        run = (self.config, self.hashed, self.cohort, self.network, state, outcomes)
-        return assemble(*run, summary, spent.total(), self.requests, lost), outcomes
-
-    def sign_off(self, state: LoopState) -> dict[str, Any]:
-        """All hospitals sign the last head, which no later update of theirs will name; returns the ledger's summary."""
-        ledger, signers = self.parts.ledger, tuple(h.id for h in self.hospitals)
-        if ledger.signing is None:
-            return ledger.summary()
+        ledger, everybody = self.parts.ledger, tuple(h.id for h in self.hospitals)
         ledger.finish()
-        notice = ledger.notice(Asked(state.round + 1, signers, state.params, ledger.name(state.params)))
-        heads = dict(zip(signers, self.parts.pool.sign_head(state.round, notice, signers), strict=True))
-        survivors(list(heads.values()), self.config.federation.min_hospitals)
-        return ledger.close({slot: head for slot, head in heads.items() if isinstance(head, bytes)})
+        notice = ledger.notice(Asked(state.round + 1, everybody, state.params, ledger.name(state.params)))
+        answers = self.parts.pool.finish(state.round, state.params, notice, everybody)
+        good, _ = survivors(answers, self.config.federation.min_hospitals)
+        failed = [answer for answer in answers if isinstance(answer, HospitalError)]
+        cohort = {h.id for h in self.cohort.hospitals}
+        scored = Scored(
+            tuple(one for one in good if one.hospital in cohort),
+            {one.hospital: one.signed for one in good},
+            {error.hospital: str(error) for error in failed},
+            sum(one.sign_seconds for one in good) / self.parts.pool.width,
+        )
+        summary = self.ledger_summary(ledger.summary(), state, scored, spent)
+        run = (self.config, self.hashed, self.cohort, self.network, state, scored.outcomes)
+        lost = list(scored.missing.values())
+        return assemble(*run, summary, spent.total(), self.requests, lost), scored
+
+    def close(self, scored: Scored, result: Result, predictions: str) -> dict[str, Any]:
+        """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
+        data = self.cohort.beats.digest
+        ending = Ending("complete", scored.missing, self.config_text, data, result.document(), predictions)
+        return self.parts.ledger.close(scored.signed, ending)
+
+    def leave(self, scored: Scored) -> None:
+        """Lets go at a rung: for good where the run was pruned."""
+        if not self.place.pruned():
+            self.parts.ledger.leave()
+            return
+        ending = Ending("pruned", scored.missing, self.config_text, self.cohort.beats.digest)
+        self.parts.ledger.close(scored.signed, ending)
+
+    def ledger_summary(self, held: Mapping[str, Any], state: LoopState, scored: Scored, spent: _Spent) -> LedgerSummary:
+        """What the ledger holds, and what it cost so far."""
+        seconds = ledger_seconds(self.parts.ledger, state, scored.sign_seconds, spent.loop())
+        return LedgerSummary.model_validate({**held, **seconds})
 
 
-def ledger_seconds(ledger: LoopLedger, state: LoopState, loop: float) -> dict[str, float]:
-    """What the ledger cost, given the seconds since the first round began; {} where nobody signs."""
+def ledger_seconds(ledger: LoopLedger, state: LoopState, signing: float, loop: float) -> dict[str, float]:
+    """What the ledger cost; {} where nobody signs.
+
+    Args:
+        signing: seconds of the hospitals' signatures at the end.
+        loop: seconds since the first round began.
+    """
     if ledger.signing is None:
         return {}
-    critical = ledger.seconds + sum(row.hash_seconds + row.sign_seconds for row in state.history)
+    critical = ledger.seconds + signing + sum(row.hash_seconds + row.sign_seconds for row in state.history)
     return {
         "open_seconds": ledger.open_seconds,
         "critical_path_seconds": critical,
@@ -266,8 +313,8 @@ def join(
     pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
-    if state.states:
-        pool.restore(state.states)
+    if state.round:
+        pool.restore(state.states, state.measured)
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
     least = config.federation.min_hospitals
     judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody

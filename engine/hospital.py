@@ -3,7 +3,7 @@
 import functools
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples
+from engine.encoding import canonical_json
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Outcome, Signed, State, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
 from engine.privacy.base import NONE
 from engine.result import SyntheticRow
 from engine.seeds import generator
+from engine.statement import statement
 from engine.synthesis.balance import balanced
 from engine.synthesis.config import SYNTHETIC
 from engine.synthesis.files import FOLDER
@@ -95,6 +97,8 @@ class Hospital:
             Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
         )
         self._balanced: Samples | None = None  # the train part as it is trained on
+        self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
+        self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
@@ -114,32 +118,45 @@ class Hospital:
         """One round of local work; with a ledger, after a look at what the coordinator says of it."""
         return self._guard(asked.round, "train", lambda: self._do_train(asked, notice))
 
-    def sign_head(self, round: int, notice: Notice) -> bytes:
-        """Signs the head after the last round, which no update of a later round signs."""
-        return self._guard(round, "ledger", lambda: self._do_sign_head(notice))
-
-    def withdraw(self) -> None:
-        """Forgets the update of the last call: it is not sent."""
+    def withdraw(self, round: int) -> None:
+        """Forgets the update of a round: it is not sent."""
+        self._gradients.pop(round, None)
         if self._signer is not None:
             self._signer.withdraw()
+
+    def recall(self, measured: Sequence[Measured]) -> None:
+        """Takes up what it measured before an interruption."""
+        for one in measured:
+            if self.id in one.gradients:
+                self._gradients[one.round] = one.gradients[self.id]
+            if self.id in one.tables:
+                self._curve[one.round] = one.tables[self.id]
 
     def remember(self, memory: Memory) -> None:
         """Takes up what an earlier process of this hospital knew of the ledger."""
         if self._signer is not None:
             self._signer.restore(memory)
 
-    def validate(self, round: int, params: np.ndarray) -> np.ndarray:
-        """Confusion matrix of `params` on the validation part."""
-        return self._guard(round, "validate", lambda: self._confusion(params, self._validation))
+    def judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
+        """Scores the models that the other updates of a round make on the validation part; with a ledger, signed."""
+        return self._guard(asked.round, "judge", lambda: self._do_judge(asked, updates))
 
-    def finish(self, round: int, params: np.ndarray) -> Outcome:
-        """Personalises the final model on the train part and tests both models."""
-        return self._guard(round, "finish", lambda: self._do_finish(round, params))
+    def validate(self, round: int, params: np.ndarray) -> np.ndarray:
+        """Confusion matrix of `params`, the model after a round, on the validation part."""
+        self._curve[round] = self._guard(round, "validate", lambda: self._confusion(params, self._validation))
+        return self._curve[round]
+
+    def finish(self, round: int, params: np.ndarray, notice: Notice | None) -> Outcome:
+        """Personalises the final model on the train part and tests both models; with a ledger, signs what came of it."""
+        outcome = self._guard(round, "finish", lambda: self._do_finish(round, params))
+        if self._signer is None:
+            return outcome
+        return self._guard(round, "ledger", lambda: self._do_sign(round, params, notice, outcome))
 
     def _do_train(self, asked: Asked, notice: Notice | None) -> Update:
         watch = Stopwatch()
         if self._signer is not None:
-            self._guard(asked.round, "ledger", lambda: self._check(asked, notice))
+            self._guard(asked.round, "ledger", lambda: self._check(asked.round - 1, asked.params, notice))
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
         result = self._algorithm.local(self._work(asked.params, draw, asked.round))
@@ -147,6 +164,7 @@ class Hospital:
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         self.state = result.state
         sent = self._rule.encode(result.update)
+        self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
         if self._signer is not None and notice is not None:
@@ -169,6 +187,15 @@ class Hospital:
             sign_seconds=watch.laps["sign"],
         )
 
+    def _do_judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
+        others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
+        tables = {h: self._confusion(asked.params + vector, self._validation) for h, vector in others.items()}
+        scores = {h: (int(np.trace(table)), int(table.sum())) for h, table in tables.items()}
+        if self._signer is None:
+            return Opinion(scores, b"")
+        said = [(h, vector_hash(others[h], self._layout), *scores[h]) for h in sorted(others)]
+        return Opinion(scores, self._signer.scores(asked.round, said))
+
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
 
@@ -188,23 +215,30 @@ class Hospital:
         """This hospital's own; where no ledger is kept, one for what is asked and reported."""
         return self._signer if self._signer is not None else Signer(self.id, terms.signing, self._seed)
 
-    def _check(self, asked: Asked, notice: Notice | None) -> None:
+    def _check(self, round: int, params: np.ndarray, notice: Notice | None) -> None:
+        """Requires the ledger to stand after `round`, with this model."""
         assert self._signer is not None
-        if notice is None or not notice.headers or notice.headers[-1].round != asked.round - 1:
-            raise LedgerError(f"the coordinator does not show the head of round {asked.round - 1}")
-        if _hash_of(asked.params, self._layout) != notice.model:
-            raise LedgerError("the model to start from is not the one that the update would be signed for")
+        if notice is None or not notice.headers or notice.headers[-1].round != round:
+            raise LedgerError(f"the coordinator does not show the head of round {round}")
+        if _hash_of(params, self._layout) != notice.model:
+            raise LedgerError("the model that was given is not the one that would be signed for")
         self._signer.check(notice)
 
-    def _do_sign_head(self, notice: Notice) -> bytes:
-        if self._signer is None:
-            raise LedgerError("this hospital has no key")
-        self._signer.check(notice)
-        return self._signer.head(notice)
+    def _do_sign(self, round: int, params: np.ndarray, notice: Notice | None, outcome: Outcome) -> Outcome:
+        watch = Stopwatch()
+        assert self._signer is not None
+        self._check(round, params, notice)
+        assert notice is not None
+        parts = {"train": self._train, "validation": self._validation, "test": self._test}
+        own = statement(_mapped(self._task.beats), parts, outcome, sum(self._gradients.values()), self._curve)
+        signed = self._signer.result(notice, canonical_json(own))
+        return replace(outcome, signed=signed, sign_seconds=watch.total)
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
-        draw = generator(self._seed, "personalise", round, self.id)
-        personal, cost = self._algorithm.personalise(self._work(params, draw))
+        personal, cost = params, 0
+        if len(self._validation) or len(self._test):  # else nobody would look at a personal model
+            draw = generator(self._seed, "personalise", round, self.id)
+            personal, cost = self._algorithm.personalise(self._work(params, draw))
         models = {"global": params, "personal": personal}
         return Outcome(
             hospital=self.id,

@@ -96,6 +96,38 @@ class Taken:
     summed: np.ndarray | None
 
 
+class Opinion(NamedTuple):
+    """What one hospital says of the other updates of a round.
+
+    Attributes:
+        scores: hospital of the update -> correct predictions and beats of the judge's validation part.
+        signature: of the judge over them; b"" without a ledger.
+    """
+
+    scores: Mapping[int, tuple[int, int]]
+    signature: bytes
+
+
+class Judged(NamedTuple):
+    """What all judges say of a round's updates; `signatures` are theirs, by judge."""
+
+    verdicts: Verdicts
+    signatures: Mapping[int, bytes] = {}
+
+
+class Measured(NamedTuple):
+    """What hospitals measured in a round, by hospital; each signs its own share at the end of a run.
+
+    Attributes:
+        gradients: evaluations of the updates that were taken.
+        tables: confusion matrices of the global model after the round on validation parts.
+    """
+
+    round: int
+    gradients: Mapping[int, int]
+    tables: Mapping[int, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A hospital's answer to the final global model.
@@ -106,6 +138,8 @@ class Outcome:
         true: int8[n].
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
+        signed: the hospital's word on all this and on the last head; None without a ledger.
+        sign_seconds: time that checking the ledger, hashing and signing took.
     """
 
     hospital: int
@@ -114,6 +148,28 @@ class Outcome:
     true: np.ndarray
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
+    signed: Any = None
+    sign_seconds: float = 0.0
+
+
+class Ending(NamedTuple):
+    """How a run ended, for its ledger to close with.
+
+    Attributes:
+        state: one of the ledger's `ENDINGS`.
+        missing: hospitals that signed no result -> why, in a sentence.
+        config: YAML text.
+        data: digest of the beats, hex.
+        document: of the result, plain JSON values; {} where none is kept.
+        predictions: digest, hex; "" where none are kept.
+    """
+
+    state: str
+    missing: Mapping[int, str]
+    config: str
+    data: str
+    document: Mapping[str, Any] = {}
+    predictions: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +182,7 @@ class LoopState:
         states: hospital id -> private state.
         server: state of the server's optimiser.
         history: one record for each round, as in `result.json`.
+        measured: of each round.
     """
 
     round: int
@@ -133,6 +190,7 @@ class LoopState:
     states: dict[int, State] = field(default_factory=dict)
     server: State = field(default_factory=dict)
     history: tuple[RoundSummary, ...] = ()
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +199,7 @@ class RoundRecord:
 
     Attributes:
         parent, model: names of the models before and after; b"" without a ledger.
-        verdicts: of the judges, {} without any.
+        judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
     """
 
@@ -149,7 +207,7 @@ class RoundRecord:
     parent: bytes
     model: bytes
     updates: tuple[Update, ...]
-    verdicts: Verdicts
+    judged: Judged
     summary: RoundSummary
 
 
@@ -193,20 +251,20 @@ class Pool(Protocol):
         """One round of local work; `notice` is what the ledger tells the hospitals, None without one."""
         ...
 
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> Sequence[Opinion | HospitalError]:
+        """Each of these hospitals of a round scores the models that the others' updates make."""
+        ...
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         """Confusion matrices on the validation parts, int64[classes, classes] each."""
         ...
 
-    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
-        """Personalisation and test."""
+    def finish(self, round: int, params: np.ndarray, notice: Any, ids: Sequence[int]) -> list[Outcome | HospitalError]:
+        """Personalisation and test; with a ledger each signs what came of it, and the head after `round`."""
         ...
 
-    def sign_head(self, round: int, notice: Any, ids: Sequence[int]) -> list[bytes | HospitalError]:
-        """Signatures under the head after the last round."""
-        ...
-
-    def restore(self, states: Mapping[int, State]) -> None:
-        """Gives hospitals the private states of a checkpoint."""
+    def restore(self, states: Mapping[int, State], measured: Sequence[Measured]) -> None:
+        """Gives hospitals the private states of a checkpoint, and what they measured so far."""
         ...
 
     def close(self) -> None:
@@ -230,7 +288,7 @@ class Schedule(Protocol):
         ...
 
 
-Judges = Callable[[Asked, Taken], Verdicts]  # who judge a round's updates, before they are merged
+Judges = Callable[[Asked, Taken], Judged]  # who judge a round's updates, before they are merged
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine import checkpoint
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort
+from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
 from engine.messages import LoopState, Outcome
@@ -31,6 +32,9 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def assemble(
@@ -83,19 +87,24 @@ def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scor
     return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))
 
 
-def write_outputs(
-    folder: Path, result: Result, cohort: Cohort, network: Network, params: np.ndarray, outcomes: Sequence[Outcome]
-) -> None:
+def write_outputs(folder: Path, result: Result, table: "pa.Table", network: Network, params: np.ndarray) -> None:
     """Writes predictions, model and result; the result last, as it says that the others are there."""
-    _write_predictions(folder / PREDICTIONS, cohort, outcomes)
+    import pyarrow.parquet as pq
+
+    with whole(folder / PREDICTIONS) as part:
+        pq.write_table(table, part)
     _write_model(folder / MODEL, network, params)
     result.write(folder)
 
 
-def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) -> None:
+def predictions_digest(table: "pa.Table") -> str:
+    """SHA-256, hex, of the canonical JSON of all columns of the predictions, by name."""
+    return json_hash(table.to_pydict()).hex()
+
+
+def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
     """A row for each test beat and model."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     # not left to be guessed: an unseen hospital may have no test beats, and nothing has no type
     schema = pa.schema(
@@ -126,8 +135,7 @@ def _write_predictions(path: Path, cohort: Cohort, outcomes: Sequence[Outcome]) 
                 "predicted": classes[predicted].tolist(),
             }
             tables.append(pa.table(columns, schema))
-    with whole(path) as part:
-        pq.write_table(pa.concat_tables(tables), part)
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _write_model(path: Path, network: Network, params: np.ndarray) -> None:

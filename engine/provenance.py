@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import getpass
+import hashlib
 import re
 import subprocess
 from dataclasses import dataclass
@@ -56,3 +57,13 @@ def provenance(file: Path = _HERE) -> Provenance:
         re.sub(r"//[^/@]*@", "//", git("remote", "get-url", "origin") or ""),  # a password may stand there
         bool(git("status", "--porcelain")),
     )
+
+
+@functools.cache
+def code_digest(package: Path = _HERE.parent) -> bytes:
+    """SHA-256 over the names and bytes of a package's own sources and contracts, this one's by default."""
+    digest = hashlib.sha256(b"PulseLedger code 1")
+    for path in sorted(p for kind in ("*.py", "*.json", "*.cpp", "*.txt") for p in package.rglob(kind)):
+        content = path.read_bytes()
+        digest.update(f"|{path.relative_to(package).as_posix()}|{len(content)}|".encode() + content)
+    return digest.digest()

@@ -237,11 +237,11 @@ class LedgerSummary(Part):
 
     Attributes:
         head: commits to everything that was recorded.
-        cosigned: hospitals that signed the head of the last round.
+        cosigned: hospitals that signed their result and the last head.
         gas_per_round: mean of what sealing a round takes.
         seconds: spent in appending rounds, beside the training.
         critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
-        bundle: SHA-256 of the audit bundle in hex; a run that is not at its end has none.
+        closing: digest of what closed the run, which is on the chain; a run that is not at its end has none.
         hospitals: by slot, where hospitals score each other.
     """
 
@@ -260,11 +260,11 @@ class LedgerSummary(Part):
     open_seconds: float | None = None
     critical_path_seconds: float | None = None
     overhead_share: float | None = None
-    bundle: str | None = None
+    closing: str | None = None
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> "LedgerSummary":
-        names = [name for name in type(self).model_fields if name not in ("backend", "hospitals", "bundle")]
+        names = [name for name in type(self).model_fields if name not in ("backend", "hospitals", "closing")]
         lacking = [name for name in names if getattr(self, name) is None]
         if self.backend != "none" and lacking:
             raise ValueError(f"{lacking[0]} is missing, which every ledger has")
@@ -370,11 +370,10 @@ class Result(Part):
                 value = value.get(name)
         return value
 
-    def ended(self, total_seconds: float, bundle: str | None) -> "Result":
-        """This result with what is known at the very end only: the whole time, and the audit bundle if there is one."""
+    def ended(self, total_seconds: float, ledger: LedgerSummary) -> "Result":
+        """This result with what is known at the very end only: the whole time, and what the ledger holds then."""
         timing = self.timing.model_copy(update={"total_seconds": total_seconds})
-        bound = {} if bundle is None else {"ledger": self.ledger.model_copy(update={"bundle": bundle})}
-        return self.model_copy(update={"timing": timing, **bound})
+        return self.model_copy(update={"timing": timing, "ledger": ledger})
 
     def write(self, folder: Path) -> None:
         """Writes `result.json`, whole or not at all.

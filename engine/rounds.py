@@ -1,6 +1,6 @@
 """The loop: ask hospitals, train locally, take what counts, judge, merge, score, record. It knows protocols only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,19 @@ import numpy as np
 from engine.clock import Stopwatch
 from engine.errors import HospitalError
 from engine.ledger.base import LoopLedger
-from engine.messages import Asked, Judges, LoopState, Observer, Pool, RoundRecord, Rule, Schedule, Taken, survivors
+from engine.messages import (
+    Asked,
+    Judges,
+    LoopState,
+    Measured,
+    Observer,
+    Pool,
+    RoundRecord,
+    Rule,
+    Schedule,
+    Taken,
+    survivors,
+)
 from engine.metrics import federation_scores
 from engine.result import RoundSummary, Scores
 
@@ -66,25 +78,34 @@ def run_rounds(
         taken = parts.schedule.take(asked, trained)
         parts.ledger.received(round, taken.updates)  # works beside what follows
         watch.lap("train")
-        verdicts = parts.judges(asked, taken)
+        judged = parts.judges(asked, taken)
         watch.lap("peer")
-        params, server = parts.rule.merge(state, taken, verdicts)
+        params, server = parts.rule.merge(state, taken, judged.verdicts)
         watch.lap("train")
         parent, model = model, parts.ledger.name(params)
         watch.lap("hash")
-        scores, blind = validate(parts, asked, params)
+        tables, blind = validate(parts, asked, params)
+        how = parts.validation
+        scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
         summary = summarise(round, taken, blind, scores, watch, parts.pool.width)
-        record = RoundRecord(round, parent, model, taken.updates, verdicts, summary)
-        state = advanced(state, record, params, server)
+        record = RoundRecord(round, parent, model, taken.updates, judged, summary)
+        state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
             observer.round_finished(record)
         save(state)
     return state
 
 
-def advanced(state: LoopState, record: RoundRecord, params: np.ndarray, server: dict[str, np.ndarray]) -> LoopState:
+def advanced(
+    state: LoopState,
+    record: RoundRecord,
+    params: np.ndarray,
+    server: dict[str, np.ndarray],
+    tables: Mapping[int, np.ndarray],
+) -> LoopState:
     """The state after a round."""
+    measured = Measured(record.round, {u.hospital: u.gradient_evaluations for u in record.updates}, tables)
     return replace(
         state,
         round=record.round,
@@ -92,18 +113,18 @@ def advanced(state: LoopState, record: RoundRecord, params: np.ndarray, server: 
         states={**state.states, **{u.hospital: u.state for u in record.updates if u.state}},
         server=server,
         history=(*state.history, record.summary),
+        measured=(*state.measured, measured),
     )
 
 
-def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[Scores, tuple[HospitalError, ...]]:
-    """Scores of a global model on validation beats, and the hospitals that failed to give theirs."""
+def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[dict[int, np.ndarray], tuple[HospitalError, ...]]:
+    """Confusion matrices of a global model on validation beats, and the hospitals that failed to give theirs."""
     how = parts.validation
     asked_for = set(asked.hospitals)
     scored = tuple(h for h in how.hospitals if not how.participants or h in asked_for)
     tables = dict(zip(scored, parts.pool.validate(asked.round, params, scored), strict=True))
     _, blind = survivors(list(tables.values()), how.min_hospitals)
-    known = {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}
-    return Scores.model_validate(federation_scores(known, how.classes, most_rows=ROWS, scored=how.scored)), blind
+    return {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}, blind
 
 
 def summarise(

@@ -15,7 +15,6 @@ from engine.config import config_hash
 from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.bundle import BUNDLE, file_digest
 from engine.ledger.format import STUDY
 from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.result import Result
@@ -263,8 +262,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
         return home, report
     there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
     there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
-    bundle = home / "ledger" / BUNDLE
-    there["ledger.bundle"] = file_digest(bundle) if bundle.exists() else None
+    there["ledger.closing"] = result.ledger.closing
     for name, value, message in _tag_problems(tags, there, status, report.notes):
         report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report

@@ -5,7 +5,7 @@ The driver sends an `Order` and gets a `Reply` for each chunk. Both are checked 
 
 import contextlib
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -108,18 +108,19 @@ class TrialRunner:
 
     def __init__(self) -> None:
         self._chunks: Generator[tuple[int, Numbers], None, tuple[Numbers, ...]] | None = None
+        self._pruned = False
         self.progress: TrialProgress | None = None
 
     def begin(self, order: Order, tracker: Background[Tracker] | None) -> Reply:
         """Begins a trial, or goes on where an earlier attempt left off, up to the first rung."""
-        self.drop()
+        self._leave(pruned=False)
         if not order.folder.is_dir():  # the driver has made it
             raise StudyError(
                 f"{order.folder}: is not there on node {socket.gethostname()}; a study's folder must be on a disk that "
                 "all nodes of the cluster share."
             )
         self.progress = TrialProgress(order.folder, order.configs[0].federation.method.trains_global)
-        self._chunks = _chunks(order, tracker, self.progress)
+        self._chunks = _chunks(order, tracker, self.progress, lambda: self._pruned)
         return self.advance()
 
     def advance(self) -> Reply:
@@ -137,10 +138,15 @@ class TrialRunner:
             return Waiting(self.progress.take(), str(error))
 
     def drop(self) -> None:
-        """Ends a trial at its rung: hospitals are let go, the ledger is closed."""
+        """Ends a trial at its rung, for good: the ledger is closed, hospitals are let go."""
+        self._leave(pruned=True)
+
+    def _leave(self, pruned: bool) -> None:
+        self._pruned = pruned
         if self._chunks is not None:
             self._chunks.close()
             self._chunks = None
+        self._pruned = False
 
 
 class TrialProgress:
@@ -190,7 +196,7 @@ def numbers_of(result: Result, scores: Iterable[str]) -> Numbers:
 
 
 def _chunks(
-    order: Order, tracker: Background[Tracker] | None, progress: TrialProgress
+    order: Order, tracker: Background[Tracker] | None, progress: TrialProgress, pruned: Callable[[], bool]
 ) -> Generator[tuple[int, Numbers], None, tuple[Numbers, ...]]:
     ended: list[Numbers] = []
 
@@ -199,7 +205,7 @@ def _chunks(
 
     for repeat, config in enumerate(order.configs):
         folder = repeat_folder(order.folder, repeat)
-        place = Place(order.attempt, (progress,), progress.note, stopping)
+        place = Place(order.attempt, (progress,), progress.note, stopping, pruned)
         rungs = order.rungs if repeat == 0 and not order.by_repeat else ()
         if tracker is not None and repeat == 0:
             # MLflow has one run for each trial: the first repeat's curves; the driver adds mean and spread

@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from reported import document, predictions, statement
 from safetensors.numpy import save_file
-from simulators import LAYOUT, POLICY, REVIEWER, Run, report, request
+from simulators import DATA, FEDERATION_ID, LAYOUT, POLICY, REVIEWER, SETTINGS, Run, report, request
 
 from engine.audit import outcomes, state
 from engine.audit.report import Report
 from engine.audit.run import CHECKS
-from engine.encoding import json_hash
+from engine.encoding import canonical_json, json_hash
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.format import BUNDLE, DECISIONS, RUN
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, sign
-from engine.ledger.subjects.reputation import Standing, digests, judge
+from engine.ledger.subjects.closing import bound, text_digest
+from engine.ledger.subjects.reputation import PeerScores, Standing, digests, judge, said_digest
+from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.synthetic import (
     Expire,
     SetPolicy,
@@ -38,8 +42,12 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from engine.model import unflatten, vector_hash
+from engine.ledger.typed import Domain
+from engine.model import unflatten
 from engine.oracles.base import Batch
+from engine.outputs import predictions_digest
+from engine.provenance import code_digest
+from engine.settings import dump_yaml
 from engine.synthesis.files import batch_digest
 
 ROUNDS = 4
@@ -49,7 +57,10 @@ OFFLINE = tuple(check for check in CHECKS if check not in (state.check, outcomes
 
 
 def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) -> Path:
-    """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it."""
+    """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it.
+
+    One with fewer rounds than its configuration wants was pruned, and leaves a journal and vectors only.
+    """
     with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
         rows = govern(run, ledger) if full else []
@@ -62,28 +73,54 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) 
             entry = run.entry(number, ledger.domain, ledger.head)
             if full:
                 slots = list(run.vectors(number))
-                judged = judge(scored(number, slots), slots, standing)
+                said = scored(number, slots)
+                judged = judge(said, slots, standing, opinions(run, entry, said, ledger.domain, ledger.head))
                 standing = standing.after(judged.verdicts)
                 named = {**digests(number, judged, standing), DECISIONS: ledger.synthetic.decisions}
                 entry = replace(entry, digests=named, rows=judged.rows(number))
             ledger.append(entry)
             if full:
                 ledger.reputation.update(number)
-        ledger.rounds.cosign(rounds, run.cosignatures(rounds, ledger.head, ledger.domain))
+        result = document(run, rounds) | ({"synthesis": rows} if full else {})
+        close(run, ledger, rounds, result)
         if rounds:
             ledger.rounds.finalize()
         if full:
             for slot in range(run.hospitals):
                 ledger.reputation.claim(slot)
         summary = ledger.summary()
-    params = run.params(rounds)
-    save_file(unflatten(params, LAYOUT), run.folder / "model.safetensors")
-    federation = run.federation
-    result: dict[str, Any] = {"model_hash": vector_hash(params, LAYOUT).hex(), "ledger": summary}
-    result |= {"config_hash": federation.config_hash.hex(), **({"synthesis": rows} if full else {})}
-    summary["bundle"] = write_bundle(run.ledger_folder, result, "name: test\n")
-    (run.folder / "result.json").write_text(json.dumps(result))
+    (run.folder / "config.yaml").write_text(dump_yaml(SETTINGS))
+    if rounds < SETTINGS.federation.rounds:
+        return run.folder
+    save_file(unflatten(run.params(rounds), LAYOUT), run.folder / "model.safetensors")
+    pq.write_table(predictions(run), run.folder / "predictions.parquet")
+    write_bundle(run.ledger_folder, result, dump_yaml(SETTINGS))
+    times = dict.fromkeys(("seconds", "open_seconds", "critical_path_seconds", "overhead_share"), 0.5)
+    (run.folder / "result.json").write_text(json.dumps({**result, "ledger": {**summary, **times}}))
     return run.folder
+
+
+def close(run: Run, ledger: RunLedger, rounds: int, result: Mapping[str, Any]) -> None:
+    """End a run as the engine does."""
+    contents = {slot: canonical_json(statement(run, slot, rounds)) for slot in range(run.hospitals)}
+    signed = run.results(rounds, ledger.head, ledger.domain, contents)
+    kept = {"config": text_digest(dump_yaml(SETTINGS)), "data": bytes.fromhex(DATA), "code": code_digest()}
+    if rounds < SETTINGS.federation.rounds:
+        ledger.closing.close(signed, "pruned", {}, kept)
+        return
+    kept |= {"result": json_hash(bound(result)), "predictions": bytes.fromhex(predictions_digest(predictions(run)))}
+    ledger.closing.close(signed, "complete", {}, kept)
+
+
+def opinions(run: Run, entry: RoundEntry, said: Mapping[int, Any], domain: Domain, head: bytes) -> dict[int, bytes]:
+    """What each judge signs of its scores."""
+    sent = {one.record.slot: one.record.update for one in entry.updates}
+    found = {}
+    for by in sent:
+        rows = [(slot, sent[slot], *row[by]) for slot, row in sorted(said.items()) if by in row]
+        record = PeerScores(FEDERATION_ID, entry.round, by, head, said_digest(rows))
+        found[by] = sign(record, domain, run.keys[by])
+    return found
 
 
 def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]]]:
@@ -153,14 +190,14 @@ def change(folder: Path, *statements: str, arguments: tuple = ()) -> None:
     path = folder / "ledger" / RUN.file
     loosen(path, RUN.tables)
     connection = sqlite3.connect(path)
-    for statement in statements:
-        changed = connection.execute(statement, arguments).rowcount
-        assert changed > 0, statement
+    for one in statements:
+        changed = connection.execute(one, arguments).rowcount
+        assert changed > 0, one
     connection.commit()
     connection.close()
     result = json.loads((folder / "result.json").read_text())
     try:
-        write_bundle(folder / "ledger", result, "name: test\n")
+        write_bundle(folder / "ledger", result, (folder / "config.yaml").read_text())
     except LedgerError:
         (folder / "ledger" / BUNDLE).unlink()
 

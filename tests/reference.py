@@ -5,6 +5,7 @@ The oracles are quadratics with known derivatives; `logits` is the network once 
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -177,8 +178,20 @@ def numbers(result: Result, folder: Path) -> dict[str, Any]:
         "scores": [result.validation, result.final],
         "gradients": [timing.gradient_evaluations, timing.personalisation_gradient_evaluations],
         "predictions": pq.read_table(folder / "predictions.parquet").to_pydict(),
-        "ledger": [ledger.head, ledger.contract, ledger.updates, ledger.rounds, ledger.transactions],
+        "ledger": [ledger.head, ledger.contract, ledger.updates, ledger.rounds, ledger.transactions, stated(folder)],
     }
+
+
+def stated(folder: Path) -> list[Any]:
+    """What hospitals signed at the end of a run: slot, record, signature, content."""
+    path = folder / "ledger" / "journal.sqlite"
+    if not path.exists():
+        return []
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute("SELECT * FROM results ORDER BY slot").fetchall()
+    finally:
+        connection.close()
 
 
 class Interrupted(Exception):

@@ -37,6 +37,8 @@ from eth_account.messages import encode_typed_data
 from eth_utils import keccak
 
 from engine.clock import REAL, Clock
+from engine.config import RunConfig, config_hash
+from engine.encoding import json_hash
 from engine.ledger.chain.base import Chain, ChainReceipt
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.chain.transactions import created_contract, sign_transaction
@@ -47,14 +49,15 @@ from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signer, Signing
 from engine.ledger.signing import address, hospital_key, salt, sign
 from engine.ledger.store import Store
+from engine.ledger.subjects.closing import HospitalResult, RunClosing, SignedResult, text_digest
 from engine.ledger.subjects.registry import Federation, KeyRotation, SignedRotation
+from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
 from engine.ledger.subjects.synthetic import Policy, SyntheticReport, SyntheticRequest, SyntheticReview
 from engine.ledger.subjects.updates import (
     ModelUpdate,
     Opening,
     Receipt,
-    RoundHead,
     SignedUpdate,
     commitments,
     genesis_header,
@@ -65,7 +68,10 @@ from engine.model import vector_hash
 
 LAYOUT = (("conv.weight", (2, 3)), ("bias", (4,)), ("scale", ()))
 SIZE = 11
-FEDERATION_ID, CONFIG = b"\x11" * 32, b"\x22" * 32
+SETTINGS = RunConfig.model_validate({"name": "test", "federation": {"rounds": 4}})
+CONFIG = bytes.fromhex(config_hash(SETTINGS))
+DATA = "dd" * 32  # digest of the beats
+FEDERATION_ID = json_hash({"config": CONFIG.hex(), "data": DATA, "name": SETTINGS.name, "label": ""})
 DOMAIN = Domain(1337, "0x9Be9069a4d2Fb9ec284cc4d149b6388A279f4ABa")
 
 # --- A federation -----------------------------------------------------------------------------------------------------
@@ -74,6 +80,11 @@ DOMAIN = Domain(1337, "0x9Be9069a4d2Fb9ec284cc4d149b6388A279f4ABa")
 def rule_of(weighting: str) -> dict[str, Any]:
     """The mean as a run writes it down."""
     return {"name": MEAN, "weighting": weighting, "server": {"method": "none"}}
+
+
+def opening_metrics(number: int, slot: int) -> dict[str, Any]:
+    """What a hospital measures in a round."""
+    return {"loss": number / (1 + slot), "gradient_evaluations": 10 * number + slot}
 
 
 def record(**changes: Any) -> ModelUpdate:
@@ -144,7 +155,7 @@ class Run:
 
     def opening(self, number: int, slot: int) -> Opening:
         salts = [salt(self.keys[slot], FEDERATION_ID, number, purpose) for purpose in (1, 2)]
-        return Opening(self.samples(slot), salts[0], {"loss": number / (1 + slot)}, salts[1])
+        return Opening(self.samples(slot), salts[0], opening_metrics(number, slot), salts[1])
 
     def entry(self, number: int, domain: Domain, head: bytes | None = None) -> RoundEntry:
         """A round as the loop reports it, after `head`; None computes what the head before must be."""
@@ -189,10 +200,16 @@ class Run:
             heads.append(keccak(encode(types, [heads[-1], *where, *content])))
         return heads
 
-    def cosignatures(self, number: int, head: bytes, domain: Domain) -> dict[int, bytes]:
-        """What all hospitals sign under the head of a round."""
-        heads = [RoundHead(FEDERATION_ID, number, slot, head) for slot in range(self.hospitals)]
-        return {slot: sign(heads[slot], domain, self.keys[slot]) for slot in range(self.hospitals)}
+    def results(
+        self, number: int, head: bytes, domain: Domain, contents: Mapping[int, str] | None = None
+    ) -> dict[int, SignedResult]:
+        """What all hospitals sign after the last round; `contents` is what each states, "{}" by default."""
+        found = {}
+        for slot in range(self.hospitals):
+            content = (contents or {}).get(slot, "{}")
+            result = HospitalResult(FEDERATION_ID, number, slot, head, text_digest(content))
+            found[slot] = SignedResult(result, sign(result, domain, self.keys[slot]), content)
+        return found
 
     def rotation(self, slot: int, new: bytes, number: int, domain: Domain) -> SignedRotation:
         """The change of a hospital's key from a round on."""
@@ -445,7 +462,10 @@ TYPES: dict[type[Record], str] = {
     ModelUpdate: "ModelUpdate(uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,"
     "bytes32 parentHead,bytes32 update,bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,"
     "uint64 deadline)",
-    RoundHead: "RoundHead(bytes32 federation,uint64 round,uint32 slot,bytes32 head)",
+    PeerScores: "PeerScores(bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 scores)",
+    HospitalResult: "HospitalResult(bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content)",
+    RunClosing: "RunClosing(bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,"
+    "bytes32 result,bytes32 predictions,bytes32 config,bytes32 data,bytes32 code)",
     Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     KeyRotation: "KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)",
     SyntheticRequest: "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,"

@@ -559,7 +559,7 @@ contract RoundLedgerTest is Base {
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, false);
         refuse(IRoundLedger.RoundOutOfOrder.selector, abi.encode(FEDERATION, 1, 0));
-        close(0, ledger.headAt(FEDERATION, 0), CLOSING);
+        close(0, lastHead, CLOSING);
         refuse(IRoundLedger.HeadMismatch.selector, abi.encode(FEDERATION, 1, lastHead, CONFIG));
         close(1, CONFIG, CLOSING);
         refuse(IRoundLedger.ClosingIsZero.selector, abi.encode(FEDERATION));

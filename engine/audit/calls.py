@@ -33,6 +33,10 @@ def check(case: Case) -> Iterator[Told]:
         )
     for number in sorted(case.rounds):
         yield from _check_seal(case, number)
+    closed = sum(case.taken(t) for t in case.transactions if t.purpose == "close")
+    if closed != (case.closing is not None):
+        message = "the chain must have been told once how the run ended, or not at all if it has not"
+        yield finding("closing", "transaction", int(case.closing is not None), closed, message)
     if case.rounds and sum(t.purpose == "open" and t.succeeded for t in case.transactions) != 1:
         message = "the federation must have been opened exactly once"
         yield finding("transaction", "purpose", "one open", "none or several", message, round=0)
@@ -60,6 +64,9 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
         expected |= _opening(case)
     elif purpose == "open-round":
         expected["round"] = transaction.round
+    elif purpose == "close":
+        expected |= {"round": case.last, "lastHead": case.head(case.last)}
+        expected["closing"] = None if case.closing is None else case.closing.record.digest(case.domain)
     elif purpose in _WITH_HEADER:
         header = case.header(transaction.round)
         if header is None:

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 from engine.audit import spec
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Executed, RunState, execute_run
+from engine.audit.records import read_yaml
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction
 from engine.encoding import read_json
-from engine.ledger.format import NO_ROUND, WORD
+from engine.ledger.format import ENDINGS, NO_ROUND, WORD
+
+Matrix = tuple[tuple[int, ...], ...]  # rows are true classes, columns predicted ones
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """A row of the rounds, and what belongs to it."""
+    """A row of the rounds, and what belongs to it; `judges` are signatures over the peers' scores, by judge."""
 
     parent_model: bytes
     model: bytes
@@ -107,6 +110,7 @@ class Round:
     digests: Mapping[str, bytes]
     verdicts: tuple[Verdicts, ...]
     peers: tuple[Peer, ...]
+    judges: Mapping[int, bytes]
 
     @property
     def judged(self) -> dict[int, bool]:
@@ -114,12 +118,51 @@ class Round:
         return {slot: accepted for one in self.verdicts for slot, accepted in one.judged.items()}
 
 
-class HeadSignature(NamedTuple):
-    """A hospital's signature under the head of a round."""
+@dataclass(frozen=True)
+class Statement:
+    """What a hospital states of itself at the end; the page of its names is `engine/statement.py`.
 
-    round: int
-    slot: int
+    Attributes:
+        counts: part -> beats of each class.
+        validation, test: "global" and "personal" -> confusion matrix.
+        trained, personalised: evaluations of gradients.
+        curve: round -> confusion matrix of the model after it on the validation part.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    validation: Mapping[str, Matrix]
+    test: Mapping[str, Matrix]
+    predictions: str
+    trained: int
+    personalised: int
+    curve: Mapping[int, Matrix]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the results: what a hospital signed at the end. `content` is None where it cannot be read."""
+
+    record: Record
     signature: bytes
+    text: str
+    content: Statement | None
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The row of the closings: what the coordinator signed at the end.
+
+    Attributes:
+        round: of the row.
+        missing: hospitals without a result -> why.
+    """
+
+    round: Any
+    record: Record
+    signature: bytes
+    missing: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -161,16 +204,23 @@ class Case:
     backend: Mapping[str, Any]
     rule: Rule
     rounds: Mapping[int, Round]
-    heads: tuple[HeadSignature, ...]
+    results: Mapping[int, Result]
+    closing: Closing | None
     rotations: tuple[Rotation, ...]
     steps: tuple[Step, ...]
     transactions: tuple[Transaction, ...]
 
     @cached_property
     def finished(self) -> bool:
-        """Whether the run has ended; a bundle is written at the end only."""
+        """Whether the run has ended: it left a result or a bundle, which are written at the end only, or was pruned."""
         folder = self.evidence.folder
-        return folder is None or (folder / "result.json").exists()
+        return folder is None or (folder / "result.json").exists() or self.ending == "pruned"
+
+    @property
+    def ending(self) -> str:
+        """How the run ended by what its coordinator signed, one of `ENDINGS`."""
+        state = 0 if self.closing is None else self.closing.record["state"]
+        return ENDINGS[state] if state < len(ENDINGS) else ENDINGS[0]
 
     @cached_property
     def result(self) -> Mapping[str, Any]:
@@ -182,6 +232,19 @@ class Case:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def reported(self) -> Mapping[str, Any]:
+        """What the run reports: of result.json, or of the bundle where that is all there is."""
+        if self.evidence.folder is not None:
+            return self.result
+        kept = self.evidence.manifest.get("result")
+        return kept if isinstance(kept, dict) else {}
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration; empty where it is not there, or cannot be read."""
+        return read_yaml(self.evidence.config)
 
     # --- Rounds -------------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,16 @@ class Evidence:
         except _DAMAGED:
             return None
 
+    @property
+    def config(self) -> str:
+        """The text of config.yaml; "" where there is none, or it is no text."""
+        try:
+            if self.folder is not None:
+                return (self.folder / CONFIG).read_text(encoding="utf-8")
+            return self._zip.read(CONFIG).decode()
+        except (*_DAMAGED, ValueError):
+            return ""
+
     def archived(self) -> list[str]:
         """File names of all archived vectors."""
         if self.folder is not None:

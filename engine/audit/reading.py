@@ -10,13 +10,16 @@ from typing import Any
 from engine.audit import spec
 from engine.audit.case import (
     Case,
+    Closing,
     Federation,
-    HeadSignature,
+    Matrix,
     Opening,
     Peer,
+    Result,
     Rotation,
     Round,
     Rule,
+    Statement,
     Step,
     Update,
     Verdicts,
@@ -52,20 +55,22 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     digests = yield from _digests(evidence, rows)
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
+    judges = yield from _judges(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         whole[number][slot] = Update(leaf, record, signature, openings.get(place), receipts.get(place))
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
         for number, values in rows.items()
     }  # fmt: skip
-    heads = yield from _heads(evidence, rows, slots)
+    results = yield from _results(evidence, slots)
+    closing = yield from _closing(evidence, slots)
     rotations = yield from _rotations(evidence, slots)
     steps = yield from _steps(evidence)
     transactions = yield from read_transactions(evidence.rows("transactions"), PURPOSES, _place_of)
     yield from evidence.problems
-    told = (tuple(heads), tuple(rotations), tuple(steps), transactions)
+    told = (results, closing, tuple(rotations), tuple(steps), transactions)
     return Case(evidence, federation, domain, backend, rule, rounds, *told)
 
 
@@ -337,21 +342,114 @@ def _peers(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int
     return {number: tuple(peers) for number, peers in found.items()}
 
 
-# --- Heads, keys, steps -----------------------------------------------------------------------------------------------
-
-
-def _heads(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[list[HeadSignature]]:
-    found = []
-    for row in evidence.rows("heads"):
-        number, slot = row["round"], row["slot"]
-        known = type(number) is int and (number == 0 or number in rounds)
-        if known and type(slot) is int and slot in slots:
-            found.append(HeadSignature(number, slot, spec.hex_bytes(row["signature"])))
-            continue
-        name = "slot" if known else "round"
-        message = "a signature under a head belongs to no hospital or round"
-        yield finding("head", name, "one of the run", row[name], message, round=number, hospital=slot)
+def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int, dict[int, bytes]]]:
+    found: dict[int, dict[int, bytes]] = {number: {} for number in rounds}
+    for (number, slot), row in (yield from _placed(evidence, "judges", "scores", rounds, slots)):
+        if slot in found[number]:
+            message = "a judge signed the scores of the round twice"
+            yield finding("scores", "slot", "one signature", "two", message, round=number, hospital=slot)
+        found[number][slot] = spec.hex_bytes(row["signature"])
     return found
+
+
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
+    found: dict[int, Result] = {}
+    for row in evidence.rows("results"):
+        slot, text = row["slot"], row["content"]
+        if type(slot) is not int or slot not in slots or slot in found:
+            message = "a result at the end belongs to no hospital, or to one that has another"
+            yield finding("hospital", "slot", f"0 to {slots[-1]}, each once", slot, message)
+            continue
+        record = yield from read_record("HospitalResult", row["record"], "hospital", {"hospital": slot})
+        content = None
+        try:
+            content = _statement(text)
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"what the hospital states cannot be read: {error}"
+            yield finding("hospital", "content", "a readable statement", text, message, hospital=slot)
+        if record is not None:
+            words = text if isinstance(text, str) else ""
+            found[slot] = Result(record, spec.hex_bytes(row["signature"]), words, content)
+    return found
+
+
+def _statement(text: Any) -> Statement:
+    names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
+    values = read_object(text, *names)
+    classes = values["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes are names")
+    if not all(isinstance(values[name], str) for name in ("data", "predictions")):
+        raise ValueError("data and predictions are digests")
+    size = len(classes)
+    gradients = _members(values["gradients"], "rounds", "personalisation")
+    return Statement(
+        values["data"],
+        tuple(classes),
+        {part: _numbers(row, size) for part, row in _members(values["counts"], "train", "validation", "test").items()},
+        _matrices(values["validation"], size),
+        _matrices(values["test"], size),
+        values["predictions"],
+        _number(gradients["rounds"]),
+        _number(gradients["personalisation"]),
+        {_number(number): _matrix(table, size) for number, table in values["curve"]},
+    )
+
+
+def _members(value: Any, *names: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"expected the fields {', '.join(names)}")
+    return value
+
+
+def _matrices(value: Any, size: int) -> dict[str, Matrix]:
+    return {model: _matrix(table, size) for model, table in _members(value, "global", "personal").items()}
+
+
+def _matrix(value: Any, size: int) -> Matrix:
+    if not isinstance(value, list) or len(value) != size:
+        raise ValueError(f"a confusion matrix has not {size} rows")
+    return tuple(_numbers(row, size) for row in value)
+
+
+def _numbers(value: Any, size: int) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) != size:
+        raise ValueError(f"not {size} numbers")
+    return tuple(_number(each) for each in value)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError(f"not a number of something: {value!r:.40}")
+    return value
+
+
+def _closing(evidence: Evidence, slots: range) -> Reading[Closing | None]:
+    found = None
+    for row in evidence.rows("closings"):
+        if found is not None:
+            yield finding("closing", "round", "one", "two", "the run was closed twice", round=row["round"])
+            continue
+        record = yield from read_record("RunClosing", row["record"], "closing", {"round": row["round"]})
+        if record is None:
+            continue
+        missing: dict[int, str] = {}
+        try:
+            listed = read_object(row["content"], "missing")["missing"]
+            missing = {int(slot): str(reason) for slot, reason in listed.items()}
+            if not missing.keys() <= {*slots} or [str(slot) for slot in missing] != [*listed]:
+                raise ValueError("no hospital of the run")
+        except (ValueError, AttributeError) as error:
+            message = f"the list of hospitals without a result cannot be read: {error}"
+            yield finding("closing", "content", "hospitals and reasons", row["content"], message)
+        found = Closing(row["round"], record, spec.hex_bytes(row["signature"]), missing)
+    return found
+
+
+# --- Keys, steps ------------------------------------------------------------------------------------------------------
 
 
 def _rotations(evidence: Evidence, slots: range) -> Reading[list[Rotation]]:

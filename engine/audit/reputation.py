@@ -19,6 +19,7 @@ from dataclasses import astuple
 
 from engine.audit import spec
 from engine.audit.case import Case, Peer, Round, Verdicts
+from engine.audit.records import check_signature
 from engine.audit.report import Count, Told, finding
 from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
 
@@ -63,6 +64,7 @@ def check(case: Case) -> Iterator[Told]:
     standing = Standing()
     for number, entry in sorted(case.rounds.items()):
         yield from _check_peers(number, entry)
+        yield from _check_judges(case, number, entry)
         yield from _check_scores(number, entry)
         if entry.verdicts:
             yield Count("verdicts")
@@ -107,9 +109,56 @@ def _check_peers(number: int, entry: Round) -> Iterator[Told]:
             yield finding("scores", "peers", "a share of a judge's beats", values, message, **where)
 
 
+def _check_judges(case: Case, number: int, entry: Round) -> Iterator[Told]:
+    """Every judge signed exactly the scores that are recorded as its own, and the contract was shown what follows."""
+    judges = {one.judge for one in entry.peers}
+    for judge in sorted(judges | entry.judges.keys()):
+        said = [
+            [one.slot, "0x" + _update(entry, one.slot).hex(), one.correct, one.total]
+            for one in sorted(entry.peers)
+            if one.judge == judge
+        ]
+        values = {
+            "federation": case.federation.id,
+            "round": number,
+            "slot": judge,
+            "parentHead": case.head(number - 1),
+            "scores": spec.json_hash(said),
+        }
+        if judge not in case.federation.slots:
+            continue  # told with the score
+        yield Count("judges")
+        digest, where = spec.typed_digest("PeerScores", values, case.domain), {"round": number, "hospital": judge}
+        signature = entry.judges.get(judge, b"")
+        yield from check_signature(digest, signature, case.holder(judge, number), "scores", "signature", where)
+    shown = [t for t in case.transactions if t.purpose == "reputation" and t.round == number and case.taken(t)]
+    told = sorted(t.arguments["index"] for t in shown if type(t.arguments.get("index")) is int)
+    wanted = sorted(one.index for one in entry.verdicts)
+    # the last round of a run that stopped may have been sealed before its verdicts were sent
+    if told != wanted and (case.finished or number < case.last):
+        message = "each word of the verdicts must have been shown to the contract once"
+        yield finding("scores", "transaction", wanted, told, message, round=number)
+    for transaction in shown:
+        given = transaction.arguments
+        right = [one for one in entry.verdicts if one.index == given.get("index")]
+        for one in right:
+            for name in ("participated", "accepted", "threshold"):
+                if given.get(name) != getattr(one, name):
+                    message = f"{name} that the contract was shown is not what the verdicts say"
+                    yield finding("scores", name, getattr(one, name), given.get(name), message, round=number)
+
+
+def _update(entry: Round, slot: int) -> bytes:
+    update = entry.updates.get(slot)
+    return spec.ZERO if update is None or update.record is None else update.record["update"]  # type: ignore[no-any-return]
+
+
 def _check_scores(number: int, entry: Round) -> Iterator[Told]:
     """The verdicts follow from the scores, and both stand under the annex."""
     leaves = [spec.verdicts_leaf(number, *astuple(one)) for one in entry.verdicts]
+    if entry.verdicts and not entry.peers:
+        message = "verdicts were given, but no hospital scored an update"
+        yield finding("scores", "peers", "scores", None, message, round=number)
     if entry.peers:
         leaves.append(spec.peers_leaf(number, entry.peers))
         level = entry.verdicts[0].threshold if entry.verdicts else 0

@@ -10,6 +10,7 @@ from safetensors.numpy import load
 
 from engine.audit import spec
 from engine.audit.case import Case
+from engine.audit.closing import bound
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
 from engine.encoding import read_json
@@ -32,6 +33,8 @@ def check(case: Case) -> Iterator[Told]:
 
 def _check_model(case: Case, path: Path) -> Iterator[Told]:
     if not path.exists():
+        if case.ending == "pruned":
+            return
         if case.finished:
             yield finding("model", "file", MODEL, None, "the final model is missing")
         else:
@@ -50,9 +53,7 @@ def _check_model(case: Case, path: Path) -> Iterator[Told]:
 def _check_manifest(case: Case) -> Iterator[Told]:
     manifest = case.evidence.manifest
     if not manifest:
-        if case.finished:
-            yield Note("there is no bundle", unchecked=True)
-        return
+        return  # of a run that has ended, `closing.py` tells it
     result = manifest.get("result")
     if not isinstance(result, dict):
         yield finding("bundle", "result", "an object", result, "the manifest has no result")
@@ -70,8 +71,9 @@ def _check_manifest(case: Case) -> Iterator[Told]:
 
 
 def _check_result(case: Case, path: Path) -> Iterator[Told]:
-    if not case.finished:
-        yield Note(f"there is no {RESULT}: the run did not finish")
+    if not path.exists() and (case.ending == "pruned" or not case.finished):
+        if case.ending != "pruned":
+            yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:
         result = read_json(path.read_text(encoding="utf-8"))
@@ -81,7 +83,7 @@ def _check_result(case: Case, path: Path) -> Iterator[Told]:
     yield from _compare(result, _expected(case), "result")
     kept = case.evidence.manifest.get("result")
     for name, value in kept.items() if isinstance(kept, dict) else ():
-        there = result.get(name) if isinstance(result, dict) else None
+        there = bound(result).get(name) if isinstance(result, dict) else None
         if there != value:
             message = f"{name} in {RESULT} is not what the bundle holds"
             yield finding("result", name, _short(value), _short(there), message)
@@ -98,7 +100,12 @@ def _expected(case: Case) -> dict[str, Any]:
         "ledger.backend": case.backend.get("name"),
         "ledger.updates": sum(len(entry.updates) for entry in case.rounds.values()),
         "ledger.rounds": len(case.rounds),
+        "ledger.cosigned": len(case.results),
+        "ledger.gas_per_round": _gas_per_round(case),
+        **_spent(case),
     }
+    if case.closing is not None:
+        expected["ledger.closing"] = case.closing.record.digest(case.domain)
     if any(entry.verdicts for entry in case.rounds.values()):
         standing = standing_after(case)
         expected["ledger.hospitals"] = [
@@ -110,6 +117,31 @@ def _expected(case: Case) -> dict[str, Any]:
             for slot in case.federation.slots
         ]
     return expected
+
+
+def _gas_per_round(case: Case) -> float:
+    seals = [t.receipt.gas for ts in case.seals.values() for t in ts if t.succeeded and t.receipt is not None]
+    return sum(seals) / len(seals) if seals else 0.0
+
+
+def _spent(case: Case) -> dict[str, int]:
+    """Transactions and gas at the end of the run; what was sent after it does not count.
+
+    The number of transactions tells where the end is: nowhere before the one that closed the run.
+    """
+    closed = max((t.seq for t in case.transactions if t.purpose == "close" and t.succeeded), default=0)
+    told = case.reported.get("ledger")
+    wanted = told.get("transactions") if isinstance(told, Mapping) else None
+    count = gas = 0
+    ends: dict[int, int] = {}  # transactions -> gas, at every place where the run may have ended
+    for transaction in case.transactions:
+        if transaction.receipt is not None:
+            count, gas = count + 1, gas + transaction.receipt.gas
+        if transaction.seq >= closed:
+            ends.setdefault(count, gas)
+    ends = ends or {0: 0}
+    count = wanted if wanted in ends and type(wanted) is int else min(ends)
+    return {"ledger.transactions": count, "ledger.gas_total": ends[count]}
 
 
 def _compare(result: Any, expected: Mapping[str, Any], record: str) -> Iterator[Told]:

@@ -1,4 +1,4 @@
-"""Rounds: updates and their signatures, openings, the tree, the annex, the chain of heads, receipts, signatures under heads.
+"""Rounds: updates and their signatures, openings, the tree, the annex, the chain of heads, receipts.
 
 Every link is held against its neighbours as they are recorded, so one changed value shows where it is and not in every round after it.
 """
@@ -8,20 +8,19 @@ from collections.abc import Iterator
 from engine.audit import spec
 from engine.audit.case import Case, Round, Update
 from engine.audit.records import check_signature
-from engine.audit.report import Count, Note, Told, finding
+from engine.audit.report import Count, Told, finding
 from engine.audit.spec import Record
 from engine.ledger.format import DECISIONS, REWARDS, SCHEMA, SCORES
 
 
 def check(case: Case) -> Iterator[Told]:
-    """Check each round, then what the coordinator and the hospitals signed after it."""
+    """Check each round, and what the coordinator signed of it."""
     for number, entry in sorted(case.rounds.items()):
         for slot, update in sorted(entry.updates.items()):
             yield from _check_update(case, number, slot, update)
         yield from _check_links(case, number, entry)
         yield from _check_annex(number, entry)
         yield from _check_receipts(case, number, entry)
-    yield from _check_heads(case)
 
 
 def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterator[Told]:
@@ -119,19 +118,3 @@ def _check_receipts(case: Case, number: int, entry: Round) -> Iterator[Told]:
             values = {"federation": case.federation.id, "round": number, "slot": slot, "leaf": update.leaf}
             digest = spec.typed_digest("Receipt", values, case.domain)
             yield from check_signature(digest, update.receipt, case.coordinator, "receipt", "signature", where)
-
-
-def _check_heads(case: Case) -> Iterator[Told]:
-    """The last head has no update after it that names it; hospitals sign it by itself."""
-    signed = set()
-    for number, slot, signature in case.heads:
-        values = {"federation": case.federation.id, "round": number, "slot": slot, "head": case.head(number)}
-        digest, where = spec.typed_digest("RoundHead", values, case.domain), {"round": number, "hospital": slot}
-        right = yield from check_signature(digest, signature, case.holder(slot, number), "head", "signature", where)
-        if right:
-            yield Count("co-signatures")
-            if number == case.last:
-                signed.add(slot)
-    missing = len(case.federation.hospitals) - len(signed)
-    if case.rounds and missing and case.finished:
-        yield Note(f"the last head lacks the signatures of {missing} hospitals", unchecked=True)

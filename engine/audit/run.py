@@ -1,7 +1,7 @@
 """The audit of a run, from its folder or its bundle alone, and of two copies of a run against each other.
 
     read      every row of the journal is read once into a frozen case: form, types, no gaps               reading.py
-    1         rounds: signatures, openings, trees, annexes, heads, receipts, signatures under the heads     rounds.py
+    1         rounds: signatures, openings, trees, annexes, heads, receipts                              rounds.py
     2         changes of keys: signed by both keys, shown to the contract                                 registry.py
     3         verdicts follow from scores, rewards from verdicts                                        reputation.py
     4         steps of governance: signed, and each shown to the contract                                synthetic.py
@@ -10,7 +10,10 @@
     7         decisions on synthetic data as the contract made them: rounds, quotas, result, beats        outcomes.py
     8         quality reports and reasons in the folder are those that were signed                         quality.py
     9         vectors are those that were signed, and every model is computed again from them              vectors.py
-    10        final model, result.json and the bundle's result are those of the ledger                      result.py
+    10        the end: signed by hospitals and coordinator, nothing missing, configuration, data           closing.py
+    11        final model, result.json and the bundle's result are those of the ledger                      result.py
+    12        every reported number follows from what hospitals signed at the end                         numbers.py
+    13        hospitals of every round are those that the seed draws                                      selection.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -24,7 +27,22 @@ head, too.
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from engine.audit import calls, outcomes, quality, registry, reputation, result, rounds, spec, state, synthetic, vectors
+from engine.audit import (
+    calls,
+    closing,
+    numbers,
+    outcomes,
+    quality,
+    registry,
+    reputation,
+    result,
+    rounds,
+    selection,
+    spec,
+    state,
+    synthetic,
+    vectors,
+)
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
@@ -42,7 +60,10 @@ CHECKS: tuple[Check, ...] = (
     outcomes.check,  # 7
     quality.check,  # 8
     vectors.check,  # 9
-    result.check,  # 10
+    closing.check,  # 10
+    result.check,  # 11
+    numbers.check,  # 12
+    selection.check,  # 13
 )
 
 

@@ -23,7 +23,10 @@ from engine.encoding import canonical_json, unhexed
 TYPES = {
     "ModelUpdate": "uint16 schema,bytes32 federation,uint64 round,uint32 slot,bytes32 parentModel,bytes32 parentHead,bytes32 update,"
     "bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,uint64 deadline",
-    "RoundHead": "bytes32 federation,uint64 round,uint32 slot,bytes32 head",
+    "HospitalResult": "bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content",
+    "PeerScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 scores",
+    "RunClosing": "bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,bytes32 result,"
+    "bytes32 predictions,bytes32 config,bytes32 data,bytes32 code",
     "Receipt": "bytes32 federation,uint64 round,uint32 slot,bytes32 leaf",
     "KeyRotation": "bytes32 federation,uint32 slot,address from,address to,uint64 round",
     "SyntheticRequest": "bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,"
@@ -236,6 +239,11 @@ def update_leaf(update: Record, signature: bytes, domain: Domain) -> bytes:
     """Leaf of a signed update."""
     place = update["schema"].to_bytes(2, "big") + update["slot"].to_bytes(4, "big")
     return keccak256(b"\x00" + place + update.digest(domain) + signature)
+
+
+def result_leaf(result: Record, signature: bytes, domain: Domain) -> bytes:
+    """Leaf of what a hospital signed at the end."""
+    return keccak256(b"\x00" + result["slot"].to_bytes(4, "big") + result.digest(domain) + signature)
 
 
 def registry_root(addresses: Sequence[str], organisations: Sequence[bytes]) -> bytes:

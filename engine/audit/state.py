@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from engine.audit import spec
 from engine.audit.case import Case
 from engine.audit.report import Count, Told, finding
 from engine.audit.reputation import applied
@@ -22,7 +23,10 @@ def check(case: Case) -> Iterator[Told]:
         "configHash": case.federation.config_hash,
         "registryRoot": case.registry,
         "round": last,
+        "closing": spec.ZERO if case.closing is None else case.closing.record.digest(case.domain),
     }
+    if case.pending is not None and case.pending.purpose == "close" and not any(state.federation["closing"]):
+        del expected["closing"]
     for name, value in expected.items():
         there = state.federation[name]
         if there != value:

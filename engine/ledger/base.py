@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from engine.messages import Asked, RoundRecord, Update
+from engine.messages import Asked, Ending, RoundRecord, Update
 
 if TYPE_CHECKING:
     from engine.ledger.desk import Desk
@@ -64,8 +64,8 @@ class LoopLedger(Protocol):
         """Waits until the last round is sealed."""
         ...
 
-    def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
-        """Keeps the hospitals' signatures under the last head and ends; returns the summary."""
+    def close(self, signed: Mapping[int, Any], ending: Ending) -> dict[str, Any]:
+        """Keeps what hospitals signed at the end, by id, closes over it and ends; returns the summary."""
         ...
 
     def leave(self) -> None:
@@ -76,8 +76,8 @@ class LoopLedger(Protocol):
         """Lets go after something else failed."""
         ...
 
-    def bundle(self, result: Mapping[str, Any], config: str) -> str | None:
-        """Writes everything that an audit needs into one file; returns its SHA-256 in hex, None where there is none."""
+    def bundle(self, result: Mapping[str, Any], config: str) -> None:
+        """Writes everything that an audit needs into one file. The ledger is closed."""
         ...
 
 
@@ -119,7 +119,7 @@ class NoLedger:
     def finish(self) -> None:
         pass
 
-    def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
+    def close(self, signed: Mapping[int, Any], ending: Ending) -> dict[str, Any]:
         return self.summary()
 
     def leave(self) -> None:
@@ -129,7 +129,7 @@ class NoLedger:
         pass
 
     def bundle(self, result: Mapping[str, Any], config: str) -> None:
-        return None
+        pass
 
 
 NO_LEDGER = NoLedger()

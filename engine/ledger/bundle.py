@@ -1,6 +1,7 @@
 """One file per run from which everything can be recomputed, alone and offline: `ledger/bundle.plb`, see `format`.
 
-`result` of the manifest holds what a run reports apart from times, and `result_digest` the hash of that.
+`result` of the manifest holds what a run reports and its closing binds, and `result_digest` the hash of that. What is sent
+after the end of a run makes the file longer by the rows of those transactions and changes nothing else in it.
 """
 
 import hashlib
@@ -16,24 +17,22 @@ from engine.files import whole
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
 from engine.ledger.format import BUNDLE, BUNDLE_FORMAT, CONFIG, MANIFEST, RUN, row_values, rows_name
 from engine.ledger.store import read_only, table_rows
-
-# What of result.json does not depend on how long something took.
-RESULT_FIELDS = ("name", "config_hash", "config", "model_hash", "parameters", "cohort", "final", "validation")
+from engine.ledger.subjects.closing import bound
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the oldest that the format knows
 
 
-def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> str:
-    """Write the bundle of the `ledger/` folder of a finished run; returns its SHA-256 in hex.
+def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> None:
+    """Write the bundle of the `ledger/` folder of a finished run.
 
     Args:
-        result: as in result.json; only RESULT_FIELDS are taken.
+        result: as in result.json; what a closing binds of it is taken.
         config: YAML text.
 
     Raises:
         LedgerError: the journal is damaged, or the file cannot be written.
     """
-    kept = {name: result[name] for name in RESULT_FIELDS if name in result}
+    kept = bound(result)
     digests: dict[str, str] = {}
     with (
         whole(folder / BUNDLE, durable=True, error=LedgerError) as part,
@@ -63,7 +62,6 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> str:
             "result_digest": json_hash(kept).hex(),
         }
         archive.writestr(_entry(MANIFEST), canonical_json(manifest))
-    return file_digest(folder / BUNDLE)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -77,11 +75,3 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             yield block
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()

@@ -5,16 +5,18 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "3"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "4"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments; deletable, for erasure
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
-    heads         of a hospital over RoundHead(federation, round, slot, head)
+    results       HospitalResult of the last round, signed by its hospital; `content` is what it states of itself
+    closings      RunClosing, signed by the coordinator, one row at most; `content` names the hospitals without a result
     rounds        what a head commits to; the head before it is that of the row before
     annexes       the digests behind the annex of a round, by ascending bytes of the name; none is zero
     rotations     KeyRotation, signed by the old and by the new key
     scores        Verdicts, one row for 16 hospitals, by ascending index
     peers         PeerScore, what the verdicts follow from
+    judges        of a hospital over PeerScores, all that it found of the updates of a round
     synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
     transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
 
@@ -75,13 +77,14 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    3,
+    4,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
-        "heads": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
+        "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),
         "rounds": Table(
             {
                 "round": INTEGER,
@@ -103,6 +106,7 @@ RUN = Journal(
         "peers": Table(
             {**_OF_UPDATE, "judge": INTEGER, "correct": INTEGER, "total": INTEGER}, (("round", "slot", "judge"),)
         ),
+        "judges": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "synthetic": Table(
             {
                 "seq": INTEGER,
@@ -187,6 +191,7 @@ PURPOSES = {
     "open": Purpose("RoundLedger", "openFederation", required=True),
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
+    "close": Purpose("RoundLedger", "closeFederation", required=True),
     "finalize": Purpose("RoundLedger", "finalizeRound"),
     "submit": Purpose("RoundLedger", "submitUpdate"),
     "dispute": Purpose("RoundLedger", "dispute"),
@@ -209,6 +214,7 @@ STUDY_PURPOSES = {
 # Enumerations of the contracts; a value is a position.
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 
 # --- Rounds -----------------------------------------------------------------------------------------------------------
 
@@ -230,6 +236,28 @@ WEIGHTINGS = ("samples", "uniform", "none")
 BASE_REPUTATION, MAX_REPUTATION = 10, 100
 WORD = 16
 PARTS = 1_000_000
+
+# --- What a closing binds ---------------------------------------------------------------------------------------------
+
+# Of result.json a closing binds everything but these: how long something took on the machine where it ran. A star stands
+# for every item of a list. `ledger` is not hashed either: transactions follow on the closing, and each of its values but
+# those here follows from the journal.
+UNBOUND = (
+    "timing.train_seconds",
+    "timing.rounds_seconds",
+    "timing.total_seconds",
+    "rounds.*.seconds",
+    "rounds.*.train_seconds",
+    "rounds.*.peer_seconds",
+    "rounds.*.hash_seconds",
+    "rounds.*.sign_seconds",
+    "ledger.seconds",
+    "ledger.open_seconds",
+    "ledger.critical_path_seconds",
+    "ledger.overhead_share",
+)
+OF_LEDGER = "ledger"
+RESULT_VERSION = 2  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.background import Answer, Background
 from engine.clock import REAL, Clock
-from engine.encoding import hexed, unhexed
+from engine.encoding import hexed, json_hash, unhexed
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
@@ -25,14 +25,16 @@ from engine.ledger.keystore import read_rotations
 from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
+from engine.ledger.subjects.closing import SignedResult, bound, text_digest
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
 from engine.ledger.subjects.updates import ModelUpdate, Opening, SignedUpdate, update_leaf
 from engine.ledger.trees import Levels, path
 from engine.ledger.typed import record_from_json, record_to_json
-from engine.messages import Asked, RoundRecord, Update
+from engine.messages import Asked, Ending, RoundRecord, Update
 from engine.model import vector_hash
+from engine.provenance import code_digest
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class LedgerObserver:
             asked.model,
             tuple(self._headers[first:]),
             {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
-            {slot: self._receipts.pop(slot) for slot in slots if slot in self._receipts},
+            {slot: self._receipts[slot] for slot in slots if slot in self._receipts},
         )
         self.seconds += self._clock.now() - started
         return notice
@@ -139,7 +141,8 @@ class LedgerObserver:
         if self._writing is not None:
             self._writing.result()
         signed = [u.signed for u in record.updates if u.signed is not None]
-        judged = reputation.judge(record.verdicts, [u.hospital for u in record.updates], self._standing)
+        present = [u.hospital for u in record.updates]
+        judged = reputation.judge(record.judged.verdicts, present, self._standing, record.judged.signatures)
         after = self._standing.after(judged.verdicts)
         entry = RoundEntry(
             record.round,
@@ -218,10 +221,11 @@ class LedgerObserver:
         self._ledger.close()
         self._writer.shutdown()
 
-    def close(self, signatures: Mapping[int, bytes]) -> dict[str, Any]:
-        """Keeps the hospitals' signatures under the last head, makes the rounds final, returns the summary."""
+    def close(self, signed: Mapping[int, SignedResult], ending: Ending) -> dict[str, Any]:
+        """Keeps what hospitals signed at the end, closes over it, makes the rounds final, returns the summary."""
         started = self._clock.now()
-        self._ledger.submit(_cosign, len(self._headers) - 1, signatures).result()
+        self.finish()
+        self._ledger.submit(_close, dict(signed), ending).result()
         if self._federation.window == 0 and len(self._headers) > 1:
             self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
@@ -230,9 +234,9 @@ class LedgerObserver:
         self._writer.shutdown()
         return summary
 
-    def bundle(self, result: Mapping[str, Any], config: str) -> str:
-        """Writes everything that an audit needs into one file; returns its SHA-256 in hex. The ledger is closed."""
-        return write_bundle(self._folder, result, config)
+    def bundle(self, result: Mapping[str, Any], config: str) -> None:
+        """Writes everything that an audit needs into one file. The ledger is closed."""
+        write_bundle(self._folder, result, config)
 
     def abandon(self) -> None:
         """Lets go without waiting for a good end, after something else failed."""
@@ -291,8 +295,11 @@ def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:
     return ledger.rounds.receipts(round)
 
 
-def _cosign(ledger: RunLedger, round: int, signatures: Mapping[int, bytes]) -> None:
-    ledger.rounds.cosign(round, signatures)
+def _close(ledger: RunLedger, signed: Mapping[int, SignedResult], ending: Ending) -> None:
+    digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
+    if ending.document:
+        digests |= {"result": json_hash(bound(ending.document)), "predictions": bytes.fromhex(ending.predictions)}
+    ledger.closing.close(signed, ending.state, ending.missing, digests)
 
 
 def _finalize(ledger: RunLedger) -> None:
@@ -313,7 +320,7 @@ def _to_json(entry: RoundEntry) -> dict[str, Any]:
         "model": hexed(entry.model),
         "updates": updates,
         "digests": {name: hexed(digest) for name, digest in entry.digests.items()},
-        "rows": {table: [list(row) for row in rows] for table, rows in entry.rows.items()},
+        "rows": {table: [_values(row) for row in rows] for table, rows in entry.rows.items()},
         "next_deadline": entry.next_deadline,
     }
 
@@ -327,8 +334,16 @@ def _from_json(value: Any) -> RoundEntry:
             tuple(SignedUpdate(record_from_json(ModelUpdate, r), unhexed(s)) for r, s, _ in value["updates"]),
             tuple(record_from_json(Opening, opening) for _, _, opening in value["updates"]),
             {name: unhexed(digest) for name, digest in value["digests"].items()},
-            {table: [tuple(row) for row in rows] for table, rows in value["rows"].items()},
+            {table: [tuple(map(_value, row)) for row in rows] for table, rows in value["rows"].items()},
             value["next_deadline"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"the checkpoint's ledger entries are damaged ({error}).") from None
+
+
+def _values(row: Sequence[Any]) -> list[Any]:
+    return [{"hex": hexed(value)} if isinstance(value, bytes) else value for value in row]
+
+
+def _value(value: Any) -> Any:
+    return unhexed(value["hex"]) if isinstance(value, dict) else value

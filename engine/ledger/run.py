@@ -20,6 +20,7 @@ from engine.ledger.chain.contracts import deploy_data
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.store import read_meta, read_only
+from engine.ledger.subjects.closing import Closing
 from engine.ledger.subjects.disputes import Disputes
 from engine.ledger.subjects.registry import (
     Federation,
@@ -58,7 +59,7 @@ class RunLedger:
     """One federation's ledger in one folder; one writer at a time.
 
     Attributes:
-        book, registry, rounds, disputes, reputation, synthetic: its parts.
+        book, registry, rounds, closing, disputes, reputation, synthetic: its parts.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class RunLedger:
         try:
             self.registry = Registry(book, federation)
             self.rounds = Rounds(book, self.registry)
+            self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
@@ -94,7 +96,7 @@ class RunLedger:
                 self._create(config.contract, rule)
             else:
                 self._require_same(rule)
-            book.keep(self.registry, self.rounds)
+            book.keep(self.registry, self.rounds, self.closing)
             book.restore()
         except BaseException:
             book.close()
@@ -147,7 +149,8 @@ class RunLedger:
             "backend": self.book.chain.name,
             "updates": sum(seal.count for seal in seals),
             "rounds": len(seals),
-            "cosigned": len(self.rounds.cosigned(len(seals))),
+            "cosigned": len(self.closing.results()),
+            **({"closing": hexed(self.closing.digest)} if self.closing.record is not None else {}),
             "transactions": len(receipts),
             "gas_total": sum(receipt.gas for receipt in receipts),
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,

@@ -4,7 +4,7 @@ A hospital signs its update of a round over the head of the round before, and so
 when the coordinator shows that this history holds what the hospital sent before, under the heads that it signed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +22,14 @@ from engine.ledger.signing import (
     salt,
     sign,
 )
+from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_digest
+from engine.ledger.subjects.reputation import PeerScores, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
 from engine.ledger.subjects.updates import (
     Header,
     ModelUpdate,
     Opening,
     Receipt,
-    RoundHead,
     SignedUpdate,
     commitments,
     count_commitment,
@@ -67,7 +68,7 @@ class Notice:
         model: hash of the model that the round starts from.
         headers: sealed rounds without a gap, from the oldest that one of them must check to the last.
         paths: slot -> siblings, joined, from the leaf of its last update to the root of that round.
-        receipts: slot -> round and coordinator's signature, of the newest receipt that it has not been given.
+        receipts: slot -> round and coordinator's signature, of its newest receipt.
     """
 
     model: bytes
@@ -229,8 +230,26 @@ class Signer:
             self._promised.pop(self.memory.round, None)
             self.memory = None
 
-    def head(self, notice: Notice) -> bytes:
-        """Sign the last head, for which no later update follows; call `check` first.
+    def scores(self, round: int, said: Sequence[tuple[int, bytes, int, int]]) -> bytes:
+        """Sign what this hospital found of the other updates of a round in which it took part.
+
+        Args:
+            said: slot, hash of the update, correct predictions and beats, by ascending slot.
+
+        Raises:
+            LedgerError: it did not take part in that round.
+        """
+        if self.memory is None or self.memory.round != round:
+            raise LedgerError(f"this hospital did not take part in round {round}, whose updates it is to judge")
+        federation, head = self._signing.federation, self.memory.parent_head
+        record = PeerScores(federation, round, self._slot, head, said_digest(said))
+        return sign(record, self._signing.domain, self._key)
+
+    def result(self, notice: Notice, content: str) -> SignedResult:
+        """Sign what came of the run, and with it the last head, which no later update names; call `check` first.
+
+        Args:
+            content: what this hospital states, canonical JSON.
 
         Raises:
             LedgerError: there is no receipt for the last update of this hospital.
@@ -238,8 +257,8 @@ class Signer:
         signing, header = self._signing, notice.headers[-1]
         if self.memory is not None and self.memory.round in self._promised:
             raise LedgerError(f"the coordinator gave no receipt for the update of round {self.memory.round}")
-        record = RoundHead(signing.federation, header.round, self._slot, header.head)
-        return sign(record, signing.domain, self._key)
+        record = HospitalResult(signing.federation, header.round, self._slot, header.head, text_digest(content))
+        return SignedResult(record, sign(record, signing.domain, self._key), content)
 
     def _take(self, round: int, signature: bytes) -> None:
         leaf = self._promised.get(round)

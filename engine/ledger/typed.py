@@ -1,11 +1,11 @@
 """Records: frozen plain data whose fields carry their Solidity types, so that one definition serves for everything.
 
     @dataclass(frozen=True)
-    class RoundHead(Record):
+    class Receipt(Record):
         federation: Bytes32
         round: U64
         slot: U32
-        head: Bytes32
+        leaf: Bytes32
 
 EIP-712 type strings and digests, JSON forms, arguments of calls, and the checks of types and ranges follow from that:
 
@@ -145,7 +145,7 @@ def solidity_name(name: str) -> str:
 
 @cache
 def type_string(kind: type) -> str:
-    """Return the EIP-712 type of a record, such as "RoundHead(bytes32 federation,uint64 round,...)"."""
+    """Return the EIP-712 type of a record, such as "Receipt(bytes32 federation,uint64 round,...)"."""
     inside = ",".join(f"{solidity} {solidity_name(name)}" for name, solidity in types_of(kind).items())
     return f"{kind.__name__}({inside})"
 

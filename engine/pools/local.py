@@ -14,7 +14,7 @@ from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Outcome, State, Trained, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
 from engine.result import SyntheticRow
@@ -57,24 +57,28 @@ class InProcessPool:
             summed, refused = self._rule.partial(updates, len(asked.params))
             for i, answer in enumerate(answers):
                 if isinstance(answer, Update) and answer.hospital in refused:
-                    self._hospitals[answer.hospital].withdraw()
+                    self._hospitals[answer.hospital].withdraw(asked.round)
                     answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
             if not self._keep_vectors:
                 answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
 
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
+        return self._each("judge", ids, asked, updates)
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)
 
-    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
-        return self._each("finish", ids, round, params)
+    def finish(
+        self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]
+    ) -> list[Outcome | HospitalError]:
+        return self._each("finish", ids, round, params, notice)
 
-    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
-        return self._each("sign_head", ids, round, notice)
-
-    def restore(self, states: Mapping[int, State]) -> None:
+    def restore(self, states: Mapping[int, State], measured: Sequence[Measured]) -> None:
         for hospital, state in states.items():
             self._hospitals[hospital].state = state
+        for one in self._hospitals.values():
+            one.recall(measured)
 
     def remember(self, memories: dict[int, Memory]) -> None:
         """Gives hospitals back what they knew of the ledger when their process was lost."""

@@ -21,7 +21,7 @@ from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerE
 from engine.hospital import Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Outcome, State, Trained, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.result import SyntheticRow
@@ -53,6 +53,7 @@ class RayPool:
         self._host_of = {hospital: i for i, group in self._groups.items() for hospital in group}
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._memories: dict[int, Memory] = {}
+        self._measured: dict[int, Measured] = {}
         self._ready: dict[int, Any] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
@@ -75,7 +76,10 @@ class RayPool:
             for i, part in by_host.items()
             for h, a in zip(self._wanted(i, asked.hospitals), part.answers, strict=True)
         }
-        for update in (a for a in answers.values() if isinstance(a, Update)):
+        updates = [a for a in answers.values() if isinstance(a, Update)]
+        gradients = {update.hospital: update.gradient_evaluations for update in updates}
+        self._measured[asked.round] = Measured(asked.round, gradients, {})
+        for update in updates:
             self._states[update.hospital] = update.state
             if update.signed is not None:
                 signed = update.signed
@@ -84,18 +88,27 @@ class RayPool:
         summed = self._rule.join(sums, len(asked.params)) if self._rule.partial is not None else None
         return Trained([answers[h] for h in asked.hospitals], summed)
 
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
+        # what the judges need of an update, and no hospital's state
+        plain = [replace(update, state={}, signed=None) for update in updates]
+        return self._each("judge", ids, asked.round, asked, self._ray.put(plain))
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
-        return self._each("validate", ids, round, params)
+        answers = self._each("validate", ids, round, params)
+        known = {h: a for h, a in zip(ids, answers, strict=True) if not isinstance(a, HospitalError)}
+        self._measured[round] = self._measured.get(round, Measured(round, {}, {}))._replace(tables=known)
+        return answers
 
-    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
-        return self._each("finish", ids, round, params)
+    def finish(
+        self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]
+    ) -> list[Outcome | HospitalError]:
+        return self._each("finish", ids, round, params, self._ray.put(notice))
 
-    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
-        return self._each("sign_head", ids, round, notice)
-
-    def restore(self, states: Mapping[int, State]) -> None:
+    def restore(self, states: Mapping[int, State], measured: Sequence[Measured]) -> None:
         self._states = dict(states)
-        self._ray.get([host.restore.remote(self._states_of(i)) for i, host in self._hosts.items()])
+        self._measured = {one.round: one for one in measured}
+        calls = [host.restore.remote(self._states_of(i), self._measured_by(i)) for i, host in self._hosts.items()]
+        self._ray.get(calls)
 
     def close(self) -> None:
         for i, host in self._hosts.items():
@@ -112,9 +125,9 @@ class RayPool:
         return {h: node for i, node in zip(self._hosts, found, strict=True) for h in self._groups[i]}
 
     def _each(
-        self, method: str, ids: Sequence[int], round: int, content: Any, deadline: float | None = None
+        self, method: str, ids: Sequence[int], round: int, content: Any, *args: Any, deadline: float | None = None
     ) -> list[Any]:
-        by_host = self._ask(method, ids, round, content, deadline=deadline)
+        by_host = self._ask(method, ids, round, content, *args, deadline=deadline)
         answers = {h: a for i, part in by_host.items() for h, a in zip(self._wanted(i, ids), part, strict=True)}
         return [answers[h] for h in ids]
 
@@ -166,9 +179,8 @@ class RayPool:
     def _start(self, i: int) -> Any:
         host = take_actor(_Host, self._share, self._places[i])
         # not waited for: whatever goes wrong here comes back with the first answer
-        self._ready[i] = host.setup.remote(
-            self._task, [self._hospitals[h] for h in self._groups[i]], self._states_of(i), self._memories_of(i)
-        )
+        own = (self._states_of(i), self._measured_by(i), self._memories_of(i))
+        self._ready[i] = host.setup.remote(self._task, [self._hospitals[h] for h in self._groups[i]], *own)
         return host
 
     def _restart(self, i: int) -> None:
@@ -180,6 +192,18 @@ class RayPool:
 
     def _memories_of(self, i: int) -> dict[int, Memory]:
         return {h: self._memories[h] for h in self._groups[i] if h in self._memories}
+
+    def _measured_by(self, i: int) -> list[Measured]:
+        """What the hospitals of a host measured; no other host is told of it."""
+        own = set(self._groups[i])
+        return [
+            Measured(
+                one.round,
+                {h: n for h, n in one.gradients.items() if h in own},
+                {h: table for h, table in one.tables.items() if h in own},
+            )
+            for one in self._measured.values()
+        ]
 
     def _wait_until_ready(self, seconds: float = 120.0) -> None:
         """Waits for all hosts; a host whose construction failed raises here, an infeasible one says what it wanted."""
@@ -244,10 +268,15 @@ class _Host:
     """The Ray actor: holds hospitals, has one oracle, answers one call a round."""
 
     def setup(
-        self, task: Task, hospitals: Sequence[HospitalData], states: dict[int, Any], memories: dict[int, Memory]
+        self,
+        task: Task,
+        hospitals: Sequence[HospitalData],
+        states: dict[int, Any],
+        measured: Sequence[Measured],
+        memories: dict[int, Memory],
     ) -> None:
         self._pool = InProcessPool(hospitals, task)
-        self.restore(states)
+        self.restore(states, measured)
         self._pool.remember(memories)
 
     def ask(self, round: int, terms: Terms, ids: Sequence[int]) -> list[Any]:
@@ -265,18 +294,25 @@ class _Host:
     def train(self, round: int, asked: Asked, notice: Notice | None, ids: Sequence[int]) -> Trained:
         return self._pool.train(replace(asked, hospitals=tuple(ids)), notice)
 
+    def judge(
+        self, round: int, asked: Asked, updates: Sequence[Update], ids: Sequence[int]
+    ) -> list[Opinion | HospitalError]:
+        return self._pool.judge(asked, updates, ids)
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)
 
-    def finish(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[Outcome | HospitalError]:
-        return self._pool.finish(round, params, ids)
+    def finish(
+        self, round: int, params: np.ndarray, notice: Notice | None, ids: Sequence[int]
+    ) -> list[Outcome | HospitalError]:
+        return self._pool.finish(round, params, notice, ids)
 
-    def sign_head(self, round: int, notice: Notice, ids: Sequence[int]) -> list[bytes | HospitalError]:
-        return self._pool.sign_head(round, notice, ids)
-
-    def restore(self, states: dict[int, Any]) -> None:
+    def restore(self, states: dict[int, Any], measured: Sequence[Measured]) -> None:
         # arrays that came through Ray are read-only views of its store; a state must outlive them
-        self._pool.restore({h: {k: np.array(v) for k, v in state.items()} for h, state in states.items()})
+        own = {h: {k: np.array(v) for k, v in state.items()} for h, state in states.items()}
+        self._pool.restore(
+            own, [one._replace(tables={h: np.array(t) for h, t in one.tables.items()}) for one in measured]
+        )
 
     def process(self) -> int:
         return os.getpid()

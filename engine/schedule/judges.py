@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from engine.errors import HospitalError
-from engine.messages import Asked, Pool, Taken, Verdicts
+from engine.messages import Asked, Judged, Pool, Taken
 
 
-def nobody(asked: Asked, taken: Taken) -> Verdicts:
+def nobody(asked: Asked, taken: Taken) -> Judged:
     """No verdicts."""
-    return {}
+    return Judged({})
 
 
 @dataclass(frozen=True)
@@ -25,16 +23,14 @@ class Peers:
     pool: Pool
     judges: Sequence[int]
 
-    def __call__(self, asked: Asked, taken: Taken) -> Verdicts:
+    def __call__(self, asked: Asked, taken: Taken) -> Judged:
         """As the protocol says; a judge that fails gives no verdict."""
-        found = {}
-        for update in taken.updates:
-            judges = [u.hospital for u in taken.updates if u.hospital != update.hospital and u.hospital in self.judges]
-            assert update.vector is not None
-            tables = self.pool.validate(asked.round, asked.params + update.vector, judges) if judges else []
-            found[update.hospital] = {
-                hospital: (int(np.trace(table)), int(table.sum()))
-                for hospital, table in zip(judges, tables, strict=True)
-                if not isinstance(table, HospitalError)
-            }
-        return found
+        present = [update.hospital for update in taken.updates]
+        judges = [hospital for hospital in present if hospital in self.judges and len(present) > 1]
+        opinions = dict(zip(judges, self.pool.judge(asked, taken.updates, judges), strict=True)) if judges else {}
+        given = {judge: one for judge, one in opinions.items() if not isinstance(one, HospitalError)}
+        verdicts = {
+            hospital: {judge: one.scores[hospital] for judge, one in given.items() if hospital in one.scores}
+            for hospital in present
+        }
+        return Judged(verdicts, {judge: one.signature for judge, one in given.items()})

@@ -118,7 +118,7 @@ def ledger_tags(result: Result) -> dict[str, str]:
     """Tags by which a figure can be traced to the ledger."""
     ledger = result.ledger
     tags = {"model_hash": result.model_hash, "ledger.backend": ledger.backend}
-    held = {"head": ledger.head, "contract": ledger.contract, "chain_id": ledger.chain_id, "bundle": ledger.bundle}
+    held = {"head": ledger.head, "contract": ledger.contract, "chain_id": ledger.chain_id, "closing": ledger.closing}
     tags |= {f"ledger.{name}": str(value) for name, value in held.items() if value is not None}
     if result.lost or any(row.lost for row in result.rounds):
         tags["degraded"] = "true"

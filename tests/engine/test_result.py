@@ -108,12 +108,12 @@ def test_a_result_is_frozen(tmp_path: Path):
             setattr(record, name, getattr(record, name))
 
 
-def test_the_end_changes_time_and_bundle_only(tmp_path: Path):
+def test_the_end_changes_time_and_ledger_only(tmp_path: Path):
     result = Result.read(put(tmp_path, WHOLE))
-    ended = result.ended(12.5, "ab")
-    assert (ended.timing.total_seconds, ended.ledger.bundle) == (12.5, "ab")
-    assert ended.ended(1.5, "text") == result
-    assert result.ended(12.5, None).ledger == result.ledger
+    closed = result.ledger.model_copy(update={"closing": "0xab"})
+    ended = result.ended(12.5, closed)
+    assert (ended.timing.total_seconds, ended.ledger.closing) == (12.5, "0xab")
+    assert ended.ended(1.5, result.ledger) == result
 
 
 # --- Scores by path ---------------------------------------------------------------------------------------------------

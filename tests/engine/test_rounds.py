@@ -12,7 +12,7 @@ from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.errors import HospitalError, PulseLedgerError
 from engine.ledger.base import NoLedger
-from engine.messages import Asked, Judges, LoopState, RoundRecord, Trained, Update, Verdicts
+from engine.messages import Asked, Judged, Judges, LoopState, RoundRecord, Trained, Update, Verdicts
 from engine.messages import Pool as PoolProtocol
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import nobody
@@ -46,7 +46,7 @@ class Pool:
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list:
         return self._each("validate", round, params, b"", ids, lambda h: np.array([[h + 1, 0], [0, 0]]))
 
-    finish = sign_head = restore = close = None
+    finish = restore = close = None
 
 
 class Named(NoLedger):
@@ -176,9 +176,9 @@ def test_too_few_hospitals_end_the_run_in_one_sentence():
 def test_judges_see_the_updates_before_they_are_merged_and_the_rule_sees_the_verdicts():
     seen: list[Any] = []
 
-    def judges(asked: Asked, taken: Any) -> Verdicts:
+    def judges(asked: Asked, taken: Any) -> Judged:
         seen.append(("judge", asked.round, [u.hospital for u in taken.updates]))
-        return {0: {1: (3, 4)}}
+        return Judged({0: {1: (3, 4)}})
 
     def direction(state: LoopState, taken: Any, verdicts: Verdicts) -> np.ndarray:
         seen.append(("merge", state.round + 1, verdicts))
@@ -189,10 +189,10 @@ def test_judges_see_the_updates_before_they_are_merged_and_the_rule_sees_the_ver
     made = replace(parts(Pool(), rounds=1, judges=judges), rule=replace(RULE, direction=direction))
     end = run_rounds(start(), made, [listener])
     assert seen == [("judge", 1, [0, 1, 2]), ("merge", 1, {0: {1: (3, 4)}})]
-    assert heard[0].verdicts == {0: {1: (3, 4)}}
+    assert heard[0].judged.verdicts == {0: {1: (3, 4)}}
     assert end.params.tolist() == [100.5]
 
 
 def test_without_judges_there_are_no_verdicts():
     asked = Asked(1, (0,), f32(0))
-    assert nobody(asked, None) == {}
+    assert nobody(asked, None) == Judged({})

@@ -225,7 +225,7 @@ def test_an_audit_starts_from_an_mlflow_run(done: Path, copy: Path, capsys):
     ((home, report),) = json.loads(capsys.readouterr().out).items()
     assert (home, len(report["runs"])) == (str(copy), 4)
     assert {"ledger.head", "ledger.contract", "ledger.chain_id"} <= client.get_run(by_number[None]).data.tags.keys()
-    for name in ("ledger.head", "ledger.contract", "ledger.chain_id", "ledger.bundle", "model_hash"):
+    for name in ("ledger.head", "ledger.contract", "ledger.chain_id", "ledger.closing", "model_hash"):
         kept = client.get_run(by_number["1"]).data.tags[name]
         client.set_tag(by_number["1"], name, "0x99")
         assert main(["audit", "--mlflow", by_number["1"], str(copy), "--json"]) == 1

@@ -12,16 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.encoding import keccak
+from engine.encoding import hexed, json_hash, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data, deploy_data
 from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
+from engine.ledger.signing import require_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
+from engine.ledger.subjects.updates import ModelUpdate
 from engine.ledger.trees import Levels, annex_path, paired_levels, paired_path
-from engine.ledger.typed import U16, U32, Record, record_from_json, record_to_json, word
+from engine.ledger.typed import U16, U32, U64, Bytes32, Record, record_from_json, record_to_json, word
 
 # --- The rule ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,28 @@ class Verdicts(Record):
 
 
 @dataclass(frozen=True)
+class PeerScores(Record):
+    """What a judge signs in a round: its scores of the other updates.
+
+    Attributes:
+        slot: of the judge.
+        parent_head: head after the round before.
+        scores: SHA-256 of canonical JSON, see `said_digest`.
+    """
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    parent_head: Bytes32
+    scores: Bytes32
+
+
+def said_digest(said: Iterable[tuple[int, bytes, int, int]]) -> bytes:
+    """Digest of what a judge says: slot, hash of the update, correct predictions and beats of each, by ascending slot."""
+    return json_hash([[slot, hexed(update), correct, total] for slot, update, correct, total in said])
+
+
+@dataclass(frozen=True)
 class PeerScore:
     """What hospital `judge` found of the update of `slot`: correct predictions among all its validation beats."""
 
@@ -101,16 +125,21 @@ class Judged:
     """What the peers said of a round's updates: their scores, by ascending slot and judge, and the verdicts that follow.
 
     Empty where nobody was asked.
+
+    Attributes:
+        signatures: of each judge over its scores.
     """
 
     verdicts: tuple[Verdicts, ...] = ()
     peers: tuple[PeerScore, ...] = ()
+    signatures: Mapping[int, bytes] = field(default_factory=dict)
 
     def rows(self, round: int) -> Rows:
         """As the journal holds it."""
         return {
             "scores": [(round, record_to_json(one)) for one in self.verdicts],
             "peers": [(round, one.slot, one.judge, one.correct, one.total) for one in self.peers],
+            "judges": [(round, judge, self.signatures[judge]) for judge in sorted(self.signatures)],
         }
 
     def tree(self, round: int) -> Levels:
@@ -157,19 +186,25 @@ def standing(rounds: Iterable[Sequence[Verdicts]]) -> Standing:
     return found
 
 
-def judge(scores: Mapping[int, Mapping[int, tuple[int, int]]], slots: Sequence[int], before: Standing) -> Judged:
+def judge(
+    scores: Mapping[int, Mapping[int, tuple[int, int]]],
+    slots: Sequence[int],
+    before: Standing,
+    signatures: Mapping[int, bytes] | None = None,
+) -> Judged:
     """Judge the updates of a round; nobody, where an update has no judge.
 
     Args:
         scores: slot of the update -> slot of the judge -> correct predictions and number of its beats.
         slots: with an update.
         before: the round.
+        signatures: of the judges.
     """
     if not scores or set(scores) != set(slots):
         return Judged()
     peers = [PeerScore(slot, by, *scores[slot][by]) for slot in sorted(scores) for by in sorted(scores[slot])]
     shares = {slot: {by: score(*said) for by, said in row.items()} for slot, row in scores.items()}
-    return Judged(words(verdicts(shares), before.threshold(slots)), tuple(peers))
+    return Judged(words(verdicts(shares), before.threshold(slots)), tuple(peers), dict(signatures or {}))
 
 
 def digests(round: int, judged: Judged, after: Standing) -> dict[str, bytes]:
@@ -237,6 +272,7 @@ class Reputation:
         return Judged(
             tuple(record_from_json(Verdicts, row["verdicts"]) for row in rows),
             tuple(PeerScore(row["slot"], row["judge"], row["correct"], row["total"]) for row in peers),
+            {row["slot"]: row["signature"] for row in self._book.store.rows("judges", round=round)},
         )
 
     def verdicts(self) -> dict[int, tuple[Verdicts, ...]]:
@@ -255,15 +291,26 @@ class Reputation:
         """Send the verdicts of a sealed round to the contract, one transaction for 16 hospitals.
 
         Raises:
-            LedgerError: the round has no verdicts, or the contract refuses.
+            LedgerError: the round has no verdicts, a judge did not sign its scores, or the contract refuses.
         """
         judged = self.judged(round)
         if not judged.verdicts:
             raise LedgerError(f"round {round} has no verdicts")
+        self._require_signed(round, judged)
         tree, where = judged.tree(round), self._named(round, SCORES)
         for position, one in enumerate(judged.verdicts):
             word = (one.index, one.participated, one.accepted, one.threshold)
             self._send("reputation", round, "updateReputation", *where, *word, paired_path(tree, position))
+
+    def _require_signed(self, round: int, judged: Judged) -> None:
+        rows = self._book.store.rows("updates", round=round)
+        sent = {row["slot"]: record_from_json(ModelUpdate, row["record"]).update for row in rows}
+        head = self._rounds.headers[round].previous_head
+        for judge in sorted({one.judge for one in judged.peers}):
+            said = [(one.slot, sent[one.slot], one.correct, one.total) for one in judged.peers if one.judge == judge]
+            record = PeerScores(self._federation.id, round, judge, head, said_digest(said))
+            where, holder = f"round {round}, judge {judge}", self._registry.holder(judge, round)
+            require_signer(where, record, judged.signatures.get(judge, b""), self._book.domain, holder)
 
     def claim(self, slot: int) -> int:
         """Pull the reward of a hospital, as of the last final round; return its points. The same again does nothing.

@@ -11,14 +11,13 @@ from engine.ledger.chain.base import NodeUnreachable
 from engine.ledger.chain.contracts import call_data, is_deployed
 from engine.ledger.delivery import Contradiction, JournalTransaction
 from engine.ledger.format import ROUND_STATUS, SCHEMA
-from engine.ledger.signing import require_digest_signer, require_signer
+from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
     Header,
     Opening,
     Receipt,
-    RoundHead,
     SignedUpdate,
     commitments,
     genesis_header,
@@ -171,27 +170,6 @@ class Rounds(Subject):
         if not 1 <= round <= len(self.seals):
             raise LedgerError(f"round {round} is not one of the {len(self.seals)} sealed rounds")
         return self.headers[round]
-
-    def cosign(self, round: int, signatures: Mapping[int, bytes]) -> None:
-        """Keep the hospitals' signatures under the head of a round (slot -> signature of `RoundHead`); again, nothing.
-
-        Raises:
-            LedgerError: the round is not sealed, or a signature is not the hospital's.
-        """
-        if round:
-            self.sealed(round)
-        for slot, signature in sorted(signatures.items()):
-            record = RoundHead(self._federation.id, round, slot, self.headers[round].head)
-            holder = self._registry.holder(slot, round)
-            where = f"round {round}, hospital {slot}, head"
-            require_signer(where, record, signature, self._book.domain, holder)
-        known = self.cosigned(round)
-        new = [(round, slot, signatures[slot]) for slot in sorted(signatures) if slot not in known]
-        self._book.store.add({"heads": new})
-
-    def cosigned(self, round: int) -> dict[int, bytes]:
-        """Return the hospitals' signatures under the head of a round."""
-        return {row["slot"]: row["signature"] for row in self._book.store.rows("heads", round=round)}
 
     def finalize(self) -> None:
         """Make all sealed rounds final, in one transaction for any number of them.

@@ -65,16 +65,6 @@ class SignedUpdate:
 
 
 @dataclass(frozen=True)
-class RoundHead(Record):
-    """A hospital's signature under the last head, for which no later update follows."""
-
-    federation: Bytes32
-    round: U64
-    slot: U32
-    head: Bytes32
-
-
-@dataclass(frozen=True)
 class Receipt(Record):
     """The coordinator's word that it took this leaf; with an absence proof, evidence that it broke it."""
 

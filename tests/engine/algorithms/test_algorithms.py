@@ -385,7 +385,7 @@ def test_only_train_beats_are_ever_derived_for(tiny_config, parts, name: str, va
         hospital.train(Asked(1, (data.id,), params), None)
         hospital.validate(1, params)
         assert len(recorder.scored) == 1
-        outcome = hospital.finish(1, params)
+        outcome = hospital.finish(1, params, None)
         seen = {row.tobytes() for _, _, batch in recorder.calls for row in batch.x}
         assert seen == {row.tobytes() for row in beats.x[data.train]}
         scored = {row.tobytes() for x in recorder.scored for row in x}

@@ -19,7 +19,7 @@ from engine.ledger.format import BUNDLE
 
 @pytest.fixture(scope="module")
 def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("simple")), rounds=3)
+    return finish(Run(tmp_path_factory.mktemp("simple")))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
 from engine.ledger.signing import sign
+from engine.ledger.subjects.closing import HospitalResult, RunClosing
 from engine.ledger.subjects.registry import Federation, KeyRotation
 from engine.ledger.subjects.reputation import Verdicts
 from engine.ledger.subjects.synthetic import (
@@ -32,7 +33,7 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt, RoundHead
+from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, Receipt
 from engine.ledger.typed import Domain, Record, types_of
 
 
@@ -43,7 +44,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("simple")), rounds=3)
+    return finish(Run(tmp_path_factory.mktemp("simple")))
 
 
 @pytest.fixture
@@ -61,24 +62,28 @@ def plain(simple: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("weighting", ["samples", "uniform", "none"])
 def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: str):
-    folder = finish(Run(tmp_path, weighting=weighting), rounds=3)
+    folder = finish(Run(tmp_path, weighting=weighting))
     before = contents(folder)
     report = audit(folder)
     assert report.findings == []
     assert report.notes == []
     assert contents(folder) == before
+    assert report.counts.pop("numbers") > 100  # one for each key of the configuration, and the scores
     assert report.counts == {
-        "rounds": 3,
-        "updates": 8,
-        "transactions": 7,
-        "openings": 8,
-        "signatures": 8,
-        "receipts": 8,
+        "rounds": 4,
+        "updates": 10,
+        "transactions": 9,
+        "openings": 10,
+        "signatures": 10,
+        "receipts": 10,
+        "re-executed": 9,
+        "vectors": 10,
+        "aggregates": 4,
         "co-signatures": 3,
-        "re-executed": 7,
-        "vectors": 8,
-        "aggregates": 3,
-        "results": 10,
+        "closings": 1,
+        "results": 17,
+        "predictions": 3,
+        "selections": 4,
     }
     assert (report.unchecked, report.finished) == ([], True)
     assert report.head == json.loads((folder / "result.json").read_text())["ledger"]["head"]
@@ -93,10 +98,10 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
     assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
-    # without the folder there is no result.json to compare with: two hashes instead of eleven values, and no beats
-    beats = {"batches": 1, "evidence": 2, "reasons": 2}
-    assert report.counts == alone.counts | beats | {"results": 11}
-    assert alone.counts["results"] == 2
+    # without the folder there is no result.json to compare with: four hashes instead of eighteen values, and no beats
+    beats = {"batches": 1, "evidence": 2, "reasons": 2, "predictions": 3}
+    assert report.counts == alone.counts | beats | {"results": 18}
+    assert alone.counts["results"] == 4
 
 
 def test_an_erased_opening_leaves_a_note(folder: Path):
@@ -160,7 +165,8 @@ def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
 
 # --- Every field of every table ---------------------------------------------------------------------------------------
 
-NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "heads": "head", "rotations": "rotation"}
+NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "rotations": "rotation"}
+NAMES |= {"results": "hospital", "closings": "closing"}
 NAMES |= {"rounds": "round", "transactions": "transaction", "peers": "scores", "annexes": "annex"}
 # (table, column) -> what the finding may be called where it is not the column's own name
 ALIASES = {
@@ -181,6 +187,8 @@ ALIASES = {
 RECORDS: dict[tuple[str, ...], type[Record]] = {
     ("updates", "record"): ModelUpdate,
     ("rotations", "record"): KeyRotation,
+    ("results", "record"): HospitalResult,
+    ("closings", "record"): RunClosing,
     ("synthetic", "record", "request"): SyntheticRequest,
     ("synthetic", "record", "review"): SyntheticReview,
     ("synthetic", "record", "report"): SyntheticReport,
@@ -243,11 +251,7 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
-    elsewhere = {
-        RoundHead,
-        Receipt,
-        Header,
-    }  # only signatures of the first two are kept; the last is the table of rounds
+    elsewhere = {Receipt, Header}  # of the first only signatures are kept; the other is the table of rounds
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
@@ -336,7 +340,7 @@ def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value:
         assert "aggregates were not recomputed from round 1 on" in report.unchecked
 
 
-@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings", "heads")])
+@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings")])
 def test_a_missing_row_is_found(folder: Path, table: str):
     rowid, row = row_of(folder, table)
     change(folder, f"DELETE FROM {table} WHERE rowid = ?", arguments=(rowid,))
@@ -371,27 +375,28 @@ def test_swapped_rounds_are_named(folder: Path):
 
 
 def test_a_last_round_that_is_cut_off_everywhere_still_shows(plain: Path):
-    tables = ("rounds", "updates", "openings", "receipts", "heads")
-    change(
-        plain, *(f"DELETE FROM {table} WHERE round = 3" for table in tables), "DELETE FROM transactions WHERE seq > 5"
-    )
-    (plain / "ledger" / vectors_name(3)).unlink()
+    tables = ("rounds", "updates", "openings", "receipts")
+    tail = "DELETE FROM transactions WHERE purpose IN ('close', 'finalize') OR purpose = 'seal' AND round = 4"
+    cut = [f"DELETE FROM {table} WHERE round = 4" for table in tables]
+    change(plain, *cut, tail, "DELETE FROM results", "DELETE FROM closings")
+    (plain / "ledger" / vectors_name(4)).unlink()
     found = names(audit(plain))
     assert {("result", "ledger.head"), ("result", "ledger.rounds"), ("model", "model_hash")} <= found
+    assert ("closing", "record") in found
     alone = audit(plain / "ledger" / BUNDLE)
-    assert ("bundle", "model_hash") in names(alone)
+    assert {("bundle", "model_hash"), ("closing", "record")} <= names(alone)
 
 
 def test_a_whole_history_written_anew_shows_against_another_copy(tmp_path: Path):
     """Whoever holds all keys can write another history; the copy that somebody kept gives it away, hospital by hospital."""
-    truth = finish(Run(tmp_path / "a"), rounds=3)
+    truth = finish(Run(tmp_path / "a"))
     forged = Run(tmp_path / "b")
     forged.samples = lambda slot: 100 + 20 * slot  # type: ignore[method-assign]
-    lie = finish(forged, rounds=3)
+    lie = finish(forged)
     assert audit(lie).clean
     report = compare(truth / "ledger" / BUNDLE, lie)
     assert (1, 1, "equivocation", "update") in places(report)
-    assert (3, None, "equivocation", "head") in places(report)
+    assert (4, None, "equivocation", "head") in places(report)
     assert compare(truth, truth / "ledger" / BUNDLE).clean
 
 
@@ -460,8 +465,8 @@ def test_a_wrong_archive_is_named(plain: Path, vectors: dict[str, int], place: t
 def test_missing_damaged_and_surplus_archives_are_named(plain: Path):
     (plain / "ledger" / vectors_name(1)).write_bytes(b"\xff" * 100)
     (plain / "ledger" / vectors_name(2)).unlink()
-    archive.write_round(plain / "ledger", 4, {0: np.zeros(SIZE, np.float32)})
-    assert {(number, None, "archive", "file") for number in (1, 2, 4)} <= places(audit(plain))
+    archive.write_round(plain / "ledger", 5, {0: np.zeros(SIZE, np.float32)})
+    assert {(number, None, "archive", "file") for number in (1, 2, 5)} <= places(audit(plain))
 
 
 def test_a_changed_model_is_named(plain: Path):
@@ -469,7 +474,7 @@ def test_a_changed_model_is_named(plain: Path):
     tensors = load_file(path)
     tensors["bias"][0] = -tensors["bias"][0]
     save_file(tensors, path)
-    assert places(audit(plain)) == {(3, None, "model", "model_hash")}
+    assert places(audit(plain)) == {(4, None, "model", "model_hash")}
     path.write_bytes(path.read_bytes()[:40])
     assert places(audit(plain)) == {(None, None, "model", "file")}
     path.unlink()
@@ -488,7 +493,8 @@ def test_a_changed_result_is_named(plain: Path, name: str, value: object):
     inner = result[parents[0]] if parents else result
     inner[key] = value
     path.write_text(json.dumps(result))
-    assert places(audit(plain)) == {(None, None, "result", name)}
+    bound = {(None, None, "result", "digest")} if not parents else set()
+    assert places(audit(plain)) == {(None, None, "result", name), *bound}
 
 
 def test_a_result_without_values_or_form_is_named(plain: Path):

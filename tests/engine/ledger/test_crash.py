@@ -47,7 +47,7 @@ def work(run: Run) -> bytes:
             ledger.append(entry(run, ledger, number))
             if number == 2:
                 ledger.reputation.update(number)
-        ledger.rounds.cosign(ROUNDS, run.cosignatures(ROUNDS, ledger.head, domain))
+        ledger.closing.close(run.results(ROUNDS, ledger.head, domain), "pruned", {}, {})
         ledger.rounds.finalize()
         return ledger.head
 
@@ -123,12 +123,12 @@ def test_the_undisturbed_run_is_not_trivial(undisturbed: tuple[bytes, dict]):
     _, found = undisturbed
     purposes = {purpose for purpose, _ in found["done"]}
     assert purposes == {
-        "deploy", "open", "open-round", "seal", "finalize", "rotate", "deploy-synthetic", "policy", "request",
+        "deploy", "open", "open-round", "seal", "close", "finalize", "rotate", "deploy-synthetic", "policy", "request",
         "deploy-reputation", "reputation",
     }  # fmt: skip
     assert found["done"]["seal", 3] == 1
-    sizes = [len(found[name]) for name in ("updates", "rounds", "annexes", "heads", "rotations", "synthetic", "scores")]
-    assert sizes == [8, 3, 2, 3, 1, 2, 1]
+    tables = ("updates", "rounds", "annexes", "results", "closings", "rotations", "synthetic", "scores")
+    assert [len(found[name]) for name in tables] == [8, 3, 2, 3, 1, 1, 2, 1]
 
 
 def test_random_crashes(undisturbed: tuple[bytes, dict], tmp_path: Path):

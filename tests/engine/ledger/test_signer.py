@@ -10,7 +10,8 @@ from simulators import FEDERATION_ID, Coordinator, Run, receipt_signature
 from engine.errors import LedgerError
 from engine.ledger.signer import Memory, Notice, Signer
 from engine.ledger.signing import address, recover, sign
-from engine.ledger.subjects.updates import Header, RoundHead, commitments, head_of, update_leaf
+from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_digest
+from engine.ledger.subjects.updates import Header, commitments, head_of, update_leaf
 
 
 @pytest.fixture
@@ -25,8 +26,10 @@ def test_an_honest_coordinator_gets_every_signature(run: Run):
     for slot, signer in enumerate(there.signers):
         notice = there.notice(slot)
         signer.check(notice)
-        head = RoundHead(FEDERATION_ID, 3, slot, there.headers[3].head)
-        assert recover(head, signer.head(notice), there.domain) == address(run.keys[slot])
+        signed = signer.result(notice, '{"stated":1}')
+        head = there.headers[3].head
+        assert signed.record == HospitalResult(FEDERATION_ID, 3, slot, head, text_digest('{"stated":1}'))
+        assert recover(signed.record, signed.signature, there.domain) == address(run.keys[slot])
 
 
 def forge(header: Header, there: Coordinator, **changes: object) -> Header:
@@ -96,14 +99,15 @@ def test_a_hospital_signs_one_update_a_round_and_the_last_head_only_for_a_receip
     last = there.notice(0)
     signer.check(replace(last, receipts={}))
     with pytest.raises(LedgerError, match="gave no receipt for the update of round 1"):
-        signer.head(last)
+        signer.result(last, "{}")
     # Another process of the same hospital that takes up its memory knows what to expect.
     again = Signer(0, there.signing, 5, signer.memory)
     assert again.memory == Memory(1, first[2], there.headers[0].head)
     with pytest.raises(LedgerError, match="the receipt of round 1"):
         again.check(replace(last, receipts={0: (1, b"\x01" * 65)}))
     again.check(last)
-    assert again.head(last) == sign(RoundHead(FEDERATION_ID, 1, 0, last.headers[-1].head), there.domain, run.keys[0])
+    result = HospitalResult(FEDERATION_ID, 1, 0, last.headers[-1].head, text_digest("{}"))
+    assert again.result(last, "{}") == SignedResult(result, sign(result, there.domain, run.keys[0]), "{}")
 
 
 def test_the_commitments_of_a_hospital_open_and_tell_nothing_twice(run: Run):

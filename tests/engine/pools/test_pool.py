@@ -111,7 +111,7 @@ def test_a_hospital_that_fails_is_answered_by_its_error(tiny_config, cohort, req
         error = answers[1]
         assert (error.hospital, error.round, error.stage) == (1, 7, "train")
         assert str(error).startswith("hospital 1, round 7, train: IndexError: ")
-        (finish,) = hospitals.finish(8, params, [1])
+        (finish,) = hospitals.finish(8, params, None, [1])
         assert (finish.hospital, finish.round, finish.stage) == (1, 8, "finish")
         # it validates as ever: nothing was lost with the error
         assert hospitals.validate(7, params, [1])[0].sum() == len(cohort.hospitals[1].validation)
@@ -254,7 +254,7 @@ def test_private_states_are_restored_into_the_hospitals(tiny_config, cohort):
     first = pool.train(Asked(1, (0, 1, 2), params), None).answers
     second = pool.train(Asked(2, (0, 1, 2), params), None).answers
     other, _ = start(config, cohort, cohort.hospitals)
-    other.restore({u.hospital: u.state for u in first})
+    other.restore({u.hospital: u.state for u in first}, ())
     for expected, found in zip(second, other.train(Asked(2, (0, 1, 2), params), None).answers, strict=True):
         np.testing.assert_array_equal(found.state["params"], expected.state["params"])
         assert not np.array_equal(found.state["params"], first[found.hospital].state["params"])

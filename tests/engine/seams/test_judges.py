@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.messages import Asked, Judges, Taken, Update
+from engine.messages import Asked, Judges, Opinion, Taken, Update
 from engine.schedule.judges import Peers, nobody
 
 JUDGES: dict[str, Callable[[Any], Judges]] = {
@@ -19,11 +19,10 @@ class Pool:
     """Every judge gets three of its four beats right."""
 
     width = 1
-    train = finish = sign_head = restore = close = None
+    train = validate = finish = restore = close = None
 
-    def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray]:
-        params.setflags(write=False)
-        return [np.array([[3, 1], [0, 0]]) for _ in ids]
+    def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion]:
+        return [Opinion({u.hospital: (3, 4) for u in updates if u.hospital != judge}, b"") for judge in ids]
 
 
 @pytest.fixture(params=JUDGES)
@@ -40,7 +39,7 @@ def round_of(hospitals: Sequence[int]) -> tuple[Asked, Taken]:
 
 def test_verdicts_are_on_updates_of_the_round_and_nobody_judges_itself(judges: Judges):
     asked, taken = round_of([0, 1, 2])
-    verdicts = judges(asked, taken)
+    verdicts = judges(asked, taken).verdicts
     assert set(verdicts) <= {0, 1, 2}
     for hospital, given in verdicts.items():
         assert hospital not in given
@@ -52,4 +51,4 @@ def test_the_same_round_gives_the_same_verdicts(judges: Judges):
 
 
 def test_one_update_alone_has_nobody_to_judge_it(judges: Judges):
-    assert all(not given for given in judges(*round_of([1])).values())
+    assert all(not given for given in judges(*round_of([1])).verdicts.values())

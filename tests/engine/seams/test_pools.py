@@ -81,7 +81,7 @@ def test_answers_come_in_the_order_of_the_ids(pool: Pool, cohort: Cohort, tiny_c
     params = start(cohort, tiny_config)
     sizes = [int(table.sum()) for table in pool.validate(1, params, [2, 0, 1])]
     assert sizes == [len(cohort.hospitals[h].validation) for h in (2, 0, 1)]
-    assert [outcome.hospital for outcome in pool.finish(1, params, [1, 0])] == [1, 0]
+    assert [outcome.hospital for outcome in pool.finish(1, params, None, [1, 0])] == [1, 0]
     assert pool.train(Asked(1, (), params), None).answers == []
 
 

@@ -95,7 +95,7 @@ def test_a_run_that_lost_hospitals_is_tagged():
         "ledger.head": "text",
         "ledger.contract": "text",
         "ledger.chain_id": "1",
-        "ledger.bundle": "text",
+        "ledger.closing": "text",
     }
     assert ledger_tags(sound.model_copy(update={"rounds": RESULT.rounds}))["degraded"] == "true"
     assert ledger_tags(sound.model_copy(update={"lost": ("hospital 1",)}))["degraded"] == "true"

@@ -248,20 +248,6 @@ def test_receipts_are_the_coordinators_word_for_every_update(run: Run):
         assert address(EMBEDDED_COORDINATOR) == ledger.opened().coordinator
 
 
-def test_hospitals_sign_the_last_head(run: Run):
-    with run.open() as ledger:
-        ledger.append(run.entry(1, ledger.domain))
-        signatures = run.cosignatures(1, ledger.head, ledger.domain)
-        with pytest.raises(LedgerError, match="round 1, hospital 1, head: signed by"):
-            ledger.rounds.cosign(1, {1: signatures[2]})
-        with pytest.raises(LedgerError, match="round 2 is not one of the 1 sealed rounds"):
-            ledger.rounds.cosign(2, signatures)
-        for _ in range(2):
-            ledger.rounds.cosign(1, signatures)
-            assert ledger.summary()["cosigned"] == 3
-        assert ledger.rounds.cosigned(1) == signatures
-
-
 def test_all_rounds_become_final_in_one_transaction(run: Run):
     with run.open() as ledger:
         for number in (1, 2, 3):

@@ -1,0 +1,302 @@
+"""Every reported number against what hospitals signed: scores, learning curve, gradients, sizes, trivial lines, predictions."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from engine.audit import spec
+from engine.audit.case import Case, Matrix, Statement
+from engine.audit.report import Count, Note, Told, finding
+from engine.audit.scores import federation_scores, scored_classes, scores, share
+from engine.encoding import read_json
+from engine.ledger.format import RESULT_VERSION
+
+_ROWS = 20  # with more hospitals, a round does not list their scores one by one
+_PREDICTIONS = "predictions.parquet"
+_PATHS = (
+    "out",
+    "data.folder",
+    "data.patients",
+    "data.other.folder",
+    "data.other.patients",
+    "ledger.keystore",
+    "ledger.key_file",
+    "tracking.uri",
+)
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check what the run reports against the hospitals' statements, and the file of the predictions against both."""
+    stated = {slot: one.content for slot, one in sorted(case.results.items()) if one.content is not None}
+    yield from _check_samples(case, stated)
+    if not case.reported or case.ending != "complete" or len({one.classes for one in stated.values()}) != 1:
+        return
+    pooled = _look(case.config, "federation", "algorithm") == "centralised"
+    own = dict(list(stated.items())[:-1]) if pooled and case.federation.slots[-1] in stated else stated
+    for name, value in _expected(case, stated, own).items():
+        yield Count("numbers")
+        found = _look(case.reported, *name.split("."))
+        if not _same(found, value):
+            yield from _differences(name, value, found)
+    if missing_of(case):
+        yield Note("the learning curve was not recomputed: not every hospital signed its share", unchecked=True)
+    yield from _check_predictions(case, own)
+
+
+def missing_of(case: Case) -> Mapping[int, str]:
+    """Hospitals that signed nothing at the end -> why."""
+    return {} if case.closing is None else case.closing.missing
+
+
+def _check_samples(case: Case, stated: Mapping[int, Statement]) -> Iterator[Told]:
+    """The weights that hospitals committed to round by round are the sizes of their train parts."""
+    for number, entry in sorted(case.rounds.items()):
+        for slot, update in sorted(entry.updates.items()):
+            if slot not in stated or update.opening is None:
+                continue
+            size = sum(stated[slot].counts["train"])
+            if update.opening.samples != size:
+                message = "the update's weight is not the size of the train part that the hospital states"
+                where = {"round": number, "hospital": slot}
+                yield finding("opening", "samples", size, update.opening.samples, message, **where)
+
+
+def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Statement]) -> dict[str, Any]:
+    """Dotted name of each value of the result that follows from what was signed.
+
+    Args:
+        stated: by all hospitals; `own` are those without the imaginary one of pooled data.
+    """
+    classes = next(iter(stated.values())).classes
+    scored = scored_classes(classes, _total(own, "validation", classes), _total(own, "test", classes))
+    if missing_of(case):  # then it is the coordinator's word
+        told = _look(case.reported, "cohort", "scored")
+        scored = [name for name in classes if isinstance(told, list) and name in told]
+    rounds = _look(case.reported, "rounds")
+    expected: dict[str, Any] = {
+        "version": RESULT_VERSION,
+        **{f"config.{name}": value for name, value in _settings(case.config).items()},
+        "name": case.config.get("name"),
+        "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
+        "lost": [reason for _, reason in sorted(missing_of(case).items())],
+        "timing.personalisation_gradient_evaluations": sum(one.personalised for one in own.values()),
+        "timing.gradient_evaluations": _evaluations(case, stated) + sum(one.personalised for one in own.values()),
+    }
+    for part, of in (("validation", "validation"), ("final", "test")):
+        tables = {
+            model: {slot: getattr(one, of)[model] for slot, one in own.items()} for model in ("global", "personal")
+        }
+        expected[f"{part}.global"] = federation_scores(tables["global"], classes, scored)
+        expected[f"{part}.personal"] = federation_scores(tables["personal"], classes, scored, tables["global"])
+    for position in range(len(rounds) if isinstance(rounds, list) else 0):
+        expected |= _round(case, position, stated, classes, scored)
+    expected["rounds.length"] = len(case.rounds)
+    return expected | _cohort(case, own, classes, scored)
+
+
+def _evaluations(case: Case, stated: Mapping[int, Statement]) -> int:
+    """Gradients of all updates: as committed to round by round, or, where openings were erased, as stated at the end."""
+    updates = [update for entry in case.rounds.values() for update in entry.updates.values()]
+    counts = [count for u in updates if isinstance(count := _metrics(u).get("gradient_evaluations"), int)]
+    if len(counts) == len(updates):
+        return sum(counts)
+    return sum(one.trained for one in stated.values())
+
+
+def _round(
+    case: Case, position: int, stated: Mapping[int, Statement], classes: Sequence[str], scored: Sequence[str]
+) -> dict[str, Any]:
+    """A row of the learning curve."""
+    number, name = position + 1, f"rounds.{position}"
+    entry = case.rounds.get(number)
+    if entry is None:
+        return {f"{name}.round": None}
+    expected: dict[str, Any] = {f"{name}.round": number, f"{name}.participants": len(entry.updates)}
+    metrics = {slot: _metrics(update) for slot, update in sorted(entry.updates.items())}
+    spent = {h: n for h, one in metrics.items() if isinstance(n := one.get("gradient_evaluations"), int)}
+    if spent.keys() == metrics.keys():
+        expected[f"{name}.gradient_evaluations"] = sum(spent.values())
+    weights = {slot: u.opening.samples for slot, u in entry.updates.items() if u.opening is not None}
+    losses = {h: loss for h, one in metrics.items() if isinstance(loss := one.get("loss"), int | float)}
+    whole: int = sum(weights.values())
+    if losses.keys() == metrics.keys() and whole:
+        expected[f"{name}.train_loss"] = math.fsum(loss * weights[h] for h, loss in losses.items()) / whole
+    tables = {slot: one.curve[number] for slot, one in stated.items() if number in one.curve}
+    if not missing_of(case):
+        expected[f"{name}.validation"] = federation_scores(tables, classes, scored, rows=len(tables) <= _ROWS)
+    return expected
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a configuration without paths: those in the run's folder are written relative to it."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            found |= _settings(value, f"{key}.")
+        elif key not in _PATHS:
+            found[key] = value
+    return found
+
+
+def _total(own: Mapping[int, Statement], part: str, classes: Sequence[str]) -> list[int]:
+    """Beats of each class in a part of all hospitals."""
+    return [sum(one.counts[part][i] for one in own.values()) for i in range(len(classes))]
+
+
+def _metrics(update: Any) -> Mapping[str, Any]:
+    if update.opening is None:
+        return {}
+    try:
+        found = read_json(update.opening.metrics.decode())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _cohort(case: Case, own: Mapping[int, Statement], classes: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:
+    """Sizes and trivial lines, where every hospital of the cohort has signed."""
+    rows = _look(case.reported, "cohort", "hospitals")
+    if not isinstance(rows, list) or len(rows) != len(own):
+        return {} if missing_of(case) else {"cohort.hospitals.length": len(own)}
+    size, expected = range(len(classes)), dict[str, Any]()
+    train, test = {h: one.counts["train"] for h, one in own.items()}, {h: one.counts["test"] for h, one in own.items()}
+    majority = {h: max(size, key=lambda i, h=h: (train[h][i], -i)) for h in own}  # type: ignore[misc]
+    for position, (h, one) in enumerate(own.items()):
+        name = f"cohort.hospitals.{position}"
+        expected[f"{name}.id"] = h
+        for part in ("train", "validation", "test"):
+            expected[f"{name}.{part}"] = sum(one.counts[part])
+        guess: Matrix = tuple(tuple(test[h][i] if j == majority[h] else 0 for j in size) for i in size)
+        lines = scores(guess, classes, scored)
+        expected[f"{name}.local_majority_accuracy"] = lines["accuracy"]
+        expected[f"{name}.local_majority_macro_f1"] = lines["macro_f1"]
+    constant: Matrix = tuple(tuple(sum(test[h][i] for h in own if majority[h] == j) for j in size) for i in size)
+    known = [sum(test[h][i] for h in own) for i in size]
+    commonest = max(size, key=lambda i: (sum(train[h][i] for h in own), -i))
+    lines = scores(constant, classes, scored)
+    return expected | {
+        "cohort.scored": list(scored),
+        "cohort.local_majority_accuracy": lines["accuracy"],
+        "cohort.local_majority_macro_f1": lines["macro_f1"],
+        "cohort.global_majority_accuracy": share(known[commonest], sum(known)),
+    }
+
+
+# --- Predictions ------------------------------------------------------------------------------------------------------
+
+
+def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Told]:
+    """The file of predictions: as a whole what the run was closed with, hospital by hospital what each signed."""
+    folder = case.evidence.folder
+    if folder is None:
+        return
+    path = folder / _PREDICTIONS
+    if not path.exists():
+        yield finding("predictions", "file", _PREDICTIONS, None, "the predictions are missing")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_table(path).to_pydict()
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+        yield finding("predictions", "file", "a readable table", None, f"{_PREDICTIONS} is damaged: {error}")
+        return
+    digest = spec.json_hash(_plain(columns))
+    if case.closing is not None and digest != case.closing.record["predictions"]:
+        message = "the predictions are not those that the run was closed with"
+        yield finding("predictions", "digest", case.closing.record["predictions"], digest, message)
+    try:
+        rows = _by_hospital(columns)
+    except (KeyError, TypeError, ValueError) as error:
+        yield finding("predictions", "columns", "rows of test beats", None, f"{_PREDICTIONS} is no such table: {error}")
+        return
+    for slot in sorted(rows.keys() - own.keys()):
+        if slot not in missing_of(case):
+            message = "the file holds predictions of a hospital that signed none"
+            yield finding("predictions", "hospital", None, slot, message)
+    for slot, one in own.items():
+        yield Count("predictions")
+        said = rows.get(slot, {})
+        if (spec.json_hash(_signed(said)) or b"").hex() != one.predictions:
+            message = "the predictions are not those that the hospital signed"
+            yield finding("predictions", "rows", one.predictions, len(said.get("global", ())), message, hospital=slot)
+        for model, table in one.test.items():
+            if _confusion(said.get(model, ()), one.classes) != table:
+                message = f"the predictions of the {model} model do not give the hospital's confusion matrix"
+                yield finding("predictions", f"{model}.confusion", table, None, message, hospital=slot)
+
+
+def _plain(columns: Mapping[str, Any]) -> Any:
+    kinds = (str, int, float, bool, type(None))
+    return {name: [v if isinstance(v, kinds) else str(v) for v in values] for name, values in columns.items()}
+
+
+_Row = tuple[str, int, str, str]  # record, sample, true, predicted
+
+
+def _by_hospital(columns: Mapping[str, Any]) -> dict[int, dict[str, list[_Row]]]:
+    found: dict[int, dict[str, list[_Row]]] = {}
+    names = ("hospital", "model", "record", "sample", "true", "predicted")
+    for hospital, model, *row in zip(*(columns[name] for name in names), strict=True):
+        found.setdefault(hospital, {}).setdefault(model, []).append(tuple(row))
+    return found
+
+
+def _signed(said: Mapping[str, list[_Row]]) -> Any:
+    """What a hospital hashes of its rows; those of both models are about the same beats."""
+    first = said.get("global", [])
+    apart = {
+        model: [row[3] for row in rows] if [r[:3] for r in rows] == [r[:3] for r in first] else None
+        for model, rows in said.items()
+    }
+    return {
+        "record": [row[0] for row in first],
+        "sample": [row[1] for row in first],
+        "true": [row[2] for row in first],
+        "predicted": {"global": [], "personal": [], **apart},
+    }
+
+
+def _confusion(rows: Any, classes: Sequence[str]) -> Matrix:
+    counts = dict[tuple[str, str], int]()
+    for _, _, true, predicted in rows:
+        counts[true, predicted] = counts.get((true, predicted), 0) + 1
+    return tuple(tuple(counts.get((a, b), 0) for b in classes) for a in classes)
+
+
+# --- Comparing --------------------------------------------------------------------------------------------------------
+
+
+def _look(value: Any, *names: str) -> Any:
+    for name in names:
+        if isinstance(value, list):
+            if name == "length":
+                value = len(value)
+            else:
+                value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _same(found: Any, value: Any) -> bool:
+    if isinstance(value, float) and type(found) in (int, float):
+        return math.isclose(found, value, rel_tol=1e-12, abs_tol=1e-15)
+    return type(found) is type(value) and bool(found == value)
+
+
+def _differences(name: str, value: Any, found: Any) -> Iterator[Told]:
+    """Findings with the names of the values that differ, as deep as both sides go."""
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        for key in sorted({*map(str, value), *map(str, found)}):
+            if not _same(found.get(key), value.get(key)):
+                yield from _differences(f"{name}.{key}", value.get(key), found.get(key))
+    elif isinstance(value, list) and isinstance(found, list) and len(value) == len(found):
+        for i, (one, other) in enumerate(zip(value, found, strict=True)):
+            if not _same(other, one):
+                yield from _differences(f"{name}.{i}", one, other)
+    else:
+        message = f"{name} of the result does not follow from what the hospitals signed"
+        yield finding("result", name, value, found, message)

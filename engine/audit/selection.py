@@ -1,0 +1,62 @@
+"""Who was asked in a round: drawn again from the seed, and held against whose updates are there."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.audit.case import Case
+from engine.audit.report import Count, Told, finding
+
+
+def check(case: Case) -> Iterator[Told]:
+    """Check each round of a run whose configuration and cohort say who could be asked."""
+    trainers, per_round, seed = _schedule(case)
+    if not trainers:
+        return
+    lost = _lost(case)
+    for number, entry in sorted(case.rounds.items()):
+        yield Count("selections")
+        asked = selected(trainers, per_round, seed, number)
+        for slot in sorted(entry.updates.keys() - asked):
+            message = "the hospital sent an update in a round for which it was not drawn"
+            yield finding("round", "selection", sorted(asked), slot, message, round=number, hospital=slot)
+        absent = sorted(asked - entry.updates.keys())
+        if len(absent) > lost.get(number, 0):
+            message = "hospitals that were drawn for the round sent no update, and it does not say that they were lost"
+            yield finding("round", "selection", absent, lost.get(number, 0), message, round=number)
+
+
+def selected(trainers: Sequence[int], per_round: int, seed: int, number: int) -> set[int]:
+    """Hospitals drawn for a round: without replacement, from a stream of seed, purpose and round alone."""
+    if per_round >= len(trainers):
+        return set(trainers)
+    purpose = int.from_bytes(hashlib.sha256(b"participation").digest()[:8], "little")
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, number, 0])))
+    return {int(slot) for slot in draw.choice(np.array(trainers), per_round, replace=False)}
+
+
+def _schedule(case: Case) -> tuple[list[int], int, int]:
+    """Who may be asked, how many in a round, and the seed; nobody where that is not said."""
+    federation, cohort = case.config.get("federation"), case.reported.get("cohort")
+    rows = cohort.get("hospitals") if isinstance(cohort, Mapping) else None
+    if not isinstance(federation, Mapping) or not isinstance(rows, list):
+        return [], 0, 0
+    trainers = [slot for slot, row in enumerate(rows) if isinstance(row, Mapping) and row.get("trains") is True]
+    if federation.get("algorithm") == "centralised":
+        trainers = [len(rows)]  # the imaginary hospital that has everybody's data
+    share, seed = federation.get("participation"), case.config.get("seed")
+    if type(seed) is not int or seed < 0 or not isinstance(share, int | float) or not 0 < share <= 1:
+        return [], 0, 0
+    return trainers, max(1, round(share * len(trainers))), seed
+
+
+def _lost(case: Case) -> dict[int, int]:
+    """Round -> hospitals that it says were lost."""
+    rows: Any = case.reported.get("rounds")
+    found = {}
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, Mapping) and isinstance(row.get("lost"), list) and type(row.get("round")) is int:
+            found[row["round"]] = len(row["lost"])
+    return found
