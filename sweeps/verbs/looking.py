@@ -29,6 +29,7 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
+    sub.add_argument("--no-audit", action="store_true", help="do not audit the study for the verdict on the page")
     sub = verbs.add("audit", audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
     sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
     sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
@@ -60,9 +61,21 @@ def compare(options: argparse.Namespace, rest: list[str]) -> int:
 def report(options: argparse.Namespace, rest: list[str]) -> int:
     from sweeps.report import write_report
 
-    written = write_report(options.folder, options.out)
+    written = write_report(options.folder, options.out, None if options.no_audit else _verdict)
     print(f"{written[0]} and {len(written) - 1} pictures beside it")
     return 0
+
+
+def _verdict(folder: Path) -> str:
+    """How the audit of a study went, in its own last line."""
+    from engine.errors import PulseLedgerError
+    from sweeps.audit import audit_study
+
+    try:
+        *_, last = audit_study(folder).lines()
+    except PulseLedgerError as error:
+        return f"could not be made ({error})"
+    return last.removeprefix("verdict: ")
 
 
 def audit(options: argparse.Namespace, rest: list[str]) -> int:

@@ -194,3 +194,10 @@ def test_compare_takes_several_folders(seen, marked: Path, capsys):
     assert f"{marked} is 0.000 [0.000, 0.000] over {seen.folder}" in text  # a copy, with the same folder name
     assert main(["compare", str(seen.folder), str(marked), "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == [str(seen.folder), str(marked)]
+
+
+def test_a_report_of_the_command_carries_the_audit_s_verdict(done: Path, tmp_path: Path, capsys):
+    assert main(["report", str(done), "--out", str(tmp_path / "report")]) == 0
+    assert "pictures beside it" in capsys.readouterr().out
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<td>audit</td><td>clean</td>" in page
