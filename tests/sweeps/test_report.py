@@ -20,16 +20,17 @@ from studies import ALONE, write_study
 
 from engine.errors import PulseLedgerError
 from engine.result import Result
-from engine.settings import dump_yaml
+from engine.settings import dump_yaml, parse
 from sweeps import plots
 from sweeps.__main__ import main
 from sweeps.answer import HOW, answers
 from sweeps.checks import load_study
 from sweeps.drawing import COLOURS, looks_of
-from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
+from sweeps.folder import STUDY_FILE, read_study, repeat_folder, trial_folder
 from sweeps.material import read_material
 from sweeps.report import PAGE, write_report
 from sweeps.rows import rows_of
+from sweeps.space import StudyConfig
 
 SHOWN = [
     "The answer",
@@ -150,15 +151,16 @@ def page(text: str) -> _Page:
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_picture_is_on_the_page_and_beside_it(wide: Path, tmp_path: Path):
-    (tmp_path / "slices-99.png").write_text("of an earlier report")
-    (tmp_path / "mine.png").write_text("somebody's own")
-    written = write_report(wide, tmp_path)
-    assert written[0] == tmp_path / PAGE
+def test_every_picture_is_on_the_page_and_beside_it(wide: Path, text: str):
+    home = wide / "report"  # where `text` was written
+    (home / "slices-99.png").write_text("of an earlier report")
+    (home / "mine.png").write_text("somebody's own")
+    written = write_report(wide)
+    assert written[0] == home / PAGE
     stems = ["slopes", "recall", "curves", "hospitals", "pareto", *(f"importance-{i}" for i in (1, 2, 3, 4))]
     stems += [*(f"slices-{i}" for i in (1, 2, 3, 4)), "spread", "ledger"]
     assert [path.name for path in written[1:]] == [f"{stem}.png" for stem in stems]
-    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in written[1:]} | {"mine.png"}
+    assert {path.name for path in home.glob("*.png")} == {path.name for path in written[1:]} | {"mine.png"}
     images = _Page(written[0].read_text()).images
     for image, path in zip(images, written[1:], strict=True):
         kind, _, data = str(image["src"]).partition(",")
