@@ -44,6 +44,15 @@ def read_json(text: Any) -> Any:
     return json.loads(text)
 
 
+def one_line(words: str) -> str:
+    """Text in which whatever moves a cursor is written out: somebody else's words could otherwise be taken for ours.
+
+    >>> one_line("a\\nb\\x1b[2J")
+    'a\\\\nb\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
 def hexed(data: bytes) -> str:
     """Bytes as 0x hex.
 

@@ -3,6 +3,7 @@
 import functools
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples
-from engine.encoding import canonical_json
+from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Opinion, Outcome, Signed, State, Update
+from engine.messages import Asked, LoopState, Measured, Opinion, Outcome, Signed, State, Taken, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
@@ -60,6 +61,12 @@ class Task:
 def _mapped(folder: Path) -> Beats:
     """The beat arrays, mapped once for all hospitals of a process."""
     return open_beats(folder)
+
+
+@functools.cache
+def _beside() -> ThreadPoolExecutor:
+    """Where hospitals of this process compute rounds again while they train."""
+    return ThreadPoolExecutor(1, thread_name_prefix="recount")
 
 
 _hashed: tuple[np.ndarray | None, bytes] = (None, b"")
@@ -157,6 +164,7 @@ class Hospital:
         watch = Stopwatch()
         if self._signer is not None:
             self._guard(asked.round, "ledger", lambda: self._check(asked.round - 1, asked.params, notice))
+        recounted = self._recounting(notice)
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
         result = self._algorithm.local(self._work(asked.params, draw, asked.round))
@@ -167,6 +175,7 @@ class Hospital:
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
+        self._guard(asked.round, "ledger", recounted)
         if self._signer is not None and notice is not None:
             metrics = {
                 "loss": result.loss if np.isfinite(result.loss) else None,
@@ -186,6 +195,34 @@ class Hospital:
             signed=signed,
             sign_seconds=watch.laps["sign"],
         )
+
+    def _recounting(self, notice: Notice | None) -> Callable[[], None]:
+        """Begins to compute the last round again, beside the training; returns what waits for it before this signs on."""
+        if self._signer is None or notice is None or notice.shown is None or not self._signer.is_drawn(notice):
+            return lambda: None
+        return _beside().submit(self._recount, notice).result
+
+    def _recount(self, notice: Notice) -> None:
+        """Computes the model of the last round from what everybody sent.
+
+        Raises:
+            LedgerError: it is another one than the head commits to, or what is shown is not what was signed.
+        """
+        assert self._signer is not None
+        assert notice.shown is not None
+        header, before = notice.headers[-1], notice.shown.before
+        updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
+        assert self._rule.partial is not None
+        summed, refused = self._rule.partial(updates, len(before))
+        for hospital, why in refused.items():
+            raise LedgerError(f"round {header.round}, hospital {hospital}: {why}")
+        state, taken = LoopState(header.round - 1, before), Taken(tuple(updates), (), summed)
+        params, _ = self._rule.merge(state, taken, {})
+        found = vector_hash(params, self._layout)
+        if found != header.model:
+            raise LedgerError(
+                f"the updates of round {header.round} give model {hexed(found)}, the coordinator has made {hexed(header.model)}"
+            )
 
     def _do_judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
         others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
@@ -229,6 +266,7 @@ class Hospital:
         assert self._signer is not None
         self._check(round, params, notice)
         assert notice is not None
+        self._recounting(notice)()
         parts = {"train": self._train, "validation": self._validation, "test": self._test}
         own = statement(_mapped(self._task.beats), parts, outcome, sum(self._gradients.values()), self._curve)
         signed = self._signer.result(notice, canonical_json(own))

@@ -16,7 +16,7 @@ from engine.files import write_text
 from engine.homes import home_of, settle
 from engine.settings import load_yaml, yaml_text
 
-PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file")
+PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file", "ledger.admin_key_file")
 TABLES = ("data.patients", "data.other.patients")  # a path if it names a .csv file
 STORES = ("tracking.uri",)  # a path if it is SQLite's
 SQLITE = "sqlite:///"

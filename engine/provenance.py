@@ -34,7 +34,7 @@ _HERE = Path(__file__).resolve()
 
 @functools.cache
 def provenance(file: Path = _HERE) -> Provenance:
-    """Of the code in `file`, this package's by default; asked once."""
+    """Of the code in `file`, a user's own, or of this package; asked once."""
     user = ""
     with contextlib.suppress(OSError, KeyError):  # a container may run as a number without a name
         user = getpass.getuser()
@@ -46,7 +46,10 @@ def provenance(file: Path = _HERE) -> Provenance:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # the package may lie in a virtual environment inside somebody else's repository
+    # the package may lie in a virtual environment inside somebody else's repository, which may even hold a copy of it
+    top = git("rev-parse", "--show-toplevel")
+    if file == _HERE and (top is None or Path(top).resolve() != _HERE.parents[1]):
+        return Provenance(__version__, user)
     if git("ls-files", "--error-unmatch", file.name) is None or not (commit := git("rev-parse", "HEAD")):
         return Provenance(__version__, user)
     return Provenance(

@@ -39,7 +39,16 @@ def impossible_cohort(config: RunConfig) -> str:
             f"cohort.hospitals is {cohort.hospitals}, but data.source {config.data.source} gives at most {most} patients here, "
             "and a patient is never split"
         )
+    if cohort.partition == "one-record" and cohort.hospitals != most and _exact(config):
+        return f"cohort.hospitals is {cohort.hospitals}, but partition one-record makes a hospital of each of the {most} patients"
     return ""
+
+
+def _exact(config: RunConfig) -> bool:
+    """Whether `patients` is more than a bound."""
+    dataset = DATASETS.get(config.data.source)
+    known = config.data.source == "simulated" or (dataset is not None and dataset.patients_known)
+    return known and config.data.patients is None and config.cohort.split not in ("inter-patient", "other-database")
 
 
 def cohort_words(config: RunConfig) -> str:

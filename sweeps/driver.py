@@ -154,7 +154,7 @@ class Driver:
         """A trial that waits, else a new one; None when there is nothing left."""
         if self._waiting or self._again:
             return (self._waiting or self._again).pop(0)
-        if len(self._queue.trials()) >= total_trials(self._study):
+        if self._queue.begun() >= total_trials(self._study):
             return None
         entry = self._queue.ask()
         return None if entry is None else self._ordered(entry)
@@ -445,7 +445,7 @@ class Driver:
 
     def _extend(self, command: Command) -> None:
         """Another number of trials: an amendment on the ledger, as with another `trials` in the study's file."""
-        wanted, begun = command.value or 0, len(self._queue.trials())
+        wanted, begun = command.value or 0, self._queue.begun()
         if refusal := extension_problem(self._study, wanted, begun):
             self._commands.answer(command, "refused", refusal)
             return

@@ -4,25 +4,35 @@ What changes the ledger opens it as the run would, so one must not be going on m
 written anew, and `result.json` stays as it was at the end of the run.
 """
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from engine.config import RunConfig
 from engine.encoding import hexed, unhexed
 from engine.errors import ConfigError, LedgerError
 from engine.ledger import proofs
-from engine.ledger.bundle import write_bundle
+from engine.ledger.accounts import AUDITOR
+from engine.ledger.bundle import write_bundle, write_public
 from engine.ledger.chain.base import ContractRevert
-from engine.ledger.chain.embedded import EMBEDDED_AUDITOR
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import RUN, ZERO
-from engine.ledger.keystore import read_key_file, rotate_key
+from engine.ledger.erasure import erase as _erase
+from engine.ledger.format import BUNDLE, RUN, ZERO, tensor_name
+from engine.ledger.keyfiles import read_key_file
+from engine.ledger.keystore import load_key, rotate_key
 from engine.ledger.run import RunLedger, federation_of, reopened
-from engine.ledger.signing import address
+from engine.ledger.signing import address, hospital_key
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.typed import Domain, record_from_json
+from engine.model import vector_hash
 from engine.paths import load_config
 from engine.result import RESULT, Result
 from engine.settings import parse
@@ -84,25 +94,117 @@ def dispute(folder: Path, round: int, slot: int, receipt: Path | None) -> dict[s
 
 
 def resolve(folder: Path, round: int, voided: bool, key: Path | None) -> dict[str, Any]:
-    """Decides a dispute in the name of an auditor, who gets the role from the coordinator.
+    """Decides a dispute in the name of an auditor; one that is none yet gets the role from the admin.
 
     Args:
-        key: file with the auditor's key; None is the embedded chain's own.
+        key: file with the auditor's key; None is the one that was drawn for this ledger.
     """
     with opened(folder) as ledger:
-        if key is None and ledger.book.chain.name != "embedded":
-            raise LedgerError("a dispute on a node is decided with an auditor's key: --key FILE")
-        auditor = EMBEDDED_AUDITOR if key is None else read_key_file(key)
-        ledger.rounds.grant("AUDITOR_ROLE", address(auditor))
+        auditor = _auditor(ledger, key)
         ledger.disputes.resolve(round, voided, auditor)
         return {"round": round, "status": ledger.rounds.status(round), "auditor": address(auditor)}
+
+
+def export(folder: Path, out: Path) -> dict[str, Any]:
+    """Writes a bundle to hand on: without salts and what they hide, which its audit then names as not verified.
+
+    Raises:
+        LedgerError: the run has no bundle yet, or the file is there already.
+    """
+    if out.exists():
+        raise LedgerError(f"{out}: is there already; name another file")
+    bundle = folder / "ledger" / BUNDLE
+    if not bundle.is_file():
+        raise LedgerError(f"{folder}: has no bundle; a run writes one at its end")
+    write_public(bundle, out)
+    return {"bundle": str(out), "public": True}
+
+
+def finalize(folder: Path) -> dict[str, Any]:
+    """Makes the rounds of a run final whose window for disputes has passed.
+
+    Raises:
+        LedgerError: it has not, or a dispute is open.
+    """
+    with opened(folder) as ledger:
+        if not ledger.rounds.is_final():
+            if ledger.book.chain.name == "embedded":
+                _require_passed(folder)
+            ledger.rounds.finalize()
+        return {"rounds": len(ledger.rounds.seals), "final": ledger.rounds.is_final()}
+
+
+def _require_passed(folder: Path) -> None:
+    """The embedded chain's clock does not run; what its window means to people is by the clock on the wall."""
+    if not (folder / RESULT).exists():
+        raise LedgerError(f"{folder}: the run has not ended, its rounds become final after that")
+    after = Result.read(folder).ledger.final_after
+    if after is not None and time.time() < after:
+        raise LedgerError(f"{folder}: its rounds can be disputed until {moment(after)}, and are not final before")
+
+
+def moment(seconds: int) -> str:
+    """A time in seconds since 1970, for people."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def abort(folder: Path) -> dict[str, Any]:
+    """Ends the open round of a run on record, once its deadline has passed; a resumed run opens it again."""
+    with opened(folder) as ledger:
+        ledger.rounds.abort()
+        return {"round": len(ledger.rounds.seals) + 1, "aborted": True}
 
 
 def claim(folder: Path, slot: int) -> dict[str, Any]:
     """Pulls the reward of a hospital from the contract."""
     with opened(folder) as ledger:
-        points = ledger.reputation.claim(slot)
+        try:
+            points = ledger.reputation.claim(slot)
+        except ContractRevert:
+            if ledger.rounds.is_final():
+                raise
+            raise LedgerError(
+                f"{folder}: rewards are paid for final rounds; `pulseledger ledger finalize` makes them so after the window "
+                "for disputes"
+            ) from None
     return {"hospital": slot, "points": points}
+
+
+def erase(folder: Path, round: int, slot: int) -> dict[str, Any]:
+    """Erases what stands behind the commitments of a hospital's update, under the hospital's signature."""
+    if not (folder / RESULT).exists():
+        raise LedgerError(f"{folder}: the run has not ended, and still works with what would be erased")
+    config = parse(RunConfig, load_config(folder / CONFIG), str(folder / CONFIG))
+
+    def key(federation: bytes) -> bytes:
+        keystore = config.ledger.keystore
+        return hospital_key(config.seed, federation, slot) if keystore is None else load_key(Path(keystore), slot)
+
+    _erase(folder / "ledger", round, slot, key)
+    write_bundle(folder / "ledger", Result.read(folder).document(), (folder / CONFIG).read_text(encoding="utf-8"))
+    return {"round": round, "hospital": slot, "erased": True}
+
+
+def witness(folder: Path, round: int, slot: int, file: Path, key: Path | None, out: Path) -> dict[str, Any]:
+    """An auditor's word that the vector behind an update is here which was shown directly; for `dispute --receipt`.
+
+    Args:
+        file: safetensors file of the hospital, as in the archive.
+        key: of the auditor; None is the one that was drawn for this ledger.
+    """
+    try:
+        vector = load_file(file)[tensor_name(slot)]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise LedgerError(f"{file} holds no vector of hospital {slot} ({error})") from None
+    with opened(folder) as ledger:
+        layout = ledger.registry.federation.layout
+        if vector.dtype != np.float32 or vector.shape != (sum(math.prod(shape) for _, shape in layout),):
+            raise LedgerError(f"{file}: the vector of hospital {slot} has not the form of an update")
+        update = vector_hash(vector, layout)
+        signature = ledger.disputes.witness(round, slot, update, _auditor(ledger, key))
+    document = {"leaf": hexed(ZERO), "receipt": hexed(signature)}
+    proofs.write(out, document)
+    return {"round": round, "hospital": slot, **document}
 
 
 def rotate(folder: Path, slot: int, keystore: Path | None) -> dict[str, Any]:
@@ -124,6 +226,15 @@ def rotate(folder: Path, slot: int, keystore: Path | None) -> dict[str, Any]:
     domain = record_from_json(Domain, meta["domain"])
     change = rotate_key(Path(stored), slot, federation.id, domain, number)
     return {"hospital": slot, "round": number, "from": change.from_, "to": change.to}
+
+
+def _auditor(ledger: RunLedger, file: Path | None) -> bytes:
+    """The auditor's key, of an account that has the role."""
+    accounts = ledger.book.chain.accounts
+    key = accounts.key(accounts.address(AUDITOR)) if file is None else read_key_file(file)
+    if not ledger.rounds.has_role("AUDITOR_ROLE", address(key)):
+        ledger.rounds.grant("AUDITOR_ROLE", address(key))
+    return key
 
 
 def settings(folder: Path) -> LedgerConfig:

@@ -29,7 +29,7 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
+from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 
@@ -265,7 +265,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
 
 
 def _paths(result: Result, method: Named) -> list[str]:
-    every = (*objectives(tuple(result.final.personal.recall)), *TRIVIAL)
+    every = (*objectives(tuple(result.final.personal.recall)), *ASIDE, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 

@@ -22,6 +22,7 @@ PLAIN = (
     *(f"{part}/personal/hurt_share" for part in PARTS),
     *COSTS,
 )
+ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
@@ -88,6 +89,8 @@ SHOWN = {
     "hurt_share": Shown("hurt %", 100.0, 0),
     "overhead_share": Shown("ledger %", 100.0, 2),
     "critical_path_seconds": Shown("ledger s", 1.0, 2),
+    "open_seconds": Shown("ledger s to open", 1.0, 2),
+    "close_seconds": Shown("ledger s to close", 1.0, 2),
     "gas_per_round": Shown("gas a round", 1.0, 0),
     "total_seconds": Shown("s", 1.0, 0),
     "rounds_seconds": Shown("rounds s", 1.0, 0),

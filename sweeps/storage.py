@@ -31,6 +31,7 @@ from engine.files import whole
 from engine.paths import sqlite_uri
 from sweeps.space import StudyConfig
 from sweeps.text import first_line
+from sweeps.trust import driven, require_trusted
 
 DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
@@ -64,8 +65,11 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
 
     Raises:
         StudyError: the database cannot be used.
+        NotTrusted: the folder names a server that the user has not.
     """
     hush_optuna()
+    if study.storage is not None:
+        require_trusted(study.storage, "storage", folder)
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"connect_args": READ_ONLY}
         if study.storage is None:
@@ -142,6 +146,7 @@ def driver_storage(
             return
         import psycopg
 
+        driven(study.storage)
         # makes the tables, and checks their version, for which Optuna wants two connections
         _open(study.storage, {"connect_args": CONNECT}).engine.dispose()
         lock = _Lock(study.name, clock)

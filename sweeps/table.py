@@ -8,18 +8,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.encoding import one_line
 from sweeps.answer import HOW, Answer, Standing, answers, between
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import shown
+from sweeps.scores import ASIDE, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # also in full width
 WIDTH = 170  # without a terminal there is no width to ask for
 NARROW = 16  # a column of words is not folded below this
 GAP = 2  # blanks between two columns
@@ -37,6 +40,7 @@ ORDER = (
     "final/personal/hurt_share",
     "timing/gradient_evaluations",
     "ledger/overhead_share",
+    *ASIDE,
     "ledger/gas_per_round",
     "timing/total_seconds",
 )
@@ -118,7 +122,7 @@ def print_studies(studies: Mapping[str, Sequence[Row]], console: Console) -> Non
         print_answers(each, console)
     said = between(dict(zip(names, studies.values(), strict=True)))
     for line in said:
-        console.print(Text(line))
+        console.print(Text(one_line(line)))
     if not said:
         console.print(Text("No method was run in the same condition of two of these studies."))
     console.print()
@@ -140,7 +144,7 @@ def print_studies(studies: Mapping[str, Sequence[Row]], console: Console) -> Non
 def _side_by_side(lines: Sequence[tuple[str, Standing]]) -> list[Column]:
     columns = [
         Column("method", tuple(standing.title for _, standing in lines), words=True),
-        Column("study", tuple(name for name, _ in lines), words=True),
+        Column("study", tuple(one_line(name) for name, _ in lines), words=True),
         Column("trial", tuple(str(standing.trial) for _, standing in lines)),
     ]
     for path in ORDER:
@@ -164,7 +168,7 @@ def _warn(rows: Iterable[Row], console: Console) -> None:
 def print_answers(found: Sequence[Answer], console: Console) -> None:
     """The answers, each a paragraph."""
     for answer in found:
-        text = Text(answer.text)
+        text = Text(one_line(answer.text))
         text.stylize("bold", 0, len(answer.condition))
         console.print(text)
         console.print()
@@ -186,9 +190,17 @@ def as_csv(studies: Mapping[str, Sequence[Row]]) -> str:
     """The rows as CSV, with scores, objectives, constraints and tuned keys as columns of their own."""
     import pandas as pd
 
-    return pd.DataFrame([{"study": name} | row for name, rows in studies.items() for row in flat(rows)]).to_csv(
-        index=False
-    )
+    table = pd.DataFrame([{"study": name} | row for name, rows in studies.items() for row in flat(rows)])
+    return table.rename(columns=_no_formula).map(_no_formula).to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    """A cell that a spreadsheet does not take for a formula; numbers stay as they are (OWASP, "CSV injection").
+
+    >>> [_no_formula(value) for value in ("=1+1", "fedavg", -0.5)]
+    ["'=1+1", 'fedavg', -0.5]
+    """
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA else value
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
@@ -201,7 +213,7 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     objectives = list(dict.fromkeys(name for row in group for name in row.objectives))
 
     def column(heading: str, cells: Sequence[str], rank: int = 0, words: bool = False) -> Column:
-        return Column(heading, (*cells, *blank), rank, words)
+        return Column(heading, (*map(one_line, cells), *blank), rank, words)
 
     columns = [
         column("trial", [str(row.trial) for row in group]),
@@ -329,7 +341,7 @@ def width_of(columns: Sequence[Column]) -> int:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style), soft_wrap=True)
+    console.print(Text(one_line(text), style), soft_wrap=True)
 
 
 def _ending(row: Row) -> str:

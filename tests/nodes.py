@@ -13,11 +13,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from reference import ROOT
 
+from engine.ledger.accounts import COORDINATOR, DEPLOYER, Accounts
 from engine.ledger.chain.embedded import EmbeddedChain
 
 CHAIN_ID = 4242
@@ -163,9 +165,41 @@ def height(node: Node) -> int:
 _MONEY = {"anvil": "anvil_setBalance", "ganache": "evm_setAccountBalance"}
 
 
+def of_key(key: bytes) -> Accounts:
+    """A coordinator that creates its contracts itself, as on a node."""
+    return Accounts({COORDINATOR: key, DEPLOYER: key})
+
+
 def as_embedded(start: Callable[..., Node], program: str) -> Node:
     """A node with the chain id of the embedded chain, on which the embedded chain's account has money."""
     embedded = EmbeddedChain()
     node = start(program, chain_id=embedded.chain_id)
     node(_MONEY[program], embedded.sender, hex(10**21))
     return node
+
+
+class Listener:
+    """Stands where a node could: counts who comes, and answers nothing that a node would say."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                listener.asked += 1
+                self.send_error(500)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Listener":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -55,6 +55,8 @@ from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
 from engine.ledger.subjects.synthetic import Policy, SyntheticReport, SyntheticRequest, SyntheticReview
 from engine.ledger.subjects.updates import (
+    Availability,
+    Erasure,
     ModelUpdate,
     Opening,
     Receipt,
@@ -112,15 +114,18 @@ class Run:
         self.keys = [hospital_key(5, FEDERATION_ID, slot) for slot in range(self.hospitals)]
         self.genesis = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
         addresses = tuple(address(key) for key in self.keys)
-        self.federation = Federation(FEDERATION_ID, CONFIG, addresses, vector_hash(self.genesis, LAYOUT), LAYOUT)
+        genesis, checks = vector_hash(self.genesis, LAYOUT), self.hospitals
+        self.federation = Federation(FEDERATION_ID, CONFIG, addresses, genesis, LAYOUT, checks=checks)
 
     @property
     def ledger_folder(self) -> Path:
         return self.folder / "ledger"
 
     def open(self, clock: Clock = REAL, chain: Chain | None = None, **settings: Any) -> RunLedger:
-        """The ledger of this federation; `settings` are those of `LedgerConfig`."""
+        """The ledger of this federation; `settings` are those of `LedgerConfig`. Its keys are those that everybody knows."""
         config = LedgerConfig(**settings)
+        if chain is None and config.backend == "embedded":
+            chain = EmbeddedChain()
         return RunLedger(self.ledger_folder, self.federation, rule_of(self.weighting), config, clock, chain)
 
     def vectors(self, number: int) -> dict[int, np.ndarray]:
@@ -467,6 +472,8 @@ TYPES: dict[type[Record], str] = {
     RunClosing: "RunClosing(bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,"
     "bytes32 result,bytes32 predictions,bytes32 config,bytes32 data,bytes32 code)",
     Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
+    Availability: "Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
+    Erasure: "Erasure(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     KeyRotation: "KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)",
     SyntheticRequest: "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,"
     "uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)",

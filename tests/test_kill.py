@@ -114,7 +114,7 @@ def facts(folder: Path) -> list[Any]:
                     audit(home).head,
                 )
             )
-            assert audit(home).clean
+            assert audit(home).findings == []
     return sorted(rows, key=lambda row: row[0])
 
 

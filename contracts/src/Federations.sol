@@ -15,23 +15,31 @@ abstract contract Federations is IRoundLedger {
     using BitMaps for BitMaps.BitMap;
 
     /**
-     * @dev Only a head, `model` and `progress` change when a round is sealed. The head of round r lies at r % RING: the
-     * last seven heads before the present one stay for disputes without a word of storage more per round.
+     * @dev Only a head, `model` and `progress` change when a round is sealed. The head of round r lies at r % RING; an
+     * older one follows from the headers between it and one that is kept. The ring is filled when the federation is
+     * opened, so that no seal writes a word for the first time.
      */
     struct Federation {
-        bytes32[8] heads;
+        bytes32[4] heads;
         Progress progress;
         bytes32 model;
         bytes32 configHash;
         bytes32 registryRoot;
-        uint64 finalized;
+        address coordinator;
         uint64 disputed;
+        uint64 finalized;
+        uint64 marked;
+        uint64 markedAt;
+        bytes32 finalHead;
+        bytes32 markedHead;
+        bytes32 disputedHead;
         BitMaps.BitMap voided;
         bytes32 closing;
+        mapping(address coordinator => uint64 round) served;
     }
 
-    /// @notice Number of heads that are kept; a round is beyond dispute once this many were sealed after it.
-    uint64 public constant RING = 8;
+    /// @notice Number of heads that are kept; what an older round committed to is shown by the headers after it.
+    uint64 public constant RING = 4;
 
     mapping(bytes32 federation => Federation) internal _federations;
 
@@ -74,7 +82,8 @@ abstract contract Federations is IRoundLedger {
             progress: progress,
             finalized: state.finalized,
             disputed: state.disputed,
-            closing: state.closing
+            closing: state.closing,
+            coordinator: state.coordinator
         });
     }
 
@@ -91,7 +100,8 @@ abstract contract Federations is IRoundLedger {
 
     /**
      * @notice Checks a header for a contract that keeps a subject of its own. What a header commits to counts while the
-     * head of its round is kept, if neither the round nor one that it was built on is void or in dispute.
+     * head of its round is kept, if neither the round nor one that it was built on is void or in dispute. Kept are the
+     * last `RING` heads, and that of the last round that was declared final.
      *
      * Requirements:
      *
@@ -115,8 +125,11 @@ abstract contract Federations is IRoundLedger {
         }
         // A dispute on an earlier round may take this one along.
         if (header.round > state.disputed) _requireUndisputed(federation, state, progress);
-        // The head of a round that left the ring has been overwritten by another, which no header of it hashes to.
-        _requireHeader(federation, state, header);
+        bytes32 given = _headOf(federation, header);
+        if (header.round != state.finalized || given != state.finalHead) {
+            // The head of a round that left the ring has been overwritten by another, which no header of it hashes to.
+            _requireHead(federation, state, header.round, given);
+        }
         slots = progress.slots;
     }
 
@@ -149,13 +162,14 @@ abstract contract Federations is IRoundLedger {
     {
         uint64 last = progress.round;
         if (round == 0 || round > last) {
-            if (round != last + 1 || progress.phase != Phase.OPEN) return RoundStatus.NONE;
+            if (round != last + 1) return RoundStatus.NONE;
+            if (progress.phase == Phase.ABORTED) return RoundStatus.VOID;
+            if (progress.phase != Phase.OPEN) return RoundStatus.NONE;
             return _isOpen(progress) ? RoundStatus.OPEN : RoundStatus.VOID;
         }
         if (state.voided.get(round)) return RoundStatus.VOID;
         if (progress.phase == Phase.DISPUTED && round == state.disputed) return RoundStatus.DISPUTED;
-        if (round <= state.finalized || last - round >= RING) return RoundStatus.FINAL;
-        return RoundStatus.SEALED;
+        return round <= state.finalized ? RoundStatus.FINAL : RoundStatus.SEALED;
     }
 
     function _requireUndisputed(bytes32 federation, Federation storage state, Progress memory progress) internal view {
@@ -187,8 +201,27 @@ abstract contract Federations is IRoundLedger {
         if (given != expected) revert HeadMismatch(federation, round, expected, given);
     }
 
-    function _requireHeader(bytes32 federation, Federation storage state, Header calldata header) internal view {
-        _requireHead(federation, state, header.round, _headOf(federation, header));
+    /**
+     * @dev Requires that headers, one round after the other, lead to a head that is kept, and returns the head of the
+     * first of them.
+     */
+    function _requireHeaders(
+        bytes32 federation,
+        Federation storage state,
+        Progress memory progress,
+        Header[] calldata headers
+    ) internal view returns (bytes32 first) {
+        first = _headOf(federation, headers[0]);
+        bytes32 last = first;
+        uint64 round = headers[0].round;
+        for (uint256 i = 1; i < headers.length; ++i) {
+            Header calldata header = headers[i];
+            if (header.round != ++round) revert RoundOutOfOrder(federation, round, header.round);
+            if (header.previousHead != last) revert HeadMismatch(federation, round - 1, last, header.previousHead);
+            last = _headOf(federation, header);
+        }
+        if (round > progress.round || progress.round - round >= RING) revert HeadNotKept(federation, round);
+        _requireHead(federation, state, round, last);
     }
 
     function _genesisHead(bytes32 federation, Federation storage state) internal view returns (bytes32) {

@@ -16,12 +16,16 @@ interface IRoundLedger {
         VOID
     }
 
-    /// @notice Whether the round after the last sealed one is open, a dispute has stopped the federation, or it is over.
+    /**
+     * @notice Whether the round after the last sealed one is open, a dispute has stopped the federation, it is over, or
+     * an open round was aborted.
+     */
     enum Phase {
         IDLE,
         OPEN,
         DISPUTED,
-        CLOSED
+        CLOSED,
+        ABORTED
     }
 
     /// @notice What the contract says about the holder of a slot; NONE leaves it to the registry.
@@ -155,6 +159,16 @@ interface IRoundLedger {
         uint64 disputed;
         /// Digest of the record that closed the federation, zero while it runs.
         bytes32 closing;
+        /// Account that opened or sealed last.
+        address coordinator;
+    }
+
+    /// @notice An update that was submitted directly.
+    struct Submission {
+        /// Leaf that the sealed tree must hold; zero if nothing was submitted.
+        bytes32 leaf;
+        /// Whether the coordinator says that it was not given the vector.
+        bool refused;
     }
 
     /**
@@ -178,6 +192,14 @@ interface IRoundLedger {
         uint32 window,
         bytes32 head
     );
+
+    /**
+     * @notice A coordinator took the federation over: its receipts count for the rounds from this one on.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round that was opened or sealed, 0 for the federation itself.
+     * @param coordinator The account.
+     */
+    event CoordinatorChanged(bytes32 indexed federation, uint64 indexed round, address indexed coordinator);
 
     /**
      * @notice A round was opened by itself, not by the seal of the one before.
@@ -222,11 +244,36 @@ interface IRoundLedger {
     );
 
     /**
+     * @notice The coordinator says that it was not given the vector behind an update that was submitted directly.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot of the hospital.
+     * @param leaf Leaf of the update.
+     */
+    event UpdateRefused(bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, bytes32 leaf);
+
+    /**
+     * @notice An open round was aborted after its deadline.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round, which can be opened again.
+     * @param parentModel Digest of the model that it started from.
+     */
+    event RoundAborted(bytes32 indexed federation, uint64 indexed round, bytes32 parentModel);
+
+    /**
+     * @notice The clock for the finality of all rounds up to this one runs, whatever is sealed after it.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param until First second at which they can be declared final.
+     */
+    event RoundMarked(bytes32 indexed federation, uint64 indexed round, uint64 until);
+
+    /**
      * @notice A round was disputed and its federation stopped.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
      * @param slot Slot whose update is missing.
-     * @param promised Leaf that the coordinator promised; zero if the update was submitted directly.
+     * @param promised Leaf that the sealed tree should hold: of a receipt, or of an update submitted directly.
      * @param found Leaf that the sealed tree holds.
      */
     event RoundDisputed(
@@ -331,6 +378,9 @@ interface IRoundLedger {
     /// @notice The head is not the one that the contract holds.
     error HeadMismatch(bytes32 federation, uint64 round, bytes32 expected, bytes32 given);
 
+    /// @notice The headers do not lead to a head that is kept.
+    error HeadNotKept(bytes32 federation, uint64 round);
+
     /// @notice The round does not start from the model of the federation.
     error ParentModelMismatch(bytes32 federation, uint64 round, bytes32 expected, bytes32 given);
 
@@ -351,6 +401,12 @@ interface IRoundLedger {
 
     /// @notice The digest of the model is zero; `round` is 0 for the genesis model.
     error ModelIsZero(bytes32 federation, uint64 round);
+
+    /// @notice The slot has submitted no update for this round, or it is refused already.
+    error NothingToRefuse(bytes32 federation, uint64 round, uint32 slot);
+
+    /// @notice The round is not open beyond its deadline.
+    error NothingToAbort(bytes32 federation, uint64 round);
 
     /// @notice The slot has already submitted an update for this round.
     error AlreadySubmitted(bytes32 federation, uint64 round, uint32 slot);

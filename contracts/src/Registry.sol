@@ -131,14 +131,15 @@ abstract contract Registry is Federations, AccessControlDefaultAdminRules, EIP71
         return _hospitals[federation][slot];
     }
 
-    /// @dev Who seals must neither decide on requests nor judge disputes about its own seals.
+    /**
+     * @dev No account holds two roles: who seals must neither decide on requests nor judge disputes about its own seals,
+     * and who gives roles away must not exercise them.
+     */
     function _grantRole(bytes32 role, address account) internal override returns (bool) {
-        if (role == COORDINATOR_ROLE) {
-            _requireWithout(account, REVIEWER_ROLE, role);
-            _requireWithout(account, AUDITOR_ROLE, role);
-        } else if (role == REVIEWER_ROLE || role == AUDITOR_ROLE) {
-            _requireWithout(account, COORDINATOR_ROLE, role);
-        }
+        _requireWithout(account, DEFAULT_ADMIN_ROLE, role);
+        _requireWithout(account, COORDINATOR_ROLE, role);
+        _requireWithout(account, REVIEWER_ROLE, role);
+        _requireWithout(account, AUDITOR_ROLE, role);
         return super._grantRole(role, account);
     }
 
@@ -161,7 +162,7 @@ abstract contract Registry is Federations, AccessControlDefaultAdminRules, EIP71
     }
 
     function _requireWithout(address account, bytes32 held, bytes32 given) private view {
-        if (hasRole(held, account)) revert RolesConflict(account, held, given);
+        if (held != given && hasRole(held, account)) revert RolesConflict(account, held, given);
     }
 
     function _rotate(KeyRotation calldata rotation, bytes32 organisation) private {

@@ -19,9 +19,10 @@ import {Registry} from "./Registry.sol";
  * holds digests only: no patient data, no model, no update.
  *
  * A round is NONE, OPEN, SEALED and then FINAL. While it is SEALED, a signed receipt or a direct submission that the
- * sealed tree does not hold turns it into DISPUTED, and an auditor into FINAL or VOID. An open round whose deadline
- * passes is VOID until its number is opened again. Heads and round numbers are never rewritten. A run ends with a
- * digest of what it came to, after which its federation takes no round any more.
+ * sealed tree does not hold turns it into DISPUTED, and an auditor into FINAL or VOID. No number of seals ends that: a
+ * round stays SEALED until its window is over and somebody declares it final. An open round whose deadline passes is
+ * VOID until its number is opened again. Heads and round numbers are never rewritten. A run ends
+ * with a digest of what it came to, after which its federation takes no round any more.
  *
  * Sealing costs the same for any number of hospitals: nothing loops over them. The head hashes nothing that a block
  * producer chooses (no timestamp, no block hash), so the same transactions lead to the same head on any chain with the
@@ -46,22 +47,26 @@ contract RoundLedger is Registry, Pausable {
     );
     bytes32 private constant RECEIPT_TYPEHASH =
         keccak256("Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)");
+    bytes32 private constant AVAILABILITY_TYPEHASH =
+        keccak256("Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)");
 
-    // Keyed by federation, round, parent model and slot / 256. With the parent model in the key, a submission counts
-    // again when its round is opened again, unless a dispute has put another model in its place.
-    mapping(bytes32 key => uint256) private _submissions;
+    // Keyed by federation, round, parent model and slot. With the parent model in the key, a submission counts again
+    // when its round is opened again, unless a dispute has put another model in its place.
+    mapping(bytes32 key => Submission) private _submissions;
 
     /**
-     * @notice Gives the two roles to their first holders.
+     * @notice Gives the roles to their first holders, who must be different accounts.
      * @param admin Account that grants roles, enrols hospitals and pauses; it changes in two steps.
      * @param coordinator Account that opens federations and seals rounds.
+     * @param auditor Account that resolves disputes.
      * @param adminDelay Seconds between the two steps of a change of the admin.
      */
-    constructor(address admin, address coordinator, uint48 adminDelay)
+    constructor(address admin, address coordinator, address auditor, uint48 adminDelay)
         AccessControlDefaultAdminRules(adminDelay, admin)
         EIP712("PulseLedger", "2")
     {
         _grantRole(COORDINATOR_ROLE, coordinator);
+        _grantRole(AUDITOR_ROLE, auditor);
     }
 
     // --- Rounds ------------------------------------------------------------------------------------------------------
@@ -110,7 +115,10 @@ contract RoundLedger is Registry, Pausable {
         progress.window = SafeCast.toUint24(window);
         _store(state, progress);
         bytes32 newHead = _genesisHead(federation, state);
-        state.heads[0] = newHead;
+        for (uint256 i = 0; i < RING; ++i) {
+            state.heads[i] = newHead;
+        }
+        _serve(federation, state, 0);
         emit FederationOpened(federation, configHash, registryRoot, genesisModel, slots, quorum, window, newHead);
     }
 
@@ -144,6 +152,7 @@ contract RoundLedger is Registry, Pausable {
 
         _open(progress, deadline);
         _store(state, progress);
+        _serve(federation, state, round);
         emit RoundOpened(federation, round, parentModel, deadline);
     }
 
@@ -186,6 +195,7 @@ contract RoundLedger is Registry, Pausable {
         bytes32 newHead = _headOf(federation, header);
         state.heads[round % RING] = newHead;
         state.model = header.model;
+        _serve(federation, state, round);
         progress.round = round;
         progress.sealedAt = uint40(block.timestamp);
         progress.submissions = 0;
@@ -196,8 +206,29 @@ contract RoundLedger is Registry, Pausable {
     }
 
     /**
+     * @notice Ends an open round whose deadline has passed, on record. Anyone may call: a coordinator that is gone cannot
+     * keep a round in suspense. The coordinator can open its number again.
+     *
+     * Requirements: the round after the last sealed one must be open, and its deadline over.
+     *
+     * Emits a {RoundAborted} event.
+     *
+     * @param federation Identifier of the federation.
+     */
+    function abortRound(bytes32 federation) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        uint64 round = progress.round + 1;
+        if (progress.phase != Phase.OPEN || _isOpen(progress)) revert NothingToAbort(federation, round);
+
+        progress.phase = Phase.ABORTED;
+        _store(state, progress);
+        emit RoundAborted(federation, round, state.model);
+    }
+
+    /**
      * @notice Submits a hospital's update directly: the way round a coordinator that does not take it. Anyone may
-     * relay it. A seal that leaves the slot empty can then be disputed.
+     * relay it. A seal whose tree does not hold its leaf can then be disputed, with nothing but that. The hospital must
+     * give its vector to the coordinator; see `refuseUpdate`.
      *
      * Requirements:
      *
@@ -226,38 +257,68 @@ contract RoundLedger is Registry, Pausable {
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(MODEL_UPDATE_TYPEHASH, record)));
         _requireSignature(account, digest, signature);
 
-        _countSubmission(record);
         bytes32 leaf = keccak256(abi.encodePacked(bytes1(0), record.schema, record.slot, digest, signature));
+        _keepSubmission(record, leaf);
         emit UpdateSubmitted(record.federation, record.round, record.slot, account, leaf, record, signature);
     }
 
     /**
-     * @notice Tells whether a slot has submitted an update directly.
+     * @notice Says that the vector behind a direct submission was not given to the coordinator, so that the round can go
+     * on without it: a hospital that withholds its vector loses its slot, and nobody else a round. If that is not true,
+     * the hospital gives the vector to an auditor, whose signature makes the submission count again in a dispute.
+     *
+     * Requirements:
+     *
+     * - the caller must have the coordinator role, and the round after the last sealed one must be open.
+     * - the slot must have submitted an update for this round and model, and it must not be refused yet.
+     *
+     * Emits an {UpdateRefused} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param slot Slot of the hospital.
+     */
+    function refuseUpdate(bytes32 federation, uint32 slot) external onlyRole(COORDINATOR_ROLE) {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        uint64 round = progress.round + 1;
+        _requireOpenNext(federation, round, progress);
+        Submission storage kept = _submissions[_submissionKey(federation, round, state.model, slot)];
+        if (kept.leaf == 0 || kept.refused) revert NothingToRefuse(federation, round, slot);
+
+        kept.refused = true;
+        emit UpdateRefused(federation, round, slot, kept.leaf);
+    }
+
+    /**
+     * @notice Returns what a slot has submitted directly.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
      * @param parentModel Digest of the model that the round started from.
      * @param slot Slot of the hospital.
-     * @return True if it has.
+     * @return The submission; its leaf is zero if there is none.
      */
-    function submitted(bytes32 federation, uint64 round, bytes32 parentModel, uint32 slot) public view returns (bool) {
-        bytes32 key = _submissionKey(federation, round, parentModel, slot);
-        return (_submissions[key] >> (slot % 256)) & 1 == 1;
+    function submission(bytes32 federation, uint64 round, bytes32 parentModel, uint32 slot)
+        external
+        view
+        returns (Submission memory)
+    {
+        return _submissions[_submissionKey(federation, round, parentModel, slot)];
     }
 
     // --- Disputes and finality ---------------------------------------------------------------------------------------
 
     /**
      * @notice Disputes a sealed round and stops its federation until an auditor has decided. Anyone may call: what
-     * counts is the evidence. It is one of two:
+     * counts is the evidence. It is a proof that the sealed tree holds another leaf in a slot, or none, than
      *
-     * - a receipt signed by a coordinator, and a proof that the sealed tree holds another leaf, or none, in that slot;
-     * - a receipt with a zero leaf and no signature, a proof that the slot is empty, and a direct submission of the
-     *   slot on record.
+     * - a receipt names that a coordinator of the federation has signed; or
+     * - the slot has submitted directly: the receipt then has a zero leaf. The signature is empty, or where the
+     *   coordinator has refused the submission, an auditor's under the record
+     *   Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf), which says that it holds the vector.
      *
      * Requirements:
      *
-     * - the round must be SEALED: not final, void, or older than the heads that are kept.
-     * - `header` must hash to the head of its round, and the receipt must name the same federation and round.
+     * - the round must be SEALED, and the receipt must name it and its federation.
+     * - `headers` must lead from the head of the round to one that is kept.
      * - no other dispute must be open.
      *
      * The open round, if any, is closed; `openRound` opens it again after the decision.
@@ -265,44 +326,40 @@ contract RoundLedger is Registry, Pausable {
      * Emits a {RoundDisputed} event.
      *
      * @param federation Identifier of the federation.
-     * @param header What the head of the round was hashed from.
+     * @param headers What the head of the round was hashed from, and, of a round that is older than the heads that are
+     * kept, those of the rounds after it up to one whose head is.
      * @param receipt What was promised.
-     * @param coordinatorSignature Signature of the receipt by a present coordinator, 65 bytes.
+     * @param signature Of the receipt, by whoever has the coordinator role, or was coordinator of the federation at that
+     * time; 65 bytes.
      * @param leaf Leaf that the sealed tree holds in the slot.
      * @param proof Siblings of the slot in the sealed tree.
      */
     function dispute(
         bytes32 federation,
-        Header calldata header,
+        Header[] calldata headers,
         Receipt calldata receipt,
-        bytes calldata coordinatorSignature,
+        bytes calldata signature,
         bytes32 leaf,
         bytes32[] calldata proof
     ) external {
         (Federation storage state, Progress memory progress) = _load(federation);
-        uint64 round = header.round;
-        _requireDisputable(federation, state, progress, round);
-        _requireHeader(federation, state, header);
-        if (receipt.federation != federation || receipt.round != round) {
-            revert ReceiptMismatch(federation, round, receipt.federation, receipt.round);
+        Header calldata header = headers[0];
+        _requireDisputable(federation, state, progress, header.round);
+        bytes32 disputedHead = _requireHeaders(federation, state, progress, headers);
+        if (receipt.federation != federation || receipt.round != header.round) {
+            revert ReceiptMismatch(federation, header.round, receipt.federation, receipt.round);
         }
         if (!PositionalTree.verify(header.root, receipt.slot, leaf, progress.slots, proof)) {
             revert ProofInvalid(header.root, leaf);
         }
-        bool conclusive;
-        if (receipt.leaf == 0 && coordinatorSignature.length == 0) {
-            bool sent = submitted(federation, round, header.parentModel, receipt.slot);
-            conclusive = sent && leaf == PositionalTree.EMPTY;
-        } else {
-            conclusive = receipt.leaf != leaf;
-            _requireReceipt(receipt, coordinatorSignature);
-        }
-        if (!conclusive) revert EvidenceInconclusive(federation, round, receipt.slot);
+        bytes32 promised = _promised(state, receipt, header.parentModel, signature);
+        if (promised == 0 || promised == leaf) revert EvidenceInconclusive(federation, header.round, receipt.slot);
 
         progress.phase = Phase.DISPUTED;
         _store(state, progress);
-        state.disputed = round;
-        emit RoundDisputed(federation, round, receipt.slot, receipt.leaf, leaf);
+        state.disputed = header.round;
+        state.disputedHead = disputedHead;
+        emit RoundDisputed(federation, header.round, receipt.slot, promised, leaf);
     }
 
     /**
@@ -326,32 +383,34 @@ contract RoundLedger is Registry, Pausable {
         if (progress.phase != Phase.DISPUTED) revert NoDispute(federation);
         uint64 round = state.disputed;
         if (header.round != round) revert RoundOutOfOrder(federation, round, header.round);
-        _requireHeader(federation, state, header);
+        bytes32 given = _headOf(federation, header);
+        if (given != state.disputedHead) revert HeadMismatch(federation, round, state.disputedHead, given);
 
         // What is over stays over: who voids the last round of a closed federation voids what it came to.
         progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
         if (voided) {
-            // At most RING rounds: an older one cannot be disputed.
-            for (uint64 later = round; later <= progress.round; ++later) {
-                state.voided.set(later);
-            }
+            _void(state, round, progress.round);
             // Direct submissions for another model do not count for the round that is opened now.
             if (state.model != header.parentModel) progress.submissions = 0;
             state.model = header.parentModel;
         } else {
             state.finalized = round;
+            state.finalHead = given;
         }
         _store(state, progress);
         emit DisputeResolved(federation, round, voided, state.model);
     }
 
     /**
-     * @notice Makes all sealed rounds final. Anyone may call.
+     * @notice Makes all rounds final whose window is over. Anyone may call.
+     *
+     * Those are all sealed rounds once the window after the last seal is over, and before that the rounds up to the last
+     * mark, once the window after it is; see `markRound`.
      *
      * Requirements:
      *
-     * - the window after the last seal must be over, and no dispute must be open.
-     * - a round must have been sealed since the last one that is final.
+     * - a round must have been sealed since the last one that is final, and its window be over.
+     * - no dispute must be open.
      *
      * Emits a {RoundFinalized} event.
      *
@@ -360,13 +419,46 @@ contract RoundLedger is Registry, Pausable {
     function finalizeRound(bytes32 federation) external {
         (Federation storage state, Progress memory progress) = _load(federation);
         _requireUndisputed(federation, state, progress);
-        uint256 until = uint256(progress.sealedAt) + progress.window;
-        if (block.timestamp < until) revert WindowOpen(federation, progress.round, until);
+        uint64 round = progress.round;
         // Before round 1 both are 0.
-        if (state.finalized == progress.round) revert NothingToFinalize(federation, progress.round);
+        if (state.finalized == round) revert NothingToFinalize(federation, round);
+        bytes32 finalHead = _headAt(state, round);
+        uint256 until = uint256(progress.sealedAt) + progress.window;
+        if (block.timestamp < until) {
+            (round, finalHead) = (state.marked, state.markedHead);
+            if (round <= state.finalized || block.timestamp < uint256(state.markedAt) + progress.window) {
+                revert WindowOpen(federation, progress.round, until);
+            }
+        }
 
-        state.finalized = progress.round;
-        emit RoundFinalized(federation, progress.round);
+        state.finalized = round;
+        state.finalHead = finalHead;
+        emit RoundFinalized(federation, round);
+    }
+
+    /**
+     * @notice Notes the last sealed round, so that it becomes final a window after its seal however fast rounds follow.
+     * Anyone may call.
+     *
+     * Requirements:
+     *
+     * - no dispute must be open.
+     * - a round must have been sealed since the last one that is final, and no mark must be waiting for its window.
+     *
+     * Emits a {RoundMarked} event.
+     *
+     * @param federation Identifier of the federation.
+     */
+    function markRound(bytes32 federation) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        _requireUndisputed(federation, state, progress);
+        uint64 round = progress.round;
+        if (state.finalized == round || state.marked > state.finalized) revert NothingToFinalize(federation, round);
+
+        state.marked = round;
+        state.markedAt = progress.sealedAt;
+        state.markedHead = _headAt(state, round);
+        emit RoundMarked(federation, round, uint64(progress.sealedAt) + progress.window);
     }
 
     /**
@@ -458,22 +550,70 @@ contract RoundLedger is Registry, Pausable {
         }
     }
 
-    function _countSubmission(ModelUpdate calldata record) private {
+    function _keepSubmission(ModelUpdate calldata record, bytes32 leaf) private {
         bytes32 key = _submissionKey(record.federation, record.round, record.parentModel, record.slot);
-        uint256 bit = uint256(1) << (record.slot % 256);
-        if (_submissions[key] & bit != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
-        _submissions[key] |= bit;
+        if (_submissions[key].leaf != 0) revert AlreadySubmitted(record.federation, record.round, record.slot);
+        _submissions[key].leaf = leaf;
         _federations[record.federation].progress.submissions += 1;
     }
 
-    /// @dev A receipt does not say who signed it: any present coordinator will do.
-    function _requireReceipt(Receipt calldata receipt, bytes calldata signature) private view {
-        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(RECEIPT_TYPEHASH, receipt)));
-        // The third value only details the failure.
+    /// @dev Binds the caller to the federation: its receipts count from now on, and after it has left, for the rounds
+    /// until another took over, that one's first included, for which it may have given some.
+    function _serve(bytes32 federation, Federation storage state, uint64 round) private {
+        if (state.coordinator == msg.sender) return;
+        state.served[state.coordinator] = round;
+        state.coordinator = msg.sender;
+        state.served[msg.sender] = type(uint64).max;
+        emit CoordinatorChanged(federation, round, msg.sender);
+    }
+
+    /// @dev The leaf that the tree should hold; zero if nothing was promised.
+    function _promised(
+        Federation storage state,
+        Receipt calldata receipt,
+        bytes32 parentModel,
+        bytes calldata signature
+    ) private view returns (bytes32 promised) {
+        if (receipt.leaf != 0) {
+            address signer = _signerOf(RECEIPT_TYPEHASH, receipt, receipt.leaf, signature);
+            // A receipt does not say who signed it.
+            if (!hasRole(COORDINATOR_ROLE, signer) && state.served[signer] < receipt.round) {
+                revert SignatureInvalid(signer, _digestOf(RECEIPT_TYPEHASH, receipt, receipt.leaf));
+            }
+            return receipt.leaf;
+        }
+        bytes32 key = _submissionKey(receipt.federation, receipt.round, parentModel, receipt.slot);
+        promised = _submissions[key].leaf;
+        if (!_submissions[key].refused) return promised;
+        address witness = _signerOf(AVAILABILITY_TYPEHASH, receipt, promised, signature);
+        if (!hasRole(AUDITOR_ROLE, witness)) {
+            revert SignatureInvalid(witness, _digestOf(AVAILABILITY_TYPEHASH, receipt, promised));
+        }
+    }
+
+    /// @dev Digest of a record with the fields of a receipt.
+    function _digestOf(bytes32 kind, Receipt calldata receipt, bytes32 leaf) private view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(kind, receipt.federation, receipt.round, receipt.slot, leaf)));
+    }
+
+    /// @dev The zero address, which holds no role and never served, for a signature that is none.
+    function _signerOf(bytes32 kind, Receipt calldata receipt, bytes32 leaf, bytes calldata signature)
+        private
+        view
+        returns (address signer)
+    {
+        // Why there is no signer does not matter.
         // slither-disable-next-line unused-return
-        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
-        if (failure != ECDSA.RecoverError.NoError || !hasRole(COORDINATOR_ROLE, signer)) {
-            revert SignatureInvalid(signer, digest);
+        (signer,,) = ECDSA.tryRecoverCalldata(_digestOf(kind, receipt, leaf), signature);
+    }
+
+    /// @dev Marks rounds as void, 256 in a word, so that any number of them fits into a transaction.
+    function _void(Federation storage state, uint64 first, uint64 last) private {
+        for (uint256 bucket = first >> 8; bucket <= last >> 8; ++bucket) {
+            uint256 mask = type(uint256).max;
+            if (bucket == first >> 8) mask <<= first & 255;
+            if (bucket == last >> 8) mask &= type(uint256).max >> (255 - (last & 255));
+            state.voided._data[bucket] |= mask;
         }
     }
 
@@ -491,7 +631,7 @@ contract RoundLedger is Registry, Pausable {
         pure
         returns (bytes32)
     {
-        return keccak256(abi.encode(federation, round, parentModel, slot / 256));
+        return keccak256(abi.encode(federation, round, parentModel, slot));
     }
 }
 // slither-disable-end timestamp

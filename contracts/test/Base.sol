@@ -72,7 +72,7 @@ abstract contract Base {
 
     address internal constant ADMIN = address(0xA1);
     uint256 internal constant COORDINATOR_KEY = 0xC0;
-    address internal constant AUDITOR = address(0xAD);
+    uint256 internal constant AUDITOR_KEY = 0xAD;
     uint256 internal constant REVIEWER_KEY = 0xE1;
     address internal constant STRANGER = address(0x57);
 
@@ -82,6 +82,8 @@ abstract contract Base {
     uint32 internal constant SLOTS = 3;
     uint32 internal constant WINDOW = 1 hours;
     uint64 internal constant CLOSED = type(uint64).max;
+
+    address internal immutable AUDITOR = vm.addr(AUDITOR_KEY);
 
     RoundLedger internal ledger;
     address internal coordinator;
@@ -101,8 +103,7 @@ abstract contract Base {
     function deploy() internal {
         vm.warp(1_700_000_000);
         coordinator = vm.addr(COORDINATOR_KEY);
-        ledger = new RoundLedger(ADMIN, coordinator, 1 days);
-        grant(ledger.AUDITOR_ROLE(), AUDITOR);
+        ledger = new RoundLedger(ADMIN, coordinator, AUDITOR, 1 days);
         grant(ledger.REVIEWER_ROLE(), vm.addr(REVIEWER_KEY));
         for (uint32 slot = 0; slot < SLOTS; ++slot) {
             registry.push(registryLeaf(slot, hospitalOf(slot), organisation(slot)));
@@ -226,6 +227,29 @@ abstract contract Base {
         return typed(address(ledger), keccak256(bytes.concat(kind, abi.encode(rotation))));
     }
 
+    function availabilityDigest(IRoundLedger.Receipt memory promised) internal view returns (bytes32) {
+        bytes32 kind = keccak256("Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)");
+        return typed(address(ledger), keccak256(bytes.concat(kind, abi.encode(promised))));
+    }
+
+    /// @dev A header by itself, as `dispute` takes it.
+    function list(IRoundLedger.Header memory header) internal pure returns (IRoundLedger.Header[] memory headers) {
+        headers = new IRoundLedger.Header[](1);
+        headers[0] = header;
+    }
+
+    function submissionOf(uint64 round, bytes32 parentModel, uint32 slot)
+        internal
+        view
+        returns (IRoundLedger.Submission memory)
+    {
+        return ledger.submission(FEDERATION, round, parentModel, slot);
+    }
+
+    function isSubmitted(uint64 round, bytes32 parentModel, uint32 slot) internal view returns (bool) {
+        return submissionOf(round, parentModel, slot).leaf != 0;
+    }
+
     /// @dev Submits the update of a slot and returns the leaf that the sealed tree must hold.
     function submit(uint32 slot) internal returns (bytes32) {
         IRoundLedger.ModelUpdate memory record = updateOf(slot);
@@ -260,7 +284,7 @@ abstract contract Base {
 
     function disputeSlot(IRoundLedger.Header memory header, bytes32[] memory leaves) internal {
         (IRoundLedger.Receipt memory receipt, bytes memory signature) = promise_(header.round, 1, keccak256("promised"));
-        ledger.dispute(FEDERATION, header, receipt, signature, leaves[1], Tree.prove(leaves, 1));
+        ledger.dispute(FEDERATION, list(header), receipt, signature, leaves[1], Tree.prove(leaves, 1));
     }
 
     function status(uint64 round) internal view returns (IRoundLedger.RoundStatus) {

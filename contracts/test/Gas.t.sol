@@ -42,7 +42,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase {
             });
             vm.prank(coordinator);
             ledger.sealRound(federation, header, 0, uint64(block.timestamp + 1 hours));
-            check(vm.lastCallGas().gasTotalUsed <= 75_000, "what a seal may cost in any round");
+            check(vm.lastCallGas().gasTotalUsed <= 60_000, "what a seal may cost in any round");
             if (round == 1) vm.snapshotGasLastCall("rounds", string.concat(name, " 2 sealRound 1"));
             if (round == 7) vm.snapshotGasLastCall("rounds", string.concat(name, " 3 sealRound 7"));
             if (round == 9) vm.snapshotGasLastCall("rounds", string.concat(name, " 4 sealRound 9, steady"));
@@ -61,6 +61,9 @@ contract GasSnapshot is SyntheticBase, ReputationBase {
         vm.snapshotGasLastCall("rare", "submitUpdate, first of a round");
         submit(1);
         vm.snapshotGasLastCall("rare", "submitUpdate, next");
+        vm.prank(coordinator);
+        ledger.refuseUpdate(FEDERATION, 1);
+        vm.snapshotGasLastCall("rare", "refuseUpdate");
         bytes32[] memory leaves = leavesWith(Tree.EMPTY);
         IRoundLedger.Header memory header = seal(nextHeader(Tree.root(leaves)));
         disputeSlot(header, leaves);
@@ -68,8 +71,15 @@ contract GasSnapshot is SyntheticBase, ReputationBase {
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, true);
         vm.snapshotGasLastCall("rare", "resolveDispute, one round void");
+        vm.prank(coordinator);
+        ledger.openRound(FEDERATION, 2, GENESIS, uint64(block.timestamp + 1));
+        vm.warp(block.timestamp + 2);
+        ledger.abortRound(FEDERATION);
+        vm.snapshotGasLastCall("rare", "abortRound");
         openRound();
         seal();
+        ledger.markRound(FEDERATION);
+        vm.snapshotGasLastCall("rare", "markRound");
         finalize();
         vm.snapshotGasLastCall("rare", "finalizeRound");
         vm.prank(ADMIN);

@@ -72,7 +72,7 @@ contract HeadersTest is Base {
 
     function testAHeaderStandsWhileItsHeadIsKept() public {
         header = seal();
-        for (uint256 i = 0; i < 7; ++i) {
+        for (uint256 i = 1; i < ledger.RING(); ++i) {
             ledger.requireSealed(FEDERATION, header);
             seal();
         }

@@ -28,7 +28,9 @@ contract RoundHandler is ReputationBase {
     uint256 internal largestClaim;
     uint64 internal lastJudged;
 
+    uint64 internal upheld;
     mapping(uint64 round => IRoundLedger.RoundStatus) internal settled;
+    mapping(uint64 round => uint256) internal sealedAt;
     mapping(bytes32 action => uint256) public done;
     string public violation;
 
@@ -59,6 +61,10 @@ contract RoundHandler is ReputationBase {
             bool ended = now_ == IRoundLedger.RoundStatus.FINAL || now_ == IRoundLedger.RoundStatus.VOID;
             IRoundLedger.RoundStatus was = settled[round];
             if (was != IRoundLedger.RoundStatus.NONE && was != now_) violation = "FINAL and VOID never change";
+            bool early = block.timestamp < sealedAt[round] + WINDOW && round > upheld;
+            if (now_ == IRoundLedger.RoundStatus.FINAL && was == IRoundLedger.RoundStatus.NONE && early) {
+                violation = "nothing is final within its window but what an auditor upheld";
+            }
             if (now_ == IRoundLedger.RoundStatus.FINAL && !endedBefore) violation = "finality has no gaps";
             endedBefore = endedBefore && ended;
             if (ended) settled[round] = now_;
@@ -99,6 +105,7 @@ contract RoundHandler is ReputationBase {
         uint64 next = keepClosed ? CLOSED : judged % 5 == 0 ? uint64(block.timestamp + 600) : 0;
         ledger.sealRound(FEDERATION, header, submissions, next);
         headers.push(header);
+        sealedAt[header.round] = block.timestamp;
     }
 
     function reopen(bool timed) public watched("open", false, false) {
@@ -114,20 +121,60 @@ contract RoundHandler is ReputationBase {
         slot %= SLOTS;
         IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         if (!isOpen()) return;
-        if (ledger.submitted(FEDERATION, state.progress.round + 1, state.model, slot)) return;
+        if (isSubmitted(state.progress.round + 1, state.model, slot)) return;
         submit(slot);
     }
 
+    /// @dev Disputes any round that is sealed, however many were sealed after it, and no other.
     function disputeOne(uint256 back) public watched("dispute", false, false) {
         if (headers.length == 0 || progress().phase == IRoundLedger.Phase.DISPUTED) return;
-        IRoundLedger.Header memory header = headers[headers.length - 1 - (back % headers.length) % 4];
-        if (status(header.round) != IRoundLedger.RoundStatus.SEALED) return;
-        disputeSlot(header, leavesWith(Tree.EMPTY));
+        uint256 first = headers.length - 1 - back % headers.length;
+        uint256 last = headers.length > first + 4 ? headers.length - 4 : first;
+        IRoundLedger.Header[] memory given = new IRoundLedger.Header[](last - first + 1);
+        for (uint256 i = 0; i < given.length; ++i) {
+            given[i] = headers[first + i];
+        }
+        bool due = status(given[0].round) == IRoundLedger.RoundStatus.SEALED;
+        bytes32[] memory leaves = leavesWith(Tree.EMPTY);
+        (IRoundLedger.Receipt memory receipt, bytes memory signature) =
+            promise_(given[0].round, 1, keccak256("promised"));
+        try ledger.dispute(FEDERATION, given, receipt, signature, leaves[1], Tree.prove(leaves, 1)) {
+            if (!due) violation = "a dispute that is not due";
+        } catch {
+            if (due) violation = "a dispute that is due was refused";
+        }
+    }
+
+    function markAll() public watched("mark", false, false) {
+        try ledger.markRound(FEDERATION) {
+            ++done["marked"];
+        } catch {}
+    }
+
+    function refuseOne(uint32 slot) public watched("refuse", false, false) {
+        vm.prank(coordinator);
+        try ledger.refuseUpdate(FEDERATION, slot % SLOTS) {
+            ++done["refused"];
+        } catch {}
+    }
+
+    /// @dev Anybody may end a round, after its deadline and not before.
+    function abortOne() public watched("abort", false, false) {
+        IRoundLedger.Progress memory now_ = progress();
+        bool late = now_.deadline != 0 && block.timestamp > now_.deadline;
+        bool due = now_.phase == IRoundLedger.Phase.OPEN && late;
+        try ledger.abortRound(FEDERATION) {
+            if (!due) violation = "an abort before the deadline";
+            ++done["aborted"];
+        } catch {
+            if (due) violation = "a stuck round could not be aborted";
+        }
     }
 
     function resolve(bool voided) public watched("resolve", false, voided) {
         if (progress().phase != IRoundLedger.Phase.DISPUTED) return;
         IRoundLedger.Header memory header = headers[ledger.federationState(FEDERATION).disputed - 1];
+        if (!voided) upheld = header.round;
         vm.prank(AUDITOR);
         ledger.resolveDispute(FEDERATION, header, voided);
     }
@@ -141,18 +188,17 @@ contract RoundHandler is ReputationBase {
     }
 
     function finalizeAll() public watched("finalize", false, false) {
-        IRoundLedger.Progress memory now_ = progress();
-        if (now_.phase == IRoundLedger.Phase.DISPUTED) return;
-        if (ledger.federationState(FEDERATION).finalized == now_.round) return;
-        if (block.timestamp < now_.sealedAt + now_.window) return;
-        ledger.finalizeRound(FEDERATION);
+        try ledger.finalizeRound(FEDERATION) {
+            ++done["finalized"];
+        } catch {}
     }
 
     /// @dev Whether what the header of a round commits to may count, by the handler's own account.
     function stands(uint64 round) internal view returns (bool) {
         IRoundLedger.FederationState memory state = ledger.federationState(FEDERATION);
         bool disputed = state.progress.phase == IRoundLedger.Phase.DISPUTED && round >= state.disputed;
-        return state.progress.round - round < 8 && !disputed && status(round) != IRoundLedger.RoundStatus.VOID;
+        bool kept = state.progress.round - round < ledger.RING() || round == state.finalized;
+        return kept && !disputed && status(round) != IRoundLedger.RoundStatus.VOID;
     }
 
     /// @dev Claims from any round: it succeeds for more points under a final header that is kept, and only then.
@@ -258,6 +304,7 @@ contract RoundInvariants {
         handler.resolve(false);
         handler.pass(2399);
         handler.pass(2399);
+        handler.markAll();
         handler.finalizeAll();
         handler.claim(0);
         handler.claim(3);

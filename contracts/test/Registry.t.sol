@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {RoundLedger} from "../src/RoundLedger.sol";
 import {Base} from "./Base.sol";
 
 /// @dev Who holds a slot, and who may have which role.
@@ -106,20 +107,43 @@ contract RegistryTest is Base {
         return (sign(keyOf(1), digest), sign(77, digest));
     }
 
+    /// @dev Every pair of roles: no account holds two.
     function testRolesAreKeptApart() public {
-        bytes32 coordinates = ledger.COORDINATOR_ROLE();
-        bytes32[2] memory others = [ledger.REVIEWER_ROLE(), ledger.AUDITOR_ROLE()];
-        for (uint256 i = 0; i < 2; ++i) {
-            vm.prank(ADMIN);
-            refuse(IRoundLedger.RolesConflict.selector, abi.encode(coordinator, coordinates, others[i]));
-            ledger.grantRole(others[i], coordinator);
+        bytes32[4] memory roles =
+            [ledger.DEFAULT_ADMIN_ROLE(), ledger.COORDINATOR_ROLE(), ledger.REVIEWER_ROLE(), ledger.AUDITOR_ROLE()];
+        address[4] memory holders = [ADMIN, coordinator, vm.addr(REVIEWER_KEY), AUDITOR];
+        for (uint256 held = 0; held < 4; ++held) {
+            for (uint256 given = 1; given < 4; ++given) {
+                if (held == given) continue;
+                vm.prank(ADMIN);
+                refuse(IRoundLedger.RolesConflict.selector, abi.encode(holders[held], roles[held], roles[given]));
+                ledger.grantRole(roles[given], holders[held]);
+            }
         }
         vm.prank(ADMIN);
-        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, others[1], coordinates));
-        ledger.grantRole(coordinates, AUDITOR);
-        address reviewer = vm.addr(REVIEWER_KEY);
+        ledger.grantRole(roles[1], coordinator);
+    }
+
+    function testAHolderOfARoleDoesNotBecomeAdmin() public {
         vm.prank(ADMIN);
-        refuse(IRoundLedger.RolesConflict.selector, abi.encode(reviewer, others[0], coordinates));
-        ledger.grantRole(coordinates, reviewer);
+        ledger.beginDefaultAdminTransfer(AUDITOR);
+        vm.warp(block.timestamp + 1 days + 1);
+        bytes32 auditor = ledger.AUDITOR_ROLE();
+        vm.prank(AUDITOR);
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, auditor, bytes32(0)));
+        ledger.acceptDefaultAdminTransfer();
+    }
+
+    /// @dev As deployed, admin, coordinator and auditor are different accounts.
+    function testNobodyIsDeployedWithTwoRoles() public {
+        bytes32 admin = ledger.DEFAULT_ADMIN_ROLE();
+        bytes32 coordinates = ledger.COORDINATOR_ROLE();
+        bytes32 audits = ledger.AUDITOR_ROLE();
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(ADMIN, admin, coordinates));
+        new RoundLedger(ADMIN, ADMIN, AUDITOR, 1 days);
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(ADMIN, admin, audits));
+        new RoundLedger(ADMIN, coordinator, ADMIN, 1 days);
+        refuse(IRoundLedger.RolesConflict.selector, abi.encode(AUDITOR, coordinates, audits));
+        new RoundLedger(ADMIN, AUDITOR, AUDITOR, 1 days);
     }
 }

@@ -12,7 +12,7 @@ from engine.audit.transactions import Transaction, check_transaction, compare_ar
 from engine.ledger.format import GOVERNED, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
-_WITH_HEADER = ("seal", "reputation", "claim", "dispute", "resolve")
+_WITH_HEADER = ("seal", "reputation", "claim", "resolve")
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -48,7 +48,11 @@ def _round(transaction: Transaction, sealed: int) -> int | None:
         return 0
     if transaction.purpose == "finalize":
         return sealed
+    if transaction.purpose in ("refuse", "abort"):
+        return sealed + 1
     arguments = transaction.arguments
+    if isinstance(arguments.get("headers"), tuple) and arguments["headers"]:
+        return int(arguments["headers"][0]["round"])
     for name in ("header", "rotation", "record"):
         if isinstance(arguments.get(name), Mapping):
             return int(arguments[name]["round"])
@@ -64,6 +68,8 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
         expected |= _opening(case)
     elif purpose == "open-round":
         expected["round"] = transaction.round
+    elif purpose == "dispute":
+        yield from _check_headers(case, transaction)
     elif purpose == "close":
         expected |= {"round": case.last, "lastHead": case.head(case.last)}
         expected["closing"] = None if case.closing is None else case.closing.record.digest(case.domain)
@@ -80,6 +86,17 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
             argument, name = roots[purpose]
             expected[argument] = digests.get(name)
     yield from compare_arguments(transaction, expected, where)
+
+
+def _check_headers(case: Case, transaction: Transaction) -> Iterator[Told]:
+    """The rounds that a dispute shows, from the disputed one on."""
+    for given in transaction.arguments.get("headers", ()):
+        header = case.header(given["round"])
+        if header is None:
+            message = f"transaction {transaction.seq} is about a round that the journal does not hold"
+            yield finding("transaction", "round", given["round"], None, message, round=transaction.round)
+        else:
+            yield from compare_arguments(transaction, header, {"round": transaction.round}, given)
 
 
 def _opening(case: Case) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 Each function yields what is wrong with the rows of a table and returns what is right with them.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import (
     Case,
     Closing,
@@ -30,7 +31,7 @@ from engine.audit.report import Reading, finding
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
-from engine.ledger.format import GOVERNED, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -49,9 +50,11 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     federation, domain, backend, rule = meta
     slots = federation.slots
     rows = yield from _rounds(evidence)
+    limits.require("slots of rounds", len(rows) * len(slots), limits.LEAVES)
     updates = yield from _updates(evidence, rows, slots)
     openings = yield from _openings(evidence, rows, slots, updates)
-    receipts = yield from _receipts(evidence, rows, slots, updates)
+    receipts = yield from _signatures(evidence, "receipts", "receipt", rows, slots, updates)
+    erasures = yield from _signatures(evidence, "erasures", "erasure", rows, slots, updates)
     digests = yield from _digests(evidence, rows)
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
@@ -59,7 +62,8 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
-        whole[number][slot] = Update(leaf, record, signature, openings.get(place), receipts.get(place))
+        belongs = (openings.get(place), receipts.get(place), erasures.get(place))
+        whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
         number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
         for number, values in rows.items()
@@ -130,23 +134,34 @@ def _federation(text: Any) -> Federation:
         spec.read_address(address)
     if not hospitals or len({*hospitals}) != len(hospitals) or len(organisations) != len(hospitals):
         raise ValueError("every hospital needs an address of its own and an organisation")
-    quorum, window = values["quorum"], values["window"]
+    layout = tuple(_tensor(name, shape) for name, shape in values["layout"])
+    limits.require("hospitals", len(hospitals), limits.SLOTS)
+    limits.require("tensors of a model", len(layout), limits.TENSORS)
+    limits.require("parameters of a model", sum(math.prod(shape) for _, shape in layout), limits.PARAMETERS)
+    quorum, window, checks = values["quorum"], values["window"], values["checks"]
     spec.encode("uint24", quorum)
     spec.encode("uint24", window)
+    spec.encode("uint24", checks)
     if not 1 <= quorum <= len(hospitals):
         raise ValueError(f"the quorum is not one of 1 to {len(hospitals)}")
     return Federation(
         **hashes,
         hospitals=hospitals,
-        layout=tuple(_tensor(name, shape) for name, shape in values["layout"]),
+        layout=layout,
         organisations=organisations,
         quorum=quorum,
         window=window,
+        checks=checks,
     )
 
 
 def _tensor(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(name, str) or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
+    if (
+        not isinstance(name, str)
+        or not _encodes(name)
+        or len(shape) > 32
+        or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape)
+    ):
         raise ValueError("a tensor of the layout is damaged")
     return name, tuple(shape)
 
@@ -167,8 +182,8 @@ def _rounds(evidence: Evidence) -> Reading[dict[int, dict[str, Any]]]:
         number = row["round"]
         if type(number) is not int:
             yield finding("round", "round", "an integer", number, "a round has no number")
-        elif number < 1:
-            yield finding("round", "round", "1 or more", number, "there is no such round", round=number)
+        elif not 1 <= number < NO_ROUND:
+            yield finding("round", "round", f"1 to {NO_ROUND - 1}", number, "there is no such round", round=number)
         elif number in found:
             yield finding("round", "round", "one", "two", "the round is there twice", round=number)
         else:
@@ -280,10 +295,10 @@ def _opening(text: Any) -> Opening:
     )
 
 
-def _receipts(
-    evidence: Evidence, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
+def _signatures(
+    evidence: Evidence, table: str, record: str, rounds: Rounds, slots: range, updates: Mapping[Place, Any]
 ) -> Reading[dict[Place, bytes]]:
-    rows = yield from _of_updates(evidence, "receipts", "receipt", rounds, slots, updates)
+    rows = yield from _of_updates(evidence, table, record, rounds, slots, updates)
     return {place: spec.hex_bytes(row["signature"]) for place, row in rows}
 
 

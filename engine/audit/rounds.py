@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from engine.audit import spec
 from engine.audit.case import Case, Round, Update
 from engine.audit.records import check_signature
-from engine.audit.report import Count, Told, finding
+from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.ledger.format import DECISIONS, REWARDS, SCHEMA, SCORES
 
@@ -50,6 +50,7 @@ def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterato
         yield finding("update", "leaf", leaf, update.leaf, message, **where)
     if update.opening is not None:
         yield from _check_opening(update, record, where)
+    yield from _check_erasure(case, update, where)
 
 
 def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Iterator[Told]:
@@ -65,6 +66,26 @@ def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Ite
         if value != record[name]:
             message = f"the opening is not what the hospital committed to as {name}"
             yield finding("opening", name, record[name], value, message, **where)
+
+
+def _check_erasure(case: Case, update: Update, where: dict[str, int]) -> Iterator[Told]:
+    """An opening is there, or its hospital has signed that it was erased."""
+    if update.erasure is None:
+        if update.opening is None and not case.public:
+            message = "the opening is missing, and the hospital has not signed that it was erased"
+            yield finding("opening", "opening", "an opening or an erasure", None, message, **where)
+        return
+    values = {"federation": case.federation.id, **{"round": where["round"], "slot": where["hospital"]}}
+    digest = spec.typed_digest("Erasure", values | {"leaf": update.leaf or spec.ZERO}, case.domain)
+    holder = case.holder(where["hospital"])
+    right = yield from check_signature(digest, update.erasure, holder, "erasure", "signature", where)
+    if update.opening is not None:
+        yield finding("erasure", "slot", "no opening", "one", "the opening is there that was to be erased", **where)
+    elif right:
+        words = (
+            f"round {where['round']}, hospital {where['hospital']}: the hospital has erased its weight and its metrics"
+        )
+        yield Note(words, unchecked=True)
 
 
 def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:

@@ -14,6 +14,7 @@
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
+    14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -25,6 +26,7 @@ head, too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.audit import (
@@ -42,9 +44,12 @@ from engine.audit import (
     state,
     synthetic,
     vectors,
+    witnesses,
 )
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
+from engine.audit.known import NOTHING, Known
+from engine.audit.known import compare as pinned
 from engine.audit.reading import read
 from engine.audit.report import Count, Note, Report, Told, collected, finding, text
 
@@ -64,11 +69,15 @@ CHECKS: tuple[Check, ...] = (
     result.check,  # 11
     numbers.check,  # 12
     selection.check,  # 13
+    witnesses.check,  # 14
 )
 
 
-def audit(path: Path, checks: Sequence[Check] = CHECKS) -> Report:
+def audit(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
     """Recompute a run's ledger from its folder or its bundle. Nothing is changed.
+
+    Args:
+        known: what the auditor knows from elsewhere: the node to ask, a head, a contract.
 
     Raises:
         LedgerError: there is neither, or a file is so damaged that no journal can be read from it.
@@ -78,10 +87,14 @@ def audit(path: Path, checks: Sequence[Check] = CHECKS) -> Report:
         case = _read(evidence, report)
         if case is None:
             return report
+        case = replace(case, known=known)
         report.counts |= {"rounds": len(case.rounds), "updates": _updates(case), "transactions": len(case.transactions)}
         for check in checks:
             for told in check(case):
                 report.add(told)
+        heads = {case.genesis_head: "round 0", **{one.head: f"round {n}" for n, one in sorted(case.rounds.items())}}
+        for told in pinned(known, case.domain, heads, [case.head(case.last)]):
+            report.add(told)
         report.finished = case.finished
         report.head = text(case.head(case.last))
     return report
@@ -100,11 +113,13 @@ def compare(path: Path, other: Path) -> Report:
             return report
         report.findings.clear()  # what is wrong with a copy by itself is what its own audit says
         if first.federation.id != second.federation.id or first.domain != second.domain:
-            words = "the two belong to different federations or contracts, nothing can contradict"
+            words = "nothing was compared: the two belong to different federations or contracts"
             report.add(Note(words, unchecked=True))
             return report
         for told in _compare(first, second):
             report.add(told)
+        if not first.rounds.keys() & second.rounds.keys():
+            report.add(Note("nothing was compared: no round is in both copies", unchecked=True))
         report.head = text(first.head(first.last))
     return report
 

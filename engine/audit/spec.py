@@ -31,6 +31,7 @@ TYPES = {
     "KeyRotation": "bytes32 federation,uint32 slot,address from,address to,uint64 round",
     "SyntheticRequest": "bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,"
     "bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline",
+    "Erasure": "bytes32 federation,uint64 round,uint32 slot,bytes32 leaf",
     "SyntheticReview": "bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline",
     "SyntheticReport": "bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,"
     "uint32 duplicates,int16 utilityBp",
@@ -239,6 +240,12 @@ def update_leaf(update: Record, signature: bytes, domain: Domain) -> bytes:
     """Leaf of a signed update."""
     place = update["schema"].to_bytes(2, "big") + update["slot"].to_bytes(4, "big")
     return keccak256(b"\x00" + place + update.digest(domain) + signature)
+
+
+def drawn(head: bytes, slots: int, many: int) -> set[int]:
+    """Slots whose hospitals compute the model of the round with this head again: the first by a hash of head and slot."""
+    ranks = {keccak256(b"PulseLedger check 1" + head + s.to_bytes(4, "big")): s for s in range(slots)}
+    return {ranks[rank] for rank in sorted(ranks)[:many]}
 
 
 def result_leaf(result: Record, signature: bytes, domain: Domain) -> bytes:

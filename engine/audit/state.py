@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.audit import spec
 from engine.audit.case import Case
-from engine.audit.report import Count, Told, finding
+from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import applied
 
 
@@ -32,9 +32,20 @@ def check(case: Case) -> Iterator[Told]:
         if there != value:
             message = f"journal and chain disagree on {name}; expected is the chain, found the journal"
             yield finding("chain", name, there, value, message, round=last)
+    yield from _tell_finality(case, state.federation["finalized"])
     for slot, reputation in sorted(applied(case).items()):
         yield Count("reputations")
         held = state.reputations.get(slot)
         if held != reputation:
             message = "journal and chain disagree on a reputation; expected is the journal"
             yield finding("scores", "reputation", reputation, held, message, hospital=slot)
+
+
+def _tell_finality(case: Case, final: int) -> Iterator[Told]:
+    """A run that has ended is sealed at first, and final after the window for disputes."""
+    if case.finished and final < case.last:
+        words = f"round {case.last} is" if final + 1 == case.last else f"rounds {final + 1} to {case.last} are"
+        yield Note(
+            f"{words} sealed, not final: disputes are possible for {case.federation.window} s after the last "
+            "seal, and until `pulseledger ledger finalize`"
+        )

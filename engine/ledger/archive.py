@@ -2,17 +2,19 @@
 
 updates/00000.safetensors   tensor "genesis": the parameters before round 1
 updates/00007.safetensors   tensors "slot-0003": the change that hospital 3 sent in round 7
+before.safetensors          tensor "genesis": the parameters before the last round, for a run that goes on
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from engine.errors import LedgerError
 from engine.files import whole
-from engine.ledger.format import GENESIS, tensor_name, vectors_name
+from engine.ledger.format import BEFORE, GENESIS, tensor_name, vectors_name
 
 
 def write_genesis(folder: Path, vector: np.ndarray) -> Path:
@@ -29,7 +31,20 @@ def write_round(folder: Path, round: int, vectors: Mapping[int, np.ndarray]) -> 
     return _write(folder / vectors_name(round), {tensor_name(slot): vectors[slot] for slot in sorted(vectors)})
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def write_before(folder: Path, vector: np.ndarray) -> Path:
+    """Write the parameters f32[P] before the last round, over those before an earlier one; no part of the archive."""
+    return _write(folder / BEFORE, {GENESIS: vector}, durable=False)
+
+
+def read_before(folder: Path) -> np.ndarray | None:
+    """Read the parameters before the last round; None where there are none."""
+    try:
+        return load_file(folder / BEFORE)[GENESIS]
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], durable: bool = True) -> Path:
     for name, vector in tensors.items():
         if vector.ndim != 1 or vector.dtype != np.float32:
             raise LedgerError(f"{name} of {path.name} is {vector.dtype} of shape {vector.shape}, expected flat float32")
@@ -37,6 +52,6 @@ def _write(path: Path, tensors: dict[str, np.ndarray]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LedgerError(f"{path.parent}: cannot be written ({error.strerror}).") from error
-    with whole(path, durable=True, error=LedgerError) as part:
+    with whole(path, durable=durable, error=LedgerError) as part:
         part.write_bytes(save({name: np.ascontiguousarray(vector) for name, vector in tensors.items()}))
     return path

@@ -27,7 +27,7 @@ from engine.ledger.chain.base import Chain, ChainReceipt, receipt_from_json, rec
 from engine.ledger.chain.connect import connect
 from engine.ledger.chain.contracts import query
 from engine.ledger.chain.rpc import public_url
-from engine.ledger.chain.transactions import created_contract, decode_transaction
+from engine.ledger.chain.transactions import created_contract, decode_transaction, sender_of
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused, settle
 from engine.ledger.format import Journal, Purpose
@@ -133,7 +133,7 @@ class Book:
         try:
             if not self.is_new:
                 self._require_settings()
-            self._chain = chain or connect(config)
+            self._chain = chain or connect(config, folder, self.is_new)
             if not self.is_new:
                 self._load()
             elif contract is not None and config.backend == "embedded":
@@ -184,15 +184,17 @@ class Book:
         """
         chain, contract = self.chain, self._contract
         signed: list[tuple[Any, ...]] = []
+        ahead: dict[str, int] = {}  # account -> transactions of it that are signed here
 
         def sign(call: Call) -> bytes:
-            gas = self._purposes[call.purpose].gas
-            raw = chain.sign(call.to, call.data, gas, ahead=len(signed))
+            gas, by = self._purposes[call.purpose].gas, self.account(call.purpose)
+            raw = chain.sign(call.to, call.data, gas, ahead.get(by, 0), by)
+            ahead[by] = ahead.get(by, 0) + 1
             signed.append((len(signed) + 1, call.purpose, call.round, keccak(raw), raw, None))
             return raw
 
         if contract is None:
-            contract = created_contract(chain.sender, sign(Call("deploy", 0, None, deploy)))
+            contract = created_contract(self.account("deploy"), sign(Call("deploy", 0, None, deploy)))
         for call in calls(contract):
             sign(call)
         url = public_url(self._config.url) if self._config.url else None
@@ -256,12 +258,17 @@ class Book:
         """
         self.finish()
         if call.to is not None:
-            self.chain.call(call.to, call.data)
+            self.chain.call(call.to, call.data, self.account(call.purpose))
+
+    def account(self, purpose: str) -> str:
+        """The account that signs transactions of a purpose; raises LedgerError when nobody here knows it."""
+        return self.chain.accounts.address(self._purposes[purpose].by)
 
     def write(self, call: Call) -> None:
         """Sign a call and write it down, in one durable step with its rows; `finish` sends it."""
         rows = {} if call.key in self._attempts else call.rows
-        raw = self.chain.sign(call.to, call.data, self._purposes[call.purpose].gas)
+        purpose = self._purposes[call.purpose]
+        raw = self.chain.sign(call.to, call.data, purpose.gas, by=self.account(call.purpose))
         self._add(call.purpose, call.round, keccak(raw), raw, rows)
         self._open = call.key
 
@@ -377,9 +384,15 @@ class Book:
             try:
                 self._settle(key, live=False)
             except Refused:
-                if purpose.required:
+                if purpose.required and not self._is_superseded(transaction):
                     raise
                 refused.add(key)  # the contract did not take it then, either
+
+    def _is_superseded(self, transaction: JournalTransaction) -> bool:
+        """Whether the same was written down again later, with what the contract wanted by then."""
+        key, last = _key(transaction), transaction.seq
+        later = (t for t in self._transactions.values() if t.seq > last)
+        return any((t.purpose, t.round) == (key.purpose, key.round) and _key(t) != key for t in later)
 
     def _settle(self, key: _Key, live: bool) -> JournalTransaction:
         """Bring a transaction to an end on the chain, by another attempt if need be, and tell the subjects."""
@@ -387,7 +400,7 @@ class Book:
         done = settle(self.chain, self, attempts, self._purposes[key.purpose].gas, self._clock)
         self._done[key] = done
         if not self._purposes[key.purpose].function:
-            self._created[key.purpose] = created_contract(self.chain.sender, done.raw)
+            self._created[key.purpose] = created_contract(sender_of(done.raw), done.raw)
         self._open = None
         for subject in self._subjects:
             subject.settled(done, live)

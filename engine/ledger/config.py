@@ -1,10 +1,24 @@
 """Settings of the ledger."""
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from engine.ledger.typed import checksum_address
 from engine.settings import Section
+
+
+def _contract_text(value: Any) -> Any:
+    """An address as it was written: without quotes, YAML takes 0x and 40 digits for a number."""
+    if type(value) is int and 0 <= value < 1 << 160:
+        value = f"0x{value:040x}"
+    if isinstance(value, str) and re.fullmatch("0x([0-9a-f]{40}|[0-9A-F]{40})", value):
+        return checksum_address(bytes.fromhex(value[2:]))
+    return value
+
+
+Contract = Annotated[str, BeforeValidator(_contract_text)]
 
 
 class LedgerConfig(Section):
@@ -15,12 +29,30 @@ class LedgerConfig(Section):
     )
     url: str | None = Field(None, description="rpc: address of the node")
     chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
-    contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
+    contract: Contract | None = Field(None, description="rpc: deployed contract; null deploys one")
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
     keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
-    window: int = Field(0, ge=0, lt=2**24, description="seconds in which a sealed round can be disputed")
+    admin: str | None = Field(
+        None, description="rpc: account that gives roles and sets policies in a new contract; null draws a key for it"
+    )
+    admin_key_file: str | None = Field(None, description="rpc: file with the admin's private key, where it is here")
+    auditor: str | None = Field(
+        None, description="rpc: account that decides disputes in a new contract; null draws a key for it"
+    )
+    window: int = Field(
+        3600,
+        ge=0,
+        lt=2**24,
+        description="seconds in which a sealed round can be disputed; 0: final at the end of the run",
+    )
+    deadline: int = Field(
+        86_400, ge=0, lt=2**32, description="seconds for a round, after which anybody may abort it; 0: no limit"
+    )
+    checks: int = Field(
+        1, ge=0, le=1000, description="hospitals, drawn each round, that compute its model again; they see all updates"
+    )
     reputation: Literal["none", "peers"] = Field(
         "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
     )

@@ -12,7 +12,7 @@ from engine.clock import REAL, Clock
 from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain, ChainReceipt, ContractRevert, FeeTooLow, NodeUnreachable
-from engine.ledger.chain.transactions import decode_transaction
+from engine.ledger.chain.transactions import decode_transaction, sender_of
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
@@ -83,7 +83,7 @@ class _Delivery:
     ) -> None:
         self._chain, self._journal, self._gas, self._clock = chain, journal, gas, clock
         self._attempts = list(attempts)
-        self._content = decode_transaction(attempts[-1].raw)
+        self._content, self._by = decode_transaction(attempts[-1].raw), sender_of(attempts[-1].raw)
         self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
         self._signed = self._raised = 0
         self._problem = ""
@@ -188,17 +188,17 @@ class _Delivery:
         nonce, to = self._content["nonce"], self._content["to"]
         if to is None:
             raise LedgerError(
-                f"account {self._chain.sender} used nonce {nonce} for something else, so the contract that the journal "
+                f"account {self._by} used nonce {nonce} for something else, so the contract that the journal "
                 f"{self._journal.path} creates with it cannot come to be: begin in an empty folder"
             )
         try:
-            self._chain.call(to, self._content["data"])
+            self._chain.call(to, self._content["data"], self._by)
         except ContractRevert as error:
             raise Refused(f"the contract refuses to {self._what}: {error}") from error
         if self._signed == ATTEMPTS:
             raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")
         self._signed += 1
-        self._add(self._chain.sign(to, self._content["data"], self._gas))
+        self._add(self._chain.sign(to, self._content["data"], self._gas, by=self._by))
         return True
 
     def _add(self, raw: bytes) -> None:

@@ -7,7 +7,8 @@ Tables of a run's journal:
 
     meta          key `format` is "4"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
-    openings      what stands behind the salted commitments; deletable, for erasure
+    openings      what stands behind the salted commitments of an update, unless it was erased
+    erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
     results       HospitalResult of the last round, signed by its hospital; `content` is what it states of itself
     closings      RunClosing, signed by the coordinator, one row at most; `content` names the hospitals without a result
@@ -29,7 +30,7 @@ and of a study's, where `round` of a transaction is a generation or the `seq` of
 A bundle holds all of a run in one file, a zip archive without compression; names are sorted and times fixed, so equal
 content gives equal bytes:
 
-    manifest.json                  format, sha256 of every other entry and of each contract's build, `result` and its hash
+    manifest.json                  `public` if openings were left out; format, sha256 of every other entry and of each contract's build, `result` and its hash
     config.yaml                    the configuration of the run
     journal/<table>.jsonl          one JSON object a row and line, BLOBs as 0x hex
     updates/00000.safetensors      tensor "genesis": the parameters before round 1
@@ -82,6 +83,7 @@ RUN = Journal(
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
+        "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
         "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),
@@ -158,6 +160,10 @@ STUDY = Journal(
 # --- Transactions -----------------------------------------------------------------------------------------------------
 
 
+# Roles of a ledger's accounts; whoever creates contracts is the deployer.
+COORDINATOR, ADMIN, AUDITOR, DEPLOYER = "coordinator", "admin", "auditor", "deployer"
+
+
 class Purpose(NamedTuple):
     """What a transaction is for.
 
@@ -165,8 +171,9 @@ class Purpose(NamedTuple):
         contract: name of its build.
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
-        foreign: an account that is not the coordinator's signs it.
+        foreign: an account that is none of the ledger's signs it.
         gas: limit; the measured use is well below.
+        by: role of the account that signs it.
     """
 
     contract: str
@@ -174,6 +181,7 @@ class Purpose(NamedTuple):
     required: bool = False
     foreign: bool = False
     gas: int = 1_500_000
+    by: str = COORDINATOR
 
 
 # Kinds of steps in the governance of synthetic data -> function of SyntheticLedger that takes one.
@@ -186,34 +194,47 @@ GOVERNED = {
     "expire": "expireSynthetic",
 }
 
+_OF_ADMIN = ("policy", "reviewer")
+
 PURPOSES = {
-    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000),
+    "deploy": Purpose("RoundLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     "open": Purpose("RoundLedger", "openFederation", required=True),
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "close": Purpose("RoundLedger", "closeFederation", required=True),
     "finalize": Purpose("RoundLedger", "finalizeRound"),
     "submit": Purpose("RoundLedger", "submitUpdate"),
+    "refuse": Purpose("RoundLedger", "refuseUpdate"),
+    "abort": Purpose("RoundLedger", "abortRound"),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
-    "grant": Purpose("RoundLedger", "grantRole"),
-    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000),
+    "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
+    "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "reputation": Purpose("ReputationLedger", "updateReputation"),
     "claim": Purpose("ReputationLedger", "claimReward"),
-    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000),
-    **{kind: Purpose("SyntheticLedger", function) for kind, function in GOVERNED.items()},
+    "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
+    **{
+        kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
+        for kind, function in GOVERNED.items()
+    },
 }
 
 STUDY_PURPOSES = {
-    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000),
+    "deploy": Purpose("StudyLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "register": Purpose("StudyLedger", "registerStudy", required=True),
     "record": Purpose("StudyLedger", "recordTrial", required=True),
 }
 
+# Seconds between the two steps of a change of the admin, and until a new version of a policy is in force.
+ADMIN_DELAY, POLICY_DELAY = 86_400, 86_400
+
 # Enumerations of the contracts; a value is a position.
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
+PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
+LONGEST_WINDOW = 2**24  # seconds
+RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 
 # --- Rounds -----------------------------------------------------------------------------------------------------------
@@ -253,8 +274,11 @@ UNBOUND = (
     "rounds.*.sign_seconds",
     "ledger.seconds",
     "ledger.open_seconds",
+    "ledger.close_seconds",
     "ledger.critical_path_seconds",
     "ledger.overhead_share",
+    "ledger.final",  # as it was at the end of the run; the chain tells how it is
+    "ledger.final_after",
 )
 OF_LEDGER = "ledger"
 RESULT_VERSION = 2  # of result.json
@@ -264,6 +288,7 @@ RESULT_VERSION = 2  # of result.json
 BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 GENESIS = "genesis"
+BEFORE = "before.safetensors"  # beside the journal, while a run goes on
 
 
 def rows_name(table: str) -> str:

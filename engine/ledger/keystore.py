@@ -7,23 +7,26 @@ reviewers.json            [{"address": "0x..", "organisation": "0x.."}] of the r
 reviewer.json             the reviewer's key
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from engine.encoding import hexed, keccak, read_json, unhexed
+from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.files import whole
+from engine.ledger.keyfiles import (
+    SCRYPT_N,
+    decrypted,
+    keystore_password,
+    read_key_json,
+    write_key_file,
+    write_private_json,
+)
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.registry import KeyRotation, SignedRotation, organisation
 from engine.ledger.typed import Domain, record_from_json, record_to_json
 
-PASSWORD_VARIABLE = "PULSELEDGER_KEYSTORE_PASSWORD"
 REGISTRY, ROTATIONS = "registry.json", "rotations.json"
 REVIEWERS, REVIEWER = "reviewers.json", "reviewer.json"
-SCRYPT_N = 2**18  # work and memory (256 MiB) that a guess of the password costs
 
 # --- Hospitals --------------------------------------------------------------------------------------------------------
 
@@ -49,16 +52,16 @@ def create_keystore(
         raise LedgerError(f"a federation needs at least one hospital, not {hospitals}")
     if organisations and len(organisations) != hospitals:
         raise LedgerError(f"expected {hospitals} organisations, one for each hospital, found {len(organisations)}")
-    folder, password = Path(folder), _password(password)
+    folder, password = Path(folder), keystore_password(password)
     if (folder / REGISTRY).exists():
         raise LedgerError(f"{folder} already holds a keystore")
     registry = []
     for slot in range(hospitals):
         name = keccak(organisations[slot].encode()) if organisations else organisation(slot)
         key = draw(32)
-        _write_key(_key_path(folder, slot), key, password, work)
+        write_key_file(_key_path(folder, slot), key, password, work)
         registry.append({"slot": slot, "address": address(key), "organisation": hexed(name)})
-    _write_json(folder / REGISTRY, registry)
+    write_private_json(folder / REGISTRY, registry)
     return [str(entry["address"]) for entry in registry]
 
 
@@ -70,7 +73,7 @@ def read_registry(folder: Path, hospitals: int) -> tuple[tuple[str, ...], tuple[
     """
     path = Path(folder) / REGISTRY
     try:
-        entries = {entry["slot"]: entry for entry in _read_json(path)}
+        entries = {entry["slot"]: entry for entry in read_key_json(path)}
         found = [entries[slot] for slot in range(hospitals)]
         organisations = tuple(unhexed(entry["organisation"]) for entry in found)
         return tuple(entry["address"] for entry in found), organisations
@@ -86,7 +89,7 @@ def load_key(folder: Path, slot: int, password: str | None = None) -> bytes:
     Raises:
         LedgerError: the file is missing or damaged, or the password is missing or wrong.
     """
-    return _decrypted(_key_path(Path(folder), slot), password)
+    return decrypted(_key_path(Path(folder), slot), password)
 
 
 def rotate_key(
@@ -106,15 +109,15 @@ def rotate_key(
     Raises:
         LedgerError: as `load_key`.
     """
-    folder, password = Path(folder), _password(password)
+    folder, password = Path(folder), keystore_password(password)
     old, new = load_key(folder, slot, password), draw(32)
     record = KeyRotation(federation, slot, address(old), address(new), round)
-    known = _read_json(folder / ROTATIONS) if (folder / ROTATIONS).exists() else []
+    known = read_key_json(folder / ROTATIONS) if (folder / ROTATIONS).exists() else []
     signatures = [sign(record, domain, key).hex() for key in (old, new)]
     path = _key_path(folder, slot)
     path.replace(path.with_suffix(f".until-{round}.json"))
-    _write_key(path, new, password, work)
-    _write_json(folder / ROTATIONS, [*known, {"record": record_to_json(record), "signatures": signatures}])
+    write_key_file(path, new, password, work)
+    write_private_json(folder / ROTATIONS, [*known, {"record": record_to_json(record), "signatures": signatures}])
     return record
 
 
@@ -125,7 +128,7 @@ def read_rotations(folder: Path) -> list[SignedRotation]:
         return []
     try:
         found = []
-        for one in _read_json(path):
+        for one in read_key_json(path):
             old, new = (bytes.fromhex(text) for text in one["signatures"])
             found.append(SignedRotation(record_from_json(KeyRotation, one["record"]), old, new))
         return found
@@ -145,7 +148,7 @@ def read_reviewers(folder: Path) -> dict[str, bytes]:
     """Read the reviewers of a keystore: address -> organisation. Raises LedgerError when there are none."""
     path = Path(folder) / REVIEWERS
     try:
-        return {entry["address"]: unhexed(entry["organisation"]) for entry in _read_json(path)}
+        return {entry["address"]: unhexed(entry["organisation"]) for entry in read_key_json(path)}
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{path} is damaged: {error}") from error
 
@@ -165,78 +168,10 @@ def create_reviewer(
     folder, key = Path(folder), draw(32)
     if (folder / REVIEWERS).exists():
         raise LedgerError(f"{folder} already holds a reviewer")
-    _write_key(folder / REVIEWER, key, _password(password), work)
-    _write_json(folder / REVIEWERS, [{"address": address(key), "organisation": hexed(keccak(name.encode()))}])
+    write_key_file(folder / REVIEWER, key, keystore_password(password), work)
+    write_private_json(folder / REVIEWERS, [{"address": address(key), "organisation": hexed(keccak(name.encode()))}])
     return address(key)
-
-
-def read_key_file(path: Path, password: str | None = None) -> bytes:
-    """Read a private key: 32 bytes as hex, or an encrypted one, which wants the keystore's password.
-
-    Raises:
-        LedgerError: the file is missing or damaged, or the password is missing or wrong.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LedgerError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    if text.startswith("{"):
-        return _decrypted(Path(path), password)
-    try:
-        key = bytes.fromhex(text.removeprefix("0x"))
-        address(key)
-    except (ValueError, LedgerError):
-        raise LedgerError(f"{path} holds no private key") from None
-    return key
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
 
 
 def _key_path(folder: Path, slot: int) -> Path:
     return folder / f"hospital-{slot:04d}.json"
-
-
-def _password(password: str | None) -> str:
-    found = password if password is not None else os.environ.get(PASSWORD_VARIABLE, "")
-    if not found:
-        raise LedgerError(f"a keystore needs a password in {PASSWORD_VARIABLE}")
-    return found
-
-
-def _write_key(path: Path, key: bytes, password: str, work: int) -> None:
-    from eth_keyfile import create_keyfile_json
-
-    _write_json(path, create_keyfile_json(key, password.encode(), kdf="scrypt", iterations=work))
-
-
-def _decrypted(path: Path, password: str | None) -> bytes:
-    from eth_keyfile import decode_keyfile_json
-
-    content = _read_json(path)
-    try:
-        return bytes(decode_keyfile_json(content, _password(password).encode()))
-    except LedgerError:
-        raise
-    except Exception as error:  # the library raises many kinds for damaged files
-        wrong = "MAC mismatch" in str(error)
-        reason = f"the password in {PASSWORD_VARIABLE} is wrong" if wrong else f"damaged ({type(error).__name__})"
-        raise LedgerError(f"{path} cannot be opened: {reason}") from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerError(f"{path.parent}: cannot be written ({error.strerror}).") from error
-    with whole(path, durable=True, mode=0o600, error=LedgerError) as part:
-        part.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LedgerError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise LedgerError(f"{path} is damaged: {error}") from error

@@ -20,8 +20,9 @@ from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import DECISIONS, NO_ROUND
+from engine.ledger.format import DECISIONS, NO_ROUND, vectors_name
 from engine.ledger.keystore import read_rotations
+from engine.ledger.recount import Shown, packed
 from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
@@ -99,9 +100,13 @@ class LedgerObserver:
             len(federation.hospitals),
             opened.headers[0].head,
             keystore,
+            federation.checks,
+            self._holders(opened.holders),
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
+        self._before: np.ndarray | None = None  # parameters that the round under way starts from
+        self._shown: Future[Shown] | None = None  # the last round, for those who are drawn for it
         self._open: list[_Submitted] = []
         self._last: dict[int, tuple[int, Levels]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
@@ -126,7 +131,9 @@ class LedgerObserver:
             tuple(self._headers[first:]),
             {slot: b"".join(path(tree, slot)) for slot, (_, tree) in seen.items()},
             {slot: self._receipts[slot] for slot in slots if slot in self._receipts},
+            None if self._shown is None else self._shown.result(),
         )
+        self._before = asked.params
         self.seconds += self._clock.now() - started
         return notice
 
@@ -154,6 +161,9 @@ class LedgerObserver:
             rows=judged.rows(record.round),
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
+        if self._federation.checks:
+            assert self._before is not None
+            self._shown = self._writer.submit(self._show, entry, self._before)
         self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates if u.signed is not None})
         self._standing = after
         self.seconds += self._clock.now() - started
@@ -199,6 +209,7 @@ class LedgerObserver:
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
             self._standing = self._standing.after(reputation.verdicts_in(entry.rows))
+        self._show_again()
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
             self._ledger.submit(RunLedger.rotate, rotation).result()
@@ -242,6 +253,28 @@ class LedgerObserver:
         """Lets go without waiting for a good end, after something else failed."""
         self._writer.shutdown()
         self._ledger.abandon()
+
+    def _holders(self, known: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        """With the changes of keys that the ledger takes up when the run goes on."""
+        added: dict[int, tuple[str, ...]] = {}
+        for rotation in self._rotations:
+            added[rotation.record.slot] = (*added.get(rotation.record.slot, ()), rotation.record.to)
+        return tuple((*accounts, *added.get(slot, ())) for slot, accounts in enumerate(known))
+
+    def _show(self, entry: RoundEntry, before: np.ndarray) -> Shown:
+        """A round as those who are drawn for it are shown it; also for a run that goes on later."""
+        archive.write_before(self._folder, before)
+        vectors = (self._folder / vectors_name(entry.round)).resolve()
+        return Shown(entry.round, before, vectors, packed(entry.updates, entry.openings))
+
+    def _show_again(self) -> None:
+        """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
+        last, before = self._headers[-1], archive.read_before(self._folder)
+        if self._federation.checks == 0 or last.round == 0 or before is None or self.name(before) != last.parent_model:
+            return
+        updates = self._ledger.submit(_packed, last.round).result()
+        shown = Shown(last.round, before, (self._folder / vectors_name(last.round)).resolve(), updates)
+        self._shown = self._writer.submit(lambda: shown)
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
@@ -300,6 +333,10 @@ def _close(ledger: RunLedger, signed: Mapping[int, SignedResult], ending: Ending
     if ending.document:
         digests |= {"result": json_hash(bound(ending.document)), "predictions": bytes.fromhex(ending.predictions)}
     ledger.closing.close(signed, ending.state, ending.missing, digests)
+
+
+def _packed(ledger: RunLedger, round: int) -> bytes:
+    return packed(*ledger.rounds.signed(round))
 
 
 def _finalize(ledger: RunLedger) -> None:

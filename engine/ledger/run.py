@@ -6,6 +6,7 @@ with RunLedger(folder, federation, rule, config) as ledger:
     ledger.reputation.claim(0)
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, read_json
 from engine.errors import LedgerError
+from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR
 from engine.ledger.book import Book
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import BASE_REPUTATION, PURPOSES, RUN
+from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
+from engine.ledger.recount import drawn
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.subjects.closing import Closing
 from engine.ledger.subjects.disputes import Disputes
@@ -43,6 +46,7 @@ class Opened:
     Attributes:
         domain: chain and contract that every update is signed for.
         coordinator: address that signs receipts.
+        holders: for each slot every account that has held it.
         headers: of all rounds so far, the opening of the federation (round 0) first.
         decisions: hash chain of the decisions on synthetic data.
         verdicts: round -> verdicts, of the rounds that have some.
@@ -50,6 +54,7 @@ class Opened:
 
     domain: Domain
     coordinator: str
+    holders: tuple[tuple[str, ...], ...]
     headers: tuple[Header, ...]
     decisions: bytes
     verdicts: Mapping[int, tuple[Verdicts, ...]]
@@ -87,7 +92,7 @@ class RunLedger:
         self.book = book = Book(folder, RUN, PURPOSES, config, config.contract, clock, chain)
         try:
             self.registry = Registry(book, federation)
-            self.rounds = Rounds(book, self.registry)
+            self.rounds = Rounds(book, self.registry, config.deadline)
             self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
@@ -97,7 +102,7 @@ class RunLedger:
             else:
                 self._require_same(rule)
             book.keep(self.registry, self.rounds, self.closing)
-            book.restore()
+            self.rounds.restore()
         except BaseException:
             book.close()
             raise
@@ -115,7 +120,8 @@ class RunLedger:
     def opened(self) -> Opened:
         """Return what hospitals and loop must know to begin or to go on."""
         headers, verdicts = tuple(self.rounds.headers), self.reputation.verdicts()
-        return Opened(self.domain, self.book.chain.sender, headers, self.synthetic.decisions, verdicts)
+        who = (self.book.chain.sender, self.registry.holders())
+        return Opened(self.domain, *who, headers, self.synthetic.decisions, verdicts)
 
     def append(self, entry: RoundEntry, closed: Closed | None = None) -> Seal:
         """As `Rounds.append`; the time that it takes is summed up."""
@@ -154,8 +160,27 @@ class RunLedger:
             "transactions": len(receipts),
             "gas_total": sum(receipt.gas for receipt in receipts),
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,
+            "checked": len(self.checked()),
+            **self._finality(),
             "seconds": self._seconds,
         }
+
+    def checked(self) -> list[int]:
+        """Return the rounds that a drawn hospital has computed again: one that has signed on, over their heads."""
+        federation, last = self._federation, len(self.rounds.seals)
+        signers: dict[int, set[int]] = {last + 1: set(self.closing.results())}
+        for row in self.book.store.rows("updates"):
+            signers.setdefault(row["round"], set()).add(row["slot"])
+        headers = self.rounds.headers[1 : last + 1]
+        wanted = {h.round: drawn(h.head, len(federation.hospitals), federation.checks) for h in headers}
+        return [round for round, slots in wanted.items() if slots & signers.get(round + 1, set())]
+
+    def _finality(self) -> dict[str, Any]:
+        """Whether all rounds are final, and from when on they can be made so: by the node's clock, or by that on the wall."""
+        state = self.rounds.state(self.domain.contract)
+        wall = self.book.chain.name == "embedded"  # its own clock stands still between two blocks
+        sealed = int(time.time()) if wall else state["sealedAt"]
+        return {"final": state["finalized"] == len(self.rounds.seals), "final_after": sealed + state["window"]}
 
     def close(self) -> None:
         """Close journal and chain; a second call does nothing."""
@@ -169,7 +194,7 @@ class RunLedger:
 
     def _create(self, contract: str | None, rule: Mapping[str, Any]) -> None:
         """Write the journal with what deploys the contract and opens the federation."""
-        sender, federation = self.book.chain.sender, self._federation
+        accounts, federation = self.book.chain.accounts, self._federation
         if contract is not None:
             self.rounds.require_contract(contract)
             state = self.rounds.state(contract)
@@ -179,7 +204,10 @@ class RunLedger:
                     f"but {self.book.path} does not exist: open the folder that it was written to"
                 )
         meta = {"federation": federation_to_json(federation), "rule": canonical_json(rule)}
-        self.book.create(meta, deploy_data(sender, sender, 0), self.rounds.opening)
+        roles: tuple[str, ...] = ()
+        if contract is None:
+            roles = tuple(accounts.address(role) for role in (ADMIN, COORDINATOR, AUDITOR))
+        self.book.create(meta, deploy_data(*roles, ADMIN_DELAY) if roles else b"", self.rounds.opening)
 
     def _require_same(self, rule: Mapping[str, Any]) -> None:
         meta, path = self.book.store.meta, self.book.path

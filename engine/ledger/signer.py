@@ -5,7 +5,7 @@ when the coordinator shows that this history holds what the hospital sent before
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from engine.encoding import hexed
 from engine.errors import LedgerError
 from engine.ledger.keystore import load_key
+from engine.ledger.recount import Shown, Weighed, drawn, weighed
 from engine.ledger.signing import (
     SALT_METRICS,
     SALT_REAL_COUNT,
@@ -38,6 +39,7 @@ from engine.ledger.subjects.updates import (
 )
 from engine.ledger.trees import verify
 from engine.ledger.typed import Domain, digest
+from engine.model import Layout
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Signing:
         slots: number of hospitals.
         genesis: head of round 0.
         keystore: folder of the encrypted keys; None derives the key from the seed of the run.
+        checks: slots that are drawn for a round to compute its model again.
+        holders: for each slot the accounts that may sign for it; what hospitals compare does not depend on them.
     """
 
     federation: bytes
@@ -58,6 +62,8 @@ class Signing:
     slots: int
     genesis: bytes
     keystore: Path | None = None
+    checks: int = 0
+    holders: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,14 @@ class Notice:
         headers: sealed rounds without a gap, from the oldest that one of them must check to the last.
         paths: slot -> siblings, joined, from the leaf of its last update to the root of that round.
         receipts: slot -> round and coordinator's signature, of its newest receipt.
+        shown: the last round as those who are drawn for it must compute it again; None where it cannot be shown.
     """
 
     model: bytes
     headers: tuple[Header, ...]
     paths: Mapping[int, bytes]
     receipts: Mapping[int, tuple[int, bytes]]
+    shown: Shown | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,23 @@ class Signer:
                 )
         if self._slot in notice.receipts:
             self._take(*notice.receipts[self._slot])
+        if last is not None and notice.shown is None and self.is_drawn(notice):
+            round = notice.headers[-1].round
+            raise LedgerError(f"this hospital is drawn to compute round {round} again, but is not shown its updates")
+
+    def is_drawn(self, notice: Notice) -> bool:
+        """Whether this hospital must compute the last round again before it signs."""
+        header = notice.headers[-1]
+        return header.round > 0 and self._slot in _drawn(header.head, self._signing.slots, self._signing.checks)
+
+    def weighed(self, notice: Notice, layout: Layout) -> list[Weighed]:
+        """The updates of the last round as they are shown, checked against the signatures and the head; see `recount`.
+
+        Raises:
+            LedgerError: they are not what was signed.
+        """
+        assert notice.shown is not None
+        return weighed(notice.shown, notice.headers[-1], self._signing.domain, self._signing.holders, layout)
 
     def update(
         self,
@@ -272,6 +297,11 @@ class Signer:
         if signer != self._signing.coordinator:
             raise LedgerError(f"the receipt of round {round} is not the coordinator's word on the update that was sent")
         self._promised = {r: leaf for r, leaf in self._promised.items() if r > round}
+
+
+@lru_cache(maxsize=8)  # all hospitals of a process ask for the same rounds
+def _drawn(head: bytes, slots: int, many: int) -> frozenset[int]:
+    return drawn(head, slots, many)
 
 
 @lru_cache(maxsize=8)  # all hospitals of a process are shown the same rounds

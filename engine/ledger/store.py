@@ -66,7 +66,8 @@ class Store:
         with storage(self.path):
             for left in self.path.parent.glob(f".{self.path.name}.*"):
                 left.unlink()  # by a process that was killed here
-        with whole(self.path, durable=True, error=LedgerError) as part, storage(self.path):
+        # for its owner's eyes: it holds what opens the commitments; SQLite gives its log the same permissions
+        with whole(self.path, durable=True, mode=0o600, error=LedgerError) as part, storage(self.path):
             connection = sqlite3.connect(part)
             try:
                 for name, table in self._journal.tables.items():
@@ -89,6 +90,21 @@ class Store:
         """Write rows of any tables in one durable step."""
         with storage(self.path), self.connection as connection:
             self._insert(connection, rows)
+
+    def replace(self, table: str, key: Mapping[str, Any], rows: Rows) -> None:
+        """Delete rows of a table for good, and write others in the same step; nothing of them stays in the file.
+
+        Args:
+            key: values by column, of the rows that go.
+        """
+        where = " AND ".join(f"{name} = ?" for name in key)
+        with storage(self.path):
+            self.connection.execute("PRAGMA secure_delete=ON")
+            with self.connection as connection:
+                connection.execute(f"DELETE FROM {table} WHERE {where}", tuple(key.values()))
+                self._insert(connection, rows)
+            self.connection.execute("VACUUM")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def set_receipt(self, seq: int, receipt: str) -> None:
         """Write what the chain answered to a transaction."""

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sweeps.verbs.parser import Verbs
 
+FOLDER = ("folder", {"type": Path, "metavar": "DIR"})
 ROUND, HOSPITAL = {"type": int, "metavar": "ROUND"}, {"type": int, "metavar": "HOSPITAL"}
 
 
@@ -22,11 +24,10 @@ def add(verbs: Verbs) -> None:
             one.add_argument(place, **keys)
         return one
 
-    folder = ("folder", {"type": Path, "metavar": "DIR"})
     one = sub(
         "prove",
         "what a hospital sent in a round, or that it sent nothing",
-        folder,
+        FOLDER,
         ("round", ROUND),
         ("slot", HOSPITAL),
     )
@@ -36,24 +37,58 @@ def add(verbs: Verbs) -> None:
     sub(
         "submit",
         "show the contract an update that the coordinator does not take; the run must be paused",
-        folder,
+        FOLDER,
         ("file", {"type": Path, "metavar": "FILE", "help": "update and signature, as in a proof"}),
     )
     one = sub(
         "dispute",
         "prove that a round holds something else than was promised",
-        folder,
+        FOLDER,
         ("round", ROUND),
         ("slot", HOSPITAL),
     )
     one.add_argument(
-        "--receipt", type=Path, metavar="FILE", help="leaf and the coordinator's receipt; default: a direct submission"
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="leaf and the coordinator's receipt, or an auditor's witness; default: a direct submission",
     )
-    one = sub("resolve", "decide a dispute, as an auditor", folder, ("round", ROUND))
+    _add_later(sub)
+
+
+def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is done about a round that stands."""
+    one = sub("resolve", "decide a dispute, as an auditor", FOLDER, ("round", ROUND))
     one.add_argument("decision", choices=("uphold", "void"))
-    one.add_argument("--key", type=Path, metavar="FILE", help="the auditor's key; default: the embedded chain's own")
-    sub("claim", "pull the reward of a hospital", folder, ("slot", HOSPITAL))
-    one = sub("rotate", "give a hospital of a paused run a new key", folder, ("slot", HOSPITAL))
+    one.add_argument(
+        "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
+    )
+    sub("finalize", "make the rounds of a run final, after the window for disputes", FOLDER)
+    sub("abort", "end a round on record that is open beyond its deadline", FOLDER)
+    sub(
+        "erase",
+        "erase what stands behind the commitments of an update, under its hospital's signature",
+        FOLDER,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+    )
+    one = sub(
+        "witness",
+        "sign, as an auditor, that the vector of an update is here which a hospital has shown directly",
+        FOLDER,
+        ("round", ROUND),
+        ("slot", HOSPITAL),
+        ("file", {"type": Path, "metavar": "FILE", "help": "the hospital's vector, as in the archive"}),
+    )
+    one.add_argument(
+        "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger dispute --receipt`")
+    one = sub("export", "a bundle of a finished run to hand on", FOLDER)
+    one.add_argument("--public", action="store_true", required=True, help="without salts and what they hide")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as public.plb")
+    sub("claim", "pull the reward of a hospital", FOLDER, ("slot", HOSPITAL))
+    one = sub("rotate", "give a hospital of a paused run a new key", FOLDER, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
 
 
@@ -73,12 +108,27 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "submit":
             done = desk.submit(options.folder, options.file)
             said = f"the update of hospital {done['hospital']} for round {done['round']} is with the contract"
+        case "export":
+            done = desk.export(options.folder, options.out)
+            said = f"{options.out}: everything but salts and what they hide; `pulseledger audit` takes it"
         case "dispute":
             done = desk.dispute(options.folder, options.round, options.slot, options.receipt)
             said = f"round {done['round']} is {done['status']}"
         case "resolve":
             done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)
             said = f"round {done['round']} is {done['status']}"
+        case "erase":
+            done = desk.erase(options.folder, options.round, options.slot)
+            said = f"weight and metrics of hospital {done['hospital']} in round {done['round']} are erased"
+        case "witness":
+            done = desk.witness(options.folder, options.round, options.slot, options.file, options.key, options.out)
+            said = f"the auditor has the vector of hospital {done['hospital']} in round {done['round']}: {options.out}"
+        case "finalize":
+            done = desk.finalize(options.folder)
+            said = f"all {done['rounds']} rounds are final"
+        case "abort":
+            done = desk.abort(options.folder)
+            said = f"round {done['round']} is aborted"
         case "claim":
             done = desk.claim(options.folder, options.slot)
             said = f"hospital {done['hospital']} has {done['points']} points"

@@ -1,8 +1,7 @@
-"""compare, report, audit, ui: what only reads."""
+"""compare, report, ui: what only reads."""
 
 import argparse
 import contextlib
-import json
 import os
 import sqlite3
 import sys
@@ -10,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.encoding import one_line
 from engine.errors import ConfigError
 from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
 from engine.settings import parse
-from sweeps.verbs.parser import Verbs
+from sweeps.trust import require_trusted
+from sweeps.verbs.parser import Verbs, trusts
 
 
 def add(verbs: Verbs) -> None:
@@ -26,20 +27,17 @@ def add(verbs: Verbs) -> None:
     form.add_argument("--wide", action="store_true", help="all columns, however wide the terminal is")
     form.add_argument("--json", action="store_true", help="print JSON instead: answers and rows, complete")
     form.add_argument("--csv", action="store_true", help="print CSV instead: rows, complete")
+    trusts(sub)
     sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
     sub.add_argument("folder", type=Path)
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub.add_argument("--no-audit", action="store_true", help="do not audit the study for the verdict on the page")
-    sub = verbs.add("audit", audit, "recompute everything the ledger claims; 0 clean, 1 findings, 2 unreadable")
-    sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
-    sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
-    sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; its tags are compared, too")
-    sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
-    sub.add_argument("--json", action="store_true", help="print one JSON document")
+    trusts(sub)
     sub = verbs.add("ui", ui, "MLflow on a folder's store, on those of several folders together, or on a shared one")
     sub.add_argument("folders", type=Path, nargs="*", metavar="folder")
     sub.add_argument("--store", metavar="URI", help="MLflow store that several studies share, in place of folders")
     sub.add_argument("--port", type=int, default=5000)
+    trusts(sub)
 
 
 def compare(options: argparse.Namespace, rest: list[str]) -> int:
@@ -69,44 +67,13 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
 def _verdict(folder: Path) -> str:
     """How the audit of a study went, in its own last line."""
     from engine.errors import PulseLedgerError
-    from sweeps.audit import audit_study
+    from sweeps.audit import audit_folder
 
     try:
-        *_, last = audit_study(folder).lines()
+        *_, last = audit_folder(folder).lines()
     except PulseLedgerError as error:
         return f"could not be made ({error})"
     return last.removeprefix("verdict: ")
-
-
-def audit(options: argparse.Namespace, rest: list[str]) -> int:
-    from engine.audit import run
-    from sweeps.audit import audit_mlflow, audit_study
-    from sweeps.folder import is_study
-
-    path: Path | None = options.path
-    if options.store is not None and options.mlflow is None:
-        raise ConfigError("audit: --store names an MLflow store and goes with --mlflow.")
-    if options.against is not None and options.mlflow is not None:
-        raise ConfigError("audit: --against compares two copies of a run and does not go with --mlflow.")
-    if options.mlflow is not None:
-        path, report = audit_mlflow(options.mlflow, options.store, path)
-    elif path is None:
-        raise ConfigError("audit: a folder, a bundle or --mlflow RUN_ID is needed.")
-    elif options.against is not None:
-        for copy in (path, options.against):
-            if is_study(copy):
-                raise ConfigError(
-                    f"{copy}: --against compares runs; this is a study, whose runs are in trials/*/seed-*."
-                )
-        report = run.compare(path, options.against)
-    else:
-        report = audit_study(path) if is_study(path) else run.audit(path)
-    if options.json:
-        print(json.dumps({str(path): report.to_dict()}))
-    else:
-        for line in report.lines():
-            print(line)
-    return int(not report.clean)
 
 
 def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list[str]], object] = os.execv) -> int:
@@ -117,7 +84,8 @@ def ui(options: argparse.Namespace, rest: list[str], become: Callable[[str, list
         raise ConfigError("ui: give one or more folders, or --store URI.")
     for opened in stores if len({opened.uri for opened in stores}) == 1 else ():
         if opened.uri.startswith(("http://", "https://")):
-            print(f"MLflow: {opened.uri} (a server that runs already), experiment {opened.experiment or 'any'}")
+            text = f"MLflow: {opened.uri} (a server that runs already), experiment {opened.experiment or 'any'}"
+            print(one_line(text))
             return 0
     _require_port(options.port)
     uri, experiment = _together(options.folders, stores)
@@ -151,6 +119,8 @@ class Opened(NamedTuple):
         values = load_config(described).get("tracking") if described is not None else None
         tracking = parse(TrackingConfig, values or {}, str(described))
         if tracking.uri is not None:
+            if not tracking.uri.startswith(("http://", "https://")):  # no server is opened here, it is only named
+                require_trusted(tracking.uri, "tracking.uri", folder)
             return cls(tracking.uri, tracking.experiment)
         store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
         if store is None:

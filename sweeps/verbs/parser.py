@@ -50,3 +50,9 @@ class Verbs:
         )
         parser.set_defaults(run=run, takes_keys=takes_keys)
         return parser
+
+
+def trusts(sub: argparse.ArgumentParser) -> None:
+    """Adds the flag that names servers which a folder may lead to."""
+    words = "a server or address that may be opened where the folder names it; also in PULSELEDGER_TRUSTED"
+    sub.add_argument("--trust", action="append", default=[], metavar="SERVER", help=words)

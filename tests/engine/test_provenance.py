@@ -1,9 +1,11 @@
 """Who and what made a result."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from reference import ROOT
 
 from engine import __version__
 from engine.provenance import provenance
@@ -47,3 +49,17 @@ def test_a_package_inside_a_foreign_repository_does_not_take_its_commit(reposito
 def test_without_a_repository_there_is_no_commit(tmp_path: Path):
     (tmp_path / "code.py").write_text("")
     assert provenance(tmp_path / "code.py").commit == ""
+
+
+@pytest.mark.parametrize(("place", "told"), [("", True), ("lib/site-packages", False)])
+def test_a_committed_copy_of_the_package_is_no_checkout_of_it(place: str, told: bool, repository: Path):
+    """Somebody who keeps his installed packages in his own repository: only at its top is it ours."""
+    copy = repository / place / "engine"
+    copy.mkdir(parents=True)
+    for name in ("__init__.py", "provenance.py"):
+        (copy / name).write_text((ROOT / "engine" / name).read_text())
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "second")
+    code = "from engine.provenance import provenance; print(provenance().commit)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (git(repository, "rev-parse", "HEAD") if told else "")

@@ -285,6 +285,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"source": "mitdb", "records": [201, 202, 100]}, "cohort": {"hospitals": 3}},
         "cohort.hospitals is 3, but data.source mitdb gives at most 2 patients here",  # 201 and 202 are one man
     ),
+    "a hospital for each patient": (
+        {"cohort": {"hospitals": 3, "partition": "one-record"}},
+        "cohort.hospitals is 3, but partition one-record makes a hospital of each of the 4 patients",
+    ),
     "a pruner that is never asked": (
         {"pruner": {"method": "median", "first": 2}, "search": RATE, "trials": 3},
         "pruner.first is 2, but a trial has 2 rounds: the pruner would never be asked",

@@ -107,7 +107,7 @@ def test_audit_tells_clean_from_findings_from_unreadable(printed, tmp_path: Path
     assert "finding: round 2" in out
     assert main(["audit", str(broken), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)[str(broken)]
-    assert report["clean"] is False
+    assert (report["verdict"], report["exit_code"]) == ("findings", 1)
     assert any(f["round"] == 2 for f in report["findings"])
     shutil.rmtree(broken / "ledger")
     assert main(["audit", str(broken)]) == 2
@@ -121,7 +121,7 @@ def test_audit_of_a_bundle_and_of_two_copies(printed, tmp_path: Path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document[str(bundle)]["counts"]["rounds"] == 2
     assert main(["audit", str(folder), "--against", str(bundle)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "clean"
+    assert capsys.readouterr().out.splitlines()[-1] == "verdict: clean"
     assert main(["audit", str(tmp_path / "other"), "--against", str(bundle)]) == 2
     (tmp_path / "study.yaml").write_text("name: s\n")
     assert main(["audit", str(bundle), "--against", str(tmp_path)]) == 2

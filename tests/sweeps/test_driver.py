@@ -63,7 +63,7 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
         assert result.config_hash == config_hash(wanted)
         assert len(result.cohort.hospitals) == wanted.cohort.hospitals
         assert trial.values == (result.validation.personal.macro_f1,)
-        assert audit(home).clean
+        assert audit(home).findings == []
     assert yaml.safe_load((done / STUDY_FILE).read_text())["search"] == TUNED["search"]
 
 
@@ -386,7 +386,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, tmp_path:
     assert sum(state != "COMPLETE" for state in everything) == len(everything) - 4
     for path, time_written in before.items():
         assert path.stat().st_mtime_ns == time_written  # what was finished was not run again
-    assert all(audit(path.parent).clean for path in folder.glob("trials/*/seed-0/ledger"))
+    assert all(audit(path.parent).findings == [] for path in folder.glob("trials/*/seed-0/ledger"))
     client, runs = runs_of(done, "killed")
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -2,32 +2,39 @@
 
 import json
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from engine.audit.report import Verdict
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.encoding import hexed
 from engine.errors import Stopped
 from engine.experiment import Place, run
 from engine.ledger import proofs
+from engine.ledger.accounts import COORDINATOR, key_path
 from engine.ledger.bundle import file_digest
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import BUNDLE
-from engine.ledger.keystore import PASSWORD_VARIABLE, create_keystore
+from engine.ledger.format import BUNDLE, RUN
+from engine.ledger.keyfiles import PASSWORD_VARIABLE, read_key_file
+from engine.ledger.keystore import create_keystore
 from engine.ledger.run import reopened
 from engine.ledger.signer import Notice, Signer, Signing
 from engine.ledger.signing import sign
 from engine.ledger.subjects.updates import Receipt, SignedUpdate
+from engine.model import vector_hash
 from engine.result import Result
 from sweeps.__main__ import main
 
 Command = Callable[..., dict[str, Any]]
-PEERS = {"ledger.backend": "embedded", "ledger.reputation": "peers"}
+PEERS = {"ledger.backend": "embedded", "ledger.reputation": "peers", "ledger.window": 0}
 
 
 @pytest.fixture
@@ -139,13 +146,13 @@ def test_a_run_without_a_ledger_or_reputation_gives_nothing(
 # --- Against the coordinator ------------------------------------------------------------------------------------------
 
 
-def update_of(folder: Path, slot: int, number: int) -> SignedUpdate:
+def update_of(folder: Path, slot: int, number: int, vector: np.ndarray) -> SignedUpdate:
     """An update of the next round that the coordinator has not seen."""
     signing = signing_of(folder)
     with reopened(folder / "ledger", LedgerConfig()) as ledger:
-        header = ledger.rounds.headers[number - 1]
+        header, layout = ledger.rounds.headers[number - 1], ledger.registry.federation.layout
     signer = Signer(slot, signing, 0)
-    return signer.update(Notice(header.model, (header,), {}, {}), b"\x55" * 32, 10, {})[0]
+    return signer.update(Notice(header.model, (header,), {}, {}), vector_hash(vector, layout), 10, {})[0]
 
 
 def test_an_update_is_shown_to_the_contract_and_then_its_absence(
@@ -159,16 +166,28 @@ def test_an_update_is_shown_to_the_contract_and_then_its_absence(
     straight = tmp_path / "straight"
     run(config, straight)
     [left_out] = [slot for slot in range(3) if proofs.prove(straight / "ledger", 2, slot)["update"] is None]
-    proofs.write(file, proofs.update_document(update_of(folder, left_out, 2)))
+    size = sum(array.size for array in load_file(folder / "ledger/updates/00000.safetensors").values())
+    vector = np.linspace(-1, 1, size, dtype=np.float32)
+    proofs.write(file, proofs.update_document(update_of(folder, left_out, 2, vector)))
     for _ in range(2):  # the same again sends nothing
         assert command("submit", folder, file) == {"round": 2, "hospital": left_out, "submitted": True}
     result = run(config, folder)
     assert result.ledger.rounds == 3
     assert audit(folder).clean
-    proofs.write(file, proofs.update_document(update_of(folder, left_out, 4)))
+    proofs.write(file, proofs.update_document(update_of(folder, left_out, 4, vector)))
     assert "the contract refuses: RoundNotOpen" in refusal("submit", folder, file)
     assert "the contract refuses: EvidenceInconclusive" in refusal("dispute", folder, 2, (left_out + 1) % 3)
-    assert command("dispute", folder, 2, left_out)["status"] == "DISPUTED"
+    # Nobody gave the coordinator the vector: it said so before it sealed, and it takes an auditor who has it.
+    assert "the contract refuses: SignatureInvalid" in refusal("dispute", folder, 2, left_out)
+    vectors, word = tmp_path / "vectors.safetensors", tmp_path / "witness.json"
+    words = ("witness", folder, 2, left_out, vectors, "--out", word)
+    save_file({f"slot-{left_out:04d}": np.zeros(5, np.float32)}, vectors)
+    assert f"the vector of hospital {left_out} has not the form of an update" in refusal(*words)
+    save_file({f"slot-{left_out:04d}": -vector}, vectors)
+    assert f"hospital {left_out} has shown no update with this vector in round 2" in refusal(*words)
+    save_file({f"slot-{left_out:04d}": vector}, vectors)
+    command(*words)
+    assert command("dispute", folder, 2, left_out, "--receipt", word)["status"] == "DISPUTED"
     assert command("resolve", folder, 2, "void")["status"] == "VOID"
     assert audit(folder).clean
     bad = tmp_path / "bad.json"
@@ -186,7 +205,8 @@ def test_a_broken_receipt_is_disputed_and_upheld(
     assert "the contract refuses: EvidenceInconclusive" in refusal("dispute", folder, 2, 0, "--receipt", honest)
     signing = signing_of(folder)
     other = b"\x77" * 32
-    promise = sign(Receipt(signing.federation, 2, 0, other), signing.domain, EMBEDDED_COORDINATOR)
+    key = read_key_file(key_path(folder / "ledger", COORDINATOR))
+    promise = sign(Receipt(signing.federation, 2, 0, other), signing.domain, key)
     proofs.write(file, {"leaf": hexed(other), "receipt": hexed(promise)})
     assert command("dispute", folder, 2, 0, "--receipt", file) == {"round": 2, "hospital": 0, "status": "DISPUTED"}
     assert command("resolve", folder, 2, "uphold")["status"] == "FINAL"
@@ -194,6 +214,78 @@ def test_a_broken_receipt_is_disputed_and_upheld(
     assert "the contract refuses to resolve round 2" in refusal("resolve", folder, 2, "void")
     file.write_text("{}")
     assert "holds no receipt" in refusal("dispute", folder, 1, 0, "--receipt", file)
+
+
+# --- Finality and erasure ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_sealed_and_final_after_its_window(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    config = tiny_config(**PEERS | {"ledger.window": 2})
+    ended = time.time()
+    result = run(config, tmp_path)
+    assert result.ledger.final is False
+    assert result.ledger.final_after is not None
+    assert ended + 2 - 1 <= result.ledger.final_after <= time.time() + 2
+    told = [note for note in audit(tmp_path).notes if "rounds 1 to 2 are sealed, not final" in note]
+    assert len(told) == 1
+    assert "its rounds can be disputed until 20" in refusal("finalize", tmp_path)
+    assert "`pulseledger ledger finalize` makes them so" in refusal("claim", tmp_path, 0)
+    time.sleep(max(0.0, result.ledger.final_after - time.time()))
+    for _ in range(2):
+        assert command("finalize", tmp_path) == {"rounds": 2, "final": True}
+    command("claim", tmp_path, 0)
+    report = audit(tmp_path)
+    assert not report.findings
+    assert not [note for note in report.notes if "sealed, not final" in note]
+    assert "the contract refuses: RoundNotSealed" in refusal("dispute", tmp_path, 1, 0)
+
+
+def test_without_a_window_a_run_is_final_at_its_end(finished: Path):
+    assert Result.read(finished).ledger.final is True
+    assert not [note for note in audit(finished).notes if "not final" in note]
+
+
+def test_nobody_aborts_a_round_within_its_deadline(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, refusal: Callable[..., str]
+):
+    paused(tiny_config(**{"ledger.backend": "embedded", "federation.rounds": 3}), tmp_path)
+    assert "the contract refuses: NothingToAbort" in refusal("abort", tmp_path)
+
+
+def test_an_erased_opening_is_gone_and_its_hospital_has_signed_for_it(
+    finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    kept = json.loads(journal(folder, "SELECT opening FROM openings WHERE round = 1 AND slot = 2"))
+    assert command("erase", folder, 1, 2) == {"round": 1, "hospital": 2, "erased": True}
+    for path in (folder / "ledger" / RUN.file, folder / "ledger" / BUNDLE):
+        content = path.read_bytes()
+        for salt in ("samples_salt", "metrics_salt"):
+            assert kept[salt].encode() not in content
+    for place in (folder, folder / "ledger" / BUNDLE):
+        report = audit(place)
+        assert report.findings == []
+        assert "round 1, hospital 2: the hospital has erased its weight and its metrics" in report.unchecked
+    assert "was erased before" in refusal("erase", folder, 1, 2)
+    assert "hospital 7 has sent no update in round 1" in refusal("erase", folder, 1, 7)
+
+
+def test_an_opening_that_nobody_signed_away_is_a_finding(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    journal(folder, "DELETE FROM openings WHERE round = 1 AND slot = 2")
+    [found] = audit(folder).findings
+    assert (found.place, found.expected) == ("round 1, hospital 2, opening.opening", "an opening or an erasure")
+
+
+def journal(folder: Path, statement: str) -> Any:
+    """What a statement gives on the journal of a run: the first value of the first row."""
+    connection = sqlite3.connect(folder / "ledger" / RUN.file)
+    row = connection.execute(statement).fetchone()
+    connection.commit()
+    connection.close()
+    return row[0] if row else None
 
 
 # --- Keys -------------------------------------------------------------------------------------------------------------
@@ -230,3 +322,32 @@ def test_keys_that_follow_from_the_seed_cannot_be_changed(
 ):
     paused(tiny_config(**{"ledger.backend": "embedded", "federation.rounds": 3}), tmp_path)
     assert "its keys follow from the seed" in refusal("rotate", tmp_path, 0)
+
+
+# --- To hand on -------------------------------------------------------------------------------------------------------
+
+
+def test_a_public_bundle_holds_no_salt_and_its_audit_says_what_it_could_not_check(
+    finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    out = tmp_path / "public.plb"
+    assert command("export", finished, "--public", "--out", out) == {"bundle": str(out), "public": True}
+    with reopened(Path(shutil.copytree(finished, tmp_path / "copy")) / "ledger", LedgerConfig()) as ledger:
+        openings = [json.loads(row["opening"]) for row in ledger.book.store.rows("openings")]
+    assert openings
+    content = out.read_bytes()
+    for opening in openings:
+        assert opening["samples_salt"].encode() not in content
+        assert opening["metrics_salt"].encode() not in content
+    report = audit(out)
+    assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
+    assert report.head == audit(finished).head
+    assert report.unchecked[0].startswith("the bundle holds no salts, as it is public")
+    assert len(report.unchecked) <= 3
+    assert "is there already" in refusal("export", finished, "--public", "--out", out)
+    assert "has no bundle" in refusal("export", tmp_path, "--public", "--out", tmp_path / "x.plb")
+
+
+def test_what_opens_the_commitments_is_for_its_owners_eyes(finished: Path):
+    for name in ("journal.sqlite", BUNDLE):
+        assert (finished / "ledger" / name).stat().st_mode & 0o777 == 0o600, name

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -40,7 +41,7 @@ def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
     assert "local majority" in table
     assert main(["audit", str(done), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)[str(done)]
-    assert report["clean"]
+    assert report["verdict"] == "clean"
     assert len(report["runs"]) == 4
     assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
 
@@ -164,6 +165,26 @@ def test_json_and_csv_hold_all_of_it(marked: Path, tmp_path: Path):
     found = table.loc[0, [f"final/personal/accuracy{part}" for part in ("", "/sd", "/low", "/high")]]
     assert accuracy.interval is not None
     assert list(found) == pytest.approx([accuracy.mean, accuracy.sd, *accuracy.interval])
+
+
+def test_no_cell_is_a_formula_and_no_text_moves_the_cursor(marked: Path):
+    words = "=HYPERLINK(1)\x1b[2J\u202e"
+    rows = [
+        replace(row, condition=words, error=words, reason="+1\r\n", keys={"@x": "-1", "y": -0.5})
+        for row in rows_of(marked)
+    ]
+    table = pd.read_csv(io.StringIO(as_csv({"=a": rows})))
+    assert set(table["condition"]) == {f"'{words}"}
+    assert {"'@x", "y"} <= set(table.columns)
+    assert set(table["y"]) == {-0.5}
+    for column in table.columns:
+        for cell in [column, *table[column]]:
+            assert not (isinstance(cell, str) and cell.lstrip(" ").startswith(tuple("=+-@\t\r\n"))), cell
+    console = Console(width=170, record=True, file=io.StringIO())
+    print_table(rows, console)
+    text = console.export_text()
+    assert "=HYPERLINK(1)\\x1b[2J\\u202e" in text
+    assert not any(letter in text for letter in "\x1b\r\u202e")
 
 
 # --- Several studies --------------------------------------------------------------------------------------------------

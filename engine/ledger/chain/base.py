@@ -10,6 +10,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError
+from engine.ledger.accounts import Accounts
+
+# The number of the embedded chain. It is part of what everybody signs, so a ledger is embedded if and only if it is on this
+# chain, and no node with this number is used.
+EMBEDDED_CHAIN = 131277322940537
 
 # What became of a transaction: in a block (deep enough or not); waiting in the pool with no number missing before it;
 # not known, and its number is the next one; not known or waiting, and a smaller number is missing; its number was used
@@ -70,17 +75,24 @@ class Chain(Protocol):
     timeout: float  # seconds after which a transaction without a receipt is an error
 
     @property
-    def sender(self) -> str:
-        """Account that signs."""
+    def accounts(self) -> Accounts:
+        """Who signs. Raises LedgerError where the chain is only read."""
 
-    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
-        """Sign the next transaction (the one `ahead` places after it); `to=None` creates a contract. Sends nothing."""
+    @property
+    def sender(self) -> str:
+        """The coordinator's account, which signs where no other is named."""
+
+    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
+        """Sign the next transaction of an account (the one `ahead` places after it); `to=None` creates a contract.
+
+        Sends nothing. `by` is one of the ledger's own accounts, None the sender.
+        """
 
     def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
         """Sign the next call of another account, as an auditor does. Sends nothing."""
 
     def sign_digest(self, digest: bytes) -> bytes:
-        """Sign 32 bytes with the key of the account, as receipts are."""
+        """Sign 32 bytes with the coordinator's key, as receipts are."""
 
     def dearer(self, raw: bytes) -> bytes | None:
         """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
@@ -100,10 +112,13 @@ class Chain(Protocol):
         """Return what contracts said in a transaction; nothing if it is in no block."""
 
     def where(self, raw: bytes) -> Whereabouts:
-        """Tell what became of a transaction of this account."""
+        """Tell what became of a transaction."""
 
-    def call(self, to: str, data: bytes) -> bytes:
-        """Call the contract without a transaction. Raises ContractRevert if it refuses."""
+    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
+        """Call the contract without a transaction, as an account; None is the sender. Raises ContractRevert if it refuses."""
+
+    def time(self) -> int:
+        """Return the time of the last block, seconds since 1970."""
 
     def code(self, contract: str) -> bytes:
         """Return the code at an address, empty if there is none."""

@@ -4,15 +4,19 @@ import os
 from pathlib import Path
 
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain
+from engine.ledger.accounts import open_accounts
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.config import LedgerConfig
 from engine.ledger.signing import address
 
 
-def connect(config: LedgerConfig) -> Chain:
-    """Connect to the chain of a back end, with the coordinator's key.
+def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
+    """Connect to the chain of a back end, with the accounts of the ledger in a folder.
+
+    Args:
+        is_new: whether the folder holds no journal so far; accounts are then drawn.
 
     Raises:
         LedgerError: a setting is wrong, or the node is unreachable or of another kind.
@@ -20,12 +24,18 @@ def connect(config: LedgerConfig) -> Chain:
     if config.backend == "rpc":
         if not config.url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        node = RpcChain(config.url, config.chain_id, read_key(config.key_file), config.confirmations, config.timeout)
+        key = read_key(config.key_file)
+        accounts = open_accounts(folder, config, is_new, key)
+        node = RpcChain(config.url, config.chain_id, accounts, config.confirmations, config.timeout)
+        if node.chain_id == EMBEDDED_CHAIN:
+            raise LedgerError(
+                f"the node at {node.url} is on chain {node.chain_id}, which is that of the embedded back end"
+            )
         node.require_rules()
         return node
     if config.backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {config.backend!r}")
-    chain = EmbeddedChain()
+    chain = EmbeddedChain(open_accounts(folder, config, is_new, None))
     if config.chain_id is not None and config.chain_id != chain.chain_id:
         raise LedgerError(f"the embedded chain is chain {chain.chain_id}, ledger.chain_id is {config.chain_id}")
     return chain

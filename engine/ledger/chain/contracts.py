@@ -132,6 +132,11 @@ def _entry(kind: str, name: str | None, contract: str) -> dict[str, Any]:
     return found
 
 
+def selector(function: str, contract: str = "RoundLedger") -> bytes:
+    """The first four bytes of every call of a function."""
+    return _selector(function, "function", contract)
+
+
 def _selector(name: str, kind: str, contract: str) -> bytes:
     return _signature(name, kind, contract)[:4]
 
@@ -174,6 +179,8 @@ def _named(item: dict[str, Any], value: Any) -> Any:
     """A decoded value with structs as mappings and addresses in checksum form."""
     if item["type"] == "address":
         return checksum_address(bytes.fromhex(value[2:]))
+    if item["type"] == "tuple[]":
+        return tuple(_named({**item, "type": "tuple"}, one) for one in value)
     if item["type"] == "tuple":
         return {part["name"]: _named(part, v) for part, v in zip(item["components"], value, strict=True)}
     return value

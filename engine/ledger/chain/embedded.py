@@ -5,81 +5,95 @@ from typing import Any
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, Log, Whereabouts
-from engine.ledger.chain.contracts import explain_revert
-from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
+from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, EMBEDDED_DEPLOYER, Accounts
+from engine.ledger.chain.base import EMBEDDED_CHAIN, ChainReceipt, ContractRevert, Log, Whereabouts
+from engine.ledger.chain.contracts import explain_revert, selector
+from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
+from engine.ledger.format import LONGEST_WINDOW
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
-# The embedded chain dies with its process, so its one account protects nothing; a fixed key gives the contract the
-# same address in every run, and a replay the same hashes.
-EMBEDDED_COORDINATOR = keccak(b"PulseLedger embedded coordinator 1")
+# For a chain of no ledger: tests, measurements, and an audit, which signs nothing.
+EMBEDDED_COORDINATOR = EMBEDDED_DEPLOYER
+EMBEDDED_ADMIN = keccak(b"PulseLedger embedded admin 1")
 EMBEDDED_AUDITOR = keccak(b"PulseLedger embedded auditor 1")
+WELL_KNOWN = Accounts(
+    {COORDINATOR: EMBEDDED_COORDINATOR, ADMIN: EMBEDDED_ADMIN, AUDITOR: EMBEDDED_AUDITOR, DEPLOYER: EMBEDDED_DEPLOYER}
+)
 _EMBEDDED_TIME = 1_700_000_000  # seconds since 1970; no hash of ours depends on it
 
 
 class EmbeddedChain:
-    """py-evm in this process: empty each time, filled by replaying the raw transactions of the journal."""
+    """py-evm in this process: empty each time, filled by replaying the raw transactions of the journal.
+
+    Gas costs nothing, so no account needs money. Its clock is no wall clock, so that a replay gives the same blocks: each
+    comes a second after the one before, but one that makes rounds final comes after the longest window there is. Whether the
+    window has passed for people is for the command to say that does it.
+    """
 
     name = "embedded"
     timeout = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: Accounts = WELL_KNOWN) -> None:
         # Slow imports, and only this back end needs them.
         from eth.vm.forks import CancunVM
         from eth_tester.backends.pyevm import PyEVMBackend
         from eth_tester.backends.pyevm.main import get_default_genesis_params
 
-        self._account = address_bytes(address(EMBEDDED_COORDINATOR))
+        class FreeVM(CancunVM):
+            """As the fork, in blocks without a base fee, which the virtual machine would not let the first one choose."""
+
+            @classmethod
+            def validate_gas(cls, header: Any, parent_header: Any) -> None:
+                pass
+
+        self.accounts = accounts
+        self.sender = accounts.address(COORDINATOR)
         backend = PyEVMBackend(
             genesis_parameters=get_default_genesis_params({"timestamp": _EMBEDDED_TIME}),
             genesis_state={
-                account: {"balance": 10**30, "nonce": 0, "code": b"", "storage": {}}
-                for account in (self._account, address_bytes(address(EMBEDDED_AUDITOR)))
+                address_bytes(address(EMBEDDED_DEPLOYER)): {"balance": 10**30, "nonce": 0, "code": b"", "storage": {}}
             },
             # The rules that the contract was compiled for, whatever a later version takes as its default.
-            vm_configuration=((0, CancunVM),),
+            vm_configuration=((0, FreeVM),),
         )
         # The virtual machine itself: the layers above it look up a receipt by walking through all blocks.
         self._chain: Any = backend.chain
         self._receipts: dict[bytes, ChainReceipt] = {}
         self._logs: dict[bytes, tuple[Log, ...]] = {}
-        self._nonce = 0
+        self._nonces: dict[str, int] = {}  # of every account that sent something
         self.chain_id = int(self._chain.chain_id)
+        if self.chain_id != EMBEDDED_CHAIN:
+            raise LedgerError(f"the embedded chain is chain {self.chain_id}, this version knows it as {EMBEDDED_CHAIN}")
 
-    @property
-    def sender(self) -> str:
-        return checksum_address(self._account)
-
-    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
-        # The base fee only falls from its first value, as the blocks are nearly empty.
-        return sign_transaction(EMBEDDED_COORDINATOR, self.chain_id, self._nonce + ahead, to, data, gas, 0, 10**10)
+    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
+        account = by or self.sender
+        nonce = self._nonces.get(account, 0) + ahead
+        return sign_transaction(self.accounts.key(account), self.chain_id, nonce, to, data, gas, 0, 0)
 
     def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
-        nonce = self._chain.get_vm().state.get_nonce(address_bytes(address(key)))
-        return sign_transaction(key, self.chain_id, nonce, to, data, gas, 0, 10**10)
+        return sign_transaction(key, self.chain_id, self._nonces.get(address(key), 0), to, data, gas, 0, 0)
 
     def sign_digest(self, digest: bytes) -> bytes:
-        return sign_digest(digest, EMBEDDED_COORDINATOR)
+        return sign_digest(digest, self.accounts.key(self.sender))
+
+    def time(self) -> int:
+        return int(self._chain.get_canonical_head().timestamp)
 
     def dearer(self, raw: bytes) -> bytes | None:
         return None
 
     def send(self, raw: bytes) -> None:
-        from eth_keys.exceptions import BadSignature
-        from eth_utils import ValidationError
-        from rlp.exceptions import RLPException
-
         require_chain_id(raw, self)
         try:
             transaction = self._chain.get_transaction_builder().decode(raw)
-            self._chain.set_header_timestamp(self._chain.get_canonical_head().timestamp + 1)
+            free = {"timestamp": self._time_of(transaction.data), "base_fee_per_gas": 0}
+            self._chain.header = self._chain.header.copy(**free)
             _, receipt, computation = self._chain.apply_transaction(transaction)
             self._chain.mine_block()
-        except (BadSignature, RLPException, ValidationError) as error:
+        except Exception as error:  # the machine's libraries have no common base of their errors
             raise LedgerError(f"the embedded chain does not take the transaction: {error}") from error
-        if transaction.sender == self._account:
-            self._nonce = transaction.nonce + 1
+        self._nonces[checksum_address(transaction.sender)] = transaction.nonce + 1
         identity = keccak(raw)
         self._logs[identity] = tuple(_log(*one) for one in receipt.logs)
         self._receipts[identity] = ChainReceipt("0x" + identity.hex(), int(computation.is_success), receipt.gas_used)
@@ -91,19 +105,20 @@ class EmbeddedChain:
         return self._logs.get(transaction, ())
 
     def where(self, raw: bytes) -> Whereabouts:
-        nonce = decode_transaction(raw)["nonce"]
         if keccak(raw) in self._receipts:
             return "mined"
-        return "absent" if nonce == self._nonce else "displaced" if nonce < self._nonce else "gap"
+        nonce, free = decode_transaction(raw)["nonce"], self._nonces.get(sender_of(raw), 0)
+        return "absent" if nonce == free else "displaced" if nonce < free else "gap"
 
-    def call(self, to: str, data: bytes) -> bytes:
+    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
         from eth.exceptions import Revert, VMError
         from eth.vm.spoof import SpoofTransaction
 
+        account = by or self.sender
         unsigned = self._chain.create_unsigned_transaction(
-            nonce=self._nonce, gas_price=10**10, gas=10**7, to=address_bytes(to), value=0, data=data
+            nonce=self._nonces.get(account, 0), gas_price=0, gas=10**7, to=address_bytes(to), value=0, data=data
         )
-        transaction = SpoofTransaction(unsigned, from_=self._account)
+        transaction = SpoofTransaction(unsigned, from_=address_bytes(account))
         try:
             return bytes(self._execute(transaction))
         except Revert as error:
@@ -111,12 +126,16 @@ class EmbeddedChain:
         except VMError as error:
             raise ContractRevert(str(error)) from error
 
+    def _time_of(self, data: bytes) -> int:
+        """Time of the block of a call that comes next."""
+        return self.time() + (LONGEST_WINDOW if data[:4] == selector("finalizeRound") else 1)
+
     def _execute(self, transaction: Any) -> bytes:
         # As the chain's own method, but at the time of the next block: that one takes the time of day, and deadlines pass.
         head = self._chain.get_canonical_head()
         vm = self._chain.get_vm(head)
         block = vm.generate_block_from_parent_header_and_coinbase(head, head.coinbase)
-        header = block.header.copy(base_fee_per_gas=0, timestamp=head.timestamp + 1)
+        header = block.header.copy(base_fee_per_gas=0, timestamp=self._time_of(transaction.data))
         state = vm.build_state(self._chain.chaindb.db, header, vm.chain_context, (head.hash, *vm.previous_hashes))
         snapshot = state.snapshot()
         try:

@@ -6,9 +6,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
+from engine.ledger.accounts import COORDINATOR, Accounts
 from engine.ledger.chain.base import ChainReceipt, ContractRevert, FeeTooLow, Log, NodeUnreachable, Whereabouts
 from engine.ledger.chain.contracts import explain_revert
-from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sign_transaction
+from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import checksum_address
 
@@ -22,7 +23,7 @@ _FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap|base ?fee|gas ?pri
 
 
 class RpcChain:
-    """A node behind JSON-RPC, through web3.py. `key` None reads only.
+    """A node behind JSON-RPC, through web3.py. Without accounts it only reads.
 
     Networks with fees after EIP-1559 get a transaction of type 2, older ones one of the old type bound to the chain id
     (EIP-155); where the node asks no price at all (a permissioned network with free gas) none is offered.
@@ -34,7 +35,7 @@ class RpcChain:
         self,
         url: str,
         chain_id: int | None = None,
-        key: bytes | None = None,
+        accounts: Accounts | None = None,
         confirmations: int = 0,
         timeout: float = 300.0,
     ) -> None:
@@ -43,7 +44,7 @@ class RpcChain:
         Args:
             url: http or https address.
             chain_id: the chain that the caller means; None takes the node's.
-            key: 32 bytes, signs transactions.
+            accounts: who signs transactions.
             confirmations: number of blocks on top of a transaction's own before its receipt counts.
             timeout: seconds that a transaction may take.
 
@@ -52,7 +53,7 @@ class RpcChain:
         """
         self.url = public_url(url)
         self.timeout = timeout
-        self._key = key
+        self._accounts = accounts
         self._confirmations = confirmations
         # The first question has little time, so that a wrong URL is told soon; a busy node has more of it later.
         self._provider = _provider(url, (1.5, 3.0))
@@ -62,13 +63,20 @@ class RpcChain:
             raise LedgerError(f"the node at {self.url} is on chain {self.chain_id}, ledger.chain_id is {chain_id}")
 
     @property
-    def sender(self) -> str:
-        return address(self._signing_key())
+    def accounts(self) -> Accounts:
+        if self._accounts is None:
+            raise LedgerError(f"sending through {self.url} needs a private key in {KEY_VARIABLE} or ledger.key_file")
+        return self._accounts
 
-    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0) -> bytes:
+    @property
+    def sender(self) -> str:
+        return self.accounts.address(COORDINATOR)
+
+    def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
+        account = by or self.sender
         tip, fee = self._fees()
-        nonce = self._count("pending") + ahead
-        return sign_transaction(self._signing_key(), self.chain_id, nonce, to, data, gas, tip, fee)
+        nonce = self._count("pending", account) + ahead
+        return sign_transaction(self.accounts.key(account), self.chain_id, nonce, to, data, gas, tip, fee)
 
     def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
         tip, fee = self._fees()
@@ -76,7 +84,7 @@ class RpcChain:
         return sign_transaction(key, self.chain_id, nonce, to, data, gas, tip, fee)
 
     def sign_digest(self, digest: bytes) -> bytes:
-        return sign_digest(digest, self._signing_key())
+        return sign_digest(digest, self.accounts.key(self.sender))
 
     def dearer(self, raw: bytes) -> bytes | None:
         old = decode_transaction(raw)
@@ -89,7 +97,7 @@ class RpcChain:
         # One that was signed before the network had a base fee stays of the old type.
         tip = None if old["tip"] is None else tip
         content = (old["nonce"], old["to"], old["data"], old["gas"])
-        return sign_transaction(self._signing_key(), self.chain_id, *content, tip, fee)
+        return sign_transaction(self.accounts.key(sender_of(raw)), self.chain_id, *content, tip, fee)
 
     def send(self, raw: bytes) -> None:
         require_chain_id(raw, self)
@@ -127,8 +135,8 @@ class RpcChain:
             raise LedgerError(f"the node at {self.url} gives a damaged receipt ({error})") from error
 
     def where(self, raw: bytes) -> Whereabouts:
-        nonce = decode_transaction(raw)["nonce"]
-        used, queued = self._count("latest"), self._count("pending")
+        nonce, account = decode_transaction(raw)["nonce"], sender_of(raw)
+        used, queued = self._count("latest", account), self._count("pending", account)
         # Last, so that a block in between does not make a transaction look displaced by itself.
         found = self._request("eth_getTransactionByHash", "0x" + keccak(raw).hex())
         if found is not None and found.get("blockNumber") is not None:
@@ -139,14 +147,17 @@ class RpcChain:
             return "gap"
         return "absent" if found is None else "pending"
 
-    def call(self, to: str, data: bytes) -> bytes:
+    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
         call = {"to": to, "data": "0x" + data.hex()}
-        if self._key is not None:
-            call["from"] = self.sender
+        if self._accounts is not None:
+            call["from"] = by or self.sender
         return bytes.fromhex(self._request("eth_call", call, "latest")[2:])
 
     def code(self, contract: str) -> bytes:
         return bytes.fromhex(self._request("eth_getCode", contract, "latest")[2:])
+
+    def time(self) -> int:
+        return int(self._request("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
 
     def close(self) -> None:
         self._provider = None
@@ -164,9 +175,9 @@ class RpcChain:
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
 
-    def _count(self, block: str) -> int:
-        """Number of transactions of the account, which is the next nonce; "pending" counts the pool's as well."""
-        return int(self._request("eth_getTransactionCount", self.sender, block), 16)
+    def _count(self, block: str, account: str) -> int:
+        """Number of transactions of an account, which is the next nonce; "pending" counts the pool's as well."""
+        return int(self._request("eth_getTransactionCount", account, block), 16)
 
     def _fees(self) -> tuple[int | None, int]:
         """Return tip (None before EIP-1559) and fee of a transaction that should get into the next blocks, in wei."""
@@ -177,11 +188,6 @@ class RpcChain:
         # Room for the base fee to double. What the node asks on top of the base fee is its own idea of a tip.
         tip = max(price - int(base, 16), 0)
         return tip, 2 * int(base, 16) + tip
-
-    def _signing_key(self) -> bytes:
-        if self._key is None:
-            raise LedgerError(f"sending through {self.url} needs a private key in {KEY_VARIABLE} or ledger.key_file")
-        return self._key
 
     def _request(self, method: str, *params: Any) -> Any:
         from requests.exceptions import RequestException

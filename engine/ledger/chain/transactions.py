@@ -5,7 +5,7 @@ from typing import Any
 from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain
-from engine.ledger.signing import sign_digest
+from engine.ledger.signing import recover_digest, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
 
@@ -61,6 +61,29 @@ def decode_transaction(raw: bytes) -> dict[str, Any]:
         }
     except (rlp.exceptions.RLPException, ValueError, TypeError, IndexError) as error:
         raise LedgerError("the bytes are not a signed transaction of a known type") from error
+
+
+def sender_of(raw: bytes) -> str:
+    """Return the account that signed a transaction of one of these types.
+
+    Raises:
+        LedgerError: it is none, or its signature is no key's.
+    """
+    import rlp
+
+    chain_id = decode_transaction(raw)["chain_id"]
+    try:
+        if raw[:1] == b"\x02":
+            fields = rlp.decode(raw[1:])
+            digest, v = keccak(b"\x02" + rlp.encode(fields[:9])), _integer(fields[9])
+        else:
+            fields = rlp.decode(raw)
+            body = fields[:6] if chain_id is None else [*fields[:6], chain_id, 0, 0]
+            digest, v = keccak(rlp.encode(body)), (_integer(fields[6]) - 1) % 2
+        r, s = (bytes(part).rjust(32, b"\0") for part in fields[-2:])
+    except (rlp.exceptions.RLPException, ValueError, TypeError, IndexError) as error:
+        raise LedgerError("the bytes are not a signed transaction of a known type") from error
+    return recover_digest(digest, r + s + bytes([27 + v % 2]))
 
 
 def require_chain_id(raw: bytes, chain: Chain) -> None:

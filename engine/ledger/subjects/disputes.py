@@ -2,11 +2,13 @@
 
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
-from engine.ledger.chain.contracts import call_data
+from engine.ledger.chain.contracts import call_arguments, call_data
+from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.format import ZERO
+from engine.ledger.signing import sign
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
-from engine.ledger.subjects.updates import Receipt, SignedUpdate
+from engine.ledger.subjects.updates import Availability, Receipt, SignedUpdate
 from engine.ledger.typed import abi_tuple
 
 
@@ -34,16 +36,37 @@ class Disputes:
 
         Args:
             leaf: what the coordinator's receipt names; zero where the promise is an update that was shown directly.
-            signature: of the receipt.
+            signature: of the receipt; with a zero leaf an auditor's of `Availability`, where the coordinator has said that
+                it was not given the vector.
 
         Raises:
             ContractRevert: it proves nothing.
         """
         proof = self._rounds.prove(round, slot)
         receipt = Receipt(self._federation.id, round, slot, leaf)
+        headers = [header.abi for header in self._rounds.headers_from(round)]
         arguments = (abi_tuple(receipt), signature, proof.leaf, list(proof.siblings))
-        data = call_data("dispute", self._federation.id, proof.header.abi, *arguments)
+        data = call_data("dispute", self._federation.id, headers, *arguments)
         self._book.send(Call("dispute", round, self._book.domain.contract, data))
+
+    def witness(self, round: int, slot: int, update: bytes, key: bytes) -> bytes:
+        """Sign, as an auditor, that the vector behind an update that was shown directly is here.
+
+        Args:
+            update: hash of the vector, 32 bytes.
+            key: the auditor's.
+
+        Raises:
+            LedgerError: the slot has shown no update for this round, or one with another vector.
+        """
+        shown = [t for t in self._book.transactions if (t.purpose, t.round) == ("submit", round)]
+        for transaction in shown:
+            _, arguments = call_arguments(decode_transaction(transaction.raw)["data"])
+            record = arguments["record"]
+            if record["slot"] == slot and record["update"] == update:
+                leaf = self._rounds.submission(round, record["parentModel"], slot)["leaf"]
+                return sign(Availability(self._federation.id, round, slot, leaf), self._book.domain, key)
+        raise LedgerError(f"hospital {slot} has shown no update with this vector in round {round}")
 
     def resolve(self, round: int, voided: bool, key: bytes) -> None:
         """Decide a dispute with an auditor's key: the round is final, or void with all rounds after it.

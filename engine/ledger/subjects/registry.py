@@ -38,6 +38,7 @@ class Federation:
         organisations: 32 bytes for each slot; empty makes every hospital an organisation of its own.
         quorum: least number of updates of a round.
         window: seconds in which a sealed round can be disputed.
+        checks: slots that are drawn for a round to compute its model again, see `recount`; 0 where none can or shall.
 
     Raises:
         LedgerError: a value has the wrong type, length or range, or a hospital appears twice.
@@ -51,6 +52,7 @@ class Federation:
     organisations: tuple[bytes, ...] = ()
     quorum: int = 1
     window: int = 0
+    checks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("id", "config_hash", "genesis_model"):
@@ -71,7 +73,7 @@ class Federation:
             raise LedgerError(
                 f"organisations: expected {len(self.hospitals)}, one for each slot, found {len(self.organisations)}"
             )
-        for name in ("quorum", "window"):
+        for name in ("quorum", "window", "checks"):
             require_type(name, getattr(self, name), "uint24")
         if not 1 <= self.quorum <= len(self.hospitals):
             raise LedgerError(f"quorum: expected 1 to {len(self.hospitals)}, found {self.quorum!r}")
@@ -175,6 +177,13 @@ class Registry(Subject):
         self._book.send(Call("rotate", rotation.round, domain.contract, data, {"rotations": [row]}))
         if rotation not in self._rotations:
             self._rotations.append(rotation)
+
+    def holders(self) -> tuple[tuple[str, ...], ...]:
+        """Return, for each slot, every address that has held it so far."""
+        later: dict[int, tuple[str, ...]] = {}
+        for rotation in self._rotations:
+            later[rotation.slot] = (*later.get(rotation.slot, ()), rotation.to)
+        return tuple((first, *later.get(slot, ())) for slot, first in enumerate(self.federation.hospitals))
 
     def reset(self) -> None:
         self._rotations = [record_from_json(KeyRotation, row["record"]) for row in self._book.store.rows("rotations")]

@@ -8,14 +8,16 @@ from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
 from engine.ledger.chain.base import NodeUnreachable
-from engine.ledger.chain.contracts import call_data, is_deployed
-from engine.ledger.delivery import Contradiction, JournalTransaction
-from engine.ledger.format import ROUND_STATUS, SCHEMA
+from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
+from engine.ledger.chain.transactions import decode_transaction
+from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
+from engine.ledger.format import NO_ROUND, PHASES, RING, ROUND_STATUS, SCHEMA
 from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
     Header,
+    ModelUpdate,
     Opening,
     Receipt,
     SignedUpdate,
@@ -25,7 +27,7 @@ from engine.ledger.subjects.updates import (
     leaf_of,
 )
 from engine.ledger.trees import EMPTY, Levels, annex_root, levels, named, path
-from engine.ledger.typed import Domain, digest, record_to_json
+from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class RoundEntry:
         openings: one for each update.
         digests: what subjects add to the annex, by name.
         rows: what they write down with the round, by table; plain JSON values.
-        next_deadline: of the next round, which the seal opens: 0 for none, NO_ROUND opens no round.
+        next_deadline: of the next round, which the seal opens: 0 for what the settings say, NO_ROUND opens no round.
     """
 
     round: int
@@ -92,7 +94,7 @@ class Proof:
     siblings: tuple[bytes, ...]
 
 
-_OPEN = 1  # phase of a federation whose next round is open
+_IDLE, _OPEN, _ABORTED = 0, 1, PHASES.index("ABORTED")  # phases of a federation
 
 
 class Rounds(Subject):
@@ -107,8 +109,13 @@ class Rounds(Subject):
         seals: of all rounds that have one.
     """
 
-    def __init__(self, book: Book, registry: Registry) -> None:
+    def __init__(self, book: Book, registry: Registry, deadline: int = 0) -> None:
+        """
+        Args:
+            deadline: seconds for a round, 0 for no limit.
+        """
         self._book, self._federation, self._registry = book, registry.federation, registry
+        self._deadline = deadline
         self._model = self._federation.genesis_model
         self.headers: list[Header] = []
         self.seals: list[Seal] = []
@@ -140,8 +147,15 @@ class Rounds(Subject):
         else:
             self._record(entry, closed.header, leaves)
         if entry.round > len(self.seals):
-            self._book.finish()
+            self._finish()
         return self.seals[entry.round - 1]
+
+    def signed(self, round: int) -> tuple[list[SignedUpdate], list[Opening]]:
+        """Return the signed updates of a round and what opens them, without those whose opening was erased."""
+        openings = {row["slot"]: row["opening"] for row in self._book.store.rows("openings", round=round)}
+        rows = [row for row in self._book.store.rows("updates", round=round) if row["slot"] in openings]
+        updates = [SignedUpdate(record_from_json(ModelUpdate, row["record"]), row["signature"]) for row in rows]
+        return updates, [record_from_json(Opening, openings[row["slot"]]) for row in rows]
 
     def receipts(self, round: int) -> dict[int, bytes]:
         """Return the coordinator's signature over the `Receipt` of every slot with an update in a round."""
@@ -165,6 +179,11 @@ class Rounds(Subject):
         leaves = [found.get(i, EMPTY) for i in range(slots)]
         return Proof(header, slot, slots, leaves[slot], tuple(path(levels(leaves), slot)))
 
+    def headers_from(self, round: int) -> list[Header]:
+        """Return the headers from a sealed round to one whose head the contract keeps, as a dispute shows them."""
+        self.sealed(round)
+        return self.headers[round : max(round, len(self.seals) - RING + 1) + 1]
+
     def sealed(self, round: int) -> Header:
         """Return the header of a sealed round; raises LedgerError when there is no such."""
         if not 1 <= round <= len(self.seals):
@@ -179,6 +198,18 @@ class Rounds(Subject):
         """
         self._send("finalize", len(self.seals), "finalizeRound", self._federation.id)
 
+    def is_final(self) -> bool:
+        """Whether all sealed rounds are beyond dispute, or there are none."""
+        return bool(self.state(self._book.domain.contract)["finalized"] == len(self.seals))
+
+    def abort(self) -> None:
+        """End a round on record whose deadline has passed; its number can be opened again.
+
+        Raises:
+            ContractRevert: none is open, or its deadline has not passed.
+        """
+        self._send("abort", len(self.seals) + 1, "abortRound", self._federation.id)
+
     def grant(self, role: str, account: str) -> None:
         """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
 
@@ -186,6 +217,10 @@ class Rounds(Subject):
             ContractRevert: it is not, or the account holds a role that excludes this one.
         """
         self._send("grant", 0, "grantRole", keccak(role.encode()), account)
+
+    def has_role(self, role: str, account: str) -> bool:
+        """Whether an account holds a role of the contract, such as "AUDITOR_ROLE"."""
+        return bool(self._ask("hasRole", keccak(role.encode()), account))
 
     def status(self, round: int) -> str:
         """Return the contract's word on a round, one of `format.ROUND_STATUS`."""
@@ -283,7 +318,9 @@ class Rounds(Subject):
             **entry.rows,
         }
         direct = self._require_open(entry)
-        data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline)
+        if direct:
+            self._refuse_missing(number, entry.parent_model, leaves)
+        data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline or self._until())
         book.write(Call("seal", number, domain.contract, data, rows))
         self.headers.append(header)
 
@@ -299,9 +336,69 @@ class Rounds(Subject):
             # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
             self._book.restore()
             state = self.state(self._book.domain.contract)
-        if state["phase"] != _OPEN:
-            self._send("open-round", entry.round, "openRound", self._federation.id, entry.round, entry.parent_model, 0)
+        expired = 0 < state["deadline"] <= self._book.chain.time()
+        if state["phase"] != _OPEN or expired:
+            self._open(entry.round, entry.parent_model)
         return int(state["submissions"])
+
+    def _open(self, round: int, parent_model: bytes) -> None:
+        self._send("open-round", round, "openRound", self._federation.id, round, parent_model, self._until())
+
+    def _until(self) -> int:
+        """The deadline of a round that is opened now, by the chain's clock; 0 for none."""
+        return self._book.chain.time() + self._deadline if self._deadline else 0
+
+    def _refuse_missing(self, round: int, parent_model: bytes, leaves: Mapping[int, bytes]) -> None:
+        """Say of updates that were shown directly, and that nobody gave us the vectors of, that we do not have them."""
+        for slot in range(len(self._federation.hospitals)):
+            shown = self.submission(round, parent_model, slot)
+            if any(shown["leaf"]) and shown["leaf"] != leaves.get(slot) and not shown["refused"]:
+                self._send("refuse", round, "refuseUpdate", self._federation.id, slot)
+
+    def _finish(self) -> None:
+        """Bring the last seal onto the chain."""
+        try:
+            self._book.finish()
+        except Refused:
+            if not self._seal_again():
+                raise
+            self._book.restore()
+
+    def restore(self) -> None:
+        """As `Book.restore`, for the last seal as well that the chain has let pass."""
+        try:
+            self._book.restore()
+        except Refused:
+            if not self._seal_again():
+                raise
+            self._book.restore()
+
+    def _seal_again(self) -> bool:
+        """Write the last seal down a second time if it came too late; tells whether it did.
+
+        Its round may have passed its deadline, or that of the next round may have, or an update was shown directly
+        between our look at the chain and the seal. What the seal says of the round stays the same.
+        """
+        number = len(self.seals) + 1
+        if number != len(self.headers) - 1:
+            return False
+        book, header = self._book, self.headers[number]
+        state, now = self.state(book.domain.contract), book.chain.time()
+        sealed = [t for t in book.transactions if (t.purpose, t.round) == ("seal", number)]
+        given = call_arguments(decode_transaction(sealed[-1].raw)["data"])[1]
+        closed = state["phase"] in (_IDLE, _ABORTED) or (state["phase"] == _OPEN and 0 < state["deadline"] <= now)
+        late = closed or given["submissions"] != state["submissions"] or 0 < given["next"] <= now
+        if state["round"] != number - 1 or not (closed or state["phase"] == _OPEN) or not late:
+            return False
+        if closed:
+            self._open(number, header.parent_model)
+        if state["submissions"]:
+            leaves = {row["slot"]: row["leaf"] for row in book.store.rows("updates", round=number)}
+            self._refuse_missing(number, header.parent_model, leaves)
+        following = NO_ROUND if given["next"] == NO_ROUND else self._until()
+        data = call_data("sealRound", self._federation.id, header.abi, int(state["submissions"]), following)
+        book.write(Call("seal", number, book.domain.contract, data))
+        return True
 
     # --- The contract -------------------------------------------------------------------------------------------------
 
@@ -317,6 +414,11 @@ class Rounds(Subject):
         if not self._book.query("RoundLedger", contract, "hasRole", keccak(b"COORDINATOR_ROLE"), chain.sender):
             raise LedgerError(f"account {chain.sender} is not a coordinator of contract {contract}")
 
+    def submission(self, round: int, parent_model: bytes, slot: int) -> dict[str, Any]:
+        """Return what a slot has shown the contract directly: leaf (ZERO for nothing), refused."""
+        found: dict[str, Any] = self._ask("submission", self._federation.id, round, parent_model, slot)
+        return found
+
     def state(self, contract: str) -> dict[str, Any]:
         """Return what a contract holds of this federation, by the names of its ABI."""
         state: dict[str, Any] = self._book.query("RoundLedger", contract, "federationState", self._federation.id)
@@ -329,7 +431,12 @@ class Rounds(Subject):
         sizes = (len(federation.hospitals), federation.quorum, federation.window)
         return (
             Call("open", 0, contract, call_data("openFederation", *fixed, *sizes)),
-            Call("open-round", 1, contract, call_data("openRound", federation.id, 1, federation.genesis_model, 0)),
+            Call(
+                "open-round",
+                1,
+                contract,
+                call_data("openRound", federation.id, 1, federation.genesis_model, self._until()),
+            ),
         )
 
     def _ask(self, function: str, *arguments: Any) -> Any:

@@ -19,7 +19,7 @@ from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import call_data, deploy_data, is_deployed
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import Contradiction
-from engine.ledger.format import STAGES, STUDY, STUDY_PURPOSES
+from engine.ledger.format import ADMIN, COORDINATOR, STAGES, STUDY, STUDY_PURPOSES
 from engine.ledger.typed import Domain, address_bytes, word
 
 _BEGUN, _ENDED = 1, 2  # kinds of records; every stage after BEGUN is an end
@@ -79,8 +79,8 @@ class StudyLedger(Subject):
         self._book = Book(folder, STUDY, STUDY_PURPOSES, config, clock=clock, chain=chain)
         try:
             if self._book.is_new:
-                sender = self._book.chain.sender
-                self._book.create({}, deploy_data(sender, sender, contract="StudyLedger"), lambda contract: ())
+                roles = [self._book.chain.accounts.address(role) for role in (ADMIN, COORDINATOR)]
+                self._book.create({}, deploy_data(*roles, contract="StudyLedger"), lambda contract: ())
             self._book.keep(self)
             self._book.restore()
         except BaseException:

@@ -12,7 +12,7 @@ from engine.encoding import canonical_json, hexed, json_hash, read_json, unhexed
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data, deploy_data
-from engine.ledger.format import GOVERNED, ZERO
+from engine.ledger.format import GOVERNED, POLICY_DELAY, ZERO
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
 from engine.ledger.typed import (
@@ -339,7 +339,7 @@ class Synthetic:
     def domain(self) -> Domain:
         """The chain and contract that requests, reviews and reports are signed for; deployed when first asked for."""
         domain = self._book.domain
-        data = deploy_data(domain.contract, 0, contract="SyntheticLedger")
+        data = deploy_data(domain.contract, POLICY_DELAY, contract="SyntheticLedger")
         return Domain(domain.chain_id, self._book.deploy("deploy-synthetic", data))
 
     @property

@@ -75,6 +75,26 @@ class Receipt(Record):
 
 
 @dataclass(frozen=True)
+class Availability(Record):
+    """An auditor's word that it holds the vector behind an update that was shown to the contract directly."""
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    leaf: Bytes32
+
+
+@dataclass(frozen=True)
+class Erasure(Record):
+    """A hospital's word that the opening of one of its updates was erased at its will."""
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    leaf: Bytes32
+
+
+@dataclass(frozen=True)
 class Opening(Record):
     """What stands behind the salted commitments of one update; deleting it makes them unreadable for good.
 

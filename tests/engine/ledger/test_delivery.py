@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from eth_utils import keccak
-from nodes import CHAIN_ID, KEY, Meanwhile, Node, height, mine, pending, until
+from nodes import CHAIN_ID, KEY, Meanwhile, Node, height, mine, of_key, pending, until
 from simulators import COUNTER_GAS, Counter, Faults
 
 from engine.clock import JumpingClock
@@ -31,7 +31,7 @@ def nonce(row: JournalTransaction) -> int:
 def manual(start: Callable[..., Node], timeout: float = 20.0, **settings: Any) -> tuple[Node, Counter]:
     """A node that mines when told, with the contract on it."""
     node = start("anvil", "--no-mining")
-    counter = Counter(RpcChain(node.url, key=KEY, timeout=timeout, **settings), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY), timeout=timeout, **settings), KEY)
     deploying = Meanwhile(counter.settle, 0)
     until(lambda: pending(node))
     mine(node, 1 + settings.get("confirmations", 0))
@@ -111,7 +111,7 @@ def test_fees_are_raised_five_times_and_then_no_more(start: Callable[..., Node])
 
 def test_a_fee_below_the_networks_is_raised_at_once(start: Callable[..., Node]):
     node = start("anvil", "--base-fee", str(10**10))
-    counter = Counter(RpcChain(node.url, key=KEY), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY)), KEY)
     counter.settle(0)
     counter.write(1, sign_transaction(KEY, CHAIN_ID, 1, counter.address, (1).to_bytes(32, "big"), COUNTER_GAS, 1, 1000))
     started = time.monotonic()
@@ -157,7 +157,7 @@ def test_a_transaction_that_the_pool_dropped_is_sent_again(start: Callable[..., 
 def test_a_number_that_an_unsent_transaction_of_ours_holds_is_filled_first(start: Callable[..., Node]):
     """As after a crash: the older attempt was refused and then forgotten by the node, the newer one counts."""
     node = start("anvil")
-    counter = Counter(RpcChain(node.url, key=KEY), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY)), KEY)
     counter.settle(0)
     data = (1).to_bytes(32, "big")
     older = sign_transaction(KEY, CHAIN_ID, 1, counter.address, (5).to_bytes(32, "big"), COUNTER_GAS, 10**9, 10**10)
@@ -170,7 +170,7 @@ def test_a_number_that_an_unsent_transaction_of_ours_holds_is_filled_first(start
 
 def test_a_missing_number_that_is_not_ours_is_not_waited_for(start: Callable[..., Node]):
     node = start("anvil")
-    counter = Counter(RpcChain(node.url, key=KEY, timeout=10.0), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY), timeout=10.0), KEY)
     counter.settle(0)
     counter.write(1, counter.chain.sign(counter.address, (1).to_bytes(32, "big"), COUNTER_GAS, ahead=3))
     row = counter.settle(1)
@@ -203,7 +203,7 @@ def test_a_foreign_transaction_with_our_number_costs_us_another_one(start: Calla
 
 def test_a_contract_whose_number_went_elsewhere_is_refused(start: Callable[..., Node]):
     node = start("anvil")
-    counter = Counter(RpcChain(node.url, key=KEY), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY)), KEY)
     node("eth_sendRawTransaction", "0x" + counter.transfer(0).hex())
     with pytest.raises(
         LedgerError, match=rf"account {counter.chain.sender} used nonce 0 for something else, .* journal "
@@ -260,7 +260,7 @@ def test_a_reorganisation_before_the_depth_costs_nothing(start: Callable[..., No
 
 def test_a_node_that_is_away_for_a_while_is_waited_for(start: Callable[..., Node], tmp_path: Path):
     node = start("anvil", "--state", str(tmp_path / "state.json"))
-    counter = Counter(RpcChain(node.url, key=KEY), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY)), KEY)
     counter.settle(0)
     counter.write(1)
     node.stop()
@@ -276,7 +276,7 @@ def test_a_node_that_is_away_for_a_while_is_waited_for(start: Callable[..., Node
 
 def test_a_url_that_leads_to_another_chain_by_now_is_refused(start: Callable[..., Node]):
     node = start("anvil")
-    counter = Counter(RpcChain(node.url, key=KEY), KEY)
+    counter = Counter(RpcChain(node.url, accounts=of_key(KEY)), KEY)
     counter.settle(0)
     counter.write(1)
     node("anvil_setChainId", 7)

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height
+from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, mine, of_key
 from simulators import DOMAIN, Faults, Run
 
 from engine.errors import LedgerError
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
-from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
+from engine.ledger.chain.base import ContractRevert
+from engine.ledger.chain.contracts import call_data
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.signing import sign
+from engine.ledger.typed import abi_tuple
 
 OPENING = 3  # transactions before round 1: deploy, open the federation, open round 1
 
@@ -25,20 +29,25 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(
-    tmp_path: Path, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
-):
+def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(tmp_path: Path, start: Callable[..., Node]):
     """Same chain id and account, so the same contract address: both must agree on everything."""
-    monkeypatch.setenv(KEY_VARIABLE, EMBEDDED_COORDINATOR.hex())
     node = as_embedded(start, "anvil")
     found = []
-    for name, settings in (("embedded", {}), ("anvil", {"backend": "rpc", "url": node.url})):
+    own = of_key(EMBEDDED_COORDINATOR)
+    for name, chain in (("embedded", EmbeddedChain(own)), ("anvil", RpcChain(node.url, accounts=own))):
         run = Run(tmp_path / name)
-        with run.open(**settings) as ledger:
+        with run.open(chain=chain) as ledger:
             seals = [ledger.append(run.entry(number, ledger.domain)) for number in range(1, 5)]
             found.append((ledger.domain, [(seal.head, seal.root, seal.gas) for seal in seals]))
             assert [seal.head for seal in seals] == run.heads(ledger.domain, 4)[1:]
     assert found[0] == found[1]
+
+
+def test_a_node_with_the_chain_id_of_the_embedded_chain_is_refused(run: Run, start: Callable[..., Node]):
+    """What everybody signs names the chain: evidence of a run on a node cannot say that it was embedded."""
+    node = as_embedded(start, "anvil")
+    with pytest.raises(LedgerError, match="which is that of the embedded back end"):
+        run.open(backend="rpc", url=node.url)
 
 
 def test_a_network_with_older_rules_is_refused_before_anything_is_deployed(run: Run, start: Callable[..., Node]):
@@ -106,7 +115,10 @@ def test_rounds_that_a_reorganisation_took_are_sealed_again(
     ledger.close()
     with opened(run, node) as ledger:
         assert [seal.head for seal in ledger.rounds.seals] == heads[1:]
-    assert int(node("eth_getTransactionCount", RpcChain(node.url, key=KEY).sender, "latest"), 16) == OPENING + 4
+    assert (
+        int(node("eth_getTransactionCount", RpcChain(node.url, accounts=of_key(KEY)).sender, "latest"), 16)
+        == OPENING + 4
+    )
 
 
 def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, start: Callable[..., Node]):
@@ -115,7 +127,7 @@ def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, st
         domain, heads = ledger.domain, run.heads(ledger.domain, 4)
         seals = [ledger.append(run.entry(number, domain)) for number in (1, 2, 3)]
         node("anvil_reorg", 2, [])
-        sender = RpcChain(node.url, key=KEY).sender
+        sender = RpcChain(node.url, accounts=of_key(KEY)).sender
         node(
             "eth_sendRawTransaction",
             "0x" + sign_transaction(KEY, CHAIN_ID, OPENING + 1, sender, b"", 21_000, 1, 10**11).hex(),
@@ -151,7 +163,7 @@ def test_a_chain_that_cannot_be_brought_to_the_journal_is_a_contradiction(run: R
 
 def test_a_lost_number_is_signed_for_again(run: Run, start: Callable[..., Node]):
     node = start("anvil")
-    chain = Faults(RpcChain(node.url, key=KEY))
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
     ledger = opened(run, node, chain=chain)
     domain = ledger.domain
     chain.fail("send")
@@ -180,6 +192,74 @@ def test_a_contract_is_shared_but_a_federation_is_there_once(run: Run, tmp_path:
         opened(Run(tmp_path / "third"), node, contract=DOMAIN.contract)
 
 
+def test_a_window_must_pass_before_rounds_are_final(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    run.federation = replace(run.federation, window=1000)
+    with opened(run, node) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        with pytest.raises(ContractRevert, match="WindowOpen"):
+            ledger.rounds.finalize()
+        node("evm_increaseTime", 1001)
+        mine(node)
+        ledger.rounds.finalize()
+        assert ledger.rounds.is_final()
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_round_whose_deadline_passed_is_opened_again(run: Run, start: Callable[..., Node], aborted: bool):
+    node = start("anvil")
+    with opened(run, node, deadline=1000) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        with pytest.raises(ContractRevert, match="NothingToAbort"):
+            ledger.rounds.abort()
+        node("evm_increaseTime", 1001)
+        mine(node)
+        assert ledger.rounds.status(2) == "VOID"
+        if aborted:
+            ledger.rounds.abort()
+        assert ledger.append(run.entry(2, ledger.domain)).head == run.heads(ledger.domain, 2)[2]
+        assert ledger.rounds.status(3) == "OPEN"
+
+
+def test_a_seal_that_came_after_the_deadline_is_sent_again(run: Run, start: Callable[..., Node]):
+    node = start("anvil")
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
+    ledger = opened(run, node, chain=chain, deadline=1000)
+    domain = ledger.domain
+    chain.fail("send")
+    with pytest.raises(OSError, match="the power went"):
+        ledger.append(run.entry(1, domain))
+    ledger.close()
+    node("evm_increaseTime", 1001)
+    mine(node)
+    with opened(run, node, deadline=1000) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 1)[1:]
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
+
+
+def test_a_submission_that_crosses_a_seal_stops_nobody(run: Run, start: Callable[..., Node]):
+    """Shown to the contract after the coordinator has looked, and before its seal is there: it is named after all."""
+    node = start("anvil")
+    chain = Faults(RpcChain(node.url, accounts=of_key(KEY)))
+    with opened(run, node, chain=chain) as ledger:
+        domain, entry = ledger.domain, run.entry(1, ledger.domain)
+        other = replace(entry.updates[1].record, nonce=9)
+        signature = sign(other, domain, run.keys[1])
+        membership = (run.federation.hospitals[1], *ledger.registry.membership(1))
+        chain.fail("send")
+        with pytest.raises(OSError, match="the power went"):
+            ledger.append(entry)
+        chain.heal()
+        chain.send(
+            chain.sign(domain.contract, call_data("submitUpdate", abi_tuple(other), signature, *membership), 500_000)
+        )
+        assert ledger.append(entry).head == run.heads(domain, 1)[1]
+        assert ledger.rounds.submission(1, run.model(0), 1)["refused"] is True
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
+    with opened(run, node) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 2)[1:]
+
+
 def test_slow_blocks(run: Run, start: Callable[..., Node]):
     node = start("anvil", "--block-time", "1")
     with opened(run, node) as ledger:
@@ -197,7 +277,7 @@ def test_slow_blocks(run: Run, start: Callable[..., Node]):
 def test_many_accidents_end_in_the_same_head(run: Run, start: Callable[..., Node], confirmations: int):
     """A node with blocks of one second that loses blocks, forgets its pool and mines foreign transactions at random."""
     node = start("anvil", "--block-time", "1")
-    sender = RpcChain(node.url, key=KEY).sender
+    sender = RpcChain(node.url, accounts=of_key(KEY)).sender
     random = np.random.default_rng(confirmations)
     stop = threading.Event()
 

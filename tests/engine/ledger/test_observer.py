@@ -15,7 +15,7 @@ from engine.config import RunConfig, config_hash
 from engine.errors import HospitalError, LedgerError, Stopped
 from engine.experiment import HERE, Place, join
 from engine.experiment import run as run_experiment
-from engine.ledger import keystore
+from engine.ledger import keyfiles, keystore
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import DECISIONS, RUN
 from engine.ledger.observer import LedgerObserver
@@ -68,7 +68,7 @@ def test_a_hospital_signs_only_for_the_model_that_it_was_given(tiny_config, tmp_
 
 def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Path, monkeypatch):
     """Hospitals that are away for some rounds check all of them when they come back."""
-    monkeypatch.setenv(keystore.PASSWORD_VARIABLE, "secret")
+    monkeypatch.setenv(keyfiles.PASSWORD_VARIABLE, "secret")
     stored = tmp_path / "keys"
     addresses = keystore.create_keystore(stored, 3, ("A", "A", "B"), work=2)
     config = tiny_config(

@@ -53,7 +53,7 @@ def federation_of(tiny_config: Callable[..., RunConfig], **keys: Any) -> RunConf
             "data.simulated.patients": 8,
             "federation.rounds": ROUNDS,
         }
-        | {"federation.local_epochs": 3, "ledger.reputation": "peers", **keys}
+        | {"federation.local_epochs": 3, "ledger.reputation": "peers", "ledger.window": 0, **keys}
     )
 
 

@@ -15,7 +15,8 @@ from engine.config import RunConfig
 from engine.errors import DataError, LedgerError, ReviewPending
 from engine.experiment import Place, run
 from engine.ledger.chain.base import ContractRevert
-from engine.ledger.keystore import create_keystore, create_reviewer, read_key_file
+from engine.ledger.keyfiles import read_key_file
+from engine.ledger.keystore import create_keystore, create_reviewer
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.registry import organisation
 from engine.ledger.subjects.synthetic import SetPolicy, SetReviewer, SignedRequest, SignedReview, SyntheticReview

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import rlp
 from eth_utils import keccak
-from nodes import KEY, Node, as_embedded
+from nodes import KEY, Node, as_embedded, of_key
 from simulators import COUNTER_CODE, COUNTER_CREATION, COUNTER_GAS, Counter
 
 from engine.errors import LedgerError
@@ -49,7 +49,7 @@ def test_the_embedded_chain_refuses_another_chain_id_though_its_machine_does_not
 
 @pytest.fixture(params=["embedded", "anvil", "ganache"])
 def backend(request: pytest.FixtureRequest, start: Callable[..., Node]) -> Chain:
-    return EmbeddedChain() if request.param == "embedded" else RpcChain(start(request.param).url, key=KEY)
+    return EmbeddedChain() if request.param == "embedded" else RpcChain(start(request.param).url, accounts=of_key(KEY))
 
 
 def test_a_transaction_for_another_chain_is_refused_by_us_before_anything_is_sent(
@@ -96,7 +96,7 @@ def test_the_same_transactions_give_the_same_receipts_on_every_back_end(start: C
     found = []
     for program in ("embedded", "anvil", "ganache"):
         embedded = program == "embedded"
-        on = EmbeddedChain() if embedded else RpcChain(as_embedded(start, program).url, key=key)
+        on = EmbeddedChain() if embedded else RpcChain(as_embedded(start, program).url, accounts=of_key(key))
         counter = Counter(on)
         counter.settle(0)
         for number, content in enumerate((1, 9, 2), 1):
@@ -132,7 +132,7 @@ def test_fees_follow_what_the_network_asks(
     node = start(program, *options)
     free = "0x0" in options
     key = b"\x05" * 32 if free else KEY  # an account without any money
-    on = RpcChain(node.url, key=key)
+    on = RpcChain(node.url, accounts=of_key(key))
     assert (int(node("eth_getBalance", on.sender, "latest"), 16) == 0) == free
     counter = Counter(on)
     rows = [counter.settle(0), counter.add(1), counter.add(2)]
@@ -145,7 +145,7 @@ def test_fees_follow_what_the_network_asks(
 
 @pytest.mark.parametrize("options", [(), LEGACY], ids=["EIP-1559", "before it"])
 def test_a_dearer_transaction_has_the_same_content_and_an_eighth_more_fee(start: Callable[..., Node], options: tuple):
-    on = RpcChain(start("anvil", *options).url, key=KEY)
+    on = RpcChain(start("anvil", *options).url, accounts=of_key(KEY))
     asked = decode_transaction(on.sign(None, COUNTER_CREATION, COUNTER_GAS))
     tip, fee = asked["tip"], asked["fee"]
     first = sign_transaction(KEY, on.chain_id, 7, None, COUNTER_CREATION, COUNTER_GAS, tip, 100 * fee)

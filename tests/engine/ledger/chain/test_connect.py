@@ -12,7 +12,7 @@ from engine.ledger.chain.rpc import KEY_VARIABLE
 from engine.ledger.config import LedgerConfig
 
 
-def test_an_unreachable_node_is_told_in_one_sentence_and_soon(monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_node_is_told_in_one_sentence_and_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(KEY_VARIABLE, "07" * 32)
     # One port refuses, the other accepts and never answers.
     with socket.socket() as closed, socket.socket() as silent:
@@ -23,12 +23,12 @@ def test_an_unreachable_node_is_told_in_one_sentence_and_soon(monkeypatch: pytes
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             started = time.monotonic()
             with pytest.raises(LedgerError, match=f"no Ethereum node answers at {url}") as refused:
-                connect(LedgerConfig(backend="rpc", url=url.replace("//", "//user:secret@")))
+                connect(LedgerConfig(backend="rpc", url=url.replace("//", "//user:secret@")), tmp_path, True)
             assert time.monotonic() - started < 6
             assert "\n" not in str(refused.value)
             assert "secret" not in str(refused.value)
     with pytest.raises(LedgerError, match="not an http or https address"):
-        connect(LedgerConfig(backend="rpc", url="localhost:8545"))
+        connect(LedgerConfig(backend="rpc", url="localhost:8545"), tmp_path, True)
 
 
 def test_the_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,16 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulators import Run, receipt_signature
+from simulators import LAYOUT, Run, receipt_signature
 
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EMBEDDED_COORDINATOR
-from engine.ledger.signing import address, sign
+from engine.ledger.signing import sign
 from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import SignedUpdate
 from engine.ledger.trees import EMPTY
 from engine.ledger.typed import Domain
+from engine.model import vector_hash
 
 
 @pytest.fixture
@@ -43,10 +44,9 @@ def test_a_broken_receipt_voids_a_round_and_the_next_starts_from_the_model_befor
         with pytest.raises(ContractRevert):
             ledger.append(run.entry(3, domain))
         with pytest.raises(LedgerError, match="refuses to resolve round 2"):
-            ledger.disputes.resolve(2, True, EMBEDDED_AUDITOR)
+            ledger.disputes.resolve(2, True, EMBEDDED_COORDINATOR)
         with pytest.raises(ContractRevert, match="RolesConflict"):
             rounds.grant("AUDITOR_ROLE", ledger.opened().coordinator)
-        rounds.grant("AUDITOR_ROLE", address(EMBEDDED_AUDITOR))
         ledger.disputes.resolve(2, True, EMBEDDED_AUDITOR)
         assert rounds.status(2) == "VOID"
         with pytest.raises(LedgerError, match="round 3 starts from model"):
@@ -80,12 +80,49 @@ def test_a_censored_hospital_shows_its_update_and_then_that_it_was_left_out(run:
         assert ledger.rounds.prove(1, 1).leaf == EMPTY
         with pytest.raises(ContractRevert, match="EvidenceInconclusive"):
             disputes.dispute(1, 2)  # hospital 2 showed nothing, and is not left out
-        disputes.dispute(1, 1)
+        # The coordinator was not given the vector, and has said so.
+        assert ledger.rounds.submission(1, run.model(0), 1)["refused"] is True
+        with pytest.raises(ContractRevert, match="SignatureInvalid"):
+            disputes.dispute(1, 1)
+        update = vector_hash(run.vectors(1)[1], LAYOUT)
+        with pytest.raises(LedgerError, match="hospital 1 has shown no update with this vector in round 1"):
+            disputes.witness(1, 1, update[::-1], EMBEDDED_AUDITOR)
+        for key in (run.keys[1], EMBEDDED_COORDINATOR):
+            with pytest.raises(ContractRevert, match="SignatureInvalid"):
+                disputes.dispute(1, 1, signature=disputes.witness(1, 1, update, key))
+        disputes.dispute(1, 1, signature=disputes.witness(1, 1, update, EMBEDDED_AUDITOR))
         assert ledger.rounds.status(1) == "DISPUTED"
-        ledger.rounds.grant("AUDITOR_ROLE", address(EMBEDDED_AUDITOR))
         disputes.resolve(1, False, EMBEDDED_AUDITOR)
         assert ledger.rounds.status(1) == "FINAL"
         assert ledger.append(run.entry(2, ledger.domain, ledger.head)).round == 2
         head = ledger.head
     with run.open() as ledger:
         assert ledger.head == head
+
+
+def test_a_coordinator_that_was_given_the_update_refuses_nothing(run: Run):
+    with run.open() as ledger:
+        entry = run.entry(1, ledger.domain)
+        ledger.disputes.submit(entry.updates[1])
+        ledger.append(entry)
+        shown = ledger.rounds.submission(1, run.model(0), 1)
+        assert (shown["leaf"], shown["refused"]) == (ledger.rounds.prove(1, 1).leaf, False)
+        with pytest.raises(ContractRevert, match="EvidenceInconclusive"):
+            ledger.disputes.dispute(1, 1)
+
+
+def test_an_old_round_is_disputed_however_many_came_after(run: Run):
+    with run.open() as ledger:
+        domain = ledger.domain
+        for number in range(1, 11):
+            ledger.append(run.entry(number, domain))
+        assert [ledger.rounds.status(n) for n in (1, 10)] == ["SEALED", "SEALED"]
+        assert [header.round for header in ledger.rounds.headers_from(2)] == [2, 3, 4, 5, 6, 7]
+        assert [header.round for header in ledger.rounds.headers_from(9)] == [9]
+        promised = b"\x77" * 32
+        ledger.disputes.dispute(2, 0, promised, receipt_signature(domain, 2, 0, promised))
+        assert ledger.rounds.status(2) == "DISPUTED"
+        ledger.disputes.resolve(2, True, EMBEDDED_AUDITOR)
+        assert [ledger.rounds.status(n) for n in (1, 2, 10)] == ["SEALED", "VOID", "VOID"]
+        again = again_from(run, run.entry(11, domain, ledger.head), domain, run.model(1))
+        assert ledger.append(again).round == 11

@@ -17,7 +17,7 @@ from simulators import (
 )
 
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ContractRevert, NodeUnreachable
+from engine.ledger.chain.base import NodeUnreachable
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.format import ZERO
 from engine.ledger.signing import address, sign
@@ -257,14 +257,6 @@ def test_all_rounds_become_final_in_one_transaction(run: Run):
         ledger.rounds.finalize()
         assert ledger.summary()["transactions"] == before + 1
         assert [ledger.rounds.status(n) for n in (1, 2, 3, 4)] == ["FINAL"] * 3 + ["OPEN"]
-
-
-def test_a_window_must_pass_before_rounds_are_final(run: Run):
-    run.federation = replace(run.federation, window=1000)
-    with run.open() as ledger:
-        ledger.append(run.entry(1, ledger.domain))
-        with pytest.raises(ContractRevert, match="WindowOpen"):
-            ledger.rounds.finalize()
 
 
 def test_openings_can_be_erased_and_the_rest_stays(run: Run):

@@ -1,0 +1,129 @@
+"""What a drawn hospital is shown to compute a round's model again, and what it checks of that first.
+
+Which hospitals are drawn for a round follows from its head: nobody chooses, and each knows it by itself. A drawn hospital
+that signs again after a round has computed its model from the updates of all, and found the one under the head.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from engine.encoding import canonical_json, hexed, keccak, unhexed
+from engine.errors import LedgerError
+from engine.ledger.format import tensor_name
+from engine.ledger.signing import recover_digest
+from engine.ledger.subjects.updates import (
+    Header,
+    ModelUpdate,
+    Opening,
+    SignedUpdate,
+    count_commitment,
+    leaf_of,
+)
+from engine.ledger.trees import EMPTY, root
+from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
+from engine.model import Layout, vector_hash
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A round as a drawn hospital is shown it.
+
+    Attributes:
+        round: its number.
+        before: float32[parameters], the model that it started from.
+        vectors: file of the archive with what the hospitals sent.
+        updates: signed records and what opens their weights, see `packed`.
+    """
+
+    round: int
+    before: np.ndarray
+    vectors: Path
+    updates: bytes
+
+
+class Weighed(NamedTuple):
+    """An update of a round: its slot, the number of samples behind it, float32[parameters]."""
+
+    slot: int
+    samples: int
+    vector: np.ndarray
+
+
+def drawn(head: bytes, slots: int, many: int) -> frozenset[int]:
+    """The slots whose hospitals must compute the model of the round with this head, the first by a hash of head and slot."""
+    ranked = sorted(range(slots), key=lambda slot: keccak(b"PulseLedger check 1" + head + slot.to_bytes(4, "big")))
+    return frozenset(ranked[:many])
+
+
+def packed(updates: Sequence[SignedUpdate], openings: Sequence[Opening]) -> bytes:
+    """The signed updates of a round with the openings of their weights, and of nothing else."""
+    pairs = zip(updates, openings, strict=True)
+    rows = [[record_to_json(u.record), hexed(u.signature), o.samples, hexed(o.samples_salt)] for u, o in pairs]
+    return canonical_json(rows).encode()
+
+
+def weighed(
+    shown: Shown, header: Header, domain: Domain, holders: Sequence[Sequence[str]], layout: Layout
+) -> list[Weighed]:
+    """The updates of a round by slot, each as its hospital has signed it, all together as the head commits to them.
+
+    Args:
+        header: of the round.
+        holders: for each slot the accounts that may have signed for it.
+        layout: of the parameters.
+
+    Raises:
+        LedgerError: something is not what hospitals signed, or not what the head commits to.
+    """
+    where = f"round {header.round}"
+    if shown.round != header.round or vector_hash(shown.before, layout) != header.parent_model:
+        raise LedgerError(f"{where}: what is shown starts from another model")
+    vectors = _vectors(shown.vectors)
+    leaves, found = [EMPTY] * len(holders), []
+    for signed, samples, salt in _unpacked(shown.updates):
+        record, slot = signed.record, signed.record.slot
+        what = f"{where}, hospital {slot}"
+        if slot >= len(holders) or leaves[slot] != EMPTY:
+            raise LedgerError(f"{what}: it has no place in the round")
+        signed_digest = digest(record, domain)
+        if recover_digest(signed_digest, signed.signature) not in holders[slot]:
+            raise LedgerError(f"{what}: the update that is shown is not signed by it")
+        vector = vectors.get(tensor_name(slot))
+        if vector is None or vector_hash(vector, layout) != record.update:
+            raise LedgerError(f"{what}: the vector that is shown is not the one that it signed")
+        if count_commitment(salt, samples) != record.samples:
+            raise LedgerError(f"{what}: the weight that is shown is not the one that it committed to")
+        leaves[slot] = leaf_of(signed, signed_digest)
+        found.append(Weighed(slot, samples, vector))
+    if root(leaves) != header.root:
+        raise LedgerError(f"{where}: the updates that are shown are not those under the head")
+    return sorted(found, key=lambda one: one.slot)
+
+
+def _unpacked(text: bytes) -> list[tuple[SignedUpdate, int, bytes]]:
+    try:
+        rows = json.loads(text)
+        return [
+            (SignedUpdate(record_from_json(ModelUpdate, record), unhexed(signature)), int(samples), unhexed(salt))
+            for record, signature, samples, salt in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerError(f"the updates that are shown are damaged ({error})") from None
+
+
+def _vectors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LedgerError(
+            f"{path} cannot be read by a hospital that is drawn to compute the round again ({reason}); hospitals need the "
+            "run's folder, or ledger.checks: 0"
+        ) from None
