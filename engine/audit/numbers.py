@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case, Matrix, Statement
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.scores import federation_scores, scored_classes, scores, share
 from engine.encoding import read_json
+from engine.files import read_bytes
 from engine.ledger.format import RESULT_VERSION
 
 _ROWS = 20  # with more hospitals, a round does not list their scores one by one
@@ -196,11 +198,10 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
         yield finding("predictions", "file", _PREDICTIONS, None, "the predictions are missing")
         return
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_table(path).to_pydict()
-    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+        columns = _read_columns(path)
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError) as error:
         yield finding("predictions", "file", "a readable table", None, f"{_PREDICTIONS} is damaged: {error}")
         return
     digest = spec.json_hash(_plain(columns))
@@ -226,6 +227,30 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
             if _confusion(said.get(model, ()), one.classes) != table:
                 message = f"the predictions of the {model} model do not give the hospital's confusion matrix"
                 yield finding("predictions", f"{model}.confusion", table, None, message, hospital=slot)
+
+
+def _read_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file; raises OSError or ValueError for one that is none, or swells as it is read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    source = pa.BufferReader(read_bytes(path, limits.TABLE))
+    with pq.ParquetFile(source) as plain:
+        told, texts = plain.metadata, [f.name for f in plain.schema_arrow if pa.types.is_string(f.type)]
+    for group in range(told.num_row_groups):
+        for column in range(told.num_columns):
+            limits.require("predictions", told.row_group(group).column(column).num_values, limits.PREDICTIONS)
+    limits.require("predictions", told.num_rows * max(told.num_columns, told.num_row_groups), 20 * limits.PREDICTIONS)
+    source.seek(0)
+    # each text once, however many rows have it
+    with pq.ParquetFile(source, read_dictionary=texts) as file:
+        table = file.read()
+    for name in texts:
+        for chunk in table[name].chunks:
+            longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+            limits.require("bytes of a text in the predictions", longest, limits.WORD)
+    return dict(table.to_pydict())
 
 
 def _plain(columns: Mapping[str, Any]) -> Any:
