@@ -6,7 +6,7 @@ written anew, and `result.json` stays as it was at the end of the run.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,8 +120,11 @@ def export(folder: Path, out: Path) -> dict[str, Any]:
     return {"bundle": str(out), "public": True}
 
 
-def finalize(folder: Path) -> dict[str, Any]:
+def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, Any]:
     """Makes the rounds of a run final whose window for disputes has passed.
+
+    Args:
+        now: seconds since 1970.
 
     Raises:
         LedgerError: it has not, or a dispute is open.
@@ -129,17 +132,17 @@ def finalize(folder: Path) -> dict[str, Any]:
     with opened(folder) as ledger:
         if not ledger.rounds.is_final():
             if ledger.book.chain.name == "embedded":
-                _require_passed(folder)
+                _require_passed(folder, now())
             ledger.rounds.finalize()
         return {"rounds": len(ledger.rounds.seals), "final": ledger.rounds.is_final()}
 
 
-def _require_passed(folder: Path) -> None:
+def _require_passed(folder: Path, now: float) -> None:
     """The embedded chain's clock does not run; what its window means to people is by the clock on the wall."""
     if not (folder / RESULT).exists():
         raise LedgerError(f"{folder}: the run has not ended, its rounds become final after that")
     after = Result.read(folder).ledger.final_after
-    if after is not None and time.time() < after:
+    if after is not None and now < after:
         raise LedgerError(f"{folder}: its rounds can be disputed until {moment(after)}, and are not final before")
 
 

@@ -15,6 +15,9 @@ LEAVES = 100_000_000  # slots of all rounds together, which their trees are made
 TENSORS = 100_000  # of a model
 PARAMETERS = 1 << 31
 GAS = 50_000_000_000  # limits of all transactions that are executed again
+TABLE = 1 << 32  # bytes of a file of predictions
+PREDICTIONS = 50_000_000  # values of one of its columns
+WORD = 4096  # bytes of a text in it
 FILE = LONGEST  # bytes of a text: a result, a configuration, a manifest, a report
 HEADER = 1 << 24  # bytes of an archive of vectors beside the vectors
 
