@@ -15,7 +15,7 @@ from engine.outputs import rounds_done
 from engine.result import PICTURE, RESULT, Result
 from engine.tracking.curves import params_of, run_note
 from engine.tracking.run import RunTracker
-from engine.tracking.tracker import Tracker, start_tracker
+from engine.tracking.tracker import Tracker, require_store, start_tracker
 
 
 class Shown(NamedTuple):
@@ -39,9 +39,10 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HER
     """`run`, with its own MLflow run in the store that `config.tracking` names (or in the folder `store`)."""
     if config.tracking.backend == "none":
         return run(config, folder, place)
+    store.mkdir(parents=True, exist_ok=True)
+    require_store(config.tracking, store, folder)
     claim_run(folder, config)
     with ray_of(config):
-        store.mkdir(parents=True, exist_ok=True)
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
         key = f"{config_hash(config)[:16]}/{_folder_id(folder)}"  # whatever the folder is called, and wherever it is moved
         try:

@@ -125,6 +125,7 @@ def driver_storage(
     say: Callable[[str], None],
     clock: Clock = REAL,
     away_seconds: float = AWAY_SECONDS,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
@@ -137,7 +138,7 @@ def driver_storage(
     hush_optuna()
     with one_sentence(study, folder):
         if study.storage is None:
-            file = _opened_file(folder / DATABASE, say, clock, away_seconds)
+            file = _opened_file(folder / DATABASE, say, clock, away_seconds, lock_seconds)
             try:
                 yield Patient(optuna.storages.get_storage(file), say, clock, away_seconds)  # type: ignore[abstract]
             finally:
@@ -172,7 +173,9 @@ def driver_storage(
             opened.engine.dispose()
 
 
-def _opened_file(path: Path, say: Callable[[str], None], clock: Clock, away_seconds: float) -> RDBStorage:
+def _opened_file(
+    path: Path, say: Callable[[str], None], clock: Clock, away_seconds: float, lock_seconds: float
+) -> RDBStorage:
     """The SQLite file of a folder that is held; it appears whole or not at all."""
     for half in path.parent.glob(f".{path.name}.*"):
         half.unlink(missing_ok=True)
@@ -181,7 +184,7 @@ def _opened_file(path: Path, say: Callable[[str], None], clock: Clock, away_seco
             _open(sqlite_uri(part.resolve()), None).engine.dispose()
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path.resolve(), timeout=LOCK_SECONDS, check_same_thread=False)
+        return sqlite3.connect(path.resolve(), timeout=lock_seconds, check_same_thread=False)
 
     end, told = clock.now() + away_seconds, False
     while True:
@@ -330,7 +333,7 @@ class Patient(BaseStorage):
                 answer = getattr(self._storage, name)(*args, **options)
             except Away as error:
                 missed = True
-                if self._clock.now() > end:
+                if self._clock.now() >= end:
                     raise StudyError(
                         f"storage: the database has been away for {self._seconds:g} s ({error}); nothing is lost, resume "
                         "when it is back."

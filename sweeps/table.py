@@ -287,7 +287,7 @@ def _print_columns(title: str, columns: Sequence[Column], console: Console, wide
     """Prints the columns that fit, all if it is to be wide; whether some were left out."""
     chosen = list(columns) if wide else fitting(columns, console.width)
     table = Table(
-        title=Text(title),
+        title=Text(one_line(title)),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

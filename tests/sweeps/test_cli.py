@@ -375,7 +375,7 @@ def test_output_into_a_closed_pipe_is_no_error():
     done = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("name ")
     assert "Traceback" not in done.stderr
-    assert done.returncode in (0, 1)
+    assert done.returncode in (0, 141)
 
 
 # --- Writing without guessing -----------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ def test_a_changed_study_is_refused(done: Path):
     for keys, name in (({"seed": 1}, "seed"), ({"repeats": 2}, "repeats"), ({"sampler": "tpe"}, "sampler")):
         with pytest.raises(StudyError) as error:
             start_study(study_of(TUNED, **keys), done)
-        assert f"holds a study with another {name};" in str(error.value)
-        assert str(done / STUDY_FILE) in str(error.value)
+        assert str(error.value).startswith(f"{done / STUDY_FILE}: {name} is ")
+        assert "but the study was begun with" in str(error.value)
     assert (done / STUDY_FILE).read_text() == kept
 
 
