@@ -1,7 +1,7 @@
 """Whether everything that tells of a trial tells the same: its configuration, the ledgers of its runs, its results, Optuna.
 
 The records of a study's ledger say what a trial began and ended with; here what lies beside them is computed again from the
-results, so that it holds where nothing was registered, too. MLflow is compared in `sweeps/mirrored.py`.
+results, so that it holds where nothing was registered, too.
 """
 
 import statistics

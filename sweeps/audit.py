@@ -19,11 +19,10 @@ from engine.ledger.format import CONFIG, STUDY
 from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
 from engine.result import RESULT, Result
 from engine.settings import parse
-from engine.tracking.store import read_runs, run_tags
+from engine.tracking.store import run_tags
 from sweeps import registration, witness
 from sweeps.agreement import check_backend, check_ledgers, check_optuna, check_outcomes
-from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, repeats_of, trial_folder
-from sweeps.mirrored import check_run, check_study
+from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import DATABASE
@@ -294,12 +293,9 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Kno
         there = {"ledger.head": of_study.head}
         if domain is not None:
             there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
-        study_report, study = audit_study(home, known=known), read_study(home)
+        study_report = audit_study(home, known=known)
         for name, value, message in _tag_problems(tags, there, status, study_report):
             study_report.find(None, "mlflow", name, value, tags.get(name), message)
-        trials = _trials(study, _groups(study, home, Report()), Report())
-        for told in check_study(read_runs(store, run_id), study, home, list(trials.values()), recorded):
-            study_report.add(told)
         return home, study_report
     report = audit(home, known=known)
     try:
@@ -312,19 +308,7 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Kno
     there["ledger.closing"] = result.ledger.closing
     for name, value, message in _tag_problems(tags, there, status, report):
         report.add(finding("mlflow", name, value, tags.get(name), message))
-    for told in check_run(read_runs(store, run_id)[0], home, repeats=_repeats(home, tags)):
-        report.add(told)
     return home, report
-
-
-def _repeats(home: Path, tags: Mapping[str, str]) -> list[Result]:
-    """The results of all repeats of the trial that a run shows; none where it is no complete trial's."""
-    if "number" not in tags:
-        return []
-    try:
-        return [Result.read(folder) for folder in repeats_of(home.parent)]
-    except DataError:
-        return []
 
 
 def _home(base: Path, tags: Mapping[str, str]) -> Path:

@@ -1,7 +1,6 @@
 """What the trials of a study have found so far, in numbers: counts, bests, Pareto fronts, hypervolume."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,20 +8,7 @@ import numpy as np
 from sweeps.scores import is_share
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import ENDED, StoredTrial
-
-SPREAD = tuple(f"final/personal/{name}" for name in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min"))
-
-
-def spread_metrics(repeats: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean and standard deviation of `SPREAD` over the repeats of a trial; nothing of a single one."""
-    metrics: dict[str, float | None] = {}
-    for path in SPREAD:
-        values = [value for scores in repeats if (value := scores[path]) is not None]
-        if len(repeats) > 1 and len(values) == len(repeats):
-            name = path.rpartition("/")[2]
-            metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
-            metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
-    return metrics
+from sweeps.text import plain_name
 
 
 def by_condition(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str, list[StoredTrial]]:
@@ -34,16 +20,19 @@ def by_condition(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str,
 
 
 def study_metrics(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str, float]:
-    """Counts of the trials by state, the best of each objective over all conditions, and the hypervolume.
+    """Counts of the trials by state, the best of each objective in each condition, and the hypervolume.
+
+    Conditions are compared, not chosen from: there is no best over them.
 
     The hypervolume is the mean over the conditions, so that it only grows; a condition without a complete trial has 0.
     """
     states = [trial.state for trial in trials]
     metrics = {f"sweep/n_{state.lower()}": float(states.count(state)) for state in ENDED}
-    for i, (name, direction) in enumerate(study.objectives.items()):
-        values = [trial.values[i] for trial in trials if trial.feasible]
-        if values:
-            metrics[f"sweep/best/{name.replace('/', ' ')}"] = max(values) if direction == "maximize" else min(values)
+    for label, group in by_condition(study, trials).items():
+        for i, (name, direction) in enumerate(study.objectives.items()):
+            if values := [trial.values[i] for trial in group if trial.feasible]:
+                path = f"sweep/best/{plain_name(label)}/{plain_name(name)}"
+                metrics[path] = max(values) if direction == "maximize" else min(values)
     if len(study.objectives) > 1:
         volumes = [hypervolume(study, group) for group in by_condition(study, trials).values()]
         metrics["sweep/hypervolume"] = sum(volumes) / len(volumes)

@@ -5,6 +5,7 @@ runs.
 """
 
 import contextlib
+import json
 import logging
 import socket
 import tempfile
@@ -12,12 +13,12 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine.errors import PulseLedgerError
 from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.tracking.config import TrackingConfig
-from engine.tracking.curves import CURVES, source_tags
+from engine.tracking.curves import CURVES, VIEW, source_tags, view_of_runs
 from engine.tracking.models import torch_model
 from engine.tracking.queue import (
     BATCH,
@@ -37,7 +38,10 @@ from engine.tracking.sqlite import ARTIFACTS, BESIDE, ready_store
 
 STORE = "mlflow.db"  # beside the runs, or in a study's folder
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(view_of_runs()),
+}
 
 
 def mlflow_client(uri: str) -> Any:
@@ -110,6 +114,9 @@ class MlflowStore:
             self._experiment = self._create(client) if found is None else found.experiment_id
             if found is not None and found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)  # its runs are wanted again
+            for name, value in EXPERIMENT_TAGS.items() if found is not None else ():
+                if found.tags.get(name) != value:
+                    client.set_experiment_tag(found.experiment_id, name, value)
             self._client = client
         except Exception as error:
             raise Away(f"no MLflow store at {self._uri}: {first_line(error)}") from None
@@ -328,8 +335,8 @@ def store_uri(config: TrackingConfig, folder: Path) -> str:
     return config.uri or sqlite_uri((folder / STORE).resolve())
 
 
-def experiment_id(uri: str, name: str) -> str:
-    """MLflow's number of an experiment.
+def runs_address(uri: str, name: str) -> str:
+    """Where MLflow's pages show the runs of an experiment, behind the address of its server; with its columns, if it has them.
 
     Raises:
         PulseLedgerError: the store cannot be opened, or has no such experiment.
@@ -343,7 +350,10 @@ def experiment_id(uri: str, name: str) -> str:
         raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({first_line(error)}).") from None
     if found is None:
         raise PulseLedgerError(f"{uri}: has no experiment {name!r}.")
-    return str(found.experiment_id)
+    # without the last part MLflow 3 opens on traces of language models
+    kind = "?workflowType=machine_learning"
+    view = f"&viewStateShareKey={VIEW}" if f"mlflow.sharedViewState.{VIEW}" in found.tags else ""
+    return f"{kind}#/experiments/{found.experiment_id}/runs{kind}{view}"
 
 
 def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
@@ -360,47 +370,6 @@ def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
     except MlflowException as error:
         raise PulseLedgerError(f"{uri}: MLflow's run {run_id} cannot be read ({first_line(error)}).") from None
     return dict(run.data.tags), str(run.info.status)
-
-
-class Shown(NamedTuple):
-    """What MLflow shows of one run; `curves` are name -> (step, value) of each point, a single one stands at step 0."""
-
-    id: str
-    tags: dict[str, str]
-    status: str
-    params: dict[str, str]
-    curves: dict[str, list[tuple[int, float]]]
-
-
-def read_runs(uri: str, parent: str) -> list[Shown]:
-    """A run, and all runs whose parent it is.
-
-    Raises:
-        PulseLedgerError: the store cannot be opened, or has no such run.
-    """
-    check_store(uri)
-    from mlflow.exceptions import MlflowException
-
-    client = mlflow_client(uri)
-    try:
-        first = client.get_run(parent)
-        own = f"tags.`mlflow.parentRunId` = '{first.info.run_id}'"
-        runs = [first, *client.search_runs([first.info.experiment_id], own, max_results=50_000)]
-        return [
-            Shown(
-                run.info.run_id,
-                dict(run.data.tags),
-                str(run.info.status),
-                dict(run.data.params),
-                {
-                    name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
-                    for name in run.data.metrics
-                },
-            )
-            for run in runs
-        ]
-    except MlflowException as error:
-        raise PulseLedgerError(f"{uri}: MLflow's run {parent} cannot be read ({first_line(error)}).") from None
 
 
 def check_store(uri: str) -> None:

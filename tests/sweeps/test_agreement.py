@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,10 @@ import pytest
 from engine.audit.report import Report
 from engine.audit.study import audit_records
 from engine.errors import PulseLedgerError
-from engine.result import Result
 from engine.settings import dump_yaml, load_yaml
-from engine.tracking.store import Shown, read_runs
 from sweeps import registration
 from sweeps.audit import audit_study
-from sweeps.folder import read_study, read_trials, repeat_folder, trial_folder
-from sweeps.mirrored import UNBOUND as UNBOUND_METRICS
-from sweeps.mirrored import check_run, check_study
+from sweeps.folder import read_study, repeat_folder, trial_folder
 from sweeps.space import StudyConfig
 
 
@@ -255,71 +250,3 @@ def test_every_key_of_the_study_is_registered_or_listed(agreed: Path):
     for name in leaves(study.model_dump(mode="json")):
         free = any(name == key or name.startswith(f"{key}.") for key in FREE)
         assert (name in registered) != free, name
-
-
-# --- MLflow -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def shown(agreed: Path) -> list[Shown]:
-    """The study's run in MLflow, and those of its trials."""
-    import mlflow
-
-    store = f"sqlite:///{agreed / 'mlflow.db'}"
-    client = mlflow.MlflowClient(store)
-    runs = client.search_runs([client.get_experiment_by_name("pulseledger").experiment_id])
-    (parent,) = (run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    return read_runs(store, parent)
-
-
-def compared(agreed: Path, shown: list[Shown]) -> set[tuple]:
-    study = read_study(agreed)
-    recorded = audit_records(agreed / "ledger", Report(), checks=())
-    report = Report()
-    for told in check_study(shown, study, agreed, read_trials(study, agreed), recorded):
-        report.add(told)
-    assert report.unchecked == []
-    return {(f.trial, f.field) for f in report.findings}
-
-
-def test_mlflow_agrees_with_the_folder(agreed: Path, shown: list[Shown]):
-    assert len(shown) == 4
-    assert compared(agreed, shown) == set()
-
-
-def test_every_parameter_and_every_point_in_mlflow_is_held_against_the_folder(agreed: Path, shown: list[Shown]):
-    own = next(run for run in shown if run.tags.get("number") == "0")
-    home = repeat_folder(trial_folder(agreed, 0), 0)
-    trial = read_trials(read_study(agreed), agreed)[0]
-    repeats = [Result.read(repeat_folder(trial_folder(agreed, 0), r)) for r in (0, 1)]
-
-    def found(params: Mapping[str, str], curves: Mapping[str, list[tuple[int, float]]]) -> set[str]:
-        changed = own._replace(params=dict(params), curves=dict(curves))
-        return {told.field for told in check_run(changed, home, trial, repeats) if hasattr(told, "field")}
-
-    assert found(own.params, own.curves) == set()
-    assert len(own.params) > 50
-    for name in own.params:
-        assert found({**own.params, name: "x"}, own.curves) == {name}
-    assert found({**own.params, "added": "1"}, own.curves) == {"added"}
-    held = {name: points for name, points in own.curves.items() if not name.startswith(UNBOUND_METRICS)}
-    assert {"train/loss", "final/accuracy", "repeats/accuracy_mean", "final/gradient_evaluations"} <= held.keys()
-    for name, points in held.items():
-        for place, (step, value) in enumerate(points):
-            other = [*points[:place], (step, value + 0.5), *points[place + 1 :]]
-            assert found(own.params, {**own.curves, name: other}) == {name}
-        without = {key: kept for key, kept in own.curves.items() if key != name}
-        assert found(own.params, without) == {name}
-    assert found(own.params, {**own.curves, "final/added": [(0, 1.0)]}) == {"final/added"}
-
-
-def test_the_curves_of_the_study_and_its_trials_in_mlflow_are_held(agreed: Path, shown: list[Shown]):
-    own, *trials = shown
-    for name, points in own.curves.items():
-        if not name.startswith(UNBOUND_METRICS):
-            other = [(step, value + 1) for step, value in points]
-            changed = own._replace(curves={**own.curves, name: other})
-            assert compared(agreed, [changed, *trials]) == {(None, name)}
-    assert compared(agreed, [own, *trials[1:]]) == {(int(trials[0].tags["number"]), "number")}
-    twice = compared(agreed, [own, *trials, trials[0]])
-    assert twice == {(int(trials[0].tags["number"]), "number")}
