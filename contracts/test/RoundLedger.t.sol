@@ -554,7 +554,6 @@ contract RoundLedgerTest is Base {
     function testCloseRefusals() public {
         header = disputeEmptySlot();
         bytes32 lastHead = ledger.head(FEDERATION);
-        bytes32 firstHead = ledger.headAt(FEDERATION, 0);
         refuse(IRoundLedger.FederationDisputed.selector, abi.encode(FEDERATION, 1));
         close(1, lastHead, CLOSING);
         vm.prank(AUDITOR);
