@@ -91,6 +91,8 @@ def start_ray(execution: ExecutionConfig) -> bool:
             options |= {"include_dashboard": False, **_short_folder()}
             if execution.cpus is not None:
                 options["num_cpus"] = execution.cpus
+        # a Ray that joins no cluster listens on this machine's loopback only, as it does by itself on other systems
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = not local
         try:
             _require_somebody(execution.address)
             with _own_signals():

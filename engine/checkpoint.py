@@ -45,7 +45,7 @@ def save(
     history = [row.document() for row in state.history]
     meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
     meta["data"] = data
-    with whole(folder / NAME) as part:
+    with whole(folder / NAME, mode=0o600) as part:  # rounds that wait for the ledger have their openings in it
         save_file(tensors, part, {"state": json.dumps(meta)})
 
 

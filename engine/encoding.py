@@ -44,6 +44,39 @@ def read_json(text: Any) -> Any:
     return json.loads(text)
 
 
+def require_size(value: Any, most: int = 1_000_000) -> None:
+    """Refuse plain data that holds more values than this, where what stands in several places counts in each.
+
+    A few lines of YAML can name each other so often that nobody could write them out.
+
+    Raises:
+        ValueError: it does, or it holds itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(one: Any, above: frozenset[int]) -> int:
+        if not isinstance(one, dict | list | tuple):
+            return 1
+        if id(one) in above or len(above) > 100:
+            raise ValueError("it holds itself, or is nested too deeply")
+        if id(one) not in sizes:
+            parts = one.values() if isinstance(one, dict) else one
+            sizes[id(one)] = 1 + sum(size(part, above | {id(one)}) for part in parts)
+        return sizes[id(one)]
+
+    if size(value, frozenset()) > most:
+        raise ValueError(f"it holds more than {most} values")
+
+
+def one_line(words: str) -> str:
+    """Text in which whatever moves a cursor is written out: somebody else's words could otherwise be taken for ours.
+
+    >>> one_line("a\\nb\\x1b[2J")
+    'a\\\\nb\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
 def hexed(data: bytes) -> str:
     """Bytes as 0x hex.
 

@@ -25,6 +25,10 @@ class SynthesisError(PulseLedgerError):
     """A generator cannot make the beats that were asked for. The message is one sentence: the reason of a denial."""
 
 
+class NotTrusted(PulseLedgerError):
+    """A folder names a server that its reader has not named as trusted; nothing was sent there."""
+
+
 class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
 

@@ -113,8 +113,10 @@ def steps(
         state = joined.advance(state, joined.parts.rounds)
         result, scored = joined.scored(state, spent)
         table = predictions(joined.cohort, scored.outcomes)
-        held = joined.close(scored, result, predictions_digest(table))
-        result = result.ended(spent.total(), joined.ledger_summary(held, state, scored, spent))
+        last = spent.clock.now()
+        held = joined.close(scored, result, lambda: predictions_digest(table))
+        closing = spent.clock.now() - last
+        result = result.ended(spent.total(), joined.ledger_summary(held, state, scored, spent, closing))
     joined.parts.ledger.bundle(result.document(), joined.config_text)
     checkpoint.fence(folder, place.attempt)
     write_outputs(folder, result, table, joined.network, state.params)
@@ -242,7 +244,7 @@ class Federation:
         lost = list(scored.missing.values())
         return assemble(*run, summary, spent.total(), self.requests, lost), scored
 
-    def close(self, scored: Scored, result: Result, predictions: str) -> dict[str, Any]:
+    def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
         data = self.cohort.beats.digest
         ending = Ending("complete", scored.missing, self.config_text, data, result.document(), predictions)
@@ -256,24 +258,30 @@ class Federation:
         ending = Ending("pruned", scored.missing, self.config_text, self.cohort.beats.digest)
         self.parts.ledger.close(scored.signed, ending)
 
-    def ledger_summary(self, held: Mapping[str, Any], state: LoopState, scored: Scored, spent: _Spent) -> LedgerSummary:
-        """What the ledger holds, and what it cost so far."""
-        seconds = ledger_seconds(self.parts.ledger, state, scored.sign_seconds, spent.loop())
+    def ledger_summary(
+        self, held: Mapping[str, Any], state: LoopState, scored: Scored, spent: _Spent, closing: float = 0.0
+    ) -> LedgerSummary:
+        """What the ledger holds, and what it cost so far; `closing` are seconds."""
+        seconds = ledger_seconds(self.parts.ledger, state, scored.sign_seconds, spent.loop() - closing, closing)
         return LedgerSummary.model_validate({**held, **seconds})
 
 
-def ledger_seconds(ledger: LoopLedger, state: LoopState, signing: float, loop: float) -> dict[str, float]:
+def ledger_seconds(
+    ledger: LoopLedger, state: LoopState, signing: float, loop: float, closing: float = 0.0
+) -> dict[str, float]:
     """What the ledger cost; {} where nobody signs.
 
     Args:
         signing: seconds of the hospitals' signatures at the end.
-        loop: seconds since the first round began.
+        loop: seconds from the first round until the last model is scored.
+        closing: seconds after that.
     """
     if ledger.signing is None:
         return {}
     critical = ledger.seconds + signing + sum(row.hash_seconds + row.sign_seconds for row in state.history)
     return {
         "open_seconds": ledger.open_seconds,
+        "close_seconds": closing,
         "critical_path_seconds": critical,
         "overhead_share": critical / max(loop, sum(row.seconds for row in state.history)),
     }

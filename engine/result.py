@@ -31,7 +31,7 @@ from pydantic import (
 from engine.config import RunConfig
 from engine.encoding import read_json
 from engine.errors import DataError
-from engine.files import write_text
+from engine.files import read_text, write_text
 from engine.settings import sentence
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
@@ -243,6 +243,7 @@ class LedgerSummary(Part):
         final: whether all rounds are beyond dispute.
         final_after: seconds since 1970 from when on they can be made final, if they are not.
         seconds: spent in appending rounds, beside the training.
+        open_seconds, close_seconds: before the first round and after the last one, which no round waits for.
         critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
         closing: digest of what closed the run, which is on the chain; a run that is not at its end has none.
         hospitals: by slot, where hospitals score each other.
@@ -264,6 +265,7 @@ class LedgerSummary(Part):
     final_after: int | None = None
     seconds: float | None = None
     open_seconds: float | None = None
+    close_seconds: float | None = None
     critical_path_seconds: float | None = None
     overhead_share: float | None = None
     closing: str | None = None
@@ -401,7 +403,7 @@ class Result(Part):
         """
         path = folder / RESULT
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             raise DataError(f"{folder}: holds no finished run ({RESULT} is missing).") from None
         except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
+from engine.encoding import require_size
 from engine.errors import ConfigError
 
 
@@ -49,6 +50,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({reason}); give a YAML file.") from None
     try:
         values = yaml.load(text, _Loader)
+        require_size(values)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: more digits than a number may have
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -8,9 +8,11 @@ from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
 from sweeps.signals import ended_in_a_sentence
 from sweeps.streams import say, usable_streams
-from sweeps.verbs import data, governing, ledger, looking, running
+from sweeps.trust import trusting
+from sweeps.verbs import auditing, data, governing, ledger, looking, running
+from sweeps.verbs.border import unforeseen
 from sweeps.verbs.completion import complete
-from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
+from sweeps.verbs.parser import CLOSED, INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_keys:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
-        with ended_in_a_sentence():
+        with ended_in_a_sentence(), trusting(getattr(options, "trust", ())):
             return options.run(options, rest)
     except ReviewPending as error:
         say(f"pulseledger: {error}")
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return CLOSED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"pulseledger: {where}{error.strerror or error}.")
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         how = str(stop) or "stopped; `pulseledger resume DIR` goes on from the last round."
         say(f"pulseledger: {how}")
         return INTERRUPTED
+    except Exception as error:
+        say(f"pulseledger: {unforeseen(error)}")
+        return MISTAKE
 
 
 def _parser() -> Parser:
@@ -52,7 +57,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = Verbs(parser)
-    for room in (running, looking, governing, ledger, data):
+    for room in (running, looking, auditing, governing, ledger, data):
         room.add(verbs)
     return parser
 

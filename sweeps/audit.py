@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.audit.report import Count, Report, finding
+from engine.audit.known import NOTHING, Known
+from engine.audit.report import Count, Note, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
-from engine.config import config_hash
+from engine.config import RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
-from engine.errors import ConfigError, DataError, PulseLedgerError
-from engine.ledger.format import STUDY
-from engine.paths import SQLITE, sqlite_path, sqlite_uri
-from engine.result import Result
+from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
+from engine.ledger.format import CONFIG, STUDY
+from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
+from engine.result import RESULT, Result
+from engine.settings import parse
 from engine.tracking.store import run_tags
 from sweeps import registration
 from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
@@ -27,29 +29,62 @@ from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, damaged, stored
 
 
-def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
+def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
+    """Recompute everything that a run, a bundle or a study claims; of a run that kept no ledger, say so.
+
+    Raises:
+        PulseLedgerError: what is there cannot be read.
+    """
+    if is_study(path):
+        return audit_study(path, checks, known)
+    if not (path / "ledger").exists() and (path / CONFIG).is_file():
+        config = parse(RunConfig, load_config(path / CONFIG), str(path / CONFIG))
+        if config.ledger.backend == "none":
+            report = Report(finished=(path / RESULT).exists())
+            report.add(
+                Note("no ledger was kept (ledger.backend is none): nothing of this run is bound", unchecked=True)
+            )
+            return report
+    return audit(path, checks, known)
+
+
+def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
     """Recompute everything that a study's folder claims. Nothing is changed.
 
     Args:
         checks: of each trial's run.
+        known: what the auditor knows from elsewhere; head and contract are those of the study.
 
     Raises:
         PulseLedgerError: the study's file, database or journal cannot be read.
     """
-    study, report = read_study(folder), Report()
-    trials = _trials(study, folder, report)
+    study, report, recorded = read_study(folder), Report(), StudyCase()
+    trials: dict[int, StoredTrial] | None = None
+    try:
+        trials = _trials(study, folder, report)
+    except NotTrusted as error:
+        report.add(Note(f"Optuna's database was not compared: {error}", unchecked=True))
     kept = read_records(folder)
     if (folder / "ledger" / STUDY.file).exists():
-        recorded = audit_records(folder / "ledger", report)
+        recorded = audit_records(folder / "ledger", report, known=known)
         _check_design(study, kept, recorded, report)
-        _check_trials(study, folder, trials, recorded, report)
+        if trials is not None:
+            _check_trials(study, folder, trials, recorded, report)
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
         report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)
     else:
-        report.notes.append("ledger.backend is none: nothing was registered")
-    _check_values(study, folder, trials, report)
-    _check_data(study, kept, folder, trials, report)
+        words = "no ledger was kept (ledger.backend is none): nothing was registered"
+        report.add(Note(words, unchecked=True))
+    _check_values(study, folder, trials or {}, report)
+    _check_data(study, kept, folder, trials or {}, report)
+    _tell_trials(trials or {}, recorded, report)
+    _audit_runs(folder, recorded, checks, known, report)
+    return report
+
+
+def _tell_trials(trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report) -> None:
+    """How each trial stands, and whether the study has come to its end."""
     report.trials = [
         {
             "trial": number,
@@ -59,17 +94,41 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS) -> Report:
         }
         for number, trial in sorted(trials.items())
     ]
-    report.finished = all(row["state"] in registration.STAGE.values() for row in report.trials)
     for state in ("COMPLETE", "PRUNED", "FAILED", "RUNNING"):
         report.counts[state.lower()] = sum(row["state"] == state for row in report.trials)
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    begun = {*recorded.begun, *trials}
+    never = wanted - len(begun) if type(wanted) is int else 0
+    if never > 0:
+        report.add(Note(f"{never} of {wanted} registered trials never began"))
+    # what a driver that was killed did not get to record; the next one does so before anything else
+    late = [number for number in sorted(trials) if number not in recorded.begun]
+    ends = [n for n, trial in sorted(trials.items()) if trial.ended and n not in recorded.ended and n not in late]
+    for what, numbers in (("beginning", late), ("end", ends)):
+        if recorded.designs and numbers:
+            report.add(Note(f"the {what} of trials {', '.join(map(str, numbers))} is not recorded; resume does so"))
+    over = recorded.ended.keys() if recorded.designs else {n for n, trial in trials.items() if trial.ended}
+    report.finished = bool(begun) and never <= 0 and begun <= over
+
+
+def _audit_runs(folder: Path, recorded: StudyCase, checks: Sequence[Check], known: Known, report: Report) -> None:
+    """Audit the ledger of each trial's runs; one of a trial that is recorded as pruned or failed need not have ended."""
     for run in sorted(path.parent for path in folder.glob("trials/*/seed-*/ledger")):
         name = str(run.relative_to(folder))
         try:
-            report.runs[name] = audit(run, checks)
+            report.runs[name] = found = audit(run, checks, known.node)
         except PulseLedgerError as error:
-            number = int(run.parent.name) if run.parent.name.isdecimal() else None
-            report.find(number, "folder", name, "a readable ledger", None, str(error))
-    return report
+            report.runs[name] = Report(unreadable=str(error))
+            continue
+        stage, _ = recorded.ended.get(_number(run.parent), ("", None))
+        if stage in ("PRUNED", "FAILED") and not found.finished:
+            found.finished = True
+            found.add(Note(f"the run did not finish: its trial is recorded as {stage}"))
+
+
+def _number(trial: Path) -> int:
+    """The number of a trial by its folder; -1 where that is no trial's."""
+    return int(trial.name) if trial.name.isascii() and trial.name.isdecimal() and len(trial.name) < 10 else -1
 
 
 def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
@@ -109,12 +168,14 @@ def _check_design(study: StudyConfig, kept: Mapping[str, str], recorded: StudyCa
 def _check_trials(
     study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], recorded: StudyCase, report: Report
 ) -> None:
+    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
+    registered = wanted if type(wanted) is int else 0
     for number, trial in sorted(trials.items()):
-        if number not in recorded.begun:
-            message = "the trial is in Optuna's database, but its beginning was never recorded"
-            report.find(number, "database", "trial", None, number, message)
-        else:
+        if number in recorded.begun:
             _compare(number, "begun", recorded.begun[number], registration.begun(trial), report)
+        elif number >= registered:
+            message = "the trial is in Optuna's database, but is none of the registered ones"
+            report.find(number, "database", "trial", f"one of {registered} trials", number, message)
         if not trial.ended:
             if number in recorded.ended:
                 message = "the database says that the trial has not ended"
@@ -126,8 +187,6 @@ def _check_trials(
             report.find(number, "folder", "result.json", "the recorded results", None, str(error))
             continue
         if number not in recorded.ended:
-            message = "the end was never recorded; `pulseledger resume` does so after a driver that was killed there"
-            report.find(number, "ended", "stage", stage, None, message)
             continue
         was, there = recorded.ended[number]
         if was != stage:
@@ -144,13 +203,10 @@ def _check_trials(
         if not path.name.isdecimal() or path != trial_folder(folder, int(path.name)) or int(path.name) not in numbers:
             surplus = int(path.name) if path.name.isdecimal() else None
             report.find(surplus, "folder", path.name, None, path.name, "the folder belongs to no trial of the study")
-    wanted = recorded.designs[-1].get("trials") if recorded.designs else None
-    if isinstance(wanted, int) and len(numbers) < wanted:
-        report.notes.append(f"{wanted - len(numbers)} of {wanted} registered trials never began")
     going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
     going = [n for n in going if not trials[int(n)].ended]
     if going:
-        report.notes.append(f"trials that have not ended: {', '.join(going)}")
+        report.add(Note(f"trials that have not ended: {', '.join(going)}"))
 
 
 def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[str, Any], report: Report) -> None:
@@ -192,7 +248,7 @@ def _check_data(
 ) -> None:
     """Results must be of the records that the study began with, unless the trial's own keys choose others."""
     if not kept:
-        report.notes.append("the records that the study is of were not registered; they are at its sites")
+        report.add(Note("the records that the study is of were not registered; they are at its sites", unchecked=True))
         return
     base = {condition.label: resolve(study, condition, {}, 0).data for condition in conditions(study)}
     for number, trial in sorted(trials.items()):
@@ -218,7 +274,7 @@ def _data(values: Mapping[str, Any]) -> DataConfig | None:
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[Path, Any]:
+def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Known = NOTHING) -> tuple[Path, Report]:
     """Audit the folder that an MLflow run belongs to, and compare its tags with what is there.
 
     Args:
@@ -245,25 +301,25 @@ def audit_mlflow(run_id: str, store: str | None, folder: Path | None) -> tuple[P
     if is_study(home):
         of_study, recorded = Report(), StudyCase()
         if (home / "ledger" / STUDY.file).exists():
-            recorded = audit_records(home / "ledger", of_study)
+            recorded = audit_records(home / "ledger", of_study, checks=())
         domain = recorded.domain
         there = {"ledger.head": of_study.head}
         if domain is not None:
             there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
-        study_report = audit_study(home)
-        for name, value, message in _tag_problems(tags, there, status, study_report.notes):
+        study_report = audit_study(home, known=known)
+        for name, value, message in _tag_problems(tags, there, status, study_report):
             study_report.find(None, "mlflow", name, value, tags.get(name), message)
         return home, study_report
-    report = audit(home)
+    report = audit(home, known=known)
     try:
         result = Result.read(home)
     except DataError as error:
-        report.notes.append(f"MLflow's tags were not compared: {error}")
+        report.add(Note(f"MLflow's tags were not compared: {error}", unchecked=True))
         return home, report
     there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
     there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
     there["ledger.closing"] = result.ledger.closing
-    for name, value, message in _tag_problems(tags, there, status, report.notes):
+    for name, value, message in _tag_problems(tags, there, status, report):
         report.add(finding("mlflow", name, value, tags.get(name), message))
     return home, report
 
@@ -284,12 +340,12 @@ def _home(base: Path, tags: Mapping[str, str]) -> Path:
 
 
 def _tag_problems(
-    tags: Mapping[str, str], there: Mapping[str, Any], status: str, notes: list[str]
+    tags: Mapping[str, str], there: Mapping[str, Any], status: str, report: Report
 ) -> Iterator[tuple[str, Any, str]]:
     """Name, value and message of every tag that is not what the ledger says; a run that goes on has none so far."""
     missing = [name for name in there if name not in tags]
     if missing and status != "FINISHED":
-        notes.append(f"MLflow's run is {status} and has no tag {', '.join(missing)}")
+        report.add(Note(f"MLflow's run is {status} and has no tag {', '.join(missing)}", unchecked=True))
     for name, value in there.items():
         if (name in tags or status == "FINISHED") and tags.get(name) != (None if value is None else str(value)):
             yield name, value, f"MLflow's tag {name} is not what the ledger in the folder says"

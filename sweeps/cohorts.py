@@ -40,9 +40,7 @@ def impossible_cohort(config: RunConfig) -> str:
             "and a patient is never split"
         )
     if cohort.partition == "one-record" and cohort.hospitals != most and _exact(config):
-        return (
-            f"cohort.hospitals is {cohort.hospitals}, but partition one-record makes a hospital of each of the {most} patients"
-        )
+        return f"cohort.hospitals is {cohort.hospitals}, but partition one-record makes a hospital of each of the {most} patients"
     return ""
 
 

@@ -36,7 +36,7 @@ from sweeps.folder import (
 )
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import SPREAD, open_mirror
+from sweeps.mirror import open_mirror, told
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
@@ -154,7 +154,7 @@ class Driver:
         """A trial that waits, else a new one; None when there is nothing left."""
         if self._waiting or self._again:
             return (self._waiting or self._again).pop(0)
-        if len(self._queue.trials()) >= total_trials(self._study):
+        if self._queue.begun() >= total_trials(self._study):
             return None
         entry = self._queue.ask()
         return None if entry is None else self._ordered(entry)
@@ -174,7 +174,7 @@ class Driver:
             configs=tuple(housed(config, self._slots.cpus) for config in configs),
             folder=home,
             named=self._mirror.named(trial),
-            scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *SPREAD))),
+            scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *told(self._study)))),
             rungs=tuple(steps) if trial.baseline is None else (),
             by_repeat=by_repeat,
             stops=(self._folder / STOP, home / STOP),
@@ -445,7 +445,7 @@ class Driver:
 
     def _extend(self, command: Command) -> None:
         """Another number of trials: an amendment on the ledger, as with another `trials` in the study's file."""
-        wanted, begun = command.value or 0, len(self._queue.trials())
+        wanted, begun = command.value or 0, self._queue.begun()
         if refusal := extension_problem(self._study, wanted, begun):
             self._commands.answer(command, "refused", refusal)
             return

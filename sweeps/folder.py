@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from engine import checkpoint
 from engine.errors import StudyError
-from engine.files import write_text
+from engine.files import read_text, write_text
 from engine.paths import load_config
 from engine.result import RESULT, Result, RoundSummary
 from engine.settings import parse
@@ -76,8 +76,8 @@ def error_file(folder: Path, trial: int) -> Path:
 def read_error(folder: Path, trial: int) -> str:
     """The reason of a failed trial in one line; empty when none was written."""
     try:
-        return error_file(folder, trial).read_text(encoding="utf-8").split("\n", 1)[0]
-    except OSError:
+        return read_text(error_file(folder, trial)).split("\n", 1)[0]
+    except (OSError, ValueError):
         return ""
 
 
@@ -111,7 +111,7 @@ def write_progress(trial: Path, seen: Seen) -> None:
 def read_progress(trial: Path) -> Seen:
     """The last word of a trial, from its folder."""
     try:
-        return Seen(**json.loads((trial / PROGRESS).read_text(encoding="utf-8")))
+        return Seen(**json.loads(read_text(trial / PROGRESS)))
     except (OSError, ValueError, TypeError):
         return NOT_SEEN
 
@@ -184,7 +184,7 @@ def _trials(storage: BaseStorage, name: str, folder: Path) -> Sequence[FrozenTri
     owner = storage.get_study_user_attrs(found).get(OWNER)
     if owner is not None:
         identity = folder / IDENTITY
-        refuse_another(name, owner, identity.read_text(encoding="utf-8") if identity.exists() else "")
+        refuse_another(name, owner, read_text(identity) if identity.is_file() else "")
     return storage.get_all_trials(found, deepcopy=False)
 
 

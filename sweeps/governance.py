@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.encoding import one_line
 from engine.errors import ConfigError, DataError
 from engine.ledger.keyfiles import read_key_file
 from engine.result import SyntheticRow
@@ -88,6 +89,7 @@ def print_requests(folder: Path, as_json: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     several = len({run for run, _ in rows}) > 1
     waiting = sum(_status(run, row) == "pending" for run, row in rows)
@@ -100,7 +102,7 @@ def print_requests(folder: Path, as_json: bool) -> None:
         home = (str(run.relative_to(folder)),) if several else ()
         amounts = (amount if amount else "-" for amount in (row.wanted, row.allowed, row.granted, row.accepted))
         words = (row.request[:SHORT], *home, row.hospital, row.class_, row.generator, *amounts)
-        table.add_row(*map(str, words), _status(run, row), row.reasons)
+        table.add_row(*(Text(one_line(str(word))) for word in (*words, _status(run, row), row.reasons)))
     Console(width=None if sys.stdout.isatty() else 170).print(table)
 
 

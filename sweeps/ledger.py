@@ -6,7 +6,7 @@ written anew, and `result.json` stays as it was at the end of the run.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +21,11 @@ from engine.encoding import hexed, unhexed
 from engine.errors import ConfigError, LedgerError
 from engine.ledger import proofs
 from engine.ledger.accounts import AUDITOR
-from engine.ledger.bundle import write_bundle
+from engine.ledger.bundle import write_bundle, write_public
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.config import LedgerConfig
 from engine.ledger.erasure import erase as _erase
-from engine.ledger.format import RUN, ZERO, tensor_name
+from engine.ledger.format import BUNDLE, RUN, ZERO, tensor_name
 from engine.ledger.keyfiles import read_key_file
 from engine.ledger.keystore import load_key, rotate_key
 from engine.ledger.run import RunLedger, federation_of, reopened
@@ -105,8 +105,26 @@ def resolve(folder: Path, round: int, voided: bool, key: Path | None) -> dict[st
         return {"round": round, "status": ledger.rounds.status(round), "auditor": address(auditor)}
 
 
-def finalize(folder: Path) -> dict[str, Any]:
+def export(folder: Path, out: Path) -> dict[str, Any]:
+    """Writes a bundle to hand on: without salts and what they hide, which its audit then names as not verified.
+
+    Raises:
+        LedgerError: the run has no bundle yet, or the file is there already.
+    """
+    if out.exists():
+        raise LedgerError(f"{out}: is there already; name another file")
+    bundle = folder / "ledger" / BUNDLE
+    if not bundle.is_file():
+        raise LedgerError(f"{folder}: has no bundle; a run writes one at its end")
+    write_public(bundle, out)
+    return {"bundle": str(out), "public": True}
+
+
+def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, Any]:
     """Makes the rounds of a run final whose window for disputes has passed.
+
+    Args:
+        now: seconds since 1970.
 
     Raises:
         LedgerError: it has not, or a dispute is open.
@@ -114,17 +132,17 @@ def finalize(folder: Path) -> dict[str, Any]:
     with opened(folder) as ledger:
         if not ledger.rounds.is_final():
             if ledger.book.chain.name == "embedded":
-                _require_passed(folder)
+                _require_passed(folder, now())
             ledger.rounds.finalize()
         return {"rounds": len(ledger.rounds.seals), "final": ledger.rounds.is_final()}
 
 
-def _require_passed(folder: Path) -> None:
+def _require_passed(folder: Path, now: float) -> None:
     """The embedded chain's clock does not run; what its window means to people is by the clock on the wall."""
     if not (folder / RESULT).exists():
         raise LedgerError(f"{folder}: the run has not ended, its rounds become final after that")
     after = Result.read(folder).ledger.final_after
-    if after is not None and time.time() < after:
+    if after is not None and now < after:
         raise LedgerError(f"{folder}: its rounds can be disputed until {moment(after)}, and are not final before")
 
 

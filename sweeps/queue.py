@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sweeps.definition import CODE, DEFINITION, code, definition
 from sweeps.folder import OWNER, optuna_names, refuse_another
 from sweeps.lock import identity
 from sweeps.space import Condition, StudyConfig, conditions, resolve
 from sweeps.storage import one_sentence
-from sweeps.stored import StoredTrial, begun, stored
+from sweeps.stored import StoredTrial, stored
 from sweeps.tuned import build_sampler, drawn, grid, suggest
 
 Opened = list[tuple[optuna.Study, Condition | None]]
@@ -77,20 +77,22 @@ def wanted_first(study: StudyConfig, condition: Condition | None) -> list[tuple[
 class Entry:
     """One trial in Optuna's database, to read and to write; also one that an earlier driver asked for."""
 
-    def __init__(self, study: optuna.Study, position: int) -> None:
-        """Args: position is Optuna's own number of it in its study."""
+    def __init__(self, study: optuna.Study, position: int, id: int) -> None:
+        """Args: position is Optuna's own number of it in its study, id that in the database."""
         self.study = study
         self.position = position
+        self._id = id
 
     def read(self) -> StoredTrial:
         """What is there now."""
-        found = stored(self._frozen())
+        # not through the study, which reads all of its trials that have not ended, also those that wait in its queue
+        found = stored(self.study._storage.get_trial(self._id))
         assert found is not None, "a trial without a configuration never becomes an entry"
         return found
 
     def note(self, name: str, value: Any) -> None:
         """Writes one attribute; see `sweeps.stored`."""
-        self._trial().set_user_attr(name, value)
+        self.study._storage.set_trial_user_attr(self._id, name, value)
 
     def report(self, step: int, value: float) -> None:
         """Tells Optuna an intermediate value of a single objective; again changes nothing."""
@@ -112,48 +114,58 @@ class Entry:
         """The end of a trial without objectives."""
         self.study.tell(self.position, state=TrialState[state])
 
-    def _frozen(self) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[self.position]
-
     def _trial(self) -> optuna.Trial:
         # Optuna has no public way to write to a trial that another process asked for
-        return optuna.Trial(self.study, self._frozen()._trial_id)
+        return optuna.Trial(self.study, self._id)
 
 
 class Queue:
-    """All trials of a study, and which comes next."""
+    """All trials of a study, and which comes next.
+
+    What has begun is remembered here and read one by one: to ask Optuna for all trials reads, each time, every one that
+    waits in its queue, of which a grid of a thousand points has a thousand.
+    """
 
     def __init__(self, study: StudyConfig, opened: Opened) -> None:
         self._study = study
         self._opened = opened
         self._conditions = {condition.label: condition for condition in conditions(study)}
+        there = [made.get_trials(deepcopy=False) for made, _ in opened]
+        self._entries = [
+            [Entry(made, t.number, t._trial_id) for t in trials if stored(t) is not None]
+            for (made, _), trials in zip(opened, there, strict=True)
+        ]
+        self._waiting = [sum(t.state == TrialState.WAITING for t in trials) for trials in there]
 
     def trials(self) -> list[StoredTrial]:
         """All that got as far as having a configuration, which are those that count."""
-        return [trial for study, _ in self._opened for trial in begun(study.get_trials(deepcopy=False))]
+        return [entry.read() for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
         """The same, to write to."""
-        return [
-            Entry(study, trial.frozen.number)
-            for study, _ in self._opened
-            for trial in begun(study.get_trials(deepcopy=False))
-        ]
+        return [entry for entries in self._entries for entry in entries]
+
+    def begun(self) -> int:
+        """How many these are."""
+        return sum(len(entries) for entries in self._entries)
 
     def rivals(self, entry: Entry) -> list[StoredTrial]:
         """The trials of the Optuna study that an entry is in."""
-        return begun(entry.study.get_trials(deepcopy=False))
+        return [other.read() for entries in self._entries if entry in entries for other in entries]
 
     def ask(self) -> Entry | None:
         """The next trial: conditions in turn, the one with the fewest trials first. None when a grid is used up."""
-        counts = [len(begun(study.get_trials(deepcopy=False))) for study, _ in self._opened]
+        counts = [len(entries) for entries in self._entries]
         for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
             study, condition = self._opened[index]
-            waiting = any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False))
-            if self._study.sampler == "grid" and not waiting:
+            if self._study.sampler == "grid" and not self._waiting[index]:
                 continue  # this condition's grid is used up
             study.sampler = build_sampler(self._study, counts[index], index)
-            return self._draw(study, condition, sum(counts))
+            entry = self._draw(study, condition, sum(counts))
+            self._waiting[index] = max(0, self._waiting[index] - 1)  # Optuna takes what waits before it draws
+            self._entries[index].append(entry)
+            self._entries[index].sort(key=lambda one: one.position)
+            return entry
         return None
 
     def _draw(self, study: optuna.Study, condition: Condition | None, number: int) -> Entry:
@@ -173,7 +185,7 @@ class Queue:
         asked.set_user_attr("keys", keys)
         # last: a trial with a configuration can be adopted, one without never began
         asked.set_user_attr("config", [config.model_dump(mode="json") for config in configs])
-        return Entry(study, asked.number)
+        return Entry(study, asked.number, asked._trial_id)
 
     def adopt(self) -> list[Entry]:
         """Trials that an earlier driver left RUNNING, by their number; one that never got a configuration is failed.
@@ -181,15 +193,17 @@ class Queue:
         What such a trial had taken out of the queue, a baseline or a point of the grid, is put back there.
         """
         adopted = []
-        for study, _ in self._opened:
+        for index, (study, _) in enumerate(self._opened):
+            mine = {entry.position: entry for entry in self._entries[index]}
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if stored(trial) is not None:
-                    adopted.append(Entry(study, trial.number))
+                if trial.number in mine:
+                    adopted.append(mine[trial.number])
                     continue
                 fixed = trial.system_attrs.get("fixed_params")
                 there = study.get_trials(deepcopy=False)
                 if fixed is not None and not any(t.user_attrs.get("instead_of") == trial.number for t in there):
                     kept = {name: value for name, value in trial.user_attrs.items() if name == "baseline"}
                     study.enqueue_trial(fixed, user_attrs={**kept, "instead_of": trial.number})
+                    self._waiting[index] += 1
                 study.tell(trial.number, state=TrialState.FAIL)
         return sorted(adopted, key=lambda entry: entry.read().number)

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.encoding import json_hash
 from engine.errors import DataError
+from engine.files import read_text
 from engine.provenance import provenance
 from engine.result import RESULT
 from sweeps.folder import repeat_folder
@@ -75,7 +76,7 @@ def repeat_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_text(path))
         named = {name: result[name] for name in ("model_hash", "config_hash")}
         named |= {name: result["ledger"][name] for name in _LEDGER if name in result["ledger"]}
         return {**named, "digest": json_hash(_timeless(result)).hex()}

@@ -31,6 +31,7 @@ from engine.files import whole
 from engine.paths import sqlite_uri
 from sweeps.space import StudyConfig
 from sweeps.text import first_line
+from sweeps.trust import driven, require_trusted
 
 DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
@@ -64,8 +65,11 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
 
     Raises:
         StudyError: the database cannot be used.
+        NotTrusted: the folder names a server that the user has not.
     """
     hush_optuna()
+    if study.storage is not None:
+        require_trusted(study.storage, "storage", folder)
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"connect_args": READ_ONLY}
         if study.storage is None:
@@ -121,6 +125,7 @@ def driver_storage(
     say: Callable[[str], None],
     clock: Clock = REAL,
     away_seconds: float = AWAY_SECONDS,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
@@ -133,7 +138,7 @@ def driver_storage(
     hush_optuna()
     with one_sentence(study, folder):
         if study.storage is None:
-            file = _opened_file(folder / DATABASE, say, clock, away_seconds)
+            file = _opened_file(folder / DATABASE, say, clock, away_seconds, lock_seconds)
             try:
                 yield Patient(optuna.storages.get_storage(file), say, clock, away_seconds)  # type: ignore[abstract]
             finally:
@@ -142,6 +147,7 @@ def driver_storage(
             return
         import psycopg
 
+        driven(study.storage)
         # makes the tables, and checks their version, for which Optuna wants two connections
         _open(study.storage, {"connect_args": CONNECT}).engine.dispose()
         lock = _Lock(study.name, clock)
@@ -167,7 +173,9 @@ def driver_storage(
             opened.engine.dispose()
 
 
-def _opened_file(path: Path, say: Callable[[str], None], clock: Clock, away_seconds: float) -> RDBStorage:
+def _opened_file(
+    path: Path, say: Callable[[str], None], clock: Clock, away_seconds: float, lock_seconds: float
+) -> RDBStorage:
     """The SQLite file of a folder that is held; it appears whole or not at all."""
     for half in path.parent.glob(f".{path.name}.*"):
         half.unlink(missing_ok=True)
@@ -176,7 +184,7 @@ def _opened_file(path: Path, say: Callable[[str], None], clock: Clock, away_seco
             _open(sqlite_uri(part.resolve()), None).engine.dispose()
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path.resolve(), timeout=LOCK_SECONDS, check_same_thread=False)
+        return sqlite3.connect(path.resolve(), timeout=lock_seconds, check_same_thread=False)
 
     end, told = clock.now() + away_seconds, False
     while True:
@@ -325,7 +333,7 @@ class Patient(BaseStorage):
                 answer = getattr(self._storage, name)(*args, **options)
             except Away as error:
                 missed = True
-                if self._clock.now() > end:
+                if self._clock.now() >= end:
                     raise StudyError(
                         f"storage: the database has been away for {self._seconds:g} s ({error}); nothing is lost, resume "
                         "when it is back."

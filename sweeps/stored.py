@@ -29,6 +29,14 @@ from sweeps.space import StudyConfig
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 _KINDS: dict[str, Any] = {"trial": int, "condition": str, "keys": dict, "config": list}
+_OPTIONAL: dict[str, Any] = {
+    "baseline": dict | None,
+    "pruned": int | None,
+    "repeats": dict,
+    "reason": str,
+    "waiting": str,
+    "error": dict,
+}
 
 
 class Interval(NamedTuple):
@@ -155,6 +163,12 @@ def stored(trial: FrozenTrial) -> StoredTrial | None:
         return None
     if wrong := damaged(trial):
         raise DataError(f"Optuna's trial {trial.number}: {wrong[0]} is damaged; `pulseledger audit` says more.")
+    return _read(trial)
+
+
+def _read(trial: FrozenTrial) -> StoredTrial:
+    """Raises what Python raises for values of another form."""
+    noted = trial.user_attrs
     rungs = {int(key[5:]): value for key, value in noted.items() if key.startswith("rung/")}
     return StoredTrial(
         number=noted["trial"],
@@ -181,8 +195,24 @@ def begun(trials: Iterable[FrozenTrial]) -> list[StoredTrial]:
 
 
 def damaged(trial: FrozenTrial) -> list[str]:
-    """Names of what the driver must have noted of a begun trial and is not there, or is no such thing."""
-    return [name for name, kind in _KINDS.items() if not isinstance(trial.user_attrs.get(name), kind)]
+    """Names of what the driver noted of a begun trial, or must have, and is no such thing."""
+    noted = trial.user_attrs
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(noted.get(name), kind)]
+    wrong += [name for name, kind in _OPTIONAL.items() if name in noted and not isinstance(noted[name], kind)]
+    if isinstance(noted.get("trial"), bool) or (not wrong and not 0 <= noted["trial"] < 10**9):
+        wrong.append("trial")
+    if not wrong and not all(_is_config(config) for config in noted["config"]):
+        wrong.append("config")
+    if not wrong:
+        try:
+            _read(trial)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            wrong += [name for name in noted if name.startswith("rung/")] + ["values"]
+    return wrong
+
+
+def _is_config(config: Any) -> bool:
+    return isinstance(config, dict) and isinstance(config.get("federation"), dict)
 
 
 def pruned_at(step: int, study: StudyConfig) -> str:

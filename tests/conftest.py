@@ -67,6 +67,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PULSELEDGER_CACHE", str(folder))
+        patch.setenv("PULSELEDGER_TRACEBACK", "1")  # what nobody foresaw is to fail a test
         # the studies of the tests are over before the usual ten seconds are
         patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
         yield folder

@@ -95,7 +95,7 @@ def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) 
     save_file(unflatten(run.params(rounds), LAYOUT), run.folder / "model.safetensors")
     pq.write_table(predictions(run), run.folder / "predictions.parquet")
     write_bundle(run.ledger_folder, result, dump_yaml(SETTINGS))
-    times = dict.fromkeys(("seconds", "open_seconds", "critical_path_seconds", "overhead_share"), 0.5)
+    times = dict.fromkeys(("seconds", "open_seconds", "close_seconds", "critical_path_seconds", "overhead_share"), 0.5)
     (run.folder / "result.json").write_text(json.dumps({**result, "ledger": {**summary, **times}}))
     return run.folder
 

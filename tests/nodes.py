@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -175,3 +176,30 @@ def as_embedded(start: Callable[..., Node], program: str) -> Node:
     node = start(program, chain_id=embedded.chain_id)
     node(_MONEY[program], embedded.sender, hex(10**21))
     return node
+
+
+class Listener:
+    """Stands where a node could: counts who comes, and answers nothing that a node would say."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                listener.asked += 1
+                self.send_error(500)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Listener":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

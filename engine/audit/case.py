@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from engine.audit import spec
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Executed, RunState, execute_run
+from engine.audit.known import NOTHING, Known
 from engine.audit.records import read_yaml
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction
@@ -198,6 +199,7 @@ class Case:
 
     Attributes:
         backend: name, url, contract: as in the meta row.
+        known: what the auditor knows from elsewhere.
     """
 
     evidence: Evidence
@@ -211,6 +213,7 @@ class Case:
     rotations: tuple[Rotation, ...]
     steps: tuple[Step, ...]
     transactions: tuple[Transaction, ...]
+    known: Known = NOTHING
 
     @cached_property
     def finished(self) -> bool:
@@ -224,13 +227,19 @@ class Case:
         state = 0 if self.closing is None else self.closing.record["state"]
         return ENDINGS[state] if state < len(ENDINGS) else ENDINGS[0]
 
+    @property
+    def public(self) -> bool:
+        """Whether this is a bundle from which all openings were left out to hand it on; it has none, whatever it says."""
+        said = self.evidence.folder is None and self.evidence.manifest.get("public") is True
+        return said and all(
+            update.opening is None for entry in self.rounds.values() for update in entry.updates.values()
+        )
+
     @cached_property
     def result(self) -> Mapping[str, Any]:
         """What result.json says; empty where it is not there, or cannot be read."""
-        if self.evidence.folder is None:
-            return {}
         try:
-            found = read_json((self.evidence.folder / "result.json").read_text(encoding="utf-8"))
+            found = read_json(self.evidence.text("result.json"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -390,7 +399,7 @@ class Case:
         place = (self.backend, self.domain, self.contracts, self.transactions)
         rounds = [(n, entry.parent_model) for n, entry in sorted(self.rounds.items()) if self.shown(n)]
         shown = [(*one, slot) for one in rounds for slot in self.federation.slots]
-        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted), shown)
+        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted), shown, self.known.rpc)
 
     def shown(self, number: int) -> int:
         """Updates of a round that were shown to the contract directly, as its seal names their number."""

@@ -6,9 +6,11 @@ are there twice and bytes that differ from the manifest are told, and whatever c
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sqlite3
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -16,9 +18,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.audit import limits
 from engine.audit.report import Finding, finding
 from engine.encoding import read_json
 from engine.errors import LedgerError
+from engine.files import read_bytes, read_text
 from engine.ledger.format import (
     BUNDLE,
     BUNDLE_FORMAT,
@@ -33,10 +37,18 @@ from engine.ledger.format import (
 
 _ROWS = "|".join(re.escape(rows_name(table)) for table in RUN.tables)
 _NAMES = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CONFIG)}|{_ROWS}|updates/\d{{5,}}\.safetensors")
-_LINE = 1 << 24  # bytes of the longest row that is read
 
 # What the reader of an archive raises for one that is damaged.
-_DAMAGED = (OSError, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError)
+_DAMAGED = (
+    OSError,
+    KeyError,
+    ValueError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+)
 
 
 class Evidence:
@@ -59,42 +71,51 @@ class Evidence:
         self.folder = None if path.is_file() else path
         with ExitStack() as stack:
             if self.folder is None:
+                self._size = path.stat().st_size
                 self._zip = _archive(path, stack)
                 self._check_entries()
             else:
                 self._journal = stack.enter_context(opened(path / "ledger" / RUN.file))
                 bundle = path / "ledger" / BUNDLE
-                if bundle.exists():
+                if bundle.is_file():
                     self._compare_bundle(bundle)
+                elif os.path.lexists(bundle):
+                    self._tell(BUNDLE, "a file", "something else", "cannot be read")
             self._stack = stack.pop_all()
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table as mappings of all its columns; a damaged row is told and left out."""
         columns = RUN.tables[table].columns
         for number, row in enumerate(self._raw_rows(table), start=1):
+            limits.require(f"rows of {table}", number, limits.TRANSACTIONS if table == "transactions" else limits.ROWS)
             if isinstance(row, dict) and set(row) == set(columns):
                 yield row
             else:
                 message = f"row {number} of {table} is damaged"
                 self.problems.append(finding(table, "row", ", ".join(columns), row, message))
 
-    def vectors(self, number: int) -> bytes | None:
-        """The archived vectors of a round, 0 for the genesis."""
+    def vectors(self, number: int, most: int) -> bytes | None:
+        """The archived vectors of a round, 0 for the genesis; None where there is no file of at most `most` bytes."""
+        name = vectors_name(number)
         try:
             if self.folder is not None:
-                return (self.folder / "ledger" / vectors_name(number)).read_bytes()
-            return self._zip.read(vectors_name(number))
+                return read_bytes(self.folder / "ledger" / name, most)
+            return self._read(name, most)
         except _DAMAGED:
             return None
+
+    def text(self, name: str) -> str:
+        """A text of the run's folder; raises OSError or ValueError where there is none, or no folder."""
+        if self.folder is None:
+            raise FileNotFoundError(name)
+        return read_text(self.folder / name, limits.FILE)
 
     @property
     def config(self) -> str:
         """The text of config.yaml; "" where there is none, or it is no text."""
         try:
-            if self.folder is not None:
-                return (self.folder / CONFIG).read_text(encoding="utf-8")
-            return self._zip.read(CONFIG).decode()
-        except (*_DAMAGED, ValueError):
+            return self.text(CONFIG) if self.folder is not None else self._read(CONFIG, limits.FILE).decode()
+        except _DAMAGED:
             return ""
 
     def archived(self) -> list[str]:
@@ -118,8 +139,8 @@ class Evidence:
             yield from rows(self._journal, RUN, table)
             return
         try:
-            with self._zip.open(rows_name(table)) as file:
-                while line := file.readline(_LINE):
+            with self._zip.open(self._stored(rows_name(table))) as file:
+                while line := file.readline(limits.LINE):
                     try:
                         yield read_json(line.decode())
                     except ValueError:
@@ -130,22 +151,22 @@ class Evidence:
 
     def _check_entries(self) -> None:
         """A bundle holds the entries of its format, each once, and each as its manifest says."""
-        entries = self._zip.infolist()
-        names = [entry.filename for entry in entries]
-        for position, entry in enumerate(entries):
-            name = entry.filename
-            # stored entries only: what is not compressed cannot swell
-            if not _NAMES.fullmatch(name) or entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                self._tell(name, "a stored entry of the format", "another", "does not belong into a bundle")
-            elif names.index(name) != position:
-                self._tell(name, "once", "twice", "is there twice")
+        entries, names = self._zip.infolist(), set[str]()
+        for entry in entries:
+            if not _NAMES.fullmatch(entry.filename) or not _is_stored(entry):
+                self._tell(entry.filename, "a stored entry of the format", "another", "does not belong into a bundle")
+            elif entry.filename in names:
+                self._tell(entry.filename, "once", "twice", "is there twice")
+            names.add(entry.filename)
+        # entries that lie over each other could hold more than the file
+        limits.require("bytes", sum(entry.file_size for entry in entries if _is_stored(entry)), self._size)
         try:
-            self.manifest = read_json(self._zip.read(MANIFEST).decode())
-            digests = self.manifest["entries"]
-            if self.manifest["format"] != BUNDLE_FORMAT or not isinstance(digests, dict):
+            manifest = read_json(self._read(MANIFEST, limits.FILE).decode())
+            digests = manifest["entries"]
+            if manifest["format"] != BUNDLE_FORMAT or not isinstance(digests, dict):
                 raise ValueError("another format")
+            self.manifest = manifest
         except (*_DAMAGED, TypeError, ValueError) as error:
-            self.manifest = {}
             self._tell(MANIFEST, f"a manifest of format {BUNDLE_FORMAT}", None, f"cannot be read: {error}")
             return
         for name in sorted({*digests, *names} - {MANIFEST}):
@@ -155,9 +176,13 @@ class Evidence:
 
     def _compare_bundle(self, path: Path) -> None:
         """The bundle beside a journal must have come from it."""
-        with Evidence(path) as bundle:
-            self.manifest = bundle.manifest
-            self.problems += bundle.problems
+        try:
+            with Evidence(path) as bundle:
+                self.manifest = bundle.manifest
+                self.problems += bundle.problems
+        except LedgerError as error:
+            self._tell(BUNDLE, "a readable bundle", None, f"cannot be read: {error}")
+            return
         entries = self.manifest.get("entries", {})
         for table in RUN.tables:
             digest = hashlib.sha256()
@@ -170,15 +195,32 @@ class Evidence:
     def _digest(self, name: str) -> str | None:
         digest = hashlib.sha256()
         try:
-            with self._zip.open(name) as file:
+            with self._zip.open(self._stored(name)) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
         except _DAMAGED:
             return None
         return digest.hexdigest()
 
+    def _stored(self, name: str) -> zipfile.ZipInfo:
+        """An entry that is as long as it says: what is compressed could swell, so it is not read at all."""
+        entry = self._zip.getinfo(name)
+        if not _is_stored(entry):
+            raise ValueError("it is not stored as it is")
+        return entry
+
+    def _read(self, name: str, most: int) -> bytes:
+        entry = self._stored(name)
+        if entry.file_size > most:
+            raise ValueError(f"it holds {entry.file_size} bytes, of at most {most}")
+        return self._zip.read(entry)
+
     def _tell(self, name: str, expected: Any, found: Any, what: str) -> None:
         self.problems.append(finding("bundle", name, expected, found, f"{name} {what}"))
+
+
+def _is_stored(entry: zipfile.ZipInfo) -> bool:
+    return entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1
 
 
 def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
@@ -202,6 +244,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     if not path.is_file():
         raise LedgerError(f"there is no journal {path}")
+    limits.require("bytes of a journal", path.stat().st_size, limits.JOURNAL)
     with tempfile.TemporaryDirectory() as folder, _in_one_sentence(path):
         copy = shutil.copyfile(path, Path(folder) / path.name)
         log = path.with_name(path.name + "-wal")
@@ -211,9 +254,22 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             # A damaged text must reach the audit as a wrong text, not as an error of the reader.
             connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.LINE)
+            connection.execute("PRAGMA trusted_schema = OFF")
+            _require_plain(connection, path)
             yield connection
         finally:
             connection.close()
+
+
+def _require_plain(connection: sqlite3.Connection, path: Path) -> None:
+    """A journal holds tables and their keys, nothing that computes: a view could have no end."""
+    kinds = {kind for (kind,) in connection.execute("SELECT type FROM sqlite_master")}
+    computed = connection.execute(
+        "SELECT count(*) FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table' AND c.hidden != 0"
+    ).fetchone()[0]
+    if kinds - {"table", "index"} or computed:
+        raise LedgerError(f"the journal {path} is damaged: it holds more than tables")
 
 
 def rows(connection: sqlite3.Connection, journal: Journal, table: str) -> Iterator[dict[str, Any]]:

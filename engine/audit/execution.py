@@ -2,19 +2,23 @@
 
 The contracts decide a second time here, so nothing of what they decide is computed elsewhere. All answers are read at once
 into plain data, and the chain is let go of again.
+
+Evidence does not choose how it is checked. Which back end a ledger is on follows from its chain id, which everybody signed;
+which node is asked is the auditor's choice, never the journal's; and only transactions of this version's contracts are
+executed, within bounds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.report import Count, Note, Reading, Told, collected, finding
 from engine.audit.spec import Domain
 from engine.audit.transactions import Transaction
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain, NodeUnreachable
-from engine.ledger.chain.contracts import is_deployed, query, read_event
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, NodeUnreachable
+from engine.ledger.chain.contracts import artefact, is_deployed, query, read_event
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
 
@@ -77,10 +81,12 @@ def execute_run(
     slots: Sequence[int],
     quotas: Sequence[tuple[int, int]],
     shown: Sequence[tuple[int, bytes, int]],
+    rpc: str | None,
 ) -> Executed[RunState]:
     """Ask the chain of a run.
 
     Args:
+        rpc: as of `execute`.
         slots: whose reputations are asked for.
         quotas: slot and class of what is asked for of the quotas.
         shown: round, model before it and slot of what is asked for of updates that were shown directly.
@@ -105,7 +111,7 @@ def execute_run(
             },
         )
 
-    return execute(backend, domain, contracts, transactions, lambda t: {"round": t.round}, questions)
+    return execute(backend, domain, contracts, transactions, lambda t: {"round": t.round}, questions, rpc)
 
 
 def execute(
@@ -115,15 +121,17 @@ def execute(
     transactions: Sequence[Transaction],
     place: Place,
     questions: Callable[[Chain], S],
+    rpc: str | None,
 ) -> Executed[S]:
     """Ask the chain of a journal: one in this process after executing all transactions, a node as it is.
 
     Args:
         backend: as in the journal.
+        rpc: address of the node, from the auditor; None asks none.
         contracts: name of each contract -> its address.
         questions: asks for what the chain holds after all transactions.
     """
-    found, told = collected(_execute(backend, domain, contracts, transactions, place, questions))
+    found, told = collected(_execute(backend, domain, contracts, transactions, place, questions, rpc))
     state, events = found if found is not None else (None, {})
     return Executed(tuple(told), state, events)
 
@@ -135,12 +143,17 @@ def _execute(
     transactions: Sequence[Transaction],
     place: Place,
     questions: Callable[[Chain], S],
+    rpc: str | None,
 ) -> Reading[tuple[S, Events] | None]:
-    chain = yield from _connect(backend)
+    chain = yield from _connect(backend, domain, rpc)
     if chain is None:
         return None
     try:
         if isinstance(chain, EmbeddedChain):
+            problem = _unfit(contracts, transactions)
+            if problem:
+                yield Note(f"the transactions were not executed again: {problem}", unchecked=True)
+                return None
             whole, answered = (yield from _replay(chain, transactions, place)), transactions
         else:
             whole, answered = True, _of_governance(transactions)
@@ -159,18 +172,47 @@ def _execute(
         chain.close()
 
 
-def _connect(backend: Mapping[str, Any]) -> Reading[Chain | None]:
+def _connect(backend: Mapping[str, Any], domain: Domain, rpc: str | None) -> Reading[Chain | None]:
+    expected = "embedded" if domain.chain_id == EMBEDDED_CHAIN else "rpc"
     name = backend.get("name")
-    if name == "embedded":
+    if name != expected:
+        message = "the back end is not that of the chain that everybody signed for"
+        yield finding("meta", "backend", expected, name, message)
+        return None
+    if expected == "embedded":
+        if rpc is not None:
+            message = "the ledger is on no node, but the auditor knows it on one"
+            yield finding("meta", "backend", "rpc", name, message)
+            return None
         return EmbeddedChain()
-    if name != "rpc":
-        yield finding("meta", "backend", "embedded or rpc", name, "the back end is unknown")
+    if rpc is None:
+        words = f"the node was not asked: the ledger is on chain {domain.chain_id}; name a node of yours with --rpc URL"
+        yield Note(words, unchecked=True)
         return None
     try:
-        return RpcChain(str(backend.get("url")))
+        return RpcChain(rpc)
     except LedgerError as error:
         yield Note(f"the chain was not compared: {error}", unchecked=True)
         return None
+
+
+def _unfit(contracts: Mapping[str, str], transactions: Sequence[Transaction]) -> str:
+    """Why transactions are not executed here: other code than ours, or more of it than ours takes; "" if there is nothing."""
+    ours, gas = {*contracts.values()}, 0
+    for transaction in transactions:
+        seq, known, call = transaction.seq, transaction.known, transaction.call
+        if known is None or call is None:
+            return f"transaction {seq} is none of the format"
+        if transaction.creates:
+            code = bytes.fromhex(artefact(known.contract)["bytecode"][2:])
+            if call.to is not None or call.data[: len(code)] != code:
+                return f"transaction {seq} creates other code than the {known.contract} of this version"
+        elif call.to not in ours:
+            return f"transaction {seq} calls another contract"
+        if call.gas > known.gas:
+            return f"transaction {seq} may take {call.gas} gas, of at most {known.gas}"
+        gas += call.gas
+    return f"they may take {gas} gas, of at most {limits.GAS}" if gas > limits.GAS else ""
 
 
 def _replay(chain: EmbeddedChain, transactions: Sequence[Transaction], place: Place) -> Reading[bool]:
@@ -203,9 +245,14 @@ def _check_contracts(chain: Chain, domain: Domain, contracts: Mapping[str, str])
         yield finding("chain", "chain_id", domain.chain_id, chain.chain_id, message)
         return False
     for name, address in contracts.items():
-        if not is_deployed(chain.code(address), name):
-            message = f"the code of the {name} is not this version's"
-            yield finding("chain", "code", name, "other code", message)
+        code = chain.code(address)
+        if not code:
+            message = f"there is no {name} where the journal has it"
+            yield finding("chain", "code", name, "nothing", message)
+            return False
+        if not is_deployed(code, name):
+            words = f"the contract at {address} is not the {name} of this version: what it holds proves nothing"
+            yield Note(words, unchecked=True)
             return False
     return True
 

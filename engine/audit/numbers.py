@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case, Matrix, Statement
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.scores import federation_scores, scored_classes, scores, share
 from engine.encoding import read_json
+from engine.files import read_bytes
 from engine.ledger.format import RESULT_VERSION
 
 _ROWS = 20  # with more hospitals, a round does not list their scores one by one
@@ -88,7 +90,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         }
         expected[f"{part}.global"] = federation_scores(tables["global"], classes, scored)
         expected[f"{part}.personal"] = federation_scores(tables["personal"], classes, scored, tables["global"])
-    for position in range(len(rounds) if isinstance(rounds, list) else 0):
+    for position in range(min(len(rounds), len(case.rounds) + 1) if isinstance(rounds, list) else 0):
         expected |= _round(case, position, stated, classes, scored)
     expected["rounds.length"] = len(case.rounds)
     return expected | _cohort(case, own, classes, scored)
@@ -196,11 +198,10 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
         yield finding("predictions", "file", _PREDICTIONS, None, "the predictions are missing")
         return
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_table(path).to_pydict()
-    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+        columns = _read_columns(path)
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError) as error:
         yield finding("predictions", "file", "a readable table", None, f"{_PREDICTIONS} is damaged: {error}")
         return
     digest = spec.json_hash(_plain(columns))
@@ -228,6 +229,30 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
                 yield finding("predictions", f"{model}.confusion", table, None, message, hospital=slot)
 
 
+def _read_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file; raises OSError or ValueError for one that is none, or swells as it is read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    source = pa.BufferReader(read_bytes(path, limits.TABLE))
+    with pq.ParquetFile(source) as plain:
+        told, texts = plain.metadata, [f.name for f in plain.schema_arrow if pa.types.is_string(f.type)]
+    for group in range(told.num_row_groups):
+        for column in range(told.num_columns):
+            limits.require("predictions", told.row_group(group).column(column).num_values, limits.PREDICTIONS)
+    limits.require("predictions", told.num_rows * max(told.num_columns, told.num_row_groups), 20 * limits.PREDICTIONS)
+    source.seek(0)
+    # each text once, however many rows have it
+    with pq.ParquetFile(source, read_dictionary=texts) as file:
+        table = file.read()
+    for name in texts:
+        for chunk in table[name].chunks:
+            longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+            limits.require("bytes of a text in the predictions", longest, limits.WORD)
+    return dict(table.to_pydict())
+
+
 def _plain(columns: Mapping[str, Any]) -> Any:
     kinds = (str, int, float, bool, type(None))
     return {name: [v if isinstance(v, kinds) else str(v) for v in values] for name, values in columns.items()}
@@ -240,6 +265,9 @@ def _by_hospital(columns: Mapping[str, Any]) -> dict[int, dict[str, list[_Row]]]
     found: dict[int, dict[str, list[_Row]]] = {}
     names = ("hospital", "model", "record", "sample", "true", "predicted")
     for hospital, model, *row in zip(*(columns[name] for name in names), strict=True):
+        kinds = (type(hospital), *(type(value) for value in row))
+        if kinds != (int, str, int, str, str) or model not in ("global", "personal"):
+            raise ValueError("a row is not one of a test beat")
         found.setdefault(hospital, {}).setdefault(model, []).append(tuple(row))
     return found
 

@@ -174,7 +174,7 @@ def _check_beats(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
             accepted[outcome.request["slot"]].append(report)
     for slot, batches in accepted.items():
         path = folder / "synthetic" / f"hospital-{slot}.npz"
-        if path.exists():
+        if path.is_file():
             yield from _check_batches(path, slot, batches)
         else:
             yield Note(f"the synthetic beats of hospital {slot} are not in the folder", unchecked=True)

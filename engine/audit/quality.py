@@ -4,20 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, slot_of
 from engine.encoding import read_json
+from engine.files import read_text
 
 
 def check(case: Case) -> Iterator[Told]:
-    """Check the file behind every signed report and review that is there; count the reports that are not."""
+    """Check the file behind every signed report and review that is there; count those that are not."""
     folder = files_of(case)
     if folder is None:
         return
-    asked, missing = requests(case), 0
+    asked, missing, reasons = requests(case), 0, 0
     for step in case.steps:
         id, slot = request_of(step), slot_of(step, asked)
         if not isinstance(step.record, Record) or slot is None:
@@ -29,10 +30,13 @@ def check(case: Case) -> Iterator[Told]:
                 yield from _check_report(path, slot, step.record)
         elif step.kind == "review":
             path = folder / "ledger" / "reviews" / f"{id.hex()}.json"
+            reasons += not path.exists()
             if path.exists():
                 yield from _check_reason(path, slot, step.record)
     if missing:
         yield Note(f"{missing} reports on the quality of synthetic beats are not in the folder", unchecked=True)
+    if reasons:
+        yield Note(f"the reasons of {reasons} reviews are not in the folder", unchecked=True)
 
 
 def files_of(case: Case) -> Path | None:
@@ -93,6 +97,6 @@ def quality_numbers(report: Any) -> dict[str, int]:
 def _file_json(path: Path) -> Any:
     """The JSON of a file; None if there is none that can be read."""
     try:
-        return read_json(path.read_text(encoding="utf-8"))
+        return read_json(read_text(path, limits.FILE))
     except (OSError, ValueError):
         return None

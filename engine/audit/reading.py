@@ -3,11 +3,12 @@
 Each function yields what is wrong with the rows of a table and returns what is right with them.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import (
     Case,
     Closing,
@@ -30,7 +31,7 @@ from engine.audit.report import Reading, finding
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
-from engine.ledger.format import GOVERNED, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -49,6 +50,7 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     federation, domain, backend, rule = meta
     slots = federation.slots
     rows = yield from _rounds(evidence)
+    limits.require("slots of rounds", len(rows) * len(slots), limits.LEAVES)
     updates = yield from _updates(evidence, rows, slots)
     openings = yield from _openings(evidence, rows, slots, updates)
     receipts = yield from _signatures(evidence, "receipts", "receipt", rows, slots, updates)
@@ -132,6 +134,10 @@ def _federation(text: Any) -> Federation:
         spec.read_address(address)
     if not hospitals or len({*hospitals}) != len(hospitals) or len(organisations) != len(hospitals):
         raise ValueError("every hospital needs an address of its own and an organisation")
+    layout = tuple(_tensor(name, shape) for name, shape in values["layout"])
+    limits.require("hospitals", len(hospitals), limits.SLOTS)
+    limits.require("tensors of a model", len(layout), limits.TENSORS)
+    limits.require("parameters of a model", sum(math.prod(shape) for _, shape in layout), limits.PARAMETERS)
     quorum, window, checks = values["quorum"], values["window"], values["checks"]
     spec.encode("uint24", quorum)
     spec.encode("uint24", window)
@@ -141,7 +147,7 @@ def _federation(text: Any) -> Federation:
     return Federation(
         **hashes,
         hospitals=hospitals,
-        layout=tuple(_tensor(name, shape) for name, shape in values["layout"]),
+        layout=layout,
         organisations=organisations,
         quorum=quorum,
         window=window,
@@ -150,7 +156,12 @@ def _federation(text: Any) -> Federation:
 
 
 def _tensor(name: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(name, str) or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
+    if (
+        not isinstance(name, str)
+        or not _encodes(name)
+        or len(shape) > 32
+        or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape)
+    ):
         raise ValueError("a tensor of the layout is damaged")
     return name, tuple(shape)
 
@@ -171,8 +182,8 @@ def _rounds(evidence: Evidence) -> Reading[dict[int, dict[str, Any]]]:
         number = row["round"]
         if type(number) is not int:
             yield finding("round", "round", "an integer", number, "a round has no number")
-        elif number < 1:
-            yield finding("round", "round", "1 or more", number, "there is no such round", round=number)
+        elif not 1 <= number < NO_ROUND:
+            yield finding("round", "round", f"1 to {NO_ROUND - 1}", number, "there is no such round", round=number)
         elif number in found:
             yield finding("round", "round", "one", "two", "the round is there twice", round=number)
         else:
@@ -386,6 +397,8 @@ def _statement(text: Any) -> Statement:
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError("classes are different names, one at least")
     if not all(isinstance(values[name], str) for name in ("data", "predictions")):
         raise ValueError("data and predictions are digests")
     size = len(classes)

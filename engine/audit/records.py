@@ -8,7 +8,7 @@ import yaml
 from engine.audit import spec
 from engine.audit.report import Reading, finding
 from engine.audit.spec import Record
-from engine.encoding import read_json
+from engine.encoding import read_json, require_size
 
 Place = Mapping[str, Any]  # round and hospital of a finding
 
@@ -29,6 +29,7 @@ def read_yaml(text: str) -> dict[str, Any]:
     """Read a YAML mapping; {} out of anything else."""
     try:
         values = yaml.load(text, _YAML)
+        require_size(values)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -1,10 +1,48 @@
-"""What an audit says: findings with their place, notes, counts, and the report that gathers them. For runs and studies."""
+"""What an audit says: findings with their place, notes, counts, the report that gathers them, and its verdict.
 
-from collections.abc import Generator
+For runs and studies. The verdict has five grades, each with an exit code of its own; of several the gravest counts:
+
+    unreadable     2   what was to be audited cannot be read
+    findings       1   something is not as it must be
+    not verified   4   nothing is wrong, but something could not be checked: each is named
+    unfinished     5   all that is there is consistent, and it says of itself that it goes on
+    clean          0   everything was checked and is as it must be
+"""
+
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
+from engine.encoding import one_line
+
 _LONGEST = 200  # characters of a value
+_LONGEST_MESSAGE = 1000
+
+
+class Verdict(StrEnum):
+    """What an audit comes to, the gravest first."""
+
+    UNREADABLE = "unreadable"
+    FINDINGS = "findings"
+    NOT_VERIFIED = "not verified"
+    UNFINISHED = "unfinished"
+    CLEAN = "clean"
+
+    @property
+    def code(self) -> int:
+        """The exit code of the command line; 3 is that of a run that waits for a reviewer."""
+        return {"unreadable": 2, "findings": 1, "not verified": 4, "unfinished": 5, "clean": 0}[self]
+
+
+def gravest(verdicts: Iterable[Verdict]) -> Verdict:
+    """The gravest of several verdicts; clean without any.
+
+    >>> gravest([Verdict.CLEAN, Verdict.UNFINISHED, Verdict.NOT_VERIFIED])
+    <Verdict.NOT_VERIFIED: 'not verified'>
+    """
+    order = list(Verdict)
+    return min(verdicts, key=order.index, default=Verdict.CLEAN)
 
 
 @dataclass(frozen=True)
@@ -76,7 +114,7 @@ def finding(
         return place if type(place) is int else None
 
     where = (number(trial), number(round), number(hospital))
-    return Finding(*where, record, one_line(field), text(expected), text(found), one_line(message))
+    return Finding(*where, record, text(field), text(expected), text(found), _cut(one_line(message), _LONGEST_MESSAGE))
 
 
 def collected(reading: Reading[T]) -> tuple[T, list[Told]]:
@@ -92,15 +130,17 @@ def collected(reading: Reading[T]) -> tuple[T, list[Told]]:
 def text(value: Any) -> str:
     """A value as text on one line, bytes as 0x hex, with its end cut off if it is long."""
     if isinstance(value, bytes):
-        shown = "0x" + value.hex()
+        shown = "0x" + value[:_LONGEST].hex()
     else:
-        shown = "nothing" if value is None else one_line(str(value))
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+        try:
+            shown = "nothing" if value is None else one_line(str(value)[: 10 * _LONGEST])
+        except ValueError:  # an integer of more digits than Python writes
+            shown = "a number of thousands of digits"
+    return _cut(shown, _LONGEST)
 
 
-def one_line(words: str) -> str:
-    """Text in which whatever moves a cursor is written out: evidence could otherwise say that it is clean."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+def _cut(words: str, longest: int) -> str:
+    return words if len(words) <= longest else words[: longest - 3] + "..."
 
 
 @dataclass
@@ -113,6 +153,7 @@ class Report:
         notes: what else there is to know.
         unchecked: those of the notes that say what could not be checked.
         finished: whether what was audited says that it has ended.
+        unreadable: why nothing could be audited, in a sentence; "" if something could.
         head: of a run after its last round; of a study those of all its generations, with a space between them.
         trials: of a study: number, condition, state and reason of every trial, failed and pruned ones included.
         runs: of a study: folder of each trial's run -> the audit of its own ledger.
@@ -123,14 +164,27 @@ class Report:
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     finished: bool = True
+    unreadable: str = ""
     head: str | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, "Report"] = field(default_factory=dict)
 
     @property
+    def verdict(self) -> Verdict:
+        """The gravest of what this report and those of a study's runs come to."""
+        grades = (
+            (self.unreadable, Verdict.UNREADABLE),
+            (self.findings, Verdict.FINDINGS),
+            (self.unchecked, Verdict.NOT_VERIFIED),
+            (not self.finished, Verdict.UNFINISHED),
+        )
+        own = [verdict for there, verdict in grades if there]
+        return gravest([*own, *(report.verdict for report in self.runs.values())])
+
+    @property
     def clean(self) -> bool:
-        """Whether nothing was found, neither here nor in a run of a study."""
-        return not self.findings and all(report.clean for report in self.runs.values())
+        """Whether everything was checked, ended, and is as it must be, here and in every run of a study."""
+        return self.verdict is Verdict.CLEAN
 
     def add(self, told: Told) -> None:
         """Takes up what a check says."""
@@ -138,7 +192,7 @@ class Report:
             case Finding():
                 self.findings.append(told)
             case Note(words, unchecked):
-                self.notes.append(one_line(words))
+                self.notes.append(_cut(one_line(words), _LONGEST_MESSAGE))
                 if unchecked:
                     self.unchecked.append(self.notes[-1])
             case Count(name, number):
@@ -151,26 +205,45 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {
-            "clean": self.clean,
+            "verdict": str(self.verdict),
+            "exit_code": self.verdict.code,
             **{f.name: getattr(self, f.name) for f in fields(self)},
             "findings": [asdict(found) for found in self.findings],
             "runs": {name: report.to_dict() for name, report in self.runs.items()},
         }
 
     def lines(self) -> list[str]:
-        """Return the report as text, one finding a line."""
+        """Return the report as text, one thing a line: what it is stands first, so that no text of the evidence can be it.
+
+        The last line is the verdict.
+        """
+        return [one_line(line) for line in (*self._told(), f"verdict: {self.verdict}{self._why()}")]
+
+    def _told(self) -> list[str]:
         checked = ", ".join(f"{number} {name}" for name, number in self.counts.items())
-        lines = [f"checked: {checked}", f"head: {self.head}"]
+        lines = [f"checked: {checked}", f"head: {self.head}"] if not self.unreadable else []
+        lines += [f"unreadable: {self.unreadable}"] if self.unreadable else []
         for row in self.trials:
             if row["state"] != "COMPLETE":
                 lines.append(f"trial {row['trial']}: {row['state']}: {row['reason']} ({row['condition']})")
         lines += [f"finding: {f.place}: {f.message} (expected {f.expected}, found {f.found})" for f in self.findings]
-        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"not verified: {note}" for note in self.unchecked]
+        lines += [f"note: {note}" for note in self.notes if note not in self.unchecked]
         for name, report in self.runs.items():
-            if report.findings or report.notes:
-                lines += [f"{name}: {line}" for line in report.lines()]
+            if report.verdict is not Verdict.CLEAN or report.notes:
+                lines += [f"run {name}: {line}" for line in report.lines()]
         if self.runs:
-            lines.append(f"{sum(report.clean for report in self.runs.values())} of {len(self.runs)} runs are clean")
-        found = len(self.findings) + sum(len(report.findings) for report in self.runs.values())
-        lines.append("clean" if self.clean else f"{found} findings")
-        return [one_line(line) for line in lines]
+            lines.append(f"runs: {sum(report.clean for report in self.runs.values())} of {len(self.runs)} are clean")
+        return lines
+
+    def _why(self) -> str:
+        """What the verdict rests on, in numbers."""
+        everything = [self, *self.runs.values()]
+        match self.verdict:
+            case Verdict.FINDINGS:
+                return f" ({sum(len(report.findings) for report in everything)})"
+            case Verdict.NOT_VERIFIED:
+                return f" ({sum(len(report.unchecked) for report in everything)} things could not be checked)"
+            case Verdict.UNFINISHED:
+                return " (all that is there is consistent)"
+        return ""

@@ -1,6 +1,7 @@
 """What a run reports of itself: final model, result.json, and the result in the bundle, against the ledger."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from engine.audit import spec
+from engine.audit import limits, spec
 from engine.audit.case import Case
 from engine.audit.closing import bound
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
 from engine.audit.witnesses import checked_rounds
 from engine.encoding import read_json
+from engine.files import read_bytes
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
 from engine.ledger.format import BASE_REPUTATION
 
@@ -42,8 +44,9 @@ def _check_model(case: Case, path: Path) -> Iterator[Told]:
             yield Note(f"there is no {MODEL}: the run did not finish")
         return
     try:
-        found = spec.tensors_hash(load(path.read_bytes()))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        most = 4 * sum(math.prod(shape) for _, shape in case.federation.layout) + limits.HEADER
+        found = spec.tensors_hash(load(read_bytes(path, most)))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         yield finding("model", "file", "readable tensors", "none", f"{MODEL} is damaged: {error}")
         return
     if found != case.last_model:
@@ -77,7 +80,7 @@ def _check_result(case: Case, path: Path) -> Iterator[Told]:
             yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:
-        result = read_json(path.read_text(encoding="utf-8"))
+        result = read_json(case.evidence.text(RESULT))
     except (OSError, ValueError) as error:
         yield finding("result", "file", "readable JSON", "none", f"{RESULT} is damaged: {error}")
         return

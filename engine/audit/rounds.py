@@ -71,7 +71,7 @@ def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Ite
 def _check_erasure(case: Case, update: Update, where: dict[str, int]) -> Iterator[Told]:
     """An opening is there, or its hospital has signed that it was erased."""
     if update.erasure is None:
-        if update.opening is None:
+        if update.opening is None and not case.public:
             message = "the opening is missing, and the hospital has not signed that it was erased"
             yield finding("opening", "opening", "an opening or an erasure", None, message, **where)
         return

@@ -143,8 +143,9 @@ def next_model(rule: Rule, model: Model, updates: Sequence[Weighted]) -> Model:
     Raises:
         ValueError: the updates cannot be added up.
     """
-    direction = RULES[rule.name](rule.weighting, updates)
-    if direction is None:
-        return model
     step, names = SERVERS[rule.server["method"]]
-    return step(model, direction, **{name: rule.server[name] for name in names})
+    with np.errstate(all="ignore"):  # of somebody else's numbers; what comes of them is compared
+        direction = RULES[rule.name](rule.weighting, updates)
+        if direction is None:
+            return model
+        return step(model, direction, **{name: rule.server[name] for name in names})

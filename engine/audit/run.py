@@ -26,6 +26,7 @@ head, too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engine.audit import (
@@ -47,6 +48,8 @@ from engine.audit import (
 )
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
+from engine.audit.known import NOTHING, Known
+from engine.audit.known import compare as pinned
 from engine.audit.reading import read
 from engine.audit.report import Count, Note, Report, Told, collected, finding, text
 
@@ -70,8 +73,11 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def audit(path: Path, checks: Sequence[Check] = CHECKS) -> Report:
+def audit(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
     """Recompute a run's ledger from its folder or its bundle. Nothing is changed.
+
+    Args:
+        known: what the auditor knows from elsewhere: the node to ask, a head, a contract.
 
     Raises:
         LedgerError: there is neither, or a file is so damaged that no journal can be read from it.
@@ -81,10 +87,14 @@ def audit(path: Path, checks: Sequence[Check] = CHECKS) -> Report:
         case = _read(evidence, report)
         if case is None:
             return report
+        case = replace(case, known=known)
         report.counts |= {"rounds": len(case.rounds), "updates": _updates(case), "transactions": len(case.transactions)}
         for check in checks:
             for told in check(case):
                 report.add(told)
+        heads = {case.genesis_head: "round 0", **{one.head: f"round {n}" for n, one in sorted(case.rounds.items())}}
+        for told in pinned(known, case.domain, heads, [case.head(case.last)]):
+            report.add(told)
         report.finished = case.finished
         report.head = text(case.head(case.last))
     return report
@@ -103,11 +113,13 @@ def compare(path: Path, other: Path) -> Report:
             return report
         report.findings.clear()  # what is wrong with a copy by itself is what its own audit says
         if first.federation.id != second.federation.id or first.domain != second.domain:
-            words = "the two belong to different federations or contracts, nothing can contradict"
+            words = "nothing was compared: the two belong to different federations or contracts"
             report.add(Note(words, unchecked=True))
             return report
         for told in _compare(first, second):
             report.add(told)
+        if not first.rounds.keys() & second.rounds.keys():
+            report.add(Note("nothing was compared: no round is in both copies", unchecked=True))
         report.head = text(first.head(first.last))
     return report
 

@@ -10,7 +10,7 @@ What the records say is compared with Optuna's database and the trials' folders 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 from engine.audit import spec
 from engine.audit.evidence import opened, rows
 from engine.audit.execution import execute
+from engine.audit.known import NOTHING, Known
+from engine.audit.known import compare as pinned
 from engine.audit.reading import read_domain
 from engine.audit.records import read_object
 from engine.audit.report import Count, Note, Reading, Report, Told, collected, finding, text
@@ -71,6 +73,7 @@ class StudyCase:
     registrations: tuple[Registration, ...] = ()
     records: tuple[TrialRecord, ...] = ()
     transactions: tuple[Transaction, ...] = ()
+    known: Known = NOTHING
 
     @property
     def contracts(self) -> dict[str, str]:
@@ -332,6 +335,7 @@ def check_state(case: StudyCase) -> Iterator[Told]:
         case.transactions,
         lambda t: {"trial": place.get(t.round) if t.purpose == "record" else None},
         questions,
+        case.known.rpc,
     )
     yield from executed.told
     if executed.state is not None:
@@ -361,8 +365,11 @@ def _compare_state(studies: Mapping[bytes, Held], state: StudyState) -> Iterator
 CHECKS: tuple[Check, ...] = (check_registrations, check_records, check_calls, check_state)  # 1 to 4
 
 
-def audit_records(folder: Path, report: Report, checks: Sequence[Check] = CHECKS) -> StudyCase:
+def audit_records(folder: Path, report: Report, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> StudyCase:
     """Recompute the journal in the `ledger/` folder of a study; findings go into `report`. Nothing is changed.
+
+    Args:
+        known: what the auditor knows from elsewhere: the node to ask, a head, a contract.
 
     Raises:
         LedgerError: there is no journal, or none can be read from the file.
@@ -371,13 +378,22 @@ def audit_records(folder: Path, report: Report, checks: Sequence[Check] = CHECKS
         case, told = collected(_read(partial(rows, connection, STUDY)))
     for one in told:
         report.add(one)
+    case = replace(case, known=known)
     if case.domain is not None:
         for check in checks:
             for one in check(case):
                 report.add(one)
-        heads = [text(held.head) for held in collected(_walk(case))[0].values()]
-        report.head = " ".join(heads) or None
+        last = [held.head for held in collected(_walk(case))[0].values()]
+        for one in pinned(known, case.domain, _heads(case), last):
+            report.add(one)
+        report.head = " ".join(map(text, last)) or None
     return case
+
+
+def _heads(case: StudyCase) -> dict[bytes, str]:
+    """Every head that the study ever had, and what it is that of."""
+    found = {_first_head(case, one): f"registration {one.position}" for one in case.registrations}
+    return found | {spec.hash_of(one.row["head"]) or spec.ZERO: f"record {one.seq}" for one in case.records}
 
 
 def differences(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -23,6 +23,7 @@ class Call(NamedTuple):
     Attributes:
         chain_id: that it is bound to, None if to none.
         to: the contract that it calls, None if it creates one.
+        gas: limit.
         sender: of one that creates a contract or opens a federation; of others it is not recovered.
         created: address of the contract that it creates.
         function, arguments: of a call whose purpose is known, as the contract names them.
@@ -31,6 +32,7 @@ class Call(NamedTuple):
     chain_id: int | None
     to: str | None
     data: bytes
+    gas: int
     sender: str = ""
     created: str = ""
     function: str = ""
@@ -116,7 +118,7 @@ def _call(position: int, purpose: Any, known: Purpose | None, raw: bytes, where:
     creates = known is not None and not known.function
     try:
         content = decode_transaction(raw)
-        call = Call(content["chain_id"], content["to"], content["data"])
+        call = Call(content["chain_id"], content["to"], content["data"], content["gas"])
         if creates or purpose == "open":
             call = call._replace(sender=spec.sender(raw))
         if creates:

@@ -23,7 +23,7 @@ from engine.data.config import DataConfig, seconds_of
 from engine.data.records import Record, read_record
 from engine.encoding import json_hash
 from engine.errors import DataError
-from engine.files import cache_folder
+from engine.files import own_cache
 
 LONGEST_RR = 3.0  # seconds
 ARRAYS = ("x", "rr", "y", "record", "sample", "peak")
@@ -228,7 +228,7 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
     """
     collections, window, digest = _found(data, progress)
     code = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE]
-    folder = cache_folder() / "beats" / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
+    folder = own_cache("beats") / hashlib.sha256(b"".join([digest.encode(), *code])).hexdigest()[:24]
     source = _patients_source(collections)  # the same patients may be told in another way
     try:
         return replace(open_beats(folder, check=True), patients_source=source)

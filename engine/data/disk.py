@@ -13,7 +13,7 @@ from engine.data.headers import find, segments_named
 from engine.data.sources import DATASETS, MITDB, Dataset
 from engine.encoding import json_hash
 from engine.errors import DataError
-from engine.files import cache_folder
+from engine.files import cache_folder, own_cache
 
 VARIABLE = "PULSELEDGER_DATA"
 NO_ANNOTATIONS = {"hea", "dat", "mat", "edf", "xws", "txt", "md", "csv", "json", "part"}  # suffixes of other things
@@ -218,7 +218,7 @@ def _simulated(data: DataConfig) -> Path:
     # The generator's source is part of the key: another generator writes other records.
     settings = data.simulated
     key = json_hash([settings.model_dump(mode="json"), simulate.source_digest()]).hex()[:16]
-    folder = cache_folder() / "simulated" / key
+    folder = own_cache("simulated") / key
     if not folder.is_dir():
         part = folder.with_name(f"{key}.{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)

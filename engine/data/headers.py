@@ -5,6 +5,7 @@ header says, units outside of ASCII. What a header may leave out (names of leads
 """
 
 import contextlib
+import functools
 import math
 import re
 import tempfile
@@ -198,15 +199,22 @@ def _with_length(part: Part) -> bytes | None:
 
 
 def _parsed(path: Path) -> Any:
-    import wfdb
-
+    """A header as `wfdb` reads it; nobody may change it."""
     try:
         if path.stat().st_size > LARGEST_HEADER:
             raise ValueError("longer than a header can be")
-        with at_hand([(f"{path.stem}.hea", path)]) as folder:
-            return wfdb.rdheader(str(folder / path.stem))
+        return _read(path, path.read_bytes())
     except Exception as error:
         raise _unreadable(path, reason(error)) from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(path: Path, text: bytes) -> Any:
+    """The header in `path`, which holds `text`: one trial after another of a process reads the same records."""
+    import wfdb
+
+    with at_hand([(f"{path.stem}.hea", path)]) as folder:
+        return wfdb.rdheader(str(folder / path.stem))
 
 
 def _rate(path: Path, header: Any) -> float:

@@ -6,12 +6,13 @@ after the end of a run makes the file longer by the rows of those transactions a
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.encoding import canonical_json, json_hash
+from engine.encoding import canonical_json, json_hash, read_json
 from engine.errors import LedgerError
 from engine.files import whole
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
@@ -35,7 +36,9 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> None:
     kept = bound(result)
     digests: dict[str, str] = {}
     with (
-        whole(folder / BUNDLE, durable=True, error=LedgerError) as part,
+        whole(
+            folder / BUNDLE, durable=True, mode=0o600, error=LedgerError
+        ) as part,  # it holds what opens the commitments
         zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
         read_only(folder / RUN.file) as journal,
     ):
@@ -62,6 +65,29 @@ def write_bundle(folder: Path, result: Mapping[str, Any], config: str) -> None:
             "result_digest": json_hash(kept).hex(),
         }
         archive.writestr(_entry(MANIFEST), canonical_json(manifest))
+
+
+def write_public(bundle: Path, out: Path) -> None:
+    """Write a bundle without what opens the commitments, to be handed on: salts, and the values behind them.
+
+    Raises:
+        LedgerError: there is no bundle, it is damaged, or the file cannot be written.
+    """
+    secret = rows_name("openings")
+    try:
+        with zipfile.ZipFile(bundle) as source, whole(out, durable=True, error=LedgerError) as part:
+            manifest = read_json(source.read(MANIFEST).decode())
+            manifest["entries"][secret] = hashlib.sha256(b"").hexdigest()
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+                for name in source.namelist():
+                    if name in (secret, MANIFEST):
+                        text = b"" if name == secret else canonical_json({**manifest, "public": True}).encode()
+                        archive.writestr(_entry(name), text)
+                        continue
+                    with source.open(name) as read, archive.open(_entry(name), "w", force_zip64=True) as file:
+                        shutil.copyfileobj(read, file, 1 << 20)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise LedgerError(f"{bundle}: is no bundle that can be handed on ({error})") from None
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -1,10 +1,24 @@
 """Settings of the ledger."""
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from engine.ledger.typed import checksum_address
 from engine.settings import Section
+
+
+def _contract_text(value: Any) -> Any:
+    """An address as it was written: without quotes, YAML takes 0x and 40 digits for a number."""
+    if type(value) is int and 0 <= value < 1 << 160:
+        value = f"0x{value:040x}"
+    if isinstance(value, str) and re.fullmatch("0x([0-9a-f]{40}|[0-9A-F]{40})", value):
+        return checksum_address(bytes.fromhex(value[2:]))
+    return value
+
+
+Contract = Annotated[str, BeforeValidator(_contract_text)]
 
 
 class LedgerConfig(Section):
@@ -15,7 +29,7 @@ class LedgerConfig(Section):
     )
     url: str | None = Field(None, description="rpc: address of the node")
     chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
-    contract: str | None = Field(None, description="rpc: deployed contract; null deploys one")
+    contract: Contract | None = Field(None, description="rpc: deployed contract; null deploys one")
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")

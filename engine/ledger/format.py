@@ -30,7 +30,7 @@ and of a study's, where `round` of a transaction is a generation or the `seq` of
 A bundle holds all of a run in one file, a zip archive without compression; names are sorted and times fixed, so equal
 content gives equal bytes:
 
-    manifest.json                  format, sha256 of every other entry and of each contract's build, `result` and its hash
+    manifest.json                  `public` if openings were left out; format, sha256 of every other entry and of each contract's build, `result` and its hash
     config.yaml                    the configuration of the run
     journal/<table>.jsonl          one JSON object a row and line, BLOBs as 0x hex
     updates/00000.safetensors      tensor "genesis": the parameters before round 1
@@ -274,6 +274,7 @@ UNBOUND = (
     "rounds.*.sign_seconds",
     "ledger.seconds",
     "ledger.open_seconds",
+    "ledger.close_seconds",
     "ledger.critical_path_seconds",
     "ledger.overhead_share",
     "ledger.final",  # as it was at the end of the run; the chain tells how it is

@@ -66,7 +66,8 @@ class Store:
         with storage(self.path):
             for left in self.path.parent.glob(f".{self.path.name}.*"):
                 left.unlink()  # by a process that was killed here
-        with whole(self.path, durable=True, error=LedgerError) as part, storage(self.path):
+        # for its owner's eyes: it holds what opens the commitments; SQLite gives its log the same permissions
+        with whole(self.path, durable=True, mode=0o600, error=LedgerError) as part, storage(self.path):
             connection = sqlite3.connect(part)
             try:
                 for name, table in self._journal.tables.items():

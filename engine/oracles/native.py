@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import PulseLedgerError
-from engine.files import cache_folder
+from engine.errors import DataError, PulseLedgerError
+from engine.files import is_own, own_cache
 from engine.model import Network
 from engine.oracles.base import Batch
 from engine.oracles.torch import TorchOracle
@@ -56,7 +56,10 @@ def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str
     arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
     version = _run([*command, "--version"])
     key = json.dumps([SOURCE.read_text(), command, arguments, version, _cpu()])
-    path = cache_folder() / "native" / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
+    try:
+        path = own_cache("native") / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
+    except DataError as error:
+        raise NativeUnavailable(f"The native kernel cannot be kept in {error}") from None
     try:
         if not _intact(path):
             _build([*command, *arguments], path)
@@ -195,10 +198,9 @@ def _build(command: list[str], path: Path) -> None:
 
 
 def _intact(path: Path) -> bool:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if not is_own(path):  # built by somebody else, before the folder was closed
         return False
+    content = path.read_bytes()
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 

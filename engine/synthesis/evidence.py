@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from engine.encoding import canonical_json
 from engine.errors import DataError
-from engine.files import cache_folder, whole, write_text
+from engine.files import own_cache, whole, write_text
 from engine.oracles.base import Batch
 from engine.synthesis import quality
 from engine.synthesis.files import batch_digest
@@ -52,8 +52,7 @@ def measured(train: Batch, held_out: Batch, made: Synthetic, anatomy: Anatomy, s
     key = hashlib.sha256(canonical_json(described).encode() + Path(quality.__file__).read_bytes())
     for batch in (train, held_out, made.batch()):
         key.update(batch_digest(batch))
-    home = cache_folder() / "evidence"
-    home.mkdir(parents=True, exist_ok=True)
+    home = own_cache("evidence")
     kept, picture = (home / f"{key.hexdigest()}.{ending}" for ending in ("json", "png"))
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))

@@ -29,8 +29,8 @@ import filelock
 import numpy as np
 
 from engine.encoding import canonical_json
-from engine.errors import SynthesisError
-from engine.files import cache_folder
+from engine.errors import DataError, SynthesisError
+from engine.files import is_own, own_cache
 from engine.synthesis.config import TimeGanConfig
 
 WORKER = Path(__file__).with_name("timegan_worker.py")
@@ -91,10 +91,15 @@ def sample(
     key = hashlib.sha256(
         canonical_json(described).encode() + data.tobytes() + repr(data.shape).encode() + WORKER.read_bytes()
     )
-    home = cache_folder() / "timegan"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home = own_cache("timegan")
+    except DataError as error:
+        raise SynthesisError(str(error)) from None
     weights, drawn = home / f"{key.hexdigest()}.npz", home / f"{key.hexdigest()}-{wanted}.npz"
     with _alone(weights.with_suffix(".lock"), drawn, note):
+        for path in (weights, drawn):
+            if not is_own(path):
+                path.unlink(missing_ok=True)
         if drawn.exists():
             note("timegan: found in the cache")
         else:

@@ -143,10 +143,18 @@ def start_tracker(config: TrackingConfig, folder: Path, actor: bool, home: Path 
         PulseLedgerError: nobody listens at the configured address, and this is no resume of what began when it did.
     """
     home = home or folder
-    uri = store_uri(config, folder)
+    require_store(config, folder, home)
+    return Background(open_tracker, store_uri(config, folder), config.experiment, home / SPOOL, actor=actor)
+
+
+def require_store(config: TrackingConfig, folder: Path, home: Path) -> None:
+    """Before anything is made: a wrong address is a mistake, unless it was right when `home` was begun.
+
+    Raises:
+        PulseLedgerError: nobody listens at the configured address.
+    """
     if not (home / ".id").exists():
-        check_store(uri)
-    return Background(open_tracker, uri, config.experiment, home / SPOOL, actor=actor)
+        check_store(store_uri(config, folder))
 
 
 def open_tracker(uri: str, experiment: str, spool: Path) -> Tracker:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.encoding import one_line
 from engine.errors import ConfigError
 from engine.settings import parse
 from sweeps.cohorts import cohort_words
@@ -152,6 +153,7 @@ def _fetch(name: str, folder: Path | None) -> int:
 def _print_cohort(report: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from sweeps.table import table_console
 
@@ -167,7 +169,7 @@ def _print_cohort(report: dict[str, Any]) -> None:
         share = h["local_majority_accuracy"]
         table.add_row(
             f"{h['id']}{'' if h['trains'] else ' (unseen)'}",
-            " ".join(h["records"]) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
+            Text(one_line(" ".join(h["records"]))) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
             *(f"{h[k]:,}" for k in ("train", "validation", "test")),
             *(f"{h['classes'][c]:,}" for c in classes),
             f"{sum(h['left_out'].values()):,}",
@@ -176,7 +178,7 @@ def _print_cohort(report: dict[str, Any]) -> None:
     table.add_row("all", "", "", "", "", *(f"{report['classes'][c]:,}" for c in classes), style="bold")
     table_console().print(table)
     for line in _reading(report):
-        print(line)
+        print(one_line(line))
     h = report["heterogeneity"]
     print(
         f"label distance (EMD) mean {h['emd_mean']:.3f}, max {h['emd_max']:.3f}; Jensen-Shannon {h['js']:.3f}; "
@@ -191,7 +193,7 @@ def _print_cohort(report: dict[str, Any]) -> None:
     print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
     print(f"patients in more than one hospital: {len(report['patients_shared'])}")
     for text in report["leaky"]:
-        print(f"leaky: {text}")
+        print(one_line(f"leaky: {text}"))
 
 
 def _reading(report: dict[str, Any]) -> list[str]:

@@ -84,6 +84,9 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
     )
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger dispute --receipt`")
+    one = sub("export", "a bundle of a finished run to hand on", FOLDER)
+    one.add_argument("--public", action="store_true", required=True, help="without salts and what they hide")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as public.plb")
     sub("claim", "pull the reward of a hospital", FOLDER, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", FOLDER, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
@@ -105,6 +108,9 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "submit":
             done = desk.submit(options.folder, options.file)
             said = f"the update of hospital {done['hospital']} for round {done['round']} is with the contract"
+        case "export":
+            done = desk.export(options.folder, options.out)
+            said = f"{options.out}: everything but salts and what they hide; `pulseledger audit` takes it"
         case "dispute":
             done = desk.dispute(options.folder, options.round, options.slot, options.receipt)
             said = f"round {done['round']} is {done['status']}"

@@ -7,6 +7,7 @@ from typing import NoReturn
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer, and of a command that nobody has answered
 INTERRUPTED = 130
+CLOSED = 141  # nobody reads the output any more, as of a program that SIGPIPE ends; 1 is an audit's findings
 
 
 KEYS = """keys as flags (every key of the configuration is one; `pulseledger keys` explains them):
@@ -50,3 +51,9 @@ class Verbs:
         )
         parser.set_defaults(run=run, takes_keys=takes_keys)
         return parser
+
+
+def trusts(sub: argparse.ArgumentParser) -> None:
+    """Adds the flag that names servers which a folder may lead to."""
+    words = "a server or address that may be opened where the folder names it; also in PULSELEDGER_TRUSTED"
+    sub.add_argument("--trust", action="append", default=[], metavar="SERVER", help=words)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from engine.config import RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
+from engine.ledger.typed import checksum_address
 from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
 
@@ -516,3 +517,13 @@ def test_unknown_symbols_and_every_alternative_are_named() -> None:
         ConfigError, match=r"data.records is 3: input should be 'all', or input should be a valid tuple"
     ):
         parse(RunConfig, {"data": {"records": 3}}, "c.yaml")
+
+
+@pytest.mark.parametrize("text", ["{0}", "'{0}'", "{1}", "{2}"])
+def test_a_contract_needs_no_quotes(tmp_path: Path, text: str):
+    """YAML takes 0x and forty digits for a number."""
+    address = checksum_address(bytes.fromhex("00bdb2315678afecb367f032d93f642f64180aa3"))
+    path = tmp_path / "run.yaml"
+    digits = text.format(address, address.lower(), "0x" + address[2:].upper())
+    path.write_text(f"ledger: {{backend: rpc, url: 'http://node', contract: {digits}}}\n")
+    assert parse(RunConfig, load_yaml(path), "run.yaml").ledger.contract == address

@@ -127,7 +127,7 @@ def corner(tiny_config: Any, records: Path, row: Row) -> Any:
     if keys["cohort.partition"] == "records":
         keys["cohort.groups"] = [["a", "d"], ["b", "c"], ["e", "f"]]
     if keys["cohort.split"] == "other-database":
-        keys |= {"data.other.source": "folder", "data.other.folder": str(records.parent / "away")}
+        keys = {"data.other.source": "folder", "data.other.folder": str(records.parent / "away"), **keys}
     if keys.get("data.classes") == ["usual", "early", "pvc"]:
         keys["data.symbols"] = {"N": "usual", "A": "early", "V": "pvc"}
     if keys.get("ledger.backend", "none") == "none" or keys["federation.algorithm"] == "centralised":

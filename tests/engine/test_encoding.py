@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from engine import encoding
-from engine.encoding import canonical_json, hexed, json_hash, read_json, unhexed
+from engine.encoding import canonical_json, hexed, json_hash, one_line, read_json, require_size, unhexed
 
 
 def test_canonical_json_is_sorted_tight_and_utf8():
@@ -44,3 +44,25 @@ def test_both_implementations_of_keccak_agree(monkeypatch: pytest.MonkeyPatch):
     # the faster library need not be installed, and then the other must give the same
     monkeypatch.setattr(encoding, "keccak_256", None)
     assert [encoding.keccak(data) for data in examples] == fastest
+
+
+def test_what_stands_in_several_places_counts_in_each():
+    """1 + 9 * (1 + 9 * (1 + 9)) = 820 values, written as three lists."""
+    value: list = ["x"] * 9
+    for _ in range(2):
+        value = [value] * 9
+    require_size(value, 820)
+    with pytest.raises(ValueError, match="more than 819 values"):
+        require_size(value, 819)
+    for _ in range(80):  # nobody could write this out
+        value = [value] * 9
+    with pytest.raises(ValueError, match="more than 1000000 values"):
+        require_size(value)
+    value.append(value)
+    with pytest.raises(ValueError, match="holds itself"):
+        require_size(value)
+
+
+def test_no_letter_moves_the_cursor():
+    assert one_line("a\nb\x1b[2J\u202e\u2028\x00\x7f\ud800") == "a\\nb\\x1b[2J\\u202e\\u2028\\x00\\x7f\\ud800"
+    assert one_line("Zürich, 北京: 5 µV") == "Zürich, 北京: 5 µV"

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine import checkpoint
+from engine.audit.report import Verdict
 from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import build_cohort
@@ -109,6 +110,9 @@ def test_the_ledger_reports_its_cost(finished_run):
     on_the_path = sum(row.hash_seconds + row.sign_seconds for row in result.rounds)
     assert on_the_path < ledger.critical_path_seconds < result.timing.total_seconds
     assert 0 < ledger.overhead_share < 1
+    # what comes before the first round and after the last one is told beside it
+    assert min(ledger.open_seconds, ledger.close_seconds) > 0
+    assert ledger.open_seconds + ledger.close_seconds + ledger.critical_path_seconds < result.timing.total_seconds
     report = audit(folder)
     assert report.clean
     assert report.head == ledger.head
@@ -183,7 +187,7 @@ def test_a_lost_hospital_leaves_a_sound_ledger(tiny_config, tmp_path: Path):
     assert result.ledger.updates == 4
     assert all(row.lost for row in result.rounds)
     report = audit(tmp_path)
-    assert report.clean, report.lines()
+    assert report.findings == [], report.lines()
 
 
 # --- Interruptions ----------------------------------------------------------------------------------------------------
@@ -208,7 +212,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tiny_config, tmp_path: Path, alg
         with pytest.raises(Interrupted):
             run(config, folder, Place(observers=(StopAfter(stop),), note=told.append))
         assert begins is None or begins in told
-        assert audit(folder).clean  # of a run that is not finished, too
+        report = audit(folder)
+        assert (report.findings, report.verdict) == ([], Verdict.UNFINISHED)
     with pytest.raises(Interrupted):  # once more when all rounds are done
         run(config, folder, Place(pool=EndsBeforeTheTest))
     seen: list[int] = []
@@ -270,6 +275,9 @@ def test_a_run_that_is_killed_while_its_ledger_lags_behind(tiny_config, tmp_path
     folder = tmp_path / "killed"
     words = [sys.executable, "-c", KILLED, str(tmp_path / "straight" / "config.yaml"), str(folder)]
     assert subprocess.run(words, timeout=120).returncode == 9
+    report = audit(folder)
+    assert (report.findings, report.verdict) == ([], Verdict.UNFINISHED)
+    assert any(note.startswith("the journal does not hold rounds") for note in report.notes)
     state, waiting = checkpoint.load(folder, config_hash(config)) or pytest.fail("no checkpoint")
     assert state.round == 3
     assert [entry["round"] for entry in waiting] in ([2, 3], [1, 2, 3])
@@ -472,7 +480,7 @@ def test_a_chunked_run_may_end_or_pause_at_a_rung(tiny_config, tmp_path):
     assert loaded is not None
     assert loaded[0].round == 2
     report = audit(tmp_path / "cut")
-    assert report.clean
+    assert (report.findings, report.verdict) == ([], Verdict.UNFINISHED)
     assert report.head == seen[0].ledger.head
     # a rung at the checkpoint is scored again, one before it is left out
     again, result = drain(steps(config, tmp_path / "cut", rungs=(1, 2)))

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from reference import TINY, settled
 
+from engine.audit.report import Verdict
 from engine.ledger.format import STUDY
 from engine.settings import set_key
 from sweeps import registration
@@ -95,7 +96,7 @@ def test_a_study_is_clean_and_its_failed_and_pruned_trials_are_listed(done: Path
     assert main(["audit", str(done)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("trial 3: PRUNED: pruned at round 2") for line in lines)
-    assert lines[-1] == "clean"
+    assert lines[-1] == "verdict: clean"
 
 
 def test_nothing_is_recorded_twice_and_more_trials_are_an_amendment(done: Path, tmp_path: Path, ray2):
@@ -120,7 +121,9 @@ def test_what_a_killed_driver_did_not_record_is_recorded_at_the_resume(done: Pat
         connection.execute("DELETE FROM records WHERE seq = 8")
         connection.execute("DELETE FROM transactions WHERE seq = 10")
     connection.close()
-    assert (3, "ended", "stage") in places(folder)
+    report = audit_study(folder)
+    assert (report.findings, report.verdict) == ([], Verdict.UNFINISHED)
+    assert report.notes == ["the end of trials 3 is not recorded; resume does so"]
     resume_study(folder, quiet=True)
     report = audit_study(folder)
     assert (report.findings, report.head) == ([], head)
@@ -195,7 +198,8 @@ def test_without_a_ledger_nothing_is_registered(ray2, tmp_path: Path):
     start_study(study_of(trials=2, ledger={"backend": "none"}), tmp_path / "s", quiet=True)
     assert not (tmp_path / "s" / "ledger").exists()
     report = audit_study(tmp_path / "s")
-    assert (report.findings, report.notes) == ([], ["ledger.backend is none: nothing was registered"])
+    note = "no ledger was kept (ledger.backend is none): nothing was registered"
+    assert (report.findings, report.unchecked, report.verdict.code) == ([], [note], 4)
 
 
 def test_times_are_left_out_and_all_else_is_not():
@@ -220,7 +224,7 @@ def test_an_audit_starts_from_an_mlflow_run(done: Path, copy: Path, capsys):
     assert main(["audit", "--mlflow", by_number["1"], str(copy), "--json"]) == 0
     ((home, report),) = json.loads(capsys.readouterr().out).items()
     assert home == str(trial_folder(copy, 1) / "seed-0")
-    assert report["clean"]
+    assert report["verdict"] == "clean"
     assert main(["audit", "--mlflow", by_number[None], "--store", store, "--json"]) == 0
     ((home, report),) = json.loads(capsys.readouterr().out).items()
     assert (home, len(report["runs"])) == (str(copy), 4)

@@ -12,6 +12,10 @@ from engine.encoding import canonical_json, read_json
 from engine.errors import LedgerError
 from engine.ledger.accounts import Accounts
 
+# The number of the embedded chain. It is part of what everybody signs, so a ledger is embedded if and only if it is on this
+# chain, and no node with this number is used.
+EMBEDDED_CHAIN = 131277322940537
+
 # What became of a transaction: in a block (deep enough or not); waiting in the pool with no number missing before it;
 # not known, and its number is the next one; not known or waiting, and a smaller number is missing; its number was used
 # by another transaction.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import LedgerError
 from engine.ledger.accounts import open_accounts
-from engine.ledger.chain.base import Chain
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.config import LedgerConfig
@@ -27,6 +27,10 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
         key = read_key(config.key_file)
         accounts = open_accounts(folder, config, is_new, key)
         node = RpcChain(config.url, config.chain_id, accounts, config.confirmations, config.timeout)
+        if node.chain_id == EMBEDDED_CHAIN:
+            raise LedgerError(
+                f"the node at {node.url} is on chain {node.chain_id}, which is that of the embedded back end"
+            )
         node.require_rules()
         return node
     if config.backend != "embedded":

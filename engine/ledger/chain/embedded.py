@@ -6,7 +6,7 @@ from typing import Any
 from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, EMBEDDED_DEPLOYER, Accounts
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, Log, Whereabouts
+from engine.ledger.chain.base import EMBEDDED_CHAIN, ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert, selector
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
 from engine.ledger.format import LONGEST_WINDOW
@@ -63,6 +63,8 @@ class EmbeddedChain:
         self._logs: dict[bytes, tuple[Log, ...]] = {}
         self._nonces: dict[str, int] = {}  # of every account that sent something
         self.chain_id = int(self._chain.chain_id)
+        if self.chain_id != EMBEDDED_CHAIN:
+            raise LedgerError(f"the embedded chain is chain {self.chain_id}, this version knows it as {EMBEDDED_CHAIN}")
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
@@ -82,10 +84,6 @@ class EmbeddedChain:
         return None
 
     def send(self, raw: bytes) -> None:
-        from eth_keys.exceptions import BadSignature
-        from eth_utils import ValidationError
-        from rlp.exceptions import RLPException
-
         require_chain_id(raw, self)
         try:
             transaction = self._chain.get_transaction_builder().decode(raw)
@@ -93,7 +91,7 @@ class EmbeddedChain:
             self._chain.header = self._chain.header.copy(**free)
             _, receipt, computation = self._chain.apply_transaction(transaction)
             self._chain.mine_block()
-        except (BadSignature, RLPException, ValidationError) as error:
+        except Exception as error:  # the machine's libraries have no common base of their errors
             raise LedgerError(f"the embedded chain does not take the transaction: {error}") from error
         self._nonces[checksum_address(transaction.sender)] = transaction.nonce + 1
         identity = keccak(raw)

@@ -112,3 +112,25 @@ def test_random_bytes_in_a_bundle_never_pass_and_never_end_in_a_traceback(
         # a byte of the container that says nothing (a time, a version): every entry is still the same
         with zipfile.ZipFile(path) as changed:
             assert all(changed.read(name) == whole.read(name) for name in whole.namelist())
+
+
+def test_settings_that_name_each_other_are_not_written_out(plain: Path):
+    """Ten lines of YAML that stand for 9^10 values."""
+    lines = ["a: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    for text in ("\n".join(lines), "a: &a [*a]"):
+        (plain / "config.yaml").write_text(text)
+        assert ("config", "config_hash") in names(audit(plain))
+
+
+def test_predictions_that_would_swell_are_not_read(plain: Path):
+    """A Parquet file holds each text once, however many rows have it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 1000
+    table = pa.table({"hospital": [0] * rows, "record": ["x" * 5000] * rows})
+    pq.write_table(table, plain / "predictions.parquet")
+    assert (plain / "predictions.parquet").stat().st_size < 50_000
+    with pytest.raises(LedgerError, match="more bytes of a text in the predictions than an audit reads: 5000"):
+        audit(plain)

@@ -16,9 +16,10 @@ from simulators import Run
 from engine.audit import outcomes, quality
 from engine.audit.case import Case
 from engine.audit.evidence import Evidence
+from engine.audit.known import Known
 from engine.audit.outcomes import STATUS
 from engine.audit.reading import read
-from engine.audit.report import collected
+from engine.audit.report import Verdict, collected
 from engine.audit.run import audit
 from engine.ledger.chain.contracts import artefact
 from engine.ledger.chain.rpc import KEY_VARIABLE
@@ -169,7 +170,7 @@ def test_numbers_that_do_not_follow_from_the_evidence_are_named(folder: Path):
 def test_what_is_not_in_the_folder_is_told(folder: Path):
     shutil.rmtree(folder / "synthetic")
     report = audit(folder)
-    assert report.clean
+    assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
     assert report.unchecked == [
         "the synthetic beats of hospital 0 are not in the folder",
         "2 reports on the quality of synthetic beats are not in the folder",
@@ -182,14 +183,15 @@ def test_what_is_not_in_the_folder_is_told(folder: Path):
 def test_a_node_is_asked_what_was_decided(tmp_path: Path, start: Callable[..., Node]):
     node = start("anvil")
     folder = finish(Run(tmp_path), full=True, backend="rpc", url=node.url)
-    report = audit(folder)
+    known = Known(rpc=node.url)
+    report = audit(folder, known=known)
     assert (report.findings, report.notes) == ([], [])
     assert {"quotas", "reputations", "batches", "evidence", "reasons"} <= report.counts.keys()
     edit(folder, lambda result: result["synthesis"][1].update(granted=9))
-    assert names(audit(folder)) == {("result", "synthesis")}
+    assert names(audit(folder, known=known)) == {("result", "synthesis")}
     node.kill()
-    report = audit(folder / "ledger" / BUNDLE)
-    assert report.clean
+    report = audit(folder / "ledger" / BUNDLE, known=known)
+    assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
     assert [note.split(":")[0] for note in report.unchecked] == [
         "the chain was not compared",
         "what the contract decided on synthetic data was not checked",

@@ -5,6 +5,7 @@ The changes of single fields come from the journal's tables and the records' fie
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 from finished import NEW_KEY, OFFLINE, change, contents, finish, names, other, places, row_of, set_value
+from nodes import Listener
 from safetensors.numpy import load_file, save_file
 from simulators import FEDERATION_ID, POLICY, SIZE, Faults, Run, request
 
 from engine import encoding
+from engine.audit import state
+from engine.audit.known import Known
+from engine.audit.report import Verdict
 from engine.audit.run import CHECKS, audit, compare
 from engine.ledger import archive
-from engine.ledger.chain.contracts import call_arguments, call_data
+from engine.ledger.chain.contracts import artefact, call_arguments, call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.erasure import erase
 from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
-from engine.ledger.signing import sign
+from engine.ledger.signing import address, sign
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
 from engine.ledger.subjects.registry import Federation, KeyRotation
-from engine.ledger.subjects.reputation import Verdicts
+from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.synthetic import (
     SetPolicy,
     SignedRequest,
@@ -89,8 +94,9 @@ def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: s
     }
     assert (report.unchecked, report.finished) == ([], True)
     assert report.head == json.loads((folder / "result.json").read_text())["ledger"]["head"]
-    assert report.lines()[-1] == "clean"
-    assert json.loads(json.dumps(report.to_dict()))["clean"] is True
+    assert report.verdict is Verdict.CLEAN
+    assert report.lines()[-1] == "verdict: clean"
+    assert json.loads(json.dumps(report.to_dict()))["verdict"] == "clean"
 
 
 def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
@@ -106,7 +112,7 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert alone.counts["results"] == 4
 
 
-def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
+def test_a_run_that_stopped_is_unfinished_without_findings(tmp_path: Path):
     run, chain = Run(tmp_path), Faults(EmbeddedChain())
     ledger = run.open(chain=chain)
     archive.write_genesis(run.ledger_folder, run.genesis)
@@ -125,11 +131,12 @@ def test_a_run_that_stopped_is_clean_with_notes(tmp_path: Path):
     assert report.counts["rounds"] == 2
     assert any("(seal of round 2) is recorded, but the run stopped" in note for note in report.notes)
     assert any("no result.json" in note for note in report.notes)
-    assert not report.finished
+    assert report.verdict is Verdict.UNFINISHED
+    assert report.lines()[-1] == "verdict: unfinished (all that is there is consistent)"
 
 
 @pytest.mark.parametrize("step", ["policy", "request", "rotate"])
-def test_a_run_that_stopped_between_rounds_is_clean_with_notes(tmp_path: Path, step: str):
+def test_a_run_that_stopped_between_rounds_is_unfinished_without_findings(tmp_path: Path, step: str):
     run, chain = Run(tmp_path), Faults(EmbeddedChain())
     with run.open(chain=chain) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
@@ -150,7 +157,7 @@ def test_a_run_that_stopped_between_rounds_is_clean_with_notes(tmp_path: Path, s
     report = audit(tmp_path)
     assert report.findings == []
     assert any(f"({step} of round" in note for note in report.notes)
-    assert not report.finished
+    assert report.verdict is Verdict.UNFINISHED
 
 
 def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
@@ -161,7 +168,7 @@ def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
 # --- Every field of every table ---------------------------------------------------------------------------------------
 
 NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "rotations": "rotation"}
-NAMES |= {"results": "hospital", "closings": "closing"}
+NAMES |= {"results": "hospital", "closings": "closing", "judges": "scores"}
 NAMES |= {"rounds": "round", "transactions": "transaction", "peers": "scores", "annexes": "annex"}
 # (table, column) -> what the finding may be called where it is not the column's own name
 ALIASES = {
@@ -177,6 +184,7 @@ ALIASES = {
     ("annexes", "digest"): {"scores", "rewards"},
     **{("peers", name): {"peers"} for name in ("slot", "judge", "correct", "total")},
     ("peers", "round"): {"round", "peers"},
+    **{("judges", name): {"signature"} for name in ("round", "slot", "signature")},
     ("synthetic", "kind"): {"kind", "record"},
 }
 RECORDS: dict[tuple[str, ...], type[Record]] = {
@@ -282,8 +290,8 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
-    # Only signatures of the first two are kept, the third goes into a dispute, the last is the table of rounds.
-    elsewhere = {Receipt, Erasure, Availability, Header}
+    # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
+    elsewhere = {Receipt, PeerScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
@@ -541,13 +549,91 @@ def test_a_result_without_values_or_form_is_named(plain: Path):
         assert places(audit(plain)) == {(None, None, "result", "file")}
 
 
-def test_an_unreachable_node_is_noted(plain: Path):
-    url = "http://127.0.0.1:9"
-    statement = "UPDATE meta SET value = json_set(value, '$.name', 'rpc', '$.url', ?) WHERE key = 'backend'"
-    change(plain, statement, arguments=(url,))
-    report = audit(plain)
-    assert places(report) == {(None, None, "result", "ledger.backend")}
-    assert any(note.startswith("the chain was not compared") for note in report.unchecked)
+def on_a_node(folder: Path, url: str) -> None:
+    """The journal says that it is on a node of the chain 4242."""
+    change(
+        folder,
+        "UPDATE meta SET value = json_set(value, '$.name', 'rpc', '$.url', ?) WHERE key = 'backend'",
+        arguments=(url,),
+    )
+    change(folder, "UPDATE meta SET value = json_set(value, '$.chain_id', 4242) WHERE key = 'domain'")
+
+
+def test_the_back_end_is_that_of_the_chain_that_everybody_signed_for(plain: Path):
+    """A journal cannot have a ledger of a node checked by replaying it here, nor one of this machine by a node of its choice."""
+    change(plain, "UPDATE meta SET value = json_set(value, '$.name', 'rpc', '$.url', 'http://a') WHERE key = 'backend'")
+    assert ("meta", "backend") in names(audit(plain))
+    change(plain, "UPDATE meta SET value = json_set(value, '$.name', 'embedded') WHERE key = 'backend'")
+    change(plain, "UPDATE meta SET value = json_set(value, '$.chain_id', 4242) WHERE key = 'domain'")
+    report = audit(plain, [state.check])
+    assert names(report) == {("meta", "backend")}
+    assert "re-executed" not in report.counts
+
+
+def test_a_node_is_the_auditors_choice(plain: Path):
+    """The one that the journal names is never asked: with no node of one's own, nothing on the chain is verified."""
+    with Listener() as listener:
+        on_a_node(plain, listener.url)
+        report = audit(plain, [state.check])
+        assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
+        assert [note.partition(":")[0] for note in report.unchecked] == ["the node was not asked"]
+        assert listener.asked == 0
+        report = audit(plain, [state.check], Known(rpc="http://127.0.0.1:9"))
+        assert [note.partition(":")[0] for note in report.unchecked] == ["the chain was not compared"]
+        assert listener.asked == 0
+        audit(plain, [state.check], Known(rpc=listener.url))
+        assert listener.asked > 0
+
+
+def test_a_ledger_that_the_auditor_knows_on_a_node_is_not_replayed_here(plain: Path):
+    report = audit(plain, [state.check], Known(rpc="http://127.0.0.1:9"))
+    assert names(report) == {("meta", "backend")}
+    assert "re-executed" not in report.counts
+
+
+def test_head_and_contract_can_be_pinned(plain: Path):
+    head = audit(plain, ()).head
+    assert head is not None
+    contract = json.loads((plain / "result.json").read_text())["ledger"]["contract"]
+    report = audit(plain, known=Known(head=bytes.fromhex(head[2:]), contract=contract))
+    assert report.clean
+    assert report.counts["pinned"] == 2
+    connection = sqlite3.connect(plain / "ledger" / RUN.file)
+    (first,) = connection.execute("SELECT head FROM rounds WHERE round = 1").fetchone()
+    connection.close()
+    report = audit(plain, (), Known(head=first))
+    assert report.notes == ["the head that was asked for is that of round 1; the ledger went on since"]
+    report = audit(plain, (), Known(head=bytes(32), contract=address(NEW_KEY)))
+    assert names(report) == {("chain", "head"), ("chain", "contract")}
+
+
+@pytest.mark.parametrize(
+    ("column", "edit"),
+    [
+        ("raw", lambda raw: raw.replace(bytes.fromhex(artefact()["bytecode"][2:62]), b"\x5b" * 30)),  # other code
+        ("purpose", lambda purpose: "unknown"),
+    ],
+)
+def test_nothing_is_executed_that_is_not_this_versions(plain: Path, column: str, edit: Callable[[Any], Any]):
+    rowid, row = row_of(plain, "transactions", "purpose = 'deploy'")
+    set_value(plain, "transactions", rowid, column, edit(row[column]))
+    report = audit(plain, [state.check])
+    assert "re-executed" not in report.counts
+    assert report.unchecked[0].startswith("the transactions were not executed again: transaction 1 ")
+
+
+@pytest.mark.parametrize("what", ["gas", "to"])
+def test_a_transaction_beyond_the_bounds_is_not_executed(plain: Path, what: str):
+    rowid, row = row_of(plain, "transactions", "purpose = 'seal'")
+    old = decode_transaction(row["raw"])
+    gas, to = (10**9, old["to"]) if what == "gas" else (old["gas"], address(NEW_KEY))
+    raw = sign_transaction(
+        EMBEDDED_COORDINATOR, EmbeddedChain().chain_id, old["nonce"], to, old["data"], gas, 0, 10**10
+    )
+    set_value(plain, "transactions", rowid, "raw", raw)
+    report = audit(plain, [state.check])
+    assert "re-executed" not in report.counts
+    assert report.unchecked[0].startswith("the transactions were not executed again: transaction ")
 
 
 # --- The checks -------------------------------------------------------------------------------------------------------
@@ -560,7 +646,7 @@ def test_no_check_depends_on_another_one(original: Path, simple: Path):
         for check in CHECKS:
             alone = audit(folder, [check])
             assert alone.clean
-            assert alone.counts.items() <= whole.counts.items()
+            assert all(number <= whole.counts[name] for name, number in alone.counts.items())
         backwards = audit(folder, CHECKS[::-1])
         assert (backwards.counts, backwards.findings) == (whole.counts, whole.findings)
 
@@ -568,7 +654,8 @@ def test_no_check_depends_on_another_one(original: Path, simple: Path):
 def test_what_evidence_says_cannot_move_the_cursor(folder: Path):
     """Text of a journal could otherwise write a line of its own into the report."""
     rowid, _ = row_of(folder, "synthetic", "kind = 'expire'")
-    set_value(folder, "synthetic", rowid, "kind", "x\nclean\r\x1b[2J")
+    set_value(folder, "synthetic", rowid, "kind", "x\nverdict: clean\r\x1b[2J\u202e")
     report = audit(folder, OFFLINE)
-    assert any(f.found == "x\\nclean\\r\\x1b[2J" for f in report.findings)
-    assert report.lines()[-1].endswith("findings")
+    assert any(f.found == "x\\nverdict: clean\\r\\x1b[2J\\u202e" for f in report.findings)
+    assert report.lines()[-1] == f"verdict: findings ({len(report.findings)})"
+    assert [line for line in report.lines() if line.startswith("verdict")] == report.lines()[-1:]

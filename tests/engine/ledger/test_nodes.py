@@ -15,8 +15,8 @@ from simulators import DOMAIN, Faults, Run
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.chain.contracts import call_data
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
-from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
+from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.signing import sign
 from engine.ledger.typed import abi_tuple
@@ -29,20 +29,25 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(
-    tmp_path: Path, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
-):
+def test_the_same_rounds_give_the_same_head_embedded_and_on_a_node(tmp_path: Path, start: Callable[..., Node]):
     """Same chain id and account, so the same contract address: both must agree on everything."""
-    monkeypatch.setenv(KEY_VARIABLE, EMBEDDED_COORDINATOR.hex())
     node = as_embedded(start, "anvil")
     found = []
-    for name, settings in (("embedded", {}), ("anvil", {"backend": "rpc", "url": node.url})):
+    own = of_key(EMBEDDED_COORDINATOR)
+    for name, chain in (("embedded", EmbeddedChain(own)), ("anvil", RpcChain(node.url, accounts=own))):
         run = Run(tmp_path / name)
-        with run.open(**settings) as ledger:
+        with run.open(chain=chain) as ledger:
             seals = [ledger.append(run.entry(number, ledger.domain)) for number in range(1, 5)]
             found.append((ledger.domain, [(seal.head, seal.root, seal.gas) for seal in seals]))
             assert [seal.head for seal in seals] == run.heads(ledger.domain, 4)[1:]
     assert found[0] == found[1]
+
+
+def test_a_node_with_the_chain_id_of_the_embedded_chain_is_refused(run: Run, start: Callable[..., Node]):
+    """What everybody signs names the chain: evidence of a run on a node cannot say that it was embedded."""
+    node = as_embedded(start, "anvil")
+    with pytest.raises(LedgerError, match="which is that of the embedded back end"):
+        run.open(backend="rpc", url=node.url)
 
 
 def test_a_network_with_older_rules_is_refused_before_anything_is_deployed(run: Run, start: Callable[..., Node]):

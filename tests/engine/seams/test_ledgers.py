@@ -19,7 +19,7 @@ from engine.messages import Asked
 from engine.result import LedgerSummary
 from engine.synthesis.config import GENERATORS, PolicyConfig
 
-SECONDS = ("open_seconds", "critical_path_seconds", "overhead_share")
+SECONDS = ("open_seconds", "close_seconds", "critical_path_seconds", "overhead_share")
 SIZE = 2301  # parameters of the tests' network
 LEDGERS: dict[str, dict[str, Any]] = {
     "none": {"ledger.backend": "none"},
