@@ -126,15 +126,7 @@ def test_ray_s_folder_is_short_or_it_is_said_how(monkeypatch):
 
 
 def test_ray_without_docstrings_is_said_at_once(tmp_path: Path):
-    done = command(
-        "run",
-        "sweeps/run.yaml",
-        "--out",
-        tmp_path / "run",
-        *as_flags(**TINY),
-        "--execution.pool",
-        "ray",
-        PYTHONOPTIMIZE="2",
-    )
+    flags = as_flags(**TINY | {"execution.pool": "ray", "tracking.backend": "none"})
+    done = command("run", "sweeps/run.yaml", "--out", tmp_path / "run", *flags, PYTHONOPTIMIZE="2")
     assert done.returncode == 2
     assert "Ray does not work without docstrings: take away PYTHONOPTIMIZE=2" in done.stderr
