@@ -54,7 +54,7 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signer import Signer
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation
-from engine.messages import Asked, RoundRecord, Signed, Update
+from engine.messages import Asked, Judged, RoundRecord, Signed, Update
 from engine.model import Network, initial_parameters, vector_hash
 from engine.oracles.base import Batch, Oracle
 from engine.result import RoundSummary
@@ -118,7 +118,7 @@ class Run:
             updates.append(Update(slot, vector, 100, 0.5, 100, signed=signed))
         parent, self.model = self.model, vector_hash(self.vectors[self.round % len(self.vectors)], self.layout)
         nothing = RoundSummary.model_construct()  # the ledger reads no score
-        self.observer.round_finished(RoundRecord(self.round, parent, self.model, tuple(updates), {}, nothing))
+        self.observer.round_finished(RoundRecord(self.round, parent, self.model, tuple(updates), Judged({}), nothing))
         return time.perf_counter() - started
 
     def settle(self) -> float:

@@ -5,11 +5,14 @@ points of the search space, and is checked to have come to the same weights. Two
 a contestant can do that. Contestants take turns. Times of trials are read off the files that they leave behind, so that
 no contestant measures itself; `--help` and the start are timed, too.
 
-    ours          `pulseledger sweep`: placement groups, SQLite, checkpoints; hospitals in the trial's runner
-    ours-actors   the same with hospitals in Ray actors inside the trial's placement group, the default of a study
+    ours          `pulseledger sweep`: placement groups, SQLite, checkpoints; hospitals in the trial's runner, as it has one CPU
+    ours-actors   the same with hospitals in a Ray actor inside the trial's placement group
     optuna        `study.optimize` with an in-memory study, one trial after another in this process
     optuna-2      the same with the two CPUs as threads of each trial
     tune          Ray Tune with OptunaSearch, two trials at a time, actors reused
+
+With --trivial, trials are nothing but overhead: one round of two tiny hospitals, with a ledger and MLflow as a study has them
+by default. Only ours run then; --trials 240 shows what a trial costs, and whether it costs more the more there are.
 """
 
 import argparse
@@ -39,6 +42,15 @@ from sweeps.space import StudyConfig, conditions, resolve
 CONTESTANTS = ("ours", "ours-actors", "optuna", "optuna-2", "tune")
 CPUS = 2
 KEY = "federation.learning_rate"
+TRIVIAL: dict[str, Any] = {
+    "data": {"source": "simulated", "window": [30, 42], "simulated": {"patients": 6, "minutes": 1.0}},
+    "cohort": {"hospitals": 2},
+    "model": {"channels": [8, 8, 8], "hidden": 8},
+    "federation": {"rounds": 1},
+    "personalisation": {"steps": 1},
+    "ledger": {"backend": "embedded"},
+    "tracking": {"backend": "mlflow"},
+}
 SCORE = "validation/personal/macro_f1"
 
 
@@ -57,6 +69,8 @@ def study_of(given: argparse.Namespace) -> StudyConfig:
         "sampler": "grid",
         "concurrency": CPUS,
     }
+    if given.trivial:
+        values |= TRIVIAL
     return load_study(values, "benchmark")
 
 
@@ -80,10 +94,10 @@ def home_of(folder: Path, study: StudyConfig, rate: float) -> Path:
 # --- Contestants ------------------------------------------------------------------------------------------------------
 
 
-def ours(study: StudyConfig, folder: Path, pool: str) -> None:
+def ours(study: StudyConfig, folder: Path, **actors: Any) -> None:
     from sweeps.__main__ import main as pulseledger
 
-    execution = study.execution.model_copy(update={"pool": pool})
+    execution = study.execution.model_copy(update={"pool": "ray", **actors})
     path = folder / "benchmark.yaml"
     path.write_text(dump_yaml(study.model_copy(update={"execution": execution})))
     if pulseledger(["sweep", str(path), "--out", str(folder)]):
@@ -139,9 +153,9 @@ def compete(given: argparse.Namespace) -> None:
     study = study_of(given)
     match given.contestant:
         case "ours":
-            ours(study, given.folder, "inprocess")
+            ours(study, given.folder)
         case "ours-actors":
-            ours(study, given.folder, "ray")
+            ours(study, given.folder, hospitals_per_actor=study.cohort.hospitals)
         case "optuna":
             plain_optuna(study, given.folder, "inprocess")
         case "optuna-2":
@@ -165,6 +179,7 @@ def race(given: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, An
             place.mkdir()
             command = [sys.executable, str(Path(__file__).resolve()), "--contestant", name, "--folder", str(place)]
             command += ["--trials", str(given.trials), "--rounds", str(given.rounds), "--minutes", str(given.minutes)]
+            command += ["--trivial"] * given.trivial
             started = time.time()
             out, measured = run(command, given.timeout)
             answer = json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
@@ -269,12 +284,17 @@ def problems_of(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     return sorted({f"{name} came to other weights than {rows[0][0]}" for name, w in rows if w != rows[0][1]})
 
 
+def _shape(given: argparse.Namespace) -> str:
+    if given.trivial:
+        return "one round, 2 tiny hospitals, simulated records, ledger and MLflow"
+    return f"{given.rounds} rounds, 4 hospitals, simulated records, no ledger, no tracking"
+
+
 def show(given: argparse.Namespace, result: dict[str, Any]) -> str:
     """The table as text."""
     percent = ("busy", "training")
     lines = [
-        f"\n{given.trials} trials of {given.rounds} rounds, 4 hospitals, simulated records, no ledger, no tracking; "
-        f"{given.repetitions} repetition(s), medians",
+        f"\n{given.trials} trials of {_shape(given)}; {given.repetitions} repetition(s), medians",
         f"{'':<13}" + "".join(f"{top:>9}" for top, _, _ in COLUMNS.values()),
         f"{'contestant':<13}" + "".join(f"{unit:>9}" for _, unit, _ in COLUMNS.values()),
     ]
@@ -314,6 +334,7 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--trials", type=int, default=24, help="at least 4")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--trivial", action="store_true", help="trials that are nothing but overhead, of ours alone")
     parser.add_argument("--minutes", type=float, default=6.0, help="length of the simulated records")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--helps", type=int, default=5, help="times that --help is started")
@@ -325,6 +346,8 @@ def main(args: list[str] | None = None) -> int:
     if given.contestant is not None:
         compete(given)
         return 0
+    if given.trivial:
+        given.contestants = [name for name in given.contestants if name.startswith("ours")]
     if unknown := [name for name in given.contestants if name not in CONTESTANTS]:
         parser.error(f"unknown contestant {unknown[0]!r}; allowed: {', '.join(CONTESTANTS)}")
     if given.trials < 4 or given.repetitions < 1:
@@ -342,7 +365,7 @@ def main(args: list[str] | None = None) -> int:
     mine = [name for name in runs if name.startswith("ours")]
     result = {
         "machine": here,
-        "settings": {key: getattr(given, key) for key in ("trials", "rounds", "minutes", "repetitions")},
+        "settings": {key: getattr(given, key) for key in ("trials", "rounds", "minutes", "repetitions", "trivial")},
         "runs": runs,
         "rows": summary(runs, given.trials),
         "ratios": {name: ratios(runs, name) for name in mine},

@@ -114,7 +114,7 @@ def steps(
         result, scored = joined.scored(state, spent)
         table = predictions(joined.cohort, scored.outcomes)
         last = spent.clock.now()
-        held = joined.close(scored, result, predictions_digest(table))
+        held = joined.close(scored, result, lambda: predictions_digest(table))
         closing = spent.clock.now() - last
         result = result.ended(spent.total(), joined.ledger_summary(held, state, scored, spent, closing))
     joined.parts.ledger.bundle(result.document(), joined.config_text)
@@ -244,7 +244,7 @@ class Federation:
         lost = list(scored.missing.values())
         return assemble(*run, summary, spent.total(), self.requests, lost), scored
 
-    def close(self, scored: Scored, result: Result, predictions: str) -> dict[str, Any]:
+    def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
         data = self.cohort.beats.digest
         ending = Ending("complete", scored.missing, self.config_text, data, result.document(), predictions)

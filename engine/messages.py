@@ -161,7 +161,7 @@ class Ending(NamedTuple):
         config: YAML text.
         data: digest of the beats, hex.
         document: of the result, plain JSON values; {} where none is kept.
-        predictions: digest, hex; "" where none are kept.
+        predictions: computes their digest, hex; asked only where a document is kept.
     """
 
     state: str
@@ -169,7 +169,7 @@ class Ending(NamedTuple):
     config: str
     data: str
     document: Mapping[str, Any] = {}
-    predictions: str = ""
+    predictions: Callable[[], str] = str
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sweeps.trust import trusting
 from sweeps.verbs import auditing, data, governing, ledger, looking, running
 from sweeps.verbs.border import unforeseen
 from sweeps.verbs.completion import complete
-from sweeps.verbs.parser import INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
+from sweeps.verbs.parser import CLOSED, INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return CLOSED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"pulseledger: {where}{error.strerror or error}.")

@@ -11,7 +11,9 @@ from engine.pools.config import ExecutionConfig
 from engine.tracking.tracker import Tracker, start_tracker
 from sweeps.mirror import STORE_SECONDS
 from sweeps.slots import START_SECONDS, started_ray
+from sweeps.space import StudyConfig
 from sweeps.trial import TrialRunner
+from sweeps.warm import warm
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Means:
-    """What a driver works with; `ray` gives the module, started, for as long as it is entered."""
+    """What a driver works with.
+
+    Attributes:
+        ray: gives the module, started, for as long as it is entered.
+        warm: prepares this machine for the first trial while a local Ray starts.
+    """
 
     clock: Clock = REAL
     ray: Callable[[ExecutionConfig], AbstractContextManager[Any]] = started_ray
     limits: Limits = Limits()
     runner: type[TrialRunner] = TrialRunner
     start_tracker: Callable[..., Background[Tracker]] = start_tracker
+    warm: Callable[[StudyConfig, Callable[[str], None]], None] = warm
 
 
 MEANS = Means()

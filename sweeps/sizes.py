@@ -26,7 +26,8 @@ def housed(config: RunConfig, cpus: float) -> RunConfig:
     bound = execution.sites or execution.placement == "spread" or execution.hospitals_per_actor != "auto"
     if execution.pool != "ray" or cpus >= 2 or bound:
         return config
-    return config.model_copy(update={"execution": execution.model_copy(update={"pool": "inprocess"})})
+    # one thread: "inprocess" would take a GPU where there is one, whose last bits differ
+    return config.model_copy(update={"execution": execution.model_copy(update={"pool": "threads", "cpus": 1})})
 
 
 def trial_hosts(config: RunConfig, cpus: float) -> list[tuple[str | None, list[int]]]:

@@ -90,12 +90,21 @@ def _drive(
     queue = Queue(study, open_studies(study, folder, storage))
     already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
     shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
-    with shown, means.ray(study.execution) as ray:
-        require_head(ray, study)
-        try:
-            Driver(study, folder, queue, commands, shown, means, ray).drive()
-        except (ray.exceptions.RayError, RayLost) as error:
-            raise ResourceError(f"Ray was lost ({first_line(error)}); `pulseledger resume {folder}` goes on.") from None
+    # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
+    warming = threading.Thread(target=means.warm, args=(study, shown.note), daemon=True)
+    with shown:
+        if study.execution.address == "local":
+            warming.start()
+        with means.ray(study.execution) as ray:
+            require_head(ray, study)
+            if warming.ident is not None:
+                warming.join()  # the first trials would do the same work once more
+            try:
+                Driver(study, folder, queue, commands, shown, means, ray).drive()
+            except (ray.exceptions.RayError, RayLost) as error:
+                raise ResourceError(
+                    f"Ray was lost ({first_line(error)}); `pulseledger resume {folder}` goes on."
+                ) from None
 
 
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:

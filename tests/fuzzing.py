@@ -27,7 +27,7 @@ from engine.data.records import read_record
 from engine.errors import PulseLedgerError
 
 FORMS = 10
-PATIENCE = 20  # seconds for one folder of a few kilobytes
+PATIENCE = 20  # seconds of CPU for one folder of a few kilobytes
 EVIL = (
     b"0", b"-1", b"1", b"2", b"7", b"255", b"65535", b"99999999999999999999", b"-99999999999", b"1e400", b"nan", b"inf",
     b"0.0", b"1e-300", b"/", b"//", b"(", b")", b"360/0", b"0/360", b"x:0", b"16x0", b"16x9999999", b"16:99999", b"16+999999",
@@ -135,15 +135,15 @@ def attempt(seed: int, folder: Path) -> str:
     def late(number: int, frame: Any) -> None:
         raise AssertionError(f"not read within {PATIENCE} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(PATIENCE)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return read(data)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def failures(seconds: float, first: int = 0) -> Iterator[tuple[int, str]]:

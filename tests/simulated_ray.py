@@ -147,4 +147,4 @@ def simulated(
     def tracker(config: TrackingConfig, folder: Path, actor: bool) -> Background[Tracker]:
         return start_tracker(config, folder, actor=False)
 
-    return Means(clock, ray, limits, runner, tracker)
+    return Means(clock, ray, limits, runner, tracker, warm=lambda study, note: None)

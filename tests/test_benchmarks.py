@@ -140,7 +140,7 @@ def test_the_latency_model_against_a_node(costs: ModuleType):
 # --- The study benchmark ----------------------------------------------------------------------------------------------
 
 
-def study_race(out: Path, contestants: str) -> dict[str, Any]:
+def study_race(out: Path, contestants: str, *more: str) -> dict[str, Any]:
     command = [sys.executable, str(BENCHMARKS / "study.py"), "--contestants", contestants, "--out", str(out)]
     options = [
         "--trials",
@@ -156,7 +156,9 @@ def study_race(out: Path, contestants: str) -> dict[str, Any]:
         "--timeout",
         "120",
     ]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=dict(os.environ), timeout=400)
+    done = subprocess.run(
+        [*command, *options, *more], capture_output=True, text=True, env=dict(os.environ), timeout=400
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All trials came to the same weights." in done.stdout
     return json.loads(out.read_text())
@@ -177,6 +179,13 @@ def check_study_race(result: dict[str, Any]) -> None:
 def test_a_tiny_race_of_optuna_loops(tmp_path: Path):
     result = study_race(tmp_path / "results.json", "optuna,optuna-2")
     assert set(result["runs"]) == {"optuna", "optuna-2"}
+    check_study_race(result)
+
+
+@pytest.mark.long
+def test_trivial_trials_are_ours_alone(tmp_path: Path):
+    result = study_race(tmp_path / "results.json", "ours,optuna", "--trivial")
+    assert set(result["runs"]) == {"ours"}
     check_study_race(result)
 
 

@@ -90,7 +90,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         }
         expected[f"{part}.global"] = federation_scores(tables["global"], classes, scored)
         expected[f"{part}.personal"] = federation_scores(tables["personal"], classes, scored, tables["global"])
-    for position in range(len(rounds) if isinstance(rounds, list) else 0):
+    for position in range(min(len(rounds), len(case.rounds) + 1) if isinstance(rounds, list) else 0):
         expected |= _round(case, position, stated, classes, scored)
     expected["rounds.length"] = len(case.rounds)
     return expected | _cohort(case, own, classes, scored)
@@ -265,6 +265,9 @@ def _by_hospital(columns: Mapping[str, Any]) -> dict[int, dict[str, list[_Row]]]
     found: dict[int, dict[str, list[_Row]]] = {}
     names = ("hospital", "model", "record", "sample", "true", "predicted")
     for hospital, model, *row in zip(*(columns[name] for name in names), strict=True):
+        kinds = (type(hospital), *(type(value) for value in row))
+        if kinds != (int, str, int, str, str) or model not in ("global", "personal"):
+            raise ValueError("a row is not one of a test beat")
         found.setdefault(hospital, {}).setdefault(model, []).append(tuple(row))
     return found
 

@@ -397,6 +397,8 @@ def _statement(text: Any) -> Statement:
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError("classes are different names, one at least")
     if not all(isinstance(values[name], str) for name in ("data", "predictions")):
         raise ValueError("data and predictions are digests")
     size = len(classes)

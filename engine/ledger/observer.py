@@ -236,7 +236,11 @@ class LedgerObserver:
         """Keeps what hospitals signed at the end, closes over it, makes the rounds final, returns the summary."""
         started = self._clock.now()
         self.finish()
-        self._ledger.submit(_close, dict(signed), ending).result()
+        digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
+        if ending.document:
+            digests["result"] = json_hash(bound(ending.document))
+            digests["predictions"] = bytes.fromhex(ending.predictions())
+        self._ledger.submit(_close, dict(signed), ending.state, dict(ending.missing), digests).result()
         if self._federation.window == 0 and len(self._headers) > 1:
             self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
@@ -328,11 +332,14 @@ def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:
     return ledger.rounds.receipts(round)
 
 
-def _close(ledger: RunLedger, signed: Mapping[int, SignedResult], ending: Ending) -> None:
-    digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
-    if ending.document:
-        digests |= {"result": json_hash(bound(ending.document)), "predictions": bytes.fromhex(ending.predictions)}
-    ledger.closing.close(signed, ending.state, ending.missing, digests)
+def _close(
+    ledger: RunLedger,
+    signed: Mapping[int, SignedResult],
+    state: str,
+    missing: Mapping[int, str],
+    digests: Mapping[str, bytes],
+) -> None:
+    ledger.closing.close(signed, state, missing, digests)
 
 
 def _packed(ledger: RunLedger, round: int) -> bytes:

@@ -63,7 +63,7 @@ def test_bundles_are_the_runner_and_its_hosts():
 def test_on_one_cpu_hospitals_live_in_the_runner():
     study = study_of(BASE, execution={})
     alone = housed(study, 1.0)
-    assert alone.execution.pool == "inprocess"
+    assert (alone.execution.pool, alone.execution.cpus) == ("threads", 1)
     assert config_hash(alone) == config_hash(study)
     assert trial_bundles(study, 1.0, nodes=2) == [{"CPU": 1.0}]
     assert trial_bundles(study, 2.0, nodes=1) == [{"CPU": 0.1}, {"CPU": 1.9}]

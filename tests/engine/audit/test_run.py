@@ -31,7 +31,7 @@ from engine.ledger.format import BUNDLE, PURPOSES, RUN, vectors_name
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
 from engine.ledger.subjects.registry import Federation, KeyRotation
-from engine.ledger.subjects.reputation import Verdicts
+from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.synthetic import (
     SetPolicy,
     SignedRequest,
@@ -168,7 +168,7 @@ def test_one_hospital_and_no_round_are_clean(tmp_path: Path):
 # --- Every field of every table ---------------------------------------------------------------------------------------
 
 NAMES = {"updates": "update", "openings": "opening", "receipts": "receipt", "rotations": "rotation"}
-NAMES |= {"results": "hospital", "closings": "closing"}
+NAMES |= {"results": "hospital", "closings": "closing", "judges": "scores"}
 NAMES |= {"rounds": "round", "transactions": "transaction", "peers": "scores", "annexes": "annex"}
 # (table, column) -> what the finding may be called where it is not the column's own name
 ALIASES = {
@@ -184,6 +184,7 @@ ALIASES = {
     ("annexes", "digest"): {"scores", "rewards"},
     **{("peers", name): {"peers"} for name in ("slot", "judge", "correct", "total")},
     ("peers", "round"): {"round", "peers"},
+    **{("judges", name): {"signature"} for name in ("round", "slot", "signature")},
     ("synthetic", "kind"): {"kind", "record"},
 }
 RECORDS: dict[tuple[str, ...], type[Record]] = {
@@ -289,8 +290,8 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
-    # Only signatures of the first two are kept, the third goes into a dispute, the last is the table of rounds.
-    elsewhere = {Receipt, Erasure, Availability, Header}
+    # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
+    elsewhere = {Receipt, PeerScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 

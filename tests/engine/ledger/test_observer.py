@@ -63,7 +63,7 @@ def test_a_hospital_signs_only_for_the_model_that_it_was_given(tiny_config, tmp_
     config = tiny_config(**{"ledger.backend": "embedded"})
     error = lied_to(config, tmp_path, lambda asked, notice: replace(notice, model=b"\x01" * 32))
     assert (error.hospital, error.round, error.stage) == (0, 1, "ledger")
-    assert "the model to start from is not the one" in error.cause
+    assert "the model that was given is not the one that would be signed for" in error.cause
 
 
 def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Path, monkeypatch):
@@ -157,5 +157,6 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tiny_config, tmp_path: Path
     again = run_experiment(config, tmp_path / "stopped")
     assert again.ledger.head == straight.ledger.head
     assert again.ledger.transactions == straight.ledger.transactions
+    assert again.ledger.closing == straight.ledger.closing  # and with it everything that hospitals signed
     one, other = (numbers(r, tmp_path / n) for r, n in ((straight, "straight"), (again, "stopped")))
     assert one == other

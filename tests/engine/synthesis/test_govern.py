@@ -35,7 +35,7 @@ from engine.synthesis.generators import Synthetic, generate
 from engine.synthesis.reviews import read_state, undecided, write_review
 from engine.synthesis.timegan import interpreter
 from engine.synthesis.workshop import Generate, Workshop
-from engine.tracked import track
+from engine.tracked import Shown, track
 from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
 
@@ -341,7 +341,7 @@ def test_what_mlflow_is_told(done: tuple[Path, Result], tiny_config: Callable[..
             return True
 
     told = Told()
-    for _ in track(tiny_config(**SMOTE), folder, Place(), told, "key", "name", {}, None):  # type: ignore[arg-type]
+    for _ in track(tiny_config(**SMOTE), folder, Place(), told, Shown("key", "name", {})):  # type: ignore[arg-type]
         pass
     (artifacts,) = (call[2] for call in told.calls if call[0] is Tracker.artifacts)
     files = {Path(path).name for path in artifacts}
