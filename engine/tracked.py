@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.background import Background
 from engine.config import RunConfig, config_hash
@@ -12,9 +13,26 @@ from engine.experiment import HERE, Place, claim_run, drained, ray_of, run, step
 from engine.files import write_text
 from engine.outputs import rounds_done
 from engine.result import PICTURE, RESULT, Result
-from engine.tracking.curves import flat_params, run_note
+from engine.tracking.curves import params_of, run_note
 from engine.tracking.run import RunTracker
 from engine.tracking.tracker import Tracker, require_store, start_tracker
+
+
+class Shown(NamedTuple):
+    """How MLflow shows a run.
+
+    Attributes:
+        key: by which it is found; `parent` is that of its parent run.
+        params: dotted keys that are its parameters; None for those that differ from the defaults.
+        final: whether its final scores are sent with the result.
+    """
+
+    key: str
+    name: str
+    tags: dict[str, str]
+    parent: str | None = None
+    params: tuple[str, ...] | None = None
+    final: bool = True
 
 
 def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HERE) -> Result:
@@ -28,7 +46,7 @@ def run_tracked(config: RunConfig, folder: Path, store: Path, place: Place = HER
         tracker = start_tracker(config.tracking, store, actor=config.execution.pool == "ray", home=folder)
         key = f"{config_hash(config)[:16]}/{_folder_id(folder)}"  # whatever the folder is called, and wherever it is moved
         try:
-            result = drained(track(config, folder, place, tracker, key, config.name, {}, None))
+            result = drained(track(config, folder, place, tracker, Shown(key, config.name, {})))
         except BaseException:
             tracker.abandon()
             raise
@@ -42,17 +60,14 @@ def track(
     folder: Path,
     place: Place,
     tracker: Background[Tracker],
-    key: str,
-    name: str,
-    tags: dict[str, str],
-    parent: str | None,
+    shown: Shown,
     rungs: Sequence[int] = (),
 ) -> Generator[Result, None, Result]:
-    """`steps` under the MLflow run of `key`, which is created or found again; `parent` is a key, too.
+    """`steps` under its MLflow run, which is created or found again.
 
     A run that is closed early or stopped is left open in MLflow, with every round so far.
     """
-    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    following = _open_run(config, folder, tracker, shown)
     try:
         for row in rounds_done(config, folder):  # what an interrupted attempt did not get through
             following.round_summary(row)
@@ -64,7 +79,7 @@ def track(
             tracker.submit(Tracker.flush).result()
         raise
     except BaseException as error:
-        tracker.submit(Tracker.tags, key, {"error": f"{type(error).__name__}: {error}"})
+        tracker.submit(Tracker.tags, shown.key, {"error": f"{type(error).__name__}: {error}"})
         following.end("FAIL")
         raise
     for problem in dict.fromkeys(following.problems):
@@ -76,17 +91,14 @@ def publish(
     config: RunConfig,
     folder: Path,
     tracker: Background[Tracker],
-    key: str,
-    name: str,
-    tags: dict[str, str],
-    parent: str | None,
+    shown: Shown,
 ) -> list[str]:
     """Sends what a run that has ended left in its folder; MLflow's run is found again, or made, and holds nothing twice.
 
     Returns:
         What went wrong, in sentences.
     """
-    following = _open_run(config, folder, tracker, key, name, tags, parent)
+    following = _open_run(config, folder, tracker, shown)
     try:
         for row in rounds_done(config, folder):
             following.round_summary(row)
@@ -111,16 +123,14 @@ def _open_run(
     config: RunConfig,
     folder: Path,
     tracker: Background[Tracker],
-    key: str,
-    name: str,
-    tags: dict[str, str],
-    parent: str | None,
+    shown: Shown,
 ) -> RunTracker:
     note = run_note("pulseledger run config.yaml", "config.yaml")
     known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
-    tags = {**known, "mlflow.note.content": note, **tags}
-    tracker.submit(Tracker.open_run, key, name, tags, flat_params(config), parent)
-    return RunTracker(tracker, key)
+    tags = {**known, "mlflow.note.content": note, **shown.tags}
+    params = params_of(config, shown.params)
+    tracker.submit(Tracker.open_run, shown.key, shown.name, tags, params, shown.parent)
+    return RunTracker(tracker, shown.key, config.federation.method.trains_global, shown.final)
 
 
 def _folder_id(folder: Path) -> str:

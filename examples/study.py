@@ -39,27 +39,27 @@ study.run()
 
 # %% Every trial as a row of a table, best first in each condition.
 results = study.results()
-columns = ["condition", "method", "personal_macro_f1", "personal_macro_f1_sd", "global_macro_f1"]
-print(results[[*columns, "local_majority_macro_f1"]].to_string(index=False, float_format="{:.3f}".format))
+columns = ["condition", "method", "final/personal/macro_f1", "final/personal/macro_f1/sd", "final/global/macro_f1"]
+print(results[[*columns, "cohort/local_majority_macro_f1"]].to_string(index=False, float_format="{:.3f}".format))
 
 # %% The best of each condition, by validation beats; its scores on the test beats.
 for condition in results["condition"].unique():
     best = study.best(condition)
-    print(f"best of {condition}: {best['method']}, macro-F1 {best['personal_macro_f1']:.3f} on the test beats")
+    print(f"best of {condition}: {best['method']}, macro-F1 {best['final/personal/macro_f1']:.3f} on the test beats")
 
 # %% What each hospital gains from adapting the common model. Local-only has no common model.
-hospitals = study.hospitals().merge(results[["trial", "method"]], on="trial")
-hospitals = hospitals[hospitals["method"] != "local"]
+hospitals = study.hospitals().merge(results[["trial", "algorithm", "method"]], on="trial")
+hospitals = hospitals[hospitals["algorithm"] != "local"]
 hospitals["gain"] = hospitals["personal_macro_f1"] - hospitals["global_macro_f1"]
 print(hospitals.groupby(["condition", "method"])["gain"].describe()[["min", "50%", "max"]].to_string())
 
 # %% Learning curves of the common model, with the range over the repeats.
 from matplotlib.figure import Figure  # noqa: E402
 
-rounds = study.rounds().merge(results[["trial", "method"]], on="trial")
+rounds = study.rounds().merge(results[["trial", "algorithm", "method"]], on="trial")
 figure = Figure(figsize=(9, 3.5), layout="constrained")
 panels = figure.subplots(1, results["condition"].nunique(), sharey=True, squeeze=False)[0]
-for axes, (condition, part) in zip(panels, rounds[rounds["method"] != "local"].groupby("condition"), strict=True):
+for axes, (condition, part) in zip(panels, rounds[rounds["algorithm"] != "local"].groupby("condition"), strict=True):
     for method, curve in part.groupby("method"):
         band = curve.groupby("round")["macro_f1"].agg(["mean", "min", "max"])
         axes.plot(band.index, band["mean"], label=method)

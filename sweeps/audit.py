@@ -3,7 +3,6 @@
 It proves that no trial was dropped, swapped, added, or changed after the fact, and lists those that failed or were pruned.
 """
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from engine.audit.known import NOTHING, Known
 from engine.audit.report import Count, Note, Report, finding
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
-from engine.config import RunConfig, config_hash
+from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
@@ -21,8 +20,9 @@ from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
 from engine.result import RESULT, Result
 from engine.settings import parse
 from engine.tracking.store import run_tags
-from sweeps import registration
-from sweeps.folder import STUDY_FILE, is_study, read_groups, read_study, repeat_folder, trial_folder
+from sweeps import registration, witness
+from sweeps.agreement import check_backend, check_ledgers, check_optuna, check_outcomes
+from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import DATABASE
@@ -60,13 +60,17 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     """
     study, report, recorded = read_study(folder), Report(), StudyCase()
     trials: dict[int, StoredTrial] | None = None
+    groups: list[Group] = []
     try:
-        trials = _trials(study, folder, report)
+        groups = _groups(study, folder, report)
+        trials = _trials(study, groups, report)
     except NotTrusted as error:
         report.add(Note(f"Optuna's database was not compared: {error}", unchecked=True))
     kept = read_records(folder)
     if (folder / "ledger" / STUDY.file).exists():
         recorded = audit_records(folder / "ledger", report, known=known)
+        for told in witness.check(folder, recorded):
+            report.add(told)
         _check_design(study, kept, recorded, report)
         if trials is not None:
             _check_trials(study, folder, trials, recorded, report)
@@ -76,10 +80,14 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     else:
         words = "no ledger was kept (ledger.backend is none): nothing was registered"
         report.add(Note(words, unchecked=True))
-    _check_values(study, folder, trials or {}, report)
+    for told in (*check_backend(study, trials or {}, recorded), *check_outcomes(study, folder, trials or {})):
+        report.add(told)
     _check_data(study, kept, folder, trials or {}, report)
     _tell_trials(trials or {}, recorded, report)
     _audit_runs(folder, recorded, checks, known, report)
+    amended = len(recorded.designs) > 1
+    for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *check_optuna(study, groups, amended)):
+        report.add(told)
     return report
 
 
@@ -131,13 +139,18 @@ def _number(trial: Path) -> int:
     return int(trial.name) if trial.name.isascii() and trial.name.isdecimal() and len(trial.name) < 10 else -1
 
 
-def _trials(study: StudyConfig, folder: Path, report: Report) -> dict[int, StoredTrial]:
-    """The trials of Optuna's database that got as far as having a configuration, by their number in the study."""
-    found: dict[int, StoredTrial] = {}
+def _groups(study: StudyConfig, folder: Path, report: Report) -> list[Group]:
+    """The studies of Optuna's database."""
     if study.storage is None and not (folder / DATABASE).exists():
         report.find(None, "database", "file", DATABASE, None, "Optuna's database is gone")
-        return found
-    for trial in (trial for group in read_groups(study, folder) for trial in group.trials):
+        return []
+    return read_groups(study, folder)
+
+
+def _trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict[int, StoredTrial]:
+    """The trials that got as far as having a configuration, by their number in the study."""
+    found: dict[int, StoredTrial] = {}
+    for trial in (trial for group in groups for trial in group.trials):
         if "config" not in trial.user_attrs:
             continue
         number, wrong = trial.user_attrs.get("trial"), damaged(trial)
@@ -215,32 +228,6 @@ def _compare(number: int, record: str, there: Mapping[str, Any], now: Mapping[st
         message = f"{name} is not what was recorded when the trial {'began' if record == 'begun' else 'ended'}"
         report.find(number, record, name, expected, found, message)
     report.add(Count("compared"))
-
-
-def _check_values(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial], report: Report) -> None:
-    """The values that Optuna holds must be those of the results, and the results those of the configurations."""
-    for number, trial in sorted(trials.items()):
-        if trial.state != "COMPLETE":
-            continue
-        try:
-            hashes = [config_hash(config) for config in trial.runs]
-            results = [Result.read(repeat_folder(trial_folder(folder, number), r)) for r in range(len(hashes))]
-        except (DataError, ValueError) as error:
-            text = " ".join(str(error).split())
-            report.find(number, "folder", "result.json", "the results of the trial", None, text)
-            continue
-        for repeat, (result, expected) in enumerate(zip(results, hashes, strict=True)):
-            if result.config_hash != expected:
-                message = f"repeat {repeat} ran another configuration"
-                report.find(number, "folder", "config_hash", expected, result.config_hash, message)
-        for name, value in zip(study.objectives, trial.values, strict=True):
-            scores = [result.score(name) for result in results]
-            numbers = [score for score in scores if isinstance(score, int | float)]
-            mean = statistics.fmean(numbers) if len(numbers) == len(scores) else None
-            if mean != value:
-                message = "the value in Optuna's database is not that of the results"
-                report.find(number, "database", name, mean, value, message)
-        report.add(Count("values"))
 
 
 def _check_data(

@@ -36,7 +36,7 @@ from sweeps.folder import (
 )
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import SPREAD, open_mirror
+from sweeps.mirror import open_mirror, told
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
@@ -174,7 +174,7 @@ class Driver:
             configs=tuple(housed(config, self._slots.cpus) for config in configs),
             folder=home,
             named=self._mirror.named(trial),
-            scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *SPREAD))),
+            scores=tuple(dict.fromkeys((*self._study.objectives, *self._study.constraints, *told(self._study)))),
             rungs=tuple(steps) if trial.baseline is None else (),
             by_repeat=by_repeat,
             stops=(self._folder / STOP, home / STOP),

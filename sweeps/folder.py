@@ -146,11 +146,15 @@ def optuna_names(study: StudyConfig) -> list[tuple[str, Condition | None]]:
 
 
 class Group(NamedTuple):
-    """What an Optuna study holds: the trials of one condition, or of all of them where that is None."""
+    """What an Optuna study holds: the trials of one condition, or of all of them where that is None.
+
+    `directions` are "maximize" or "minimize", one for each objective.
+    """
 
     name: str
     condition: Condition | None
     trials: Sequence[FrozenTrial]
+    directions: Sequence[str] = ()
 
 
 def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
@@ -162,7 +166,7 @@ def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
     with reading_storage(study, folder) as storage:
         if storage is None:
             return [Group(name, condition, ()) for name, condition in optuna_names(study)]
-        return [Group(name, condition, _trials(storage, name, folder)) for name, condition in optuna_names(study)]
+        return [Group(name, condition, *_held(storage, name, folder)) for name, condition in optuna_names(study)]
 
 
 def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
@@ -176,16 +180,20 @@ def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _trials(storage: BaseStorage, name: str, folder: Path) -> Sequence[FrozenTrial]:
+def _held(storage: BaseStorage, name: str, folder: Path) -> tuple[Sequence[FrozenTrial], Sequence[str]]:
     try:
         found = storage.get_study_id_from_name(name)
     except KeyError:
-        return ()
+        return (), ()
     owner = storage.get_study_user_attrs(found).get(OWNER)
     if owner is not None:
         identity = folder / IDENTITY
         refuse_another(name, owner, read_text(identity) if identity.is_file() else "")
-    return storage.get_all_trials(found, deepcopy=False)
+    directions = [direction.name.lower() for direction in storage.get_study_directions(found)]
+    try:
+        return storage.get_all_trials(found, deepcopy=False), directions
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # of a value that is none of Optuna's own
+        raise StudyError(f"storage: a trial of {name} cannot be read ({type(error).__name__}: {error}).") from None
 
 
 def refuse_another(name: str, owner: str, mine: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from sweeps.scores import is_share
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import ENDED, StoredTrial
+from sweeps.text import plain_name
 
 
 def by_condition(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str, list[StoredTrial]]:
@@ -19,16 +20,19 @@ def by_condition(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str,
 
 
 def study_metrics(study: StudyConfig, trials: Sequence[StoredTrial]) -> dict[str, float]:
-    """Counts of the trials by state, the best of each objective over all conditions, and the hypervolume.
+    """Counts of the trials by state, the best of each objective in each condition, and the hypervolume.
+
+    Conditions are compared, not chosen from: there is no best over them.
 
     The hypervolume is the mean over the conditions, so that it only grows; a condition without a complete trial has 0.
     """
     states = [trial.state for trial in trials]
     metrics = {f"sweep/n_{state.lower()}": float(states.count(state)) for state in ENDED}
-    for i, (name, direction) in enumerate(study.objectives.items()):
-        values = [trial.values[i] for trial in trials if trial.feasible]
-        if values:
-            metrics[f"sweep/best/{name.replace('/', ' ')}"] = max(values) if direction == "maximize" else min(values)
+    for label, group in by_condition(study, trials).items():
+        for i, (name, direction) in enumerate(study.objectives.items()):
+            if values := [trial.values[i] for trial in group if trial.feasible]:
+                path = f"sweep/best/{plain_name(label)}/{plain_name(name)}"
+                metrics[path] = max(values) if direction == "maximize" else min(values)
     if len(study.objectives) > 1:
         volumes = [hypervolume(study, group) for group in by_condition(study, trials).values()]
         metrics["sweep/hypervolume"] = sum(volumes) / len(volumes)

@@ -9,6 +9,8 @@ from engine.encoding import one_line
 from engine.errors import ConfigError, DataError
 from engine.ledger.keyfiles import read_key_file
 from engine.result import SyntheticRow
+from engine.settings import parse
+from engine.synthesis.config import PolicyConfig
 from engine.synthesis.files import FOLDER
 from engine.synthesis.reviews import STATE, decided, read_state, write_review
 
@@ -103,7 +105,12 @@ def print_requests(folder: Path, as_json: bool) -> None:
         amounts = (amount if amount else "-" for amount in (row.wanted, row.allowed, row.granted, row.accepted))
         words = (row.request[:SHORT], *home, row.hospital, row.class_, row.generator, *amounts)
         table.add_row(*(Text(one_line(str(word))) for word in (*words, _status(run, row), row.reasons)))
-    Console(width=None if sys.stdout.isatty() else 170).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(table)
+    for run in dict.fromkeys(run for run, _ in rows):
+        if loose := parse(PolicyConfig, read_state(run).policy, "governance.json").loose:
+            where = f"{run.relative_to(folder)}: " if several else ""
+            console.print(f"{where}policy looser than the default: {loose}", highlight=False, markup=False)
 
 
 def print_request(folder: Path, start: str, as_json: bool) -> None:

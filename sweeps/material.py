@@ -9,9 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 
+from engine.config import RunConfig
 from engine.result import Result
 from sweeps.folder import read_groups, read_study, repeat_folder, trial_folder
 from sweeps.front import front
+from sweeps.methods import method_of
 from sweeps.rows import Outcome, Row, rows_of
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import StoredTrial, begun
@@ -77,10 +79,11 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Front:
-    """All complete trials of an Optuna study: float[trials, objectives], and bool[trials] that marks its front."""
+    """All complete trials of an Optuna study: float[trials, objectives], bool[trials] that marks its front, methods."""
 
     values: np.ndarray
     marked: np.ndarray
+    methods: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def read_material(folder: Path) -> Material:
         if complete and len(study.objectives) > 1:
             chosen = {trial.number for trial in front(study, complete)}
             marked = np.array([trial.number in chosen for trial in complete])
-            fronts[label] = Front(np.array([trial.values for trial in complete]), marked)
+            methods = tuple(method_of(RunConfig.model_validate(trial.configs[0])).title for trial in complete)
+            fronts[label] = Front(np.array([trial.values for trial in complete]), marked, methods)
         # a baseline has no tuned keys, and Optuna's pictures stumble over what is not the same in all trials
         drawn = [trial for trial in complete if trial.baseline is None and trial.frozen.params]
         tuned += [Tuned(label, name, _alone(drawn, i, d)) for i, (name, d) in enumerate(study.objectives.items())]

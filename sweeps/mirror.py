@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from engine.actors import imported_ray
+from engine.algorithms.config import METHODS
 from engine.background import Background
 from engine.clock import REAL, Clock
 from engine.config import RunConfig
@@ -19,23 +20,32 @@ from engine.errors import DataError, PulseLedgerError
 from engine.files import whole, write_text
 from engine.outputs import rounds_done
 from engine.result import Result
-from engine.tracked import publish
-from engine.tracking.curves import data_profile, run_note
+from engine.tracked import Shown, publish
+from engine.tracking.curves import data_profile, final_paths, is_global, run_note
 from engine.tracking.tracker import Tracker, start_tracker
+from sweeps.answer import Answer, answers
 from sweeps.folder import STUDY_FILE, error_file, optuna_name, repeat_folder, trial_folder
 from sweeps.front import best, by_condition, pareto, study_metrics
 from sweeps.lock import study_key
-from sweeps.rows import results_frame
+from sweeps.methods import method_of
+from sweeps.rows import results_frame, rows_of
+from sweeps.scores import shown
 from sweeps.space import StudyConfig, conditions
 from sweeps.storage import storage_url
 from sweeps.stored import StoredTrial
-from sweeps.text import first_line
-from sweeps.trial import Named, Numbers, numbers_of
+from sweeps.text import first_line, plain_name
+from sweeps.trial import Numbers, numbers_of
 
 PARETO, TRIALS = "pareto.json", "trials.parquet"
 TRACKERS = 3  # of which one after another may be lost before a call to MLflow is given up
 STORE_SECONDS = 15.0  # for a store that is away when the study ends
-SPREAD = tuple(f"final/personal/{name}" for name in ("accuracy", "balanced_accuracy", "macro_f1", "recall_min"))
+WITH_SD = tuple(f"final/personal/{name}" for name in ("macro_f1", "mean_hospital_macro_f1", "rare_recall", "accuracy"))
+BY_METHOD = (  # what the study's own run compares
+    *WITH_SD[:3],
+    "timing/gradient_evaluations",
+    "ledger/overhead_share",
+)
+NOTE = 7500  # characters; MLflow takes 8000 in a tag
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -53,7 +63,7 @@ class Mirror(Protocol):
         """Makes or finds the study's run; once more when the study has changed."""
         ...
 
-    def named(self, trial: StoredTrial) -> Named:
+    def named(self, trial: StoredTrial) -> Shown:
         """The run of a trial."""
         ...
 
@@ -66,7 +76,7 @@ class Mirror(Protocol):
         ...
 
     def spread(self, trial: StoredTrial, repeats: Sequence[Numbers]) -> None:
-        """Mean and standard deviation of `SPREAD` over the repeats of a trial."""
+        """The scores of a trial, means over its repeats."""
         ...
 
     def tags(self, tags: Mapping[str, str]) -> None:
@@ -90,8 +100,8 @@ class NoMirror:
     def open(self, study: StudyConfig) -> None:
         pass
 
-    def named(self, trial: StoredTrial) -> Named:
-        return Named("", _name(trial), {}, "")
+    def named(self, trial: StoredTrial) -> Shown:
+        return Shown("", _name(trial), {}, "")
 
     def moved(self) -> None:
         pass
@@ -145,9 +155,11 @@ class MlflowMirror:
             self.tracker = self._start(study.tracking, self._folder, actor=True)
             # after the start: the first one checks that somebody listens, and goes by whether the key is there
             self._key = study_key(study, self._folder)
-        more = " `pulseledger compare DIR` prints the table, `pulseledger report DIR` draws it."
-        note = run_note("pulseledger sweep study.yaml", STUDY_FILE, more)
-        tags = {"study": study.name, "mlflow.note.content": note, "optuna.storage": storage_url(study, self._folder)}
+        tags = {
+            "study": study.name,
+            "mlflow.note.content": self._note(),
+            "optuna.storage": storage_url(study, self._folder),
+        }
         tags |= {"tuned_on_test": "true"} if study.tuned_on_test else {}
         self._track(Tracker.open_run, self._key, study.name, tags, {})
         self._track(Tracker.artifacts, self._key, [self._folder / STUDY_FILE])
@@ -155,21 +167,24 @@ class MlflowMirror:
         self.moved()  # what a driver that was killed had no time to say
         self._say_missing()
 
-    def named(self, trial: StoredTrial) -> Named:
+    def named(self, trial: StoredTrial) -> Shown:
         place = next((c.keys for c in conditions(self._study) if c.label == trial.condition), {})
         tags = {
             "study": self._study.name,
             "condition": trial.condition,
             "number": str(trial.number),
-            "trial_name": _name(trial),
+            "optuna.number": str(trial.frozen.number),
+            "objective": ", ".join(self._study.objectives),
             "state": "RUNNING",
             "direction": ", ".join(self._study.objectives.values()),
             "optuna.study": optuna_name(self._study, trial.condition),
-            "method": trial.algorithm,
+            "method": method_of(_first(trial)).title,
+            "repeats": str(len(trial.configs)),
             **({"tuned_on_test": "true"} if self._study.tuned_on_test else {}),
             **{f"condition.{key}": str(value) for key, value in place.items()},
         }
-        return Named(f"{self._key}/{trial.number}", _name(trial), tags, self._key)
+        key, several = f"{self._key}/{trial.number}", len(trial.configs) > 1
+        return Shown(key, _name(trial), tags, self._key, varied(self._study), final=not several)
 
     def moved(self) -> None:
         trials = self._trials()
@@ -189,15 +204,14 @@ class MlflowMirror:
                 self._publish(trial, state)
 
     def spread(self, trial: StoredTrial, repeats: Sequence[Numbers]) -> None:
-        if len(repeats) < 2:
-            return
         metrics = {}
-        for path in SPREAD:
+        trained = METHODS[trial.algorithm].trains_global
+        for path in dict.fromkeys((*self._study.objectives, *told(self._study))):
             values = [value for numbers in repeats if (value := numbers.scores[path]) is not None]
-            if len(values) == len(repeats):
-                name = path.rpartition("/")[2]
-                metrics[f"repeats/{name}_mean"] = statistics.fmean(values)
-                metrics[f"repeats/{name}_sd"] = statistics.stdev(values)
+            if len(values) == len(repeats) and (trained or not is_global(path)):
+                metrics[path] = statistics.fmean(values)
+                if path in WITH_SD and len(values) > 1:
+                    metrics[f"sd/{path}"] = statistics.stdev(values)
         self._track(Tracker.summary, self.named(trial).key, metrics)
         self._track(Tracker.flush)
 
@@ -214,7 +228,13 @@ class MlflowMirror:
         self.ended((trial, trial.state) for trial in trials if trial.ended)
         if self._unsure:
             self._say(f"MLflow: {len(self._unsure)} trials are not complete there; resume sends them again")
+        for trial in trials if self._study.repeats > 1 else ():
+            if (
+                trial.state == "COMPLETE"
+            ):  # a tracker that was lost just before its means came leaves the run without them
+                self._send_scores(trial)
         self._track(Tracker.summary, self._key, metrics)
+        self._send_answers()
         self._send_files(trials)
         self._send_data(trials)
         for trial in self._modelled(trials):
@@ -250,13 +270,10 @@ class MlflowMirror:
         named = self.named(trial)
         if self.tracker is None:
             return
-        for problem in publish(_first(trial), self._home(trial), self.tracker, *named):
+        for problem in publish(_first(trial), self._home(trial), self.tracker, named):
             self._say(f"trial {trial.number}: {problem}")
         if state == "COMPLETE":
-            home = trial_folder(self._folder, trial.number)
-            with contextlib.suppress(DataError):
-                results = [Result.read(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
-                self.spread(trial, [numbers_of(result, SPREAD) for result in results])
+            self._send_scores(trial)
         elif trial.reason:
             failure = trial.failure
             where: dict[str, Any] = {
@@ -271,11 +288,41 @@ class MlflowMirror:
                 self._track(Tracker.artifacts, named.key, [path])
         self._track(Tracker.finish, named.key, state)
 
+    def _send_scores(self, trial: StoredTrial) -> None:
+        """As `spread`, out of the trial's folder."""
+        home = trial_folder(self._folder, trial.number)
+        paths = (*self._study.objectives, *told(self._study))
+        with contextlib.suppress(DataError):
+            results = [Result.read(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
+            self.spread(trial, [numbers_of(result, paths) for result in results])
+
     def _home(self, trial: StoredTrial) -> Path:
         """The folder of the repeat that a trial's run follows."""
         return repeat_folder(trial_folder(self._folder, trial.number), 0)
 
     # --- The study's own run ------------------------------------------------------------------------------------------
+
+    def _send_answers(self) -> None:
+        """What `compare` says of the study: sentences and a table as its note, the table's numbers as metrics."""
+        try:
+            found = answers(rows_of(self._folder))
+        except PulseLedgerError as error:  # a damaged result; MLflow is told what it can be
+            self._say(f"MLflow: no answer, {first_line(error)}")
+            return
+        metrics = {
+            f"{plain_name(answer.condition)}/{plain_name(path)}/{plain_name(standing.title)}": value
+            for answer in found
+            for path in BY_METHOD  # MLflow keeps the order: one score of all methods, then the next
+            for standing in answer.standings
+            if (value := standing.outcome.mean(path)) is not None
+        }
+        self._track(Tracker.summary, self._key, metrics)
+        self._track(Tracker.tags, self._key, {"mlflow.note.content": study_note(found, self._note())})
+
+    def _note(self) -> str:
+        """How to get the study again."""
+        more = " `pulseledger compare DIR` prints the table, `pulseledger report DIR` draws it."
+        return run_note("pulseledger sweep study.yaml", STUDY_FILE, more)
 
     def _send_files(self, trials: Sequence[StoredTrial]) -> None:
         document = {"objectives": self._study.objectives, "conditions": pareto(self._study, trials)}
@@ -366,8 +413,36 @@ def open_mirror(
     return MlflowMirror(study, folder, trials, say, start, clock, store_seconds)
 
 
+def told(study: StudyConfig) -> tuple[str, ...]:
+    """The numbers of a result that MLflow shows of each trial."""
+    return final_paths(study.data.labels)
+
+
+def varied(study: StudyConfig) -> tuple[str, ...]:
+    """Dotted keys that are not the same in all trials."""
+    points = (*(condition.keys for condition in conditions(study)), study.search, *study.baselines)
+    return tuple(dict.fromkeys(key for point in points for key in point))
+
+
+def study_note(found: Sequence[Answer], more: str) -> str:
+    """The note on a study's run, in Markdown: the answers, their tables as long as there is room, how to get it again."""
+    said = [f"**{answer.condition}**{answer.text.removeprefix(answer.condition)}" for answer in found]
+    for answer in found:
+        heads = ["method", *(shown(path).title for path in BY_METHOD)]
+        lines = [[s.title, *(shown(path).number(s.outcome.mean(path)) for path in BY_METHOD)] for s in answer.standings]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
+        said.append(f"### {answer.condition}\n\n{table}")
+    chosen: list[str] = []
+    for part in said:
+        if len("\n\n".join((*chosen, part, more))) < NOTE:
+            chosen.append(part)
+    return "\n\n".join((*chosen, more))
+
+
 def _name(trial: StoredTrial) -> str:
-    return f"trial-{trial.number:04d}"
+    """What a trial is, in a list of runs: method and condition."""
+    place = [trial.condition] if trial.condition != "all" else []
+    return " | ".join((method_of(_first(trial)).title, *place, f"trial {trial.number}"))
 
 
 def _first(trial: StoredTrial) -> RunConfig:

@@ -1,35 +1,66 @@
-"""The HTML of a report: sections with tables and pictures, in one file that asks for nothing from anywhere."""
+"""The HTML of a report: sections of words, tables and pictures, in one file that asks for nothing from anywhere."""
 
 import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-STYLE = """
-@page { size: A4; margin: 15mm }
-* { box-sizing: border-box }
-body { font: 10pt/1.4 "DejaVu Sans", Verdana, sans-serif; color: #111; background: #fff; max-width: 190mm;
-       margin: 0 auto; padding: 5mm }
-h1 { font-size: 17pt; margin: 0 0 1mm } h2 { font-size: 13pt; margin: 8mm 0 2mm; border-bottom: 0.4mm solid #111 }
-h3 { font-size: 10pt; margin: 4mm 0 1mm } p { margin: 1mm 0 2mm } code { font: 0.92em "DejaVu Sans Mono", monospace }
-table { border-collapse: collapse; font-size: 7pt; line-height: 1.25; width: 100%; margin-bottom: 2mm }
-th { font-weight: bold; text-align: right; vertical-align: bottom; border-bottom: 0.2mm solid #111; padding: 0.6mm 0.7mm }
-td { text-align: right; vertical-align: top; padding: 0.5mm 0.7mm; border-bottom: 0.1mm solid #ddd;
-     font-variant-numeric: tabular-nums }
-.word { text-align: left; overflow-wrap: break-word; min-width: 16mm } tfoot td { border-bottom: 0; font-style: italic }
-th.word { overflow-wrap: normal }
-.facts { width: auto; font-size: 9pt } .facts td { border: 0; text-align: left }
-.facts td:first-child { color: #444; padding-right: 5mm; white-space: nowrap }
-figure { margin: 3mm 0 5mm } img { max-width: 100%; max-height: 225mm; display: block; margin: 0 auto }
-figcaption { font-size: 8.5pt; color: #222; margin-top: 1mm }
-.missing { color: #444; font-style: italic } .leaky { font-weight: bold }
-thead { display: table-header-group } tfoot { display: table-row-group }
-@media print { body { padding: 0; max-width: none } h2, h3, .lead { break-after: avoid } figure, table, tr { break-inside: avoid }
-               p { orphans: 3; widows: 3 } }
-"""
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A paragraph; `look` is a class of the page's style."""
+
+    text: str
+    look: str = ""
+    kind: str = "words"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Over a part of a section."""
+
+    text: str
+    kind: str = "heading"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands or a file, as they are."""
+
+    text: str
+    kind: str = "block"
+
+
+class Link(NamedTuple):
+    """Text that may lead somewhere."""
+
+    text: str
+    href: str = ""
+
+
+class Cell(NamedTuple):
+    """A cell of a table, with a square of a method's colour in front if there is one."""
+
+    parts: tuple[Link, ...]
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and, set apart, lines at the foot; columns in `words` are text, the others numbers."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    foot: Sequence[Sequence[Cell]] = ()
+    words: Collection[int] = ()
+    kind: str = "table"
 
 
 @dataclass(frozen=True)
@@ -39,68 +70,84 @@ class Picture:
     stem: str
     figure: Figure
     caption: str
+    kind: str = "picture"
+
+
+Part = Words | Heading | Block | Table | Picture
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, HTML before the pictures, the pictures, and why there are none."""
+    """A heading and what stands under it; without anything there, `missing` says why."""
 
     title: str
-    text: str = ""
-    pictures: tuple[Picture, ...] = ()
+    parts: tuple[Part, ...] = ()
     missing: str = ""
 
+    @property
+    def id(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower())
 
-def whole_page(name: str, facts: str, sections: Sequence[Section], drawn: Mapping[str, bytes]) -> str:
-    """The whole page; `drawn` holds the PNG of each picture by its stem."""
-    # nothing may be fetched, whatever a name in the study says
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    parts = [
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f"<title>{escape(name)}: report</title><style>{STYLE}</style></head><body>",
-        f"<h1>{escape(name)}</h1><p>Report of a PulseLedger study</p>",
-        facts,
-    ]
-    for section in sections:
-        parts.append(f"<section><h2>{escape(section.title)}</h2>")
-        if section.missing:
-            parts.append(f"<p class=missing>Left out: {escape(section.missing)}.</p>")
-        parts.append(section.text)
-        for picture in section.pictures:
-            data = base64.b64encode(drawn[picture.stem]).decode()
-            parts.append(
-                f'<figure id="{picture.stem}"><img alt="{escape(section.title)}" style="width: {picture.figure.get_figwidth():.2f}in" '
-                f'src="data:image/png;base64,{data}">'
-                f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-            )
-        parts.append("</section>\n")
-    parts.append("</body></html>\n")
-    return "\n".join(parts)
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
-def table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    foot: Sequence[Sequence[str]] = (),
-    words: Iterable[int] = (),
-) -> str:
-    """An HTML table; columns in `words` are text, the others numbers."""
-    texts = set(words)
+@dataclass(frozen=True)
+class Said:
+    """An answer on the page, with the colour of the method that it is about."""
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(
-                f"<{tag}{' class=word' if i in texts else ''}>{escape(cell) if tag == 'td' else breakable(cell)}</{tag}>"
-                for i, cell in enumerate(cells)
-            )
-            + "</tr>"
+    sentence: str
+    notes: Sequence[str]
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of a report.
+
+    Attributes:
+        how: how the answers are to be read.
+        drawn: stem of a picture -> its PNG.
+    """
+
+    name: str
+    answers: Sequence[Said]
+    how: str
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    drawn: Mapping[str, bytes]
+    warnings: Sequence[str] = field(default=())
+
+    def html(self) -> str:
+        """The page; sections without anything are named at its end."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        environment.filters["breakable"] = breakable
+        return environment.get_template("report.html").render(
+            name=self.name,
+            answers=self.answers,
+            how=self.how,
+            facts=self.facts,
+            warnings=self.warnings,
+            sections=[section for section in self.sections if section.parts],
+            missing=[(section.title, section.missing) for section in self.sections if not section.parts],
+            drawn={stem: base64.b64encode(data).decode() for stem, data in self.drawn.items()},
+            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         )
 
-    body = "".join(line(row, "td") for row in rows)
-    end = f"<tfoot>{''.join(line(row, 'td') for row in foot)}</tfoot>" if foot else ""
-    return f"<table><thead>{line(heads, 'th')}</thead><tbody>{body}</tbody>{end}</table>"
+
+def cell(text: Any, href: str = "", colour: str = "") -> Cell:
+    """A cell of one text."""
+    return Cell((Link(str(text), href),), colour) if str(text) else Cell((), colour)
+
+
+def cells(texts: Sequence[str]) -> list[Cell]:
+    """Cells of plain texts."""
+    return [cell(text) for text in texts]
 
 
 def pictures(stem: str, figures: Sequence[Figure], caption: str) -> tuple[Picture, ...]:
@@ -113,16 +160,10 @@ def pictures(stem: str, figures: Sequence[Figure], caption: str) -> tuple[Pictur
     )
 
 
-def escape(value: Any) -> str:
-    """A value as text of a page."""
-    return html.escape(str(value))
+def breakable(text: str) -> Markup:
+    """Text that may be broken after the slashes and underscores of a score's path.
 
-
-def code(value: str) -> str:
-    """A key or a command."""
-    return f"<code>{escape(value)}</code>"
-
-
-def breakable(heading: str) -> str:
-    """A heading that may be broken after the slashes and underscores of a score's path."""
-    return escape(heading).replace("/", "/<wbr>").replace("_", "_<wbr>")
+    >>> breakable("a/<b>")
+    Markup('a/<wbr>&lt;b&gt;')
+    """
+    return Markup(str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>"))

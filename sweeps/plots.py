@@ -1,12 +1,10 @@
 """The pictures of a study's report. Finished trials in, matplotlib figures out; nothing is read or written here.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart; marker and dash repeat what a colour
-says, so that a page printed in grey can be read, too.
+A method looks the same in all of them; a page printed in grey can be read, too.
 """
 
-import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,48 +12,30 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
+from sweeps.drawing import (
+    COLOURS,
+    GREY,
+    PANELS,
+    POINTS,
+    ROWS,
+    STYLE,
+    WIDTH,
+    Look,
+    Looks,
+    folded,
+    grid,
+    jitter,
+    legend,
+    number,
+    outer,
+    panel_title,
+    parts,
+)
 from sweeps.material import Finished, Front, Skew, best_of_each
 from sweeps.scores import MODELS, SHOWN
-
-WIDTH = 7.1  # inches: the text of an A4 page with margins of 15 mm
-PANELS = 12  # at most in one picture; more are continued in the next
-ROWS = 30  # of a heat map or a row of strips in one picture
-POINTS = 60  # a strip with more is drawn as its box alone
-ONLY = "all"  # label of the only condition of a study without a grid
-GREY = "#6b6b6b"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "figure.facecolor": "white",
-}
-# colour, marker and dash of each method in the order of their appearance
-LOOKS: list[tuple[str, str, Any]] = [
-    ("#0072b2", "o", "-"),
-    ("#d55e00", "s", (0, (5, 1.5))),
-    ("#009e73", "^", (0, (1.5, 1))),
-    ("#cc79a7", "D", (0, (6, 1.5, 1.5, 1.5))),
-    ("#000000", "v", (0, (3, 1))),
-    ("#e69f00", "P", (0, (8, 2))),
-    ("#56b4e9", "X", (0, (1, 2))),
-]
 
 
 def skew_name(skew: Skew) -> str:
@@ -68,16 +48,15 @@ def skew_name(skew: Skew) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
+def learning_curves(trials: Sequence[Finished], looks: Looks) -> list[Figure]:
     """Validation macro-F1 of the global model by round, a panel for each condition.
 
     A line is the median over all trials and repeats of a method, its band their middle half; the mark behind the last
     round is the median of the personal models.
     """
-    looks = _looks(trials)
     figures = []
-    for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), PANELS):
-        figure, panels = _grid(labels, height=1.75)
+    for labels in parts(list(dict.fromkeys(t.condition for t in trials)), PANELS):
+        figure, panels = grid(labels, height=1.75)
         for label, axes in zip(labels, panels, strict=True):
             group = [t for t in trials if t.condition == label]
             last = 0
@@ -108,11 +87,11 @@ def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
                     colour, marker, _ = looks[method]
                     # side by side, or equal ends would hide each other
                     axes.plot(last * (1.085 + 0.05 * place), np.median(ends), color=colour, marker=marker)
-            axes.set(title=_title(label), ylim=(0, 1.02))
+            axes.set(title=panel_title(label), ylim=(0, 1.02))
             ticks = MaxNLocator(5, integer=True).tick_values(1, last)
             axes.set_xticks([t for t in ticks if 1 <= t <= last])
-        _outer(figure, panels, "round", "macro-F1 (validation)")
-        _legend(figure, looks, {t.method for t in trials if t.condition in labels})
+        outer(figure, panels, "round", "macro-F1 (validation)")
+        legend(figure, looks, {t.method for t in trials if t.condition in labels})
         figures.append(figure)
     return figures
 
@@ -120,11 +99,11 @@ def learning_curves(trials: Sequence[Finished]) -> list[Figure]:
 @matplotlib.rc_context(STYLE)
 def recall_map(trials: Sequence[Finished]) -> list[Figure]:
     """Recall of each class by the personal models on the test beats, the best trial of each condition and method."""
-    classes = list(dict.fromkeys(c for t in trials for c in t.outcome.personal.recall))
+    classes = list(dict.fromkeys(c for t in trials for c in t.outcome.support))
     figures = []
-    for rows in _parts(best_of_each(trials), ROWS):
+    for rows in parts(best_of_each(trials), ROWS):
         values = np.array(
-            [[_value(trial.outcome.personal.recall.get(c)) for c in classes] for trial in rows], dtype=float
+            [[number(trial.outcome.mean(f"final/personal/recall/{c}")) for c in classes] for trial in rows], dtype=float
         )
         figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -156,7 +135,7 @@ def recall_map(trials: Sequence[Finished]) -> list[Figure]:
 
 
 @matplotlib.rc_context(STYLE)
-def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
+def against(trials: Sequence[Finished], looks: Looks, axis: str) -> list[Figure]:
     """Accuracy and macro-F1 of the personal models on the test beats against the hospital count or the skew.
 
     A panel column for each value of everything else that the conditions set; the local-majority line in each panel.
@@ -164,14 +143,13 @@ def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
     Args:
         axis: "hospitals" or "skew".
     """
-    looks = _looks(trials)
     chosen = best_of_each(trials)
     panels: dict[str, list[Finished]] = {}
     for trial in chosen:
         fixed = skew_name(trial.skew) if axis == "hospitals" else f"{trial.hospitals} hospitals"
         panels.setdefault(", ".join(filter(None, (fixed, trial.others))), []).append(trial)
     figures = []
-    for part in _parts(list(panels), 3):
+    for part in parts(list(panels), 3):
         figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
         table = figure.subplots(2, len(part), sharex="col", sharey="row", squeeze=False)
         for column, label in enumerate(part):
@@ -184,13 +162,14 @@ def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
                 for i, method in enumerate(methods):
                     own = [t for t in group if t.method == method]
                     shift = 0.1 * (i - (len(methods) - 1) / 2)
-                    spreads = [(_place(t, axis), t.outcome.personal.scores[score]) for t in own]
-                    points = [(p, shown.factor * _value(s.mean), shown.factor * (s.sd or 0)) for p, s in spreads]
+                    spreads = [(_place(t, axis), t.outcome.scores[f"final/personal/{score}"]) for t in own]
+                    points = [(p, shown.factor * number(s.mean), shown.factor * (s.sd or 0)) for p, s in spreads]
                     _line(axes, points, places, looks[method], shift)
-                constant = {_place(t, axis): shown.factor * _value(t.outcome.local_majority[line]) for t in group}
+                majority = f"cohort/local_majority_{score}"
+                constant = {_place(t, axis): shown.factor * number(t.outcome.mean(majority)) for t in group}
                 _line(axes, [(p, v, 0) for p, v in constant.items()], places, (GREY, "_", ":"), 0)
                 if line == 0:
-                    axes.set_title(_title(label))
+                    axes.set_title(panel_title(label))
                 if column == 0:
                     axes.set_ylabel(shown.title)
                 axes.set_xticks(range(len(places)), [_tick(p, axis) for p in places])
@@ -198,14 +177,14 @@ def against(trials: Sequence[Finished], axis: str) -> list[Figure]:
                 axes.grid(axis="x", visible=False)
         for axes in table[1]:
             axes.set_xlabel("hospitals" if axis == "hospitals" else "skew")
-        _legend(figure, looks, {t.method for p in part for t in panels[p]}, majority=True)
+        legend(figure, looks, {t.method for p in part for t in panels[p]}, majority=True)
         figures.append(figure)
     return figures
 
 
 @matplotlib.rc_context(STYLE)
-def pareto_fronts(points: Mapping[str, Front], objectives: Mapping[str, str]) -> list[Figure]:
-    """Every pair of objectives: all finished trials, those on the front joined.
+def pareto_fronts(points: Mapping[str, Front], objectives: Mapping[str, str], looks: Looks) -> list[Figure]:
+    """Every pair of objectives: all finished trials in their methods' looks, those on the front filled and joined.
 
     Args:
         points: label of the Optuna study -> its front.
@@ -214,19 +193,21 @@ def pareto_fronts(points: Mapping[str, Front], objectives: Mapping[str, str]) ->
     names = list(objectives)
     pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
     figures = []
-    for part in _parts([(label, pair) for label in points for pair in pairs], PANELS):
-        figure, panels = _grid(part, height=2.2)
+    for part in parts([(label, pair) for label in points for pair in pairs], PANELS):
+        figure, panels = grid(part, height=2.2)
         for (label, (x, y)), axes in zip(part, panels, strict=True):
             values, front = points[label].values, points[label].marked
-            axes.scatter(values[~front, x], values[~front, y], color="#9a9a9a", s=14, label="other trials")
             chain = values[front][np.argsort(values[front][:, x])]
             joined = "-" if len(names) == 2 else ""  # between three objectives there is a surface, not a line
-            axes.plot(chain[:, x], chain[:, y], color=LOOKS[1][0], marker="s", linestyle=joined, label="Pareto front")
-            axes.set(title=_title(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
+            axes.plot(chain[:, x], chain[:, y], color=GREY, linestyle=joined, linewidth=1)
+            for point, marked, method in zip(values, front, points[label].methods, strict=True):
+                colour, marker, _ = looks[method]
+                face = colour if marked else "none"
+                axes.scatter(point[x], point[y], s=18, marker=marker, facecolors=face, edgecolors=colour, zorder=3)
+            axes.set(title=panel_title(label), xlabel=_goal(names[x], objectives), ylabel=_goal(names[y], objectives))
             axes.xaxis.label.set_fontsize(7)
             axes.yaxis.label.set_fontsize(7)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        legend(figure, looks, {method for label, _ in part for method in points[label].methods}, lines=False)
         figures.append(figure)
     return figures
 
@@ -240,9 +221,9 @@ def importance(study: optuna.Study, objective: str, title: str) -> Figure:
     axes.set_yticks(axes.get_yticks(), [t.get_text().rsplit(".", 1)[-1] for t in axes.get_yticklabels()])
     axes.set_title("", loc="left")
     axes.set(xlabel=f"importance for {objective} (shares of 1)", ylabel="")
-    figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(panel_title(title), fontsize=8, x=0.01, ha="left")
     for patch in axes.patches:
-        patch.set(facecolor=LOOKS[0][0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
+        patch.set(facecolor=COLOURS[0], height=0.6, y=patch.get_y() + (patch.get_height() - 0.6) / 2)
     for text in axes.texts:
         text.set_text(f" {text.get_text()}")
     axes.get_legend().remove()
@@ -253,7 +234,7 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
     """Optuna's picture of one objective against each tuned key."""
     keys = sorted({key for trial in study.trials for key in trial.params})
     figures = []
-    for part in _parts(keys, 4):
+    for part in parts(keys, 4):
         every = np.atleast_1d(
             _optunas(lambda part=part: optuna.visualization.matplotlib.plot_slice(study, params=part))
         )
@@ -269,70 +250,121 @@ def slices(study: optuna.Study, objective: str, title: str) -> list[Figure]:
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
-        every[0].set_ylabel(_folded(objective, 26))
+        every[0].set_ylabel(folded(objective, 26))
         figure.axes[-1].set_ylabel("order of the trials")
-        figure.suptitle(_title(title), fontsize=8, x=0.01, ha="left")
+        figure.suptitle(panel_title(title), fontsize=8, x=0.01, ha="left")
         figures.append(_plain(figure))
     return figures
 
 
 @matplotlib.rc_context(STYLE)
-def spread(trials: Sequence[Finished]) -> list[Figure]:
-    """Macro-F1 of each hospital under the global and under its personal model, test beats, best trial of each method."""
-    chosen = [t for t in best_of_each(trials) if t.trains_global]
+def slopes(
+    chosen: Sequence[Finished], alone: Mapping[str, Finished], losers: Mapping[str, Collection[int]], looks: Looks
+) -> list[Figure]:
+    """Macro-F1 of each hospital's test beats: training alone, under the global model, under its own; mean over the seeds.
+
+    A line for each hospital, dashed where it loses; its number stands at its end.
+
+    Args:
+        chosen: one trial with a global model for each condition.
+        alone: condition -> its local-only trial, as far as there is one.
+        losers: condition -> hospitals that lose against being alone.
+    """
     figures = []
-    for labels in _parts(list(dict.fromkeys(t.condition for t in chosen)), PANELS):
-        figure, panels = _grid(labels, height=2.3)
-        for label, axes in zip(labels, panels, strict=True):
-            group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
-            for place, trial in enumerate(group):
-                for model, (shift, colour, marker) in zip(
-                    MODELS, ((-0.19, GREY, "o"), (0.19, LOOKS[0][0], "D")), strict=True
-                ):
-                    values = [
-                        h.macro_f1
-                        for r in trial.results
-                        for h in r.final.of(model).per_hospital
-                        if h.macro_f1 is not None
-                    ]
-                    if not values:
-                        continue
-                    axes.boxplot(
-                        [values], positions=[place + shift], widths=0.3, showfliers=len(values) > POINTS, whis=(0, 100) if len(values) <= POINTS else 1.5,
-                        medianprops={"color": "black"}, boxprops={"color": colour}, whiskerprops={"color": colour}, capprops={"color": colour},
-                        flierprops={"markersize": 2, "markeredgecolor": colour}, manage_ticks=False,
-                    )  # fmt: skip
-                    if len(values) <= POINTS:
-                        axes.scatter(
-                            np.full(len(values), place + shift) + _jitter(len(values)), values, s=10, color=colour, marker=marker, alpha=0.7, linewidths=0
-                        )  # fmt: skip
-                hurt = trial.outcome.hurt_share
-                if hurt is not None:
-                    axes.text(
-                        place,
-                        1.06,
-                        f"{'hurt ' * (len(group) < 4)}{100 * hurt:.0f} %",
-                        ha="center",
-                        va="bottom",
-                        fontsize=7,
-                    )
-            names = [t.method.replace("Per-FedAvg ", "Per-FedAvg\n") for t in group]
-            axes.set_xticks(range(len(group)), names, rotation=0 if len(group) <= 2 else 30)
-            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=_title(label))
-            axes.set_yticks(np.arange(0, 1.01, 0.2))
+    for part in parts(list(chosen), PANELS):
+        figure, panels = grid(part, height=2.6)
+        for trial, axes in zip(part, panels, strict=True):
+            lone = alone.get(trial.condition)
+            columns = [*([("alone", lone, "personal")] if lone else []), ("global", trial, "global")]
+            columns.append(("personal", trial, "personal"))
+            table = [_hospital_means(source, model) for _, source, model in columns]
+            ends = []
+            for hospital in sorted(table[-1]):
+                line = [column.get(hospital, np.nan) for column in table]
+                loses = hospital in losers.get(trial.condition, ())
+                look = looks[trial.method]
+                axes.plot(
+                    line, color=look.colour, linestyle=(0, (3, 2)) if loses else "-", linewidth=1, alpha=0.8, marker=""
+                )
+                for place, (_, source, model) in enumerate(columns):
+                    own = looks[source.method] if model == "personal" else Look(GREY, "_", "-")
+                    axes.plot(place, line[place], color=own.colour, marker=own.marker, linestyle="")
+                ends.append((line[-1], f"{hospital}{' loses' * loses}"))
+            for (_, text), height in zip(ends, _apart([end for end, _ in ends], 0.055), strict=True):
+                axes.text(len(columns) - 0.93, height, text, va="center", fontsize=6.5)
+            axes.set_xticks(range(len(columns)), [name for name, _, _ in columns])
+            axes.set(xlim=(-0.25, len(columns) - 0.45), ylim=(0, 1.03), title=panel_title(trial.condition))
             axes.grid(axis="x", visible=False)
-        _outer(figure, panels, "", "macro-F1 of a hospital (test)")
-        handles = [
-            Line2D([], [], color=GREY, marker="o", linestyle="", label="global model"),
-            Line2D([], [], color=LOOKS[0][0], marker="D", linestyle="", label="personal models"),
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        outer(figure, panels, "", "macro-F1 of a hospital (test)", every_x=True)
+        legend(
+            figure, looks, {t.method for t in part} | {alone[t.condition].method for t in part if t.condition in alone}
+        )
         figures.append(figure)
     return figures
 
 
+def _hospital_means(trial: Finished, model: str) -> dict[int, float]:
+    """Macro-F1 of each hospital, mean over the seeds in which it has one."""
+    seeds = trial.outcome.own(model)
+    every = {hospital for seed in seeds for hospital in seed}
+    return {h: float(np.mean([seed[h] for seed in seeds if h in seed])) for h in every}
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights moved as little as it takes that no two are closer than `gap`, in squares."""
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    placed = np.empty(len(heights))
+    placed[order] = isotonic_regression(np.asarray(heights)[order] - steps) + steps
+    return placed.tolist()
+
+
 @matplotlib.rc_context(STYLE)
-def ledger_cost(trials: Sequence[Finished]) -> list[Figure]:
+def spread(trials: Sequence[Finished], looks: Looks) -> list[Figure]:
+    """Macro-F1 of each hospital under the global and under its personal model, test beats, best trial of each method."""
+    chosen = [t for t in best_of_each(trials) if t.trains_global]
+    figures = []
+    for labels in parts(list(dict.fromkeys(t.condition for t in chosen)), PANELS):
+        figure, panels = grid(labels, height=2.3)
+        for label, axes in zip(labels, panels, strict=True):
+            group = sorted((t for t in chosen if t.condition == label), key=lambda t: t.method)
+            for place, trial in enumerate(group):
+                _boxes(axes, place, trial, looks[trial.method])
+            axes.set_xticks(range(len(group)), [""] * len(group))
+            axes.set(ylim=(0, 1.16), xlim=(-0.6, len(group) - 0.4), title=panel_title(label))
+            axes.set_yticks(np.arange(0, 1.01, 0.2))
+            axes.grid(axis="x", visible=False)
+        outer(figure, panels, "", "macro-F1 of a hospital (test)")
+        legend(figure, looks, {t.method for t in chosen if t.condition in labels}, common=True, lines=False)
+        figures.append(figure)
+    return figures
+
+
+def _boxes(axes: Axes, place: int, trial: Finished, look: Look) -> None:
+    """Two boxes side by side, with the hospitals' points if they are few, and the share that was hurt above."""
+    for model, (shift, colour, marker) in zip(
+        MODELS, ((-0.19, GREY, "_"), (0.19, look.colour, look.marker)), strict=True
+    ):
+        values = [score for seed in trial.outcome.own(model) for score in seed.values()]
+        if not values:
+            continue
+        few, line = len(values) <= POINTS, {"color": colour}
+        axes.boxplot(
+            [values], positions=[place + shift], widths=0.3, showfliers=not few, whis=(0, 100) if few else 1.5, medianprops={"color": "black"},
+            boxprops=line, whiskerprops=line, capprops=line, flierprops={"markersize": 2, "markeredgecolor": colour}, manage_ticks=False,
+        )  # fmt: skip
+        if few:
+            x = np.full(len(values), place + shift) + jitter(len(values))
+            axes.scatter(x, values, s=12, color=colour, marker=marker, alpha=0.7, linewidths=1 if marker == "_" else 0)
+    hurt = trial.outcome.mean("final/personal/hurt_share")
+    if hurt is not None:
+        axes.text(place, 1.06, f"{100 * hurt:.0f} %", ha="center", va="bottom", fontsize=7)
+
+
+@matplotlib.rc_context(STYLE)
+def ledger_cost(trials: Sequence[Finished], looks: Looks) -> list[Figure]:
     """Time that the ledger keeps a round waiting, its share of the run, and gas; a row for each condition."""
     columns = (
         ("critical path (ms a round)", lambda ledger: 1000 * ledger.critical_path_seconds / ledger.rounds),
@@ -340,12 +372,16 @@ def ledger_cost(trials: Sequence[Finished]) -> list[Figure]:
         ("gas (units a round)", lambda ledger: ledger.gas_per_round),
     )
     figures = []
-    for labels in _parts(list(dict.fromkeys(t.condition for t in trials)), ROWS):
+    for labels in parts(list(dict.fromkeys(t.condition for t in trials)), ROWS):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * len(labels)), layout="constrained")
         for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), columns, strict=True):
             for place, label in enumerate(labels):
                 values = [value(r.ledger) for t in trials if t.condition == label for r in t.results if r.ledger.rounds]
-                axes.scatter(values, place + _jitter(len(values)), s=9, color=LOOKS[0][0], alpha=0.55, linewidths=0)
+                seen = [t.method for t in trials if t.condition == label for r in t.results if r.ledger.rounds]
+                for x, y, method in zip(values, place + jitter(len(values)), seen, strict=True):
+                    axes.scatter(
+                        x, y, s=12, color=looks[method].colour, marker=looks[method].marker, alpha=0.7, linewidths=0
+                    )
                 if values:
                     axes.plot(np.median(values), place, marker="|", markersize=13, color="black", mew=1.6)
             axes.set(xlabel=name, ylim=(len(labels) - 0.5, -0.5))
@@ -354,66 +390,12 @@ def ledger_cost(trials: Sequence[Finished]) -> list[Figure]:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
         figure.axes[0].set_yticks(range(len(labels)), labels)
+        legend(figure, looks, {t.method for t in trials if t.condition in labels}, lines=False)
         figures.append(figure)
     return figures
 
 
 # --- Parts of pictures ------------------------------------------------------------------------------------------------
-
-
-def _looks(trials: Sequence[Finished]) -> dict[str, tuple[str, str, Any]]:
-    """Method -> colour, marker, dash; the same in all pictures of a study."""
-    methods = sorted({t.method for t in trials})
-    return {method: LOOKS[i % len(LOOKS)] for i, method in enumerate(methods)}
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    """Even parts of at most `size`."""
-    count = -(-len(items) // size)
-    ends = [round(i * len(items) / count) for i in range(count + 1)] if items else []
-    return [items[a:b] for a, b in itertools.pairwise(ends)]
-
-
-def _grid(items: Sequence[Any], height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel for each item, at most three in a row."""
-    columns = min(3, len(items)) if len(items) != 4 else 2
-    rows = -(-len(items) // columns)
-    # a single panel over the whole width would be a poster
-    width = WIDTH if columns > 1 else 0.62 * WIDTH
-    figure = Figure(figsize=(width, 0.5 + height * rows * (1.25 if columns < 3 else 1)), layout="constrained")
-    table = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in table[len(items) :]:
-        axes.set_visible(False)
-    return figure, table[: len(items)]
-
-
-def _outer(figure: Figure, panels: Sequence[Axes], x: str, y: str) -> None:
-    """Labels the first column and the last panel of each column, whose neighbours have the same axes."""
-    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
-    for i, axes in enumerate(panels):
-        if i % columns == 0:
-            axes.set_ylabel(y)
-        else:
-            axes.set_yticklabels([])
-        if i + columns >= len(panels):
-            axes.set_xlabel(x)
-
-
-def _legend(figure: Figure, looks: dict[str, Any], shown: set[str], majority: bool = False) -> None:
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=dash, markersize=4.5, label=method)
-        for method, (colour, marker, dash) in looks.items()
-        if method in shown
-    ]
-    if majority:
-        handles.append(Line2D([], [], color=GREY, marker="_", linestyle=":", label="local majority"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles) if len(handles) < 5 else 3,
-        fontsize=8,
-        frameon=False,
-    )
 
 
 def _quartiles(table: np.ndarray) -> np.ndarray:
@@ -470,35 +452,7 @@ def _line(
 
 
 def _goal(name: str, objectives: Mapping[str, str]) -> str:
-    return f"{_folded(name, 30)} ({'higher' if objectives[name] == 'maximize' else 'lower'} is better)"
-
-
-def _title(label: str) -> str:
-    return "" if label == ONLY else _folded(label)
-
-
-def _folded(text: str, width: int = 34) -> str:
-    """Breaks a long label, at commas if they do, else at slashes and blanks, too."""
-    if len(text) <= width:
-        return text
-    pieces = text.replace(", ", ",\0 ").split("\0")
-    if len(pieces) == 1:
-        pieces = text.replace("/", "/\0").replace(" ", "\0 ").split("\0")
-    lines = [""]
-    for piece in pieces:
-        if lines[-1] and len(lines[-1]) + len(piece) > width:
-            lines.append("")
-        lines[-1] += piece if lines[-1] else piece.lstrip()
-    return "\n".join(lines)
-
-
-def _jitter(count: int) -> np.ndarray:
-    """Small shifts that are the same at every drawing."""
-    return 0.1 * np.sin(2.4 * np.arange(count))
-
-
-def _value(value: float | None) -> float:
-    return np.nan if value is None else value
+    return f"{folded(name, 30)} ({'higher' if objectives[name] == 'maximize' else 'lower'} is better)"
 
 
 def _optunas(draw: Any) -> Any:

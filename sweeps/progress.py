@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.clock import REAL, Clock
+from engine.config import RunConfig
 from engine.experiment import Place
 from engine.messages import RoundRecord
+from sweeps.scores import shown
 
 SHOWN = 12  # running trials, conditions and failures that the live view lists at most
 STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
@@ -28,7 +30,8 @@ STYLES = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 class RoundProgress:
     """Observer of one run that shows it on stderr."""
 
-    def __init__(self, rounds: int, quiet: bool = False) -> None:
+    def __init__(self, config: RunConfig, quiet: bool = False) -> None:
+        rounds, self._trains_global = config.federation.rounds, config.federation.method.trains_global
         self._quiet = quiet
         self._rounds = rounds
         self._bar: Progress | None = None
@@ -50,13 +53,15 @@ class RoundProgress:
 
     def round_finished(self, record: RoundRecord) -> None:
         scores = record.summary.validation
-        shown = f"loss {record.summary.train_loss:.4f}"
-        if scores.accuracy is not None:
-            shown += f"  validation accuracy {100 * scores.accuracy:.2f} %  macro-F1 {scores.macro_f1:.3f}"
+        text = f"loss {record.summary.train_loss:.4f}"
+        if scores.accuracy is not None and scores.macro_f1 is not None and self._trains_global:
+            text += (
+                f"  validation: accuracy {100 * scores.accuracy:.2f} %, macro-F1 {scores.macro_f1:.3f} (global model)"
+            )
         if self._bar is not None:
-            self._bar.update(self._task, completed=record.round, description=shown)
+            self._bar.update(self._task, completed=record.round, description=text)
         else:
-            self.note(f"round {record.round}/{self._rounds}  {shown}  ({record.summary.seconds:.1f} s)")
+            self.note(f"round {record.round}/{self._rounds}  {text}  ({record.summary.seconds:.1f} s)")
 
     def __enter__(self) -> "RoundProgress":
         if self._bar is not None:
@@ -260,17 +265,12 @@ class StudyProgress:
 
 
 def scores_as_text(values: Mapping[str, float]) -> str:
-    """The last parts of the names, as wide as needed to tell them apart."""
-    return ", ".join(f"{_short_name(name, values)} {value:.4f}" for name, value in values.items())
+    """Scores by their paths, in words that say which beats they are of.
 
-
-def _short_name(name: str, among: Mapping[str, float]) -> str:
-    parts = name.split("/")
-    for start in range(len(parts) - 1, -1, -1):
-        short = "/".join(parts[start:])
-        if sum(other == short or other.endswith(f"/{short}") for other in among) == 1:
-            return short
-    return name
+    >>> scores_as_text({"validation/personal/macro_f1": 0.8804, "timing/gradient_evaluations": 4200.0})
+    'validation macro-F1 0.880, gradients 4,200'
+    """
+    return ", ".join(f"{shown(name).title} {shown(name).number(value)}" for name, value in values.items())
 
 
 def _duration(seconds: float) -> str:

@@ -4,8 +4,10 @@ All of it is plain data; the ledger anchors the SHA-256 of its canonical JSON. T
 study's file, Optuna's database and the trials' folders.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import read_text
 from engine.provenance import provenance
-from engine.result import RESULT
+from engine.result import PREDICTIONS, RESULT
 from sweeps.folder import repeat_folder
 from sweeps.space import StudyConfig
 from sweeps.stored import StoredTrial
@@ -25,13 +27,13 @@ _NOT_PART: Any = {
     "out": True,
     "concurrency": True,
     "execution": True,
-    "ledger": True,
+    "ledger": {"url", "chain_id", "contract", "key_file", "confirmations", "timeout", "keystore"},
     "storage": True,
     "tracking": True,
     "trials": True,
     "data": {"folder"},
 }
-_LEDGER = ("head", "contract", "chain_id", "backend")
+_LEDGER = ("head", "closing", "contract", "chain_id", "backend")  # of a run; its hospitals signed head and closing
 
 
 def design(study: StudyConfig, records: Mapping[str, str]) -> dict[str, Any]:
@@ -46,13 +48,14 @@ def begun(trial: StoredTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "condition": trial.condition,
+        "baseline": trial.baseline,
         "keys": trial.keys,
         "config": list(trial.configs),
     }
 
 
 def ended(trial: StoredTrial, home: Path) -> tuple[str, dict[str, Any]]:
-    """How a finished trial ended, and with what: values and results, or the reason.
+    """How a finished trial ended, and with what: values, spread, constraints and results, or the reason.
 
     Args:
         home: the trial's folder.
@@ -60,17 +63,25 @@ def ended(trial: StoredTrial, home: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         DataError: the trial is complete, but a result is missing or damaged.
     """
+    content: dict[str, Any] = {
+        "reason": trial.reason,
+        "rungs": {f"rung/{step}": asdict(rung) for step, rung in trial.rungs.items()},
+    }
     if trial.state == "COMPLETE":
-        results = [repeat_result(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
-        return "COMPLETE", {"values": list(trial.values), "results": results}
-    content: dict[str, Any] = {"reason": trial.reason}
-    if trial.state == "PRUNED":
-        content["rungs"] = {f"rung/{step}": list(rung.values) for step, rung in trial.rungs.items()}
+        content["values"] = list(trial.values)
+        content["spread"] = {name: found._asdict() for name, found in trial.spread.items()}
+        content["constraints"] = trial.constraints
+        content["results"] = [repeat_result(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
+    elif trial.state == "PRUNED":
+        content["pruned"] = trial.pruned
+    else:
+        content["failure"] = asdict(trial.failure)
     return STAGE[trial.state], content
 
 
 def repeat_result(folder: Path) -> dict[str, Any]:
-    """What is anchored of a repeat: model, configuration, the head of its own ledger, digest of all else but times.
+    """What is anchored of a repeat: model, configuration, the last head of its own ledger and what closes it, gradients,
+    digest of the predictions, digest of all else but times.
 
     The file is read as it is, not through `Result`: what a later release makes of it may not change the digest.
     """
@@ -79,7 +90,9 @@ def repeat_result(folder: Path) -> dict[str, Any]:
         result = json.loads(read_text(path))
         named = {name: result[name] for name in ("model_hash", "config_hash")}
         named |= {name: result["ledger"][name] for name in _LEDGER if name in result["ledger"]}
-        return {**named, "digest": json_hash(_timeless(result)).hex()}
+        gradients = {name: n for name, n in result["timing"].items() if name.endswith("evaluations")}
+        predictions = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()
+        return {**named, **gradients, "predictions": predictions, "digest": json_hash(_timeless(result)).hex()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is not readable ({type(error).__name__}: {error}).") from None
 
@@ -87,7 +100,8 @@ def repeat_result(folder: Path) -> dict[str, Any]:
 def _timeless(value: Any) -> Any:
     """A result without what a repetition would give other values for."""
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if not (k == "timing" or k.endswith(("seconds", "_share")))}
+        timed = {k for k in value if k.endswith(("seconds", "overhead_share")) and k != "expiry_seconds"}
+        return {k: _timeless(v) for k, v in value.items() if k not in timed}
     if isinstance(value, list):
         return [_timeless(item) for item in value]
     return value

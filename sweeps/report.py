@@ -1,50 +1,76 @@
 """`pulseledger report`: one HTML page and its pictures, all out of a study's folder. Reads only, apart from what it draws.
 
-The page needs no network and no other file; the pictures lie beside it as PNGs, too.
+The page needs no network and no other file; the pictures lie beside it as PNGs, too. It opens with the answer; what it is
+made of, tables and pictures, follows.
 """
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import optuna
-from matplotlib.figure import Figure
 
+import sweeps.exhibits as exhibits
 import sweeps.plots as plots
 from engine import __version__
 from engine.files import whole, write_text
 from engine.homes import claim
 from engine.provenance import provenance
-from sweeps.material import Finished, Material, best_of_each, read_material
-from sweeps.page import Picture, Section, code, escape, pictures, table, whole_page
-from sweeps.plots import ONLY
-from sweeps.rows import Row, Spread
-from sweeps.scores import RECALL, SHOWN, Shown
+from engine.settings import dump_yaml
+from sweeps.answer import HOW, Answer, answers
+from sweeps.drawing import ONLY, Looks, looks_of
+from sweeps.material import Finished, Material, read_material
+from sweeps.page import (
+    Block,
+    Cell,
+    Heading,
+    Page,
+    Part,
+    Said,
+    Section,
+    Table,
+    Words,
+    cell,
+    cells,
+    pictures,
+)
+from sweeps.places import runs_section
+from sweeps.rows import NOTHING, Outcome, Row
+from sweeps.scores import shown
 from sweeps.space import TUNED_ON_TEST, conditions
-from sweeps.text import leads_read, settings, short
-from sweeps.tuned import search_space, total_trials
+from sweeps.text import leads_read, listed, settings, short
+from sweeps.tuned import total_trials
 
 PAGE = "report.html"
-PICTURES = r"(curves|recall|hospitals|skew|pareto|importance|slices|spread|ledger)(-\d+)?\.png"
-TUNED = 5  # finished trials that Optuna's pictures of the tuned keys need to say anything
 ROWS = 20  # of a condition's table; the rest is for `compare`
-NAMED = 20  # trials that a caption names
 STATES = ("COMPLETE", "RUNNING", "PRUNED", "FAIL", "WAITING", "LOST")
-NOTHING = "–"
-SHARE = Shown("%", 100.0, 2)
-DISTANCE = Shown("label distance", 1.0, 3)
-PRINTED = ("accuracy", "macro_f1")
+# the numbers of a trial, behind its objectives
+ORDER = (
+    "final/personal/macro_f1",
+    "final/personal/mean_hospital_macro_f1",
+    "final/personal/rare_recall",
+    "final/personal/accuracy",
+    "final/global/macro_f1",
+    "final/personal/hurt_share",
+    "timing/gradient_evaluations",
+    "ledger/overhead_share",
+    "timing/total_seconds",
+)
+WITH_SD = (ORDER[0], ORDER[3])
+DRAWN = "curves recall hospitals skew pareto importance slices slopes spread ledger".split()
+NO_AUDIT = "not checked here: pulseledger audit DIR recomputes everything"
 
 
-def write_report(folder: Path, out: Path | None = None) -> list[Path]:
+def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path], str] | None = None) -> list[Path]:
     """Draws a study, finished or under way.
 
     Args:
         folder: the study's folder.
         out: where page and pictures go; null: `report` in the study's folder. Pictures of an earlier report there
             are removed.
+        verdict: audits the folder and says how it went, in a sentence; None does not audit.
 
     Returns:
         The files written, the page first.
@@ -54,21 +80,26 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
     """
     material = read_material(folder)
     out = out or folder / "report"
+    found = answers(material.rows)
+    looks = looks_of(trial.method for trial in material.trials)
     sections = [
-        _results(material),
+        _results(material, looks, _relative(folder, out)),
+        exhibits.who_gains(material, found, looks),
+        exhibits.recalls(material, looks),
         _cohorts(material),
-        _curves(material),
-        _recalls(material),
-        _against(material, "hospitals"),
-        _against(material, "skew"),
-        _pareto(material),
-        _importance(material),
-        _slices(material),
-        _spread(material),
-        _ledger(material),
+        exhibits.curves(material, looks),
+        exhibits.against(material, looks, "hospitals"),
+        exhibits.against(material, looks, "skew"),
+        exhibits.pareto(material, looks),
+        exhibits.importance(material),
+        exhibits.slices(material),
+        exhibits.spread(material, looks),
+        _ledger(material, looks),
         _unfinished(material),
+        runs_section(material, folder, _relative(folder, out)),
+        _again(material, folder),
     ]
-    earlier = [old for old in out.glob("*.png") if re.fullmatch(PICTURES, old.name)]
+    earlier = [old for old in out.glob("*.png") if re.fullmatch(rf"({'|'.join(DRAWN)})(-\d+)?\.png", old.name)]
     claim(out, "report", (PAGE, *(old.name for old in earlier)))
     for old in earlier:
         old.unlink()
@@ -80,76 +111,94 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         with whole(out / f"{picture.stem}.png") as part:
             part.write_bytes(buffer.getvalue())
         written.append(out / f"{picture.stem}.png")
-    write_text(out / PAGE, whole_page(material.study.name, _facts(material), sections, drawn))
+    said = [_said(answer, looks) for answer in found]
+    facts = _facts(material, verdict(folder) if verdict is not None else NO_AUDIT)
+    page = Page(material.study.name, said, HOW, facts, sections, drawn, _warnings(material))
+    write_text(out / PAGE, page.html())
     return written
 
 
-def _facts(material: Material) -> str:
+def _relative(folder: Path, out: Path) -> str:
+    """The study's folder as seen from the page."""
+    return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
+
+
+def _said(answer: Answer, looks: Looks) -> Said:
+    look = looks.get(answer.best)
+    return Said(answer.sentence, answer.notes, look.colour if look is not None else "")
+
+
+def _warnings(material: Material) -> list[str]:
+    """What must be known before anything is believed."""
+    begun, wanted = len(material.rows), total_trials(material.study)
+    running = any(row.state in ("RUNNING", "WAITING") for row in material.rows) or begun < wanted
+    leaky = dict.fromkeys(text for trial in material.trials for text in trial.outcome.leaky)
+    said = [f"Leaky: {text}" for text in leaky]
+    if material.study.tuned_on_test:
+        said.insert(0, f"Warning: {TUNED_ON_TEST}.")
+    if begun and not material.trials:
+        said.append("No trial has finished, so there are no scores to show.")
+    elif running and begun:
+        said.append("The study is not finished: this is an interim state.")
+    return said
+
+
+def _facts(material: Material, verdict: str) -> list[tuple[str, str]]:
     study = material.study
     wanted = total_trials(study)
     begun = len(material.rows)
     states = _counted(row.state for row in material.rows) or "none has begun"
     if begun < wanted:
         states += f"; {wanted - begun} of {wanted} not begun"
-    running = any(row.state in ("RUNNING", "WAITING") for row in material.rows) or begun < wanted
-    if begun and not material.trials:
-        states += ". <b>No trial has finished, so there are no scores to show.</b>"
-    elif running:
-        states += ". <b>The study is not finished: what follows is an interim state.</b>"
     results = [result for trial in material.trials for result in trial.results]
     digests = sorted({result.cohort.digest[:16] for result in results})
     data = ", beats ".join(filter(None, (study.data.source, ", ".join(digests))))
     form = "%Y-%m-%d %H:%M"
     dates = f"{material.began:{form}} to {material.ended:{form}}" if material.began and material.ended else "not begun"
-    made = provenance()
-    commit = f", commit {made.commit[:12]}{', changed since' if made.changed else ''}" if made.commit else ""
+    scored = dict.fromkeys(", ".join(trial.outcome.scored) for trial in material.trials)
     seeds = f"{study.repeats} seed(s) a trial, {study.federation.rounds} rounds"
     facts = [
         ("runs", dates),
         ("trials", states),
+        ("audit", verdict),
         ("tuned for", ", ".join(f"{name} ({d})" for name, d in study.objectives.items())),
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {seeds}"),
         ("data", f"{data}; classes {', '.join(study.data.classes)}; split {study.cohort.split}"),
+        ("macro-F1", f"mean over the classes {' or '.join(scored)}" if scored else "no trial has finished"),
         (
             "leads",
             "; ".join(dict.fromkeys(leads_read(result.cohort.leads) for result in results)) or "nothing was read yet",
         ),
-        ("code", f"drawn with pulseledger {__version__}{commit}"),
     ]
-    if study.tuned_on_test:
-        facts.insert(0, ("warning", TUNED_ON_TEST))
     if lost := sum(bool(result.lost) for result in results):
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
-    lines = "".join(f"<tr><td>{k}</td><td>{v if k == 'trials' else escape(v)}</td></tr>" for k, v in facts)
-    return f"<table class=facts>{lines}</table>"
+    policies = {result.config.balance.policy.loose for result in results if result.synthesis is not None} - {""}
+    facts += [("policy on synthetic beats", f"looser than the default: {loose}") for loose in sorted(policies)]
+    return facts
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def _results(material: Material) -> Section:
+def _results(material: Material, looks: Looks, home: str) -> Section:
     """The table of each condition, best first."""
-    if not material.rows:
-        return Section("Results", missing="no trial has begun yet")
     if not material.trials:
         counted = _counted(row.state for row in material.rows)
-        return Section("Results", f"<p class=missing>No trial has finished: {counted}.</p>")
-    parts = [_how_to_read(material)]
+        return Section("Results", missing=f"no trial has finished ({counted})" if counted else "no trial has begun yet")
+    parts: list[Part] = [Words(_how_to_read(material), "lead")]
     for label in dict.fromkeys(row.condition for row in material.rows):
         group = [trial for trial in material.trials if trial.condition == label]
         if label != ONLY:
-            parts.append(f"<h3>{escape(label)}</h3>")
+            parts.append(Heading(label))
         if not group:
             counted = _counted(row.state for row in material.rows if row.condition == label)
-            parts.append(f"<p class=missing>No trial of this condition has finished ({counted}).</p>")
+            parts.append(Words(f"No trial of this condition has finished ({counted}).", "missing"))
             continue
-        parts.append(_trial_table(group, list(material.study.objectives)))
+        parts.append(_trial_table(group, list(material.study.objectives), looks, home))
         if len(group) > ROWS:
-            parts.append(
-                f"<p>{len(group) - ROWS} more finished trials are left out here: <code>pulseledger compare --csv</code>.</p>"
-            )
-        parts += [f"<p class=leaky>Leaky: {escape(text)}</p>" for text in group[0].outcome.leaky]
-    return Section("Results", "".join(parts))
+            more = f"The best {ROWS} of {len(group)} finished trials; all: pulseledger compare DIR."
+            parts.append(Words(more))
+    return Section("Results", tuple(parts))
 
 
 def _how_to_read(material: Material) -> str:
@@ -159,46 +208,56 @@ def _how_to_read(material: Material) -> str:
         "± is the standard deviation over a trial’s seeds." if several else "Each trial ran with one seed: no spread."
     )
     return (
-        f"<p>Best first by {code(first)} ({'highest' if direction == 'maximize' else 'lowest'} first)."
-        " Accuracy, macro-F1 and recalls are those of the personal models on the test beats of all hospitals together,"
-        " “global” those of the global model there; hurt is the share of hospitals whose macro-F1 is lower under their"
-        f" personal model; gradients are gradient evaluations. {spread} Trials marked * were given, not tuned. The two lines"
-        " below each table need no model: each hospital’s commonest train class, and the usual class for every beat.</p>"
+        f"Best first by {shown(first).title} ({'highest' if direction == 'maximize' else 'lowest'} first)."
+        " Scores are those of the personal models on the test beats of all hospitals together unless a heading says"
+        " otherwise; mean hospital is the mean of the hospitals’ own macro-F1, rare recall that of all classes but the"
+        " commonest; hurt is the share of hospitals whose macro-F1 is lower under their personal model than under the global"
+        f" one; gradients count personalisation, too. {spread} Trials marked * were given, not tuned; the number in brackets"
+        " is Optuna’s. The lines below each table need no model: each hospital’s commonest train class, and the usual class for every beat."
     )
 
 
-def _trial_table(group: Sequence[Finished], objectives: Sequence[str]) -> str:
-    classes = list(dict.fromkeys(c for trial in group for c in trial.outcome.personal.recall))
-    titles = [SHOWN[name].title for name in PRINTED]
-    heads = ["trial", "method", "settings", *objectives, *titles, *(f"recall {c}" for c in classes)]
-    heads += ["global acc. %", "global macro-F1", "hurt %", "gradients", "s"]
-    lines = [_trial_line(trial, objectives, classes) for trial in group[:ROWS]]
+def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Looks, home: str) -> Table:
+    paths = [path for path in ORDER if path not in objectives]
+    heads = ["trial", "method", "settings", *(shown(path).title for path in (*objectives, *paths))]
+    lines = [_trial_line(trial, objectives, paths, looks, home) for trial in group[:ROWS]]
     outcome = group[0].outcome
+    majority = [score for seed in outcome.own("majority") for score in seed.values()]
+    constant = {
+        "local majority": {
+            ORDER[0]: outcome.mean("cohort/local_majority_macro_f1"),
+            ORDER[1]: float(np.mean(majority)) if majority else None,
+            ORDER[3]: outcome.mean("cohort/local_majority_accuracy"),
+        },
+        f"all {outcome.usual}": {ORDER[0]: outcome.all_usual[1], ORDER[3]: outcome.all_usual[0]},
+    }
     foot = [
-        ["", name, "", *[""] * len(objectives), *_scores(values), *[""] * (len(classes) + 5)]
-        for name, values in (("local majority", outcome.local_majority), (f"all {outcome.usual}", outcome.all_usual))
+        cells(["", name, "", *[""] * len(objectives), *(shown(path).number(line.get(path), "") for path in paths)])
+        for name, line in constant.items()
     ]
-    return table(heads, lines, foot, words=(1, 2))
+    return Table(heads, lines, foot, words=(1, 2))
 
 
-def _trial_line(trial: Finished, objectives: Sequence[str], classes: Sequence[str]) -> list[str]:
+def _trial_line(
+    trial: Finished, objectives: Sequence[str], paths: Sequence[str], looks: Looks, home: str
+) -> list[Cell]:
     row, outcome = trial.row, trial.outcome
     keys = settings(row.keys, without=("federation.algorithm", "federation.perfedavg.variant"))
     broken = [f"(breaks {name} by {short(row.constraints[name])})" for name in row.violated]
-    hurt = SHARE._replace(digits=0)
-    with_global = outcome.global_.scores if trial.trains_global else {}
+    number = f"{row.trial}{'*' if row.baseline else ''}" + (f" ({row.optuna})" if row.optuna is not None else "")
     return [
-        f"{row.trial}{'*' if row.baseline else ''}",
-        trial.method,
-        " ".join(filter(None, (keys, *broken))),
-        *(_score(row.objectives.get(name)) for name in objectives),
-        *(_spread_number(SHOWN[name], outcome.personal.scores[name]) for name in PRINTED),
-        *(RECALL.number(outcome.personal.recall.get(c), NOTHING) for c in classes),
-        *_scores(with_global[name].mean if with_global else None for name in PRINTED),
-        hurt.number(outcome.hurt_share if trial.trains_global else None, NOTHING),
-        f"{outcome.gradients:,.0f}",
-        f"{outcome.seconds:.1f}",
+        cell(number, f"{home}/trials/{row.trial:04d}/"),
+        cell(trial.method, colour=looks[trial.method].colour),
+        cell(" ".join(filter(None, (keys, *broken)))),
+        *(cell(exhibits.score_text(row.objectives.get(path), path)) for path in objectives),
+        *(cell(_number(outcome, path)) for path in paths),
     ]
+
+
+def _number(outcome: Outcome, path: str) -> str:
+    spread = outcome.scores.get(path, NOTHING)
+    sd = "" if spread.sd is None or path not in WITH_SD else f" ±\xa0{shown(path).number(spread.sd)}"
+    return shown(path).number(spread.mean, exhibits.NONE) + sd
 
 
 def _cohorts(material: Material) -> Section:
@@ -210,37 +269,40 @@ def _cohorts(material: Material) -> Section:
         return Section("Cohorts", missing="no trial has finished")
     heads = ["condition", "hospitals", "beats", "test beats", "label distance", "size variation"]
     heads += ["local majority %", "usual class %", "classes that hospitals lack"]
+    accuracy = shown("final/personal/accuracy")
     lines = []
     for label, trial in first.items():
         cohort = trial.results[0].cohort
         lacking = [f"{c}: {len(who)} of {trial.hospitals}" for c, who in cohort.missing.items() if who]
         lines.append(
-            [
-                label,
-                str(trial.hospitals),
-                f"{cohort.beats:,}",
-                f"{sum(hospital.test for hospital in cohort.hospitals):,}",
-                DISTANCE.number(cohort.heterogeneity.emd_mean),
-                f"{cohort.heterogeneity.size_cv:.2f}",
-                SHARE.number(trial.outcome.local_majority[0], NOTHING),
-                SHARE.number(trial.outcome.all_usual[0], NOTHING),
-                ", ".join(lacking) or "none",
-            ]
+            cells(
+                [
+                    label,
+                    str(trial.hospitals),
+                    f"{cohort.beats:,}",
+                    f"{sum(hospital.test for hospital in cohort.hospitals):,}",
+                    f"{cohort.heterogeneity.emd_mean:.3f}",
+                    f"{cohort.heterogeneity.size_cv:.2f}",
+                    accuracy.number(trial.outcome.mean("cohort/local_majority_accuracy"), exhibits.NONE),
+                    accuracy.number(trial.outcome.all_usual[0], exhibits.NONE),
+                    ", ".join(lacking) or "none",
+                ]
+            )
         )
     text = (
-        "<p class=lead>Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
-        "of all; size variation is the standard deviation of the hospitals’ sizes over their mean.</p>"
+        "Label distance is the mean distance (earth mover’s, 0 to 2) between a hospital’s shares of the classes and those "
+        "of all; size variation is the standard deviation of the hospitals’ sizes over their mean."
     )
-    return Section("Cohorts", text + table(heads, lines, words=(0, 8)))
+    return Section("Cohorts", (Words(text, "lead"), Table(heads, lines, words=(0, 8))))
 
 
-def _ledger(material: Material) -> Section:
+def _ledger(material: Material, looks: Looks) -> Section:
     title = "What the ledger costs"
     with_one = [t for t in material.trials if any(r.ledger.backend != "none" for r in t.results)]
     if not with_one:
         return Section(title, missing="no finished trial has a ledger" if material.trials else "no trial has finished")
     caption = (
-        f"From {_of(with_one)}, a point for each run. The critical path is the time that rounds wait for the ledger, with "
+        f"From {exhibits.how_many(with_one)}, a point for each run. The critical path is the time that rounds wait for the ledger, with "
         "hashing and signing; its share is that of the rounds’ time. A tick is the median."
     )
     heads = ["condition", "runs", "ms a round", "share %", "gas a round", "updates a run", "opening s"]
@@ -248,20 +310,21 @@ def _ledger(material: Material) -> Section:
     for label in dict.fromkeys(t.condition for t in with_one):
         runs = [r.ledger for t in with_one if t.condition == label for r in t.results if r.ledger.rounds]
         lines.append(
-            [
-                label,
-                str(len(runs)),
-                f"{1000 * _median(r.critical_path_seconds / r.rounds for r in runs):.2f}",  # type: ignore[operator]
-                SHARE.number(_median(r.overhead_share for r in runs)),
-                f"{_median(r.gas_per_round for r in runs):,.0f}",
-                f"{_median(r.updates for r in runs):,.0f}",
-                f"{_median(r.open_seconds for r in runs):.2f}",
-            ]
+            cells(
+                [
+                    label,
+                    str(len(runs)),
+                    f"{1000 * _median(r.critical_path_seconds / r.rounds for r in runs):.2f}",  # type: ignore[operator]
+                    shown("ledger/overhead_share").number(_median(r.overhead_share for r in runs)),
+                    f"{_median(r.gas_per_round for r in runs):,.0f}",
+                    f"{_median(r.updates for r in runs):,.0f}",
+                    f"{_median(r.open_seconds for r in runs):.2f}",
+                ]
+            )
         )
-    text = "<p class=lead>Medians over all runs of a condition. Opening the ledger happens once, before the first round.</p>"
-    return Section(
-        title, text + table(heads, lines, words=(0,)), pictures("ledger", plots.ledger_cost(with_one), caption)
-    )
+    text = "Medians over all runs of a condition. Opening the ledger happens once, before the first round."
+    drawn = pictures("ledger", plots.ledger_cost(with_one, looks), caption)
+    return Section(title, (Words(text, "lead"), Table(heads, lines, words=(0,)), *drawn))
 
 
 def _unfinished(material: Material) -> Section:
@@ -270,9 +333,20 @@ def _unfinished(material: Material) -> Section:
     if not rows:
         return Section(title, missing="no trial has failed or been pruned")
     lines = [
-        [str(row.trial), row.state, row.condition, settings(row.keys), row.error or _why(material, row)] for row in rows
+        cells(
+            [
+                str(row.trial),
+                row.state,
+                row.condition,
+                row.method,
+                settings(row.keys),
+                row.error or _why(material, row),
+            ]
+        )
+        for row in rows
     ]
-    return Section(title, table(["trial", "state", "condition", "settings", "reason"], lines, words=(1, 2, 3, 4)))
+    heads = ["trial", "state", "condition", "method", "settings", "reason"]
+    return Section(title, (Table(heads, lines, words=(1, 2, 3, 4, 5)),))
 
 
 def _why(material: Material, row: Row) -> str:
@@ -284,156 +358,37 @@ def _why(material: Material, row: Row) -> str:
     if trial.pruned not in trial.rungs:
         return why
     values = zip(material.study.objectives, trial.rungs[trial.pruned].values, strict=False)
-    return f"{why}: " + ", ".join(f"{name} {_score(value)}" for name, value in values)
+    return f"{why}: " + ", ".join(f"{shown(name).title} {exhibits.score_text(value, name)}" for name, value in values)
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
-
-
-def _curves(material: Material) -> Section:
-    title = "Learning curves"
-    if not material.trials:
-        return Section(title, missing="no trial has finished")
-    caption = (
-        f"Macro-F1 of the global model on the validation beats by round, from {_of(material.trials)}. A line is the median "
-        "over all trials and seeds of a method, its band their middle half; where a method ran once there is no band. The "
-        "marks behind the last round are the medians of the personal models, after personalisation. Local-only has no "
-        "global model."
+def _again(material: Material, folder: Path) -> Section:
+    """The whole configuration, and how to come to the same numbers."""
+    made = provenance()
+    commit = (
+        f", commit {made.commit}{' with changes that were not committed' if made.changed else ''}"
+        if made.commit
+        else ""
     )
-    return Section(title, pictures=pictures("curves", plots.learning_curves(material.trials), caption))
-
-
-def _recalls(material: Material) -> Section:
-    title = "Recall of each class"
-    if not material.trials:
-        return Section(title, missing="no trial has finished")
-    caption = (
-        "Recall of the personal models on the test beats of all hospitals together: the best trial of each method in each "
-        f"condition by {_first(material)} ({_numbers(best_of_each(material.trials))}), mean over its seeds. "
-        "A cell is empty where the class has no test beat."
+    results = [result for trial in material.trials for result in trial.results]
+    digests = sorted({result.cohort.digest for result in results})
+    checks = [Words(f"The beats’ digest is {listed(digests)}; another one means other data.")] if digests else []
+    commands = (
+        "pulseledger sweep study.yaml --out again\npulseledger compare again\npulseledger audit again\n"
+        "pulseledger report again"
     )
-    return Section(title, pictures=pictures("recall", plots.recall_map(material.trials), caption))
-
-
-def _against(material: Material, axis: str) -> Section:
-    title = "Scores against the number of hospitals" if axis == "hospitals" else "Scores against the skew"
-    counts, skews = ({t.hospitals for t in material.trials}, {t.skew for t in material.trials})
-    if not material.trials:
-        return Section(title, missing="no trial has finished")
-    if axis == "hospitals" and len(counts) == 1:
-        return Section(title, missing=f"one hospital count only ({counts.pop()})")
-    if axis == "skew" and len(skews) == 1:
-        return Section(title, missing=f"one skew only ({plots.skew_name(skews.pop())})")
-    bars = "bars are the standard deviation over seeds" if material.study.repeats > 1 else "one seed each"
-    caption = (
-        "Accuracy and macro-F1 of the personal models on the test beats, the best trial of each method in each condition by "
-        f"{_first(material)} ({_numbers(best_of_each(material.trials))}); {bars}. The dotted line is what each "
-        "hospital’s commonest class reaches without a model."
+    return Section(
+        "How to get it again",
+        (
+            Words(f"Save what stands below as study.yaml and run, with pulseledger {__version__}{commit}:"),
+            Block(commands),
+            *checks,
+            Heading("study.yaml, with every key"),
+            Block(dump_yaml(material.study)),
+        ),
     )
-    if axis == "skew":
-        caption += (
-            " α is the concentration of the Dirichlet distribution that deals out the records: small is more skewed."
-        )
-    return Section(title, pictures=pictures(axis, plots.against(material.trials, axis), caption))
-
-
-def _pareto(material: Material) -> Section:
-    title = "Pareto front"
-    objectives = material.study.objectives
-    if len(objectives) < 2:
-        return Section(title, missing=f"one objective only ({_first(material)})")
-    if not material.fronts:
-        return Section(title, missing="no trial has finished")
-    caption = (
-        f"All finished trials ({_of(material.trials)}); a trial is on the front when no other one of its panel is at least as "
-        "good in every objective and better in one."
-    )
-    lines = []
-    for label, found in material.fronts.items():
-        group = [trial.row for trial in material.trials if material.study.joint or trial.condition == label]
-        for point in sorted(found.values[found.marked].tolist()):
-            row = next(row for row in group if list(row.objectives.values()) == point)
-            lines.append([row.condition, str(row.trial), settings(row.keys), *(_score(v) for v in point)])
-    text = table(["condition", "trial", "settings", *objectives], lines, words=(0, 2))
-    return Section(title, text, pictures("pareto", plots.pareto_fronts(material.fronts, objectives), caption))
-
-
-def _importance(material: Material) -> Section:
-    caption = (
-        "How much each tuned key matters in {label} for {objective}, from {count} tuned trials, as Optuna estimates it "
-        "(PED-ANOVA: how far the better trials’ values of a key differ from all trials’). From few trials this is a hint."
-    )
-    return _tuned(material, "Importance of the tuned keys", "importance", caption, lambda *of: [plots.importance(*of)])
-
-
-def _slices(material: Material) -> Section:
-    caption = (
-        "{objective} against each tuned key in {label}; a point is one of {count} tuned trials, later ones darker."
-    )
-    return _tuned(material, "Slices through the tuned keys", "slices", caption, plots.slices)
-
-
-def _tuned(
-    material: Material, title: str, stem: str, caption: str, draw: Callable[[optuna.Study, str, str], list[Figure]]
-) -> Section:
-    """Optuna's pictures, for each of its studies that has enough trials."""
-    keys = [key for key, space in search_space(material.study).items() if not space.single()]
-    if not keys:
-        return Section(title, missing="nothing was tuned")
-    if stem == "importance" and len(keys) < 2:
-        return Section(title, missing=f"one key only was tuned ({keys[0]})")
-    drawn: list[Picture] = []
-    few = {}
-    for tuned in material.tuned:
-        count = len(tuned.study.trials)
-        if count < TUNED or len({t.value for t in tuned.study.trials}) == 1:
-            few[tuned.label] = f"{tuned.label}: {count}" + (", all with one score" if count >= TUNED else "")
-            continue
-        where = "the study" if tuned.label == ONLY else f"“{tuned.label}”"
-        for figure in draw(tuned.study, tuned.objective, tuned.label):
-            text = caption.format(label=where, count=count, objective=tuned.objective)
-            drawn.append(Picture(f"{stem}-{len(drawn) + 1}", figure, text))
-    all_few = len(few) == len({tuned.label for tuned in material.tuned}) > 1
-    where = "any condition" if all_few else "; ".join(few.values())
-    note = f"fewer than {TUNED} tuned trials, or none that differ, have finished in {where}" if few else ""
-    if not drawn:
-        return Section(title, missing=note)
-    return Section(title, f"<p class=missing>Left out: {escape(note)}.</p>" if note else "", pictures=tuple(drawn))
-
-
-def _spread(material: Material) -> Section:
-    title = "Spread over hospitals"
-    chosen = [trial for trial in best_of_each(material.trials) if trial.trains_global]
-    if not chosen:
-        return Section(title, missing="no trial with a global model has finished")
-    caption = (
-        "Macro-F1 of each hospital’s test beats under the global model and under its own, best trial of each method "
-        f"({_numbers(chosen)}), all seeds. A box spans the middle half, its line is the median. Above: the share of hospitals "
-        "that personalisation hurt, that is, whose macro-F1 fell."
-    )
-    return Section(title, pictures=pictures("spread", plots.spread(material.trials), caption))
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
-
-
-def _first(material: Material) -> str:
-    """The objective that decides which trial is best."""
-    return next(iter(material.study.objectives))
-
-
-def _of(trials: Sequence[Finished]) -> str:
-    """How many trials and runs a picture is made of."""
-    runs = sum(len(t.results) for t in trials)
-    return f"{len(trials)} finished trial{'s' * (len(trials) != 1)}" + (
-        f" of {runs} runs" if runs > len(trials) else ""
-    )
-
-
-def _numbers(trials: Sequence[Finished]) -> str:
-    numbers = sorted(t.row.trial for t in trials)
-    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-    return f"trial{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers[:NAMED]))}{more}"
 
 
 def _counted(states: Iterable[str]) -> str:
@@ -444,19 +399,3 @@ def _counted(states: Iterable[str]) -> str:
 
 def _median(values: Iterable[float | None]) -> float:
     return float(np.median([value for value in values if value is not None]))
-
-
-def _scores(values: Iterable[float | None]) -> list[str]:
-    """Accuracy and macro-F1."""
-    return [SHOWN[name].number(value, NOTHING) for name, value in zip(PRINTED, values, strict=True)]
-
-
-def _spread_number(shown: Shown, spread: Spread) -> str:
-    sd = "" if spread.sd is None else f" ±\xa0{shown.number(spread.sd)}"
-    return shown.number(spread.mean, NOTHING) + sd
-
-
-def _score(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:.3f}" if 0.01 <= abs(value) < 100 else short(float(value))

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.algorithms.config import Method
+from engine.algorithms.config import METHODS
 from engine.data.config import labels_of
 from engine.errors import PulseLedgerError
-from engine.result import RESULT, Model, Result
+from engine.result import RESULT, Result
 from sweeps.definition import require_unedited
 from sweeps.folder import (
     STUDY_FILE,
@@ -28,7 +28,8 @@ from sweeps.folder import (
     repeats_of,
     trial_folder,
 )
-from sweeps.scores import MODELS, SHOWN
+from sweeps.methods import Named, method_of
+from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 
@@ -44,12 +45,23 @@ class Spread(NamedTuple):
     interval: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class ModelScores:
-    """Of one model on the test beats of all hospitals together, by the names of `scores.SHOWN`, and each class's recall."""
+NOTHING = Spread(None)
 
-    scores: Mapping[str, Spread]
-    recall: Mapping[str, float | None]
+
+class Hospital(NamedTuple):
+    """One hospital in one run, on its test beats.
+
+    Attributes:
+        support: class -> test beats.
+        personal, global_, majority: macro-F1 of its own model, of the global one, and of its commonest train class; None
+            where there is no such model, or no beat to score.
+    """
+
+    records: tuple[str, ...]
+    support: Mapping[str, int]
+    personal: float | None
+    global_: float | None
+    majority: float | None
 
 
 @dataclass(frozen=True)
@@ -57,39 +69,51 @@ class Outcome:
     """What a complete trial came to, over its repeats.
 
     Attributes:
-        method: its algorithm as a reader knows it; `algorithm` is its key.
-        hurt_share: of the hospitals, those whose macro-F1 is lower under their personal model.
+        scores: path -> the number over the repeats, for all of `scores.objectives` and `scores.TRIVIAL`. Without a global
+            model there is none of it: what the loop of local-only carries along was never trained.
         usual: the first of the classes, N of AAMI.
-        local_majority, all_usual: accuracy and macro-F1 of each hospital's commonest train class, and of `usual` for every
-            beat.
-        global_majority: accuracy of the commonest class of all.
-        gradients: evaluations, personalisation included.
-        ledger_share: of the rounds' time, what they wait for the ledger.
-        ledger_open, ledger_close: seconds of the ledger before the first round and after the last one.
+        all_usual: accuracy and macro-F1 of calling every test beat that.
+        seeds: of each repeat: hospital -> what it came to.
+        scored: the classes that macro-F1 is a mean over.
+        support: class -> test beats of all hospitals, of the first repeat.
+        exchanged: bytes of models that went to hospitals and back; None where data are pooled instead.
+        digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
     """
 
     repeats: int
-    algorithm: str
-    method: Method
-    personal: ModelScores
-    global_: ModelScores
-    hurt_share: float | None
-    local_majority: tuple[float | None, float | None]
-    global_majority: float | None
+    method: Named
+    scores: Mapping[str, Spread]
     usual: str
     all_usual: tuple[float | None, float | None]
-    gradients: float
-    seconds: float
-    ledger_share: float | None
-    ledger_open: float | None
-    ledger_close: float | None
-    gas_per_round: float | None
+    seeds: tuple[Mapping[int, Hospital], ...]
+    scored: tuple[str, ...]
+    support: Mapping[str, int]
+    exchanged: float | None
+    digest: str
     leaky: tuple[str, ...]
 
-    def of(self, model: str) -> ModelScores:
-        """The scores of "global" or "personal"."""
-        return self.global_ if model == "global" else self.personal
+    def mean(self, path: str) -> float | None:
+        """Over the repeats; None where there is no such number."""
+        return self.scores.get(path, NOTHING).mean
+
+    @property
+    def gradients(self) -> float:
+        """All evaluations, personalisation included."""
+        return self.mean("timing/gradient_evaluations") or 0.0
+
+    def own(self, model: str) -> list[dict[int, float]]:
+        """Macro-F1 of each hospital that has one, by seed; of "personal", "global" or "majority"."""
+        name = "global_" if model == "global" else model
+        return [
+            {h: score for h, hospital in seed.items() if (score := getattr(hospital, name)) is not None}
+            for seed in self.seeds
+        ]
+
+    def tested(self) -> tuple[object, ...]:
+        """What must be equal for two trials to be held against each other: beats, and who was tested on how many of which."""
+        hospitals = {h: (own.records, tuple(own.support.items())) for h, own in self.seeds[0].items()}
+        return self.digest, self.scored, tuple(sorted(hospitals.items()))
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,8 @@ class Row:
 
     Attributes:
         trial: its number in the whole study.
+        method: its title.
+        optuna: its number in the Optuna study of its condition, which counts from 0 in each; None of a run.
         state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING; LOST: complete, but its results are gone from its folder.
         keys: what was tuned or, of a baseline, set.
         spread: objective or constraint -> its interval over the repeats.
@@ -123,6 +149,8 @@ class Row:
     failure: Failure = NO_FAILURE
     outcome: Outcome | None = None
     tuned_on_test: bool = False
+    optuna: int | None = None
+    method: str = ""
 
     @property
     def violated(self) -> list[str]:
@@ -134,6 +162,8 @@ class Row:
         plain = {
             "condition": self.condition,
             "trial": self.trial,
+            "optuna": self.optuna,
+            "method": self.method,
             "state": self.state,
             "keys": self.keys,
             "baseline": self.baseline,
@@ -167,7 +197,8 @@ def rows_of(folder: Path) -> list[Row]:
     if (folder / RESULT).exists():
         result = Result.read(folder)
         rounds = len(result.rounds)
-        return [Row(result.name, 0, "COMPLETE", rounds, rounds, outcome=outcome_of([result]))]
+        title = method_of(result.config).title
+        return [Row(result.name, 0, "COMPLETE", rounds, rounds, outcome=outcome_of([result]), method=title)]
     raise PulseLedgerError(f"{folder}: holds neither a study ({STUDY_FILE}) nor a finished run ({RESULT}).")
 
 
@@ -191,6 +222,8 @@ def _row(study: StudyConfig, folder: Path, trial: StoredTrial) -> Row:
         failure=trial.failure,
         outcome=outcome_of(results) if results else None,
         tuned_on_test=study.tuned_on_test,
+        optuna=trial.frozen.number,
+        method=method_of(trial.runs[0]).title,
     )
 
 
@@ -212,35 +245,60 @@ def _best_first(study: StudyConfig, rows: Sequence[Row]) -> list[Row]:
 def outcome_of(results: Sequence[Result]) -> Outcome:
     """What the repeats of a trial came to."""
     first = results[0]
-    cohorts = [result.cohort for result in results]
+    method = method_of(first.config)
     usual = labels_of(first.config.data.classes)[0]
-    guesses = [all_of_class(usual, result.final.personal.support) for result in results]
+    guesses = [all_of_class(usual, result.final.personal.support, result.cohort.scored) for result in results]
+    scores = {path: _spread([result.score(path) for result in results]) for path in _paths(first, method)}
     return Outcome(
         repeats=len(results),
-        algorithm=first.config.federation.algorithm,
-        method=first.config.federation.method,
-        personal=_scores(results, "personal"),
-        global_=_scores(results, "global"),
-        hurt_share=_mean(result.final.personal.hurt_share for result in results),
-        local_majority=(
-            _mean(cohort.local_majority_accuracy for cohort in cohorts),
-            _mean(cohort.local_majority_macro_f1 for cohort in cohorts),
-        ),
-        global_majority=_mean(cohort.global_majority_accuracy for cohort in cohorts),
+        method=method,
+        scores=scores,
         usual=usual,
         all_usual=(_mean(guess[0] for guess in guesses), _mean(guess[1] for guess in guesses)),
-        gradients=statistics.fmean(result.timing.gradient_evaluations for result in results),
-        seconds=statistics.fmean(result.timing.total_seconds for result in results),
-        ledger_share=_mean(result.ledger.overhead_share for result in results),
-        ledger_open=_mean(result.ledger.open_seconds for result in results),
-        ledger_close=_mean(result.ledger.close_seconds for result in results),
-        gas_per_round=_mean(result.ledger.gas_per_round for result in results),
+        seeds=tuple(_hospitals(result, method) for result in results),
+        scored=tuple(first.cohort.scored),
+        support=first.final.personal.support,
+        exchanged=None if method.pools else statistics.fmean(_exchanged(result, method) for result in results),
+        digest=first.cohort.digest,
         leaky=first.cohort.leaky,
     )
 
 
-def all_of_class(name: str, support: Mapping[str, int]) -> tuple[float | None, float | None]:
-    """Accuracy and macro-F1 of calling every test beat `name`; None where that is no class.
+def _paths(result: Result, method: Named) -> list[str]:
+    every = (*objectives(tuple(result.final.personal.recall)), *ASIDE, *TRIVIAL)
+    untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
+    return [path for path in every if not any(part in path for part in untrained)]
+
+
+def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
+    """The hospitals that were tested."""
+    common = {own.id: own.macro_f1 for own in result.final.global_.per_hospital} if method.trains_global else {}
+    about = {report.id: report for report in result.cohort.hospitals}
+    return {
+        own.id: Hospital(
+            about[own.id].records,
+            own.support,
+            own.macro_f1,
+            common.get(own.id),
+            about[own.id].local_majority_macro_f1,
+        )
+        for own in result.final.personal.per_hospital
+        if own.id in about
+    }
+
+
+def _exchanged(result: Result, method: Named) -> float:
+    """Bytes of float32 parameters: to and from each participant of a round, and the last model to everybody."""
+    if not method.trains_global:
+        return 0.0
+    sent = sum(2 * row.participants for row in result.rounds) + len(result.cohort.hospitals)
+    return 4.0 * result.parameters * sent
+
+
+def all_of_class(
+    name: str, support: Mapping[str, int], scored: Sequence[str] | None = None
+) -> tuple[float | None, float | None]:
+    """Accuracy and macro-F1 over the scored classes of calling every test beat `name`; None where that is no class.
 
     >>> all_of_class("N", {"N": 6, "V": 4, "F": 0})
     (0.6, 0.375)
@@ -249,14 +307,10 @@ def all_of_class(name: str, support: Mapping[str, int]) -> tuple[float | None, f
     if name not in support or not total:
         return None, None
     hits = support[name]
+    there = [c for c, n in support.items() if n and (scored is None or c in scored)]
     # its F1 is 2 hits / (support + called); that of every other class that is there, 0
-    return hits / total, 2 * hits / (hits + total) / sum(n > 0 for n in support.values())
-
-
-def _scores(results: Sequence[Result], model: Model) -> ModelScores:
-    each = [result.final.of(model) for result in results]
-    scores = {name: _spread([getattr(scores, name) for scores in each]) for name in SHOWN}
-    return ModelScores(scores, {c: _mean(scores.recall[c] for scores in each) for c in each[0].recall})
+    f1 = 2 * hits / (hits + total) if name in there else 0.0
+    return hits / total, f1 / len(there) if there else None
 
 
 def _spread(values: Sequence[float | None]) -> Spread:
@@ -275,23 +329,30 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
-    row: dict[str, Any] = {"repeats": outcome.repeats, "method": outcome.algorithm}
-    for model in reversed(MODELS):
-        tested = outcome.of(model)
-        for name, spread in tested.scores.items():
-            row[f"{model}_{name}"], row[f"{model}_{name}_sd"] = spread.mean, spread.sd
-            row[f"{model}_{name}_interval"] = None if spread.interval is None else list(spread.interval)
-        row |= {f"{model}_recall_{c}": value for c, value in tested.recall.items()}
-    row["hurt_share"] = outcome.hurt_share
-    row["local_majority_accuracy"], row["local_majority_macro_f1"] = outcome.local_majority
-    row["global_majority_accuracy"] = outcome.global_majority
-    row["usual_class"] = outcome.usual
-    row["all_usual_accuracy"], row["all_usual_macro_f1"] = outcome.all_usual
-    row["gradient_evaluations"], row["seconds"] = outcome.gradients, outcome.seconds
-    row["ledger_share"], row["gas_per_round"] = outcome.ledger_share, outcome.gas_per_round
-    row["ledger_open_seconds"], row["ledger_close_seconds"] = outcome.ledger_open, outcome.ledger_close
-    row["leaky"] = list(outcome.leaky)
-    return row
+    """Of each hospital the mean over the seeds."""
+
+    def plain(spread: Spread) -> dict[str, Any]:
+        low, high = spread.interval or (None, None)
+        return {"mean": spread.mean, "sd": spread.sd, "low": low, "high": high}
+
+    owns = {name: outcome.own(name) for name in ("personal", "global", "majority")}
+    return {
+        "repeats": outcome.repeats,
+        "algorithm": outcome.method.algorithm,
+        "scores": {path: plain(spread) for path, spread in outcome.scores.items()},
+        "usual": outcome.usual,
+        "all_usual_accuracy": outcome.all_usual[0],
+        "all_usual_macro_f1": outcome.all_usual[1],
+        "scored": list(outcome.scored),
+        "support": dict(outcome.support),
+        "exchanged_bytes": outcome.exchanged,
+        "hospitals": [
+            {"id": h, "records": list(own.records), "support": dict(own.support)}
+            | {name: _mean(seed.get(h) for seed in seeds) for name, seeds in owns.items()}
+            for h, own in outcome.seeds[0].items()
+        ],
+        "leaky": list(outcome.leaky),
+    }
 
 
 def _cell(value: Any) -> Any:
@@ -303,10 +364,20 @@ def _cell(value: Any) -> Any:
 
 
 def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows without anything nested: objectives, constraints and tuned keys are columns of their own."""
-    nested = ("keys", "objectives", "spread", "constraints", "traceback")
+    """The rows without anything nested: scores, objectives, constraints and tuned keys are columns of their own.
+
+    A score has its path for a name, its standard deviation and interval "/sd", "/low" and "/high" behind it.
+    """
+    nested = ("keys", "objectives", "spread", "constraints", "traceback", "scores", "support", "hospitals")
     return [
         {name: _cell(value) for name, value in row.document().items() if name not in nested}
+        | {
+            path + part: value
+            for path, spread in (row.outcome.scores.items() if row.outcome is not None else ())
+            for part, value in zip(
+                ("", "/sd", "/low", "/high"), (spread.mean, spread.sd, *(spread.interval or (None, None))), strict=True
+            )
+        }
         | {f"objective/{name}": value for name, value in row.objectives.items()}
         | {
             f"spread/{name}/{part}": value
@@ -331,20 +402,20 @@ def results_frame(folder: Path) -> "pd.DataFrame":
 def rounds_frame(folder: Path) -> "pd.DataFrame":
     """The learning curves: a row for each round of each repeat of each trial, also of those that are not complete.
 
-    Columns: condition, trial, repeat, round, the scores of the global model on the validation part, train_loss and
-    what the round cost.
+    Columns: condition, trial, repeat, round, the scores of the global model on the validation part (none without one),
+    train_loss and what the round cost.
     """
     import pandas as pd
 
     rows = []
-    for where, run in _runs(folder):
+    for where, run, trained in _runs(folder):
         for summary in read_history(run):
             scores = summary.validation
             rows.append(
                 where
                 | {name: value for name, value in summary.document().items() if name not in ("validation", "lost")}
-                | {name: getattr(scores, name) for name in (*SHOWN, "recall_min", "worst_hospital_macro_f1")}
-                | {f"recall_{c}": value for c, value in scores.recall.items()}
+                | {name: getattr(scores, name) if trained else None for name in SCORES}
+                | {f"recall_{c}": value if trained else None for c, value in scores.recall.items()}
                 | {"lost": len(summary.lost)}
             )
     return pd.DataFrame(rows)
@@ -358,11 +429,14 @@ def hospitals_frame(folder: Path) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for where, run in _runs(folder):
+    for where, run, trained in _runs(folder):
         if not (run / RESULT).exists():
             continue
         result = Result.read(run)
-        tested = {model: {own.id: own for own in result.final.of(model).per_hospital} for model in MODELS}
+        tested = {
+            model: {own.id: own for own in result.final.of(model).per_hospital if trained or model == "personal"}
+            for model in MODELS
+        }
         for hospital in result.cohort.hospitals:
             row = where | {"hospital": hospital.id, "records": len(hospital.records)}
             row |= {
@@ -371,16 +445,20 @@ def hospitals_frame(folder: Path) -> "pd.DataFrame":
             row |= {f"beats_{c}": n for c, n in hospital.classes.items()}
             for model, each in tested.items():
                 own = each.get(hospital.id)  # without test beats there are no scores
-                row |= {f"{model}_{name}": getattr(own, name) if own else None for name in SHOWN}
+                row |= {f"{model}_{name}": getattr(own, name) if own else None for name in OF_A_HOSPITAL}
                 row |= {f"{model}_recall_{c}": own.recall[c] if own else None for c in hospital.classes}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _runs(folder: Path) -> list[tuple[dict[str, Any], Path]]:
-    """Condition, trial and repeat of each run of a study, with its folder."""
+def _runs(folder: Path) -> list[tuple[dict[str, Any], Path, bool]]:
+    """Condition, trial and repeat of each run of a study, with its folder, and whether it trains a global model."""
     return [
-        ({"condition": trial.condition, "trial": trial.number, "repeat": repeat_number(path)}, path)
+        (
+            {"condition": trial.condition, "trial": trial.number, "repeat": repeat_number(path)},
+            path,
+            METHODS[trial.algorithm].trains_global,
+        )
         for trial in read_trials(read_study(folder), folder)
         for path in repeats_of(trial_folder(folder, trial.number))
     ]

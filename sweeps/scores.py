@@ -1,4 +1,8 @@
-"""The scores that studies speak of: which may be tuned for, and how a reader sees them."""
+"""The scores that studies speak of, by the paths that every result knows them by: which may be tuned for, and how they are shown.
+
+One name everywhere: `final/personal/macro_f1` is the same number in a study's objectives, in `compare --json`, in MLflow and,
+as "test macro-F1", in tables.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -18,6 +22,12 @@ PLAIN = (
     *(f"{part}/personal/hurt_share" for part in PARTS),
     *COSTS,
 )
+ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
+# what needs no model: each hospital's commonest train class, and that of all
+TRIVIAL = tuple(
+    f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
+)
+MIN_SUPPORT = 50  # test beats of a class, under which its scores say little
 
 
 def objectives(classes: Sequence[str]) -> tuple[str, ...]:
@@ -60,19 +70,48 @@ class Shown(NamedTuple):
     def number(self, value: float | None, missing: str = "-") -> str:
         """The score as text; `missing` for one that is not there.
 
-        >>> SHOWN["accuracy"].number(0.98765)
-        '98.77'
+        >>> shown("final/personal/accuracy").number(0.98765), shown("ledger/gas_per_round").number(73328)
+        ('98.77', '73,328')
         """
-        return missing if value is None else f"{self.factor * value:.{self.digits}f}"
+        return missing if value is None else f"{self.factor * value:,.{self.digits}f}"
 
 
-# the scores of a table, pooled over all hospitals; the recall of each class is `RECALL`
+# by the last part of their path; pooled over the beats of all hospitals unless they say otherwise
 SHOWN = {
     "accuracy": Shown("accuracy %", 100.0, 2),
     "macro_f1": Shown("macro-F1", 1.0, 3),
     "balanced_accuracy": Shown("balanced accuracy %", 100.0, 2),
+    "mean_hospital_macro_f1": Shown("macro-F1 mean hospital", 1.0, 3),
+    "worst_hospital_macro_f1": Shown("macro-F1 worst hospital", 1.0, 3),
+    "worst_hospital_accuracy": Shown("accuracy % worst hospital", 100.0, 2),
+    "rare_recall": Shown("rare recall", 1.0, 3),
+    "recall_min": Shown("lowest recall", 1.0, 3),
+    "hurt_share": Shown("hurt %", 100.0, 0),
+    "overhead_share": Shown("ledger %", 100.0, 2),
+    "critical_path_seconds": Shown("ledger s", 1.0, 2),
+    "open_seconds": Shown("ledger s to open", 1.0, 2),
+    "close_seconds": Shown("ledger s to close", 1.0, 2),
+    "gas_per_round": Shown("gas a round", 1.0, 0),
+    "total_seconds": Shown("s", 1.0, 0),
+    "rounds_seconds": Shown("rounds s", 1.0, 0),
+    "gradient_evaluations": Shown("gradients", 1.0, 0),
 }
 RECALL = Shown("recall", 1.0, 3)
+OF_A_HOSPITAL = ("accuracy", "macro_f1", "balanced_accuracy")  # what a single hospital has, too
+
+
+def shown(path: str) -> Shown:
+    """How the number at a path is printed. Its heading says which beats it is of: those to choose by, or test beats.
+
+    >>> [shown(path).title for path in ("validation/personal/macro_f1", "final/global/recall/S", "ledger/overhead_share")]
+    ['validation macro-F1', 'test recall S global', 'ledger %']
+    """
+    parts = path.split("/")
+    plain = RECALL._replace(title=f"recall {parts[-1]}") if "recall" in parts[:-1] else SHOWN[parts[-1]]
+    if parts[0] not in PARTS:
+        return plain
+    part = "test" if parts[0] == "final" else parts[0]
+    return plain._replace(title=f"{part} {plain.title}{' global' * (parts[1] == 'global')}")
 
 
 def is_share(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Values as words, the same in tables, pages and progress."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,46 @@ def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     """
     left_out = set(without)
     return " ".join(f"{key.rsplit('.', 1)[-1]}={short(value)}" for key, value in keys.items() if key not in left_out)
+
+
+def listed(words: Iterable[object], most: int = 20) -> str:
+    """Words in a row, "and" before the last.
+
+    >>> listed([0, 1, 3]), listed(["x"]), listed(range(5), most=3)
+    ('0, 1 and 3', 'x', '0, 1, 2 and 2 more')
+    """
+    every = [str(word) for word in words]
+    if len(every) > most:
+        every = [*every[:most], f"{len(every) - most} more"]
+    return " and ".join(filter(None, (", ".join(every[:-1]), *every[-1:])))
+
+
+def signed(value: float) -> str:
+    """A difference of scores; one that is nothing at all has no sign.
+
+    >>> signed(0.01234), signed(-0.5), signed(0.0)
+    ('+0.012', '-0.500', '0.000')
+    """
+    return f"{value:+.3f}" if value else "0.000"
+
+
+def megabytes(count: float) -> str:
+    """Bytes in a unit that fits.
+
+    >>> megabytes(512), megabytes(1_450_000), megabytes(2.5e9)
+    ('0.001 MB', '1.4 MB', '2,500 MB')
+    """
+    value = count / 1e6
+    return f"{value:,.0f} MB" if value >= 100 else f"{value:.1f} MB" if value >= 1 else f"{value:.3f} MB"
+
+
+def plain_name(text: str) -> str:
+    """Of letters, digits, blanks, dashes and points alone, as names of MLflow's metrics are.
+
+    >>> plain_name("hospitals=4, skew=record-dirichlet 0.1"), plain_name("FedAvg + fine-tuning")
+    ('hospitals 4 skew record-dirichlet 0.1', 'FedAvg fine-tuning')
+    """
+    return re.sub(r"[^\w.-]+", " ", text).strip() or "-"
 
 
 def leads_read(leads: Mapping[str, Sequence[str]]) -> str:

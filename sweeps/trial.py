@@ -16,20 +16,11 @@ from engine.errors import ReviewPending, Stopped, StudyError
 from engine.experiment import Place, steps
 from engine.messages import RoundRecord
 from engine.result import Result
-from engine.tracked import track
+from engine.tracked import Shown, track
 from engine.tracking.tracker import Tracker
 from sweeps.folder import NOT_SEEN, Seen, repeat_folder, write_progress
 
-SHOWN = ("accuracy", "macro_f1", "recall_min")  # of a round's validation scores, while a trial runs
-
-
-class Named(NamedTuple):
-    """The run of a trial in MLflow, which is found by its key; `parent` is the key of the study's own run."""
-
-    key: str
-    name: str
-    tags: dict[str, str]
-    parent: str
+SHOWN = ("macro_f1", "accuracy", "recall_min")  # of the global model on validation beats, while a trial runs
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Order:
 
     configs: tuple[RunConfig, ...]
     folder: Path
-    named: Named
+    named: Shown
     scores: tuple[str, ...]
     rungs: tuple[int, ...] = ()
     by_repeat: bool = False
@@ -128,7 +119,7 @@ class TrialRunner:
                 f"{order.folder}: is not there on node {socket.gethostname()}; a study's folder must be on a disk that "
                 "all nodes of the cluster share."
             )
-        self.progress = TrialProgress(order.folder)
+        self.progress = TrialProgress(order.folder, order.configs[0].federation.method.trains_global)
         self._chunks = _chunks(order, tracker, self.progress, lambda: self._pruned)
         return self.advance()
 
@@ -161,14 +152,16 @@ class TrialRunner:
 class TrialProgress:
     """Observer that leaves the last round of a trial in its folder, for the driver to show, and what goes on since."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, trains_global: bool = True) -> None:
+        """Args: trains_global says whether there is a global model to show scores of."""
+        self._folder, self._trains_global = folder, trains_global
         self._before = 0  # rounds of earlier repeats
         self._seen = NOT_SEEN
         self._trained = 0.0
 
     def round_finished(self, record: RoundRecord) -> None:
-        scores = {name: getattr(record.summary.validation, name) for name in SHOWN}
+        validation = record.summary.validation if self._trains_global else None
+        scores = {f"validation/global/{name}": getattr(validation, name, None) for name in SHOWN}
         self._trained += record.summary.train_seconds
         self._seen = Seen(self._before + record.round, "", {k: v for k, v in scores.items() if v is not None})
         self.note("")
@@ -216,7 +209,7 @@ def _chunks(
         rungs = order.rungs if repeat == 0 and not order.by_repeat else ()
         if tracker is not None and repeat == 0:
             # MLflow has one run for each trial: the first repeat's curves; the driver adds mean and spread
-            run = track(config, folder, place, tracker, *order.named, rungs)
+            run = track(config, folder, place, tracker, order.named, rungs)
         else:
             run = steps(config, folder, place, rungs)
         with contextlib.closing(run):

@@ -22,7 +22,7 @@ from simulators import DATA, FEDERATION_ID, LAYOUT, POLICY, REVIEWER, SETTINGS, 
 from engine.audit import outcomes, state
 from engine.audit.report import Report
 from engine.audit.run import CHECKS
-from engine.encoding import canonical_json, json_hash
+from engine.encoding import canonical_json, hexed, json_hash
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
@@ -42,28 +42,43 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from engine.ledger.typed import Domain
+from engine.ledger.subjects.updates import count_commitment
+from engine.ledger.typed import Domain, record_to_json
 from engine.model import unflatten
 from engine.oracles.base import Batch
 from engine.outputs import predictions_digest
 from engine.provenance import code_digest
 from engine.settings import dump_yaml
 from engine.synthesis.files import batch_digest
+from engine.synthesis.govern import NUMBERS
 
 ROUNDS = 4
 NEW_KEY = b"\x07" * 32
+REAL, SALT = 33, b"\x0a" * 32  # behind every request for synthetic beats
 # Without executing the transactions again, which finds much of the rest a second time and takes most of an audit.
 OFFLINE = tuple(check for check in CHECKS if check not in (state.check, outcomes.check))
 
 
-def finish(run: Run, rounds: int = ROUNDS, full: bool = False, **settings: Any) -> Path:
+def finish(
+    run: Run,
+    rounds: int = ROUNDS,
+    full: bool = False,
+    evidence: Mapping[str, Any] = {},
+    policy: Mapping[str, Any] = {},
+    same: bool = False,
+    **settings: Any,
+) -> Path:
     """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it.
 
     One with fewer rounds than its configuration wants was pruned, and leaves a journal and vectors only.
+
+    Args:
+        evidence, policy: changes of the quality reports, and of the policy on synthetic beats.
+        same: all beats of a batch are one.
     """
     with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
-        rows = govern(run, ledger) if full else []
+        rows = govern(run, ledger, evidence, policy, same) if full else []
         standing = Standing()
         for number in range(1, rounds + 1):
             if full and number == 3:
@@ -128,7 +143,9 @@ def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]
     return {slot: {by: (10 if slot == number % 3 else 80 + by, 100) for by in slots if by != slot} for slot in slots}
 
 
-def govern(run: Run, ledger: RunLedger) -> list[dict[str, Any]]:
+def govern(
+    run: Run, ledger: RunLedger, changed: Mapping[str, Any], policy: Mapping[str, Any], same: bool
+) -> list[dict[str, Any]]:
     """An accepted, a rejected, a waiting and five denied requests, with what lies in the folder behind them.
 
     On the embedded chain, where every transaction takes a second, the waiting one expires.
@@ -139,28 +156,41 @@ def govern(run: Run, ledger: RunLedger) -> list[dict[str, Any]]:
     reviews.mkdir()
 
     def ask(status: str, granted: int = 0, accepted: int = 0, **changes: Any) -> bytes:
-        asked: SyntheticRequest = request(**changes)
+        asked: SyntheticRequest = request(**{"real_count": count_commitment(SALT, REAL), **changes})
         id = take(SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))).id
+        (home / f"count-{id.hex()[:16]}.json").write_text(json.dumps({"count": REAL, "salt": hexed(SALT)}))
         row = {"request": id.hex(), "hospital": asked.slot, "class": "NSVFQ"[asked.class_], "wanted": asked.quantity}
+        row |= {"generator": "smote", "real_floor": asked.real_floor, "record": record_to_json(asked), "allowed": 0}
+        row |= {"organisation": run.federation.organisations[asked.slot].hex(), "reasons": ""}
+        row |= dict.fromkeys(("numbers", "batch", "evidence", "file"))
         rows.append({**row, "status": status, "granted": granted, "accepted": accepted})
         return id
 
     take(SetReviewer(address(REVIEWER), b"\x77" * 32))
-    take(SetPolicy(replace(POLICY, automatic=False, expiry_seconds=4)))
+    take(SetPolicy(replace(POLICY, automatic=False, expiry_seconds=4, **policy)))
     ask("denied", class_=4)
     draw = np.random.default_rng(3)
     for nonce, status, near in ((1, "accepted", 0), (2, "rejected", 99)):
         made = Batch(draw.normal(size=(7, 5)), draw.normal(size=(7, 2)), np.full(7, 2))
+        if same:
+            made = made._replace(x=made.x[[0] * 7])
         made = Batch(made.x.astype(np.float32), made.rr.astype(np.float32), made.y.astype(np.int8))
         id = ask(status, 8, len(made.y) if status == "accepted" else 0, nonce=nonce, quantity=9)
         reason = f"reason {nonce}"
         (reviews / f"{id.hex()}.json").write_text(json.dumps({"reason": reason}))
         review = SyntheticReview(id, True, 8, hashlib.sha256(reason.encode()).digest(), 0)
         take(SignedReview(review, sign(review, domain, REVIEWER), address(REVIEWER)))
-        evidence = quality(near)
+        evidence = quality(near) | dict(changed)
         (home / f"evidence-{id.hex()[:16]}.json").write_text(json.dumps(evidence, indent=1))
-        told = replace(report(id, 7, duplicates=near), batch=batch_digest(made), evidence=json_hash(evidence))
+        told = replace(
+            report(id, 7, duplicates=near, repeated=0), batch=batch_digest(made), evidence=json_hash(evidence)
+        )
         take(SignedReport(told, sign(told, domain, run.keys[0])))
+        rows[-1] |= {"batch": told.batch.hex(), "evidence": told.evidence.hex()}
+        rows[-1] |= {
+            "file": f"synthetic/evidence-{id.hex()[:16]}.json",
+            "numbers": {n: getattr(told, n) for n in NUMBERS},
+        }
         if status == "accepted":
             np.savez(home / "hospital-0.npz", **made._asdict())
     embedded = ledger.book.chain.name == "embedded"
@@ -175,10 +205,15 @@ def govern(run: Run, ledger: RunLedger) -> list[dict[str, Any]]:
 def quality(near: int) -> dict[str, Any]:
     """A quality report whose numbers are those of `simulators.report`."""
     return {
+        "label": "V",
+        "generator": "smote",
+        "real": REAL,
         "synthetic": 7,
         "discriminative": {"gru": {"auc": 0.2}, "linear": {"auc": 0.1}},
-        "privacy": {"nndr": 0.01, "near": near},
+        "variety": {"repeated": 0, "spread": 0.2, "distance": 3.0},
+        "privacy": {"nndr": 0.06, "near": near},
         "utility": {"change": -0.05},
+        "recognition": {"share": 0.3},
     }
 
 

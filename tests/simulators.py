@@ -234,9 +234,13 @@ POLICY = Policy(
     share_cap_bp=5_000,
     expiry_seconds=1000,
     max_auc_bp=2_000,
-    min_nndr_bp=100,
-    max_duplicates=3,
+    min_nndr_bp=600,
+    max_distance_bp=30_000,
+    max_duplicates_bp=3_000,
+    max_repeated_bp=3_000,
+    min_spread_bp=2_000,
     min_utility_bp=-500,
+    min_recognised_bp=3_000,
     min_real=(0, 1, 6, 11, 6, 30, 0, 0),
 )
 
@@ -260,8 +264,10 @@ def request(**changes: Any) -> SyntheticRequest:
 
 
 def report(id: bytes, generated: int, **changes: int) -> SyntheticReport:
-    """A report at the bounds of `POLICY`."""
-    values = {"auc_bp": 2_000, "nndr_bp": 100, "duplicates": 3, "utility_bp": -500, **changes}
+    """A report within the bounds of `POLICY`, at all of them if tens of beats were generated."""
+    share = 3 * generated // 10
+    values = {"auc_bp": 2_000, "nndr_bp": 600, "distance_bp": 30_000, "duplicates": share, "repeated": share}
+    values |= {"spread_bp": 2_000, "utility_bp": -500, "recognised_bp": 3_000, **changes}
     return SyntheticReport(id, generated, b"\x03" * 32, b"\x04" * 32, **values)
 
 
@@ -479,7 +485,8 @@ TYPES: dict[type[Record], str] = {
     "uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)",
     SyntheticReview: "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)",
     SyntheticReport: "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,"
-    "uint16 nndrBp,uint32 duplicates,int16 utilityBp)",
+    "uint16 nndrBp,uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,"
+    "uint16 recognisedBp)",
 }
 
 

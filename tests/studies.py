@@ -65,6 +65,22 @@ SEEN: dict[str, Any] = {
     "repeats": 2,
 }
 
+# Two complete trials of two repeats, and a pruned one, with a constraint.
+AGREED: dict[str, Any] = {
+    **ALONE,
+    "name": "agreed",
+    "federation": {"rounds": 4, "local_epochs": 3},
+    "ledger": {"backend": "embedded"},
+    "tracking": {"backend": "mlflow"},
+    "search": {"federation.learning_rate": {"log_uniform": [1e-5, 0.1]}},
+    "design": [{"federation.learning_rate": rate} for rate in (0.05, 0.04, 1e-5)],
+    "constraints": {"validation/personal/accuracy": ">= 0.1"},
+    "pruner": {"method": "rungs", "first": 2, "factor": 2, "n_startup_trials": 0},
+    "sampler": "random",
+    "trials": 3,
+    "repeats": 2,
+}
+
 
 def study_of(values: dict[str, Any], **keys: Any) -> StudyConfig:
     """A checked study."""

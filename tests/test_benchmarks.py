@@ -294,9 +294,13 @@ def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
 
     def row(floor: int, wanted: int, **numbers: int) -> dict[str, Any]:
         asked = request(class_=1, generator=2, quantity=wanted, real_floor=floor)
-        evidence = {"auc_bp": 9_000, "nndr_bp": 600, "duplicates": 3, "utility_bp": 0, **numbers}
+        evidence = {"auc_bp": 9_000, "nndr_bp": 600, "distance_bp": 10_000, "duplicates": 3, "repeated": 3}
+        evidence |= {"spread_bp": 9_000, "utility_bp": 0, "recognised_bp": 9_000, **numbers}
         return {"record": record_to_json(asked), "numbers": evidence, "accepted": wanted}
 
     assert tables.by_default(row(10, 90)) == "50 granted, accepted"  # five for each of ten
     assert tables.by_default(row(2, 9)).startswith("denied: there are too few real beats for this generator")
     assert tables.by_default(row(50, 90, nndr_bp=499)).startswith("90 granted, rejected: the beats lie too close")
+    assert (
+        tables.by_default(row(50, 90, repeated=37)) == "90 granted, rejected: too many of the beats repeat one another"
+    )

@@ -136,7 +136,7 @@ def in_mlflow(store: Path, experiment: str, folder: Path) -> None:
         last = ROUNDS if row.state == "COMPLETE" else max(steps)
         assert steps == list(range(1, last + 1)), (row.trial, steps)
         if row.state == "COMPLETE":
-            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+            assert len(client.get_metric_history(run.info.run_id, "final/personal/macro_f1")) == 1
 
 
 @pytest.fixture(scope="module")

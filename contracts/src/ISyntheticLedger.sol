@@ -37,10 +37,18 @@ interface ISyntheticLedger {
         uint16 maxAucBp;
         /// Least ratio of nearest-neighbour distances, to training against held-out data.
         uint16 minNndrBp;
-        /// Most near-duplicates in a batch.
-        uint32 maxDuplicates;
+        /// Largest ratio of the distance to training data, to that within training data; 65,535 for any.
+        uint16 maxDistanceBp;
+        /// Largest share of near-duplicates of training data in a batch.
+        uint16 maxDuplicatesBp;
+        /// Largest share of a batch that repeats the rest of it.
+        uint16 maxRepeatedBp;
+        /// Least variance of a batch, as a share of that of real data.
+        uint16 minSpreadBp;
         /// Least change of the class's score with the batch.
         int16 minUtilityBp;
+        /// Least recall of the class by who learnt from the batch, as a share of that by who learnt from real data.
+        uint16 minRecognisedBp;
         /// Least real floor per generator.
         uint16[8] minReal;
     }
@@ -109,10 +117,18 @@ interface ISyntheticLedger {
         uint16 aucBp;
         /// Ratio of nearest-neighbour distances.
         uint16 nndrBp;
-        /// Near-duplicates in the batch.
+        /// Ratio of the distance to training data, to that within training data.
+        uint16 distanceBp;
+        /// Near-duplicates of training data in the batch.
         uint32 duplicates;
+        /// Data of the batch that repeats an earlier one of it.
+        uint32 repeated;
+        /// Variance of the batch, as a share of that of real data.
+        uint16 spreadBp;
         /// Change of the class's score with the batch.
         int16 utilityBp;
+        /// Recall of the class by who learnt from the batch, as a share of that by who learnt from real data.
+        uint16 recognisedBp;
     }
 
     /// @notice State of a request.
@@ -131,7 +147,7 @@ interface ISyntheticLedger {
         uint40 expiresAt;
         /// Number of beats asked for.
         uint32 quantity;
-        /// What counts against the quota: granted while APPROVED, generated when ACCEPTED, otherwise 0.
+        /// What counts against the quota: generated when ACCEPTED, granted since it was APPROVED, otherwise 0.
         uint32 counted;
         /// Floor of the real count.
         uint32 realFloor;

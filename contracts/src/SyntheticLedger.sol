@@ -17,8 +17,9 @@ import {RoundLedger} from "./RoundLedger.sol";
  * generated with the numbers that policy bounds, and the report is accepted or rejected. Denial, rejection and expiry
  * are normal outcomes, not errors.
  *
- * What counts against the quota of a hospital and class is exact at every moment: the granted quantity of approved
- * requests plus the generated quantity of accepted ones.
+ * What counts against the quota of a hospital and class is exact at every moment: the generated quantity of accepted
+ * requests plus the granted quantity of all others that were approved. What was granted and then rejected, or never
+ * reported, stays counted, so that nobody tries again until a batch happens to pass.
  *
  * Hospitals, roles and federations are those of the RoundLedger. Real counts of a class are not on chain: the policy
  * sees a floor from a coarse ladder, and a salted commitment binds the exact number. The events hold every field, so
@@ -52,6 +53,14 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     uint16 public constant DUPLICATES = 1024;
     /// @notice Reason: the class's score falls too far.
     uint16 public constant UTILITY = 2048;
+    /// @notice Reason: synthetic beats are farther from training beats than those from each other.
+    uint16 public constant DISTANCE = 4096;
+    /// @notice Reason: synthetic beats repeat one another.
+    uint16 public constant REPEATED = 8192;
+    /// @notice Reason: who learns from the synthetic beats does not recognise real ones.
+    uint16 public constant RECOGNISED = 16_384;
+    /// @notice Reason: synthetic beats vary far less than real ones.
+    uint16 public constant SPREAD = 32_768;
 
     uint256 private constant BASIS = 10_000;
 
@@ -61,7 +70,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     bytes32 private constant REVIEW_TYPEHASH =
         keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
     bytes32 private constant REPORT_TYPEHASH = keccak256(
-        "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,uint32 duplicates,int16 utilityBp)"
+        "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,uint16 recognisedBp)"
     );
 
     /// @notice Contract that knows federations, hospitals and roles.
@@ -227,8 +236,8 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
 
     /**
      * @notice Submits a hospital's report on what it generated. Anyone may relay it. The report is ACCEPTED if its
-     * numbers are within the bounds of the policy that the request was made under, otherwise REJECTED; what was not
-     * used goes back to the quota.
+     * numbers are within the bounds of the policy that the request was made under, otherwise REJECTED. What an accepted
+     * report did not use goes back to the quota; what a rejected one was granted does not.
      *
      * Requirements:
      *
@@ -254,12 +263,12 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         emit SyntheticReported(id, account, report, signature);
         uint16 reasons = _shortcomings(_policies[state.federation][state.policyVersion - 1].policy, report);
         if (reasons == 0) _change(id, state, Status.ACCEPTED, report.generated, 0, digest);
-        else _change(id, state, Status.REJECTED, 0, reasons, digest);
+        else _change(id, state, Status.REJECTED, state.counted, reasons, digest);
     }
 
     /**
-     * @notice Marks a pending or approved request whose time is over as EXPIRED; its quantity goes back to the quota.
-     * Anyone may call.
+     * @notice Marks a pending or approved request whose time is over as EXPIRED; what was granted stays counted against
+     * the quota. Anyone may call.
      *
      * Requirements: the request must be PENDING or APPROVED, and its time over.
      *
@@ -272,7 +281,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         Status status = state.status;
         bool waiting = status == Status.PENDING || status == Status.APPROVED;
         if (!waiting || block.timestamp < state.expiresAt) revert NotExpired(id, status, state.expiresAt);
-        _change(id, state, Status.EXPIRED, 0, 0, 0);
+        _change(id, state, Status.EXPIRED, state.counted, 0, 0);
     }
 
     // --- Views -------------------------------------------------------------------------------------------------------
@@ -316,7 +325,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
      * @param federation Identifier of the federation.
      * @param slot Slot of the hospital.
      * @param class_ Class of the beats.
-     * @return Granted quantity of APPROVED requests plus generated quantity of ACCEPTED ones.
+     * @return Generated quantity of ACCEPTED requests plus granted quantity of all others that were APPROVED.
      */
     function used(bytes32 federation, uint32 slot, uint8 class_) external view returns (uint32) {
         return _used[federation][slot][class_];
@@ -477,8 +486,18 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     function _shortcomings(Policy storage rule, SyntheticReport calldata report) private view returns (uint16 reasons) {
         if (report.aucBp > rule.maxAucBp) reasons |= AUC;
         if (report.nndrBp < rule.minNndrBp) reasons |= NNDR;
-        if (report.duplicates > rule.maxDuplicates) reasons |= DUPLICATES;
+        if (_above(report.duplicates, rule.maxDuplicatesBp, report.generated)) reasons |= DUPLICATES;
         if (report.utilityBp < rule.minUtilityBp) reasons |= UTILITY;
+        if (report.distanceBp > rule.maxDistanceBp) reasons |= DISTANCE;
+        if (_above(report.repeated, rule.maxRepeatedBp, report.generated)) reasons |= REPEATED;
+        if (report.spreadBp < rule.minSpreadBp) reasons |= SPREAD;
+        // From no data nobody learns; and an empty report would free the quota for another attempt.
+        if (report.generated == 0 || report.recognisedBp < rule.minRecognisedBp) reasons |= RECOGNISED;
+    }
+
+    /// @dev Whether `part` is more than `bp` / 10,000 of `whole`.
+    function _above(uint256 part, uint256 bp, uint256 whole) private pure returns (bool) {
+        return part * BASIS > bp * whole;
     }
 
     /// @dev 0, 1, 2, 6, 10, 20, 30, 50, then 1, 2 and 5 times the powers of ten: a floor that says no more than needed.

@@ -405,14 +405,16 @@ contract SyntheticHandler is SyntheticBase {
         ISyntheticLedger.SyntheticReport memory given = goodReport(id, amount % (reserved[id] + 1));
         if (!good) given.duplicates = 1000;
         send(state.slot, given);
-        note(good ? bytes32("accepted") : bytes32("rejected"), id, good ? given.generated : 0, reportDigest(given));
+        good = good && given.generated != 0;
+        uint32 held = good ? given.generated : state.counted;
+        note(good ? bytes32("accepted") : bytes32("rejected"), id, held, reportDigest(given));
     }
 
     function expire(uint256 which) public {
         if (ids.length == 0) return;
         bytes32 id = pick(which);
         try synthetic.expireSynthetic(id) {
-            note("expired", id, 0, 0);
+            note("expired", id, reserved[id], 0);
         } catch {}
     }
 

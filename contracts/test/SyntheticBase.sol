@@ -30,8 +30,12 @@ abstract contract SyntheticBase is Base {
         policy.expirySeconds = 1 hours;
         policy.maxAucBp = 7_500;
         policy.minNndrBp = 5_000;
-        policy.maxDuplicates = 3;
+        policy.maxDistanceBp = 30_000;
+        policy.maxDuplicatesBp = 1_000;
+        policy.maxRepeatedBp = 2_000;
+        policy.minSpreadBp = 1_500;
         policy.minUtilityBp = -100;
+        policy.minRecognisedBp = 2_500;
         policy.minReal[2] = 6;
         policy.minReal[5] = 50;
     }
@@ -98,14 +102,18 @@ abstract contract SyntheticBase is Base {
             evidence: keccak256("evidence"),
             aucBp: 7_500,
             nndrBp: 5_000,
-            duplicates: 3,
-            utilityBp: -100
+            distanceBp: 30_000,
+            duplicates: generated / 10,
+            repeated: generated / 5,
+            spreadBp: 1_500,
+            utilityBp: -100,
+            recognisedBp: 2_500
         });
     }
 
     function reportDigest(ISyntheticLedger.SyntheticReport memory report) internal view returns (bytes32) {
         bytes32 kind = keccak256(
-            "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,uint32 duplicates,int16 utilityBp)"
+            "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,uint16 recognisedBp)"
         );
         return typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(report))));
     }

@@ -348,24 +348,46 @@ contract SyntheticLedgerTest is SyntheticBase {
     }
 
     function testReportRejected() public {
-        uint16[4] memory reasons = [synthetic.AUC(), synthetic.NNDR(), synthetic.DUPLICATES(), synthetic.UTILITY()];
-        for (uint256 i = 0; i < 4; ++i) {
-            bytes32 id = granted10();
+        uint16[8] memory reasons = [
+            synthetic.AUC(),
+            synthetic.NNDR(),
+            synthetic.DUPLICATES(),
+            synthetic.UTILITY(),
+            synthetic.DISTANCE(),
+            synthetic.REPEATED(),
+            synthetic.RECOGNISED(),
+            synthetic.SPREAD()
+        ];
+        for (uint256 i = 0; i < 8; ++i) {
+            bytes32 id = outcome(requestOf(1, V, SMOTE, 12, 50), ISyntheticLedger.Status.PENDING, 0, 0);
+            approve(id, 10);
             ISyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
             if (i == 0) report.aucBp += 1;
             if (i == 1) report.nndrBp -= 1;
             if (i == 2) report.duplicates += 1;
             if (i == 3) report.utilityBp -= 1;
+            if (i == 4) report.distanceBp += 1;
+            if (i == 5) report.repeated += 1;
+            if (i == 6) report.recognisedBp -= 1;
+            if (i == 7) report.spreadBp -= 1;
             bytes32 digest = reportDigest(report);
             ISyntheticLedger.Status rejected = ISyntheticLedger.Status.REJECTED;
-            bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, rejected, 0, digest));
+            bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, rejected, 10, digest));
             vm.expectEmit(address(synthetic));
             emit ISyntheticLedger.SyntheticReported(id, hospitalOf(1), report, sign(keyOf(1), digest));
             vm.expectEmit(address(synthetic));
-            emit ISyntheticLedger.SyntheticStatusChanged(id, FEDERATION, rejected, 0, reasons[i], digest, head);
+            emit ISyntheticLedger.SyntheticStatusChanged(id, FEDERATION, rejected, 10, reasons[i], digest, head);
             send(1, report);
-            check(used(1) == 0, "all goes back");
+            check(used(1) == 10 * (i + 1), "nothing goes back");
         }
+    }
+
+    function testRetriesUseTheQuotaUp() public {
+        for (uint256 i = 0; i < 2; ++i) {
+            ISyntheticLedger.SyntheticReport memory report = goodReport(granted10(), 0);
+            send(1, report);
+        }
+        outcome(requestOf(1, V, SMOTE, 12, 10), ISyntheticLedger.Status.DENIED, 0, synthetic.SHARE());
     }
 
     function testReportRefusals() public {
@@ -432,7 +454,8 @@ contract SyntheticLedgerTest is SyntheticBase {
         vm.prank(STRANGER);
         synthetic.expireSynthetic(other);
         synthetic.expireSynthetic(id);
-        check(statusOf(id) == ISyntheticLedger.Status.EXPIRED && used(1) == 0, "expired, quota back");
+        check(statusOf(id) == ISyntheticLedger.Status.EXPIRED, "expired");
+        check(used(1) == 10, "what was granted stays counted, what waited never was");
         refuse(ISyntheticLedger.NotExpired.selector, abi.encode(id, ISyntheticLedger.Status.EXPIRED, expiresAt));
         synthetic.expireSynthetic(id);
     }

@@ -16,14 +16,15 @@ import numpy as np
 from engine.audit import spec
 from engine.audit.case import Case
 from engine.audit.execution import Event
-from engine.audit.quality import files_of
+from engine.audit.quality import GENERATORS, NUMBERS, class_name, evidence_name, repeats
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
 from engine.audit.synthetic import request_of, requests, shown
-from engine.data.config import CLASSES, labels_of
+from engine.encoding import canonical_json
 from engine.ledger.format import DECISIONS
 
 STATUS = ("none", "pending", "denied", "approved", "accepted", "rejected", "expired")  # as in SyntheticLedger.sol
+MOST = 20_000  # beats whose distances to each other are taken; a policy grants a thousand
 APPROVED, ACCEPTED = STATUS.index("approved"), STATUS.index("accepted")
 
 
@@ -120,25 +121,36 @@ def _check_quotas(case: Case, found: Mapping[bytes, Outcome], used: Mapping[tupl
     for (slot, class_), number in sorted(counted.items()):
         yield Count("quotas")
         if used.get((slot, class_)) != number:
-            message = f"journal and chain disagree on the quota of class {_name(case, class_)}; expected is the chain"
+            message = (
+                f"journal and chain disagree on the quota of class {class_name(case, class_)}; expected is the chain"
+            )
             yield finding("synthetic", "used", used.get((slot, class_)), number, message, hospital=slot)
 
 
 def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
     """What result.json says of each request."""
-    rows = case.result.get("synthesis")
-    if rows is None:
+    if not case.result:
         return
+    rows, reports = case.result.get("synthesis", []), reports_of(case)
     told = {str(row.get("request")): row for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
     for id, outcome in found.items():
-        row, request = told.pop(id.hex(), {}), outcome.request
+        row, request, report = told.pop(id.hex(), {}), outcome.request, reports.get(id)
+        slot = request["slot"]
         expected: dict[str, Any] = {
-            "hospital": request["slot"],
-            "class": _name(case, request["class_"]),
+            "hospital": slot,
+            "organisation": case.federation.organisations[slot].hex() if slot in case.federation.slots else None,
+            "class": class_name(case, request["class_"]),
+            "generator": GENERATORS.get(request["generator"]),
             "wanted": request["quantity"],
+            "real_floor": request["real_floor"],
             "granted": outcome.granted,
             "accepted": outcome.counted if outcome.status == ACCEPTED else 0,
             "status": STATUS[outcome.status],
+            "record": canonical_json(plain(request)),
+            "numbers": None if report is None else {name: report[name] for name in NUMBERS},
+            "batch": None if report is None else report["batch"].hex(),
+            "evidence": None if report is None else report["evidence"].hex(),
+            "file": None if report is None else f"synthetic/{evidence_name(id)}",
         }
         for name, value in expected.items():
             if row.get(name) != value:
@@ -148,14 +160,14 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
         yield finding("result", "synthesis", None, unknown, "the ledger holds no such request")
 
 
-def _name(case: Case, class_: int) -> str | None:
-    """The class of a number, by the configuration in result.json."""
-    classes: Any = case.result
-    for key in ("config", "data", "classes"):
-        classes = classes.get(key) if isinstance(classes, dict) else None
-    named = isinstance(classes, list | str) and all(isinstance(name, str) for name in classes)
-    labels = labels_of(classes) if named else CLASSES
-    return labels[class_] if class_ < len(labels) else None
+def reports_of(case: Case) -> dict[bytes, Record]:
+    """The signed report on each request that has one."""
+    return {request_of(s): s.record for s in case.steps if s.kind == "report" and isinstance(s.record, Record)}
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """A record as the journal and the result hold it in JSON."""
+    return {k: "0x" + v.hex() if isinstance(v, bytes) else v for k, v in record.values.items()}
 
 
 # --- Beats ------------------------------------------------------------------------------------------------------------
@@ -163,21 +175,18 @@ def _name(case: Case, class_: int) -> str | None:
 
 def _check_beats(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
     """The beats in the folder are those of the accepted reports, in their order."""
-    folder = files_of(case)
-    if folder is None:
-        return
-    reports = {request_of(step): step.record for step in case.steps if step.kind == "report"}
+    folder, reports = case.evidence.folder, reports_of(case)
     accepted: dict[int, list[Record]] = defaultdict(list)
     for id, outcome in found.items():
         report = reports.get(id)
-        if outcome.status == ACCEPTED and isinstance(report, Record):
+        if outcome.status == ACCEPTED and report is not None:
             accepted[outcome.request["slot"]].append(report)
     for slot, batches in accepted.items():
-        path = folder / "synthetic" / f"hospital-{slot}.npz"
-        if path.is_file():
-            yield from _check_batches(path, slot, batches)
+        path = None if folder is None else folder / "synthetic" / f"hospital-{slot}.npz"
+        if path is None or not path.is_file():
+            yield Note(f"the synthetic beats of hospital {slot} are not in the evidence", unchecked=True)
         else:
-            yield Note(f"the synthetic beats of hospital {slot} are not in the folder", unchecked=True)
+            yield from _check_batches(path, slot, batches)
 
 
 def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator[Told]:
@@ -195,9 +204,17 @@ def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator
     start = 0
     for report in reports:
         yield Count("batches")
-        digest = batch_digest(*(part[start : start + report["generated"]] for part in parts))
+        batch = [part[start : start + report["generated"]] for part in parts]
+        digest = batch_digest(*batch)
         if digest != report["batch"]:
             yield finding("synthetic", "batch", report["batch"], digest, message, hospital=slot)
+        elif len(batch[0]) > MOST:
+            yield Note(
+                f"repetition among {len(batch[0])} beats of hospital {slot} was not counted again", unchecked=True
+            )
+        elif report["repeated"] not in (found := repeats(batch[0])):
+            word = "repeated of the signed report does not follow from the beats"
+            yield finding("synthetic", "repeated", found[0], report["repeated"], word, hospital=slot)
         start += report["generated"]
     if any(len(part) != start for part in parts):
         lengths = ", ".join(str(len(part)) for part in parts)

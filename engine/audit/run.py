@@ -4,11 +4,11 @@
     1         rounds: signatures, openings, trees, annexes, heads, receipts                              rounds.py
     2         changes of keys: signed by both keys, shown to the contract                                 registry.py
     3         verdicts follow from scores, rewards from verdicts                                        reputation.py
-    4         steps of governance: signed, and each shown to the contract                                synthetic.py
+    4         steps of governance: signed, and each shown to the contract; looser policies       synthetic.py, policy.py
     5         transactions: each calls the right contract for what the journal holds                         calls.py
     6         the chain after all transactions holds the journal's head, model and reputations               state.py
     7         decisions on synthetic data as the contract made them: rounds, quotas, result, beats        outcomes.py
-    8         quality reports and reasons in the folder are those that were signed                         quality.py
+    8         quality reports, real counts and reasons in the folder are those that were signed            quality.py
     9         vectors are those that were signed, and every model is computed again from them              vectors.py
     10        the end: signed by hospitals and coordinator, nothing missing, configuration, data           closing.py
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
@@ -34,6 +34,7 @@ from engine.audit import (
     closing,
     numbers,
     outcomes,
+    policy,
     quality,
     registry,
     reputation,
@@ -60,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     registry.check,  # 2
     reputation.check,  # 3
     synthetic.check,  # 4
+    policy.check,  # 4
     calls.check,  # 5
     state.check,  # 6
     outcomes.check,  # 7

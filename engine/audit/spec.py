@@ -34,7 +34,7 @@ TYPES = {
     "Erasure": "bytes32 federation,uint64 round,uint32 slot,bytes32 leaf",
     "SyntheticReview": "bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline",
     "SyntheticReport": "bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,"
-    "uint32 duplicates,int16 utilityBp",
+    "uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,uint16 recognisedBp",
 }
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 ZERO = bytes(32)

@@ -96,6 +96,11 @@ class StudyCase:
         ends = [record for record in reversed(self.records) if record.stage > 1]
         return {r.trial: (STAGES[r.stage], r.content) for r in ends if r.content is not None}
 
+    @property
+    def order(self) -> list[int]:
+        """Trials in the order in which their ends were recorded."""
+        return [record.trial for record in self.records if record.stage > 1]
+
 
 @dataclass
 class Held:

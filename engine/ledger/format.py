@@ -126,7 +126,7 @@ RUN = Journal(
 
 STUDY = Journal(
     "study.sqlite",
-    1,
+    2,
     {
         "meta": _META,
         "designs": Table(

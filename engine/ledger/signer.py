@@ -221,21 +221,24 @@ class Signer:
         Args:
             settings: digest of the generator's settings, 32 bytes.
         """
-        federation, nonce = self._signing.federation, class_ + 1
         record = SyntheticRequest(
-            federation=federation,
+            federation=self._signing.federation,
             slot=self._slot,
             class_=class_,
             generator=generator,
             quantity=quantity,
             real_floor=real_floor(real),
-            real_count=count_commitment(salt(self._key, federation, nonce, SALT_REAL_COUNT), real),
+            real_count=count_commitment(self.count_salt(class_), real),
             settings=settings,
             policy_version=terms.policy_version,
-            nonce=nonce,
+            nonce=class_ + 1,
             deadline=0,
         )
         return SignedRequest(record, sign(record, terms.signing.domain, self._key))
+
+    def count_salt(self, class_: int) -> bytes:
+        """What opens, with the number, the commitment to the real beats of a class, 32 bytes."""
+        return salt(self._key, self._signing.federation, class_ + 1, SALT_REAL_COUNT)
 
     def report(
         self, terms: Terms, request: bytes, generated: int, batch: bytes, evidence: bytes, numbers: Mapping[str, int]

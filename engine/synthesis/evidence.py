@@ -12,11 +12,11 @@ from engine.encoding import canonical_json
 from engine.errors import DataError
 from engine.files import own_cache, whole, write_text
 from engine.oracles.base import Batch
-from engine.synthesis import quality
+from engine.synthesis import distances, quality
 from engine.synthesis.files import batch_digest
 from engine.synthesis.generators import Synthetic, joined
 from engine.synthesis.picture import draw_quality
-from engine.synthesis.quality import GRU, Anatomy, assess, evidence_numbers, of_class, report_json
+from engine.synthesis.quality import GRU, WORST, Anatomy, assess, evidence_numbers, of_class, report_json
 
 
 class Evidence(NamedTuple):
@@ -37,8 +37,7 @@ Measure = Callable[[Batch, Batch, Synthetic, Anatomy, int, Path], Evidence]
 
 def nothing(reason: str) -> Evidence:
     """What is said of a batch that could not be made: the worst of everything, which no policy accepts."""
-    worst = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 2**32 - 1, "utility_bp": -10_000}
-    return Evidence({"failed": reason}, worst)
+    return Evidence({"failed": reason}, {**WORST, "duplicates": 2**32 - 1, "repeated": 2**32 - 1})
 
 
 def measured(train: Batch, held_out: Batch, made: Synthetic, anatomy: Anatomy, seed: int, page: Path) -> Evidence:
@@ -49,7 +48,9 @@ def measured(train: Batch, held_out: Batch, made: Synthetic, anatomy: Anatomy, s
     """
     described = {**asdict(anatomy), "generator": made.generator, "seed": seed, "gru": GRU}
     # another way to measure gives other numbers
-    key = hashlib.sha256(canonical_json(described).encode() + Path(quality.__file__).read_bytes())
+    key = hashlib.sha256(canonical_json(described).encode())
+    for module in (distances, quality):
+        key.update(Path(str(module.__file__)).read_bytes())
     for batch in (train, held_out, made.batch()):
         key.update(batch_digest(batch))
     home = own_cache("evidence")

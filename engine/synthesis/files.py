@@ -1,11 +1,13 @@
 """Files of a run's synthetic beats, all below `synthetic/` in its folder.
 
     governance.json             how every request stands, for reviewers and the next start (`reviews.py`)
+    count-<request>.json        the real beats behind a request, and the salt that opens their commitment; for the auditor
     evidence-<request>.json     quality of one batch, named by the request; .png shows it
     hospital-<id>.npz           accepted beats of a hospital, in the order of its requests
     provenance-<id>.parquet     a row for each of them
 
-The last two are written and read by the hospital itself; the coordinator opens neither.
+The last two are written and read by the hospital itself; the coordinator opens neither. Whoever gives the folder away without
+the counts gives away floors only; the audit then says that it could not check them.
 """
 
 import hashlib
@@ -25,6 +27,11 @@ FOLDER = "synthetic"
 def evidence_file(home: Path, request: str) -> Path:
     """Where the evidence on the beats for a request (hex) lies, if any were made."""
     return home / f"evidence-{request[:16]}.json"
+
+
+def count_file(home: Path, request: str) -> Path:
+    """Where a hospital opens the number of real beats behind a request (hex)."""
+    return home / f"count-{request[:16]}.json"
 
 
 def hospital_file(home: Path, hospital: int) -> Path:

@@ -18,6 +18,7 @@ settled before the first round.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from engine.config import RunConfig
@@ -25,7 +26,7 @@ from engine.errors import HospitalError, LedgerError, ReviewPending
 from engine.ledger.base import LoopLedger
 from engine.ledger.desk import Desk
 from engine.ledger.subjects.policy import Status, explain, policy_of
-from engine.ledger.subjects.synthetic import SignedRequest
+from engine.ledger.subjects.synthetic import SignedRequest, SyntheticReport
 from engine.ledger.typed import record_to_json
 from engine.messages import Pool, survivors
 from engine.result import SyntheticRow
@@ -34,7 +35,8 @@ from engine.synthesis.files import FOLDER, evidence_file
 from engine.synthesis.reviews import STATE, Requests, left_review, read_state, reason_given
 
 Note = Callable[[str], None]
-NUMBERS = ("auc_bp", "nndr_bp", "duplicates", "utility_bp")  # of a report, that the policy bounds
+# of a report, that the policy bounds
+NUMBERS = tuple(field.name for field in fields(SyntheticReport))[4:]
 
 
 def govern(

@@ -7,8 +7,9 @@ import numpy as np
 
 from engine.oracles.base import Batch
 from engine.seeds import generator
+from engine.synthesis.distances import FEW, NotComputable
 from engine.synthesis.generators import Space
-from engine.synthesis.quality import FEW, Anatomy, NotComputable, Report, evidence_numbers
+from engine.synthesis.quality import Anatomy, Report, evidence_numbers
 
 SHOWN = 30  # beats drawn one by one
 EMBEDDED = 300  # beats of a kind in the embeddings
@@ -103,12 +104,20 @@ def _card(report: Report) -> str:
         for name, scores in (("TRTR", tier.trtr), ("TSTR", tier.tstr), ("TRTS", tier.trts), ("added", tier.added)):
             values = (scores.recall.get(label) for label in tier.trtr.recall)
             lines.append(f"  {name:<15}" + "".join("      -" if v is None else f"{v:7.3f}" for v in values))
+    tier = report.recognition
+    if isinstance(tier, NotComputable):
+        lines.append(f"recognition: not computable,\n  {tier.not_computable}")
+    else:
+        lines.append(f"recall of train beats             {tier.real:.3f} by real, {tier.synthetic:.3f} by synthetic")
+    lines.append(f"repeated                          {report.variety.repeated}")
+    lines.append(f"spread                            {_number(report.variety.spread)}")
+    lines.append(f"distance to real beats            {_number(report.variety.distance)}")
     tier = report.privacy
     if isinstance(tier, NotComputable):
         lines.append(f"privacy: not computable,\n  {tier.not_computable}")
     else:
         lines.append(f"nearest-neighbour distance ratio  {_number(tier.nndr)}")
-        lines.append(f"exact, near, repeated             {tier.exact}, {tier.near}, {tier.repeated}")
+        lines.append(f"exact and near copies             {tier.exact}, {tier.near}")
         lines.append(f"membership inference AUC          {_number(tier.membership_auc)}")
     lines += ["", *(f"{name:<12}{value:>8}" for name, value in evidence_numbers(report).items())]
     return "\n".join(lines)

@@ -1,17 +1,17 @@
-"""Evidence of the quality of synthetic beats of one class: three tiers and privacy, one JSON report.
+"""Evidence of the quality of synthetic beats of one class, tier by tier, as one JSON report.
 
 - statistical: KS statistics on physiologic features with Holm's correction, maximum mean discrepancy with a permutation
   test (Gretton et al. 2012), difference of the features' correlations;
 - discriminative: can a classifier trained afterwards tell real from synthetic (Yoon, Jarrett, van der Schaar 2019);
 - utility: a classifier trained on synthetic beats tested on real ones (TSTR), the reverse (TRTS), and real on real
   (TRTR), for each class; and what adding the synthetic beats to the real ones changes;
-- privacy: distance to the nearest real beat, exact and near duplicates, membership inference.
+- recognition: how many of the class's train beats a classifier finds that knows the class by the synthetic beats alone;
+- variety and privacy (`distances.py`): repetition, spread, distance to real beats, duplicates, membership inference.
 
 What too few beats do not support is `NotComputable` with the reason, not a number.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,23 +20,23 @@ import numpy as np
 
 from engine.oracles.base import Batch
 from engine.seeds import generator
-from engine.synthesis.generators import Space, flat, joined
+from engine.synthesis.distances import FEW, NotComputable, Privacy, Variety, privacy_of, variety_of
+from engine.synthesis.generators import Space, joined
 
-FEW = 10  # beats without which a distribution, a classifier or a median says nothing
 REFERENCE = 50  # held-out beats that stand for the real ones alone; with fewer, the train beats join them
 MOST = 1000  # beats of one kind that a tier looks at
 OTHERS = 1500  # beats of other classes that the classifiers of the utility tier learn from, and are tested on
-NEAR = 0.02  # root mean square difference, over the real beat's own standard deviation: a near duplicate
 REPEATS = 10
 PERMUTATIONS = 500
+WORST = {
+    "auc_bp": 10_000,
+    "nndr_bp": 0,
+    "distance_bp": 65_535,
+    "spread_bp": 0,
+    "utility_bp": -10_000,
+    "recognised_bp": 0,
+}  # what stands for a number that is not computable
 GRU = {"hidden": 24, "patch": 15, "steps": 150, "batch": 64, "rate": 5e-3}
-
-
-@dataclass(frozen=True)
-class NotComputable:
-    """Stands for a number or a tier that these beats do not support."""
-
-    not_computable: str
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,20 @@ class Utility:
 
 
 @dataclass(frozen=True)
-class Privacy:
-    """Attributes:
-    nndr: median distance of synthetic beats to the nearest train beat, over that of real beats ("held-out" ones, or
-        the "train" beats to each other, see `against`); below 1 the synthetic beats are suspiciously near.
-    exact, near: synthetic beats that equal a train beat, or are nearer to it than noise (see NEAR), exact included.
-    repeated: synthetic beats that nearly equal an earlier synthetic one.
-    membership_auc, membership_tpr: of guessing the train beats among real ones by their distance to the nearest
-        synthetic beat; the true-positive rate is that at 1 % false positives.
+class Recognition:
+    """Recall of the class's own train beats by a forest.
+
+    Train beats, because held-out ones of a rare class are a dozen or none; whoever only copies them is found by distance.
+
+    Attributes:
+        real: learnt from these beats, each asked of the trees that did not see it (out of bag).
+        synthetic: learnt from as many synthetic ones in their place.
+        share: `synthetic` over `real`.
     """
 
-    nndr: float | NotComputable
-    against: str
-    exact: int
-    near: int
-    repeated: int
-    membership_auc: float | NotComputable
-    membership_tpr: float | NotComputable
+    real: float
+    synthetic: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -147,6 +144,8 @@ class Report:
     statistical: Statistical | NotComputable
     discriminative: Discriminative | NotComputable
     utility: Utility | NotComputable
+    recognition: Recognition | NotComputable
+    variety: Variety
     privacy: Privacy | NotComputable
 
 
@@ -190,6 +189,9 @@ def assess(
     against, reference = ("held-out", unseen) if len(unseen.y) >= REFERENCE else ("all", joined(real, unseen))
     draw = generator(seed, "evidence")
     with threadpool_limits(1):  # sums keep their order, and threads that wait for each other cost more than they give
+        statistical = _statistical(reference, synthetic, space, anatomy, draw)
+        discriminative = _discriminative(reference, synthetic, space, draw, repeats)
+        utility, recognition = _learnt(train, held_out, synthetic, label, space, anatomy.classes, draw)
         return Report(
             label=anatomy.classes[label],
             generator=generator_name,
@@ -197,10 +199,12 @@ def assess(
             held_out=len(unseen.y),
             synthetic=len(synthetic.y),
             reference=against,
-            statistical=_statistical(reference, synthetic, space, anatomy, draw),
-            discriminative=_discriminative(reference, synthetic, space, draw, repeats),
-            utility=_utility(train, held_out, synthetic, label, space, anatomy.classes, draw),
-            privacy=_privacy(real, unseen, synthetic, space),
+            statistical=statistical,
+            discriminative=discriminative,
+            utility=utility,
+            recognition=recognition,
+            variety=variety_of(real, synthetic, space),
+            privacy=privacy_of(real, unseen, synthetic, space),
         )
 
 
@@ -214,20 +218,27 @@ def evidence_numbers(report: Report) -> dict[str, int]:
 
     Returns:
         auc_bp: area under the ROC curve of the better post-hoc classifier, 5,000 is chance; nndr_bp: nearest-neighbour
-        distance ratio; duplicates: exact and near; utility_bp: change of the class's recall, may be negative. What is
-        not computable counts as its worst value, so that a policy with a bound on it rejects.
+        distance ratio; distance_bp: the same against the train beats alone; duplicates: exact and near; repeated;
+        spread_bp; utility_bp: change of the class's recall, may be negative; recognised_bp. What is not computable counts
+        as its worst value, so that a policy with a bound on it rejects.
     """
-    numbers = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": report.synthetic, "utility_bp": -10_000}
+    numbers = {**WORST, "duplicates": report.synthetic, "repeated": report.variety.repeated}
     # of the rounded numbers, so that they follow from the JSON report, too
+    found: dict[str, float | NotComputable] = {
+        "distance_bp": report.variety.distance,
+        "spread_bp": report.variety.spread,
+    }
     if isinstance(report.discriminative, Discriminative):
         numbers["auc_bp"] = max(_bp(report.discriminative.gru.auc), _bp(report.discriminative.linear.auc))
     if isinstance(report.utility, Utility):
         numbers["utility_bp"] = _bp(report.utility.change)
+    if isinstance(report.recognition, Recognition):
+        found["recognised_bp"] = report.recognition.share
     if isinstance(report.privacy, Privacy):
         numbers["duplicates"] = report.privacy.near
-        if not isinstance(report.privacy.nndr, NotComputable):
-            numbers["nndr_bp"] = min(_bp(report.privacy.nndr), 65_535)  # the ledger keeps 16 bits
-    return numbers
+        found["nndr_bp"] = report.privacy.nndr
+    # the ledger keeps 16 bits
+    return numbers | {k: min(_bp(v), 65_535) for k, v in found.items() if not isinstance(v, NotComputable)}
 
 
 # --- Statistical ------------------------------------------------------------------------------------------------------
@@ -424,7 +435,7 @@ def _discriminative(
 # --- Utility ----------------------------------------------------------------------------------------------------------
 
 
-def _utility(
+def _learnt(
     train: Batch,
     held_out: Batch,
     synthetic: Batch,
@@ -432,37 +443,45 @@ def _utility(
     space: Space,
     classes: Sequence[str],
     draw: np.random.Generator,
-) -> Utility | NotComputable:
+) -> tuple[Utility | NotComputable, Recognition | NotComputable]:
+    """What forests say that learn the class from real, from synthetic, or from both kinds of beats."""
     from sklearn.ensemble import RandomForestClassifier
 
     real, unseen = of_class(train, label), of_class(held_out, label)
     others, other_unseen = (_some(_without(part, label), OTHERS, draw) for part in (train, held_out))
-    for what, part in (("real", real), ("held-out", unseen), ("synthetic", synthetic), ("other real", others)):
+    for what, part in (("real", real), ("synthetic", synthetic), ("other real", others)):
         if len(part.y) < FEW:
-            return NotComputable(f"{len(part.y)} {what} beats, at least {FEW} are needed")
+            reason = NotComputable(f"{len(part.y)} {what} beats, at least {FEW} are needed")
+            return reason, reason
     seed = int(draw.integers(2**31))
 
-    def fit(*parts: Batch) -> Callable[[Batch], Scores]:
+    def fit(*parts: Batch) -> Any:
         beats = joined(*parts)
-        forest = RandomForestClassifier(100, random_state=seed).fit(space.joint(beats.x, beats.rr), beats.y)
+        forest = RandomForestClassifier(100, random_state=seed, oob_score=True)
+        return forest.fit(space.joint(beats.x, beats.rr), beats.y)
 
-        def test(part: Batch) -> Scores:
-            return _scores(part.y, forest.predict(space.joint(part.x, part.rr)), classes)
-
-        return test
+    def test(forest: Any, part: Batch) -> Scores:
+        return _scores(part.y, forest.predict(space.joint(part.x, part.rr)), classes)
 
     # as many synthetic as real beats: the forests differ in their beats, not in the balance of the classes
-    equal = _some(synthetic, len(real.y), draw)
-    from_real, tested = fit(real, others), joined(unseen, other_unseen)
-    trtr, added = from_real(tested), fit(real, synthetic, others)(tested)
-    name = classes[label]
+    from_real, from_equal = fit(real, others), fit(_some(synthetic, len(real.y), draw), others)
+    guess = np.nan_to_num(from_real.oob_decision_function_[: len(real.y)]).argmax(1)
+    out_of_bag = float((from_real.classes_[guess] == label).mean())
+    recalled = float((from_equal.predict(space.joint(real.x, real.rr)) == label).mean())
+    recognition: Recognition | NotComputable = NotComputable("real beats teach nobody to recognise the class, either")
+    if out_of_bag > 0:
+        recognition = Recognition(out_of_bag, recalled, recalled / out_of_bag)
+    if len(unseen.y) < FEW:
+        return NotComputable(f"{len(unseen.y)} held-out beats, at least {FEW} are needed"), recognition
+    tested, name = joined(unseen, other_unseen), classes[label]
+    trtr, added = test(from_real, tested), test(fit(real, synthetic, others), tested)
     return Utility(
         trtr=trtr,
-        tstr=fit(equal, others)(tested),
-        trts=from_real(joined(synthetic, other_unseen)),
+        tstr=test(from_equal, tested),
+        trts=test(from_real, joined(synthetic, other_unseen)),
         added=added,
         change=added.recall[name] - trtr.recall[name],
-    )
+    ), recognition
 
 
 def _scores(true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Scores:
@@ -473,67 +492,6 @@ def _scores(true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> 
     f1 = f1_score(true, predicted, labels=labels, average=None, zero_division=0)
     names = [classes[i] for i in labels]
     return Scores(dict(zip(names, recall.tolist(), strict=True)), dict(zip(names, f1.tolist(), strict=True)))
-
-
-# --- Privacy ----------------------------------------------------------------------------------------------------------
-
-
-def near_duplicates(real: np.ndarray, x: np.ndarray) -> tuple[int, int]:
-    """Points of `x` that equal one of `real`, and those that are nearer to one than noise, exact ones included."""
-    from sklearn.neighbors import NearestNeighbors
-
-    nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(x, return_distance=False)
-    # again, exactly: the search loses the last digits
-    difference = np.asarray(x, np.float64) - real[nearest[:, 0]]
-    limit = NEAR * np.asarray(real, np.float64).std(1)[nearest[:, 0]]
-    return int((difference == 0).all(1).sum()), int((np.sqrt((difference**2).mean(1)) <= limit).sum())
-
-
-def membership(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """AUC and true-positive rate at 1 % false positives, guessing as member who has the smaller distance."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    true = np.repeat([1, 0], [len(members), len(others)])
-    guess = -np.concatenate([members, others])
-    wrong, right, _ = roc_curve(true, guess)
-    return float(roc_auc_score(true, guess)), float(right[wrong <= 0.01].max())
-
-
-def _privacy(real: Batch, unseen: Batch, synthetic: Batch, space: Space) -> Privacy | NotComputable:
-    from sklearn.neighbors import NearestNeighbors
-
-    if not len(real.y):
-        return NotComputable("0 real beats")
-    a, u, s = (space.joint(part.x, part.rr) for part in (real, unseen, synthetic))
-    exact, near = near_duplicates(flat(real.x), flat(synthetic.x))
-    to_real = NearestNeighbors(n_neighbors=1).fit(a)
-    against, distances = "held-out", np.zeros(0)
-    if len(u) >= FEW:
-        distances = to_real.kneighbors(u)[0]
-    elif len(a) >= FEW:
-        against, distances = "train", to_real.kneighbors()[0]  # each to the nearest other one
-    nndr: float | NotComputable = NotComputable(
-        f"{len(a)} real and {len(u)} held-out beats, {FEW} of a kind are needed"
-    )
-    if len(distances) and np.median(distances) > 0:
-        nndr = float(np.median(to_real.kneighbors(s)[0]) / np.median(distances))
-    auc = tpr = NotComputable(f"{len(a)} real and {len(u)} held-out beats, {FEW} of each are needed")
-    if min(len(a), len(u)) >= FEW:
-        to_synthetic = NearestNeighbors(n_neighbors=1).fit(s)
-        auc, tpr = membership(*(to_synthetic.kneighbors(part)[0][:, 0] for part in (a, u)))  # type: ignore[assignment]
-    return Privacy(nndr, against, exact, near, _repeated(flat(synthetic.x)), auc, tpr)
-
-
-def _repeated(x: np.ndarray) -> int:
-    from scipy.spatial.distance import cdist
-
-    x = np.asarray(x, np.float64)
-    radius, count = NEAR * math.sqrt(x.shape[1]) * x.std(1), 0
-    for start in range(0, len(x), 256):
-        rows = np.arange(start, min(start + 256, len(x)))
-        near = cdist(x[rows], x[: rows[-1] + 1]) <= radius[rows, None]
-        count += int((near & (np.arange(rows[-1] + 1) < rows[:, None])).any(1).sum())
-    return count
 
 
 # --- Small things -----------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.data.beats import Beats
 from engine.data.samples import Samples
-from engine.encoding import json_hash
+from engine.encoding import hexed, json_hash
 from engine.errors import SynthesisError
-from engine.files import write_text
+from engine.files import whole, write_text
 from engine.ledger.signer import Signer, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.oracles.base import Batch
@@ -28,6 +28,7 @@ from engine.synthesis.config import GENERATORS
 from engine.synthesis.evidence import Measure, measured, nothing
 from engine.synthesis.files import (
     batch_digest,
+    count_file,
     evidence_file,
     hold_exactly,
     hospital_file,
@@ -71,10 +72,11 @@ class Workshop:
         self._made: dict[str, Synthetic] = {}  # by request, until it is known what was accepted
 
     def ask(self, signer: Signer, terms: Terms) -> tuple[SignedRequest, ...]:
-        """Signed requests, by class.
+        """Signed requests, by class. The number of real beats behind each is opened in a file of the run's folder.
 
         Raises:
             SynthesisError: the generator is not installed here.
+            DataError: a file cannot be written.
         """
         method, settings, labels = self._settings.method, self._settings, self._train.labels()
         if method == "timegan":
@@ -83,16 +85,20 @@ class Workshop:
         for name, wanted in wanted_beats(labels, self._anatomy.classes, settings).items():
             label = self._anatomy.classes.index(name)
             digest = settings_digest(method, settings, self._seed_of(name))
-            asked.append(
-                signer.request(
-                    terms,
-                    class_=self._labels.index(name),
-                    generator=GENERATORS.index(method) + 1,
-                    quantity=wanted,
-                    real=int((labels == label).sum()),
-                    settings=bytes.fromhex(digest),
-                )
+            count, class_ = int((labels == label).sum()), self._labels.index(name)
+            signed = signer.request(
+                terms,
+                class_=class_,
+                generator=GENERATORS.index(method) + 1,
+                quantity=wanted,
+                real=count,
+                settings=bytes.fromhex(digest),
             )
+            opening = {"count": count, "salt": hexed(signer.count_salt(class_))}
+            path = count_file(self._home, signed.identity(terms.signing.domain).hex())
+            with whole(path, mode=0o600) as part:
+                part.write_text(json.dumps(opening), encoding="utf-8")
+            asked.append(signed)
         return tuple(asked)
 
     def make(self, signer: Signer, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport, ...]:

@@ -6,24 +6,28 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.provenance import provenance
-from engine.result import CohortReport, Result, RoundSummary, Scores, SyntheticRow
+from engine.result import CohortReport, Result, RoundSummary, SyntheticRow
 from engine.settings import Section
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
+VIEW = "pulseledger"  # name of the view of an experiment's runs
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
 
 
-def round_metrics(summary: RoundSummary) -> dict[str, float | None]:
-    """Curves: names with a slash make sections in MLflow's UI."""
+def round_metrics(summary: RoundSummary, trains_global: bool = True) -> dict[str, float | None]:
+    """Curves: names with a slash make sections in MLflow's UI. Without a global model there is none to validate."""
     validation = summary.validation
-    return {
-        "train/loss": summary.train_loss,
+    scores: dict[str, float | None] = {
         "val/accuracy": validation.accuracy,
         "val/macro_f1": validation.macro_f1,
         "val/balanced_accuracy": validation.balanced_accuracy,
         **{f"val/recall/{c}": r for c, r in validation.recall.items()},
         "val/recall_min": validation.recall_min,
         "val/worst_hospital_macro_f1": validation.worst_hospital_macro_f1,
+    }
+    return {
+        "train/loss": summary.train_loss,
+        **(scores if trains_global else {}),
         "fl/participants": summary.participants,
         "fl/lost": len(summary.lost),
         "fl/gradient_evaluations": summary.gradient_evaluations,
@@ -33,41 +37,69 @@ def round_metrics(summary: RoundSummary) -> dict[str, float | None]:
     }
 
 
+def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
+    """Which numbers of a result MLflow shows, under the paths that everybody else knows them by, the telling ones first."""
+    test = ("macro_f1", "mean_hospital_macro_f1", "rare_recall", "accuracy", "balanced_accuracy", "recall_min")
+    return (
+        *(f"final/personal/{name}" for name in (*test, "worst_hospital_macro_f1", "hurt_share")),
+        *(f"final/personal/recall/{c}" for c in classes),
+        *(f"final/global/{name}" for name in test[:4]),
+        *(f"validation/personal/{name}" for name in test[:3]),
+        *(f"ledger/{name}" for name in ("overhead_share", "gas_per_round", "critical_path_seconds")),
+        *(f"timing/{name}" for name in ("gradient_evaluations", "total_seconds")),
+        *(f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1")),
+    )
+
+
+def is_global(path: str) -> bool:
+    """Whether a number speaks of a global model, which local-only does not have."""
+    return "/global/" in path or path.endswith("/hurt_share")
+
+
 def final_metrics(result: Result) -> dict[str, float | None]:
-    """Single points of a finished run: `final/...` for the personal models, `final_global/...`, ledger, baselines."""
-    personal, cohort, ledger = result.final.personal, result.cohort, result.ledger
-    metrics = _scores_at("final_global", result.final.global_) | _scores_at("final", personal)
-    metrics["final/hurt_share"] = personal.hurt_share
+    """Single points of a finished run: `final_paths`, each hospital's own scores, synthetic beats."""
+    trained = result.config.federation.method.trains_global
+    paths = final_paths(tuple(result.final.personal.recall))
+    metrics = {path: result.score(path) for path in paths if trained or not is_global(path)}
+    personal = result.final.personal
     if len(personal.per_hospital) <= HOSPITALS_SHOWN:
         for row in personal.per_hospital:
             metrics |= {
                 f"hospital/{row.id:02d}/accuracy": row.accuracy,
                 f"hospital/{row.id:02d}/macro_f1": row.macro_f1,
             }
-    metrics |= {
-        "baseline/local_majority_accuracy": cohort.local_majority_accuracy,
-        "baseline/global_majority_accuracy": cohort.global_majority_accuracy,
-        "cohort/emd_mean": cohort.heterogeneity.emd_mean,
-        "cohort/js": cohort.heterogeneity.js,
-        "final/ledger_overhead": ledger.overhead_share,
-        "final/ledger_gas_per_round": ledger.gas_per_round,
-        "final/ledger_critical_path_s": ledger.critical_path_seconds,
-        "final/gradient_evaluations": result.timing.gradient_evaluations,
-        "final/total_s": result.timing.total_seconds,
-    }
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics
 
 
-def _scores_at(prefix: str, scores: Scores) -> dict[str, float | None]:
+def view_of_runs() -> dict[str, Any]:
+    """What the list of an experiment's runs shows first, as MLflow's pages keep a view that is shared: by condition, with the
+    numbers that a study is about.
+    """
+    columns = ("final/personal/macro_f1", "final/personal/rare_recall", "ledger/overhead_share")
     return {
-        f"{prefix}/accuracy": scores.accuracy,
-        f"{prefix}/balanced_accuracy": scores.balanced_accuracy,
-        f"{prefix}/macro_f1": scores.macro_f1,
-        f"{prefix}/recall_min": scores.recall_min,
-        f"{prefix}/worst_hospital_macro_f1": scores.worst_hospital_macro_f1,
-        **{f"{prefix}/recall/{c}": recall for c, recall in scores.recall.items()},
+        "orderByKey": "tags.`condition`",
+        "orderByAsc": True,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [*(f"metrics.`{column}`" for column in columns), "tags.`method`", "tags.`condition`"],
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "runsVisibilityMap": {},
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
     }
 
 
@@ -93,8 +125,30 @@ def ledger_tags(result: Result) -> dict[str, str]:
     return tags
 
 
-def flat_params(config: RunConfig) -> dict[str, Any]:
-    """The configuration with dotted names, as MLflow's parameters. A mapping of a user's own names is one value."""
+ALWAYS = ("federation.algorithm", "cohort.hospitals", "seed")  # parameters of a run, whatever they are
+
+
+def params_of(config: RunConfig, keys: Sequence[str] | None = None) -> dict[str, Any]:
+    """A handful of parameters, with dotted names; the whole configuration is among the artifacts.
+
+    Args:
+        keys: those that are shown, sections with all that is in them; None shows what differs from the defaults.
+    """
+    own = _flat(config)
+    if keys is not None:
+        wanted = tuple(keys)
+        return {
+            name: value
+            for name, value in own.items()
+            if name in wanted or name.startswith(tuple(f"{k}." for k in wanted))
+        }
+    plain = _flat(RunConfig())
+    unlike = {name: value for name, value in own.items() if name in ALWAYS or plain.get(name) != value}
+    return {name: value for name, value in unlike.items() if name.split(".")[0] not in ("name", "tracking")}
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration with dotted names. A mapping of a user's own names is one value."""
     rows: dict[str, Any] = {}
 
     def walk(prefix: str, section: Section) -> None:

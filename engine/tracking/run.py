@@ -23,26 +23,32 @@ class RunTracker:
     MLflow being away must not stop a training: what went wrong is kept in `problems` and reported at the end.
     """
 
-    def __init__(self, tracker: Background[Tracker], key: str) -> None:
-        """Args: key of a run for which `open_run` was already submitted."""
+    def __init__(self, tracker: Background[Tracker], key: str, trains_global: bool = True, final: bool = True) -> None:
+        """
+        Args:
+            key: of a run for which `open_run` was already submitted.
+            trains_global: whether there is a global model.
+            final: whether the final scores are sent with the result; a trial of several repeats has means of them.
+        """
         self._tracker = tracker
-        self._key = key
+        self._key, self._trains_global, self._final = key, trains_global, final
         self._waiting: list[Answer[Any]] = []
         self.problems: list[str] = []
 
     def round_finished(self, record: RoundRecord) -> None:
         # of this process alone: hospitals that live elsewhere are not in it
         memory = {"perf/rss_mb": psutil.Process().memory_info().rss / 1e6}
-        self._send(Tracker.log, record.round, round_metrics(record.summary) | memory)
+        self._send(Tracker.log, record.round, round_metrics(record.summary, self._trains_global) | memory)
 
     def round_summary(self, summary: RoundSummary) -> None:
         """Sends one round of the past."""
-        self._send(Tracker.log, summary.round, round_metrics(summary))
+        self._send(Tracker.log, summary.round, round_metrics(summary, self._trains_global))
 
     def result(self, result: Result, files: Sequence[Path]) -> None:
         """Sends the final scores, the files, the ledger's tags and the dataset."""
         source = result.config.data.source
-        self._send(Tracker.summary, final_metrics(result))
+        if self._final:
+            self._send(Tracker.summary, final_metrics(result))
         self._send(Tracker.dataset, source, result.cohort.digest, source, data_profile(result.cohort))
         self._send(Tracker.tags, ledger_tags(result))
         self._send(Tracker.artifacts, files)

@@ -5,6 +5,7 @@ runs.
 """
 
 import contextlib
+import json
 import logging
 import socket
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 from engine.errors import PulseLedgerError
 from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.tracking.config import TrackingConfig
-from engine.tracking.curves import CURVES, source_tags
+from engine.tracking.curves import CURVES, VIEW, source_tags, view_of_runs
 from engine.tracking.models import torch_model
 from engine.tracking.queue import (
     BATCH,
@@ -37,7 +38,10 @@ from engine.tracking.sqlite import ARTIFACTS, BESIDE, ready_store
 
 STORE = "mlflow.db"  # beside the runs, or in a study's folder
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(view_of_runs()),
+}
 
 
 def mlflow_client(uri: str) -> Any:
@@ -110,6 +114,9 @@ class MlflowStore:
             self._experiment = self._create(client) if found is None else found.experiment_id
             if found is not None and found.lifecycle_stage == "deleted":
                 client.restore_experiment(found.experiment_id)  # its runs are wanted again
+            for name, value in EXPERIMENT_TAGS.items() if found is not None else ():
+                if found.tags.get(name) != value:
+                    client.set_experiment_tag(found.experiment_id, name, value)
             self._client = client
         except Exception as error:
             raise Away(f"no MLflow store at {self._uri}: {first_line(error)}") from None
@@ -328,8 +335,8 @@ def store_uri(config: TrackingConfig, folder: Path) -> str:
     return config.uri or sqlite_uri((folder / STORE).resolve())
 
 
-def experiment_id(uri: str, name: str) -> str:
-    """MLflow's number of an experiment.
+def runs_address(uri: str, name: str) -> str:
+    """Where MLflow's pages show the runs of an experiment, behind the address of its server; with its columns, if it has them.
 
     Raises:
         PulseLedgerError: the store cannot be opened, or has no such experiment.
@@ -343,7 +350,10 @@ def experiment_id(uri: str, name: str) -> str:
         raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({first_line(error)}).") from None
     if found is None:
         raise PulseLedgerError(f"{uri}: has no experiment {name!r}.")
-    return str(found.experiment_id)
+    # without the last part MLflow 3 opens on traces of language models
+    kind = "?workflowType=machine_learning"
+    view = f"&viewStateShareKey={VIEW}" if f"mlflow.sharedViewState.{VIEW}" in found.tags else ""
+    return f"{kind}#/experiments/{found.experiment_id}/runs{kind}{view}"
 
 
 def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:

@@ -90,6 +90,12 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
     sub("claim", "pull the reward of a hospital", FOLDER, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", FOLDER, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
+    one = sub("stamp", "the head of a study as a file to be stamped; a proof of it; or what another node holds", FOLDER)
+    one.add_argument(
+        "--file", type=Path, metavar="PROOF", help="reply of a time-stamp authority, or OpenTimestamps proof"
+    )
+    one.add_argument("--ca", type=Path, metavar="PEM", help="certificates of the authorities that you trust")
+    one.add_argument("--rpc", metavar="URL", help="another node of the study's chain")
 
 
 def ledger(options: argparse.Namespace, rest: list[str]) -> int:
@@ -132,8 +138,30 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "claim":
             done = desk.claim(options.folder, options.slot)
             said = f"hospital {done['hospital']} has {done['points']} points"
+        case "stamp":
+            done, said = _stamp(options)
         case _:
             done = desk.rotate(options.folder, options.slot, options.keystore)
             said = f"hospital {done['hospital']} signs with {done['to']} from round {done['round']} on; go on with `resume`"
     print(json.dumps(done) if options.json else said)
     return 0
+
+
+def _stamp(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from engine.errors import ConfigError
+    from sweeps import witness
+
+    if options.rpc and (options.file or options.ca):
+        raise ConfigError("ledger stamp: --rpc asks a node; --file and --ca are about a proof.")
+    if options.ca and not options.file:
+        raise ConfigError("ledger stamp: --ca goes with --file.")
+    if options.rpc:
+        done = witness.ask(options.folder, options.rpc)
+        return done, f"the node holds head {done['head']} in contract {done['contract']}"
+    if options.file:
+        done = witness.attach(options.folder, options.file, options.ca)
+        signed = "signed by an authority that you trust" if done["checked"] else "whose signature was not checked"
+        when = f" at {done['time']}" if done["time"] else ""
+        return done, f"{done['covers']} with head {done['head']} was there{when}, says {done['file']}, {signed}"
+    done = witness.write_head(options.folder)
+    return done, f"{done['file']} holds head {done['head']} ({done['covers']}); have it stamped, then --file PROOF"

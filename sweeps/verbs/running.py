@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from sweeps.space import StudyConfig
 
 
+STORE = "MLflow store that several studies share; the same as --tracking.uri"
+
+
 def add(verbs: Verbs) -> None:
     """Adds the verbs."""
     sub = verbs.add("run", run, "one federation", takes_keys=True)
     sub.add_argument("config", help="YAML file of a run")
     sub.add_argument("--json", action="store_true", help="print the result as one JSON document and nothing else")
+    sub.add_argument("--store", metavar="URI", help=STORE)
     sub = verbs.add("sweep", sweep, "a study of many federations", takes_keys=True)
     sub.add_argument("config", help="YAML file of a study")
+    sub.add_argument("--store", metavar="URI", help=STORE)
     sub = verbs.add("plan", plan, "what a study would run; starts nothing", takes_keys=True)
     sub.add_argument("config", help="YAML file of a study")
     sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
@@ -51,10 +56,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     from engine.result import RESULT
     from sweeps.progress import RoundProgress
 
-    given = with_flags(read_file(options.config), rest, RunConfig)
+    given = with_flags(read_file(options.config), [*_store(options), *rest], RunConfig)
     config = parse(RunConfig, given.values, given.source)
     folder = out_folder(config)
-    with _quiet_stdout(options.json), RoundProgress(config.federation.rounds, quiet=options.json) as progress:
+    with _quiet_stdout(options.json), RoundProgress(config, quiet=options.json) as progress:
         if (folder / RESULT).exists():
             progress.note(f"{folder} is finished already; nothing is run again")
         result = _run_to_an_end(config, folder, progress)
@@ -70,7 +75,7 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> int:
     from sweeps.space import StudyConfig
     from sweeps.start import start_study
 
-    given = with_flags(read_file(options.config), rest, StudyConfig)
+    given = with_flags(read_file(options.config), [*_store(options), *rest], StudyConfig)
     study = load_study(given.values, given.source, given.flags)
     folder = out_folder(study)
     start_study(study, folder)
@@ -108,7 +113,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     config = parse(RunConfig, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
     if config.out is not None:
         config = config.model_copy(update={"out": str(folder.absolute())})  # wherever it was moved
-    with RoundProgress(config.federation.rounds) as progress:
+    with RoundProgress(config) as progress:
         result = _run_to_an_end(config, folder, progress)
     _print_result(result, folder)
     return 0
@@ -163,6 +168,11 @@ def ask_driver(options: argparse.Namespace, rest: list[str]) -> int:
         return MISTAKE
     print(f"pulseledger: nobody has answered in {options.wait:g} s; is {folder} being driven?", file=sys.stderr)
     return WAITING
+
+
+def _store(options: argparse.Namespace) -> list[str]:
+    """The flag of a store as the key that it is."""
+    return ["--tracking.uri", options.store] if options.store is not None else []
 
 
 @contextlib.contextmanager

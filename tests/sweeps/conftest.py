@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from reference import Heard, settled
 from simulated_ray import simulated
-from studies import SEEN, TUNED, study_of
+from studies import AGREED, SEEN, TUNED, study_of
 
 from sweeps import Study
 from sweeps.folder import read_study, repeat_folder, trial_folder
@@ -38,6 +38,14 @@ def seen(tmp_path_factory) -> Study:
     folder = tmp_path_factory.mktemp("seen") / "study"
     start_study(study_of(SEEN), folder, Heard(), means=simulated())
     return Study(folder)
+
+
+@pytest.fixture(scope="session")
+def agreed(tmp_path_factory) -> Path:
+    """Two complete trials of two repeats and a pruned one, with everything that tells of them: ledgers, Optuna, MLflow."""
+    folder = tmp_path_factory.mktemp("agreed") / "study"
+    start_study(study_of(AGREED), folder, Heard(), means=simulated())
+    return folder
 
 
 ENDINGS: dict[str, dict[str, Any]] = {  # as the driver notes them

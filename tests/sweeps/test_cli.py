@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from mlflow import MlflowClient
 from reference import ROOT, TINY, as_flags, command
 
 from engine.config import RunConfig
@@ -130,8 +131,8 @@ def test_audit_of_a_bundle_and_of_two_copies(printed, tmp_path: Path, capsys):
 def test_compare_of_a_single_run(printed, capsys):
     folder, done = printed
     assert main(["compare", str(folder), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["personal_accuracy"] == json.loads(done.stdout)["final"]["personal"]["accuracy"]
+    (row,) = json.loads(capsys.readouterr().out)[str(folder)]["rows"]
+    assert row["scores"]["final/personal/accuracy"]["mean"] == json.loads(done.stdout)["final"]["personal"]["accuracy"]
     assert main(["compare", str(folder), "--csv"]) == 0
     header, values = capsys.readouterr().out.splitlines()
     assert len(header.split(",")) > 20
@@ -173,9 +174,29 @@ def test_ui_opens_the_store_of_the_configuration(done: Path, tmp_path: Path, cap
     uri = f"sqlite:///{done / 'mlflow.db'}"
     (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: pulseledger}}\n")
     started: list[Any] = []
-    looking.ui(argparse.Namespace(folder=tmp_path, port=0), [], become=lambda path, words: started.extend(words))
+    looking.ui(
+        argparse.Namespace(folders=[tmp_path], store=None, port=0), [], become=lambda path, words: started.extend(words)
+    )
     assert started[started.index("--backend-store-uri") + 1] == uri
     assert "#/experiments/1/runs" in capsys.readouterr().out
+    looking.ui(argparse.Namespace(folders=[], store=uri, port=0), [], become=lambda path, words: started.extend(words))
+    assert started.count(uri) == 2
+    for words in (["ui"], ["ui", str(done), "--store", uri]):
+        assert main(words) == 2
+        assert capsys.readouterr().err == "pulseledger: ui: give one or more folders, or --store URI.\n"
+
+
+def test_ui_shows_several_folders_together(done: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path / "cache"))
+    other = Path(shutil.copytree(done, tmp_path / "other"))
+    started: list[str] = []
+    options = argparse.Namespace(folders=[done, other], store=None, port=0)
+    looking.ui(options, [], become=lambda path, words: started.extend(words))
+    uri = started[started.index("--backend-store-uri") + 1]
+    client = MlflowClient(uri)
+    names = {experiment.name: experiment for experiment in client.search_experiments()}
+    assert set(names) >= {f"{done.name} / pulseledger", "other / pulseledger"}
+    assert "a copy of 2 stores as they are now" in capsys.readouterr().out
 
 
 def test_resume_goes_on_with_a_single_run(tmp_path: Path, capsys):

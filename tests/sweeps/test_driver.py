@@ -129,7 +129,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         assert outcome is not None
         assert outcome.repeats == 2
         both = [r.final.personal.accuracy for r in results]
-        accuracy = outcome.personal.scores["accuracy"]
+        accuracy = outcome.scores["final/personal/accuracy"]
         assert (accuracy.mean, accuracy.sd) == pytest.approx((statistics.fmean(both), statistics.stdev(both)))
         told = trial.spread["validation/personal/macro_f1"]
         half = 12.706205 * statistics.stdev(own) / 2**0.5  # Student's t, one degree of freedom
@@ -145,7 +145,13 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
     assert "error.txt" in [a.path for a in client.list_artifacts(by_number["2"].info.run_id)]
     (first,) = [row.outcome for row in rows if row.trial == 0]
     assert first is not None
-    assert by_number["0"].data.metrics["repeats/macro_f1_mean"] == pytest.approx(first.personal.scores["macro_f1"].mean)
+    shown = by_number["0"].data.metrics
+    for path in ("final/personal/macro_f1", "final/global/rare_recall", "validation/personal/macro_f1"):
+        assert shown[path] == pytest.approx(first.mean(path))  # the same number as in `compare`, under the same name
+    assert shown["sd/final/personal/macro_f1"] == pytest.approx(first.scores["final/personal/macro_f1"].sd)
+    alone = by_number["3"].data
+    assert alone.tags["method"] == "local-only"
+    assert not [name for name in alone.metrics if "/global/" in name or name.startswith("val/")]
     assert by_number[None].data.metrics["sweep/n_complete"] == 3.0
 
 
@@ -388,7 +394,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(done: Path, tmp_path:
         if "mlflow.parentRunId" in run.data.tags:
             curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
             assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
-            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+            assert len(client.get_metric_history(run.info.run_id, "final/personal/macro_f1")) == 1
 
 
 @pytest.mark.long

@@ -50,8 +50,10 @@ def test_counts_and_bests():
         "sweep/n_complete": 3.0,
         "sweep/n_pruned": 1.0,
         "sweep/n_fail": 1.0,
-        "sweep/best/validation personal macro_f1": 0.75,
-        "sweep/best/ledger gas_per_round": 100.0,
+        "sweep/best/hospitals 2/validation personal macro_f1": 0.5,
+        "sweep/best/hospitals 2/ledger gas_per_round": 100.0,
+        "sweep/best/hospitals 3/validation personal macro_f1": 0.75,
+        "sweep/best/hospitals 3/ledger gas_per_round": 200.0,
     }
     assert study_metrics(study, [])["sweep/hypervolume"] == 0.0
 

@@ -20,8 +20,11 @@ from engine.tracking.config import TrackingConfig
 from engine.tracking.queue import SPOOL
 from engine.tracking.store import store_uri
 from engine.tracking.tracker import Tracker, open_tracker
+from sweeps.answer import answers
 from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
 from sweeps.means import Limits, Means
+from sweeps.mirror import study_note
+from sweeps.rows import rows_of
 from sweeps.start import resume_study
 
 
@@ -37,28 +40,60 @@ def test_mlflow_has_one_parent_and_one_child_for_each_trial(done: Path):
     trials = {str(t.number): t for t in trials_of(done)}
     counts = {name: parent.data.metrics[name] for name in parent.data.metrics if name.startswith("sweep/n_")}
     assert counts == {"sweep/n_complete": 4.0, "sweep/n_pruned": 0.0, "sweep/n_fail": 0.0}
-    best = "sweep/best/validation personal macro_f1"
-    points = client.get_metric_history(parent.info.run_id, best)
-    assert [p.step for p in points] == [1, 2, 3, 4]
-    assert points[-1].value == max(t.values[0] for t in trials.values())
-    assert sorted(p.value for p in points) == [p.value for p in points]
+    for hospitals in (2, 3):
+        best = f"sweep/best/hospitals {hospitals}/validation personal macro_f1"
+        points = client.get_metric_history(parent.info.run_id, best)
+        assert points[-1].step == 4
+        assert points[-1].value == max(t.values[0] for t in trials.values() if t.condition == f"hospitals={hospitals}")
+        assert sorted(p.value for p in points) == [p.value for p in points]
     assert {m for m in parent.data.metrics if m.startswith("system/")} >= {"system/cpu_utilization_percentage"}
     files = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert files == {STUDY_FILE, "pareto.json", "trials.parquet", "report"}
     assert "pulseledger sweep study.yaml" in parent.data.tags["mlflow.note.content"]
     assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["simulated"]
     (winner,) = [run for run in children if "model.id" in run.data.tags]
-    assert trials[winner.data.tags["number"]].values[0] == points[-1].value
+    assert trials[winner.data.tags["number"]].values[0] == max(t.values[0] for t in trials.values())
     assert [m.model_id for m in parent.outputs.model_outputs] == [winner.data.tags["model.id"]]
     for run in children:
         trial = trials[run.data.tags["number"]]
         assert run.data.tags["condition"] == trial.condition
-        assert run.data.params["federation.learning_rate"] == str(trial.keys["federation.learning_rate"])
+        # what varies, and nothing else
+        assert run.data.params == {
+            "federation.learning_rate": str(trial.keys["federation.learning_rate"]),
+            "cohort.hospitals": trial.condition[-1],
+        }
+        assert run.info.run_name == f"FedAvg + fine-tuning | {trial.condition} | trial {trial.number}"
+        assert run.data.tags["optuna.number"] == str(trial.frozen.number)
+        assert run.data.metrics["validation/personal/macro_f1"] == trial.values[0]
         curve = client.get_metric_history(run.info.run_id, "val/macro_f1")
         assert [point.step for point in curve] == list(range(1, ROUNDS + 1))
         result = Result.read(repeat_folder(trial_folder(done, trial.number), 0))
-        assert run.data.metrics["final/macro_f1"] == pytest.approx(result.final.personal.macro_f1)
+        assert run.data.metrics["final/personal/macro_f1"] == pytest.approx(result.final.personal.macro_f1)
         assert run.data.tags["ledger.head"] == result.ledger.head
+
+
+def test_the_study_s_run_compares_methods_within_a_condition_as_compare_does(done: Path):
+    _, runs = runs_of(done, "pulseledger")
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    note = parent.data.tags["mlflow.note.content"]
+    found = answers(rows_of(done))
+    assert len(found) == 2
+    for answer in found:
+        assert answer.text.removeprefix(answer.condition) in note
+        (standing,) = answer.standings
+        name = f"{answer.condition.replace('=', ' ')}/final personal macro_f1/FedAvg fine-tuning"
+        assert parent.data.metrics[name] == pytest.approx(standing.outcome.mean("final/personal/macro_f1"))
+        assert f"| FedAvg + fine-tuning | {standing.outcome.mean('final/personal/macro_f1'):.3f} |" in note
+    # nothing is taken over conditions
+    assert [name for name in parent.data.metrics if "macro_f1" in name and "hospitals" not in name] == []
+
+
+def test_a_note_fits_into_a_tag(done: Path):
+    found = answers(rows_of(done))
+    long = study_note(found * 20, "how to get it again")
+    assert len(long) < 8000
+    assert long.endswith("how to get it again")
+    assert long.startswith("**hospitals=2**: ")
 
 
 # --- What MLflow has lost ---------------------------------------------------------------------------------------------
@@ -85,7 +120,7 @@ def complete(done: Path, experiment: str) -> dict[str, Any]:
             for metric in ("train/loss", "val/macro_f1"):
                 curve = client.get_metric_history(run.info.run_id, metric)
                 assert sorted(point.step for point in curve) == list(range(1, ROUNDS + 1))
-            assert len(client.get_metric_history(run.info.run_id, "final/macro_f1")) == 1
+            assert len(client.get_metric_history(run.info.run_id, "final/personal/macro_f1")) == 1
             files = {a.path for a in client.list_artifacts(run.info.run_id)}
             assert files == {"result.json", "config.yaml", "confusion.svg"}
     return by_number

@@ -13,34 +13,42 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from reference import command
 from sklearn.metrics import f1_score
 from studies import ALONE, write_study
 
 from engine.errors import PulseLedgerError
 from engine.result import Result
-from engine.settings import dump_yaml
+from engine.settings import dump_yaml, parse
 from sweeps import plots
 from sweeps.__main__ import main
+from sweeps.answer import HOW, answers
 from sweeps.checks import load_study
-from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
+from sweeps.drawing import COLOURS, looks_of
+from sweeps.folder import STUDY_FILE, read_study, repeat_folder, trial_folder
 from sweeps.material import read_material
 from sweeps.report import PAGE, write_report
 from sweeps.rows import rows_of
+from sweeps.space import StudyConfig
 
-TITLES = [
+SHOWN = [
+    "The answer",
     "Results",
+    "Who gains, hospital by hospital",
+    "Recall of each class",
     "Cohorts",
     "Learning curves",
-    "Recall of each class",
     "Scores against the number of hospitals",
-    "Scores against the skew",
     "Pareto front",
     "Importance of the tuned keys",
     "Slices through the tuned keys",
     "Spread over hospitals",
     "What the ledger costs",
     "Failed and pruned trials",
+    "Files and runs",
+    "How to get it again",
+    "Not shown",
 ]
 PLAIN: dict[str, Any] = {
     **ALONE,
@@ -55,7 +63,10 @@ WIDE: dict[str, Any] = {
     "conditions": {"cohort.hospitals": [2, 3]},
     "ledger": {"backend": "embedded"},
     "baselines": [{"federation.algorithm": "local"}],
-    "search": {**PLAIN["search"], "federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
+    "search": {
+        "personalisation.learning_rate": {"log_uniform": [0.01, 0.2]},
+        "federation.algorithm": {"choice": ["fedavg", "perfedavg"]},
+    },
     "objectives": {"validation/personal/macro_f1": "maximize", "timing/gradient_evaluations": "minimize"},
     "repeats": 2,
     "trials": 14,
@@ -67,7 +78,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two conditions, three methods, two seeds, two objectives, a ledger, a failed, a pruned and a running trial."""
     folder = tmp_path_factory.mktemp("report") / "wide"
     points: list[dict[str, Any]] = [
-        {"federation.learning_rate": rate, "federation.algorithm": algorithm}
+        {"personalisation.learning_rate": rate, "federation.algorithm": algorithm}
         for rate, algorithm in zip((0.02, 0.05, 0.1, 0.15, 0.2), ("fedavg", "perfedavg") * 3, strict=False)
     ]
     points[0]["broken"] = {"ledger/overhead_share": 0.25}
@@ -140,15 +151,16 @@ def page(text: str) -> _Page:
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_picture_is_on_the_page_and_beside_it(wide: Path, tmp_path: Path):
-    (tmp_path / "slices-99.png").write_text("of an earlier report")
-    (tmp_path / "mine.png").write_text("somebody's own")
-    written = write_report(wide, tmp_path)
-    assert written[0] == tmp_path / PAGE
-    stems = ["curves", "recall", "hospitals", "pareto", *(f"importance-{i}" for i in (1, 2, 3, 4))]
+def test_every_picture_is_on_the_page_and_beside_it(wide: Path, text: str):
+    home = wide / "report"  # where `text` was written
+    (home / "slices-99.png").write_text("of an earlier report")
+    (home / "mine.png").write_text("somebody's own")
+    written = write_report(wide)
+    assert written[0] == home / PAGE
+    stems = ["slopes", "recall", "curves", "hospitals", "pareto", *(f"importance-{i}" for i in (1, 2, 3, 4))]
     stems += [*(f"slices-{i}" for i in (1, 2, 3, 4)), "spread", "ledger"]
     assert [path.name for path in written[1:]] == [f"{stem}.png" for stem in stems]
-    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in written[1:]} | {"mine.png"}
+    assert {path.name for path in home.glob("*.png")} == {path.name for path in written[1:]} | {"mine.png"}
     images = _Page(written[0].read_text()).images
     for image, path in zip(images, written[1:], strict=True):
         kind, _, data = str(image["src"]).partition(",")
@@ -157,42 +169,69 @@ def test_every_picture_is_on_the_page_and_beside_it(wide: Path, tmp_path: Path):
         assert image["alt"]
 
 
+def test_the_page_opens_with_the_answers_of_compare(wide: Path, page: _Page):
+    assert page.headings == SHOWN
+    said = "".join(page.under["The answer"])
+    for answer in answers(rows_of(wide)):
+        assert answer.sentence in said
+        assert all(note in said for note in answer.notes)
+    assert HOW in said
+
+
 def test_the_numbers_are_those_of_compare(wide: Path, page: _Page):
-    assert page.headings == TITLES
     assert ["leads", "MLII 6"] in page.rows
     done = [row for row in rows_of(wide) if row.outcome is not None]
     assert len(done) == 2 * 6
     heads = next(row for row in page.rows if row[:3] == ["trial", "method", "settings"])
     for row in done:
-        plain = row.document()
-        cells = dict(zip(heads, page.row(f"{row.trial}{'*' if row.baseline else ''}"), strict=True))
-        accuracy, macro_f1 = (f"personal_{name}" for name in ("accuracy", "macro_f1"))
-        assert cells["accuracy %"] == f"{100 * plain[accuracy]:.2f} ±\xa0{100 * plain[f'{accuracy}_sd']:.2f}"
-        assert cells["macro-F1"] == f"{plain[macro_f1]:.3f} ±\xa0{plain[f'{macro_f1}_sd']:.3f}"
-        assert cells["validation/personal/macro_f1"] == f"{row.objectives['validation/personal/macro_f1']:.3f}"
-        for c in "NSVFQ":
-            recall = plain[f"personal_recall_{c}"]
-            assert cells[f"recall {c}"] == ("–" if recall is None else f"{recall:.3f}")
-        local = plain["method"] == "local"
-        assert cells["global macro-F1"] == ("–" if local else f"{plain['global_macro_f1']:.3f}")
-        assert cells["hurt %"] == ("–" if local else f"{100 * plain['hurt_share']:.0f}")
-        assert cells["gradients"] == f"{plain['gradient_evaluations']:,.0f}"
+        assert row.outcome is not None
+        scores = row.outcome.scores
+        cells = dict(zip(heads, page.row(f"{row.trial}{'*' if row.baseline else ''} ({row.optuna})"), strict=True))
+        accuracy, macro_f1 = (scores[f"final/personal/{name}"] for name in ("accuracy", "macro_f1"))
+        assert cells["test accuracy %"] == f"{100 * accuracy.mean:.2f} ±\xa0{100 * accuracy.sd:.2f}"
+        assert cells["test macro-F1"] == f"{macro_f1.mean:.3f} ±\xa0{macro_f1.sd:.3f}"
+        assert cells["validation macro-F1"] == f"{row.objectives['validation/personal/macro_f1']:.3f}"
+        local = row.method == "local-only"
+        common, hurt = (row.outcome.mean(f"final/{path}") for path in ("global/macro_f1", "personal/hurt_share"))
+        assert cells["test macro-F1 global"] == ("–" if local else f"{common:.3f}")
+        assert cells["test hurt %"] == ("–" if local else f"{100 * hurt:.0f}")
+        assert cells["gradients"] == f"{row.outcome.gradients:,.0f}"
+        assert cells["method"] == row.method
+
+
+def test_the_recalls_are_those_of_the_best_trials(wide: Path, page: _Page):
+    heads = next(row for row in page.rows if row[:3] == ["condition", "method", "test recall N"])
+    best = {}
+    for row in rows_of(wide):
+        if row.outcome is not None:
+            best.setdefault((row.condition, row.method), row.outcome)
+    for (condition, method), outcome in best.items():
+        (line,) = [row for row in page.rows if row[:2] == [condition, method] and len(row) == len(heads)]
+        for head, cell in zip(heads[2:], line[2:], strict=True):
+            recall = outcome.mean(f"final/personal/recall/{head[-1]}")
+            assert cell == ("–" if recall is None else f"{recall:.3f}")
 
 
 def test_the_lines_that_need_no_model(wide: Path, page: _Page):
     """N for every beat, from the beats themselves, and each hospital's commonest class, as the cohort reports it."""
+    heads = next(row for row in page.rows if row[:3] == ["trial", "method", "settings"])
+    f1, mean, accuracy = (
+        heads.index(name) for name in ("test macro-F1", "test macro-F1 mean hospital", "test accuracy %")
+    )
     majority = [row for row in page.rows if row[1:2] == ["local majority"]]
     normal = [row for row in page.rows if row[1:2] == ["all N"]]
     for place, hospitals in enumerate((2, 3)):
         (row, *_) = [r for r in rows_of(wide) if r.condition == f"hospitals={hospitals}" and r.outcome is not None]
         seen = pq.read_table(repeat_folder(trial_folder(wide, row.trial), 0) / "predictions.parquet").to_pandas()
+        cohort = Result.read(repeat_folder(trial_folder(wide, row.trial), 0)).cohort
         true = seen[seen["model"] == "global"]["true"].to_numpy(str)
         constant = np.full(len(true), "N")
-        macro = f1_score(true, constant, labels=sorted(set(true)), average="macro", zero_division=0)
-        assert normal[place][5:7] == [f"{100 * np.mean(true == 'N'):.2f}", f"{macro:.3f}"]
-        plain = row.document()
-        lines = [100 * plain["local_majority_accuracy"], plain["local_majority_macro_f1"]]
-        assert majority[place][5:7] == [f"{lines[0]:.2f}", f"{lines[1]:.3f}"]
+        macro = f1_score(true, constant, labels=list(cohort.scored), average="macro", zero_division=0)
+        assert [normal[place][accuracy], normal[place][f1]] == [f"{100 * np.mean(true == 'N'):.2f}", f"{macro:.3f}"]
+        own = np.mean([hospital.local_majority_macro_f1 for hospital in cohort.hospitals])
+        lines = [100 * cohort.local_majority_accuracy, cohort.local_majority_macro_f1, own]
+        shown = [majority[place][column] for column in (accuracy, f1, mean)]
+        assert shown == [f"{lines[0]:.2f}", f"{lines[1]:.3f}", f"{lines[2]:.3f}"]
 
 
 def test_the_front_is_what_no_other_trial_beats(wide: Path, page: _Page):
@@ -204,10 +243,12 @@ def test_the_front_is_what_no_other_trial_beats(wide: Path, page: _Page):
             for f1, cost in points.values()
             if not any(a >= f1 and b <= cost and (a, b) != (f1, cost) for a, b in points.values())
         }
-        shown = [row for row in page.rows if row[:1] == [condition] and len(row) == 5]
-        assert {(row[3], row[4].split(".")[0]) for row in shown} == front
-        for row in shown:
-            assert f"{points[int(row[1])][0]:.3f}" == row[3]
+        heads = ["condition", "trial", "method", "settings", "validation macro-F1", "gradients"]
+        start = page.rows.index(heads)
+        lines = page.rows[start + 1 : page.rows.index([], start) if [] in page.rows[start:] else None]
+        shown = [row for row in lines if row[:1] == [condition] and len(row) == len(heads) and row[1].isdigit()]
+        shown = [row for row in shown if int(row[1]) in points and f"{points[int(row[1])][0]:.3f}" == row[4]]
+        assert {(row[4], row[5]) for row in shown} == front
 
 
 def test_the_ledger_and_the_cohorts(wide: Path, page: _Page):
@@ -232,53 +273,60 @@ def test_the_ledger_and_the_cohorts(wide: Path, page: _Page):
 
 
 def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
-    last = page.rows[page.rows.index(["trial", "state", "condition", "settings", "reason"]) + 1 :]
+    last = page.rows[page.rows.index(["trial", "state", "condition", "method", "settings", "reason"]) + 1 :][:4]
     assert [row[1] for row in last] == ["FAIL", "PRUNED", "FAIL", "PRUNED"]
-    assert last[0][4] == "HospitalError: hospital 0, round 1, train: <loss> is not a number"
-    assert last[1][4] == ("pruned at round 2: validation/personal/macro_f1 0.213, timing/gradient_evaluations 4,200")
+    assert last[0][5] == "HospitalError: hospital 0, round 1, train: <loss> is not a number"
+    assert last[1][5] == "pruned at round 2: validation macro-F1 0.213, gradients 4,200"
     infeasible = [row for row in page.rows if "(breaks ledger/overhead_share by 0.25)" in " ".join(row)]
-    assert [row[0] for row in infeasible] == ["1", "10"]
-    states = page.row("trials")[1]
-    assert states.startswith("12 COMPLETE, 2 RUNNING, 2 PRUNED, 2 FAIL. The study is not finished")
+    assert [row[0].split()[0] for row in infeasible] == ["1", "10"]
+    assert page.row("trials")[1] == "12 COMPLETE, 2 RUNNING, 2 PRUNED, 2 FAIL"
+    assert "The study is not finished: this is an interim state." in page.under["The answer"]
 
 
 def test_a_report_says_where_it_is_and_nothing_else(wide: Path, tmp_path: Path):
-    done = command("report", wide, "--out", tmp_path / "out")
+    done = command("report", wide, "--out", tmp_path / "out", "--no-audit")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'out' / PAGE} and 14 pictures beside it\n"
-    assert len(list((tmp_path / "out").glob("*.png"))) == 14
+    assert done.stdout == f"{tmp_path / 'out' / PAGE} and 15 pictures beside it\n"
+    assert len(list((tmp_path / "out").glob("*.png"))) == 15
 
 
 def test_names_cannot_break_the_page(text: str):
     assert "<h1>wide &lt;b&gt; &amp; more</h1>" in text
     assert "<b> & more" not in text
     assert "<loss>" not in text
-    assert not re.search(r"""(src|href)\s*=\s*(?!"data:)|url\(|@import|<script""", text)
+    # nothing is fetched; links lead to the study's own files, to places on the page, and to MLflow on this machine
+    assert not re.search(r"""src\s*=\s*(?!"data:)|url\(|@import|<script""", text)
+    links = re.findall(r'href="([^"]*)"', text)
+    assert links
+    assert not [link for link in links if not re.match(r"#|(\.\./|[\w.-]+/)+|http://127\.0\.0\.1:5000/#/", link)]
     assert "default-src 'none'" in html.unescape(text)
 
 
 def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
     write_study(tmp_path / "study", PLAIN, [{"federation.learning_rate": rate} for rate in (0.05, 0.1)])
     page = _Page(write_report(tmp_path / "study")[0].read_text())
-    assert page.headings == TITLES
-    said = {title: "".join(page.under[title]) for title in TITLES}
-    assert "one hospital count only (3)" in said["Scores against the number of hospitals"]
-    assert "one skew only (pathology)" in said["Scores against the skew"]
-    assert "one objective only (validation/personal/macro_f1)" in said["Pareto front"]
-    assert "one key only was tuned (federation.learning_rate)" in said["Importance of the tuned keys"]
-    assert "fewer than 5 tuned trials" in said["Slices through the tuned keys"]
-    assert "all: 2" in said["Slices through the tuned keys"]
-    assert "no finished trial has a ledger" in said["What the ledger costs"]
-    assert "no trial has failed or been pruned" in said["Failed and pruned trials"]
-    assert page.row("trials")[1].startswith("2 COMPLETE; 6 of 8 not begun. The study is not finished")
-    assert len(page.images) == 3  # curves, recalls, spread
+    left_out = "".join(page.under["Not shown"])
+    for why in (
+        "Scores against the number of hospitals: one hospital count only (3).",
+        "Scores against the skew: one skew only (pathology).",
+        "Pareto front: one objective only (validation macro-F1).",
+        "Importance of the tuned keys: one key only was tuned (federation.learning_rate).",
+        "Slices through the tuned keys: it takes 5 tuned trials that differ, and there are too few (all: 2).",
+        "What the ledger costs: no finished trial has a ledger.",
+        "Failed and pruned trials: no trial has failed or been pruned.",
+    ):
+        assert why in left_out
+        assert why.split(":")[0] not in page.headings  # what is shown is not listed as left out, and the reverse
+    assert page.row("trials")[1] == "2 COMPLETE; 6 of 8 not begun"
+    assert "The study is not finished: this is an interim state." in page.under["The answer"]
+    assert len(page.images) == 4  # slopes, recalls, curves, spread
     result = Result.read(repeat_folder(trial_folder(tmp_path / "study", 0), 0))
     support = result.final.global_.support
     lacking = {c: sum(h.classes[c] == 0 for h in result.cohort.hospitals) for c in "NSVFQ"}
     assert support["Q"] == 0  # or the next lines test nothing
     assert page.row("all", "3")[8] == ", ".join(f"{c}: {n} of 3" for c, n in lacking.items() if n) or "none"
-    heads = page.row("trial", "method")
-    assert page.row("0", "FedAvg")[heads.index("recall Q")] == "–"
+    heads = page.row("method", "test recall N")
+    assert page.row("FedAvg + fine-tuning")[heads.index("test recall Q")] == "–"
     (figure,) = plots.recall_map(read_material(tmp_path / "study").trials[:1])
     cells = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)[0]
     assert [bool(np.isnan(cell)) for cell in cells] == [support[c] == 0 for c in "NSVFQ"]
@@ -293,23 +341,90 @@ def test_a_joint_study_has_one_set_of_pictures(tmp_path: Path):
     assert {path.stem for path in written} >= {"hospitals", "slices-1"}
     assert not any(path.stem == "slices-2" for path in written)
     assert "“all conditions”; a point is one of 6 tuned trials" in "".join(page.under["Slices through the tuned keys"])
-    assert [row[1] for row in page.rows if row[:1] in (["hospitals=2"], ["hospitals=3"])] == ["2", "3"]
+    cohorts = [row for row in page.rows if row[:1] in (["hospitals=2"], ["hospitals=3"]) and len(row) == 9]
+    assert [row[1] for row in cohorts] == ["2", "3"]
 
 
 def test_a_curve_is_the_median_of_all_runs(wide: Path):
     """Per-FedAvg in the first condition: two trials of two seeds."""
     trials = read_material(wide).trials
-    found = [t for t in trials if (t.condition, t.outcome.algorithm) == ("hospitals=2", "perfedavg")]
+    found = [t for t in trials if (t.condition, t.outcome.method.algorithm) == ("hospitals=2", "perfedavg")]
     homes = [repeat_folder(trial_folder(wide, t.row.trial), r) for t in found for r in range(2)]
     curves = np.array([[row.validation.macro_f1 for row in Result.read(home).rounds] for home in homes])
     assert curves.shape == (4, 3)
-    (figure,) = plots.learning_curves(found)
+    (figure,) = plots.learning_curves(found, looks_of(t.method for t in trials))
     line = figure.axes[0].lines[0]
     assert line.get_xdata().tolist() == [1, 2, 3]
     np.testing.assert_allclose(line.get_ydata(), np.sort(curves, axis=0)[1:3].mean(axis=0))
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert band[:, 1].min() >= curves.min()
     assert band[:, 1].max() <= curves.max()
+
+
+def test_a_method_has_one_colour_everywhere(wide: Path, text: str):
+    trials = read_material(wide).trials
+    looks = looks_of(trial.method for trial in trials)
+    assert len({look.colour for look in looks.values()}) == len(looks) == 3
+    for method, look in looks.items():
+        swatches = re.findall(r'background: (#\w+)"></span>([^<]*)<', text)
+        assert {colour for colour, name in swatches if name == method} == {look.colour}
+    for figure in (*plots.learning_curves(trials, looks), *plots.spread(trials, looks)):
+        for handle in figure.legends[0].legend_handles:
+            if handle.get_label() in looks:
+                assert handle.get_color() == looks[handle.get_label()].colour
+    many = looks_of(f"method {i}" for i in range(30))
+    assert len(set(many.values())) == 30
+    assert {look.colour for look in many.values()} == set(COLOURS)
+
+
+def test_a_slope_for_each_hospital_alone_global_and_personal(wide: Path):
+    material = read_material(wide)
+    looks = looks_of(trial.method for trial in material.trials)
+    best = {(t.condition, t.method): t for t in material.trials[::-1]}
+    chosen = best["hospitals=3", "FedAvg + fine-tuning"]
+    alone = best["hospitals=3", "local-only"]
+    (figure,) = plots.slopes([chosen], {"hospitals=3": alone}, {"hospitals=3": (1,)}, looks)
+    (axes,) = figure.axes
+    lines = [line for line in axes.lines if len(line.get_ydata()) == 3]
+    assert len(lines) == 3
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["alone", "global", "personal"]
+    for hospital, line in enumerate(lines):
+        columns = (alone.outcome.own("personal"), chosen.outcome.own("global"), chosen.outcome.own("personal"))
+        wanted = [np.mean([seed[hospital] for seed in seeds]) for seeds in columns]
+        np.testing.assert_allclose(line.get_ydata(), wanted)
+        assert (line.get_linestyle() == "-") == (hospital != 1)
+    assert {text.get_text() for text in axes.texts} == {"0", "1 loses", "2"}
+    heights = sorted(text.get_position()[1] for text in axes.texts)
+    assert min(np.diff(heights)) >= 0.055 - 1e-9
+
+
+def test_links_lead_to_the_trials_files(wide: Path, tmp_path: Path):
+    page = write_report(wide, tmp_path / "elsewhere")[0]
+    links = [link for link in re.findall(r'href="([^"#][^"]*)"', page.read_text()) if not link.startswith("http")]
+    assert len([link for link in links if link.endswith("bundle.plb")]) == 12 * 2
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_page_says_how_to_get_the_study_again(wide: Path, page: _Page):
+    text = "".join(page.under["How to get it again"])
+    assert "pulseledger sweep study.yaml --out again" in text
+    config = text[text.index("study.yaml, with every key") + len("study.yaml, with every key") :]
+    assert parse(StudyConfig, yaml.safe_load(config), "page") == read_study(wide)
+    digest = Result.read(repeat_folder(trial_folder(wide, 0), 0)).cohort.digest
+    assert digest in text
+
+
+def test_the_audit_s_verdict_is_on_the_page(wide: Path, tmp_path: Path, page: _Page):
+    assert page.row("audit")[1] == "not checked here: pulseledger audit DIR recomputes everything"
+    heard = []
+
+    def verdict(folder: Path) -> str:
+        heard.append(folder)
+        return "clean: 24 runs"
+
+    audited = _Page(write_report(wide, tmp_path, verdict)[0].read_text())
+    assert audited.row("audit")[1] == "clean: 24 runs"
+    assert heard == [wide]
 
 
 # --- Studies with nothing to show, and folders that are none ----------------------------------------------------------
@@ -319,10 +434,10 @@ def test_failures_only(tmp_path: Path):
     points = [{"federation.learning_rate": 0.1, "state": "FAIL", "error": "DataError: no such record."}] * 2
     write_study(tmp_path / "study", PLAIN, points)
     page = _Page(write_report(tmp_path / "study")[0].read_text())
-    assert "No trial has finished, so there are no scores to show" in page.row("trials")[1]
-    assert page.headings == TITLES
+    assert "No trial has finished, so there are no scores to show." in page.under["The answer"]
+    assert "nothing can be said, no trial has test scores to compare (2 fail)" in "".join(page.under["The answer"])
     assert page.images == []
-    assert page.row("0", "FAIL")[4] == "DataError: no such record."
+    assert page.row("0", "FAIL")[5] == "DataError: no such record."
 
 
 def test_a_study_that_has_not_begun(tmp_path: Path):
@@ -330,7 +445,8 @@ def test_a_study_that_has_not_begun(tmp_path: Path):
     page = _Page(write_report(tmp_path)[0].read_text())
     assert page.row("trials")[1].startswith("none has begun; 8 of 8 not begun")
     assert page.row("runs")[1] == "not begun"
-    assert page.headings == TITLES
+    assert "No trial has begun: there is nothing to say yet." in page.under["The answer"]
+    assert page.headings == ["The answer", "How to get it again", "Not shown"]
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -348,31 +464,41 @@ CHECK = """<script>addEventListener("load", () => {
     images: [...document.images].map(i => [i.naturalWidth, i.clientWidth]),
     fetched: performance.getEntriesByType("resource").map(e => e.name),
     headings: [...document.querySelectorAll("h2")].map(h => h.textContent),
+    tables: Math.max(...[...document.querySelectorAll("table")].map(t => t.getBoundingClientRect().right)),
     page: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
   };
   document.body.replaceChildren(JSON.stringify(seen));
 })</script>"""
 
 
-def test_the_page_in_chromium(text: str, tmp_path: Path):
-    """Every picture is decoded and fits the page, all sections are there, and nothing was asked of the network."""
+@pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
+def test_the_page_in_chromium(text: str, tmp_path: Path, width: int):
+    """Every picture is decoded, all sections are there, nothing sticks out, and nothing was asked of the network."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("there is no Chromium to open the page in: install chromium or google-chrome")
     path = tmp_path / PAGE
     # before the page's own policy, which allows no script
     path.write_text(text.replace("<head>", f"<head>{CHECK}", 1))
+    seen = opened(browser, path, tmp_path, width)
+    assert seen["page"] <= max(width, 500)  # a window is no narrower than that, which is a phone's still
+    assert len(seen["images"]) == 15
+    assert all(natural > 300 and shown > 200 for natural, shown in seen["images"])
+    assert seen["headings"] == SHOWN
+    assert [name for name in seen["fetched"] if not name.startswith("data:")] == []
+    assert seen["content"] <= seen["page"]  # nothing sticks out
+    assert seen["tables"] <= seen["page"]
+
+
+def opened(browser: str, path: Path, scratch: Path, width: int) -> dict[str, Any]:
+    """What the page says of itself in a window of that width."""
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    options += " --disable-component-update --disable-sync --window-size=900,1200 --dump-dom"
+    options += f" --disable-component-update --disable-sync --window-size={width},1200 --dump-dom"
     done = subprocess.run(
-        [browser, *options.split(), f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
+        [browser, *options.split(), f"--user-data-dir={scratch / 'profile'}", path.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     body = re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)
     assert body, done.stderr[-2000:]
-    seen = json.loads(html.unescape(body[1]))
-    assert len(seen["images"]) == 14
-    assert all(natural > 300 and shown > 200 for natural, shown in seen["images"])
-    assert seen["headings"] == TITLES
-    assert [name for name in seen["fetched"] if not name.startswith("data:")] == []
-    assert seen["content"] <= seen["page"]  # nothing sticks out
+    found: dict[str, Any] = json.loads(html.unescape(body[1]))
+    return found

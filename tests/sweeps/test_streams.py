@@ -14,7 +14,9 @@ from engine.actors import _hides_ours, _short_folder
 from engine.errors import ResourceError
 from sweeps.signals import listening
 
-FLAGS = as_flags(**TINY | {"execution.pool": "threads", "tracking.backend": "none", "ledger.backend": "none"})
+QUICK = {**TINY, "execution.pool": "threads", "tracking.backend": "none", "ledger.backend": "none"}
+FLAGS = as_flags(**QUICK)
+LONG = as_flags(**QUICK | {"federation.rounds": 100000})
 
 
 def shell(words: str, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,9 +47,7 @@ def test_letters_that_cannot_be_shown_are_replaced(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_a_run_at_a_checkpoint(number: signal.Signals, tmp_path: Path):
     folder = tmp_path / "run"
-    with driver(
-        folder, "run", "sweeps/run.yaml", "--out", str(folder), *FLAGS, "--federation.rounds", "100000"
-    ) as process:
+    with driver(folder, "run", "sweeps/run.yaml", "--out", str(folder), *LONG) as process:
         until((folder / "checkpoint.safetensors").exists, process)
         process.send_signal(number)
         assert process.wait(60) == 130
@@ -126,15 +126,7 @@ def test_ray_s_folder_is_short_or_it_is_said_how(monkeypatch):
 
 
 def test_ray_without_docstrings_is_said_at_once(tmp_path: Path):
-    done = command(
-        "run",
-        "sweeps/run.yaml",
-        "--out",
-        tmp_path / "run",
-        *as_flags(**TINY),
-        "--execution.pool",
-        "ray",
-        PYTHONOPTIMIZE="2",
-    )
+    flags = as_flags(**TINY | {"execution.pool": "ray", "tracking.backend": "none"})
+    done = command("run", "sweeps/run.yaml", "--out", tmp_path / "run", *flags, PYTHONOPTIMIZE="2")
     assert done.returncode == 2
     assert "Ray does not work without docstrings: take away PYTHONOPTIMIZE=2" in done.stderr

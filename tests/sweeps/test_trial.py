@@ -10,12 +10,13 @@ from studies import ALONE, study_of
 from engine.config import config_hash
 from engine.errors import StudyError
 from engine.result import Result
+from engine.tracked import Shown
 from sweeps.folder import read_progress, repeat_folder
 from sweeps.space import conditions, resolve
-from sweeps.trial import AtCheckpoint, AtRung, Done, Named, Numbers, Order, TrialRunner, Waiting, next_attempt
+from sweeps.trial import AtCheckpoint, AtRung, Done, Numbers, Order, TrialRunner, Waiting, next_attempt
 
 F1, GAS = "validation/personal/macro_f1", "ledger/gas_per_round"
-NOBODY = Named("", "", {}, "")
+NOBODY = Shown("", "", {}, "")
 
 
 def order_of(folder: Path, repeats: int = 1, **more: Any) -> Order:

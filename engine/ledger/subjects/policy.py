@@ -60,6 +60,10 @@ class Reason(enum.IntFlag):
     NNDR = 512
     DUPLICATES = 1024
     UTILITY = 2048
+    DISTANCE = 4096
+    REPEATED = 8192
+    RECOGNISED = 16_384
+    SPREAD = 32_768
 
 
 _NONE = Reason(0)
@@ -77,6 +81,10 @@ EXPLAINED = {
     Reason.NNDR: "the beats lie too close to single real ones",
     Reason.DUPLICATES: "there are too many copies of real beats",
     Reason.UTILITY: "the beats lower the recall of their class too far",
+    Reason.DISTANCE: "the beats lie farther from real ones than real ones from each other",
+    Reason.REPEATED: "too many of the beats repeat one another",
+    Reason.SPREAD: "the beats vary far less than real ones",
+    Reason.RECOGNISED: "whoever learns the class from the beats does not recognise real ones",
 }
 
 
@@ -92,8 +100,12 @@ def policy_of(settings: PolicyConfig, labels: Sequence[str]) -> Policy:
         expiry_seconds=settings.expiry_seconds,
         max_auc_bp=round(settings.max_auc * BASIS),
         min_nndr_bp=round(settings.min_nndr * BASIS),
-        max_duplicates=settings.max_duplicates,
+        max_distance_bp=round(settings.max_distance * BASIS),
+        max_duplicates_bp=round(settings.max_duplicates * BASIS),
+        max_repeated_bp=round(settings.max_repeated * BASIS),
+        min_spread_bp=round(settings.min_spread * BASIS),
         min_utility_bp=round(settings.min_utility * BASIS),
+        min_recognised_bp=round(settings.min_recognised * BASIS),
         min_real=tuple(
             settings.min_real.get({n: name for name, n in GENERATORS.items()}.get(i, ""), 0) for i in range(8)
         ),
@@ -102,7 +114,10 @@ def policy_of(settings: PolicyConfig, labels: Sequence[str]) -> Policy:
 
 @dataclass
 class Standing:
-    """A request and what became of it; `granted` stays, `counted` is what it holds of the quota now."""
+    """A request and what became of it; `granted` stays, `counted` is what it holds of the quota now.
+
+    Whatever was granted counts, rejected and expired grants too; of an accepted one only what was made.
+    """
 
     request: SyntheticRequest
     status: Status = Status.NONE
@@ -188,13 +203,13 @@ class Books:
             raise LedgerError(f"request {hexed(id)}: {report.generated} beats of {standing.counted} granted")
         reasons = shortcomings(self.policies[standing.request.policy_version - 1], report)
         if reasons:
-            self._change(id, Status.REJECTED, 0, digest, reasons)
+            self._change(id, Status.REJECTED, standing.counted, digest, reasons)  # a retry costs quota
         else:
             self._change(id, Status.ACCEPTED, report.generated, digest)
         return standing
 
     def expire(self, id: bytes) -> Standing:
-        """End a request whose time has passed; its part of the quota is free again.
+        """End a request whose time has passed; what it was granted stays counted.
 
         Raises:
             LedgerError: it has ended already.
@@ -202,7 +217,7 @@ class Books:
         standing = self.requests.get(id)
         if standing is None or standing.status not in (Status.PENDING, Status.APPROVED):
             raise LedgerError(f"request {hexed(id)} cannot expire")
-        self._change(id, Status.EXPIRED, 0, ZERO)
+        self._change(id, Status.EXPIRED, standing.counted, ZERO)
         return standing
 
     def allowance(self, standing: Standing, version: int | None = None) -> tuple[int, Reason]:
@@ -254,8 +269,13 @@ def shortcomings(policy: Policy, report: SyntheticReport) -> Reason:
     found = {
         Reason.AUC: report.auc_bp > policy.max_auc_bp,
         Reason.NNDR: report.nndr_bp < policy.min_nndr_bp,
-        Reason.DUPLICATES: report.duplicates > policy.max_duplicates,
+        Reason.DUPLICATES: _above(report.duplicates, policy.max_duplicates_bp, report.generated),
         Reason.UTILITY: report.utility_bp < policy.min_utility_bp,
+        Reason.DISTANCE: report.distance_bp > policy.max_distance_bp,
+        Reason.REPEATED: _above(report.repeated, policy.max_repeated_bp, report.generated),
+        Reason.SPREAD: report.spread_bp < policy.min_spread_bp,
+        # from no beats nobody learns; and an empty report would free the quota for another attempt
+        Reason.RECOGNISED: report.generated == 0 or report.recognised_bp < policy.min_recognised_bp,
     }
     return _joined(reason for reason, bad in found.items() if bad)
 
@@ -263,6 +283,10 @@ def shortcomings(policy: Policy, report: SyntheticReport) -> Reason:
 def explain(reasons: Reason) -> str:
     """Reasons in words."""
     return "; ".join(text for reason, text in EXPLAINED.items() if reason in reasons)
+
+
+def _above(part: int, share_bp: int, whole: int) -> bool:
+    return part * BASIS > share_bp * whole
 
 
 def _share_limit(cap: int, floor: int) -> int:

@@ -84,8 +84,12 @@ class SyntheticReport(Record):
     evidence: Bytes32
     auc_bp: U16
     nndr_bp: U16
+    distance_bp: U16
     duplicates: U32
+    repeated: U32
+    spread_bp: U16
     utility_bp: I16
+    recognised_bp: U16
 
 
 def real_floor(count: int) -> int:
@@ -117,8 +121,13 @@ class Policy:
         expiry_seconds: time for a decision, and then for the report.
         max_auc_bp: largest score of a classifier that tells synthetic from real.
         min_nndr_bp: least ratio of distances to the nearest and the next real beat.
-        max_duplicates: most near copies of real beats in a batch.
+        max_distance_bp: largest ratio of the distance to the nearest real beat, to that between real beats.
+        max_duplicates_bp: largest share of near copies of real beats in a batch.
+        max_repeated_bp: largest share of beats in a batch that repeat an earlier one of it.
+        min_spread_bp: least variance of the batch, as a share of that of the real beats.
         min_utility_bp: least change of the class's recall.
+        min_recognised_bp: least recall of the class by who learnt from the batch, as a share of that by who learnt from
+            real beats.
         min_real: fewest real beats for each generator, by its number.
     """
 
@@ -131,8 +140,12 @@ class Policy:
     expiry_seconds: int
     max_auc_bp: int
     min_nndr_bp: int
-    max_duplicates: int
+    max_distance_bp: int
+    max_duplicates_bp: int
+    max_repeated_bp: int
+    min_spread_bp: int
     min_utility_bp: int
+    min_recognised_bp: int
     min_real: tuple[int, ...]
 
 

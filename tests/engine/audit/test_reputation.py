@@ -115,7 +115,12 @@ ROUNDS = 4
 def honest(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("honest") / "run"
     keys = {"cohort.hospitals": 4, "data.simulated.patients": 8, "federation.local_epochs": 3}
-    keys |= {"ledger.backend": "embedded", "ledger.reputation": "peers", "federation.rounds": ROUNDS}
+    keys |= {
+        "ledger.backend": "embedded",
+        "ledger.reputation": "peers",
+        "federation.rounds": ROUNDS,
+        "ledger.window": 0,
+    }
     run(tiny_config(**keys), folder)
     return folder
 

@@ -105,9 +105,13 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     assert {"governance", "quotas", "rotations", "verdicts", "reputations"} <= report.counts.keys()
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
-    assert (alone.findings, alone.notes, alone.head) == ([], [], report.head)
+    assert (alone.findings, alone.verdict, alone.head) == ([], Verdict.NOT_VERIFIED, report.head)
+    assert alone.unchecked == [
+        "the synthetic beats of hospital 0 are not in the evidence",
+        "a bundle has no quality reports, counts of real beats and reasons",
+    ]
     # without the folder there is no result.json to compare with: four hashes instead of nineteen values, and no beats
-    beats = {"batches": 1, "evidence": 2, "reasons": 2, "predictions": 3}
+    beats = {"batches": 1, "evidence": 2, "real counts": 8, "reasons": 2, "predictions": 3}
     assert report.counts == alone.counts | beats | {"results": 19}
     assert alone.counts["results"] == 4
 

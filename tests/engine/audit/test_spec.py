@@ -107,7 +107,8 @@ def test_the_tree_of_three_by_hand():
 
 
 def test_names_in_json_follow_from_the_signed_type_and_lead_back_to_it():
-    assert list(spec.fields("SyntheticReport"))[-4:] == ["auc_bp", "nndr_bp", "duplicates", "utility_bp"]
+    numbers = ["auc_bp", "nndr_bp", "distance_bp", "duplicates", "repeated", "spread_bp", "utility_bp", "recognised_bp"]
+    assert list(spec.fields("SyntheticReport"))[4:] == numbers
     for kind, text in spec.TYPES.items():
         assert ",".join(f"{type_} {name}" for name, type_ in spec.fields(kind).values()) == text
     rotation = {"federation": b"\x01" * 32, "slot": 3, "from_": CONTRACT, "to": CONTRACT, "round": 7}

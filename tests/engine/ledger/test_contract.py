@@ -178,7 +178,7 @@ STRUCTS = {
     "SyntheticReview": "request:bytes32 approve:bool granted:uint32 reason:bytes32 deadline:uint64",
     "SyntheticReport": (
         "request:bytes32 generated:uint32 batch:bytes32 evidence:bytes32 aucBp:uint16 nndrBp:uint16 "
-        "duplicates:uint32 utilityBp:int16"
+        "distanceBp:uint16 duplicates:uint32 repeated:uint32 spreadBp:uint16 utilityBp:int16 recognisedBp:uint16"
     ),
 }
 
@@ -308,13 +308,30 @@ class World:
     def report(self, id: bytes, generated: int, slot: int = 1, key: bytes | None = None, duplicates: int = 0) -> tuple:
         """Arguments of `reportSynthetic`."""
         batch, evidence = keccak(text="batch"), keccak(text="evidence")
-        values = (id, generated, batch, evidence, 6000, 9000, duplicates, -5)
+        values = (id, generated, batch, evidence, 6000, 9000, 10_000, duplicates, 0, 9000, -5, 9000)
         signature = self.sign(self.synthetic, "SyntheticReport", values, key or HOSPITALS[slot].key)
         return id, values, signature
 
     def set_policy(self, automatic: bool, quota: int = 100) -> None:
         minimum = [0, 0, 6, 6, 6, 50, 0, 0]
-        policy = (0b110, 0b100100, automatic, quota, 20_000, 6_667, 3600, 7_500, 5_000, 3, -100, minimum)
+        policy = (
+            0b110,
+            0b100100,
+            automatic,
+            quota,
+            20_000,
+            6_667,
+            3600,
+            7_500,
+            5_000,
+            30_000,
+            1000,
+            2000,
+            1500,
+            -100,
+            2500,
+            minimum,
+        )
         self.synthetic.send(self.admin, "setPolicy", FEDERATION, policy, POLICY)
 
 
@@ -889,14 +906,14 @@ def test_the_quota_is_exact_in_any_order(world: World):
         elif action == "report" and granted:
             id, amount = granted.popitem()
             good, generated = draw.random() < 0.7, draw.randint(0, amount)
-            report = world.report(id, generated, places[id][0], duplicates=0 if good else 4)
+            report = world.report(id, generated, places[id][0], duplicates=0 if good else 1000)
             world.synthetic.send(world.stranger, "reportSynthetic", *report)
-            counted[id] = generated if good else 0
+            counted[id] = generated if good and generated else amount
         elif action == "wait" and draw.random() < 0.3:
             world.wait(3601)
             for id in (*open_requests, *granted):
                 world.synthetic.send(world.stranger, "expireSynthetic", id)
-                counted[id] = 0
+                counted.setdefault(id, 0)
             open_requests.clear()
             granted.clear()
         for slot in range(2):

@@ -18,6 +18,7 @@ from engine.ledger.subjects.policy import Reason, Status, policy_of
 from engine.messages import Asked
 from engine.result import LedgerSummary
 from engine.synthesis.config import GENERATORS, PolicyConfig
+from engine.synthesis.quality import WORST
 
 SECONDS = ("open_seconds", "close_seconds", "critical_path_seconds", "overhead_share")
 SIZE = 2301  # parameters of the tests' network
@@ -89,7 +90,7 @@ def test_requests_for_synthetic_beats_are_decided_alike(opened: LoopLedger):
     found = desk.books.requests
     assert (found[granted].status, found[granted].granted) == (Status.APPROVED, 100)
     assert (found[denied].status, found[denied].reasons) == (Status.DENIED, Reason.MIN_REAL)
-    numbers = {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 3, "utility_bp": 0}
+    numbers = {**WORST, "duplicates": 3, "repeated": 0, "distance_bp": 0, "spread_bp": 9_000, "recognised_bp": 9_000}
     desk.take(signer.report(desk.terms, granted, 90, bytes(32), bytes(32), numbers))
     assert (found[granted].status, found[granted].reasons) == (Status.REJECTED, Reason.NNDR)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from governed import ID, SMOTE, After, Flow, beats_of, plain, waiting
+from governed import ID, OPEN, SMOTE, After, Flow, beats_of, plain, waiting
 from reference import Interrupted, numbers
 from simulators import rule_of
 
@@ -35,7 +35,7 @@ from engine.synthesis.generators import Synthetic, generate
 from engine.synthesis.reviews import read_state, undecided, write_review
 from engine.synthesis.timegan import interpreter
 from engine.synthesis.workshop import Generate, Workshop
-from engine.tracked import track
+from engine.tracked import Shown, track
 from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
 
@@ -139,7 +139,7 @@ def test_near_copies_are_rejected_at_quality_and_do_not_train(
     assert statuses.count("accepted") == 0
     for row in result.synthesis:
         if row.status == "rejected":
-            assert row.reasons == "the beats lie too close to single real ones"
+            assert row.reasons.startswith("the beats lie too close to single real ones; there are too many copies")
             assert row.numbers["duplicates"] == row.granted > 0
             assert (row.accepted, row.numbers["nndr_bp"] < 500) == (0, True)
     assert beats_of(tmp_path / "copies") == {}
@@ -147,7 +147,7 @@ def test_near_copies_are_rejected_at_quality_and_do_not_train(
     assert audit(tmp_path / "copies").clean
 
 
-def test_a_generator_that_fails_leaves_a_rejected_request_and_frees_the_quota(
+def test_a_generator_that_fails_leaves_a_rejected_request_and_uses_quota_up(
     tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     def fail(*args: Any) -> Synthetic:
@@ -188,8 +188,7 @@ def test_a_federation_with_the_real_timegan(
         "balance.method": "timegan",
         "balance.classes": "V",
         "balance.seed": 3,
-        "balance.policy.min_nndr": 0,
-        "balance.policy.max_duplicates": 1000,
+        **OPEN,
         "balance.timegan": {"patch": 63, "hidden": 4, "steps": 3, "batch_size": 8, "minimum": 20},
         "balance.policy.min_real": {"timegan": 20},
         "data.simulated.minutes": 3.0,
@@ -341,7 +340,7 @@ def test_what_mlflow_is_told(done: tuple[Path, Result], tiny_config: Callable[..
             return True
 
     told = Told()
-    for _ in track(tiny_config(**SMOTE), folder, Place(), told, "key", "name", {}, None):  # type: ignore[arg-type]
+    for _ in track(tiny_config(**SMOTE), folder, Place(), told, Shown("key", "name", {})):  # type: ignore[arg-type]
         pass
     (artifacts,) = (call[2] for call in told.calls if call[0] is Tracker.artifacts)
     files = {Path(path).name for path in artifacts}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from governed import ID, SMOTE, Flow, beats_of, plain
+from governed import ID, OPEN, SMOTE, Flow, beats_of, plain
 from reference import ROOT, numbers, settled
 
 from engine.audit.run import audit
@@ -44,8 +44,7 @@ TIMEGAN = {
     "balance.classes": "V",
     "balance.timegan": {"patch": 63, "hidden": 4, "steps": 3, "minimum": 6},
     "balance.policy.min_real": {"timegan": 6},
-    "balance.policy.min_nndr": 0,
-    "balance.policy.max_duplicates": 1000,
+    **OPEN,
     "ledger.backend": "embedded",
 }
 

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from engine.data.config import CLASSES
+from engine.ledger.subjects.policy import Reason, policy_of, shortcomings
+from engine.ledger.subjects.synthetic import SyntheticReport
 from engine.oracles.base import Batch
-from engine.synthesis.generators import generate
+from engine.synthesis.config import PolicyConfig
+from engine.synthesis.distances import NotComputable, membership, near_duplicates
+from engine.synthesis.generators import generate, joined
 from engine.synthesis.picture import draw_quality
 from engine.synthesis.quality import (
+    WORST,
     Anatomy,
     Discriminative,
-    NotComputable,
     Report,
     Scores,
     assess,
@@ -22,9 +27,7 @@ from engine.synthesis.quality import (
     features,
     ks_tests,
     linear,
-    membership,
     mmd_test,
-    near_duplicates,
     recurrent,
     report_json,
     tell_apart,
@@ -185,7 +188,8 @@ def test_near_copies_are_flagged():
     train.x[np.flatnonzero(train.y == S)[0], 0] = one[0]
     made = Batch(copies[:, None], np.tile(train.rr[train.y == S][:1], (91, 1)), np.full(91, S, np.int8))
     report = assess(train, held_out, made, ANATOMY, "copies", repeats=2)
-    assert (report.privacy.exact, report.privacy.near, report.privacy.repeated) == (0, 91, 90)
+    assert (report.privacy.exact, report.privacy.near, report.variety.repeated) == (0, 91, 90)
+    assert report.variety.spread < 0.05
     assert report.privacy.nndr < 0.2
     assert evidence_numbers(report)["duplicates"] == 91
 
@@ -216,7 +220,10 @@ def test_fresh_beats_of_the_same_distribution_pass_every_tier(good: Report):
     assert good.utility.change == pytest.approx(0, abs=0.03)
     assert good.privacy.nndr == pytest.approx(1, abs=0.05)
     assert good.privacy.membership_auc == pytest.approx(0.5, abs=0.15)
-    assert (good.privacy.exact, good.privacy.near, good.privacy.repeated) == (0, 0, 0)
+    assert (good.privacy.exact, good.privacy.near, good.variety.repeated) == (0, 0, 0)
+    assert good.variety.spread == pytest.approx(1, abs=0.15)
+    assert good.variety.distance == pytest.approx(1, abs=0.05)
+    assert (good.recognition.real, good.recognition.share) == (pytest.approx(1, abs=0.03), pytest.approx(1, abs=0.03))
 
 
 def test_beats_of_another_shape_fail(parts: tuple[Batch, Batch]):
@@ -224,6 +231,8 @@ def test_beats_of_another_shape_fail(parts: tuple[Batch, Batch]):
     made = beats({N: 100}, 5)._replace(y=np.full(100, S, np.int8))
     report = assess(*parts, made, ANATOMY, "wrong", repeats=2)
     assert report.utility.tstr.recall["S"] < 0.1
+    assert report.recognition.share < 0.1
+    assert report.variety.distance > 1.5
     assert report.utility.trtr.recall["S"] > 0.97
     assert report.utility.trts.recall["S"] < 0.1
     assert report.discriminative.linear.auc > 0.99
@@ -254,8 +263,12 @@ def test_evidence_is_whole_numbers(good: Report):
     assert evidence_numbers(good) == {
         "auc_bp": round(10_000 * max(good.discriminative.gru.auc, good.discriminative.linear.auc)),
         "nndr_bp": round(10_000 * good.privacy.nndr),
+        "distance_bp": round(10_000 * good.variety.distance),
         "duplicates": 0,
+        "repeated": 0,
+        "spread_bp": round(10_000 * good.variety.spread),
         "utility_bp": round(10_000 * good.utility.change),
+        "recognised_bp": round(10_000 * good.recognition.share),
     }
     assert all(type(value) is int for value in evidence_numbers(good).values())
 
@@ -269,7 +282,9 @@ def test_tiny_counts_are_not_computable_and_count_as_the_worst():
     assert report.privacy.nndr == NotComputable("1 real and 0 held-out beats, 10 of a kind are needed")
     assert report.privacy.membership_auc == NotComputable("1 real and 0 held-out beats, 10 of each are needed")
     assert report_json(report)["utility"] == {"not_computable": "1 real beats, at least 10 are needed"}
-    assert evidence_numbers(report) == {"auc_bp": 10_000, "nndr_bp": 0, "duplicates": 0, "utility_bp": -10_000}
+    assert report.variety.spread == NotComputable("1 real and 50 synthetic beats, at least 10 of each are needed")
+    assert report.recognition == report.utility
+    assert evidence_numbers(report) == {**WORST, "duplicates": 0, "repeated": 0}
     none = assess(beats({N: 30}, 1), held_out, made, ANATOMY, "x", repeats=2)
     assert none.privacy == NotComputable("0 real beats")
     assert evidence_numbers(none)["duplicates"] == 50
@@ -290,3 +305,53 @@ def test_the_page_is_a_picture(parts: tuple[Batch, Batch], good: Report, tmp_pat
     page = (tmp_path / "page.png").read_bytes()
     assert page.startswith(b"\x89PNG")
     assert len(page) > 50_000
+
+
+# --- What the default policy makes of it ------------------------------------------------------------------------------
+
+
+def verdict(train: Batch, held_out: Batch, made: Batch) -> Reason:
+    """What the default policy finds wrong with a batch."""
+    numbers = evidence_numbers(assess(train, held_out, made, ANATOMY, "x", repeats=1))
+    signed = SyntheticReport(bytes(32), len(made.y), bytes(32), bytes(32), **numbers)
+    return shortcomings(policy_of(PolicyConfig(), CLASSES), signed)
+
+
+def mean_beat(train: Batch, count: int, noise: float) -> Batch:
+    """What a collapsed generator gives: the mean S beat, over and over, with noise of a share of its deviation."""
+    draw, real = np.random.default_rng(0), train.y == S
+    x, rr = (np.repeat(part[real].mean(0)[None], count, 0) for part in (train.x, train.rr))
+    x = x + noise * x.std((1, 2), keepdims=True) * draw.standard_normal(x.shape)
+    rr = rr + noise * train.rr[real].std(0) * draw.standard_normal(rr.shape)
+    return Batch(x.astype(np.float32), rr.astype(np.float32), np.full(count, S, np.int8))
+
+
+def test_honest_batches_are_accepted_by_default(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    assert not verdict(train, held_out, beats({S: 100}, 3))
+    assert not verdict(train, held_out, generate("smote", train, S, 300, seed=1).batch())
+
+
+def test_a_collapsed_batch_is_rejected_by_default_with_any_noise(parts: tuple[Batch, Batch]):
+    """544 of 545 beats of a TimeGAN after 20 steps were one; every number said so, and all were accepted."""
+    assert Reason.REPEATED | Reason.SPREAD in verdict(*parts, mean_beat(parts[0], 200, 0))
+    for noise in (0.02, 0.1):
+        assert Reason.SPREAD in verdict(*parts, mean_beat(parts[0], 200, noise)), noise
+
+
+def test_half_a_batch_of_one_beat_is_too_much(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    made = joined(generate("smote", train, S, 100, seed=1).batch(), mean_beat(train, 100, 0))
+    assert verdict(train, held_out, made) == Reason.REPEATED
+
+
+def test_copies_other_classes_noise_and_too_few_beats_are_rejected_by_default(parts: tuple[Batch, Batch]):
+    train, held_out = parts
+    copies = generate("oversample", train, S, 300, seed=1).batch()
+    assert Reason.NNDR | Reason.DUPLICATES | Reason.REPEATED in verdict(train, held_out, copies)
+    assert Reason.RECOGNISED in verdict(train, held_out, beats({N: 100}, 5)._replace(y=np.full(100, S, np.int8)))
+    draw = np.random.default_rng(1)
+    x = 3 * draw.standard_normal((100, 1, WINDOW))
+    noise = Batch(x.astype(np.float32), np.zeros((100, 2), np.float32), np.full(100, S, np.int8))
+    assert Reason.DISTANCE in verdict(train, held_out, noise)
+    assert verdict(train, held_out, beats({S: 9}, 3)) == Reason.SPREAD | Reason.RECOGNISED  # nothing can be said

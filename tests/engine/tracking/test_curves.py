@@ -6,13 +6,12 @@ from results import whole
 
 from engine.config import RunConfig
 from engine.result import CohortReport, LedgerSummary, Result, RoundSummary, SyntheticRow
-from engine.settings import dotted_keys
 from engine.tracking.curves import (
     HOSPITALS_SHOWN,
     data_profile,
     final_metrics,
-    flat_params,
     ledger_tags,
+    params_of,
     round_metrics,
     run_note,
     source_tags,
@@ -45,11 +44,11 @@ def test_a_round_is_one_point_of_each_curve():
 def test_final_scores_are_those_of_the_personal_models():
     personal = RESULT.final.personal.model_copy(update={"macro_f1": 0.75, "recall": {"N": 0.5, "S": None}})
     metrics = final_metrics(RESULT.model_copy(update={"final": RESULT.final.model_copy(update={"personal": personal})}))
-    assert (metrics["final/macro_f1"], metrics["final_global/macro_f1"]) == (0.75, 1.5)
-    assert (metrics["final/recall/N"], metrics["final/recall/S"]) == (0.5, None)
-    assert metrics["final/hurt_share"] == 1.5
+    assert (metrics["final/personal/macro_f1"], metrics["final/global/macro_f1"]) == (0.75, 1.5)
+    assert (metrics["final/personal/recall/N"], metrics["final/personal/recall/S"]) == (0.5, None)
+    assert metrics["final/personal/hurt_share"] == 1.5
     assert metrics["hospital/01/macro_f1"] == 1.5
-    assert metrics["final/ledger_gas_per_round"] == 1.5
+    assert metrics["ledger/gas_per_round"] == 1.5
     assert metrics["synthesis/requested"] == 1
 
 
@@ -66,7 +65,7 @@ def test_many_hospitals_are_left_to_the_files():
 def test_without_a_ledger_and_without_a_generator_there_is_nothing_to_say_of_them():
     plain = RESULT.model_copy(update={"ledger": LedgerSummary(backend="none"), "synthesis": None})
     metrics = final_metrics(plain)
-    assert {metrics[name] for name in metrics if name.startswith("final/ledger")} == {None}
+    assert {metrics[name] for name in metrics if name.startswith("ledger/")} == {None}
     assert not [name for name in metrics if name.startswith("synthesis/")]
     assert ledger_tags(plain) == {"model_hash": "text", "ledger.backend": "none", "degraded": "true"}
 
@@ -102,14 +101,45 @@ def test_a_run_that_lost_hospitals_is_tagged():
     assert ledger_tags(sound.model_copy(update={"lost": ("hospital 1",)}))["degraded"] == "true"
 
 
-def test_parameters_have_dotted_names_and_a_mapping_is_one_of_them():
-    """A symbol such as ? is no name of a parameter, and there may be thousands of patients."""
-    params = flat_params(RunConfig(data={"symbols": {"?": None, "/": "N"}}))  # type: ignore[arg-type]
-    assert params["data.symbols"] == {"?": None, "/": "N"}
-    assert params["federation.learning_rate"] == RunConfig().federation.learning_rate
-    assert params["balance.policy.min_real"]["smote"] == 6
-    assert params["data.window"] == [180, 180]
-    assert set(params) == set(dotted_keys(RunConfig)) - {"out"}
+def test_a_run_s_parameters_are_those_that_are_not_the_defaults():
+    config = RunConfig.model_validate(
+        {
+            "name": "mine",
+            "federation": {"rounds": 3, "learning_rate": 0.2},
+            "balance": {"policy": {"quota": 7}},
+            "data": {"symbols": {"?": None}},
+        }
+    )
+    assert params_of(config) == {
+        "seed": 0,
+        "cohort.hospitals": RunConfig().cohort.hospitals,
+        "federation.algorithm": "fedavg",
+        "federation.rounds": 3,
+        "federation.learning_rate": 0.2,
+        "balance.policy.quota": 7,
+        "data.symbols": {"?": None},  # one value: a symbol is no name of a parameter
+    }
+    assert set(params_of(RunConfig())) == {"seed", "cohort.hospitals", "federation.algorithm"}
+
+
+def test_a_trial_s_parameters_are_those_that_vary():
+    assert params_of(RunConfig(), ("federation.learning_rate", "federation.mu")) == {
+        "federation.learning_rate": RunConfig().federation.learning_rate,
+        "federation.mu": RunConfig().federation.mu,
+    }
+    section = params_of(RunConfig(), ("federation.perfedavg",))
+    assert section["federation.perfedavg.alpha"] == RunConfig().federation.perfedavg.alpha
+    assert all(name.startswith("federation.perfedavg.") for name in section)
+    assert params_of(RunConfig(), ()) == {}
+
+
+def test_local_only_has_no_global_model_to_show():
+    alone = RESULT.model_copy(update={"config": RunConfig.model_validate({"federation": {"algorithm": "local"}})})
+    metrics = final_metrics(alone)
+    assert not [name for name in metrics if "global" in name or "hurt" in name]
+    assert metrics["final/personal/macro_f1"] == 1.5
+    assert not [name for name in round_metrics(ROW, trains_global=False) if name.startswith("val/")]
+    assert set(round_metrics(ROW)) > set(round_metrics(ROW, trains_global=False)) > {"train/loss"}
 
 
 def test_of_the_data_only_numbers_are_told():

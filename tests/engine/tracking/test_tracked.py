@@ -16,15 +16,14 @@ from engine.config import RunConfig, config_hash
 from engine.errors import HospitalError, PulseLedgerError
 from engine.experiment import Place, drained
 from engine.result import Result
-from engine.settings import dotted_keys, load_yaml, parse
-from engine.tracked import run_tracked, track
-from engine.tracking.curves import flat_params, round_metrics
+from engine.settings import load_yaml, parse
+from engine.tracked import Shown, run_tracked, track
+from engine.tracking.curves import params_of, round_metrics
 from engine.tracking.queue import SPOOL
 from engine.tracking.store import MlflowStore
 from engine.tracking.tracker import Tracker
 
 ROUNDS = 4
-METRICS_OF_ROUNDS = {"train", "val", "fl", "perf", "ledger"}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,11 @@ def tracked(make, store: Path, look) -> tuple[RunConfig, Result, Any]:
     return config, result, look.called("well")
 
 
-def test_parameters_are_the_configuration_with_dotted_names(tracked):
+def test_parameters_are_a_handful_and_the_rest_is_in_the_file(tracked):
     config, _, run = tracked
-    assert run.data.params == {key: str(value) for key, value in flat_params(config).items()}
-    assert run.data.params["federation.perfedavg.alpha"] == str(config.federation.perfedavg.alpha)
+    assert run.data.params == {key: str(value) for key, value in params_of(config).items()}
     assert run.data.params["cohort.hospitals"] == "3"
-    assert set(run.data.params) == set(dotted_keys(RunConfig)) - {"out"}
+    assert "federation.perfedavg.alpha" not in run.data.params  # as by default
 
 
 def test_tags_lead_to_source_configuration_and_ledger(tracked):
@@ -80,18 +78,21 @@ def test_final_scores_are_single_points(tracked, look):
     _, result, run = tracked
     personal, common = result.final.personal, result.final.global_
     expected = {
-        "final/macro_f1": personal.macro_f1,
-        "final/recall/V": personal.recall["V"],
-        "final/hurt_share": personal.hurt_share,
-        "final_global/accuracy": common.accuracy,
-        "final/ledger_gas_per_round": result.ledger.gas_per_round,
-        "final/ledger_overhead": result.ledger.overhead_share,
-        "baseline/local_majority_accuracy": result.cohort.local_majority_accuracy,
+        "final/personal/macro_f1": personal.macro_f1,
+        "final/personal/recall/V": personal.recall["V"],
+        "final/personal/hurt_share": personal.hurt_share,
+        "final/global/accuracy": common.accuracy,
+        "ledger/gas_per_round": result.ledger.gas_per_round,
+        "ledger/overhead_share": result.ledger.overhead_share,
+        "cohort/local_majority_accuracy": result.cohort.local_majority_accuracy,
     }
     for metric, value in expected.items():
         (point,) = look.points(run, metric)
         assert point.value == pytest.approx(value), metric
-    assert {m for m in run.data.metrics if m.startswith("final/")} > {"final/accuracy", "final/total_s"}
+    assert {m for m in run.data.metrics if m.startswith("final/")} > {
+        "final/personal/accuracy",
+        "final/global/macro_f1",
+    }
 
 
 def test_artifacts_and_the_dataset_are_there_without_a_beat(tracked, look):
@@ -127,8 +128,9 @@ def test_a_second_look_writes_nothing_twice(tracked, make, store: Path, look):
     again = look.called("well")
     assert again.info.run_id == run.info.run_id
     assert again.info.status == "FINISHED"
+    curves = {*round_metrics(result.rounds[0]), "perf/rss_mb"}
     for metric in again.data.metrics:
-        assert len(look.steps(again, metric)) == (4 if metric.split("/")[0] in METRICS_OF_ROUNDS else 1), metric
+        assert len(look.steps(again, metric)) == (4 if metric in curves else 1), metric
 
 
 # --- Interruptions and failures ---------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def test_an_interrupted_run_is_one_run_with_each_step_once(make, store: Path, lo
     assert run.data.tags["state"] == "COMPLETE"
     for metric in ("train/loss", "val/macro_f1", "val/recall/V", "perf/round_s"):
         assert look.steps(run, metric) == [1, 2, 3, 4], metric
-    assert look.steps(run, "final/macro_f1") == [0]
+    assert look.steps(run, "final/personal/macro_f1") == [0]
 
 
 class Forgetful(Tracker):
@@ -167,7 +169,7 @@ def test_what_an_attempt_could_not_send_is_sent_by_the_next(make, store: Path, l
     def attempt(tracker: type[Tracker], place: Place) -> None:
         background = Background(tracker, MlflowStore(look.uri, "pulseledger"), actor=False)
         try:
-            drained(track(config, folder, place, background, "unsent/1", "unsent", {}, None))
+            drained(track(config, folder, place, background, Shown("unsent/1", "unsent", {})))
         finally:
             background.close()
 
@@ -268,7 +270,7 @@ def test_a_resume_goes_on_without_the_server(make, store: Path, look, tmp_path: 
     for metric in round_metrics(result.rounds[0]):
         assert look.steps(run, metric) == [1, 2, 3, 4], metric
     assert look.steps(run, "perf/rss_mb") == [1, 2, 3, 4]  # only the first process knew them
-    assert look.steps(run, "final/macro_f1") == [0]
+    assert look.steps(run, "final/personal/macro_f1") == [0]
     assert run.info.status == "FINISHED"
     assert not (tmp_path / "run" / SPOOL).exists()
 

@@ -21,8 +21,9 @@ from engine.errors import PulseLedgerError
 from engine.experiment import run
 from engine.model import build_network
 from engine.oracles.torch import TorchOracle
+from engine.tracking.curves import VIEW, final_paths
 from engine.tracking.queue import SPOOL
-from engine.tracking.store import MlflowStore, experiment_id, mlflow_client, run_tags
+from engine.tracking.store import MlflowStore, mlflow_client, run_tags, runs_address
 from engine.tracking.tracker import Tracker
 
 
@@ -309,9 +310,17 @@ def test_the_number_of_an_experiment_leads_to_its_page(tried, look):
     tracker.open_run("page/1", "one", {"colour": "blue"}, {})
     tracker.finish("page/1", "PRUNED")
     run = look.by_key("page/1")
-    assert experiment_id(tried.uri, "pulseledger") == run.info.experiment_id
+    address = runs_address(tried.uri, "pulseledger")
+    assert f"#/experiments/{run.info.experiment_id}/runs?" in address
+    # opened on the columns that a study is about, which the experiment keeps
+    assert address.endswith(f"&viewStateShareKey={VIEW}")
+    experiment = mlflow_client(tried.uri).get_experiment(run.info.experiment_id)
+    columns = json.loads(experiment.tags[f"mlflow.sharedViewState.{VIEW}"])["selectedColumns"]
+    names = ("final/personal/macro_f1", "final/personal/rare_recall", "ledger/overhead_share")
+    assert columns[:3] == [f"metrics.`{name}`" for name in names]
+    assert set(names) <= set(final_paths(("N",)))
     with pytest.raises(PulseLedgerError, match="has no experiment 'other'"):
-        experiment_id(tried.uri, "other")
+        runs_address(tried.uri, "other")
     tags, status = run_tags(tried.uri, run.info.run_id)
     assert (tags["colour"], tags["state"], status) == ("blue", "PRUNED", "KILLED")
     with pytest.raises(PulseLedgerError, match="MLflow's run nothing cannot be read"):

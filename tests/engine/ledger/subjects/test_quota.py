@@ -34,18 +34,16 @@ from engine.synthesis.config import PolicyConfig
 def test_the_settings_in_integers_by_hand():
     settings = PolicyConfig(
         mode="human", classes="SF", quota=7, ratio=1.5, share_cap=0.25, min_real={"smote": 4, "timegan": 50},
-        max_auc=0.9, min_nndr=0.12, max_duplicates=3, min_utility=-0.015, expiry_seconds=3600,
+        max_auc=0.9, min_nndr=0.12, max_distance=3.5, max_duplicates=0.3, max_repeated=0.4, min_spread=0.2,
+        min_utility=-0.015, min_recognised=0.6, expiry_seconds=3600,
     )  # fmt: skip
     policy = policy_of(settings, CLASSES)
     assert (policy.allowed_classes, policy.allowed_generators) == (0b1010, 0b100100)
     assert (policy.automatic, policy.quota, policy.ratio_bp, policy.share_cap_bp) == (False, 7, 15_000, 2_500)
     assert policy.min_real == (0, 0, 4, 0, 0, 50, 0, 0)
-    assert (policy.max_auc_bp, policy.min_nndr_bp, policy.max_duplicates, policy.min_utility_bp) == (
-        9_000,
-        1_200,
-        3,
-        -150,
-    )
+    assert (policy.max_auc_bp, policy.min_nndr_bp, policy.max_distance_bp) == (9_000, 1_200, 35_000)
+    assert (policy.max_duplicates_bp, policy.max_repeated_bp) == (3_000, 4_000)
+    assert (policy.min_spread_bp, policy.min_utility_bp, policy.min_recognised_bp) == (2_000, -150, 6_000)
     assert policy.expiry_seconds == 3600
     assert from_contract(json.loads(json.dumps(to_contract(policy)))) == policy
 
@@ -76,7 +74,7 @@ def test_no_order_of_steps_grants_more_than_the_quota(moves: list[tuple[int, ...
             if then == 1:
                 books.report(id, report(id, standing.granted), bytes(32))
             elif then == 2:
-                books.report(id, report(id, standing.granted, duplicates=99), bytes(32))
+                books.report(id, report(id, standing.granted, duplicates=999), bytes(32))
             elif then == 3:
                 books.expire(id)
         for where, used in books.used.items():

@@ -24,7 +24,7 @@ def test_commitments_are_the_written_out_ones(tmp_path: Path):
     assert (opening.samples_salt, opening.metrics_salt) == (keccak(text + b"\1"), keccak(text + b"\2"))
     found = commitments(opening)
     assert found["samples"] == keccak(encode(["bytes32", "uint256"], [opening.samples_salt, 110]))
-    metrics = hashlib.sha256(b'{"loss":0.5}').digest()
+    metrics = hashlib.sha256(b'{"gradient_evaluations":11,"loss":0.5}').digest()
     assert found["metrics"] == keccak(encode(["bytes32", "bytes32"], [opening.metrics_salt, metrics]))
     assert found["privacy"] == ZERO
     privacy = commitments(replace(opening, privacy={"noise": 1}))["privacy"]

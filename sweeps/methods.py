@@ -1,0 +1,55 @@
+"""How a study calls its methods: an algorithm, and what is put on top of it."""
+
+from typing import NamedTuple
+
+from engine.algorithms.config import Method
+from engine.config import RunConfig
+
+# what a name says besides the algorithm, and the value of which it says nothing
+ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"))
+ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
+
+
+class Named(NamedTuple):
+    """A method as a reader knows it.
+
+    Attributes:
+        title: its name in sentences, tables, pictures and MLflow.
+        algorithm: its key.
+        trains_global: whether there is a global model to speak of.
+        adapts: whether the personal models are others than the global one.
+    """
+
+    title: str
+    algorithm: str
+    trains_global: bool
+    adapts: bool
+
+    @property
+    def alone(self) -> bool:
+        """Whether each hospital trains by itself."""
+        return self.algorithm == "local"
+
+    @property
+    def pools(self) -> bool:
+        """Whether it takes all beats to one place, which no federation may: a line to compare with."""
+        return self.algorithm == "centralised"
+
+
+def method_of(config: RunConfig) -> Named:
+    """The method of a run.
+
+    >>> method_of(RunConfig()).title
+    'FedAvg + fine-tuning'
+    """
+    plain: Method = config.federation.method
+    algorithm, adapts = config.federation.algorithm, config.personalisation.method != "none"
+    words = [plain.title]
+    if adapts and algorithm not in ADAPTS:
+        words.append("fine-tuning" if config.personalisation.method == "finetune" else config.personalisation.method)
+    if (server := config.aggregation.server.method) != "none":
+        words.append(f"server {server}")
+    for section, key, neutral in ADDED:
+        if (value := getattr(getattr(config, section), key)) != neutral:
+            words.append(value.replace("_", " "))
+    return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)
