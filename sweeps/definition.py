@@ -1,6 +1,6 @@
 """The study on disk is the study: what its trials were begun with is kept in their database, and nothing else goes on.
 
-More trials, another concurrency, cluster or place of the data are still the same study.
+More trials, another concurrency, cluster, place of the data or store of the runs are still the same study.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from engine.errors import StudyError
-from engine.paths import PATHS, STORES, TABLES
+from engine.paths import PATHS, TABLES
 from engine.provenance import provenance
 from sweeps.folder import IDENTITY, OWNER, STUDY_FILE
 from sweeps.space import StudyConfig
 from sweeps.storage import reading_storage
 
 DEFINITION, CODE = "definition", "code"  # attributes of each Optuna study
-_NOT_PART = ("out", "trials", "concurrency", "execution", "storage", *PATHS, *STORES, *TABLES)
+_NOT_PART = ("out", "trials", "concurrency", "execution", "storage", "tracking", *PATHS, *TABLES)
 
 
 def definition(study: StudyConfig) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from mlflow import MlflowClient
 from reference import ROOT, TINY, as_flags, command
 
 from engine.config import RunConfig
+from engine.errors import NotTrusted
 from engine.settings import dotted_keys, load_yaml, parse
 from sweeps.__main__ import main
 from sweeps.checks import load_study
 from sweeps.keys import UNITS, schema
 from sweeps.space import StudyConfig, conditions
+from sweeps.trust import trusting
 from sweeps.verbs import looking
 
 RUN = ROOT / "sweeps" / "run.yaml"
@@ -174,9 +176,11 @@ def test_ui_opens_the_store_of_the_configuration(done: Path, tmp_path: Path, cap
     uri = f"sqlite:///{done / 'mlflow.db'}"
     (tmp_path / "study.yaml").write_text(f"tracking: {{uri: '{uri}', experiment: pulseledger}}\n")
     started: list[Any] = []
-    looking.ui(
-        argparse.Namespace(folders=[tmp_path], store=None, port=0), [], become=lambda path, words: started.extend(words)
-    )
+    options = argparse.Namespace(folders=[tmp_path], store=None, port=0)
+    with pytest.raises(NotTrusted, match=r"tracking\.uri .* was not opened"):
+        looking.ui(options, [], become=lambda path, words: started.extend(words))
+    with trusting([uri]):
+        looking.ui(options, [], become=lambda path, words: started.extend(words))
     assert started[started.index("--backend-store-uri") + 1] == uri
     assert "#/experiments/1/runs" in capsys.readouterr().out
     looking.ui(argparse.Namespace(folders=[], store=uri, port=0), [], become=lambda path, words: started.extend(words))

@@ -20,9 +20,10 @@ from engine.audit.run import audit
 from engine.clock import JumpingClock
 from engine.config import config_hash
 from engine.errors import ResourceError, StudyError
+from engine.homes import claim
 from engine.result import Result
 from engine.settings import dump_yaml
-from sweeps.folder import STUDY_FILE, read_groups, read_study, repeat_folder, trial_folder
+from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.means import Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
@@ -101,6 +102,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         "concurrency": 1,
     }
     study = study_of(values)
+    claim(tmp_path, "study", WRITTEN)
     with driver_storage(study, tmp_path, print) as storage:
         ((opened, _),) = open_studies(study, tmp_path, storage)
         for _ in range(2):
@@ -252,7 +254,7 @@ def test_a_driver_that_died_after_it_decided_abides_by_it(tmp_path: Path):
         first, second = queue.ask(), queue.ask()
         assert first is not None
         assert second is not None
-        first.complete([0.5])
+        first.end("FAIL")
         second.report(2, 0.125)
         second.note("rung/2", {"values": [0.125], "kept": False, "memory": {}})
     heard = Heard()
