@@ -74,13 +74,19 @@ def test_no_reading_command_changes_a_byte(what: str, study: Path, tmp_path: Pat
     assert capsys.readouterr().err == ""
 
 
-def test_the_python_interface_and_mlflow_change_no_byte_either(study: Path, tmp_path: Path):
+def test_the_python_interface_and_mlflow_change_no_byte_either(study: Path):
+    """But that the MLflow store of a study that was moved or copied is told, once, where its artifacts are now."""
     before = snapshot(study)
     opened = Study(study)
     assert [len(frame) for frame in (opened.results(), opened.rounds(), opened.hospitals())] == [4, 32, 10]
     assert opened.best()["state"] == "COMPLETE"
-    looking.ui(argparse.Namespace(folders=[study], store=None, port=0), [], become=lambda path, words: None)
     assert snapshot(study) == before
+    options = argparse.Namespace(folders=[study], store=None, port=0)
+    looking.ui(options, [], become=lambda path, words: None)
+    settled = snapshot(study)
+    assert {path for path, _ in before.items() ^ settled.items()} == {".", "mlflow.db"}
+    looking.ui(options, [], become=lambda path, words: None)
+    assert snapshot(study) == settled
     assert isinstance(runs_of(study, "pulseledger")[0], MlflowClient)
 
 
