@@ -116,7 +116,7 @@ def test_a_request_expires_when_its_time_has_passed(run: Run):
         desk.take(Expire(id))
         assert desk.ask("used", FEDERATION_ID, 0, 2) == 30  # what was granted stays counted
         late = report(id, 30)
-        with pytest.raises(ContractRevert, match="RequestStatusMismatch.*given=6"):
+        with pytest.raises(ContractRevert, match=r"RequestStatusMismatch.*given=6"):
             desk.take(SignedReport(late, sign(late, desk.domain, run.keys[0])))
         assert desk.steps()[-1] == Expire(id)
 
