@@ -39,7 +39,7 @@ STUDY: dict[str, Any] = {
     "baselines": [{"federation.algorithm": "local"}],
     "search": {"federation.learning_rate": {"log_uniform": [0.003, 0.1]}},
     "design": [{"federation.learning_rate": 0.05}, {"federation.learning_rate": 0.003}],
-    "objectives": {"validation/personal/macro_f1": "maximize", "validation/global/macro_f1": "maximize"},
+    "objectives": {"validation/personal/macro_f1": "maximize", "validation/personal/balanced_accuracy": "maximize"},
     "sampler": "random",
     "trials": 8,
 }

@@ -20,6 +20,7 @@ from engine.paths import sqlite_uri
 ARTIFACTS = "artifacts"  # beside the store
 BESIDE = "pulseledger.artifacts"  # tag of an experiment whose files lie there
 LOCK_SECONDS = 120.0
+BUSY_SECONDS = 5.0  # for a file that another process has locked; the tracker tries again later
 
 Make = Callable[[str], Any]  # MLflow's client for an address
 
@@ -65,18 +66,21 @@ def settle(path: Path) -> None:
 
 
 def _half_made(path: Path, make: Make) -> bool:
-    """Whether the tables are not all there; a store that holds a run is never taken for one."""
+    """Whether the tables are not all there; a store that holds a run, or is locked, is never taken for one."""
     with _opened(path) as store:
-        with contextlib.suppress(sqlite3.OperationalError):
-            if store.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None:
-                return False
+        if "runs" in _tables(store) and store.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None:
+            return False
         return _revision(store) != _template_revision(make)
 
 
+def _tables(store: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def _revision(store: sqlite3.Connection) -> str:
-    with contextlib.suppress(sqlite3.OperationalError):
-        return str((store.execute("SELECT version_num FROM alembic_version").fetchone() or ("",))[0])
-    return ""
+    if "alembic_version" not in _tables(store):
+        return ""
+    return str((store.execute("SELECT version_num FROM alembic_version").fetchone() or ("",))[0])
 
 
 def _template_revision(make: Make) -> str:
@@ -102,5 +106,5 @@ def _empty_store(make: Make) -> Path:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(path, timeout=30)) as store:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as store:
         yield store

@@ -1,5 +1,6 @@
 """MLflow's store in a file: whole or not at all, mended where it is half made, found again where it was moved to."""
 
+import contextlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -68,6 +69,15 @@ def test_a_store_with_runs_is_never_taken_for_half_made(tmp_path: Path):
     ready_store(tmp_path / "mlflow.db", mlflow_client)
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         assert store.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def test_a_store_that_another_process_has_locked_stays_where_it_is(tmp_path: Path):
+    ready_store(tmp_path / "mlflow.db", mlflow_client)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            ready_store(tmp_path / "mlflow.db", mlflow_client)
+    assert {path.name for path in tmp_path.iterdir()} <= {"mlflow.db", ".mlflow.db.lock"}
 
 
 @pytest.mark.parametrize("name", ["second", "a?b", "a#b", "a%20b c"])

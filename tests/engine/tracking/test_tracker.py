@@ -275,7 +275,7 @@ def test_the_logged_model_gives_the_scores_of_the_oracle(tried, look, tiny_confi
         x = np.random.default_rng(rows).standard_normal((rows, 256), dtype=np.float32)
         with torch.inference_mode():
             scores = loaded(torch.from_numpy(x)).numpy()
-        expected = TorchOracle(network).scores(params, x[:, :252], x[:, 252:])
+        expected = TorchOracle(network).scores(params, x[:, None, :252], x[:, 252:])
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     predicted = mlflow.pyfunc.load_model(folder.as_uri()).predict(example)
     np.testing.assert_allclose(
