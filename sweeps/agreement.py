@@ -15,6 +15,7 @@ from engine.config import config_hash
 from engine.errors import DataError
 from engine.ledger.format import BUNDLE, RUN
 from engine.result import Result
+from sweeps.definition import CODE, DEFINITION, definition, flat
 from sweeps.folder import Group, repeat_folder, trial_folder
 from sweeps.space import StudyConfig, conditions, violation
 from sweeps.stored import StoredTrial, interval
@@ -139,6 +140,30 @@ def _outcome(study: StudyConfig, trial: StoredTrial, results: Sequence[Result]) 
                 )
 
 
+def check_begun(study: StudyConfig, groups: Sequence[Group], recorded: StudyCase) -> Iterator[Told]:
+    """What a study was begun with, as the driver noted it, is what was registered, or what the study's file says."""
+    designs = [one["design"] for one in recorded.designs if isinstance(one.get("design"), dict)]
+    codes = [design.get("code") for design in designs]
+    there = designs[0].get("study") if designs else None
+    now = definition(study)
+    wanted = flat(there) if isinstance(there, dict) else now
+    for group in groups:
+        if not group.trials:
+            continue  # the driver notes it before it puts the first trial into the queue
+        code, noted = group.noted.get(CODE), group.noted.get(DEFINITION)
+        if code is None or (codes and code not in codes):
+            message = f"Optuna's study {group.name!r} was begun with another program than was registered"
+            yield finding("database", CODE, codes[0] if codes else "the program", code, message)
+        if not isinstance(noted, dict):
+            message = f"Optuna's study {group.name!r} does not say what it was begun with"
+            yield finding("database", DEFINITION, "keys of the study", noted, message)
+            continue
+        for key in sorted((wanted.keys() & now.keys()) | (noted.keys() - now.keys())):
+            if noted.get(key) != wanted.get(key):
+                message = f"Optuna's study {group.name!r} was begun with another {key}"
+                yield finding("database", f"{DEFINITION}.{key}", wanted.get(key), noted.get(key), message)
+
+
 def check_optuna(study: StudyConfig, groups: Sequence[Group], amended: bool) -> Iterator[Told]:
     """What Optuna's own columns say of a trial agrees with what the driver noted beside them.
 
@@ -150,6 +175,9 @@ def check_optuna(study: StudyConfig, groups: Sequence[Group], amended: bool) -> 
         if group.trials and list(group.directions) != wanted:
             message = f"Optuna's study {group.name!r} has other directions than the study"
             yield finding("database", "directions", wanted, list(group.directions), message)
+        if group.trials and group.names != list(study.objectives):
+            message = f"Optuna's study {group.name!r} names other objectives than the study"
+            yield finding("database", "metric_names", list(study.objectives), group.names, message)
         for frozen in group.trials:
             noted, number = frozen.user_attrs, frozen.user_attrs.get("trial")
             if not isinstance(noted.get("keys"), dict) or "config" not in noted:

@@ -21,7 +21,7 @@ from engine.result import RESULT, Result
 from engine.settings import parse
 from engine.tracking.store import run_tags
 from sweeps import registration, witness
-from sweeps.agreement import check_backend, check_ledgers, check_optuna, check_outcomes
+from sweeps.agreement import check_backend, check_begun, check_ledgers, check_optuna, check_outcomes
 from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
@@ -86,6 +86,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     _tell_trials(trials or {}, recorded, report)
     _audit_runs(folder, recorded, checks, known, report)
     amended = len(recorded.designs) > 1
+    for told in check_begun(study, groups, recorded):
+        report.add(told)
     for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *check_optuna(study, groups, amended)):
         report.add(told)
     return report

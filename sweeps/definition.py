@@ -22,7 +22,7 @@ _NOT_PART = ("out", "trials", "concurrency", "execution", "storage", "tracking",
 
 def definition(study: StudyConfig) -> dict[str, Any]:
     """Dotted key -> value of everything that decides what the study is."""
-    every = _flat(study.model_dump(mode="json"))
+    every = flat(study.model_dump(mode="json"))
     return {
         key: value for key, value in every.items() if not any(key == p or key.startswith(f"{p}.") for p in _NOT_PART)
     }
@@ -79,11 +79,12 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else repr(value)[:120]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; an empty section is none."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         elif value != {}:
             found[f"{prefix}{name}"] = value
     return found

@@ -4,9 +4,10 @@ To read a study writes not a byte: one that a driver is just opening has the tri
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
@@ -36,6 +37,7 @@ WRITTEN = (
 )
 PROGRESS = "progress.json"  # in a trial's folder: the last round, and what goes on since
 IDENTITY = ".id"  # names a study wherever its folder is moved
+METRIC_NAMES = "study:metric_names"  # where Optuna keeps the names of the objectives
 OWNER = "folder"  # attribute of an Optuna study that many folders may share a database with: the identity of its own
 
 
@@ -148,13 +150,16 @@ def optuna_names(study: StudyConfig) -> list[tuple[str, Condition | None]]:
 class Group(NamedTuple):
     """What an Optuna study holds: the trials of one condition, or of all of them where that is None.
 
-    `directions` are "maximize" or "minimize", one for each objective.
+    `directions` are "maximize" or "minimize", one for each objective; `names` are the objectives as Optuna has them, and
+    `noted` is what the driver noted of the whole.
     """
 
     name: str
     condition: Condition | None
     trials: Sequence[FrozenTrial]
     directions: Sequence[str] = ()
+    names: Sequence[str] = ()
+    noted: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
@@ -180,18 +185,22 @@ def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _held(storage: BaseStorage, name: str, folder: Path) -> tuple[Sequence[FrozenTrial], Sequence[str]]:
+def _held(
+    storage: BaseStorage, name: str, folder: Path
+) -> tuple[Sequence[FrozenTrial], Sequence[str], Sequence[str], Mapping[str, Any]]:
     try:
         found = storage.get_study_id_from_name(name)
     except KeyError:
-        return (), ()
-    owner = storage.get_study_user_attrs(found).get(OWNER)
+        return (), (), (), {}
+    noted = storage.get_study_user_attrs(found)
+    owner = noted.get(OWNER)
     if owner is not None:
         identity = folder / IDENTITY
         refuse_another(name, owner, read_text(identity) if identity.is_file() else "")
     directions = [direction.name.lower() for direction in storage.get_study_directions(found)]
+    names = storage.get_study_system_attrs(found).get(METRIC_NAMES, ())
     try:
-        return storage.get_all_trials(found, deepcopy=False), directions
+        return storage.get_all_trials(found, deepcopy=False), directions, names, noted
     except (ValueError, LookupError, TypeError, AssertionError) as error:  # of a value that is none of Optuna's own
         raise StudyError(f"storage: a trial of {name} cannot be read ({type(error).__name__}: {error}).") from None
 
