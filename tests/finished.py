@@ -49,7 +49,7 @@ from engine.oracles.base import Batch
 from engine.outputs import predictions_digest
 from engine.provenance import code_digest
 from engine.settings import dump_yaml
-from engine.synthesis.files import batch_digest
+from engine.synthesis.files import batch_digest, count_file
 from engine.synthesis.govern import NUMBERS
 
 ROUNDS = 4
@@ -158,7 +158,7 @@ def govern(
     def ask(status: str, granted: int = 0, accepted: int = 0, **changes: Any) -> bytes:
         asked: SyntheticRequest = request(**{"real_count": count_commitment(SALT, REAL), **changes})
         id = take(SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))).id
-        (home / f"count-{id.hex()[:16]}.json").write_text(json.dumps({"count": REAL, "salt": hexed(SALT)}))
+        open_count(run.folder, id)
         row = {"request": id.hex(), "hospital": asked.slot, "class": "NSVFQ"[asked.class_], "wanted": asked.quantity}
         row |= {"generator": "smote", "real_floor": asked.real_floor, "record": record_to_json(asked), "allowed": 0}
         row |= {"organisation": run.federation.organisations[asked.slot].hex(), "reasons": ""}
@@ -200,6 +200,13 @@ def govern(
     if embedded:
         take(Expire(waiting))
     return rows
+
+
+def open_count(folder: Path, id: bytes) -> None:
+    """Open the real beats behind a request, as its hospital does before it asks."""
+    path = count_file(folder / "synthetic", id.hex())
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"count": REAL, "salt": hexed(SALT)}))
 
 
 def quality(near: int) -> dict[str, Any]:

@@ -133,11 +133,11 @@ class Book:
         try:
             if not self.is_new:
                 self._require_settings()
+            elif contract is not None and config.backend == "embedded":
+                raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
             self._chain = chain or connect(config, folder, self.is_new)
             if not self.is_new:
                 self._load()
-            elif contract is not None and config.backend == "embedded":
-                raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
         except BaseException:
             self.close()
             raise

@@ -278,7 +278,7 @@ def test_a_folder_without_a_result_and_a_file_of_other_bytes_are_refused(tmp_pat
     with pytest.raises(DataError, match=r"is not readable \(it is no text in UTF-8\)\.$"):
         Result.read(tmp_path)
     (tmp_path / "folder" / RESULT).mkdir(parents=True)
-    with pytest.raises(DataError, match=r"is not readable \(Is a directory\)\.$"):
+    with pytest.raises(DataError, match=r"is not readable \(is no plain file\)\.$"):
         Result.read(tmp_path / "folder")
 
 

@@ -35,10 +35,9 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
         return node
     if config.backend != "embedded":
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {config.backend!r}")
-    chain = EmbeddedChain(open_accounts(folder, config, is_new, None))
-    if config.chain_id is not None and config.chain_id != chain.chain_id:
-        raise LedgerError(f"the embedded chain is chain {chain.chain_id}, ledger.chain_id is {config.chain_id}")
-    return chain
+    if config.chain_id not in (None, EMBEDDED_CHAIN):
+        raise LedgerError(f"the embedded chain is chain {EMBEDDED_CHAIN}, ledger.chain_id is {config.chain_id}")
+    return EmbeddedChain(open_accounts(folder, config, is_new, None))
 
 
 def read_key(key_file: str | Path | None) -> bytes:

@@ -365,4 +365,5 @@ def test_no_result_ends_in_a_traceback(folder: Path, value: Any):
     said = document(folder)
     for name in said:
         put(folder, {**said, name: value})
-        assert not audit(folder, REPORTED).clean, name
+        # of a list that is empty anyway, nothing was changed
+        assert audit(folder, REPORTED).clean == (json.dumps(value) == json.dumps(said[name])), name

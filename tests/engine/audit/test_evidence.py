@@ -10,10 +10,12 @@ import pytest
 from finished import finish, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import document
 from simulators import Run
 
 from engine.audit.run import audit
 from engine.errors import LedgerError
+from engine.ledger.bundle import write_bundle
 from engine.ledger.format import BUNDLE
 
 
@@ -87,7 +89,9 @@ def test_compressed_doubled_changed_and_missing_entries_are_named(plain: Path, t
 
 
 def test_a_bundle_of_another_time_beside_the_journal_is_named(plain: Path, tmp_path: Path):
-    shorter = finish(Run(tmp_path / "shorter"), rounds=2)
+    run = Run(tmp_path / "shorter")
+    shorter = finish(run, rounds=2)
+    write_bundle(shorter / "ledger", document(run, 2), (shorter / "config.yaml").read_text())
     shutil.copyfile(shorter / "ledger" / BUNDLE, plain / "ledger" / BUNDLE)
     assert ("bundle", "journal/updates.jsonl") in names(audit(plain))
 

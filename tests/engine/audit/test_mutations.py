@@ -272,6 +272,7 @@ FILES = (
     "predictions.parquet",
     "synthetic/hospital-0.npz",
     "synthetic/evidence-*.json",
+    "synthetic/count-*.json",
     "ledger/reviews/*.json",
 )
 

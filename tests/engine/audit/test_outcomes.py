@@ -25,7 +25,7 @@ from engine.audit.run import audit
 from engine.data.config import CLASSES
 from engine.encoding import hexed
 from engine.ledger.chain.contracts import artefact
-from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.chain.embedded import EMBEDDED_ADMIN
 from engine.ledger.chain.rpc import KEY_VARIABLE
 from engine.ledger.format import BUNDLE
 from engine.ledger.signing import address
@@ -283,7 +283,7 @@ def test_a_looser_policy_is_told_with_who_set_it(tmp_path: Path):
     assert report.findings == []
     (note,) = report.notes
     assert note == (
-        f"policy 1 on synthetic data, set by {address(EMBEDDED_COORDINATOR)}, is looser than the default: "
+        f"policy 1 on synthetic data, set by {address(EMBEDDED_ADMIN)}, is looser than the default: "
         "max_repeated 1 (default 0.4), min_spread 0 (default 0.15)"
     )
 

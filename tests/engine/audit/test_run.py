@@ -12,7 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished import NEW_KEY, OFFLINE, change, contents, finish, names, other, places, row_of, set_value
+from finished import (
+    NEW_KEY,
+    OFFLINE,
+    REAL,
+    SALT,
+    change,
+    contents,
+    finish,
+    names,
+    open_count,
+    other,
+    places,
+    row_of,
+    set_value,
+)
 from nodes import Listener
 from safetensors.numpy import load_file, save_file
 from simulators import FEDERATION_ID, POLICY, SIZE, Faults, Run, request
@@ -39,7 +53,15 @@ from engine.ledger.subjects.synthetic import (
     SyntheticRequest,
     SyntheticReview,
 )
-from engine.ledger.subjects.updates import Availability, Erasure, Header, ModelUpdate, Opening, Receipt
+from engine.ledger.subjects.updates import (
+    Availability,
+    Erasure,
+    Header,
+    ModelUpdate,
+    Opening,
+    Receipt,
+    count_commitment,
+)
 from engine.ledger.typed import Domain, Record, types_of
 
 
@@ -145,7 +167,9 @@ def test_a_run_that_stopped_between_rounds_is_unfinished_without_findings(tmp_pa
     with run.open(chain=chain) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
         take, domain = ledger.synthetic.take, ledger.synthetic.domain
-        asked = SignedRequest(request(), sign(request(), domain, run.keys[0]))
+        wanted = request(real_count=count_commitment(SALT, REAL))
+        asked = SignedRequest(wanted, sign(wanted, domain, run.keys[0]))
+        open_count(run.folder, asked.identity(domain))
         steps: dict[str, Callable[[], object]] = {
             "policy": lambda: take(SetPolicy(POLICY)),
             "request": lambda: take(asked),
@@ -389,6 +413,8 @@ def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value:
 
 @pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings")])
 def test_a_missing_row_is_found(folder: Path, table: str):
+    if table == "erasures":
+        erase(folder / "ledger", 2, 2, lambda federation: Run(folder).keys[2])
     rowid, row = row_of(folder, table)
     change(folder, f"DELETE FROM {table} WHERE rowid = ?", arguments=(rowid,))
     report = audit(folder, OFFLINE)

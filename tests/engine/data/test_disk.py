@@ -289,9 +289,14 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
     (tmp_path / "file").touch()
     monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path / "file"))
     monkeypatch.delenv("PULSELEDGER_DATA", raising=False)
-    message = refused(lambda: locate(DataConfig()))
-    assert message.startswith(str(tmp_path / "file" / "simulated"))
-    assert message.endswith("the simulated records cannot be stored (Not a directory).")
+    assert refused(lambda: locate(DataConfig())) == f"{tmp_path / 'file'}: cannot be made (File exists)."
     assert refused(lambda: locate(DataConfig(source="mitdb"))) == (
         f"{tmp_path / 'file' / 'mitdb'}: cannot be made (Not a directory)."
     )
+    monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path / "cache"))
+    data = DataConfig(simulated=SimulationConfig(patients=1, minutes=0.6))
+    folder = locate(data)
+    shutil.rmtree(folder)
+    folder.touch()
+    assert refused(lambda: locate(data)) == f"{folder}: the simulated records cannot be stored (Not a directory)."
+    assert list(folder.parent.iterdir()) == [folder]  # nothing half done is left

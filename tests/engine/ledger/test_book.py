@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulators import CONFIG, COUNTER_CREATION, DOMAIN, FEDERATION_ID, Faults, Run
+from simulators import CONFIG, COUNTER_CREATION, DOMAIN, FEDERATION_ID, Faults, Run, rule_of
 
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
@@ -18,6 +18,7 @@ from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EmbeddedChain
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import JournalTransaction, Refused
 from engine.ledger.format import INTEGER, STUDY, TEXT, Journal, Purpose, Table
+from engine.ledger.run import RunLedger
 
 COUNTING = Journal(
     "counts.sqlite",
@@ -177,9 +178,11 @@ def run(tmp_path: Path) -> Run:
 )
 def test_settings_that_cannot_be_meant_are_refused(run: Run, message: str, settings: dict[str, Any], monkeypatch):
     monkeypatch.delenv("PULSELEDGER_LEDGER_KEY", raising=False)
+    config = LedgerConfig(**settings)
     with pytest.raises(LedgerError, match=message):
-        run.open(**settings)
+        RunLedger(run.ledger_folder, run.federation, rule_of(run.weighting), config)
     assert not (run.ledger_folder / "journal.sqlite").exists()
+    assert not list(run.ledger_folder.glob("*.key"))
 
 
 def test_a_journal_of_another_back_end_is_refused_before_anybody_asks_a_node(run: Run):

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 from engine.experiment import run
+from engine.homes import claim
+from engine.ledger.accounts import key_path
 from engine.ledger.chain.contracts import CONTRACTS
-from engine.ledger.format import BUNDLE, RUN, rows_name
+from engine.ledger.format import ADMIN, AUDITOR, BUNDLE, COORDINATOR, RUN, rows_name
 
 
 def read_bundle(folder: Path) -> dict:
@@ -24,6 +27,10 @@ def read_bundle(folder: Path) -> dict:
 def test_the_bundle_holds_everything_and_equal_runs_give_equal_bytes(tiny_config, tmp_path: Path):
     config = tiny_config(**{"ledger.backend": "embedded"})
     result = run(config, tmp_path / "a")
+    claim(tmp_path / "b", "run", ())
+    (tmp_path / "b" / "ledger").mkdir()
+    for role in (COORDINATOR, ADMIN, AUDITOR):  # drawn for each ledger, unless they are there
+        shutil.copy(key_path(tmp_path / "a" / "ledger", role), tmp_path / "b" / "ledger")
     again = run(config, tmp_path / "b")
     whole = (tmp_path / "a" / "ledger" / BUNDLE).read_bytes()
     assert whole == (tmp_path / "b" / "ledger" / BUNDLE).read_bytes()

@@ -591,7 +591,7 @@ def rows() -> Iterator[Row]:
     yield Row("reputations", "updateReputation", "coordinator", judged)
     yield Row("reputations", "claimReward", None, rewarded, lambda w, a: claim(w, account=w.stranger))
 
-    policy = (0b110, 0b100, True, 1, 1, 1, 1, 1, 1, 1, 1, [0] * 8)
+    policy = (0b110, 0b100, True, *[1] * 12, [0] * 8)
     yield Row("synthetic", "setPolicy", "admin", lambda w: (FEDERATION, policy, POLICY))
     yield Row("synthetic", "setReviewer", "admin", lambda w: (w.stranger, CONFIG))
     yield Row(

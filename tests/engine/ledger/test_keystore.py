@@ -9,14 +9,15 @@ from simulators import FEDERATION_ID
 from engine.errors import LedgerError
 from engine.ledger import keystore
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.keyfiles import PASSWORD_VARIABLE
 from engine.ledger.signing import address, recover
 from engine.ledger.subjects.registry import KeyRotation
 from engine.ledger.typed import Domain
 
 
 def test_a_keystore_opens_with_its_password_only(tmp_path: Path, monkeypatch):
-    monkeypatch.delenv(keystore.PASSWORD_VARIABLE, raising=False)
-    with pytest.raises(LedgerError, match=f"a keystore needs a password in {keystore.PASSWORD_VARIABLE}"):
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with pytest.raises(LedgerError, match=f"a keystore needs a password in {PASSWORD_VARIABLE}"):
         keystore.create_keystore(tmp_path, 1)
     addresses = keystore.create_keystore(tmp_path, 2, password="open", work=2)
     key = keystore.load_key(tmp_path, 1, "open")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
-from simulators import CONFIG, DOMAIN, FEDERATION_ID, TYPES, Run, other_values, record, typed_data
+from simulators import CONFIG, DOMAIN, FEDERATION_ID, TYPES, Run, other_values, record, report, typed_data
 
 from engine.errors import LedgerError
 from engine.ledger.chain.contracts import CONTRACTS, artefact
@@ -147,10 +147,8 @@ def test_what_is_written_down_only_is_checked_as_well(kind: type, values: dict):
 
 
 def test_the_first_and_last_value_of_a_signed_number():
-    from engine.ledger.subjects.synthetic import SyntheticReport
-
-    values = (CONFIG, 1, CONFIG, CONFIG, 0, 0, 0)
-    assert [SyntheticReport(*values, number).utility_bp for number in (-(2**15), 2**15 - 1)] == [-(2**15), 2**15 - 1]
+    limits = [-(2**15), 2**15 - 1]
+    assert [report(CONFIG, 1, utility_bp=number).utility_bp for number in limits] == limits
     for number in (-(2**15) - 1, 2**15):
         with pytest.raises(LedgerError, match="utility_bp"):
-            SyntheticReport(*values, number)
+            report(CONFIG, 1, utility_bp=number)

@@ -68,7 +68,7 @@ def test_initial_parameters_depend_on_the_seed_alone():
     torch.manual_seed(2)
     np.testing.assert_array_equal(initial_parameters(TINY, 5), first)
     assert first.dtype == np.float32
-    assert (initial_parameters(TINY, 6) != first).sum() == 10 + 24 + 24 + 18 + 9  # every weight, no bias, no norm
+    assert (initial_parameters(TINY, 6) != first).sum() == 20 + 24 + 24 + 18 + 9  # every weight, no bias, no norm
     tensors = unflatten(first, TINY.layout)
     for name, tensor in tensors.items():
         if name.endswith("bias"):

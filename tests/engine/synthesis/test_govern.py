@@ -16,6 +16,7 @@ from governed import ID, OPEN, SMOTE, After, Flow, beats_of, plain, waiting
 from reference import Interrupted, numbers
 from simulators import rule_of
 
+from engine.audit.report import Verdict
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.cohort import build_cohort
@@ -38,6 +39,11 @@ from engine.synthesis.workshop import Generate, Workshop
 from engine.tracked import Shown, track
 from engine.tracking.curves import final_metrics
 from engine.tracking.tracker import Tracker
+
+SEALED = (
+    "rounds 1 to 2 are sealed, not final: disputes are possible for 3600 s after the last seal, and until "
+    "`pulseledger ledger finalize`"
+)
 
 # --- A run ------------------------------------------------------------------------------------------------------------
 
@@ -87,7 +93,8 @@ def test_only_accepted_beats_are_there_and_each_has_its_provenance(done: tuple[P
 def test_the_ledger_shows_every_step_and_the_audit_is_clean(done: tuple[Path, Result]):
     folder, result = done
     found = audit(folder)
-    assert (found.findings, found.notes) == ([], [])
+    assert (found.verdict, found.findings) == (Verdict.CLEAN, [])
+    assert found.notes == [SEALED]
     accepted = sum(row.status == "accepted" for row in result.synthesis)
     assert found.counts["governance"] == 1 + 5 + accepted  # policy, requests, reports
     assert found.counts["evidence"] == found.counts["batches"] == accepted == 3
@@ -226,7 +233,7 @@ def test_a_federation_with_the_real_timegan(
 
 def test_a_smaller_grant_is_what_is_made(tiny_config: Callable[..., RunConfig], tmp_path: Path):
     keys = {"balance.policy.quota": 7, "balance.policy.classes": "V", "federation.rounds": 1, "ledger.backend": "none"}
-    result = run(tiny_config(**{**SMOTE, **keys}), tmp_path)
+    result = run(tiny_config(**{**SMOTE, **OPEN, **keys}), tmp_path)  # of seven beats little can be measured
     for row in result.synthesis:
         if row.class_ == "S":
             assert row.reasons.startswith("the class is not allowed")
@@ -285,28 +292,28 @@ def add_row(folder: Path, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "place"),
+    ("damage", "places"),
     [
-        (damage_evidence, ("synthetic", "evidence")),
-        (damage_batch, ("synthetic", "batch")),
-        (lose_beats, ("synthetic", "batch")),
-        (lambda f, r: hospital_file(f / FOLDER, r["hospital"]).write_bytes(b"no"), ("synthetic", "batch")),
-        (lambda f, r: (f / r["file"]).write_text("[" * 5000), ("synthetic", "evidence")),
-        (change_result, ("result", "synthesis")),
-        (add_row, ("result", "synthesis")),
+        (damage_evidence, {("synthetic", "evidence")}),
+        (damage_batch, {("synthetic", "batch")}),
+        (lose_beats, {("synthetic", "batch")}),
+        (lambda f, r: hospital_file(f / FOLDER, r["hospital"]).write_bytes(b"no"), {("synthetic", "batch")}),
+        (lambda f, r: (f / r["file"]).write_text("[" * 5000), {("synthetic", "evidence")}),
+        (change_result, {("result", "synthesis"), ("result", "digest")}),  # the closing binds result.json as a whole
+        (add_row, {("result", "synthesis"), ("result", "digest")}),
     ],
 )
 def test_changed_files_are_named(
     done: tuple[Path, Result],
     tmp_path: Path,
     damage: Callable[[Path, dict[str, Any]], Any],
-    place: tuple[str, str],
+    places: set[tuple[str, str]],
 ):
     folder = shutil.copytree(done[0], tmp_path / "run")
     row = next(row.document() for row in done[1].synthesis or () if row.accepted)
     damage(folder, row)
     findings = audit(folder).findings
-    assert {(f.record, f.field) for f in findings} == {place}
+    assert {(f.record, f.field) for f in findings} == places
     assert {f.hospital for f in findings} <= {row["hospital"], None}
 
 
@@ -314,8 +321,8 @@ def test_missing_files_are_noted(done: tuple[Path, Result], tmp_path: Path):
     folder = shutil.copytree(done[0], tmp_path / "run")
     shutil.rmtree(folder / FOLDER)
     found = audit(folder)
-    assert found.clean
-    assert "3 reports on the quality of synthetic beats are not in the folder" in found.notes
+    assert (found.verdict, found.findings) == (Verdict.NOT_VERIFIED, [])
+    assert "3 reports on the quality of synthetic beats are not in the folder" in found.unchecked
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

@@ -90,9 +90,15 @@ def test_a_request_is_reviewed_and_reported(run: Run):
 def test_a_policy_can_come_back_as_another_version(run: Run):
     with run.open() as ledger:
         versions = [HUMAN, POLICY, HUMAN]
-        for number, policy in enumerate(versions, 1):
+        ledger.synthetic.take(SetPolicy(HUMAN, 1))
+        for number, policy in enumerate(versions[1:], 2):
             ledger.synthetic.take(SetPolicy(policy, number))
-        assert ledger.synthetic.ask("policyVersion", FEDERATION_ID) == 3
+            assert ledger.synthetic.ask("policyVersion", FEDERATION_ID) == number - 1
+            with pytest.raises(ContractRevert, match=f"PolicyPending.*version={number}"):
+                ledger.synthetic.take(SetPolicy(POLICY, number + 1))
+            ledger.append(run.entry(number - 1, ledger.domain))
+            ledger.rounds.finalize()  # after the longest window, in which a day passes
+            assert ledger.synthetic.ask("policyVersion", FEDERATION_ID) == number
         assert [step.policy for step in ledger.synthetic.steps() if isinstance(step, SetPolicy)] == versions
         assert [step.version for step in ledger.synthetic.steps() if isinstance(step, SetPolicy)] == [1, 2, 3]
 
@@ -108,7 +114,10 @@ def test_a_request_expires_when_its_time_has_passed(run: Run):
         for number in (1, 2, 3):  # a second of the chain's time each
             ledger.append(run.entry(number, ledger.domain))
         desk.take(Expire(id))
-        assert desk.ask("used", FEDERATION_ID, 0, 2) == 0
+        assert desk.ask("used", FEDERATION_ID, 0, 2) == 30  # what was granted stays counted
+        late = report(id, 30)
+        with pytest.raises(ContractRevert, match=r"RequestStatusMismatch.*given=6"):
+            desk.take(SignedReport(late, sign(late, desk.domain, run.keys[0])))
         assert desk.steps()[-1] == Expire(id)
 
 
