@@ -154,7 +154,8 @@ def _trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict
         if "config" not in trial.user_attrs:
             continue
         number, wrong = trial.user_attrs.get("trial"), damaged(trial)
-        if trial.state.name == "COMPLETE" and len(trial.values) != len(study.objectives):
+        told = trial.values or ()  # Optuna has None where there is not one
+        if trial.state.name == "COMPLETE" and "values" not in wrong and len(told) != len(study.objectives):
             wrong.append("values")
         for name in wrong:
             message = f"{name} of Optuna's trial {trial.number} is damaged"

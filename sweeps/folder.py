@@ -192,7 +192,7 @@ def _held(storage: BaseStorage, name: str, folder: Path) -> tuple[Sequence[Froze
     directions = [direction.name.lower() for direction in storage.get_study_directions(found)]
     try:
         return storage.get_all_trials(found, deepcopy=False), directions
-    except (ValueError, KeyError, TypeError, AssertionError) as error:  # of a value that is none of Optuna's own
+    except (ValueError, LookupError, TypeError, AssertionError) as error:  # of a value that is none of Optuna's own
         raise StudyError(f"storage: a trial of {name} cannot be read ({type(error).__name__}: {error}).") from None
 
 

@@ -15,7 +15,8 @@ from engine.settings import dump_yaml, load_yaml
 from sweeps import registration
 from sweeps.audit import audit_study
 from sweeps.folder import read_study, repeat_folder, trial_folder
-from sweeps.space import StudyConfig
+from sweeps.records import read_records
+from sweeps.space import StudyConfig, conditions
 
 
 @pytest.fixture
@@ -246,7 +247,11 @@ def leaves(value: Any, name: str = "") -> dict[str, Any]:
 
 def test_every_key_of_the_study_is_registered_or_listed(agreed: Path):
     study = read_study(agreed)
-    registered = leaves(registration.design(study)["study"])
+    records = read_records(agreed)
+    design = registration.design(study, records)
+    registered = leaves(design["study"])
+    assert design["records"] == records
+    assert records.keys() == {condition.label for condition in conditions(study)}
     for name in leaves(study.model_dump(mode="json")):
         free = any(name == key or name.startswith(f"{key}.") for key in FREE)
         assert (name in registered) != free, name

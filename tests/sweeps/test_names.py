@@ -79,10 +79,11 @@ def test_optuna_and_the_studys_file_keep_the_text(study: Path) -> None:
 
 def test_tables_and_csv_name_the_condition_as_it_was_written(study: Path) -> None:
     rows = rows_of(study)
-    for text in (as_csv(rows), as_json(rows)):
+    studies = {str(study): rows}
+    for text in (as_csv(studies), as_json(studies)):
         assert "04015" in text
         assert "3141595_0001" in text
-    read = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    read = list(csv.DictReader(io.StringIO(as_csv(studies))))
     assert {row["condition"] for row in read} == {row.condition for row in rows}
     assert set(hospitals_frame(study)["condition"]) == {row.condition for row in rows}
 

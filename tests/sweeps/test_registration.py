@@ -198,17 +198,28 @@ def test_without_a_ledger_nothing_is_registered(ray2, tmp_path: Path):
     start_study(study_of(trials=2, ledger={"backend": "none"}), tmp_path / "s", quiet=True)
     assert not (tmp_path / "s" / "ledger").exists()
     report = audit_study(tmp_path / "s")
-    note = "no ledger was kept (ledger.backend is none): nothing was registered"
-    assert (report.findings, report.unchecked, report.verdict.code) == ([], [note], 4)
+    notes = [
+        "no ledger was kept (ledger.backend is none): nothing was registered",
+        "trial 1: repeat 0 kept no ledger, nothing of it is signed",  # trial 0 failed
+    ]
+    assert (report.findings, report.unchecked, report.verdict.code) == ([], notes, 4)
 
 
 def test_times_are_left_out_and_all_else_is_not():
     result = {
-        "timing": {"a": 1},
+        "timing": {"total_seconds": 1, "gradient_evaluations": 7},
         "ledger": {"seconds": 2, "overhead_share": 3, "head": "h"},
         "rounds": [{"train_seconds": 1, "loss": 2}],
+        "final": {"hurt_share": 0.5},
+        "config": {"balance": {"policy": {"expiry_seconds": 3600}}},
     }
-    assert registration._timeless(result) == {"ledger": {"head": "h"}, "rounds": [{"loss": 2}]}
+    assert registration._timeless(result) == {
+        "timing": {"gradient_evaluations": 7},
+        "ledger": {"head": "h"},
+        "rounds": [{"loss": 2}],
+        "final": {"hurt_share": 0.5},
+        "config": {"balance": {"policy": {"expiry_seconds": 3600}}},
+    }
 
 
 # --- From MLflow ------------------------------------------------------------------------------------------------------

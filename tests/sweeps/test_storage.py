@@ -24,14 +24,16 @@ from simulated_ray import simulated
 from studies import ALONE, BASE
 
 from engine.clock import JumpingClock
-from engine.errors import ConfigError, StudyError
+from engine.errors import ConfigError, NotTrusted, StudyError
+from engine.homes import claim
 from sweeps.__main__ import main
 from sweeps.commands import ask, commands
-from sweeps.folder import STUDY_FILE, read_groups, read_study
+from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study
 from sweeps.queue import open_studies
 from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
 from sweeps.storage import Away, Patient, driver_storage, reading_storage
+from sweeps.trust import trusting
 
 ROUNDS = 12
 VALUES: dict[str, Any] = {
@@ -116,6 +118,7 @@ def test_a_wrong_password_is_not_echoed(url: str, tmp_path: Path, monkeypatch: p
 
 
 def test_trials_do_not_change_the_kind_of_their_storage(url: str, tmp_path: Path):
+    claim(tmp_path, "study", WRITTEN)
     (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(VALUES))
     with pytest.raises(StudyError, match="another kind of storage"):
         start_study(study_of(storage=url), tmp_path, quiet=True)
@@ -237,7 +240,9 @@ def test_a_server_that_stays_away_stops_the_driver_and_loses_nothing(server: Pos
 
 def test_a_reader_can_change_nothing(url: str, tmp_path: Path):
     study = study_of(storage=url)
-    with reading_storage(study, tmp_path) as nothing:
+    with pytest.raises(NotTrusted, match=r"storage is .* was not opened"), reading_storage(study, tmp_path):
+        pass  # a folder may name any server
+    with trusting([url]), reading_storage(study, tmp_path) as nothing:
         assert nothing is None  # no driver has been here, and none of Optuna's tables is made
     with driver_storage(study, tmp_path, quiet) as held:
         ((opened, _),) = open_studies(study, tmp_path, held)
