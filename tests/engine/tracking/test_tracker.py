@@ -279,7 +279,7 @@ def test_the_logged_model_gives_the_scores_of_the_oracle(tried, look, tiny_confi
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     predicted = mlflow.pyfunc.load_model(folder.as_uri()).predict(example)
     np.testing.assert_allclose(
-        predicted, TorchOracle(network).scores(params, example[:, :252], example[:, 252:]), rtol=1e-5, atol=1e-6
+        predicted, TorchOracle(network).scores(params, example[:, None, :252], example[:, 252:]), rtol=1e-5, atol=1e-6
     )
 
 
