@@ -25,7 +25,9 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add("audit", audit, HELP)
     sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
     sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
-    sub.add_argument("--mlflow", metavar="RUN_ID", help="start from a run in MLflow; of it the tags are compared, no metrics")
+    sub.add_argument(
+        "--mlflow", metavar="RUN_ID", help="start from a run in MLflow; of it the tags are compared, no metrics"
+    )
     sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
     sub.add_argument("--rpc", metavar="URL", help="a node of yours to ask for a ledger that is on one")
     sub.add_argument("--head", metavar="HASH", help="the head that you know, such as from another hospital")
