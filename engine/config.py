@@ -66,6 +66,10 @@ class RunConfig(Section):
                 raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
             if self.execution.pool != "ray":
                 raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
+        in_a_round = max(1, round(self.federation.participation * self.cohort.hospitals))
+        merges = self.federation.algorithm not in ("local", "centralised")
+        if merges and (problem := self.aggregation.problem(in_a_round)):
+            raise ValueError(problem)
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             raise ValueError(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -88,9 +92,11 @@ _NOT_HASHED: Any = {
 def config_hash(config: RunConfig) -> str:
     """SHA-256, in hex, of everything in `config` that can change a number.
 
-    Settings of a balancing or a server's optimiser that is not used cannot, so only those that the method reads count.
+    Settings of a balancing, a rule or a server's optimiser that is not used cannot, so only those that the method reads count.
     """
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
-    values["aggregation"]["server"] = config.aggregation.server.used()
+    merging = config.aggregation
+    kept = {"rule": merging.rule, "worker_momentum": merging.worker_momentum, "server": merging.server.used()}
+    values["aggregation"] = {**kept, **merging.used()}
     values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
     return json_hash(values).hex()

@@ -170,8 +170,8 @@ class Hospital:
         result = self._algorithm.local(self._work(asked.params, draw, asked.round))
         if not np.isfinite(result.update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
-        self.state = result.state
-        sent = self._rule.encode(result.update)
+        sent, memory = self._rule.encode(result.update, self.state)
+        self.state = {**result.state, **memory}
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
@@ -191,7 +191,7 @@ class Hospital:
             samples=len(self._train),
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
-            state=result.state,
+            state=self.state,
             signed=signed,
             sign_seconds=watch.laps["sign"],
         )

@@ -298,28 +298,33 @@ class Rule:
     Attributes:
         name: goes into the journal; the audit executes the rule of that name with arithmetic of its own.
         spec: plain data that, with the name, fixes the arithmetic; goes into the journal, too.
-        encode: in the hospital: the change of the parameters, float32[parameters] -> what is sent.
+        encode: in the hospital: the change of the parameters, float32[parameters], and the hospital's private state ->
+            what is sent, and what joins that state.
         partial: on a host, where the rule is additive: updates -> (their sum int64[parameters], what is wrong with the
             updates that are not in it, by hospital); None: all updates travel.
         join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
         direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
         step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+        remembers: name under which the direction joins the server's state, for rules that start from the last one; "" for
+            the others.
     """
 
     name: str
     spec: Mapping[str, Any]
-    encode: Callable[[np.ndarray], np.ndarray]
+    encode: Callable[[np.ndarray, State], tuple[np.ndarray, State]]
     partial: Callable[[Sequence[Update], int], tuple[np.ndarray, dict[int, str]]] | None
     join: Callable[[Sequence[np.ndarray], int], np.ndarray]
     direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
     step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
+    remembers: str = ""
 
     def merge(self, state: LoopState, taken: Taken, verdicts: Verdicts) -> tuple[np.ndarray, State]:
         """The next global model, float32[parameters] in a new array, and the state of the server's optimiser."""
         direction = self.direction(state, taken, verdicts)
         if direction is None:
             return state.params.copy(), state.server
-        return self.step(state.params, direction, state.server)
+        params, server = self.step(state.params, direction, state.server)
+        return params, {**server, self.remembers: direction} if self.remembers else server
 
 
 def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from engine.aggregation.config import OWN_KEYS
 from engine.config import RunConfig
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
@@ -16,7 +17,9 @@ Clause = Mapping[str, tuple[Any, ...]]
 _ALGORITHM = "federation.algorithm"
 _BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised")
 _MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
+_MANY = ("fedavg", "fedprox", "perfedavg")
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(OWN_KEYS)}
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -25,11 +28,21 @@ READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
     "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
     "federation.mu": ({_ALGORITHM: ("fedprox",)},),
-    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg")},),
-    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local")},),
+    "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean",)},),
+    "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
     "federation.perfedavg": ({_ALGORITHM: ("perfedavg",)},),
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
+    "aggregation.rule": ({_ALGORITHM: _MANY},),
+    "aggregation.mix": (_ROBUST,),
+    "aggregation.bucket": ({**_ROBUST, "aggregation.mix": ("bucketing",)},),
+    "aggregation.byzantine": (_ROBUST,),
+    **{
+        f"aggregation.{key}": (
+            {_ALGORITHM: _MANY, "aggregation.rule": tuple(r for r, own in OWN_KEYS.items() if key in own)},
+        )
+        for key in ("keep", "radius", "iterations")
+    },
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),

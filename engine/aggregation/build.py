@@ -1,38 +1,110 @@
 """From the configuration to a rule of aggregation."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import numpy as np
 
-from engine.aggregation import mean
+from engine.aggregation import mean, robust
 from engine.aggregation.config import AggregationConfig
 from engine.aggregation.server import build_step, plain
 from engine.algorithms.build import build_algorithm
 from engine.config import RunConfig
-from engine.messages import Rule
+from engine.errors import PulseLedgerError
+from engine.messages import LoopState, Rule, State, Taken, Verdicts
+
+AGGREGATE = "aggregate"  # in the server's state: where the model went in the last round
 
 
 def build_rule(config: AggregationConfig, weighting: str) -> Rule:
     """The rule of a configuration.
 
     Args:
-        weighting: of the algorithm: "samples", "uniform" or "none", under which the model never moves.
+        weighting: of the algorithm: "samples", "uniform" or "none", under which the model never moves. Rules other than
+            the mean count every update the same.
     """
     still = weighting == "none"
+    server = {"method": "none"} if still else config.server.used()
+    encode = as_it_is if config.worker_momentum == 0 else running_mean(config.worker_momentum)
+    step = plain if still else build_step(config.server)
+    if config.rule == "mean" or still:
+        spec = {"weighting": weighting, "server": server}
+        return Rule(mean.NAME, spec, encode, mean.partial(weighting), mean.total, mean.direction(weighting), step)
     return Rule(
-        name=mean.NAME,
-        spec={"weighting": weighting, "server": {"method": "none"} if still else config.server.used()},
-        encode=as_it_is,
-        partial=mean.partial(weighting),
+        name=config.rule,
+        spec={"weighting": "uniform", "server": server, "settings": config.used()},
+        encode=encode,
+        partial=None,
         join=mean.total,
-        direction=mean.direction(weighting),
-        step=plain if still else build_step(config.server),
+        direction=direction(config),
+        step=step,
+        remembers=AGGREGATE if config.rule == "centred-clipping" else "",
     )
 
 
 def rule_of(config: RunConfig) -> Rule:
-    """The rule of a run: what its configuration says, under the weighting of its algorithm."""
-    return build_rule(config.aggregation, build_algorithm(config.federation, config.personalisation).weighting)
+    """The rule of a run: what its configuration says, under the weighting of its algorithm.
+
+    Where all data are in one place there is one update, which only the mean takes as it is.
+    """
+    algorithm = build_algorithm(config.federation, config.personalisation)
+    rules = config.aggregation.model_copy(update={"rule": "mean"}) if algorithm.pooled else config.aggregation
+    return build_rule(rules, algorithm.weighting)
 
 
-def as_it_is(vector: np.ndarray) -> np.ndarray:
-    """A hospital sends its change unaltered."""
-    return vector
+def as_it_is(vector: np.ndarray, memory: State) -> tuple[np.ndarray, State]:
+    """A hospital sends its change unaltered, and remembers nothing of it."""
+    return vector, {}
+
+
+def running_mean(past: float) -> Callable[[np.ndarray, State], tuple[np.ndarray, State]]:
+    """A hospital sends the running mean of its changes: past * what it sent last + (1 - past) * change, from zero.
+
+    Workers' momentum, Karimireddy et al. 2021 (arXiv 2012.10333): it averages away what an attacker can hide in.
+    """
+
+    def encode(vector: np.ndarray, memory: State) -> tuple[np.ndarray, State]:
+        before = memory.get(SENT, np.zeros_like(vector))
+        sent = np.float32(past) * before + np.float32(1 - past) * vector
+        return sent, {SENT: sent}
+
+    return encode
+
+
+SENT = "sent"  # in a hospital's state: what it sent last, float32[parameters]
+
+
+def direction(config: AggregationConfig) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:
+    """Where a rule other than the mean sends the model, float64[parameters]."""
+
+    def towards(state: LoopState, taken: Taken, verdicts: Verdicts) -> np.ndarray:
+        if problem := config.problem(len(taken.updates)):
+            raise PulseLedgerError(f"round {state.round + 1}: {problem}")
+        vectors = [update.vector for update in taken.updates if update.vector is not None]
+        start = state.server.get(AGGREGATE, np.zeros(len(state.params)))
+        return combine(config, mixed(config, vectors), start)
+
+    return towards
+
+
+def mixed(config: AggregationConfig, vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """The updates as the rule takes them, float64[inputs, parameters]."""
+    points = np.array(vectors, np.float64)
+    if config.mix == "bucketing":
+        return robust.bucketing(points, robust.shuffled(vectors), config.bucket)
+    return robust.nearest(points, config.byzantine) if config.mix == "nearest" else points
+
+
+def combine(config: AggregationConfig, points: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The rule on mixed updates; `start` is the last round's direction, float64[parameters]."""
+    f, n = config.byzantine, len(points)
+    rules: dict[str, Callable[[], np.ndarray]] = {
+        "median": partial(robust.median, points),
+        "trimmed-mean": partial(robust.trimmed_mean, points, f),
+        "krum": partial(robust.multi_krum, points, f, 1),
+        "multi-krum": partial(robust.multi_krum, points, f, config.keep or n - f),
+        "geometric-median": partial(robust.geometric_median, points, config.iterations),
+        "centred-clipping": partial(robust.centred_clipping, points, start, config.radius, config.iterations),
+        "norm-bound": partial(robust.norm_bound, points, config.radius),
+    }
+    return rules[config.rule]()

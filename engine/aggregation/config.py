@@ -6,6 +6,21 @@ from pydantic import Field
 
 from engine.settings import Section
 
+RuleName = Literal[
+    "mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median", "centred-clipping", "norm-bound"
+]
+
+# rule -> what it alone reads
+OWN_KEYS: dict[str, tuple[str, ...]] = {
+    "median": (),
+    "trimmed-mean": (),
+    "krum": (),
+    "multi-krum": ("keep",),
+    "geometric-median": ("iterations",),
+    "centred-clipping": ("radius", "iterations"),
+    "norm-bound": ("radius",),
+}
+
 
 class ServerConfig(Section):
     """The server's optimiser: it takes the mean of the updates for a negative gradient."""
@@ -29,5 +44,50 @@ class ServerConfig(Section):
 class AggregationConfig(Section):
     """From the hospitals' updates to the next global model."""
 
-    rule: Literal["mean"] = Field("mean", description="mean: weighted as federation.weighting says")
+    rule: RuleName = Field(
+        "mean",
+        description="mean: weighted as federation.weighting says; the others count every update the same and bear hostile ones",
+    )
+    byzantine: int = Field(0, ge=0, description="f: so many updates of a round may be hostile; all rules but the mean")
+    keep: int | None = Field(None, ge=1, description="multi-krum: updates that are averaged; null: all but f")
+    radius: float | None = Field(
+        None, gt=0, description="centred-clipping, norm-bound: an update reaches no further; null: than the median one"
+    )
+    iterations: int = Field(8, ge=1, le=1000, description="geometric-median, centred-clipping: steps to the centre")
+    mix: Literal["none", "bucketing", "nearest"] = Field(
+        "none",
+        description="before the rule: means of `bucket` updates drawn at random, or of the n - f nearest to each",
+    )
+    bucket: int = Field(2, ge=2, description="mix bucketing: updates in a bucket")
+    worker_momentum: float = Field(
+        0.0, ge=0, lt=1, description="weight of the past in what a hospital sends: the running mean of its changes"
+    )
     server: ServerConfig = ServerConfig()
+
+    def used(self) -> dict[str, Any]:
+        """Only what the rule reads, besides its name, the server's optimiser and the workers' momentum."""
+        if self.rule == "mean":
+            return {}
+        bucket = ("bucket",) if self.mix == "bucketing" else ()
+        return {key: getattr(self, key) for key in ("byzantine", "mix", *bucket, *OWN_KEYS[self.rule])}
+
+    def inputs(self, updates: int) -> int:
+        """How many vectors the rule itself is given of so many updates."""
+        return -(-updates // self.bucket) if self.rule != "mean" and self.mix == "bucketing" else updates
+
+    def problem(self, updates: int) -> str:
+        """Why the rule cannot bear `byzantine` hostile among so many updates; "" if it can, or need not."""
+        if self.rule == "mean":
+            return ""
+        f, n = self.byzantine, self.inputs(updates)
+        least, formula = (2 * f + 3, "2f + 3") if self.rule in ("krum", "multi-krum") else (2 * f + 1, "2f + 1")
+        what = f"aggregation.rule {self.rule} with aggregation.byzantine {f}"
+        if self.mix == "nearest" and updates < 2 * f + 1:
+            return f"{what} and aggregation.mix nearest needs at least {2 * f + 1} updates in a round (2f + 1), not {updates}"
+        if n < least:
+            given = f"{updates}" if n == updates else f"{updates} in {n} buckets"
+            kind = "updates" if n == updates else "buckets"
+            return f"{what} needs at least {least} {kind} in a round ({formula}), not {given}"
+        if self.rule == "multi-krum" and self.keep is not None and self.keep > n - f:
+            return f"aggregation.keep is {self.keep}, but multi-krum keeps at most n - f = {n - f}"
+        return ""

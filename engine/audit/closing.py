@@ -10,7 +10,7 @@ from engine.audit import spec
 from engine.audit.case import Case, Closing
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Note, Told, finding
-from engine.audit.settings import config_hash, federation_id
+from engine.audit.settings import config_hash, federation_id, rule
 from engine.ledger.format import ENDINGS, OF_LEDGER, UNBOUND
 
 _RESULT = "result.json"
@@ -124,6 +124,10 @@ def _check_settings(case: Case, closing: Closing) -> Iterator[Told]:
     if hashed != case.federation.config_hash:
         message = "config.yaml is not the configuration of the federation"
         yield finding("config", "config_hash", case.federation.config_hash, hashed, message)
+    wanted = rule(case.config)
+    if case.rule.name and wanted != case.rule:
+        message = "the journal's rule of aggregation does not follow from config.yaml"
+        yield finding("meta", "rule", wanted, case.rule, message)
     named = federation_id(case.config, case.federation.config_hash, record["data"].hex())
     if named != case.federation.id:
         message = "the federation does not follow from configuration, data and name"

@@ -118,9 +118,12 @@ def read_domain(text: Any) -> Domain:
 
 
 def _rule(text: Any) -> Rule:
-    values = read_object(text, "name", "weighting", "server")
-    if not isinstance(values["name"], str) or not isinstance(values["server"], dict):
-        raise ValueError("a rule is a name, a weighting and a server")
+    values = read_object(text)
+    values.setdefault("settings", {})
+    if set(values) != set(Rule.__dataclass_fields__):
+        raise ValueError("a rule is a name, a weighting and a server, and settings where it has some")
+    if not isinstance(values["name"], str) or not all(isinstance(values[k], dict) for k in ("server", "settings")):
+        raise ValueError("a rule is a name, a weighting, a server and settings")
     if values["weighting"] not in WEIGHTINGS:
         raise ValueError(f"the weighting is none of {', '.join(WEIGHTINGS)}")
     return Rule(**values)

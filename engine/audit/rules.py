@@ -13,6 +13,8 @@ that is written; a model is float32 before and after.
                     v = b2 * v + (1 - b2) * (d * d)
     yogi            v = v - (1 - b2) * (d * d) * sign(v - d * d), the rest as adam
 
+    other rules     d as in `engine/audit/robust.py`; it is remembered for the next round
+
 with r `learning_rate`, b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
 """
 
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.audit import robust
 from engine.audit.case import Rule
 from engine.ledger.format import MEAN
 
@@ -28,11 +31,12 @@ LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's up
 
 
 class Model(NamedTuple):
-    """Parameters float32[P], and what the server's optimiser remembers: m and v, float64[P] each, None before round 1."""
+    """Parameters float32[P], and what is remembered: the optimiser's m and v, the last d; float64[P], None before round 1."""
 
     params: np.ndarray
     m: np.ndarray | None = None
     v: np.ndarray | None = None
+    d: np.ndarray | None = None
 
 
 class Weighted(NamedTuple):
@@ -79,7 +83,7 @@ def plain(model: Model, d: np.ndarray) -> Model:
 def momentum(model: Model, d: np.ndarray, learning_rate: float, momentum: float) -> Model:
     """FedAvgM."""
     m = momentum * _or_zero(model.m, d) + d
-    return Model(_moved(model.params, learning_rate * m), m)
+    return model._replace(params=_moved(model.params, learning_rate * m), m=m)
 
 
 def adam(model: Model, d: np.ndarray, learning_rate: float, momentum: float, beta2: float, tau: float) -> Model:
@@ -96,7 +100,7 @@ def yogi(model: Model, d: np.ndarray, learning_rate: float, momentum: float, bet
 
 def _adaptive(model: Model, d: np.ndarray, v: np.ndarray, rate: float, beta1: float, tau: float) -> Model:
     m = beta1 * _or_zero(model.m, d) + (1 - beta1) * d
-    return Model(_moved(model.params, rate * (m / (np.sqrt(v) + tau))), m, v)
+    return model._replace(params=_moved(model.params, rate * (m / (np.sqrt(v) + tau))), m=m, v=v)
 
 
 def _or_zero(m: np.ndarray | None, d: np.ndarray) -> np.ndarray:
@@ -111,7 +115,7 @@ def _moved(params: np.ndarray, by: np.ndarray) -> np.ndarray:
     return (params.astype(np.float64) + by).astype(np.float32)
 
 
-RULES: Mapping[str, Callable[[str, Sequence[Weighted]], np.ndarray | None]] = {MEAN: mean}
+RULES = (MEAN, *robust.NAMES)
 SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
     "none": (plain, ()),
     "momentum": (momentum, ("learning_rate", "momentum")),
@@ -123,7 +127,11 @@ SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
 def problem(rule: Rule) -> str:
     """Why a rule cannot be executed; "" if it can."""
     if rule.name not in RULES:
-        return f"updates were added up by a rule that this version does not know: {', '.join(RULES)}"
+        return f"updates were merged by a rule that this version does not know: {', '.join(RULES)}"
+    if rule.name != MEAN and (wrong := robust.problem(rule.name, rule.settings)):
+        return wrong
+    if (rule.name == MEAN and rule.settings) or (rule.name != MEAN and rule.weighting != "uniform"):
+        return "the mean takes no settings, and every other rule counts all updates the same"
     method = rule.server.get("method")
     if not isinstance(method, str) or method not in SERVERS:
         return f"the server's optimiser is none that this version knows: {', '.join(SERVERS)}"
@@ -145,7 +153,11 @@ def next_model(rule: Rule, model: Model, updates: Sequence[Weighted]) -> Model:
     """
     step, names = SERVERS[rule.server["method"]]
     with np.errstate(all="ignore"):  # of somebody else's numbers; what comes of them is compared
-        direction = RULES[rule.name](rule.weighting, updates)
+        if rule.name == MEAN:
+            direction = mean(rule.weighting, updates)
+        else:
+            direction = robust.direction(rule.name, rule.settings, [u.vector for u in updates], model.d)
         if direction is None:
             return model
-        return step(model, direction, **{name: rule.server[name] for name in names})
+        moved = step(model, direction, **{name: rule.server[name] for name in names})
+        return moved._replace(d=direction)

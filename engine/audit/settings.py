@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import robust, spec
+from engine.audit.case import Rule
+from engine.ledger.format import MEAN
 
 # Paths, hosts, concurrency and names, which may not change a number.
 _LEFT_OUT = ("name", "out", "ledger", "tracking", "execution")
@@ -20,6 +22,7 @@ _BALANCE = {
     "adasyn": _SMOTE,
     "timegan": (*_ADDED, "timegan", "policy"),
 }
+_RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -32,16 +35,43 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         balance, server = values["balance"], values["aggregation"]["server"]
         read = ("method", *_BALANCE[balance["method"]])
         kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
+        merging = {**values["aggregation"], "server": {name: server[name] for name in kept}}
+        unread = {name for name in _RULE_KEYS if merging["rule"] == "mean" or name not in _rule_keys(merging)}
         return spec.json_hash(
             {
                 **values,
                 "data": data,
                 "balance": {name: balance[name] for name in read},
-                "aggregation": {**values["aggregation"], "server": {name: server[name] for name in kept}},
+                "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
         )
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def rule(config: Mapping[str, Any]) -> Rule | None:
+    """How updates become a model in a run of this configuration; None where it does not say."""
+    try:
+        merging, federation = config["aggregation"], config["federation"]
+        algorithm, weighting = federation["algorithm"], federation["weighting"]
+        if algorithm == "local":
+            return Rule(MEAN, "none", {"method": "none"})
+        server = merging["server"]
+        kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
+        steps = {name: server[name] for name in kept}
+        if merging["rule"] != "mean" and algorithm != "centralised":
+            return Rule(merging["rule"], "uniform", steps, {name: merging[name] for name in _rule_keys(merging)})
+        if algorithm == "centralised":
+            weighting = "samples"
+        elif weighting == "auto":
+            weighting = "uniform" if algorithm == "perfedavg" else "samples"
+        return Rule(MEAN, weighting, steps)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _rule_keys(merging: Mapping[str, Any]) -> tuple[str, ...]:
+    return robust.keys(merging["rule"], merging["mix"])
 
 
 def federation_id(config: Mapping[str, Any], hashed: bytes, data: str) -> bytes | None:

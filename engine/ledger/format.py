@@ -248,8 +248,8 @@ SCHEMA = 2  # of a ModelUpdate
 DECISIONS, SCORES, REWARDS = "decisions", "scores", "rewards"
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
-# "server": {"method": "none"}}. The mean is a sum in integers, of entries times weight in units of 2^-36: see
-# engine/aggregation/mean.py. A change of the arithmetic needs a new name.
+# "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py. The mean is a sum in integers,
+# of entries times weight in units of 2^-36: see engine/aggregation/mean.py. A change of the arithmetic needs a new name.
 MEAN = "mean/fixed-36"
 WEIGHTINGS = ("samples", "uniform", "none")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.aggregation.build import rule_of
+from engine.aggregation.robust import unfit
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
@@ -51,16 +52,17 @@ class InProcessPool:
 
     def train(self, asked: Asked, notice: Notice | None) -> Trained:
         answers = self._each("train", asked.hospitals, asked, notice)
-        summed = None
-        if self._rule.partial is not None:
-            updates = [a for a in answers if isinstance(a, Update)]
+        updates = [a for a in answers if isinstance(a, Update)]
+        if self._rule.partial is None:
+            summed, refused = None, unfit(updates)
+        else:
             summed, refused = self._rule.partial(updates, len(asked.params))
-            for i, answer in enumerate(answers):
-                if isinstance(answer, Update) and answer.hospital in refused:
-                    self._hospitals[answer.hospital].withdraw(asked.round)
-                    answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
-            if not self._keep_vectors:
-                answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
+        for i, answer in enumerate(answers):
+            if isinstance(answer, Update) and answer.hospital in refused:
+                self._hospitals[answer.hospital].withdraw(asked.round)
+                answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
+        if not self._keep_vectors:
+            answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:

@@ -1,18 +1,23 @@
 """The audit's own arithmetic of a round: by hand, to the bit as the writer's, and the rules that it refuses."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import merged
 
+from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig, ServerConfig
 from engine.aggregation.server import build_step
+from engine.audit import robust
 from engine.audit.case import Rule
 from engine.audit.rules import SERVERS, Model, Weighted, mean, next_model, problem
+from engine.encoding import canonical_json
 from engine.ledger.format import MEAN, WEIGHTINGS
+from engine.messages import LoopState, Taken, Update
 
 PLAIN = {"method": "none"}
 
@@ -103,7 +108,7 @@ def test_a_round_whose_weights_are_all_zero_changes_neither_model_nor_memory():
 @pytest.mark.parametrize(
     ("name", "server", "words"),
     [
-        ("median", PLAIN, "a rule that this version does not know"),
+        ("blend", PLAIN, "a rule that this version does not know"),
         (MEAN, {}, "none that this version knows"),
         (MEAN, {"method": ["none"]}, "none that this version knows"),
         (MEAN, {"method": "adagrad"}, "none that this version knows"),
@@ -120,4 +125,81 @@ def test_a_rule_that_cannot_be_executed_is_one_sentence(name: str, server: dict[
 def test_every_rule_that_a_configuration_can_name_can_be_executed():
     for method in ServerConfig.model_fields["method"].annotation.__args__:
         assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used())) == ""
-    assert AggregationConfig.model_fields["rule"].annotation.__args__ == ("mean",)
+    assert AggregationConfig.model_fields["rule"].annotation.__args__ == ("mean", *robust.NAMES)
+
+
+ROBUST = st.fixed_dictionaries(
+    {
+        "rule": st.sampled_from(robust.NAMES),
+        "byzantine": st.integers(0, 2),
+        "mix": st.sampled_from(["none", "bucketing", "nearest"]),
+        "bucket": st.integers(2, 3),
+        "radius": st.none() | st.floats(1e-3, 10),
+        "iterations": st.integers(1, 4),
+        "keep": st.none() | st.integers(1, 9),
+    }
+)
+
+
+@given(ROBUST, st.integers(7, 16), st.integers(0, 2**32), st.booleans())
+def test_every_rule_is_the_writers_to_the_last_bit(settings: dict[str, Any], hospitals: int, seed: int, few: bool):
+    config = AggregationConfig(**settings)
+    assume(not config.problem(hospitals))
+    draw = np.random.default_rng(seed)
+    rule, size = build_rule(config, "uniform"), int(draw.integers(1, 12))
+    told = Rule(rule.name, **json.loads(canonical_json(dict(rule.spec))))
+    assert problem(told) == ""
+    state = LoopState(0, draw.standard_normal(size).astype(np.float32))
+    model = Model(state.params)
+    for number in (1, 2):
+        rows = draw.standard_normal((hospitals, size)).astype(np.float32)
+        if few:  # so that ties are many
+            rows = np.round(rows)
+        updates = tuple(Update(slot, row, 1, 0.0, 1) for slot, row in enumerate(rows))
+        params, server = rule.merge(state, Taken(updates, (), None), {})
+        model = next_model(told, model, [Weighted(None, row) for row in rows])
+        assert model.params.tobytes() == params.tobytes()
+        state = LoopState(number, params, server=server)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("median", {"radius": 1.0}, "takes byzantine, mix"),
+        ("median", {"mix": "blender"}, "mixed in a way"),
+        ("krum", {"byzantine": -1}, "byzantine of the rule krum"),
+        ("krum", {"byzantine": True}, "byzantine of the rule krum"),
+        ("multi-krum", {"keep": 0}, "keep of the rule"),
+        ("centred-clipping", {"iterations": 10**5}, "iterations of the rule"),
+        ("norm-bound", {"radius": float("nan")}, "radius of the rule"),
+        ("norm-bound", {"radius": "far"}, "radius of the rule"),
+    ],
+)
+def test_settings_that_nobody_could_have_set_are_refused(name: str, changed: dict[str, Any], words: str):
+    settings = AggregationConfig(rule=name).used()
+    assert problem(Rule(name, "uniform", PLAIN, settings)) == ""
+    assert words in problem(Rule(name, "uniform", PLAIN, {**settings, **changed}))
+
+
+def test_a_robust_rule_weighs_nobody_and_the_mean_takes_no_settings():
+    assert "counts all updates the same" in problem(
+        Rule("median", "samples", PLAIN, AggregationConfig(rule="median").used())
+    )
+    assert "takes no settings" in problem(Rule(MEAN, "samples", PLAIN, {"byzantine": 1}))
+
+
+@pytest.mark.parametrize(("name", "byzantine"), [("krum", 1), ("median", 2), ("trimmed-mean", 2)])
+def test_too_few_updates_for_a_rule_are_refused(name: str, byzantine: int):
+    settings = AggregationConfig(rule=name, byzantine=byzantine).used()
+    with pytest.raises(ValueError, match="does not bear"):
+        next_model(
+            Rule(name, "uniform", PLAIN, settings),
+            Model(np.zeros(1, np.float32)),
+            [Weighted(1, v) for v in vectors([1.0], [2.0], [3.0], [4.0])],
+        )
+
+
+def test_an_update_that_is_not_finite_is_refused_by_every_rule():
+    rule = Rule("median", "uniform", PLAIN, AggregationConfig(rule="median").used())
+    with pytest.raises(ValueError, match="not finite"):
+        next_model(rule, Model(np.zeros(1, np.float32)), [Weighted(1, vectors([float("nan")])[0])])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.aggregation.build import build_rule
-from engine.aggregation.config import AggregationConfig, ServerConfig
+from engine.aggregation.config import OWN_KEYS, AggregationConfig, ServerConfig
 from engine.encoding import canonical_json
 from engine.messages import LoopState, Rule, Taken, Update
 
@@ -21,6 +21,15 @@ RULES: dict[str, Callable[[], Rule]] = {
         )
         for method in ("momentum", "adam", "yogi")
     },
+    **{name: lambda n=name: build_rule(AggregationConfig(rule=n), "samples") for name in OWN_KEYS},
+    "median of buckets": lambda: build_rule(AggregationConfig(rule="median", mix="bucketing"), "uniform"),
+    "mean of nearest": lambda: build_rule(
+        AggregationConfig(rule="trimmed-mean", mix="nearest", byzantine=1), "uniform"
+    ),
+    "centred, momentum twice": lambda: build_rule(
+        AggregationConfig(rule="centred-clipping", worker_momentum=0.5, server=ServerConfig(method="momentum")),
+        "uniform",
+    ),
 }
 
 
@@ -92,4 +101,8 @@ def test_the_same_twice_is_the_same_and_all_memory_is_in_the_state(rule: Rule):
 
 def test_a_hospital_sends_an_array_as_long_as_the_model(rule: Rule):
     vector = np.ones(SIZE, np.float32)
-    assert rule.encode(vector).shape == (SIZE,)
+    vector.setflags(write=False)
+    once, memory = rule.encode(vector, {})
+    again, _ = rule.encode(vector, memory)
+    for sent in (once, again, *memory.values()):
+        assert (sent.shape, sent.dtype) == ((SIZE,), np.float32)
