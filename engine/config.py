@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.attacks.config import AttackConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -33,6 +34,7 @@ class RunConfig(Section):
     aggregation: AggregationConfig = AggregationConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
+    attack: AttackConfig = AttackConfig()
     ledger: LedgerConfig = LedgerConfig()
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
@@ -66,6 +68,8 @@ class RunConfig(Section):
                 raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
             if self.execution.pool != "ray":
                 raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
+        if problem := self.attack.problem(self.cohort.hospitals, self.data.labels):
+            raise ValueError(problem)
         in_a_round = max(1, round(self.federation.participation * self.cohort.hospitals))
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (problem := self.aggregation.problem(in_a_round)):
@@ -98,5 +102,6 @@ def config_hash(config: RunConfig) -> str:
     merging = config.aggregation
     kept = {"rule": merging.rule, "worker_momentum": merging.worker_momentum, "server": merging.server.used()}
     values["aggregation"] = {**kept, **merging.used()}
+    values["attack"] = config.attack.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
     return json_hash(values).hex()

@@ -12,6 +12,8 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
+from engine.attacks.poison import hostile
+from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, HospitalData, build_cohort
@@ -242,7 +244,8 @@ class Federation:
         summary = self.ledger_summary(ledger.summary(), state, scored, spent)
         run = (self.config, self.hashed, self.cohort, self.network, state, scored.outcomes)
         lost = list(scored.missing.values())
-        return assemble(*run, summary, spent.total(), self.requests, lost), scored
+        enemies = hostile(self.config.attack, len(self.cohort.hospitals), self.config.seed)
+        return assemble(*run, summary, spent.total(), self.requests, lost, enemies), scored
 
     def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
@@ -294,11 +297,13 @@ def join(
     cohort = place.cohort(config.data, config.cohort, place.note)
     beats = cohort.beats
     hospitals = cohort.hospitals
+    enemies = hostile(config.attack, len(hospitals), config.seed)
     if build_algorithm(config.federation, config.personalisation).pooled:
         hospitals = (*hospitals, _pooled(hospitals))
         trainers: tuple[int, ...] = (hospitals[-1].id,)
     else:
-        trainers = tuple(h.id for h in hospitals if h.trains)
+        left_out = enemies if config.attack.method == "left-out" else frozenset()
+        trainers = tuple(h.id for h in hospitals if h.trains and h.id not in left_out)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -316,9 +321,10 @@ def join(
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round)
     place.note(f"starting {len(hospitals)} hospitals")
-    keep = ledger.wants_vectors or rule.partial is None
+    keep = ledger.wants_vectors or rule.partial is None or bool(enemies)
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic)
+    pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.round:

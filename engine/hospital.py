@@ -13,6 +13,7 @@ import numpy as np
 from engine.aggregation.build import rule_of
 from engine.algorithms.base import Work
 from engine.algorithms.build import build_algorithm
+from engine.attacks.poison import HONEST, Conduct, conduct, hostile
 from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
@@ -167,11 +168,14 @@ class Hospital:
         recounted = self._recounting(notice)
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
-        result = self._algorithm.local(self._work(asked.params, draw, asked.round))
+        conduct = self._conduct(asked.round)
+        work = self._work(asked.params, draw, asked.round)
+        result = self._algorithm.local(replace(work, samples=conduct.beats(work.samples)))
         if not np.isfinite(result.update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
-        sent, memory = self._rule.encode(result.update, self.state)
-        self.state = {**result.state, **memory}
+        honest, memory = self._rule.encode(result.update, self.state)
+        sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, asked.params, self.state)
+        self.state = {**result.state, **memory, **tricks}
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
@@ -235,6 +239,13 @@ class Hospital:
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
+
+    def _conduct(self, round: int) -> Conduct:
+        """Honest, but in a simulated attack."""
+        config = self._task.config
+        if self.id not in hostile(config.attack, config.cohort.hospitals, self._seed):
+            return HONEST
+        return conduct(config.attack, self._classes, self._seed, self.id, round)
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:

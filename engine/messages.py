@@ -28,6 +28,13 @@ class Signed(NamedTuple):
     leaf: bytes
 
 
+class Crafted(NamedTuple):
+    """What a hostile hospital is told to send, float32[parameters], and what it is to remember; in simulations only."""
+
+    vector: np.ndarray
+    memory: State
+
+
 @dataclass(frozen=True)
 class Asked:
     """Who works in a round, and from which model.
@@ -37,12 +44,14 @@ class Asked:
         hospitals: ids, ascending.
         params: float32[parameters], the model to start from.
         model: its name on the ledger; b"" where none is kept.
+        crafted: hostile hospital -> what it sends.
     """
 
     round: int
     hospitals: tuple[int, ...]
     params: np.ndarray
     model: bytes = b""
+    crafted: Mapping[int, Crafted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from engine.result import (
     VERSION,
     BothScores,
     CohortReport,
+    HonestScores,
     LedgerSummary,
     PersonalScores,
     Result,
@@ -35,6 +36,8 @@ from engine.result import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Tables = dict[str, dict[int, np.ndarray]]  # model -> hospital -> confusion matrix
 
 
 def assemble(
@@ -48,8 +51,14 @@ def assemble(
     total_seconds: float,
     synthesis: Sequence[SyntheticRow] | None = None,
     lost: Sequence[str] = (),
+    hostile: frozenset[int] = frozenset(),
 ) -> Result:
-    """The result of a run after the rounds of `state`; `lost` are hospitals that could not be tested, in sentences."""
+    """The result of a run after the rounds of `state`.
+
+    Args:
+        lost: hospitals that could not be tested, in sentences.
+        hostile: ids of hospitals that play attackers.
+    """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
@@ -78,10 +87,23 @@ def assemble(
         ),
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
+        honest=_honest(hostile, test, validation, classes, scored) if hostile else None,
     )
 
 
-def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:
+def _honest(
+    hostile: frozenset[int], test: Tables, validation: Tables, classes: Sequence[str], scored: Sequence[str]
+) -> HonestScores:
+    """The scores once more, of the hospitals that play no attackers."""
+
+    def of(tables: Tables) -> BothScores:
+        kept = {m: {h: t for h, t in by.items() if h not in hostile} for m, by in tables.items()}
+        return _both(kept, classes, scored)
+
+    return HonestScores(hostile=tuple(sorted(hostile)), final=of(test), validation=of(validation))
+
+
+def _both(tables: Tables, classes: Sequence[str], scored: Sequence[str]) -> BothScores:
     alone = federation_scores(tables["global"], classes, scored=scored)
     adapted = federation_scores(tables["personal"], classes, tables["global"], scored=scored)
     return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))

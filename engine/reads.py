@@ -5,9 +5,10 @@ A key that nobody reads changes no number, so whoever varies it compares a run w
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from engine.aggregation.config import OWN_KEYS
+from engine.attacks.config import STRENGTH, Method
 from engine.config import RunConfig
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
@@ -20,6 +21,7 @@ _MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
 _MANY = ("fedavg", "fedprox", "perfedavg")
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(OWN_KEYS)}
+_ATTACKS = tuple(name for name in get_args(Method) if name != "none")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -47,6 +49,11 @@ READ: dict[str, tuple[Clause, ...]] = {
     "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),
     "aggregation.server.tau": ({"aggregation.server.method": ("adam", "yogi")},),
+    "attack.share": ({"attack.method": _ATTACKS, "attack.hospitals": (None,)},),
+    "attack.hospitals": ({"attack.method": _ATTACKS},),
+    "attack.start": ({"attack.method": _ATTACKS},),
+    "attack.strength": ({"attack.method": tuple(STRENGTH)},),
+    "attack.target": ({"attack.method": ("backdoor",)},),
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),

@@ -9,6 +9,7 @@ from engine.audit import limits, spec
 from engine.audit.case import Case, Matrix, Statement
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.scores import federation_scores, scored_classes, scores, share
+from engine.audit.selection import hostile
 from engine.encoding import read_json
 from engine.files import read_bytes
 from engine.ledger.format import RESULT_VERSION
@@ -74,12 +75,14 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
     if missing_of(case):  # then it is the coordinator's word
         told = _look(case.reported, "cohort", "scored")
         scored = [name for name in classes if isinstance(told, list) and name in told]
-    rounds = _look(case.reported, "rounds")
+    rounds, cohort = _look(case.reported, "rounds"), _look(case.config, "cohort", "hospitals")
+    enemies = hostile(case.config, cohort) if type(cohort) is int else set()
     expected: dict[str, Any] = {
         "version": RESULT_VERSION,
         **{f"config.{name}": value for name, value in _settings(case.config).items()},
         "name": case.config.get("name"),
         "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
+        "honest.hostile": sorted(enemies) or None,
         "lost": [reason for _, reason in sorted(missing_of(case).items())],
         "timing.personalisation_gradient_evaluations": sum(one.personalised for one in own.values()),
         "timing.gradient_evaluations": _evaluations(case, stated) + sum(one.personalised for one in own.values()),
@@ -90,6 +93,10 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         }
         expected[f"{part}.global"] = federation_scores(tables["global"], classes, scored)
         expected[f"{part}.personal"] = federation_scores(tables["personal"], classes, scored, tables["global"])
+        if enemies:
+            kept = {m: {slot: t for slot, t in by.items() if slot not in enemies} for m, by in tables.items()}
+            expected[f"honest.{part}.global"] = federation_scores(kept["global"], classes, scored)
+            expected[f"honest.{part}.personal"] = federation_scores(kept["personal"], classes, scored, kept["global"])
     for position in range(min(len(rounds), len(case.rounds) + 1) if isinstance(rounds, list) else 0):
         expected |= _round(case, position, stated, classes, scored)
     expected["rounds.length"] = len(case.rounds)

@@ -32,9 +32,26 @@ def selected(trainers: Sequence[int], per_round: int, seed: int, number: int) ->
     """Hospitals drawn for a round: without replacement, from a stream of seed, purpose and round alone."""
     if per_round >= len(trainers):
         return set(trainers)
-    purpose = int.from_bytes(hashlib.sha256(b"participation").digest()[:8], "little")
-    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, number, 0])))
-    return {int(slot) for slot in draw.choice(np.array(trainers), per_round, replace=False)}
+    return _drawn(trainers, per_round, seed, b"participation", number)
+
+
+def hostile(config: Mapping[str, Any], hospitals: int) -> set[int]:
+    """Hospitals that play attackers in a run of this configuration: those that it names, or the share that its seed draws."""
+    attack, seed = config.get("attack"), config.get("seed")
+    if not isinstance(attack, Mapping) or attack.get("method") in (None, "none") or type(seed) is not int or seed < 0:
+        return set()
+    named, share = attack.get("hospitals"), attack.get("share")
+    if isinstance(named, list):
+        return {slot for slot in named if type(slot) is int}
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        return set()
+    return _drawn(range(hospitals), round(share * hospitals), seed, b"attack")
+
+
+def _drawn(of: Sequence[int], many: int, seed: int, purpose: bytes, number: int = 0) -> set[int]:
+    word = int.from_bytes(hashlib.sha256(purpose).digest()[:8], "little")
+    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, word, number, 0])))
+    return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
 
 
 def _schedule(case: Case) -> tuple[list[int], int, int]:
@@ -43,7 +60,13 @@ def _schedule(case: Case) -> tuple[list[int], int, int]:
     rows = cohort.get("hospitals") if isinstance(cohort, Mapping) else None
     if not isinstance(federation, Mapping) or not isinstance(rows, list):
         return [], 0, 0
-    trainers = [slot for slot, row in enumerate(rows) if isinstance(row, Mapping) and row.get("trains") is True]
+    attack: Any = case.config.get("attack")
+    out = hostile(case.config, len(rows)) if isinstance(attack, Mapping) and attack.get("method") == "left-out" else ()
+    trainers = [
+        slot
+        for slot, row in enumerate(rows)
+        if isinstance(row, Mapping) and row.get("trains") is True and slot not in out
+    ]
     if federation.get("algorithm") == "centralised":
         trainers = [len(rows)]  # the imaginary hospital that has everybody's data
     share, seed = federation.get("participation"), case.config.get("seed")

@@ -22,6 +22,7 @@ _BALANCE = {
     "adasyn": _SMOTE,
     "timegan": (*_ADDED, "timegan", "policy"),
 }
+_STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
@@ -41,12 +42,24 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
             {
                 **values,
                 "data": data,
+                "attack": _attack(values["attack"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
         )
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attack reads of its section."""
+    method = attack["method"]
+    if method == "none":
+        return {"method": method}
+    who = "share" if attack["hospitals"] is None else "hospitals"
+    how = ("strength",) if method in _STRENGTH else ()
+    goal = ("target",) if method == "backdoor" else ()
+    return {name: attack[name] for name in ("method", who, "start", *how, *goal)}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
