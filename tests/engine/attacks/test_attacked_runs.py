@@ -1,0 +1,87 @@
+"""Runs with hostile hospitals: the same bits everywhere, scores of the honest ones, and what the audit makes of it."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from reference import Interrupted, StopAfter, numbers
+
+from engine.audit.report import Verdict
+from engine.audit.run import audit
+from engine.experiment import Place, run
+
+FIVE = {"cohort.hospitals": 5, "data.simulated.patients": 6, "attack.hospitals": [1, 3]}
+LEDGER = {"ledger.backend": "embedded", "ledger.window": 0}
+ROBUST = {"aggregation.rule": "centred-clipping", "aggregation.byzantine": 1, "aggregation.worker_momentum": 0.5}
+
+
+def test_attackers_and_rules_that_remember_go_on_bit_for_bit(tiny_config, tmp_path: Path):
+    config = tiny_config(**FIVE, **LEDGER, **ROBUST, **{"attack.method": "mimic", "federation.rounds": 4})
+    expected = numbers(run(config, tmp_path / "straight"), tmp_path / "straight")
+    for stop in (2, 3):
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "stumbling", Place(observers=(StopAfter(stop),)))
+    assert numbers(run(config, tmp_path / "stumbling"), tmp_path / "stumbling") == expected
+    assert audit(tmp_path / "stumbling").findings == []
+
+
+def test_neither_pool_nor_ledger_changes_a_bit_of_an_attack(tiny_config, tmp_path: Path, ray2):
+    changes = {**FIVE, **ROBUST, "attack.method": "alie", "attack.strength": 1.5}
+    with_ledger = run(tiny_config(**changes, **LEDGER), tmp_path / "one")
+    actors = {"execution.pool": "ray", "execution.cpus": 2, "execution.hospitals_per_actor": 2}
+    for name, other in (("plain", {}), ("ray", actors)):
+        found = run(tiny_config(**changes, **other), tmp_path / name)
+        assert found.model_hash == with_ledger.model_hash
+        assert found.honest == with_ledger.honest
+
+
+@pytest.fixture(scope="module")
+def flipped(tiny_config, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("flipped")
+    run(tiny_config(**FIVE, **LEDGER, **{"attack.method": "sign-flip"}), folder)
+    return folder
+
+
+def test_the_honest_hospitals_scores_are_those_of_their_predictions(flipped: Path):
+    result = json.loads((flipped / "result.json").read_text())
+    honest = result["honest"]
+    assert honest["hostile"] == [1, 3]
+    rows = pq.read_table(flipped / "predictions.parquet").to_pandas()
+    rows = rows[(rows.model == "personal") & ~rows.hospital.isin([1, 3])]
+    assert honest["final"]["personal"]["accuracy"] == pytest.approx((rows.true == rows.predicted).mean())
+    assert sum(map(sum, honest["final"]["personal"]["confusion"])) == len(rows)
+    assert {row["id"] for row in honest["final"]["global"]["per_hospital"]} == {0, 2, 4}
+    assert len(result["final"]["global"]["per_hospital"]) == 5
+
+
+def test_the_audit_recomputes_them_and_knows_who_is_hostile(flipped: Path, tmp_path: Path):
+    assert audit(flipped).verdict is Verdict.CLEAN
+    path = flipped / "result.json"
+    text = path.read_text()
+    for old, new in (('"hostile": [\n   1,\n   3\n  ]', '"hostile": [\n   1\n  ]'),):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        found = {finding.field for finding in audit(flipped).findings}
+        path.write_text(text)
+        assert any(name.startswith("honest.hostile") for name in found)
+
+
+def test_those_who_are_left_out_send_nothing_and_are_not_missed(tiny_config, tmp_path: Path):
+    result = run(tiny_config(**FIVE, **LEDGER, **{"attack.method": "left-out"}), tmp_path)
+    assert [row.participants for row in result.rounds] == [3, 3]
+    assert result.honest is not None
+    assert audit(tmp_path).verdict is Verdict.CLEAN
+
+
+def test_flipped_signs_move_the_mean_and_not_the_median(tiny_config, tmp_path: Path):
+    """Four of five honest: the median stays with them, the mean goes where four times one update says."""
+    one = {**FIVE, "attack.hospitals": [1], "federation.rounds": 3}
+    scores = {}
+    for rule in ("mean", "median"):
+        changes = {**one, "aggregation.rule": rule, "attack.method": "sign-flip", "attack.strength": 20.0}
+        if rule == "median":
+            changes["aggregation.byzantine"] = 1
+        scores[rule] = [row.train_loss for row in run(tiny_config(**changes), tmp_path / rule).rounds]
+    assert scores["median"][-1] < scores["median"][0]
+    assert scores["mean"][-1] > scores["median"][-1]
