@@ -330,6 +330,7 @@ def join(
     if state.round:
         pool.restore(state.states, state.measured)
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
+    scoring = tuple(h for h in validators if h not in enemies)
     least = config.federation.min_hospitals
     judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
     participants = config.federation.validation == "participants"
@@ -338,7 +339,7 @@ def join(
         pool=pool,
         schedule=Sampled(config.seed, trainers, per_round, least),
         rule=rule,
-        validation=Validation(validators, beats.classes, cohort.scored, participants, least),
+        validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
         judges=judges,
         ledger=ledger,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine import checkpoint
 from engine.config import RunConfig, config_hash
-from engine.data.cohort import Cohort
+from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
@@ -24,7 +24,6 @@ from engine.result import (
     VERSION,
     BothScores,
     CohortReport,
-    HonestScores,
     LedgerSummary,
     PersonalScores,
     Result,
@@ -36,8 +35,6 @@ from engine.result import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Tables = dict[str, dict[int, np.ndarray]]  # model -> hospital -> confusion matrix
 
 
 def assemble(
@@ -57,15 +54,16 @@ def assemble(
 
     Args:
         lost: hospitals that could not be tested, in sentences.
-        hostile: ids of hospitals that play attackers.
+        hostile: ids of hospitals that play attackers, which are not scored.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
+    honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
     adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
-        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in outcomes}
+        model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in honest}
         for model in ("global", "personal")
     }
-    validation = {model: {o.hospital: o.validation[model] for o in outcomes} for model in ("global", "personal")}
+    validation = {model: {o.hospital: o.validation[model] for o in honest} for model in ("global", "personal")}
     return Result(
         version=VERSION,
         name=config.name,
@@ -73,7 +71,7 @@ def assemble(
         config=config,
         model_hash=vector_hash(state.params, network.layout).hex(),
         parameters=network.size,
-        cohort=CohortReport.model_validate(cohort.report),
+        cohort=CohortReport.model_validate(report_without(cohort, hostile) if hostile else cohort.report),
         final=_both(test, classes, scored),
         validation=_both(validation, classes, scored),
         rounds=rows,
@@ -87,23 +85,11 @@ def assemble(
         ),
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
-        honest=_honest(hostile, test, validation, classes, scored) if hostile else None,
+        hostile=tuple(sorted(hostile)) or None,
     )
 
 
-def _honest(
-    hostile: frozenset[int], test: Tables, validation: Tables, classes: Sequence[str], scored: Sequence[str]
-) -> HonestScores:
-    """The scores once more, of the hospitals that play no attackers."""
-
-    def of(tables: Tables) -> BothScores:
-        kept = {m: {h: t for h, t in by.items() if h not in hostile} for m, by in tables.items()}
-        return _both(kept, classes, scored)
-
-    return HonestScores(hostile=tuple(sorted(hostile)), final=of(test), validation=of(validation))
-
-
-def _both(tables: Tables, classes: Sequence[str], scored: Sequence[str]) -> BothScores:
+def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:
     alone = federation_scores(tables["global"], classes, scored=scored)
     adapted = federation_scores(tables["personal"], classes, tables["global"], scored=scored)
     return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))

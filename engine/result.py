@@ -126,19 +126,6 @@ class BothScores(Part):
         return self.global_ if model == "global" else self.personal
 
 
-class HonestScores(Part):
-    """Scores of the hospitals that play no attackers.
-
-    Attributes:
-        hostile: ids of the others.
-        final, validation: as of `Result`.
-    """
-
-    hostile: Many[int]
-    final: BothScores
-    validation: BothScores
-
-
 # --- Cohort -----------------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +342,7 @@ class Result(Part):
         validation: scores on the validation beats.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
-        honest: scores without the hospitals that play attackers; None where none does.
+        hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
     """
 
     version: Literal[2]
@@ -372,7 +359,7 @@ class Result(Part):
     timing: Timing
     synthesis: Many[SyntheticRow] | None = None
     lost: Many[str]
-    honest: HonestScores | None = None
+    hostile: Many[int] | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

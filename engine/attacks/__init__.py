@@ -8,6 +8,6 @@ for a real one. What an attacker sees:
     together   ipm, alie, mimic, copycat, adaptive: also the honest updates of the round, before its own is due, and what
                the other attackers do; `adaptive` knows the rule of aggregation, too
 
-Scores of such a run are told of all hospitals, and once more of the honest ones alone (`Result.honest`).
+No score of such a run is over the hostile hospitals (`Result.hostile`); their predictions lie with the others'.
 None sees the honest hospitals' data, breaks a signature, or rules the coordinator. An attacker signs what it sends.
 """

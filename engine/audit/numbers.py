@@ -75,32 +75,28 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
     if missing_of(case):  # then it is the coordinator's word
         told = _look(case.reported, "cohort", "scored")
         scored = [name for name in classes if isinstance(told, list) and name in told]
-    rounds, cohort = _look(case.reported, "rounds"), _look(case.config, "cohort", "hospitals")
-    enemies = hostile(case.config, cohort) if type(cohort) is int else set()
+    rounds, enemies = _look(case.reported, "rounds"), hostile(case.config)
+    honest = {slot: one for slot, one in own.items() if slot not in enemies}
     expected: dict[str, Any] = {
         "version": RESULT_VERSION,
         **{f"config.{name}": value for name, value in _settings(case.config).items()},
         "name": case.config.get("name"),
         "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
-        "honest.hostile": sorted(enemies) or None,
+        "hostile": sorted(enemies) or None,
         "lost": [reason for _, reason in sorted(missing_of(case).items())],
         "timing.personalisation_gradient_evaluations": sum(one.personalised for one in own.values()),
         "timing.gradient_evaluations": _evaluations(case, stated) + sum(one.personalised for one in own.values()),
     }
     for part, of in (("validation", "validation"), ("final", "test")):
         tables = {
-            model: {slot: getattr(one, of)[model] for slot, one in own.items()} for model in ("global", "personal")
+            model: {slot: getattr(one, of)[model] for slot, one in honest.items()} for model in ("global", "personal")
         }
         expected[f"{part}.global"] = federation_scores(tables["global"], classes, scored)
         expected[f"{part}.personal"] = federation_scores(tables["personal"], classes, scored, tables["global"])
-        if enemies:
-            kept = {m: {slot: t for slot, t in by.items() if slot not in enemies} for m, by in tables.items()}
-            expected[f"honest.{part}.global"] = federation_scores(kept["global"], classes, scored)
-            expected[f"honest.{part}.personal"] = federation_scores(kept["personal"], classes, scored, kept["global"])
     for position in range(min(len(rounds), len(case.rounds) + 1) if isinstance(rounds, list) else 0):
-        expected |= _round(case, position, stated, classes, scored)
+        expected |= _round(case, position, {h: one for h, one in stated.items() if h not in enemies}, classes, scored)
     expected["rounds.length"] = len(case.rounds)
-    return expected | _cohort(case, own, classes, scored)
+    return expected | _cohort(case, own, honest, classes, scored)
 
 
 def _evaluations(case: Case, stated: Mapping[int, Statement]) -> int:
@@ -163,8 +159,14 @@ def _metrics(update: Any) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _cohort(case: Case, own: Mapping[int, Statement], classes: Sequence[str], scored: Sequence[str]) -> dict[str, Any]:
-    """Sizes and trivial lines, where every hospital of the cohort has signed."""
+def _cohort(
+    case: Case,
+    own: Mapping[int, Statement],
+    honest: Mapping[int, Statement],
+    classes: Sequence[str],
+    scored: Sequence[str],
+) -> dict[str, Any]:
+    """Sizes and trivial lines, where every hospital of the cohort has signed; the lines of all are over the honest ones."""
     rows = _look(case.reported, "cohort", "hospitals")
     if not isinstance(rows, list) or len(rows) != len(own):
         return {} if missing_of(case) else {"cohort.hospitals.length": len(own)}
@@ -180,9 +182,9 @@ def _cohort(case: Case, own: Mapping[int, Statement], classes: Sequence[str], sc
         lines = scores(guess, classes, scored)
         expected[f"{name}.local_majority_accuracy"] = lines["accuracy"]
         expected[f"{name}.local_majority_macro_f1"] = lines["macro_f1"]
-    constant: Matrix = tuple(tuple(sum(test[h][i] for h in own if majority[h] == j) for j in size) for i in size)
-    known = [sum(test[h][i] for h in own) for i in size]
-    commonest = max(size, key=lambda i: (sum(train[h][i] for h in own), -i))
+    constant: Matrix = tuple(tuple(sum(test[h][i] for h in honest if majority[h] == j) for j in size) for i in size)
+    known = [sum(test[h][i] for h in honest) for i in size]
+    commonest = max(size, key=lambda i: (sum(train[h][i] for h in honest), -i))
     lines = scores(constant, classes, scored)
     return expected | {
         "cohort.scored": list(scored),

@@ -35,15 +35,21 @@ def selected(trainers: Sequence[int], per_round: int, seed: int, number: int) ->
     return _drawn(trainers, per_round, seed, b"participation", number)
 
 
-def hostile(config: Mapping[str, Any], hospitals: int) -> set[int]:
+def hostile(config: Mapping[str, Any]) -> set[int]:
     """Hospitals that play attackers in a run of this configuration: those that it names, or the share that its seed draws."""
-    attack, seed = config.get("attack"), config.get("seed")
+    attack, seed, cohort = config.get("attack"), config.get("seed"), config.get("cohort")
     if not isinstance(attack, Mapping) or attack.get("method") in (None, "none") or type(seed) is not int or seed < 0:
         return set()
     named, share = attack.get("hospitals"), attack.get("share")
     if isinstance(named, list):
         return {slot for slot in named if type(slot) is int}
-    if not isinstance(share, int | float) or not 0 <= share < 1:
+    hospitals = cohort.get("hospitals") if isinstance(cohort, Mapping) else None
+    if (
+        not isinstance(share, int | float)
+        or not 0 <= share < 1
+        or type(hospitals) is not int
+        or not 0 < hospitals < 10**6
+    ):
         return set()
     return _drawn(range(hospitals), round(share * hospitals), seed, b"attack")
 
@@ -61,7 +67,7 @@ def _schedule(case: Case) -> tuple[list[int], int, int]:
     if not isinstance(federation, Mapping) or not isinstance(rows, list):
         return [], 0, 0
     attack: Any = case.config.get("attack")
-    out = hostile(case.config, len(rows)) if isinstance(attack, Mapping) and attack.get("method") == "left-out" else ()
+    out = hostile(case.config) if isinstance(attack, Mapping) and attack.get("method") == "left-out" else ()
     trainers = [
         slot
         for slot, row in enumerate(rows)

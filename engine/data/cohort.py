@@ -1,7 +1,7 @@
 """The cohort: all hospitals of one experiment, with what makes them differ measured and reported."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,11 +101,7 @@ def describe(
     classes = beats.classes
     table, train, validation, test = _tables(beats, hospitals, owner)
     scored = scored_classes(classes, validation.sum(0), test.sum(0))
-    majority = train.argmax(1)
-    constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
-    for h in hospitals:
-        constant[:, majority[h.id]] += test[h.id]
-    rows, shared = _rows(beats, hospitals, owner, table, test, majority, scored)
+    rows, shared = _rows(beats, hospitals, owner, table, test, train.argmax(1), scored)
     return {
         "beats": int((owner >= 0).sum()),
         "edge_beats": sum(record["edge"] for record in beats.records),
@@ -115,14 +111,34 @@ def describe(
         "hospitals": rows,
         "heterogeneity": heterogeneity(table),
         "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
-        "local_majority_accuracy": _share(np.trace(constant), test.sum()),
-        "local_majority_macro_f1": scores(constant, classes, scored)["macro_f1"],
+        **_trivial(classes, scored, train, test),
         "local_majority_accuracy_all": _share(table[np.arange(len(table)), table.argmax(1)].sum(), table.sum()),
-        "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
         "patients_shared": shared,
         "leaky": _leaks(beats, config, shared),
         **_reading(beats),
     }
+
+
+def _trivial(classes: Sequence[str], scored: Sequence[str], train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """The trivial lines of hospitals whose beats of each class are int64[hospitals, classes]."""
+    constant = np.zeros((len(classes), len(classes)), np.int64)  # confusion matrix of the local majority
+    for majority, beats in zip(train.argmax(1), test, strict=True):
+        constant[:, majority] += beats
+    return {
+        "local_majority_accuracy": _share(np.trace(constant), test.sum()),
+        "local_majority_macro_f1": scores(constant, classes, scored)["macro_f1"],
+        "global_majority_accuracy": _share(test[:, train.sum(0).argmax()].sum(), test.sum()),
+    }
+
+
+def report_without(cohort: Cohort, hostile: Collection[int]) -> dict[str, Any]:
+    """The report of a cohort with the trivial lines of all hospitals but those that play attackers, which are not scored."""
+    classes, honest = cohort.beats.classes, [h for h in cohort.hospitals if h.id not in hostile]
+    train, test = (
+        np.array([np.bincount(cohort.beats.y[part(h)], minlength=len(classes)) for h in honest])
+        for part in (lambda h: h.train, lambda h: h.test)
+    )
+    return {**cohort.report, **_trivial(classes, cohort.scored, train, test)}
 
 
 def scored_classes(classes: Sequence[str], validation: np.ndarray, test: np.ndarray) -> tuple[str, ...]:

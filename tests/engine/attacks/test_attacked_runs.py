@@ -33,7 +33,8 @@ def test_neither_pool_nor_ledger_changes_a_bit_of_an_attack(tiny_config, tmp_pat
     for name, other in (("plain", {}), ("ray", actors)):
         found = run(tiny_config(**changes, **other), tmp_path / name)
         assert found.model_hash == with_ledger.model_hash
-        assert found.honest == with_ledger.honest
+        assert found.final == with_ledger.final
+        assert found.hostile == (1, 3)
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +46,39 @@ def flipped(tiny_config, tmp_path_factory) -> Path:
 
 def test_the_honest_hospitals_scores_are_those_of_their_predictions(flipped: Path):
     result = json.loads((flipped / "result.json").read_text())
-    honest = result["honest"]
-    assert honest["hostile"] == [1, 3]
-    rows = pq.read_table(flipped / "predictions.parquet").to_pandas()
-    rows = rows[(rows.model == "personal") & ~rows.hospital.isin([1, 3])]
-    assert honest["final"]["personal"]["accuracy"] == pytest.approx((rows.true == rows.predicted).mean())
-    assert sum(map(sum, honest["final"]["personal"]["confusion"])) == len(rows)
-    assert {row["id"] for row in honest["final"]["global"]["per_hospital"]} == {0, 2, 4}
-    assert len(result["final"]["global"]["per_hospital"]) == 5
+    assert result["hostile"] == [1, 3]
+    every = pq.read_table(flipped / "predictions.parquet").to_pandas()
+    assert set(every.hospital) == {0, 1, 2, 3, 4}
+    rows = every[(every.model == "personal") & ~every.hospital.isin([1, 3])]
+    scores = result["final"]["personal"]
+    assert scores["accuracy"] == pytest.approx((rows.true == rows.predicted).mean())
+    assert sum(map(sum, scores["confusion"])) == len(rows)
+    assert {row["id"] for row in scores["per_hospital"]} == {0, 2, 4}
+    # and so is the trivial line beside them
+    report = [h for h in result["cohort"]["hospitals"] if h["id"] not in (1, 3)]
+    right = sum(h["local_majority_accuracy"] * h["test"] for h in report)
+    assert result["cohort"]["local_majority_accuracy"] == pytest.approx(right / sum(h["test"] for h in report))
 
 
 def test_the_audit_recomputes_them_and_knows_who_is_hostile(flipped: Path, tmp_path: Path):
     assert audit(flipped).verdict is Verdict.CLEAN
     path = flipped / "result.json"
     text = path.read_text()
-    for old, new in (('"hostile": [\n   1,\n   3\n  ]', '"hostile": [\n   1\n  ]'),):
-        assert old in text
-        path.write_text(text.replace(old, new))
-        found = {finding.field for finding in audit(flipped).findings}
+    for name, wrong in (("hostile", [1]), ("cohort.global_majority_accuracy", 0.5)):
+        told = json.loads(text)
+        *within, last = name.split(".")
+        part = told[within[0]] if within else told
+        part[last] = wrong
+        path.write_text(json.dumps(told))
+        fields = {finding.field for finding in audit(flipped).findings}
         path.write_text(text)
-        assert any(name.startswith("honest.hostile") for name in found)
+        assert name in fields
 
 
 def test_those_who_are_left_out_send_nothing_and_are_not_missed(tiny_config, tmp_path: Path):
     result = run(tiny_config(**FIVE, **LEDGER, **{"attack.method": "left-out"}), tmp_path)
     assert [row.participants for row in result.rounds] == [3, 3]
-    assert result.honest is not None
+    assert result.hostile == (1, 3)
     assert audit(tmp_path).verdict is Verdict.CLEAN
 
 
