@@ -16,6 +16,7 @@ from engine.settings import mistakes, parse, refusal
 from sweeps.cohorts import impossible_cohort, too_large
 from sweeps.owners import leaves, not_varied, points
 from sweeps.scores import impossible
+from sweeps.sizes import all_memory
 from sweeps.space import (
     STUDY_KEYS,
     Condition,
@@ -36,7 +37,7 @@ def load_run(values: dict[str, Any], source: str) -> RunConfig:
         ConfigError: a sentence about each thing that is wrong.
     """
     config = parse(RunConfig, values, source)
-    if problems := [why for why in (impossible_cohort(config), too_large(config)) if why]:
+    if problems := [why for why in (impossible_cohort(config), too_large(config, all_memory())) if why]:
         raise refusal(source, problems)
     return config
 
@@ -216,7 +217,7 @@ def _trials(study: StudyConfig, source: str) -> Iterator[str]:
             problems += [
                 f"{where}{name} as a score: {why}" for name in study.scored if (why := impossible(name, config))
             ]
-            problems += [f"{where}{why}" for why in (impossible_cohort(config), too_large(config)) if why]
+            problems += [f"{where}{why}" for why in (impossible_cohort(config), too_large(config, all_memory())) if why]
             if kind != "baseline" and study.pruner.method not in ("none", "wilcoxon"):
                 problems += _no_rung(study, where, config)
         problems += _unread_tuned(study, place, where, used, source) if not problems else []

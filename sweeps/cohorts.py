@@ -6,7 +6,6 @@ from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.data.sources import DATASETS
 from engine.model import build_network
-from sweeps.sizes import all_memory
 
 RATE, MINUTES = 360.0, 30.0  # Hz of simulated records; minutes of a record of the known databases
 FEWEST = 50  # beats a minute; hearts that beat faster want more memory than is counted here
@@ -48,13 +47,13 @@ def impossible_cohort(config: RunConfig) -> str:
     return ""
 
 
-def too_large(config: RunConfig, memory: float | None = None) -> str:
+def too_large(config: RunConfig, memory: float) -> str:
     """Why this machine can never hold a run, with the sum of what is known to be needed at least; empty where it may.
 
     Not counted: records of `data.source: folder`, whose lengths only reading them would tell, and what another machine holds.
 
     Args:
-        memory: bytes; None: all that this machine has.
+        memory: bytes that this machine has.
     """
     if config.execution.address != "local":
         return ""
@@ -67,11 +66,10 @@ def too_large(config: RunConfig, memory: float | None = None) -> str:
     network = build_network(config.model, len(data.inputs), window, len(data.rr_names), len(data.classes))
     training = max(round(config.federation.participation * config.cohort.hospitals), 1)
     cut, updates = 2 * beats * len(data.inputs) * window * 4, float(training) * network.size * 4
-    have = all_memory() if memory is None else memory
-    if cut + updates <= have:
+    if cut + updates <= memory:
         return ""
     return (
-        f"at least {_gigabytes(cut + updates)} of memory are needed, and this machine has {_gigabytes(have)}: "
+        f"at least {_gigabytes(cut + updates)} of memory are needed, and this machine has {_gigabytes(memory)}: "
         f"{_gigabytes(cut)} while beats are cut ({records:,} records x {minutes:g} min x {FEWEST} beats x {len(data.inputs)} lead{'s' * (len(data.inputs) != 1)} x "
         f"{window} samples x 4 bytes, twice), {_gigabytes(updates)} for the updates of a round ({training:,} hospitals x "
         f"{network.size:,} parameters x 4 bytes)"
