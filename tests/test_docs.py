@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from reference import ROOT
 
+from engine.result import LedgerSummary
 from engine.settings import dotted_keys
 from sweeps.__main__ import build_parser, main
 from sweeps.scores import PLAIN, TRIVIAL
@@ -78,7 +79,12 @@ PULSELEDGER = [
 
 def test_commands_are_found():
     text = "a `pulseledger ui DIR` b\n\n    .venv/bin/pulseledger run X   # first\n    pulseledger audit DIR    a folder\n$ pulseledger keys\n"
-    assert list(commands(text, "pulseledger")) == ["pulseledger ui DIR", "pulseledger run X", "pulseledger audit DIR"]
+    assert list(commands(text, "pulseledger")) == [
+        "pulseledger ui DIR",
+        "pulseledger run X",
+        "pulseledger audit DIR",
+        "pulseledger keys",
+    ]
     assert list(readings("pulseledger governance approve|deny DIR [--granted N]")) == [
         ["pulseledger", "governance", what, "DIR", "--granted", "1"] for what in ("approve", "deny")
     ]
@@ -94,10 +100,9 @@ def test_every_command_in_the_documents_is_one(path: Path, command: str, capsys)
         try:
             options, rest = build_parser().parse_known_args(words[1:])
         except SystemExit:
-            needed = "required" in (
-                said := capsys.readouterr().err
-            )  # `pulseledger sweep` in a sentence names the verb only
-            assert needed and len(words) <= 3, f"{path.name}: {command}: {said}"
+            said = capsys.readouterr().err  # `pulseledger sweep` in a sentence names the verb only
+            assert "required" in said, f"{path.name}: {command}: {said}"
+            assert len(words) <= 3, f"{path.name}: {command}: {said}"
             continue
         if rest and not (path.name == "first-hour.md" and "hospitalz" in command):
             assert options.takes_keys, f"{path.name}: {command}: {rest[0]}"
@@ -130,6 +135,7 @@ def test_every_key_in_the_documents_is_one():
     known = {
         key[:at] for key in dotted_keys(StudyConfig) for at in (*(m.start() for m in re.finditer(r"\.", key)), len(key))
     }
+    known |= {f"ledger.{name}" for name in LedgerSummary.model_fields}  # in result.json
     for path in DOCUMENTS:
         for word in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)(?::[^`]*)?`", path.read_text(encoding="utf-8")):
             if word.partition(".")[0] in sections and word.rpartition(".")[2] not in NO_KEYS:
