@@ -4,9 +4,10 @@ Each section stands beside what it configures. `config_hash` identifies what was
 and concurrency, which may not change a single number.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
@@ -16,7 +17,7 @@ from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.pools.config import ExecutionConfig
-from engine.settings import Name, Section
+from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
 from engine.tracking.config import TrackingConfig, has_password
 
@@ -39,47 +40,64 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
 
-    @model_validator(mode="after")
-    def _together(self) -> "RunConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together across sections."""
         if self.tracking.uri is not None and has_password(self.tracking.uri):
-            raise ValueError(
+            yield Mistake(
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
-                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database",
+                ["tracking.uri"],
             )
         if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
-            raise ValueError(
-                "cohort.split: other-database and data.other.source go together: the database that is only tested on"
+            yield Mistake(
+                "cohort.split: other-database and data.other.source go together: the database that is only tested on",
+                ["cohort.split", "data.other.source"],
             )
+        yield from self._of_classes()
+        yield from self._of_sites()
+        yield from self._of_attackers()
+        if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
+            yield Mistake(
+                f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
+                f"{self.cohort.hospitals} hospitals",
+                ["federation.min_hospitals", "cohort.hospitals"],
+            )
+
+    def _of_classes(self) -> Iterator[Mistake]:
+        labels = self.data.labels
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
-            if unknown := [name for name in names or () if name not in self.data.labels]:
-                raise ValueError(f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.data.labels)}")
-        if self.balance.method in SYNTHETIC and len(self.data.labels) > MOST_GOVERNED:
-            raise ValueError(
+            if unknown := [name for name in names or () if name not in labels]:
+                says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+                yield Mistake(says, [f"{key}.classes", "data.classes"])
+        if self.balance.method in SYNTHETIC and len(labels) > MOST_GOVERNED:
+            yield Mistake(
                 f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
-                f"data.classes has {len(self.data.labels)}"
+                f"data.classes has {len(labels)}",
+                ["balance.method", "data.classes"],
             )
-        if self.execution.sites:
-            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
-            if without:
-                raise ValueError(
-                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
-                )
-            if self.federation.algorithm == "centralised":
-                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
-            if self.execution.pool != "ray":
-                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
-        if problem := self.attack.problem(self.cohort.hospitals, self.data.labels):
-            raise ValueError(problem)
+
+    def _of_attackers(self) -> Iterator[Mistake]:
+        """An attack that cannot be, and a rule that cannot bear as many hostile updates as it is told."""
+        if says := self.attack.problem(self.cohort.hospitals, self.data.labels):
+            yield Mistake(says, ["attack.method", "cohort.hospitals"])
         in_a_round = max(1, round(self.federation.participation * self.cohort.hospitals))
         merges = self.federation.algorithm not in ("local", "centralised")
-        if merges and (problem := self.aggregation.problem(in_a_round)):
-            raise ValueError(problem)
-        if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
-            raise ValueError(
-                f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
-                f"{self.cohort.hospitals} hospitals"
-            )
-        return self
+        if merges and (says := self.aggregation.problem(in_a_round)):
+            yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_sites(self) -> Iterator[Mistake]:
+        sites = self.execution.sites
+        if not sites:
+            return
+        if without := [h for h in range(self.cohort.hospitals) if h not in sites]:
+            says = f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+            yield Mistake(says, ["execution.sites", "cohort.hospitals"])
+        if self.federation.algorithm == "centralised":
+            says = "execution.sites: algorithm centralised brings all hospitals' data to one place"
+            yield Mistake(says, ["execution.sites", "federation.algorithm"])
+        if self.execution.pool != "ray":
+            says = f"execution.sites needs execution.pool ray, which is {self.execution.pool}"
+            yield Mistake(says, ["execution.sites", "execution.pool"])
 
 
 # What may differ between two runs that must give the same numbers.
