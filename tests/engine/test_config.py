@@ -11,10 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import ValidationError
 
+from engine.aggregation.config import OWN_KEYS
+from engine.attacks.config import Method
 from engine.config import RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
 from engine.ledger.typed import checksum_address
+from engine.reads import why_unread
 from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
 
@@ -42,6 +45,9 @@ OTHER: dict[str, Any] = {
     "data.other.leads": [["II"]],
     "data.other.annotator": "qrs",
     "data.other.patients": r"^(\d+)",
+    "attack.share": 0.4,
+    "attack.hospitals": [1],
+    "attack.target": "V",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
     "data.rr_features": ["next", "previous"],
@@ -418,6 +424,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
             set_key(everything, key, value)
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
+    everything["federation"]["participation"] = 1.0  # three buckets for one hostile update
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
     everything["data"]["other"]["leads"] = [["II"], [1]]  # as many
@@ -447,7 +454,10 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    unread = key.startswith(("balance.", "aggregation.server.")) and not key.endswith(".method")  # by the method "none"
+    parts = ("balance.", "attack.", "aggregation.")
+    unread = key.startswith(parts) and not key.endswith(
+        (".method", ".rule", ".worker_momentum")
+    )  # by "none" and the mean
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
 
@@ -458,6 +468,32 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
         values = base.model_dump()
         set_key(values, key, another(key))
         read = key.split(".")[1] in BALANCE_KEYS[method]
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_the_hash_holds_what_an_attack_reads_and_nothing_else(method: str) -> None:
+    for key in (key for key in LEAVES if key.startswith("attack.") and key != "attack.method"):
+        base = with_key("attack.method", method)
+        values = base.model_dump()
+        set_key(values, key, another(key))
+        read = not why_unread(base, key) and key.split(".")[1] in {**base.attack.used(), "hospitals": None}
+        assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
+
+
+@pytest.mark.parametrize("rule", ["mean", *OWN_KEYS])
+@pytest.mark.parametrize("mix", ["none", "bucketing"])
+def test_the_hash_holds_what_a_rule_of_aggregation_reads_and_nothing_else(rule: str, mix: str) -> None:
+    base = parse(RunConfig, {"aggregation": {"rule": rule, "mix": mix}, "cohort": {"hospitals": 20}}, "base")
+    for key in ("byzantine", "keep", "radius", "iterations", "mix", "bucket"):
+        values = base.model_dump()
+        set_key(
+            values,
+            f"aggregation.{key}",
+            "nearest" if key == "mix" else 1.0 if key == "radius" else 2 + (key == "bucket"),
+        )
+        read = not why_unread(base, f"aggregation.{key}")
+        assert read == (key in base.aggregation.used())
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
@@ -477,7 +513,8 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for key in ("name", "out", "ledger", "tracking", "execution"):
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
-    values["balance"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
+    values["balance"] = values["attack"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
+    values["aggregation"] = {name: values["aggregation"][name] for name in ("rule", "worker_momentum", "server")}
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
 
