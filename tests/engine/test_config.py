@@ -424,7 +424,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
             set_key(everything, key, value)
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
-    everything["federation"]["participation"] = 1.0  # three buckets for one hostile update
+    everything["aggregation"]["byzantine"] = 0  # two buckets bear none
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
     everything["data"]["other"]["leads"] = [["II"], [1]]  # as many
