@@ -148,7 +148,7 @@ def _there(folder: Path, annotator: str) -> tuple[dict[str, Path], list[str]]:
 def _listed(folder: Path, index: Path) -> Iterator[Path]:
     """The headers that a RECORDS file names; a line may name a folder with a RECORDS file of its own."""
     try:
-        lines = index.read_text(encoding="utf-8").splitlines()
+        lines = index.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{index}: is not a readable list of records.") from None
     for line in (line.strip() for line in lines):

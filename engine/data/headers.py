@@ -94,6 +94,11 @@ class Header:
         return sum(part.length for part in self.parts)
 
     @property
+    def signal_files(self) -> frozenset[Path]:
+        """The files that hold samples."""
+        return frozenset(signal.file for part in self.parts for signal in part.signals)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file but the annotations that is read, each once."""
         return tuple(dict.fromkeys([self.path, *self.layout, *(file for part in self.parts for file in part.files)]))

@@ -87,6 +87,9 @@ def test_the_file_records_says_which_there_are(tmp_path: Path, settings_of: Sett
         ecg.write(tmp_path / name[0], name[2])
     (tmp_path / "RECORDS").write_text("b\r\na\n\nx/d\ny/\n")  # a line may name a folder
     assert names_in(tmp_path, settings_of(tmp_path)) == ["a", "b", "x/d", "y/e", "y/f"]
+    (tmp_path / "RECORDS").write_bytes("\ufeffb\n".encode())  # as an editor under Windows leaves it
+    assert names_in(tmp_path, settings_of(tmp_path)) == ["b"]
+    (tmp_path / "RECORDS").write_text("b\na\nx/d\ny\n")
     (tmp_path / "y" / "RECORDS").write_text("f\n")
     assert names_in(tmp_path, settings_of(tmp_path)) == ["a", "b", "x/d", "y/f"]
     (tmp_path / "RECORDS").write_text("a\ngone\n")

@@ -122,6 +122,7 @@ def test_rates_in_no_simple_ratio_are_refused() -> None:
     assert ratio(360, 128) == Fraction(16, 45)
     assert ratio(1000 / 3, 360) == Fraction(27, 25)
     assert ratio(360, 360) == 1
+    assert ratio(257.3, 250) == Fraction(2500, 2573)
     with pytest.raises(
         DataError, match=r"360 Hz cannot be brought to data.rate 359\.98 Hz; choose a rate in a simpler"
     ):
