@@ -54,7 +54,7 @@ def gather(data: DataConfig, progress: Callable[[str], None] = lambda text: None
     """
     found = records_in(locate(data, progress), data)
     for stray in found.strays:
-        progress(f"{stray} has no record beside it and is left out")
+        progress(stray)
     entries, problems = [], {}
     for name, header in zip(found.names, found.headers, strict=True):
         try:

@@ -161,6 +161,7 @@ def test_leads_without_names(tmp_path: Path, settings_of: Settings, refused: Ref
         b"\n# only a comment\n",
         b"s002 0 360 0\n",
         b"s002 2 0 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
+        *(b"s002 1 %s 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\n" % rate for rate in (b"3.6e2", b"-360", b"257,3")),
         b"s002 3 360 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
         b"s002 1 360 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
         b"s002 1 360 12960\ns002.dat 7 1000(0)/mV 16 0 0 0 0 MLII\n",
@@ -169,7 +170,7 @@ def test_leads_without_names(tmp_path: Path, settings_of: Settings, refused: Ref
         b"s002/1 2 360 12960\ns002 12960\n",
         b"x" * (2 << 20),
     ],
-    ids=["empty", "jpeg", "comment", "no signal", "no rate", "a line short", "a line more", "format 7", "not together",
+    ids=["empty", "jpeg", "comment", "no signal", "no rate", "3.6e2 Hz", "-360 Hz", "257,3 Hz", "a line short", "a line more", "format 7", "not together",
          "endless", "itself a segment", "megabytes"],
 )  # fmt: skip
 def test_a_header_that_is_none_is_named(folder: Path, settings_of: Settings, refused: Refused, content: bytes) -> None:
