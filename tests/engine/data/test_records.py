@@ -243,7 +243,7 @@ def test_every_format_that_wfdb_writes_is_read(tmp_path: Path, settings_of: Sett
     ecg.write(tmp_path, "a", format=format, gain=gain, seconds=10.001)
     record = read(tmp_path, "a", settings_of(tmp_path))
     times = ecg.beat_times(10.001)
-    expected = ecg.wave(10.001, 360, times, ["NNNNNNV"[i % 7] for i in range(len(times))])
+    expected = ecg.wave(10.001, 360, times, ["NNNNNNV"[i % 7] for i in range(len(times))], ecg.turn("a"))
     assert record.signal.shape == (1, len(expected)) == (1, 3600)
     assert np.abs(record.signal[0] - expected).max() <= 0.51 / gain
     assert record.peaks.tolist() == np.rint(times * 360).tolist()
