@@ -24,7 +24,7 @@ from engine.homes import claim
 from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
-from sweeps.means import Limits, Means
+from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
 from sweeps.space import conditions, resolve
@@ -89,12 +89,20 @@ def test_a_changed_study_is_refused(done: Path):
 # --- Baselines, grids, repeats, failures ------------------------------------------------------------------------------
 
 
-def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path: Path):
-    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
+@pytest.mark.long
+def test_a_grid_on_ray_itself(done: Path, ray2, tmp_path: Path):
     settled()
+    a_grid_with_a_failure({**BASE, "tracking": store_of(done, "grid on Ray")}, done, tmp_path, MEANS)
+
+
+def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, tmp_path: Path):
+    a_grid_with_a_failure({**ALONE, "tracking": store_of(done, "grid")}, done, tmp_path, simulated())
+
+
+def a_grid_with_a_failure(base: dict[str, Any], done: Path, tmp_path: Path, means: Means) -> None:
+    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
     values = {
-        **BASE,
-        "tracking": store_of(done, "grid"),
+        **base,
         "baselines": [{"federation.learning_rate": 1e30}, {"federation.algorithm": "local"}],
         "search": {"federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
         "sampler": "grid",
@@ -107,7 +115,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         ((opened, _),) = open_studies(study, tmp_path, storage)
         for _ in range(2):
             opened.ask()  # the first baseline and the second, lost
-    start_study(study, tmp_path, quiet=True)
+    start_study(study, tmp_path, quiet=True, means=means)
     trials = trials_of(tmp_path)
     wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
     assert [t.keys for t in trials] == wanted
@@ -137,7 +145,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         half = 12.706205 * statistics.stdev(own) / 2**0.5  # Student's t, one degree of freedom
         (value,) = trial.values
         assert [told.mean, told.low, told.high, told.n] == pytest.approx([value, value - half, value + half, 2])
-    client, runs = runs_of(done, "grid")
+    client, runs = runs_of(done, base["tracking"]["experiment"])
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
     assert by_number["2"].info.status == "FAILED"

@@ -17,6 +17,7 @@ from finished import (
     OFFLINE,
     REAL,
     SALT,
+    audit,
     change,
     contents,
     finish,
@@ -35,7 +36,7 @@ from engine import encoding
 from engine.audit import state
 from engine.audit.known import Known
 from engine.audit.report import Verdict
-from engine.audit.run import CHECKS, audit, compare
+from engine.audit.run import CHECKS, compare
 from engine.ledger import archive
 from engine.ledger.chain.contracts import artefact, call_arguments, call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
@@ -63,27 +64,6 @@ from engine.ledger.subjects.updates import (
     count_commitment,
 )
 from engine.ledger.typed import Domain, Record, types_of
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
-
-
-@pytest.fixture(scope="module")
-def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("simple")))
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "run"))
-
-
-@pytest.fixture
-def plain(simple: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(simple, tmp_path / "plain"))
-
 
 # --- Clean ------------------------------------------------------------------------------------------------------------
 
