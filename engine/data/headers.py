@@ -29,8 +29,10 @@ FLAC = ("508", "516", "524")
 LARGEST_HEADER = 1 << 20  # bytes; something longer is no header
 LONGEST = 1 << 31  # samples of one signal, three weeks at 1000 Hz
 # what is asked of a header that `wfdb` has read
-READ = ("fs", "n_sig", "sig_len", "sig_name", "file_name", "fmt", "samps_per_frame", "skew", "byte_offset", "units")
-READ += ("comments", "seg_name", "seg_len")
+READ = (
+    "fs", "n_sig", "sig_len", "sig_name", "file_name", "fmt", "samps_per_frame", "skew", "byte_offset", "units", "comments",
+    "seg_name", "seg_len",
+)  # fmt: skip
 CHAINED = "::"  # what wfdb's file layer would take for a chain of URLs
 
 
