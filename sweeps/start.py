@@ -4,8 +4,10 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 
@@ -27,6 +29,7 @@ from sweeps.storage import driver_storage
 from sweeps.text import first_line
 from sweeps.tuned import extension_problem, total_trials
 
+Found = TypeVar("Found")
 _ONE = threading.Lock()  # Ray, its signals and its actors belong to the whole process
 
 
@@ -85,17 +88,18 @@ def resume_study(
 def _drive(
     study: StudyConfig, folder: Path, storage: BaseStorage, progress: StudyProgress | None, quiet: bool, means: Means
 ) -> None:
-    require_same(study, folder)
-    commands = CommandTable(folder)
-    queue = Queue(study, open_studies(study, folder, storage))
-    already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
-    shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
-    # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
-    warming = threading.Thread(target=means.warm, args=(study, shown.note), daemon=True)
-    with shown:
-        if study.execution.address == "local":
-            warming.start()
-        with means.ray(study.execution) as ray:
+    with _beside(means.ray(study.execution)) as started:
+        require_same(study, folder)
+        commands = CommandTable(folder)
+        queue = Queue(study, open_studies(study, folder, storage))
+        already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
+        shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
+        # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
+        warming = threading.Thread(target=means.warm, args=(study, shown.note), daemon=True)
+        with shown:
+            if study.execution.address == "local":
+                warming.start()
+            ray = started()
             require_head(ray, study)
             if warming.ident is not None:
                 warming.join()  # the first trials would do the same work once more
@@ -105,6 +109,17 @@ def _drive(
                 raise ResourceError(
                     f"Ray was lost ({first_line(error)}); `pulseledger resume {folder}` goes on."
                 ) from None
+
+
+@contextlib.contextmanager
+def _beside(entered: AbstractContextManager[Found]) -> Iterator[Callable[[], Found]]:
+    """Enters something that takes seconds in a thread, and gives what waits for it; it is left at the end."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        entering = thread.submit(stack.enter_context, entered)
+        try:
+            yield entering.result
+        finally:
+            wait([entering])
 
 
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:

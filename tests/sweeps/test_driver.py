@@ -27,6 +27,7 @@ from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_f
 from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
+from sweeps.sizes import housed
 from sweeps.space import conditions, resolve
 from sweeps.start import resume_study, start_study
 from sweeps.storage import driver_storage
@@ -59,7 +60,7 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
     for trial in trials_of(done):
         home = repeat_folder(trial_folder(done, trial.number), 0)
         result = Result.read(home)
-        wanted = resolve(study, by_label[trial.condition], trial.frozen.params, 0)
+        wanted = housed(resolve(study, by_label[trial.condition], trial.frozen.params, 0), cpus=1)
         assert as_run(wanted, result.config.execution.oracle) == result.config
         assert result.config_hash == config_hash(wanted)
         assert len(result.cohort.hospitals) == wanted.cohort.hospitals
