@@ -11,7 +11,8 @@ from optuna.storages import BaseStorage
 
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
-from engine.paths import write_config
+from engine.paths import load_config, write_config
+from sweeps.checks import load_study
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
@@ -69,7 +70,8 @@ def resume_study(
     """
     read_study(folder)
     with _only_one(folder), only_driver(folder):
-        study = read_study(folder)  # again: the driver before may have been asked for more trials
+        # again: the driver before may have been asked for more trials; and with all checks, as its file may be edited
+        study = load_study(load_config(folder / STUDY_FILE), str(folder / STUDY_FILE))
         say = _sayer(progress, quiet)
         with driver_storage(study, folder, say, means.clock) as storage:
             _same(study, folder, storage, say)

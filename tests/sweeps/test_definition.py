@@ -85,6 +85,33 @@ def test_an_edited_study_is_neither_gone_on_with_nor_shown(case: str, small: Pat
             use(folder)
 
 
+def test_another_order_of_what_is_known_by_its_place_is_another_study():
+    """Values of objectives would stand under each other's names; conditions would be other ones without trials."""
+    goals = {"validation/personal/macro_f1": "maximize", "ledger/gas_per_round": "minimize"}
+    axes = {"cohort.hospitals": [2, 3], "data.normalise": ["record", "beat"]}
+    begun = study_of(SMALL, ledger={"backend": "embedded"}, objectives=goals, conditions=axes)
+    for name, value in (("objectives", goals), ("conditions", axes)):
+        turned = dict(reversed(value.items()))
+        now = begun.model_copy(update={name: turned})
+        with pytest.raises(
+            StudyError, match=f"the order of {name} is another .* which was {', '.join(value)}; put it back"
+        ):
+            refuse_changed(definition(now), definition(begun), Path())
+    refuse_changed(definition(begun), definition(begun), Path())
+
+
+def test_trials_that_a_study_cannot_have_are_refused_in_its_file_too(tmp_path: Path):
+    grid = {"search": {"federation.batch_size": {"choice": [8, 16]}}, "sampler": "grid"}
+    folder = tmp_path / "grid"
+    start_study(study_of(SMALL, **grid, trials=1), folder, Heard(), means=simulated())
+    edit(folder, trials=3)
+    with pytest.raises(ConfigError, match=r"trials is 3, but all that differ are 2"):
+        resume(folder)
+    edit(folder, trials=2)
+    resume(folder)
+    assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 2
+
+
 def test_what_may_change_goes_on(small: Path, tmp_path: Path):
     folder = copied(small, tmp_path / "study")
     edit(folder, trials=3, concurrency=1, execution__cpus=1)
