@@ -18,11 +18,8 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
-<<<<<<< HEAD
     field_validator,
-=======
     model_validator,
->>>>>>> main
 )
 
 from engine.encoding import require_size
@@ -46,13 +43,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
-<<<<<<< HEAD
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and _is_number(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("is true or false, where a number is wanted")
         return value
+
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together, each key by itself being right; keys are named from this section on."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _together(self, info: ValidationInfo) -> Self:
+        if info.context is not
 
 
 def _is_number(kind: Any) -> bool:
@@ -61,21 +65,15 @@ def _is_number(kind: Any) -> bool:
     plain = {get_args(each)[0] if get_origin(each) is Annotated else each for each in kinds}
     return bool(plain & {int, float}) and bool not in plain
 
-=======
-    def clashes(self) -> Iterator[Mistake]:
-        """What does not go together, each key by itself being right; keys are named from this section on."""
-        return iter(())
 
-    @model_validator(mode="after")
-    def _together(self, info: ValidationInfo) -> Self:
-        if info.context is not _LOOSE:
+_LOOSE:
             for clash in self.clashes():
                 raise ValueError(clash.says)
         return self
 
 
 _LOOSE: dict[str, Any] = {"clashes": "are looked for afterwards"}  # validate with this context: each key by itself
->>>>>>> main
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
