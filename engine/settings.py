@@ -56,7 +56,10 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _together(self, info: ValidationInfo) -> Self:
-        if info.context is not
+        if info.context is not _LOOSE:
+            for clash in self.clashes():
+                raise ValueError(clash.says)
+        return self
 
 
 def _is_number(kind: Any) -> bool:
@@ -64,12 +67,6 @@ def _is_number(kind: Any) -> bool:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     plain = {get_args(each)[0] if get_origin(each) is Annotated else each for each in kinds}
     return bool(plain & {int, float}) and bool not in plain
-
-
-_LOOSE:
-            for clash in self.clashes():
-                raise ValueError(clash.says)
-        return self
 
 
 _LOOSE: dict[str, Any] = {"clashes": "are looked for afterwards"}  # validate with this context: each key by itself
