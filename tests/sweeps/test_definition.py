@@ -11,7 +11,7 @@ from reference import Heard
 from simulated_ray import simulated
 from studies import ALONE, outcome, study_of, trials_of
 
-from engine.errors import ConfigError, StudyError
+from engine.errors import ConfigError, PulseLedgerError, StudyError
 from engine.homes import kind_of
 from sweeps import Study
 from sweeps.definition import definition, refuse_changed
@@ -206,3 +206,13 @@ def test_one_process_runs_one_study_at_a_time(tmp_path: Path):
         thread.join()
     assert [trial.state for trial in trials_of(tmp_path / "first")] == ["COMPLETE"] * 2
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("storage", [None, "postgresql+psycopg://127.0.0.1:1/none"])
+def test_a_store_that_is_not_there_is_told_before_a_study_has_begun(storage: str | None, tmp_path: Path):
+    """Whatever database the study has: that one has been asked says nothing of the other."""
+    tracking = {"backend": "mlflow", "uri": "http://127.0.0.1:1"}
+    for _ in range(2):
+        with pytest.raises(PulseLedgerError, match=r"^tracking\.uri: no MLflow store at http://127\.0\.0\.1:1 "):
+            start_study(study_of(SMALL, storage=storage, tracking=tracking), tmp_path / "x", Heard(), means=simulated())
+    assert not (tmp_path / "x" / ".id").exists()
