@@ -13,7 +13,9 @@ from optuna.storages import BaseStorage
 
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
-from engine.paths import write_config
+from engine.paths import load_config, write_config
+from engine.tracking.tracker import require_store
+from sweeps.checks import load_study
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
@@ -52,7 +54,7 @@ def start_study(
     with _only_one(folder):
         claim(folder, "study", WRITTEN)
         say = _sayer(progress, quiet)
-        with only_driver(folder), driver_storage(study, folder, say, means.clock) as storage:
+        with only_driver(folder), _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)
             write_config(folder / STUDY_FILE, study)
             _drive(study, folder, storage, progress, quiet, means)
@@ -72,9 +74,10 @@ def resume_study(
     """
     read_study(folder)
     with _only_one(folder), only_driver(folder):
-        study = read_study(folder)  # again: the driver before may have been asked for more trials
+        # again: the driver before may have been asked for more trials; and with all checks, as its file may be edited
+        study = load_study(load_config(folder / STUDY_FILE), str(folder / STUDY_FILE))
         say = _sayer(progress, quiet)
-        with driver_storage(study, folder, say, means.clock) as storage:
+        with _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)
             if trials is not None:
                 begun = len(read_trials(study, folder))
@@ -126,6 +129,19 @@ def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]
     if progress is not None:
         return progress.note
     return lambda text: None if quiet else print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _storage(study: StudyConfig, folder: Path, say: Callable[[str], None], means: Means) -> Iterator[BaseStorage]:
+    """The study's database; before that, as it gives the folder the name by which it counts as begun, the store of the runs.
+
+    Raises:
+        PulseLedgerError: nobody listens at the address of the store, and the study has not begun.
+    """
+    if study.tracking.backend != "none":
+        require_store(study.tracking, folder, folder)
+    with driver_storage(study, folder, say, means.clock) as storage:
+        yield storage
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from processes import driver, until
 from reference import Heard, as_run, settled
-from simulated_ray import Dies, Hangs, simulated
+from simulated_ray import Dies, Hangs, SimulatedRay, simulated
 from studies import ALONE, BASE, ROUNDS, TUNED, outcome, runs_of, store_of, study_of, trials_of
 
 from engine.audit.run import audit
@@ -23,6 +23,7 @@ from engine.errors import ResourceError, StudyError
 from engine.homes import claim
 from engine.result import Result
 from engine.settings import dump_yaml
+from sweeps.commands import ask
 from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
@@ -326,6 +327,45 @@ def test_lost_memory_is_retried_on_ray_itself(ray2, tmp_path: Path):
     assert len((tmp_path / "log").read_text()) == 2
     assert [trial.state for trial in trials_of(tmp_path / "study")] == ["COMPLETE"]
     assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
+
+
+class Fragmented(SimulatedRay):
+    """Three CPUs are free in sum, but only two groups of a CPU and a bit find room on their nodes."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        super().__init__(clock, cpus=3.0)
+
+    def ready(self) -> bool:
+        self.clock.sleep(1.0)
+        return self.groups <= 2
+
+
+RATES = {"search": {"federation.learning_rate": {"uniform": [0.01, 0.1]}}, "federation": {"rounds": 1}}
+
+
+def test_a_trial_without_room_waits_for_others_which_are_concluded(tmp_path: Path):
+    study, clock = study_of(ALONE, trials=4, concurrency=3, **RATES), JumpingClock()
+    start_study(study, tmp_path / "study", Heard(), means=simulated(clock=clock, cluster=Fragmented))
+    assert [trial.state for trial in trials_of(tmp_path / "study")] == ["COMPLETE"] * 4
+    assert clock.now() < 30
+
+
+def test_a_stop_is_heard_while_a_trial_waits_for_room(tmp_path: Path):
+    folder, clock = tmp_path / "study", JumpingClock()
+
+    class Stopped(Fragmented):
+        def ready(self) -> bool:
+            if self.groups == 3:
+                ask(folder, "stop")
+            return super().ready()
+
+    study = study_of(ALONE, trials=4, concurrency=3, **RATES)
+    with pytest.raises(KeyboardInterrupt, match="every trial is at a checkpoint"):
+        start_study(study, folder, Heard(), means=simulated(clock=clock, cluster=Stopped))
+    assert clock.now() < 30
+    assert [trial.state for trial in trials_of(folder)][2:] == ["RUNNING"]
+    resume_study(folder, Heard(), means=simulated(cluster=Fragmented))
+    assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 4
 
 
 def test_a_trial_that_does_not_move_is_ended(tmp_path: Path):
