@@ -68,9 +68,8 @@ from engine.ledger.typed import Domain, Record, types_of
 # --- Clean ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighting", ["samples", "uniform", "none"])
-def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: str):
-    folder = finish(Run(tmp_path, weighting=weighting))
+def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path):
+    folder = finish(Run(tmp_path))
     before = contents(folder)
     report = audit(folder)
     assert report.findings == []
@@ -99,6 +98,16 @@ def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path, weighting: s
     assert report.verdict is Verdict.CLEAN
     assert report.lines()[-1] == "verdict: clean"
     assert json.loads(json.dumps(report.to_dict()))["verdict"] == "clean"
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "none"])
+def test_another_rule_than_the_configuration_s_is_the_only_finding_where_all_else_follows_from_it(
+    tmp_path: Path, weighting: str
+):
+    (found,) = audit(finish(Run(tmp_path, weighting=weighting))).findings
+    assert (found.record, found.field) == ("meta", "rule")
+    assert "weighting='samples'" in str(found.expected)
+    assert f"weighting='{weighting}'" in str(found.found)
 
 
 def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
