@@ -127,6 +127,8 @@ def _open_run(
 ) -> RunTracker:
     note = run_note("pulseledger run config.yaml", "config.yaml")
     known = {"config_hash": config_hash(config), "seed": str(config.seed), "folder": folder.name}
+    if config.attack.method != "none":
+        known["simulated attack"] = config.attack.method
     tags = {**known, "mlflow.note.content": note, **shown.tags}
     params = params_of(config, shown.params)
     tracker.submit(Tracker.open_run, shown.key, shown.name, tags, params, shown.parent)

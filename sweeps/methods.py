@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
+from engine.reads import why_unread
 
 # what a name says besides the algorithm, and the value of which it says nothing
-ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"))
+ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"), ("aggregation", "mix", "none"))
 ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
 
 
@@ -50,6 +51,8 @@ def method_of(config: RunConfig) -> Named:
     if (server := config.aggregation.server.method) != "none":
         words.append(f"server {server}")
     for section, key, neutral in ADDED:
+        if why_unread(config, f"{section}.{key}"):
+            continue
         if (value := getattr(getattr(config, section), key)) != neutral:
             words.append(value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

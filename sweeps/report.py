@@ -134,6 +134,8 @@ def _warnings(material: Material) -> list[str]:
     running = any(row.state in ("RUNNING", "WAITING") for row in material.rows) or begun < wanted
     leaky = dict.fromkeys(text for trial in material.trials for text in trial.outcome.leaky)
     said = [f"Leaky: {text}" for text in leaky]
+    attacks = dict.fromkeys(trial.outcome.attack for trial in material.trials if trial.outcome.attack)
+    said += [f"Simulated attack: {text}" for text in attacks]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:

@@ -79,6 +79,7 @@ class Outcome:
         exchanged: bytes of models that went to hospitals and back; None where data are pooled instead.
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
+        attack: who plays attackers, in a sentence; "" where nobody does.
     """
 
     repeats: int
@@ -92,6 +93,7 @@ class Outcome:
     exchanged: float | None
     digest: str
     leaky: tuple[str, ...]
+    attack: str = ""
 
     def mean(self, path: str) -> float | None:
         """Over the repeats; None where there is no such number."""
@@ -261,7 +263,15 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         exchanged=None if method.pools else statistics.fmean(_exchanged(result, method) for result in results),
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
+        attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
     )
+
+
+def _attack(result: Result) -> str:
+    if not result.hostile:
+        return ""
+    who = f"{'hospital' if len(result.hostile) == 1 else 'hospitals'} {', '.join(map(str, result.hostile))}"
+    return f"{result.config.attack.method} by {who}, which no score is over"
 
 
 def _paths(result: Result, method: Named) -> list[str]:
@@ -352,6 +362,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
             for h, own in outcome.seeds[0].items()
         ],
         "leaky": list(outcome.leaky),
+        "attack": outcome.attack,
     }
 
 

@@ -108,6 +108,8 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, "± is the standard deviation over the repeats", "dim")
         for text in outcomes[0].leaky if outcomes else ():
             _say(console, f"leaky: {text}", "yellow")
+        for text in dict.fromkeys(outcome.attack for outcome in outcomes if outcome.attack):
+            _say(console, f"simulated attack: {text}", "yellow")
         console.print()
     if left_out:
         _say(console, "more columns: --wide, all of them: --csv or --json", "dim")
