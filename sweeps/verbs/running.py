@@ -41,13 +41,17 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("config", help="YAML file of a study")
     sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
     sub = verbs.add("resume", resume, "go on with a killed study or run")
-    sub.add_argument("folder", type=Path)
+    sub.add_argument("folder", type=Path, help="of a study or run that was begun")
     sub.add_argument("--trials", type=int, metavar="N", help="of a study: have N trials in all from now on")
     sub = verbs.add(
         "ask", ask_driver, "ask a study under way to stop, to have more trials, or to prune one; or list what was asked"
     )
-    sub.add_argument("folder", type=Path)
-    sub.add_argument("what", choices=("stop", "trials", "prune", "list"))
+    sub.add_argument("folder", type=Path, help="of a study")
+    sub.add_argument(
+        "what",
+        choices=("stop", "trials", "prune", "list"),
+        help="end at checkpoints, have NUMBER trials, end trial NUMBER, or show all asked",
+    )
     sub.add_argument("number", type=int, nargs="?", help="trials: how many in all; prune: the number of the trial")
     sub.add_argument("--wait", type=float, default=10.0, metavar="SECONDS", help="for an answer; 10 by default")
     sub.add_argument("--json", action="store_true", help="print one JSON document")

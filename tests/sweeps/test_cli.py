@@ -21,7 +21,7 @@ from reference import ROOT, TINY, as_flags, command
 from engine.config import RunConfig
 from engine.errors import NotTrusted
 from engine.settings import dotted_keys, load_yaml, parse
-from sweeps.__main__ import main
+from sweeps.__main__ import build_parser, main
 from sweeps.checks import load_study
 from sweeps.keys import UNITS, schema
 from sweeps.space import StudyConfig, conditions
@@ -47,6 +47,24 @@ def test_help_is_quick_and_names_every_verb():
         assert f"    {verb} " in done.stdout
     assert done.stderr == ""
     assert seconds < 5  # importing torch, Ray and MLflow takes longer on this machine
+
+
+def every_parser(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from every_parser(inner)
+
+
+def test_help_explains_every_argument_of_every_command():
+    lacking = [
+        f"{parser.prog}: {action.dest}"
+        for parser in every_parser(build_parser())
+        for action in parser._actions
+        if not isinstance(action, argparse._SubParsersAction) and not action.help
+    ]
+    assert lacking == []
 
 
 def test_help_imports_nothing_heavy():
@@ -467,6 +485,7 @@ def test_ready_files_name_their_schema_and_keep_to_it(path: Path):
         ("pulseledger run x.yaml --federation.al", "--federation.algorithm "),
         ("pulseledger run x.yaml --federation.algorithm per", "perfedavg "),
         ("pulseledger resume --tr", "--trials "),
+        ("pulseledger keys federation.le", "federation.learning_rate "),
     ],
 )
 def test_the_tab_key_completes(line: str, wanted: str):
