@@ -29,7 +29,11 @@ def add(verbs: Verbs) -> None:
         "--mlflow", metavar="RUN_ID", help="start from a run in MLflow; of it the tags are compared, no metrics"
     )
     sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
-    sub.add_argument("--rpc", metavar="URL", help="a node of yours to ask for a ledger that is on one")
+    sub.add_argument(
+        "--rpc",
+        metavar="URL",
+        help="a node of yours to ask for a ledger that is on one, or env:NAME for an address with credentials",
+    )
     sub.add_argument("--head", metavar="HASH", help="the head that you know, such as from another hospital")
     sub.add_argument("--contract", metavar="ADDRESS", help="the contract that you know")
     trusts(sub)

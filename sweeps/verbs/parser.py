@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+FAILED = 1  # exit code of a study that has ended, with trials that failed
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer, and of a command that nobody has answered
 INTERRUPTED = 130

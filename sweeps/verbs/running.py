@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
-from engine.errors import ConfigError, PulseLedgerError, ReviewPending, Stopped
+from engine.errors import ConfigError, LedgerError, PulseLedgerError, ReviewPending, Stopped
 from engine.paths import load_config
 from engine.settings import parse
 from sweeps.source import out_folder, read_file, with_flags
+from sweeps.streams import say
 from sweeps.text import first_line
-from sweeps.verbs.parser import MISTAKE, WAITING, Verbs
+from sweeps.verbs.parser import FAILED, MISTAKE, WAITING, Verbs
 
 if TYPE_CHECKING:
     from engine.result import Result
@@ -79,8 +80,7 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> int:
     study = load_study(given.values, given.source, given.flags)
     folder = out_folder(study)
     start_study(study, folder)
-    _print_study(study, folder)
-    return 0
+    return _print_study(study, folder)
 
 
 def plan(options: argparse.Namespace, rest: list[str]) -> int:
@@ -104,8 +104,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
         from sweeps.start import resume_study
 
         resume_study(folder, trials=options.trials)
-        _print_study(read_study(folder), folder)
-        return 0
+        return _print_study(read_study(folder), folder)
     if options.trials is not None and folder.is_dir():
         raise ConfigError(f"{folder}: --trials is for studies, and this is none.")
     if not (folder / "config.yaml").exists():
@@ -125,6 +124,7 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
     Raises:
         KeyboardInterrupt: it was ended by a signal.
     """
+    from engine.ledger.chain.base import ChainTrouble
     from engine.tracked import run_tracked
     from sweeps.signals import Ending, listening
 
@@ -136,6 +136,8 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
     except ReviewPending:
         raise
     except PulseLedgerError as error:
+        if not ending.wanted and isinstance(error, ChainTrouble):
+            raise LedgerError(f"{error}; `pulseledger resume {folder}` goes on.") from None
         if not ending.wanted:
             raise
         # a scheduler ends the hospitals' processes, too: what is lost with them is since the last checkpoint
@@ -209,8 +211,10 @@ def _print_result(result: "Result", folder: Path) -> None:
         print(f"MLflow: pulseledger ui {folder}")
 
 
-def _print_study(study: "StudyConfig", folder: Path) -> None:
+def _print_study(study: "StudyConfig", folder: Path) -> int:
+    """Shows the study; returns the exit code, which is not 0 where trials have failed."""
     from engine.tracking.store import store_uri
+    from sweeps.folder import read_trials
     from sweeps.rows import rows_of
     from sweeps.table import print_table, table_console
 
@@ -218,3 +222,10 @@ def _print_study(study: "StudyConfig", folder: Path) -> None:
     if study.tracking.backend == "mlflow":
         print(f"MLflow store: {store_uri(study.tracking, folder)}\nopen it with: pulseledger ui {folder}")
     print(f"audit it with: pulseledger audit {folder}")
+    trials = read_trials(study, folder)
+    failed = sorted(trial.number for trial in trials if trial.state == "FAIL")
+    if not failed:
+        return 0
+    which = f"trial {failed[0]}" if len(failed) == 1 else f"trials {', '.join(map(str, failed))}"
+    say(f"pulseledger: {which} of {len(trials)} failed; `pulseledger report {folder}` says why.")
+    return FAILED
