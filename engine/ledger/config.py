@@ -1,14 +1,15 @@
 """Settings of the ledger."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from engine.errors import LedgerError
 from engine.ledger.chain.address import refusal
 from engine.ledger.typed import address_bytes, checksum_address
-from engine.settings import Name, Section
+from engine.settings import Mistake, Name, Section
 
 
 def _address_text(value: Any) -> Any:
@@ -70,12 +71,13 @@ class LedgerConfig(Section):
     )
     federation: Name = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
-    @model_validator(mode="after")
-    def _url(self) -> "LedgerConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What a back end needs."""
         if self.backend == "rpc" and not self.url:
-            raise ValueError("backend 'rpc' needs ledger.url")
+            yield Mistake("backend 'rpc' needs ledger.url", ["backend", "url"])
         if self.url is not None and (problem := refusal(self.url)):
-            raise ValueError(f"url {problem}")  # the value is not shown: it may hold a key
+            yield Mistake(f"url {problem}", ["url"])  # the value is not shown: it may hold a key
         if self.reputation != "none" and self.backend == "none":
-            raise ValueError(f"reputation '{self.reputation}' needs a ledger, but backend is 'none'")
-        return self
+            yield Mistake(
+                f"reputation '{self.reputation}' needs a ledger, but backend is 'none'", ["reputation", "backend"]
+            )
