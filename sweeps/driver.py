@@ -228,6 +228,7 @@ class Driver:
     def _look(self) -> None:
         """Shows the rounds of the running trials, and notices one that does not move."""
         self._anchors.look()
+        self._slots.look()
         limit = self._limits.start + ATTEMPTS * self._study.execution.deadline
         for trial in self._running:
             if (seen := read_progress(trial.order.folder)) not in (trial.seen, NOT_SEEN):

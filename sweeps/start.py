@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
+from engine.actors import joined_ray
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
 from engine.paths import write_config
@@ -96,6 +97,8 @@ def _drive(
         if study.execution.address == "local":
             warming.start()
         with means.ray(study.execution) as ray:
+            if head := joined_ray():
+                shown.note(f"joined the Ray at {head}")
             require_head(ray, study)
             if warming.ident is not None:
                 warming.join()  # the first trials would do the same work once more

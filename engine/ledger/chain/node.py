@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 from requests.exceptions import ConnectTimeout, InvalidJSONError, RequestException, SSLError, Timeout
 from urllib3.exceptions import HTTPError
 from web3 import HTTPProvider
@@ -70,6 +72,12 @@ class Node:
         self.name = origin(url)
         self._until = float("inf")
         session = Session()
+        parts = urlsplit(url)
+        if parts.username is not None:
+            # in UTF-8, which requests does for bytes only
+            both = (unquote(text or "").encode() for text in (parts.username, parts.password))
+            session.auth = HTTPBasicAuth(*both)
+            url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         self._adapter = _Bounded()
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
