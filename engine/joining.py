@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ResourceError
@@ -32,7 +33,19 @@ def found(address: str) -> str:
 
     services: Any = private
     services.find_gcs_addresses.cache_clear()  # Ray remembers what it found
-    there = sorted(services.find_gcs_addresses())
+    return chosen(sorted(services.find_gcs_addresses()), services.find_bootstrap_address(None))
+
+
+def chosen(there: Sequence[str], started: str | None) -> str:
+    """What `auto` means on this machine.
+
+    Args:
+        there: HOST:PORT of every Ray on it.
+        started: of the one that `ray start --head` left its address of, if it did.
+
+    Raises:
+        ResourceError: as of `found`.
+    """
     if not there:
         raise ResourceError(
             "execution.address: no Ray runs on this machine; start one with `ray start --head`, or give HOST:PORT of another."
@@ -41,7 +54,7 @@ def found(address: str) -> str:
         raise ResourceError(
             f"execution.address: auto could mean several Rays on this machine, {', '.join(there)}; give the HOST:PORT of one."
         )
-    if _is_loopback(there[0]) and services.find_bootstrap_address(None) != there[0]:
+    if _is_loopback(there[0]) and there[0] != started:
         raise ResourceError(
             f"execution.address: the only Ray on this machine, {there[0]}, is another program's own; start one with `ray start "
             "--head`, or give this HOST:PORT if you mean it."
@@ -49,7 +62,7 @@ def found(address: str) -> str:
     return there[0]
 
 
-def require_ray(address: str) -> None:
+def require_ray(address: str, seconds: float = PATIENCE) -> None:
     """Refuse an address HOST:PORT where no Ray answers, or one that does not take our token; other forms are not looked at.
 
     Raises:
@@ -58,14 +71,14 @@ def require_ray(address: str) -> None:
     place = _place(address)
     if place is None:
         return
-    if problem := _unheard(place) or _problem(address):
+    if problem := _unheard(place, seconds) or _problem(address, seconds):
         raise ResourceError(f"execution.address: no Ray at {address!r} ({problem}).")
 
 
 def lost(address: str) -> str:
     """Why the head at HOST:PORT is not there just now; "" if it is, and of other forms."""
     place = _place(address)
-    return _unheard(place) if place is not None else ""
+    return _unheard(place, PATIENCE) if place is not None else ""
 
 
 def _place(address: str) -> tuple[str, int] | None:
@@ -74,15 +87,15 @@ def _place(address: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if is_plain else None
 
 
-def _unheard(place: tuple[str, int]) -> str:
+def _unheard(place: tuple[str, int], seconds: float) -> str:
     try:
-        socket.create_connection(place, timeout=PATIENCE).close()
+        socket.create_connection(place, timeout=seconds).close()
     except OSError as error:
         return str(error)
     return ""
 
 
-def _problem(address: str) -> str:
+def _problem(address: str, seconds: float) -> str:
     """What is wrong with what listens there; "" if it is a Ray that takes us."""
     try:
         import grpc
@@ -91,18 +104,18 @@ def _problem(address: str) -> str:
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         ask = channel.unary_unary(_CHECK)
         try:
-            ask(b"", timeout=PATIENCE, metadata=_token())
+            ask(b"", timeout=seconds, metadata=_token())
         except grpc.RpcError as error:
-            return _meaning(error, grpc.StatusCode)
+            return _meaning(error, grpc.StatusCode, seconds)
     return ""
 
 
-def _meaning(error: Any, codes: Any) -> str:
+def _meaning(error: Any, codes: Any, seconds: float) -> str:
     if error.code() == codes.UNAUTHENTICATED:
         mode = os.environ.get("RAY_AUTH_MODE", "unset")
         return f"it wants the cluster's token, which {_TOKEN} must hold on every node; RAY_AUTH_MODE is {mode} here"
     if error.code() == codes.DEADLINE_EXCEEDED:
-        return f"what listens there does not answer within {PATIENCE:g} s"
+        return f"what listens there does not answer within {seconds:g} s"
     return "what listens there is no Ray"
 
 
