@@ -427,9 +427,6 @@ class Memory:
         known = {decode_transaction(row.raw)["nonce"]: row.raw for row in self.rows}
         yield from (known[number] for number in sorted(known, reverse=True) if number < nonce)
 
-    def mined(self, account: str) -> int:
-        return max((decode_transaction(row.raw)["nonce"] for row in self.rows if row.receipt), default=-1)
-
     def of(self, round: int) -> list[JournalTransaction]:
         return [row for row in self.rows if row.round == round]
 

@@ -137,7 +137,7 @@ class Book:
         self._numbers: dict[
             str, dict[int, int]
         ] = {}  # account -> nonce -> seq of the attempt that counts, or the newest
-        self._mined: dict[str, int] = {}  # account -> greatest nonce that the chain ever took
+        self._mined: dict[str, int] = {}  # account -> greatest nonce that the chain has, as far as is known
         self._chain: Chain | None = None
         self._config, self._contract = config, contract
         if contract is not None:
@@ -305,13 +305,14 @@ class Book:
 
     def write(self, call: Call) -> None:
         """Sign a call and write it down, in one durable step with its rows; `finish` sends it."""
+        self._turn.close()
         rows = {} if call.key in self._attempts else call.rows
         purpose, by = self._purposes[call.purpose], self.account(call.purpose)
         for again in range(_RESTORES, -1, -1):
             with ExitStack() as turn:
                 turn.enter_context(self.chain.turn(by))
                 raw = self.chain.sign(call.to, call.data, purpose.gas, by=by)
-                if decode_transaction(raw)["nonce"] > self.mined(by):
+                if decode_transaction(raw)["nonce"] > self._mined.get(by, -1):
                     self._add(call.purpose, call.round, keccak(raw), raw, rows)
                     self._open, self._unsent, self._turn = call.key, True, turn.pop_all()
                     return
@@ -385,10 +386,6 @@ class Book:
         for number in sorted((n for n in numbers if n < nonce), reverse=True):
             yield self._transactions[numbers[number]].raw
 
-    def mined(self, account: str) -> int:
-        """The greatest number of an account that the chain has ever taken from here; -1 if it took none."""
-        return self._mined.get(account, -1)
-
     def _add(self, purpose: str, round: int, hash: bytes, raw: bytes, rows: Rows) -> JournalTransaction:
         transaction = JournalTransaction(next(reversed(self._transactions), 0) + 1, purpose, round, hash, raw, None)
         self._store.add({**rows, "transactions": [(transaction.seq, purpose, round, hash, raw, None)]})
@@ -405,8 +402,6 @@ class Book:
             return
         account, nonce = self.account(transaction.purpose), decode_transaction(transaction.raw)["nonce"]
         known = self._numbers.setdefault(account, {})
-        if transaction.receipt is not None:
-            self._mined[account] = max(self.mined(account), nonce)
         if transaction.receipt is not None or self._transactions[known.get(nonce, transaction.seq)].receipt is None:
             known[nonce] = transaction.seq
 
@@ -464,7 +459,8 @@ class Book:
             )
 
     def _replay(self) -> None:
-        self._open, self._done, self._created = None, {}, {}
+        self._turn.close()  # what waits to be sent is sent below, in its order
+        self._open, self._unsent, self._done, self._created, self._mined = None, False, {}, {}, {}
         refused: set[_Key] = set()
         for subject in self._subjects:
             subject.reset()
@@ -493,6 +489,8 @@ class Book:
         attempts = [self._transactions[seq] for seq in self._attempts[key]]
         done = settle(self.chain, self, attempts, self._purposes[key.purpose].gas, self._clock)
         self._done[key] = done
+        by, nonce = sender_of(done.raw), decode_transaction(done.raw)["nonce"]
+        self._mined[by] = max(self._mined.get(by, -1), nonce)
         if not self._purposes[key.purpose].function:
             self._created[key.purpose] = created_contract(sender_of(done.raw), done.raw)
         self._open = None

@@ -62,9 +62,6 @@ class Transactions(Protocol):
     def before(self, account: str, nonce: int) -> Iterator[bytes]:
         """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
 
-    def mined(self, account: str) -> int:
-        """The greatest number of an account that the chain has ever taken from here; -1 if it took none."""
-
 
 class Refused(LedgerError):
     """The contract does not take the content of a transaction, whoever sends it and whenever."""
@@ -265,8 +262,6 @@ class _Delivery:
             raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")
         with chain.turn(self._by):
             raw = chain.sign(to, self._content["data"], self._gas, by=self._by)
-            if decode_transaction(raw)["nonce"] <= self._journal.mined(self._by):
-                return False  # a node that is behind: this number is used
             self._signed += 1
             self._add(raw)
             self._send(raw)
