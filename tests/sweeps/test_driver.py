@@ -322,7 +322,11 @@ def test_lost_memory_is_retried_and_mistakes_are_not(tmp_path: Path, error: Exce
 
 def test_a_trial_whose_node_is_away_stays_under_way_and_no_other_begins(tmp_path: Path):
     study = study_of(
-        ALONE, trials=3, concurrency=1, search={"federation.batch_size": {"choice": [16]}}, federation={"rounds": 1}
+        ALONE,
+        trials=3,
+        concurrency=1,
+        search={"federation.batch_size": {"choice": [8, 16, 32]}},
+        federation={"rounds": 1},
     )
     error = NodeUnreachable("no Ethereum node answers at http://node (eth_call: HTTP 502; asked for 20 s)")
     heard = Heard()

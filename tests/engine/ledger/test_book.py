@@ -191,7 +191,7 @@ def test_addresses_are_taken_in_any_case_and_without_quotes(key: str):
     for given in (text, text.lower(), "0x" + text[2:].upper(), text[2:].lower(), int(text, 16)):
         assert getattr(LedgerConfig.model_validate({key: given}), key) == text
     for wrong in (text[:-1] + "b", "0x12", "nobody", -1, 2**160):
-        with pytest.raises(ValidationError, match="address|string"):
+        with pytest.raises(ValidationError, match=r"address|string"):
             LedgerConfig.model_validate({key: wrong})
     assert LedgerConfig.model_validate({"federation": 42}).federation == "42"
 
