@@ -9,6 +9,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -36,7 +37,7 @@ ALWAYS = range(1, 10**9)
 class Faulty:
     """The server. `asked` counts questions by method since the last `heal`; `log` has all since the start."""
 
-    def __init__(self, node: str = "") -> None:
+    def __init__(self, node: str = "", host: str = "127.0.0.1") -> None:
         self._node, self._faults = node, [("", ALWAYS, pass_on)]
         self.asked: Counter[str] = Counter()
         self.log: list[tuple[float, str]] = []
@@ -69,12 +70,14 @@ class Faulty:
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
             def handle_error(self, request: object, client_address: object) -> None:
                 pass
 
-        self.server = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = Quiet((host, 0), Handler)
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self.server.server_port}"
 
     def fault(self, method: str, fault: Fault, at: Container[int] = ALWAYS) -> None:
         """What goes wrong with the questions of a method that have these numbers; "" is every method."""

@@ -1,6 +1,11 @@
 """Questions to a node: what is asked again and for how long, what is said at once, and in which words."""
 
+import base64
+import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +132,28 @@ def test_nobody_is_waited_for_a_while_and_not_for_ever():
     assert clock.now() == 20.0
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_of_ones_own_wants_a_bundle(server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=node -keyout key -out node.pem"
+    command = ["openssl", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secured.load_cert_chain(tmp_path / "node.pem", tmp_path / "key")
+    server.server.socket = secured.wrap_socket(server.server.socket, server_side=True)
+    node = Node(server.url.replace("http", "https"), JumpingClock())
+    with pytest.raises(NodeRefuses, match=r"the certificate of https://127.* is not trusted; REQUESTS_CA_BUNDLE"):
+        node.ask("eth_gasPrice", read=text, seconds=300.0)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "node.pem"))
+    assert node.ask("eth_gasPrice", read=text, seconds=0.0) == "0x2a"
+
+
+def test_an_address_in_ipv6_is_asked():
+    with Faulty(host="::1") as there:
+        there.fault("", result("0x2a"))
+        assert there.url.startswith("http://[::1]:")
+        assert ask(there) == "0x2a"
+
+
 # --- Sending ----------------------------------------------------------------------------------------------------------
 
 
@@ -218,8 +245,6 @@ def test_credentials_are_taken_out_of_what_a_node_says():
 def test_credentials_reach_the_node_whatever_signs_are_in_them(server: Faulty):
     node = Node(server.url.replace("http://", "http://al%40ice:p%3Aw%2F%23%C3%A9@") + "/v3/KEY?a=b", JumpingClock())
     assert node.ask("eth_gasPrice", read=text, seconds=1.0) == "0x2a"
-    import base64
-
     assert base64.b64decode(server.seen[0]["Authorization"].split()[1]).decode() == "al@ice:p:w/#é"
     assert server.seen[0][":path"] == "/v3/KEY?a=b"
     assert node.name == server.url
