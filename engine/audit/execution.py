@@ -22,7 +22,7 @@ from engine.ledger.chain.contracts import artefact, is_deployed, query, read_eve
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
 
-_FIRST_ANSWER, _ANSWER = 3.0, 20.0  # seconds for the first answer of a node, and for any other
+_FIRST_ANSWER, _ANSWER = 2.0, 20.0  # seconds for the first answer of a node, and for any other
 
 S = TypeVar("S")
 
