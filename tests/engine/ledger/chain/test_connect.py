@@ -22,9 +22,9 @@ def test_an_unreachable_node_is_told_in_one_sentence_and_soon(tmp_path: Path, mo
         silent.listen()
         for listener in (closed, silent):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            monkeypatch.setenv("NODE_URL", url.replace("//", "//user:secret@"))
             started = time.monotonic()
             with pytest.raises(LedgerError, match=f"no Ethereum node answers at {url}") as refused:
-                monkeypatch.setenv("NODE_URL", url.replace("//", "//user:secret@"))
                 connect(LedgerConfig(backend="rpc", url="env:NODE_URL", timeout=1), tmp_path, True)
             assert time.monotonic() - started < 6
             assert "\n" not in str(refused.value)
