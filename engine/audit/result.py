@@ -40,7 +40,7 @@ def _check_model(case: Case, path: Path) -> Iterator[Told]:
             return
         if case.finished:
             yield finding("model", "file", MODEL, None, "the final model is missing")
-        else:
+        elif not case.closed:
             yield Note(f"there is no {MODEL}: the run did not finish")
         return
     try:
@@ -76,7 +76,7 @@ def _check_manifest(case: Case) -> Iterator[Told]:
 
 def _check_result(case: Case, path: Path) -> Iterator[Told]:
     if not path.exists() and (case.ending == "pruned" or not case.finished):
-        if case.ending != "pruned":
+        if case.ending == "none":
             yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:

@@ -53,6 +53,7 @@ from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
 from engine.audit.reading import read
 from engine.audit.report import Count, Note, Report, Told, collected, finding, text
+from engine.ledger.format import UNBOUND
 
 Check = Callable[[Case], Iterator[Told]]
 
@@ -99,6 +100,7 @@ def audit(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) 
             report.add(told)
         report.finished = case.finished
         report.head = text(case.head(case.last))
+        report.unbound = UNBOUND
     return report
 
 

@@ -91,17 +91,11 @@ def other(value: Any) -> Any:
     return [*value[:-1], other(value[-1])] if value else [b"\x01" * 32]
 
 
-# The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly, nor a stuck round.
-ABSENT = ("submit", "refuse", "abort", "dispute", "resolve")
+# The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly, nor a stuck round, nor
+# one that was noted while others followed.
+ABSENT = ("submit", "refuse", "abort", "mark", "dispute", "resolve")
 SENT = [purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ABSENT]
-# A deadline is the coordinator's own choice by the clock of the chain; nothing else says what it must be.
-FREE = {("open-round", "deadline"), ("seal", "next")}
-ARGUMENTS = [
-    (purpose, item["name"])
-    for purpose in SENT
-    for item in function_of(purpose)["inputs"]
-    if (purpose, item["name"]) not in FREE
-]
+ARGUMENTS = [(purpose, item["name"]) for purpose in SENT for item in function_of(purpose)["inputs"]]
 
 
 @pytest.mark.parametrize(("purpose", "argument"), ARGUMENTS)
