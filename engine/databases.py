@@ -20,13 +20,24 @@ def reader(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
     mode has files made beside it by whoever opens it. Both are opened in a copy of the reader's own.
 
     Raises:
-        sqlite3.Error: it cannot be used.
+        sqlite3.Error: it cannot be used, or holds more than tables.
     """
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False
         )
+
+    def only_tables(connection: sqlite3.Connection) -> sqlite3.Connection:
+        """A view, or a column that is computed, could have no end."""
+        computed = (
+            "SELECT 1 FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table' AND c.hidden != 0"
+        )
+        views = "SELECT 1 FROM sqlite_master WHERE type = 'view' UNION ALL"
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if connection.execute(f"{views} {computed} LIMIT 1").fetchone() is not None:
+            raise sqlite3.DatabaseError("it holds more than tables")
+        return connection
 
     if not _alone(path, connect):
         with tempfile.TemporaryDirectory() as folder:
@@ -36,22 +47,23 @@ def reader(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
                 if beside.is_file():
                     with _as_its_own():
                         shutil.copyfile(beside, copy.with_name(beside.name))
-            yield lambda: sqlite3.connect(copy, check_same_thread=False)
+            yield lambda: only_tables(sqlite3.connect(copy, check_same_thread=False))
         return
-    yield connect
+    yield lambda: only_tables(connect())
 
 
 def copy_of(path: Path, copy: Path) -> None:
     """Writes an SQLite file anew as it is now, also while somebody writes it.
 
     Raises:
-        sqlite3.Error: it cannot be used, or holds a view, which could have no end.
+        sqlite3.Error: it cannot be used.
     """
-    with reader(path) as connect, contextlib.closing(connect()) as source:
-        if source.execute("SELECT count(*) FROM sqlite_master WHERE type = 'view'").fetchone() != (0,):
-            raise sqlite3.DatabaseError("it holds views")
-        with contextlib.closing(sqlite3.connect(copy)) as made:
-            source.backup(made)
+    with (
+        reader(path) as connect,
+        contextlib.closing(connect()) as source,
+        contextlib.closing(sqlite3.connect(copy)) as made,
+    ):
+        source.backup(made)
 
 
 def _alone(path: Path, connect: Callable[[], sqlite3.Connection]) -> bool:

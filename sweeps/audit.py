@@ -21,6 +21,7 @@ from engine.result import RESULT, Result
 from engine.settings import parse
 from sweeps import registration, witness
 from sweeps.agreement import check_backend, check_begun, check_ledgers, check_optuna, check_outcomes
+from sweeps.derived import DRAWN, check_picture, check_summaries
 from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
@@ -44,7 +45,10 @@ def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NO
                 Note("no ledger was kept (ledger.backend is none): nothing of this run is bound", unchecked=True)
             )
             return report
-    return audit(path, checks, known)
+    report = audit(path, checks, known)
+    for told in check_picture(path):
+        report.add(told)
+    return report
 
 
 def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
@@ -89,6 +93,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
         report.add(told)
     for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *check_optuna(study, groups, amended)):
         report.add(told)
+    for told in check_summaries(study, folder, list((trials or {}).values())) if report.finished else ():
+        report.add(told)
     return report
 
 
@@ -126,7 +132,9 @@ def _audit_runs(folder: Path, recorded: StudyCase, checks: Sequence[Check], know
         name = str(run.relative_to(folder))
         try:
             report.runs[name] = found = audit(run, checks, known.node)
-            found.unbound, report.unbound = (), UNBOUND  # said once
+            found.unbound, report.unbound = (), (*UNBOUND, *DRAWN[1:])  # said once
+            for told in check_picture(run):
+                found.add(told)
         except PulseLedgerError as error:
             report.runs[name] = Report(unreadable=str(error))
             continue
@@ -219,6 +227,14 @@ def _check_trials(
         if not path.name.isdecimal() or path != trial_folder(folder, int(path.name)) or int(path.name) not in numbers:
             surplus = int(path.name) if path.name.isdecimal() else None
             report.find(surplus, "folder", path.name, None, path.name, "the folder belongs to no trial of the study")
+            continue
+        wanted = (
+            [f"seed-{repeat}" for repeat in range(len(trials[number].configs))]
+            if (number := int(path.name)) in trials
+            else []
+        )
+        for other in sorted(each.name for each in path.glob("seed*") if each.name not in wanted):
+            report.find(number, "folder", other, None, other, "the folder belongs to no repeat of the trial")
     going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
     going = [n for n in going if not trials[int(n)].ended]
     if going:

@@ -5,7 +5,6 @@ process, or because the store was away, is sent again from the folders, each ste
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -21,8 +20,9 @@ from engine.tracked import Shown, publish
 from engine.tracking.curves import data_profile, run_note
 from engine.tracking.tracker import Tracker, start_tracker
 from sweeps.answer import answers
+from sweeps.derived import PARETO, TRIALS, pareto_text
 from sweeps.folder import STUDY_FILE, error_file, repeat_folder, trial_folder
-from sweeps.front import best, by_condition, pareto, study_metrics
+from sweeps.front import best, by_condition, study_metrics
 from sweeps.lock import study_key
 from sweeps.mirrored import (
     ending_tags,
@@ -42,7 +42,6 @@ from sweeps.stored import StoredTrial
 from sweeps.text import first_line
 from sweeps.trial import Numbers, numbers_of
 
-PARETO, TRIALS = "pareto.json", "trials.parquet"
 TRACKERS = 3  # of which one after another may be lost before a call to MLflow is given up
 STORE_SECONDS = 15.0  # for a store that is away when the study ends
 
@@ -290,8 +289,7 @@ class MlflowMirror:
         return run_note("pulseledger sweep study.yaml", STUDY_FILE, more)
 
     def _send_files(self, trials: Sequence[StoredTrial]) -> None:
-        document = {"objectives": self._study.objectives, "conditions": pareto(self._study, trials)}
-        write_text(self._folder / PARETO, json.dumps(document, indent=1))
+        write_text(self._folder / PARETO, pareto_text(self._study, trials))
         with whole(self._folder / TRIALS) as part:
             results_frame(self._folder).to_parquet(part)
         self._track(Tracker.artifacts, self._key, [self._folder / PARETO, self._folder / TRIALS])
