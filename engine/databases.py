@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 BUSY_SECONDS = 30.0
+LARGEST = 1 << 37  # bytes
 _BESIDE = ("-journal", "-wal")  # what a writer that was killed leaves beside the file
 _WAL = b"\x02"  # of the two bytes in the header that say how it is written and read
 
@@ -70,6 +71,8 @@ def _alone(path: Path, connect: Callable[[], sqlite3.Connection]) -> bool:
     """Whether the file can be opened where it is, with nothing to be done beside it first."""
     if not path.is_file():
         raise sqlite3.OperationalError("it is no file")
+    if path.stat().st_size > LARGEST:
+        raise sqlite3.OperationalError(f"it holds more than {LARGEST >> 30} GiB")
     with _as_its_own(), path.open("rb") as file:
         if file.read(20)[18:] == _WAL * 2:
             return False
