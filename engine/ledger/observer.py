@@ -15,7 +15,7 @@ import numpy as np
 from engine.background import Answer, Background
 from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
-from engine.errors import LedgerError
+from engine.errors import DataError, LedgerError
 from engine.ledger import archive
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
@@ -289,7 +289,7 @@ class LedgerObserver:
         """As `name`, of what a file holds; b"" for parameters of another form."""
         try:
             return self.name(params)
-        except ValueError:
+        except (ValueError, DataError):
             return b""
 
     def _before_again(self, last: Header, again: Again) -> np.ndarray:
@@ -306,7 +306,7 @@ class LedgerObserver:
                 slots = [(update.record.slot, opening.samples) for update, opening in signed]
                 updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
                 params = again(number, params, updates)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, DataError):
             params = np.empty(0, np.float32)
         if self._named(params) != last.parent_model:
             raise LedgerError(
