@@ -13,6 +13,7 @@ from finished import (
     OFFLINE,
     REAL,
     SALT,
+    audit,
     change,
     contents,
     finish,
@@ -31,7 +32,7 @@ from engine.audit import state
 from engine.audit.case import LEFT
 from engine.audit.known import Known
 from engine.audit.report import Verdict
-from engine.audit.run import CHECKS, audit, compare
+from engine.audit.run import CHECKS, compare
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.chain.contracts import artefact, call_arguments, call_data
