@@ -103,7 +103,7 @@ def _check_headers(case: Case, transaction: Transaction) -> Iterator[Told]:
 
 
 def _check_deadlines(case: Case) -> Iterator[Told]:
-    """Every round has the deadline that the configuration promises, by the clock of the chain; after the last comes none.
+    """Every round has the deadline that the configuration promises, by the clock of the chain; after the last none need come.
 
     The embedded chain's clock follows from its transactions, the first three of which are sent together. That of a node is
     its own: there it must not go back.
@@ -117,14 +117,15 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
         name = {"open-round": "deadline", "seal": "next"}.get(str(transaction.purpose), "")
         found = transaction.arguments.get(name)
         if type(found) is int:
-            last = transaction.purpose == "seal" and transaction.round == wanted
             first, opened = not opened and embedded, True
-            earliest = NO_ROUND if last else (EMBEDDED_TIME if first else now) + promised if promised else 0
-            if found != earliest and (embedded or last or not promised or not earliest <= found < NO_ROUND):
+            earliest = (EMBEDDED_TIME if first else now) + promised if promised else 0
+            none = found == NO_ROUND and transaction.purpose == "seal" and transaction.round == wanted
+            later = not embedded and promised and earliest <= found < NO_ROUND
+            if later:
+                now = found - promised
+            elif found != earliest and not none:
                 message = "the deadline is not what the configuration promises for the next round"
                 yield finding("transaction", name, earliest, found, message, round=transaction.round)
-            elif not embedded and promised and not last:
-                now = found - promised
         if embedded and transaction.call is not None:
             now += seconds_to(transaction.call.data)
 
