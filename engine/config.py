@@ -4,9 +4,10 @@ Each section stands beside what it configures. `config_hash` identifies what was
 and concurrency, which may not change a single number.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
@@ -15,7 +16,7 @@ from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.pools.config import ExecutionConfig
-from engine.settings import Name, Section
+from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
 from engine.tracking.config import TrackingConfig, has_password
 
@@ -37,41 +38,54 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
 
-    @model_validator(mode="after")
-    def _together(self) -> "RunConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together across sections."""
         if self.tracking.uri is not None and has_password(self.tracking.uri):
-            raise ValueError(
+            yield Mistake(
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
-                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database",
+                ["tracking.uri"],
             )
         if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
-            raise ValueError(
-                "cohort.split: other-database and data.other.source go together: the database that is only tested on"
+            yield Mistake(
+                "cohort.split: other-database and data.other.source go together: the database that is only tested on",
+                ["cohort.split", "data.other.source"],
             )
-        for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
-            if unknown := [name for name in names or () if name not in self.data.labels]:
-                raise ValueError(f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.data.labels)}")
-        if self.balance.method in SYNTHETIC and len(self.data.labels) > MOST_GOVERNED:
-            raise ValueError(
-                f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
-                f"data.classes has {len(self.data.labels)}"
-            )
-        if self.execution.sites:
-            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
-            if without:
-                raise ValueError(
-                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
-                )
-            if self.federation.algorithm == "centralised":
-                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
-            if self.execution.pool != "ray":
-                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
+        yield from self._of_classes()
+        yield from self._of_sites()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
-            raise ValueError(
+            yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
-                f"{self.cohort.hospitals} hospitals"
+                f"{self.cohort.hospitals} hospitals",
+                ["federation.min_hospitals", "cohort.hospitals"],
             )
-        return self
+
+    def _of_classes(self) -> Iterator[Mistake]:
+        labels = self.data.labels
+        for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
+            if unknown := [name for name in names or () if name not in labels]:
+                says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+                yield Mistake(says, [f"{key}.classes", "data.classes"])
+        if self.balance.method in SYNTHETIC and len(labels) > MOST_GOVERNED:
+            yield Mistake(
+                f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
+                f"data.classes has {len(labels)}",
+                ["balance.method", "data.classes"],
+            )
+
+    def _of_sites(self) -> Iterator[Mistake]:
+        sites = self.execution.sites
+        if not sites:
+            return
+        if without := [h for h in range(self.cohort.hospitals) if h not in sites]:
+            says = f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+            yield Mistake(says, ["execution.sites", "cohort.hospitals"])
+        if self.federation.algorithm == "centralised":
+            says = "execution.sites: algorithm centralised brings all hospitals' data to one place"
+            yield Mistake(says, ["execution.sites", "federation.algorithm"])
+        if self.execution.pool != "ray":
+            says = f"execution.sites needs execution.pool ray, which is {self.execution.pool}"
+            yield Mistake(says, ["execution.sites", "execution.pool"])
 
 
 # What may differ between two runs that must give the same numbers.
