@@ -38,6 +38,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
+    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder")},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
     "data.lead": ({"data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
@@ -50,8 +51,17 @@ READ: dict[str, tuple[Clause, ...]] = {
         {"cohort.partition": ("record-dirichlet", "beat-dirichlet", "quantity")},
         {"cohort.split": ("random",)},
     ),
-    **{f"ledger.{name}": (_RPC,) for name in ("url", "chain_id", "contract", "key_file", "confirmations", "timeout")},
-    **{f"ledger.{name}": (_LEDGER,) for name in ("keystore", "window", "reputation", "federation")},
+    **{
+        f"ledger.{name}": (_RPC,)
+        for name in (
+            *("url", "chain_id", "contract", "key_file", "confirmations", "timeout"),
+            *("admin", "admin_key_file", "auditor"),
+        )
+    },
+    **{
+        f"ledger.{name}": (_LEDGER,)
+        for name in ("keystore", "window", "deadline", "checks", "reputation", "federation")
+    },
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
     **{
         f"balance.{name}": ({"balance.method": tuple(m for m, keys in BALANCE_KEYS.items() if name in keys)},)

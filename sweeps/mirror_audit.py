@@ -124,9 +124,9 @@ def _compared(home: Path, kept: Sequence[Kept], report: Report) -> Iterator[Told
                 "mlflow", "number", "a trial", own.tags["number"], "MLflow's run is none of the study's trials"
             )
             return
-        yield from check(own, _with_head(_of_trial(study, above, trials[number]), report), number)
+        yield from check(own, _with_head(of_trial(study, above, trials[number]), report), number)
     else:
-        yield from check(own, _with_head(_of_run(home), report))
+        yield from check(own, _with_head(of_run(home), report))
 
 
 def check_study(
@@ -139,8 +139,8 @@ def check_study(
 ) -> Iterator[Told]:
     """MLflow's run of a study, which comes first, and those of its trials, each once."""
     own, *others = kept
-    yield from check(own, _of_study(study, folder, trials, recorded, report))
-    yield from _note(own, folder)
+    yield from check(own, of_study(study, folder, trials, recorded, report))
+    yield from check_note(own, folder)
     known, seen = {trial.number: trial for trial in trials}, set[int]()
     for run in others:
         number = _number(run.tags)
@@ -150,7 +150,7 @@ def check_study(
             continue
         seen.add(number)
         try:
-            wanted = _of_trial(study, folder, known[number])
+            wanted = of_trial(study, folder, known[number])
         except PulseLedgerError as error:
             yield Note(f"MLflow's run of trial {number} was not compared: {error}", unchecked=True)
             continue
@@ -256,7 +256,7 @@ def _single(kept: Kept, wanted: Wanted, whole: bool, trial: int | None, which: s
         yield Note(words, unchecked=True)
 
 
-def _note(own: Kept, folder: Path) -> Iterator[Told]:
+def check_note(own: Kept, folder: Path) -> Iterator[Told]:
     """What the note on a study's run says of its methods; how to get the numbers again, at its end, is not held."""
     note = own.tags.get(NOTE, "")
     if own.status == "FINISHED":
@@ -269,7 +269,7 @@ def _note(own: Kept, folder: Path) -> Iterator[Told]:
 # --- What must be there -----------------------------------------------------------------------------------------------
 
 
-def _of_run(home: Path) -> Wanted:
+def of_run(home: Path) -> Wanted:
     """Of a run by itself."""
     used = parse(RunConfig, load_config(home / CONFIG), str(home / CONFIG))
     result = Result.read(home) if (home / RESULT).exists() else None
@@ -284,7 +284,7 @@ def _of_run(home: Path) -> Wanted:
     return Wanted(used.name, ended, params, _rounds(home, used), _numbers(single), tags, free)
 
 
-def _of_trial(study: StudyConfig, folder: Path, trial: StoredTrial) -> Wanted:
+def of_trial(study: StudyConfig, folder: Path, trial: StoredTrial) -> Wanted:
     """Of a trial: the curves of its first repeat, and means over all."""
     first, home = first_run(trial), trial_folder(folder, trial.number)
     places = [repeat_folder(home, repeat) for repeat in range(len(trial.configs))]
@@ -307,15 +307,17 @@ def _of_trial(study: StudyConfig, folder: Path, trial: StoredTrial) -> Wanted:
     return Wanted(trial_name(trial), ended, params, _rounds(places[0], first), _numbers(single), tags)
 
 
-def _of_study(
+def of_study(
     study: StudyConfig, folder: Path, trials: Sequence[StoredTrial], recorded: StudyCase, report: Report
 ) -> Wanted:
     """Of a study: a point of each curve after each end, and at its end a table of its methods."""
     heads = {"ledger.head": report.head}
     if recorded.domain is not None:
+        heads |= {"ledger.backend": study.ledger.backend}
         heads |= {"ledger.contract": recorded.domain.contract, "ledger.chain_id": str(recorded.domain.chain_id)}
     tags = {"study": study.name} | ({"tuned_on_test": "true"} if study.tuned_on_test else {})
     tags |= {name: text for name, text in heads.items() if text is not None}
+    tags |= {"state": "COMPLETE"} if report.finished else {}
     single: dict[str, float | None] = dict(method_scores(answers(rows_of(folder))))
     if any(trial.state == "PRUNED" for trial in trials):
         single["sweep/rounds_saved"] = rounds_saved(study, trials)

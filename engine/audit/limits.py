@@ -4,6 +4,7 @@ Each is far above what the engine writes; what is beyond is refused in a sentenc
 """
 
 from engine.errors import LedgerError
+from engine.files import CONFIG as CONFIG  # bytes of a configuration
 from engine.files import LONGEST
 from engine.files import TABLE as TABLE  # bytes of a file of predictions
 

@@ -15,7 +15,7 @@ import numpy as np
 from engine.background import Answer, Background
 from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
-from engine.errors import LedgerError
+from engine.errors import DataError, LedgerError
 from engine.ledger import archive
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
@@ -241,7 +241,6 @@ class LedgerObserver:
 
     def close(self, signed: Mapping[int, SignedResult], ending: Ending) -> dict[str, Any]:
         """Keeps what hospitals signed at the end, closes over it, makes the rounds final, returns the summary."""
-        started = self._clock.now()
         self.finish()
         digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
         if ending.document:
@@ -251,7 +250,6 @@ class LedgerObserver:
         if self._federation.window == 0 and len(self._headers) > 1:
             self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
-        self.seconds += self._clock.now() - started
         self._ledger.close()
         self._writer.shutdown()
         return summary
@@ -298,7 +296,7 @@ class LedgerObserver:
         """Whether this is what the last round started from, as the ledger has it."""
         try:
             model = self.name(before.params)
-        except ValueError:
+        except (ValueError, DataError):
             return False  # of another form
         return model == last.parent_model and server_digest(before.server) == digests.get(SERVER, ZERO)
 
@@ -317,7 +315,7 @@ class LedgerObserver:
                 updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
                 before = again(number, before, updates)
             fits = self._fits(before, last, digests)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, DataError):
             fits = False
         if not fits:
             raise LedgerError(

@@ -19,7 +19,7 @@ from sweeps.verbs.parser import Verbs
 def add(verbs: Verbs) -> None:
     """Adds the verbs."""
     sub = verbs.add("data", data, "fetch a database, describe a cohort, or write simulated records", takes_keys=True)
-    sub.add_argument("what", choices=("fetch", "describe", "simulate"))
+    sub.add_argument("what", choices=("fetch", "describe", "simulate"), help="what to do")
     sub.add_argument(
         "config", nargs="?", help="YAML file of a run or study; for fetch: mitdb (the default), incart or svdb"
     )
@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--schema", choices=("run", "study"), help="print the JSON schema of such a file, for editors")
     sub.add_argument("--json", action="store_true", help="print all keys as one JSON document")
     sub = verbs.add("new", new, "write a commented YAML file to begin with")
-    sub.add_argument("what", choices=("run", "study"))
+    sub.add_argument("what", choices=("run", "study"), help="of which kind")
     sub.add_argument(
         "file", type=Path, nargs="?", help="default: run.yaml or study.yaml; never one that is there already"
     )
@@ -60,7 +60,7 @@ def data(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _simulate(options: argparse.Namespace, given: Given) -> int:
-    from engine.data.forms import FORMS
+    from engine.data.forms import FORMS, write_like
     from engine.data.simulate import write_records
 
     if options.folder is None:
@@ -68,8 +68,8 @@ def _simulate(options: argparse.Namespace, given: Given) -> int:
     if options.like not in (None, *FORMS):
         raise ConfigError(f"data simulate: --like {options.like} is no form; allowed: {', '.join(FORMS)}.")
     settings = _run_of(given).data.simulated
-    write = FORMS.get(options.like, write_records)
-    names = write(options.folder, settings.patients, settings.seed, settings.minutes)
+    asked = (options.folder, settings.patients, settings.seed, settings.minutes)
+    names = write_records(*asked) if options.like is None else write_like(options.like, *asked)
     print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
     return 0
 

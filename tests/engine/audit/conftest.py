@@ -1,4 +1,4 @@
-"""Folders of finished runs, and copies of them to change."""
+"""Finished runs of which several files change copies; nobody changes these themselves."""
 
 import shutil
 from pathlib import Path
@@ -8,13 +8,15 @@ from finished import finish
 from simulators import Run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that a journal can hold."""
     return finish(Run(tmp_path_factory.mktemp("run")), full=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with rounds and nothing else."""
     return finish(Run(tmp_path_factory.mktemp("simple")))
 
 
