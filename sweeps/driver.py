@@ -36,7 +36,8 @@ from sweeps.folder import (
 )
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import open_mirror, told
+from sweeps.mirror import open_mirror
+from sweeps.mirrored import told
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue

@@ -69,6 +69,11 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
     )
     sub("finalize", "make the rounds of a run final, after the window for disputes", FOLDER)
+    sub(
+        "mark",
+        "note the last round, to become final after its window also where the run goes on to seal rounds",
+        FOLDER,
+    )
     sub("abort", "end a round on record that is open beyond its deadline", FOLDER)
     sub(
         "erase",
@@ -137,6 +142,9 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "finalize":
             done = desk.finalize(options.folder)
             said = f"all {done['rounds']} rounds are final"
+        case "mark":
+            done = desk.mark(options.folder)
+            said = f"round {done['round']} is noted; it can be final after its window"
         case "abort":
             done = desk.abort(options.folder)
             said = f"round {done['round']} is aborted"

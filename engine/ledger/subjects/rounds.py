@@ -198,6 +198,14 @@ class Rounds(Subject):
         """
         self._send("finalize", len(self.seals), "finalizeRound", self._federation.id)
 
+    def mark(self) -> None:
+        """Note the last sealed round, so that it becomes final a window after its seal however fast rounds follow.
+
+        Raises:
+            ContractRevert: it is final or noted already, an earlier one waits for its window, or there is an open dispute.
+        """
+        self._send("mark", len(self.seals), "markRound", self._federation.id)
+
     def is_final(self) -> bool:
         """Whether all sealed rounds are beyond dispute, or there are none."""
         return bool(self.state(self._book.domain.contract)["finalized"] == len(self.seals))
