@@ -314,7 +314,7 @@ def join(
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
-    ledger.replay(pending, state.round)
+    ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
@@ -421,9 +421,9 @@ def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
 def _drawn_slots(checks: int, rule: Rule, slots: int, per_round: int) -> int:
     """How many slots are drawn, so that on average `checks` of them take part in the next round and compute this one again.
 
-    None where the rule does not add up, or its server remembers rounds that a hospital has not seen.
+    None where the rule does not add up.
     """
-    if rule.partial is None or rule.spec["server"]["method"] != "none":
+    if rule.partial is None:
         return 0
     return min(slots, -(-checks * slots // per_round))
 
