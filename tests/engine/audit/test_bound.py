@@ -350,7 +350,8 @@ def test_a_bundle_that_is_gone_is_named_and_a_result_that_is_gone_is_no_end(fold
     (folder / "result.json").unlink()
     report = audit(folder, REPORTED)
     assert not report.finished
-    assert any("was closed, but result.json is not there" in note for note in report.notes)
+    assert any("was closed as complete" in note and "result.json" in note for note in report.notes), report.notes
+    assert report.verdict.value == "not verified"
 
 
 @pytest.mark.parametrize("column", ["hospital", "model", "record", "sample", "true", "predicted"])
