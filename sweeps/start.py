@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 
+from engine.actors import joined_ray
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
 from engine.paths import load_config, write_config
@@ -19,7 +20,7 @@ from sweeps.checks import load_study
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
-from sweeps.folder import STUDY_FILE, WRITTEN, is_study, missing_results, read_study, read_trials
+from sweeps.folder import IDENTITY, STUDY_FILE, WRITTEN, is_study, missing_results, read_study, read_trials
 from sweeps.lock import identity, only_driver
 from sweeps.means import MEANS, Means
 from sweeps.progress import StudyProgress
@@ -95,6 +96,10 @@ def _drive(
         require_same(study, folder)
         commands = CommandTable(folder)
         queue = Queue(study, open_studies(study, folder, storage))
+        if queue.begun() and not (folder / IDENTITY).exists():
+            raise StudyError(
+                f"{folder / IDENTITY}: is gone, which names the study on the ledger and in MLflow; put it back."
+            )
         already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
         shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
         # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
@@ -103,6 +108,8 @@ def _drive(
             if study.execution.address == "local":
                 warming.start()
             ray = started()
+            if head := joined_ray():
+                shown.note(f"joined the Ray at {head}")
             require_head(ray, study)
             if warming.ident is not None:
                 warming.join()  # the first trials would do the same work once more

@@ -31,7 +31,11 @@ def add(verbs: Verbs) -> None:
         help="start from a run in MLflow: its parameters, metrics and tags, of a study those of all trials, are compared",
     )
     sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
-    sub.add_argument("--rpc", metavar="URL", help="a node of yours to ask for a ledger that is on one")
+    sub.add_argument(
+        "--rpc",
+        metavar="URL",
+        help="a node of yours to ask for a ledger that is on one, or env:NAME for an address with credentials",
+    )
     sub.add_argument("--head", metavar="HASH", help="the head that you know, such as from another hospital")
     sub.add_argument("--contract", metavar="ADDRESS", help="the contract that you know")
     trusts(sub)

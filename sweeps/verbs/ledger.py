@@ -105,7 +105,7 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--file", type=Path, metavar="PROOF", help="reply of a time-stamp authority, or OpenTimestamps proof"
     )
     one.add_argument("--ca", type=Path, metavar="PEM", help="certificates of the authorities that you trust")
-    one.add_argument("--rpc", metavar="URL", help="another node of the study's chain")
+    one.add_argument("--rpc", metavar="URL", help="another node of the study's chain, or env:NAME")
 
 
 def ledger(options: argparse.Namespace, rest: list[str]) -> int:

@@ -1,6 +1,7 @@
 """An Ethereum virtual machine in this process: empty each time, filled by replaying what the journal holds."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from engine.encoding import keccak
@@ -70,6 +71,12 @@ class EmbeddedChain:
         self.chain_id = int(self._chain.chain_id)
         if self.chain_id != EMBEDDED_CHAIN:
             raise LedgerError(f"the embedded chain is chain {self.chain_id}, this version knows it as {EMBEDDED_CHAIN}")
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def turn(self, account: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
@@ -152,6 +159,9 @@ class EmbeddedChain:
 
     def code(self, contract: str) -> bytes:
         return bytes(self._chain.get_vm().state.get_code(address_bytes(contract)))
+
+    def is_behind(self) -> bool:
+        return False
 
     def close(self) -> None:
         self._chain = None

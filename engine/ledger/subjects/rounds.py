@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
-from engine.ledger.chain.base import NodeUnreachable
+from engine.ledger.chain.base import ChainTrouble
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
@@ -336,7 +336,7 @@ class Rounds(Subject):
         """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
         try:
             state = self.state(self._book.domain.contract)
-        except NodeUnreachable:
+        except ChainTrouble:
             raise
         except LedgerError:
             state = {"head": None}
