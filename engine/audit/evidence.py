@@ -166,7 +166,7 @@ class Evidence:
             names.add(entry.filename)
         offset = 0
         for entry in sorted(entries, key=lambda entry: entry.header_offset):
-            if not 0 <= entry.header_offset - offset <= _BETWEEN:
+            if not 0 <= entry.header_offset - offset <= (_BETWEEN if offset else 0):
                 self._tell(
                     entry.filename, f"at byte {offset}", entry.header_offset, "does not follow on what is before it"
                 )
