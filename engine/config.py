@@ -14,6 +14,7 @@ from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
+from engine.own.call import OwnSection
 from engine.pools.config import ExecutionConfig
 from engine.settings import Name, Section
 from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
@@ -73,6 +74,13 @@ class RunConfig(Section):
             )
         return self
 
+
+# Keys that may name a part of the user's own; its parameters are those of their section.
+OWN_KEYS = tuple(
+    f"{name}.{kind.PART}"
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(kind := field.annotation, type) and issubclass(kind, OwnSection)
+)
 
 # What may differ between two runs that must give the same numbers.
 _NOT_HASHED: Any = {

@@ -30,12 +30,17 @@ from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome,
 from engine.model import Network, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
+from engine.own.reference import digests, require_same
+from engine.own.source import FOLDER as OWN_FOLDER
+from engine.own.source import hold, of_digests
+from engine.parts import require_parts
 from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.judges import Peers, nobody
 from engine.schedule.sampled import Sampled
+from engine.settings import load_yaml
 from engine.synthesis.config import SYNTHETIC
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
@@ -128,13 +133,19 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     """Makes the folder of a run, or finds it again; from its first moment on `resume` knows what was to be run.
 
     Raises:
-        ConfigError: somebody else's files are there.
+        ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER)
+    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
+    if kind_of(folder) == "run" and (folder / CONFIG).exists():
+        require_same(folder, load_yaml(folder / CONFIG), config)
+        hold(folder, digests(config))
+    if not (folder / RESULT).exists():
+        require_parts(config)
     claim(folder, "run", written)
+    hold(folder, digests(config))
     if not (folder / CONFIG).exists():
         write_config(folder / CONFIG, config)
 
@@ -317,8 +328,9 @@ def join(
     ledger.replay(pending, state.round)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
+    sources = of_digests(digests(config))
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
+    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources))
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.round:

@@ -26,6 +26,8 @@ from engine.messages import Asked, LoopState, Measured, Opinion, Outcome, Signed
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
+from engine.own.call import OwnPartError
+from engine.own.source import Source
 from engine.privacy.base import NONE
 from engine.result import SyntheticRow
 from engine.seeds import generator
@@ -46,6 +48,7 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         keep_vectors: send each update, too; without, only what the rule adds up leaves a host.
         synthetic: where the run's synthetic beats lie, see `engine/synthesis/files.py`.
+        sources: of the user's own parts, for processes that have not read their files.
     """
 
     config: RunConfig
@@ -55,6 +58,7 @@ class Task:
     oracle: str = "torch"
     keep_vectors: bool = True
     synthetic: Path = Path(FOLDER)
+    sources: tuple[Source, ...] = ()
 
 
 @functools.lru_cache(maxsize=4)
@@ -305,5 +309,6 @@ class Hospital:
         except Exception as error:
             # memory that is short now may be there at the next attempt
             kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
-            text = f"{type(error).__name__}: {error}"
+            own = isinstance(error, OwnPartError)  # which says all in its sentence
+            text = str(error).rstrip(".") if own else f"{type(error).__name__}: {error}"
             raise kind(self.id, round, stage, text, traceback.format_exc()) from error

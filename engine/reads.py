@@ -7,15 +7,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from engine.config import RunConfig
+from engine.config import OWN_KEYS, RunConfig
+from engine.own.reference import FORMS, is_own
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 
+OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
 
 _ALGORITHM = "federation.algorithm"
-_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised")
-_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
+_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
+_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
@@ -24,10 +26,11 @@ _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
     "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
-    "federation.mu": ({_ALGORITHM: ("fedprox",)},),
-    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg")},),
-    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local")},),
-    "federation.perfedavg": ({_ALGORITHM: ("perfedavg",)},),
+    "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
+    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", OWN)},),
+    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local", OWN)},),
+    "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
+    **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
@@ -67,11 +70,24 @@ def run_keys() -> Mapping[str, Any]:
     return dotted_keys(RunConfig)
 
 
+def is_key(key: Any) -> bool:
+    """Whether a dotted key is one of a run: of its own, or a parameter of a user's own part."""
+    return key in run_keys() or is_parameter(key)
+
+
+def is_parameter(key: Any) -> bool:
+    """Whether a dotted key is a parameter of a user's own part, such as federation.parameters.mu."""
+    if not isinstance(key, str):
+        return False
+    section, found, name = key.partition(".parameters.")
+    return bool(found and name) and f"{section}.parameters" in run_keys()
+
+
 def value_at(config: RunConfig, key: str) -> Any:
-    """The value of a dotted key."""
+    """The value of a dotted key; None for a parameter that is not given."""
     value: Any = config
     for name in key.split("."):
-        value = getattr(value, name)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 
@@ -84,7 +100,7 @@ def why_unread(config: RunConfig, key: str) -> str:
     """Why a run does not read a key, such as "federation.algorithm is perfedavg"; empty where it does."""
     for part, clauses in READ.items():
         if (key == part or key.startswith(f"{part}.")) and not any(_holds(config, clause) for clause in clauses):
-            against = [k for k, values in clauses[0].items() if value_at(config, k) not in values]
+            against = [k for k, values in clauses[0].items() if not _is_one(value_at(config, k), values)]
             return " and ".join(f"{k} is {_word(value_at(config, k))}" for k in against)
     return ""
 
@@ -97,7 +113,11 @@ def read_with(key: str) -> str:
 
 
 def _holds(config: RunConfig, clause: Clause) -> bool:
-    return all(value_at(config, key) in values for key, values in clause.items())
+    return all(_is_one(value_at(config, key), values) for key, values in clause.items())
+
+
+def _is_one(value: Any, values: tuple[Any, ...]) -> bool:
+    return value in values or (OWN in values and is_own(value))
 
 
 def _either(key: str, values: tuple[Any, ...]) -> str:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
+from engine.own.reference import is_own, shown
 
 # what a name says besides the algorithm, and the value of which it says nothing
 ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"))
@@ -51,5 +52,5 @@ def method_of(config: RunConfig) -> Named:
         words.append(f"server {server}")
     for section, key, neutral in ADDED:
         if (value := getattr(getattr(config, section), key)) != neutral:
-            words.append(value.replace("_", " "))
+            words.append(shown(value) if is_own(value) else value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

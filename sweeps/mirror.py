@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from engine.actors import imported_ray
-from engine.algorithms.config import METHODS
+from engine.algorithms.config import method_called
 from engine.background import Background
 from engine.clock import REAL, Clock
 from engine.config import RunConfig
@@ -205,7 +205,7 @@ class MlflowMirror:
 
     def spread(self, trial: StoredTrial, repeats: Sequence[Numbers]) -> None:
         metrics = {}
-        trained = METHODS[trial.algorithm].trains_global
+        trained = method_called(trial.algorithm).trains_global
         for path in dict.fromkeys((*self._study.objectives, *told(self._study))):
             values = [value for numbers in repeats if (value := numbers.scores[path]) is not None]
             if len(values) == len(repeats) and (trained or not is_global(path)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.algorithms.config import METHODS
+from engine.algorithms.config import method_called
 from engine.data.config import labels_of
 from engine.errors import PulseLedgerError
 from engine.result import RESULT, Result
@@ -457,7 +457,7 @@ def _runs(folder: Path) -> list[tuple[dict[str, Any], Path, bool]]:
         (
             {"condition": trial.condition, "trial": trial.number, "repeat": repeat_number(path)},
             path,
-            METHODS[trial.algorithm].trains_global,
+            method_called(trial.algorithm).trains_global,
         )
         for trial in read_trials(read_study(folder), folder)
         for path in repeats_of(trial_folder(folder, trial.number))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.paths import anchored, load_config
+from engine.reads import is_parameter
 from engine.settings import dotted_keys, load_yaml, near_key, set_key, yaml_value
 
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
                 raise ConfigError(f"--{key}: a value is missing.")
             text = left.pop(0)
         key = "execution.address" if key == "address" else key.replace("-", "_")
-        if key in ("conditions", "search", "objectives") or key not in dotted_keys(model):
+        if key in ("conditions", "search", "objectives") or not _is_key(key, model):
             near = near_key(key, dotted_keys(model))
             hint = f" Did you mean --{near}?" if near else " `pulseledger keys` lists all."
             raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
@@ -77,6 +78,10 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
         over(values, key, value)
         flags.append(key)
     return given._replace(values=values, flags=tuple(flags))
+
+
+def _is_key(key: str, model: type[RunConfig]) -> bool:
+    return key in dotted_keys(model) or is_parameter(key)
 
 
 def out_folder(config: RunConfig) -> Path:
@@ -106,7 +111,7 @@ def given(
     flags = []
     for name, value in keys.items():
         key = name.replace("__", ".")
-        if key not in dotted_keys(model):
+        if not _is_key(key, model):
             raise ConfigError(f"{name}: {key} is not a key of the configuration; `pulseledger keys` lists all.")
         over(start.values, key, value)
         flags.append(key)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from engine.config import RunConfig
+from engine.config import OWN_KEYS, RunConfig
 from engine.errors import ConfigError
+from engine.own.reference import shown
 from engine.settings import Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
@@ -171,8 +172,7 @@ def conditions(study: StudyConfig) -> list[Condition]:
         for axis, value in zip(study.conditions, values, strict=True):
             own = points(axis, value).keys
             keys |= own
-            shown = " ".join(str(v) for v in own.values())
-            words.append(f"{axis.rsplit('.', 1)[-1]}={shown}")
+            words.append(f"{axis.rsplit('.', 1)[-1]}={' '.join(map(shown, own.values()))}")
         found.append(Condition(", ".join(words) or "all", keys))
     return found
 
@@ -186,8 +186,12 @@ def resolve(
         ConfigError: the combination is not allowed.
     """
     where = f"{source}, condition {condition.label}" if study.conditions else source
-    values = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"})
-    for key, value in {**condition.keys, **keys}.items():
+    values, changed = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"}), {**condition.keys, **keys}
+    for key in OWN_KEYS:
+        section, _, name = key.partition(".")
+        if key in changed and changed[key] != values[section][name]:
+            values[section]["parameters"] = {}  # those of the base are another part's
+    for key, value in changed.items():
         try:
             set_key(values, key, value)
         except ConfigError as error:

@@ -11,6 +11,8 @@ from optuna.storages import BaseStorage
 
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
+from engine.own.reference import digests
+from engine.own.source import hold
 from engine.paths import write_config
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
@@ -51,6 +53,7 @@ def start_study(
         say = _sayer(progress, quiet)
         with only_driver(folder), driver_storage(study, folder, say, means.clock) as storage:
             _same(study, folder, storage, say)
+            hold(folder, digests(study))
             write_config(folder / STUDY_FILE, study)
             _drive(study, folder, storage, progress, quiet, means)
 
@@ -73,6 +76,7 @@ def resume_study(
         say = _sayer(progress, quiet)
         with driver_storage(study, folder, say, means.clock) as storage:
             _same(study, folder, storage, say)
+            hold(folder, digests(study))
             if trials is not None:
                 begun = len(read_trials(study, folder))
                 if problem := extension_problem(study, trials, begun):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.own.reference import shown
+
 
 def first_line(problem: object) -> str:
     """The first line of a message, cut to what fits into a sentence; of an exception without one, its kind."""
@@ -19,7 +21,7 @@ def short(value: Any) -> str:
     """
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "–" if value is None else str(value)
+    return "–" if value is None else shown(value)
 
 
 def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
