@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from engine.aggregation.attacks import AttackConfig
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.data.config import CohortConfig, DataConfig
@@ -15,9 +16,12 @@ from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.own.call import OwnSection
+from engine.own.reference import is_own
 from engine.pools.config import ExecutionConfig
+from engine.privacy.config import PrivacyConfig
+from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.settings import Name, Section
-from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
+from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.tracking.config import TrackingConfig, has_password
 
 
@@ -31,7 +35,11 @@ class RunConfig(Section):
     cohort: CohortConfig = CohortConfig()
     model: ModelConfig = ModelConfig()
     federation: FederationConfig = FederationConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    selection: SelectionConfig = SelectionConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    attack: AttackConfig = AttackConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
     ledger: LedgerConfig = LedgerConfig()
@@ -52,10 +60,21 @@ class RunConfig(Section):
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
             if unknown := [name for name in names or () if name not in self.data.labels]:
                 raise ValueError(f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.data.labels)}")
-        if self.balance.method in SYNTHETIC and len(self.data.labels) > MOST_GOVERNED:
+        if makes_beats(self.balance.method) and len(self.data.labels) > MOST_GOVERNED:
             raise ValueError(
                 f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
                 f"data.classes has {len(self.data.labels)}"
+            )
+        if foreign := [hospital for hospital in self.attack.hospitals if not 0 <= hospital < self.cohort.hospitals]:
+            raise ValueError(
+                f"attack.hospitals names {foreign[0]}; there are hospitals 0 to {self.cohort.hospitals - 1}"
+            )
+        if (self.attack.method == "none") != (not self.attack.hospitals):
+            raise ValueError("attack.method and attack.hospitals go together: an attack, and who attacks")
+        if is_own(self.balance.method) and OWN_GENERATOR not in self.balance.policy.min_real:
+            raise ValueError(
+                f"balance.method is a generator of your own, which balance.policy.min_real does not allow; it says from how many "
+                f"real beats on, such as {{{OWN_GENERATOR}: 30}}"
             )
         if self.execution.sites:
             without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
@@ -100,5 +119,5 @@ def config_hash(config: RunConfig) -> str:
     """
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     values["aggregation"]["server"] = config.aggregation.server.used()
-    values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
+    values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -27,10 +27,10 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
-from engine.model import Network, build_network, initial_parameters, vector_hash
+from engine.model import AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
-from engine.own.reference import digests, require_same
+from engine.own.reference import digests, is_own, require_same
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
 from engine.parts import require_parts
@@ -38,10 +38,10 @@ from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
+from engine.schedule.build import build_schedule
 from engine.schedule.judges import Peers, nobody
-from engine.schedule.sampled import Sampled
 from engine.settings import load_yaml
-from engine.synthesis.config import SYNTHETIC
+from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
 
@@ -215,7 +215,7 @@ class Federation:
     place: Place
     cohort: Cohort
     hospitals: tuple[HospitalData, ...]
-    network: Network
+    network: AnyNetwork
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
 
@@ -342,7 +342,7 @@ def join(
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
-        schedule=Sampled(config.seed, trainers, per_round, least),
+        schedule=build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least),
         rule=rule,
         validation=Validation(validators, beats.classes, cohort.scored, participants, least),
         judges=judges,
@@ -361,7 +361,7 @@ def _synthetic(
     keepers: Mapping[int, Sequence[int]],
 ) -> tuple[SyntheticRow, ...] | None:
     """Brings the requests for synthetic beats to their end, if the run makes any."""
-    if config.balance.method not in SYNTHETIC:
+    if not makes_beats(config.balance.method):
         return None
 
     def note(text: str) -> None:
@@ -445,7 +445,7 @@ def open_ledger(
     hashed: str,
     identity: bytes,
     folder: Path,
-    network: Network,
+    network: AnyNetwork,
     hospitals: Sequence[HospitalData],
     rule: Rule,
     per_round: int,
@@ -471,7 +471,7 @@ def open_ledger(
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         organisations=organisations,
-        quorum=min(config.federation.min_hospitals or per_round, per_round),
+        quorum=min(config.federation.min_hospitals or (1 if is_own(config.schedule.mode) else per_round), per_round),
         window=config.ledger.window,
         checks=_drawn_slots(config.ledger.checks, rule, len(hospitals), per_round),
     )

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config import OWN_KEYS, RunConfig
+from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
+from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
 
 OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
@@ -19,6 +21,8 @@ _ALGORITHM = "federation.algorithm"
 _BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
 _MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
+_OF_MODEL = ("network", "parameters")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -41,6 +45,8 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
+    "attack.hospitals": ({"attack.method": (OWN,)},),
+    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
     "data.lead": ({"data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
@@ -57,7 +63,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"ledger.{name}": (_LEDGER,) for name in ("keystore", "window", "reputation", "federation")},
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
     **{
-        f"balance.{name}": ({"balance.method": tuple(m for m, keys in BALANCE_KEYS.items() if name in keys)},)
+        f"balance.{name}": ({"balance.method": tuple(m for m, keys in _BALANCING.items() if name in keys)},)
         for name in BalanceConfig.model_fields
         if name != "method"
     },

@@ -7,7 +7,15 @@ from engine.config import RunConfig
 from engine.own.reference import is_own, shown
 
 # what a name says besides the algorithm, and the value of which it says nothing
-ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"))
+ADDED = (
+    ("model", "network", "cnn"),
+    ("balance", "method", "none"),
+    ("aggregation", "rule", "mean"),
+    ("schedule", "mode", "synchronous"),
+    ("selection", "policy", "random"),
+    ("privacy", "method", "none"),
+    ("attack", "method", "none"),
+)
 ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
 
 

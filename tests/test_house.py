@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from reference import ROOT
 
+from engine.aggregation.attacks import AttackConfig, build_attack
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig, ServerConfig
 from engine.aggregation.server import build_step
@@ -16,6 +18,12 @@ from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import METHODS, FederationConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
+from engine.model import ModelConfig, build_network
+from engine.privacy.build import build_privacy
+from engine.privacy.config import PrivacyConfig
+from engine.schedule.build import build_schedule
+from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.selection import build_policy
 from engine.settings import dotted_keys, load_yaml, parse, words
 from engine.synthesis.config import BALANCE_KEYS
 from sweeps.checks import load_study
@@ -97,10 +105,10 @@ MAY: dict[str, str] = {
     "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors",
-    "engine/privacy": "engine.privacy.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
+    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.settings engine.errors",
-    "engine/schedule": "engine.schedule.* engine.messages engine.seeds engine.errors engine.settings engine.clock",
+    "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",
@@ -290,6 +298,11 @@ BUILDERS: dict[str, Callable[[str], object]] = {
     "aggregation.rule": lambda name: build_rule(AggregationConfig(rule=name), "samples"),
     "aggregation.server.method": lambda name: build_step(ServerConfig(method=name)),
     "balance.method": lambda name: BALANCE_KEYS[name],
+    "model.network": lambda name: build_network(ModelConfig(network=name), 1, 60, 0, 2),
+    "selection.policy": lambda name: build_policy(SelectionConfig(policy=name)),
+    "schedule.mode": lambda name: build_schedule(ScheduleConfig(mode=name), SelectionConfig(), 0, (0, 1), 1, None),
+    "privacy.method": lambda name: build_privacy(PrivacyConfig(method=name), np.random.default_rng(0)),
+    "attack.method": lambda name: build_attack(AttackConfig(method=name), 0),
 }
 
 

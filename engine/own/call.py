@@ -170,6 +170,11 @@ def told(problem: BaseException) -> str:
     return f"{type(problem).__name__}{': ' if words else ''}{words}{where}."
 
 
+def is_of_own(problem: BaseException) -> bool:
+    """Whether an exception went through code of an own part."""
+    return any(is_own_file(frame.filename) for frame in traceback.extract_tb(problem.__traceback__))
+
+
 def require(own_text: str, holds: bool, words: str) -> None:
     """
     Raises:
