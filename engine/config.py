@@ -16,7 +16,7 @@ from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
 from engine.own.call import OwnSection
-from engine.own.reference import is_own
+from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import ScheduleConfig, SelectionConfig
@@ -76,6 +76,13 @@ class RunConfig(Section):
                 f"balance.method is a generator of your own, which balance.policy.min_real does not allow; it says from how many "
                 f"real beats on, such as {{{OWN_GENERATOR}: 30}}"
             )
+        if is_own(self.data.source):
+            if makes_beats(self.balance.method):
+                raise ValueError(
+                    f"balance.method {titled(self.balance.method)} needs beats of WFDB records: what it makes is judged as an ECG"
+                )
+            if self.cohort.split == "other-database":
+                raise ValueError("cohort.split other-database needs WFDB records, and data.source is one of your own")
         if self.execution.sites:
             without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
             if without:

@@ -14,6 +14,7 @@ from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
 from engine.clock import REAL, Clock
 from engine.config import RunConfig, config_hash
+from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
@@ -27,10 +28,10 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
-from engine.model import AnyNetwork, build_network, initial_parameters, vector_hash
+from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
-from engine.own.reference import digests, is_own, require_same
+from engine.own.reference import digests, is_own, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
 from engine.parts import require_parts
@@ -310,6 +311,7 @@ def join(
         trainers: tuple[int, ...] = (hospitals[-1].id,)
     else:
         trainers = tuple(h.id for h in hospitals if h.trains)
+    require_network(config, beats)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -349,6 +351,18 @@ def join(
         ledger=ledger,
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+
+
+def require_network(config: RunConfig, beats: Beats) -> None:
+    """
+    Raises:
+        ConfigError: the built-in network cannot work on such samples.
+    """
+    if config.model.network == "cnn" and (beats.features or beats.shape[1] < SHORTEST):
+        raise ConfigError(
+            f"model.network: cnn looks along signals of at least {SHORTEST} samples, and {titled(config.data.source)} gives "
+            f"{len(beats.features) or beats.shape[1]} {'features' if beats.features else 'samples'}; name a network of your own."
+        )
 
 
 def _synthetic(

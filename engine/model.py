@@ -16,6 +16,7 @@ from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
 from engine.seeds import generator
 
+SHORTEST = 7  # samples in a window of the `cnn`, which halves it three times
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 
 # A change of the byte format of `model_hash` needs a new version here: it starts every hash.

@@ -5,9 +5,10 @@ A key that nobody reads changes no number, so whoever varies it compares a run w
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from engine.config import OWN_KEYS, RunConfig
+from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.settings import dotted_keys
@@ -22,6 +23,7 @@ _BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
 _MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
+_OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
@@ -47,9 +49,11 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.learning_rate": (_TUNES,),
     "attack.hospitals": ({"attack.method": (OWN,)},),
     **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
-    "data.lead": ({"data.leads": (None,)},),
+    "data.lead": ({**_OF_RECORDS, "data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
+    "data.missing": ({"data.source": (OWN,)},),
     "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),
     "cohort.exponent": ({"cohort.partition": ("quantity",)},),
     "cohort.groups": ({"cohort.partition": ("records",)},),

@@ -5,13 +5,20 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.data.sources import DATASETS
+from engine.own.reference import is_own, titled
 
-_MANY = ("records", "beat-dirichlet")  # partitions that do not go by whole patients, or name the records themselves
+_MANY = (
+    "records",
+    "given",
+    "beat-dirichlet",
+)  # partitions that do not go by whole patients, or name the records themselves
 
 
 def patients(config: RunConfig) -> int | None:
     """The most patients that may train: of the records that are asked for; None where only reading them would tell."""
     data = config.data
+    if is_own(data.source):
+        return None
     dataset = DATASETS.get(data.source)
     if data.records != "all":
         names = list(data.records)
@@ -58,7 +65,7 @@ def cohort_words(config: RunConfig) -> str:
     skew["quantity"] = f" exponent {cohort.exponent:g}"
     who = f" of {most} patients" if most is not None else ""
     return (
-        f"{cohort.hospitals} hospitals{who} ({config.data.source}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
+        f"{cohort.hospitals} hospitals{who} ({titled(config.data.source)}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
         f"split {cohort.split}, classes {' '.join(config.data.classes)}"
     )
 

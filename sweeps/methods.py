@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
-from engine.own.reference import is_own, shown
+from engine.own.reference import is_own, titled
 
 # what a name says besides the algorithm, and the value of which it says nothing
 ADDED = (
@@ -60,5 +60,5 @@ def method_of(config: RunConfig) -> Named:
         words.append(f"server {server}")
     for section, key, neutral in ADDED:
         if (value := getattr(getattr(config, section), key)) != neutral:
-            words.append(shown(value) if is_own(value) else value.replace("_", " "))
+            words.append(titled(value) if is_own(value) else value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

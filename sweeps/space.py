@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.config import OWN_KEYS, RunConfig
 from engine.errors import ConfigError
-from engine.own.reference import shown
+from engine.own.reference import titled
 from engine.settings import Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
@@ -172,7 +172,7 @@ def conditions(study: StudyConfig) -> list[Condition]:
         for axis, value in zip(study.conditions, values, strict=True):
             own = points(axis, value).keys
             keys |= own
-            words.append(f"{axis.rsplit('.', 1)[-1]}={' '.join(map(shown, own.values()))}")
+            words.append(f"{axis.rsplit('.', 1)[-1]}={' '.join(map(titled, own.values()))}")
         found.append(Condition(", ".join(words) or "all", keys))
     return found
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from engine.own.reference import shown
+from engine.own.reference import titled
 
 
 def first_line(problem: object) -> str:
@@ -21,7 +21,7 @@ def short(value: Any) -> str:
     """
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "–" if value is None else shown(value)
+    return "–" if value is None else titled(value)
 
 
 def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:

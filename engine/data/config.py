@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own, is_own
 from engine.settings import Name, Section
 
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
@@ -141,13 +143,29 @@ class OtherConfig(Section):
         return self
 
 
-class DataConfig(Section):
-    """Which records, and how beats are cut out of them."""
+# What only WFDB records have, which a source of the user's own does not read.
+OF_RECORDS = tuple(
+    "records exclude annotator patients rate filter window lead leads rr_features rr_context rr_stop symbols drop_symbols "
+    "other simulated".split()
+)
 
-    source: Source = Field(
-        "simulated", description="simulated records, a known database, or any folder of WFDB records (data.folder)"
+
+class DataConfig(OwnSection):
+    """Which records, and how beats are cut out of them; or a source of the user's own, see `engine/data/examples.py`."""
+
+    PART = "source"
+
+    source: Source | Own = Field(
+        "simulated",
+        union_mode="left_to_right",
+        description="simulated records, a known database, any folder of WFDB records (data.folder), or a source of your own",
     )
-    folder: Name | None = Field(None, description="folder that holds the WFDB records")
+    parameters: Parameters = own_parameters()
+    missing: Literal["refuse", "mask", "mean", "median"] = Field(
+        "refuse",
+        description="features that are missing: refuse them, add a column that says so, or fill them from the hospital's own train part",
+    )
+    folder: Name | None = Field(None, description="folder that holds the WFDB records, or what an own source reads")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of record names")
     exclude: tuple[Name, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
     annotator: Name = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
@@ -260,6 +278,8 @@ class DataConfig(Section):
     def _together(self) -> "DataConfig":
         if self.source == "folder" and not self.folder:
             raise ValueError("source 'folder' needs data.folder")
+        if is_own(self.source):
+            return self._own()
         known = {*CLASSES, *self.classes}
         for symbol, name in self.symbols.items():
             if name is not None and name not in known:
@@ -275,6 +295,17 @@ class DataConfig(Section):
         if self.other.source != "none" and len(self.of_other().inputs) != len(self.inputs):
             raise ValueError(
                 f"data.other has {len(self.of_other().inputs)} input leads, data has {len(self.inputs)}; they must be as many"
+            )
+        return self
+
+    def _own(self) -> "DataConfig":
+        for name in OF_RECORDS:
+            if getattr(self, name) != DataConfig.model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} is for WFDB records; a source of your own takes data.parameters")
+        if self.normalise not in ("train", "none"):
+            raise ValueError(
+                f"normalise {self.normalise} is for WFDB records; with a source of your own it is train (by each hospital's "
+                "train part) or none"
             )
         return self
 
@@ -331,15 +362,18 @@ class CohortConfig(Section):
 
     hospitals: int = Field(5, ge=1, le=100_000, description="number of hospitals")
     partition: Literal[
-        "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity"
-    ] = Field("pathology", description="how records are given to hospitals")
+        "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity", "given"
+    ] = Field("pathology", description="how records are given to hospitals; given: as a source of your own says")
     alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed")
     exponent: float = Field(1.0, ge=0, description="partition quantity: hospital sizes fall like rank ** -exponent")
     groups: tuple[tuple[Name, ...], ...] | None = Field(
         None, description="partition records: the records of each hospital"
     )
-    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out", "other-database"] = Field(
-        "chronological", description="how beats are parted into train, validation and test"
+    split: Literal[
+        "chronological", "random", "patients", "inter-patient", "leave-one-hospital-out", "other-database"
+    ] = Field(
+        "chronological",
+        description="how beats are parted into train, validation and test; patients: each hospital's, whole",
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")

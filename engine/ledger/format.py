@@ -283,7 +283,7 @@ UNBOUND = (
     "ledger.final_after",
 )
 OF_LEDGER = "ledger"
-RESULT_VERSION = 2  # of result.json
+RESULT_VERSION = 3  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def is_own(text: Any) -> bool:
     return reference(text) is not None
 
 
-def shown(value: Any) -> str:
+def titled(value: Any) -> str:
     """A value of a configuration for tables."""
     own = reference(value)
     return str(value) if own is None else own.short

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import ConfigError, DataError, PulseLedgerError
 from engine.own.call import OwnPartError, make
-from engine.own.reference import digests, is_own, looks_own, named, pinned, reference, shown
+from engine.own.reference import digests, is_own, looks_own, named, pinned, reference, titled
 from engine.own.source import FOLDER, hold, known, of_file, of_module
 from engine.settings import Section
 
@@ -31,8 +31,8 @@ def test_a_configuration_keeps_file_name_and_digest_but_no_folder(tmp_path: Path
     own = reference(one)
     assert own is not None
     assert (own.entry, own.name, own.title) == ("part.py", "part", "part.py:part")
-    assert shown(one) == f"part.py:part@{own.digest[:8]}"
-    assert shown(0.5) == "0.5"
+    assert titled(one) == f"part.py:part@{own.digest[:8]}"
+    assert titled(0.5) == "0.5"
     assert pinned(one) == one
     assert named({"a": [1, {"b": one}], "c": "fedavg"}) == [own]
 
