@@ -4,9 +4,10 @@ Each section stands beside what it configures. `config_hash` identifies what was
 and concurrency, which may not change a single number.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from engine.aggregation.attacks import AttackConfig
 from engine.aggregation.config import AggregationConfig
@@ -20,7 +21,7 @@ from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import ScheduleConfig, SelectionConfig
-from engine.settings import Name, Section
+from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.tracking.config import TrackingConfig, has_password
 
@@ -46,59 +47,76 @@ class RunConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
 
-    @model_validator(mode="after")
-    def _together(self) -> "RunConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together across sections."""
         if self.tracking.uri is not None and has_password(self.tracking.uri):
-            raise ValueError(
+            yield Mistake(
                 "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
-                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database"
+                "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database",
+                ["tracking.uri"],
             )
         if (self.cohort.split == "other-database") != (self.data.other.source != "none"):
-            raise ValueError(
-                "cohort.split: other-database and data.other.source go together: the database that is only tested on"
+            yield Mistake(
+                "cohort.split: other-database and data.other.source go together: the database that is only tested on",
+                ["cohort.split", "data.other.source"],
             )
-        for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
-            if unknown := [name for name in names or () if name not in self.data.labels]:
-                raise ValueError(f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(self.data.labels)}")
-        if makes_beats(self.balance.method) and len(self.data.labels) > MOST_GOVERNED:
-            raise ValueError(
-                f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
-                f"data.classes has {len(self.data.labels)}"
-            )
-        if foreign := [hospital for hospital in self.attack.hospitals if not 0 <= hospital < self.cohort.hospitals]:
-            raise ValueError(
-                f"attack.hospitals names {foreign[0]}; there are hospitals 0 to {self.cohort.hospitals - 1}"
-            )
-        if (self.attack.method == "none") != (not self.attack.hospitals):
-            raise ValueError("attack.method and attack.hospitals go together: an attack, and who attacks")
-        if is_own(self.balance.method) and OWN_GENERATOR not in self.balance.policy.min_real:
-            raise ValueError(
-                f"balance.method is a generator of your own, which balance.policy.min_real does not allow; it says from how many "
-                f"real beats on, such as {{{OWN_GENERATOR}: 30}}"
-            )
-        if is_own(self.data.source):
-            if makes_beats(self.balance.method):
-                raise ValueError(
-                    f"balance.method {titled(self.balance.method)} needs beats of WFDB records: what it makes is judged as an ECG"
-                )
-            if self.cohort.split == "other-database":
-                raise ValueError("cohort.split other-database needs WFDB records, and data.source is one of your own")
-        if self.execution.sites:
-            without = [h for h in range(self.cohort.hospitals) if h not in self.execution.sites]
-            if without:
-                raise ValueError(
-                    f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
-                )
-            if self.federation.algorithm == "centralised":
-                raise ValueError("execution.sites: algorithm centralised brings all hospitals' data to one place")
-            if self.execution.pool != "ray":
-                raise ValueError(f"execution.sites needs execution.pool ray, which is {self.execution.pool}")
+        yield from self._of_classes()
+        yield from self._of_sites()
+        yield from self._of_own_parts()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
-            raise ValueError(
+            yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
-                f"{self.cohort.hospitals} hospitals"
+                f"{self.cohort.hospitals} hospitals",
+                ["federation.min_hospitals", "cohort.hospitals"],
             )
-        return self
+
+    def _of_classes(self) -> Iterator[Mistake]:
+        labels = self.data.labels
+        for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
+            if unknown := [name for name in names or () if name not in labels]:
+                says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+                yield Mistake(says, [f"{key}.classes", "data.classes"])
+        if makes_beats(self.balance.method) and len(labels) > MOST_GOVERNED:
+            yield Mistake(
+                f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
+                f"data.classes has {len(labels)}",
+                ["balance.method", "data.classes"],
+            )
+
+    def _of_own_parts(self) -> Iterator[Mistake]:
+        attack, own_generator = self.attack, is_own(self.balance.method)
+        if foreign := [hospital for hospital in attack.hospitals if not 0 <= hospital < self.cohort.hospitals]:
+            says = f"attack.hospitals names {foreign[0]}; there are hospitals 0 to {self.cohort.hospitals - 1}"
+            yield Mistake(says, ["attack.hospitals", "cohort.hospitals"])
+        if (attack.method == "none") != (not attack.hospitals):
+            says = "attack.method and attack.hospitals go together: an attack, and who attacks"
+            yield Mistake(says, ["attack.method", "attack.hospitals"])
+        if own_generator and OWN_GENERATOR not in self.balance.policy.min_real:
+            yield Mistake(
+                "balance.method is a generator of your own, which balance.policy.min_real does not allow; it says from how many "
+                f"real beats on, such as {{{OWN_GENERATOR}: 30}}",
+                ["balance.method", "balance.policy.min_real"],
+            )
+        if is_own(self.data.source) and makes_beats(self.balance.method):
+            says = f"balance.method {titled(self.balance.method)} needs beats of WFDB records: what it makes is judged as an ECG"
+            yield Mistake(says, ["balance.method", "data.source"])
+        if is_own(self.data.source) and self.cohort.split == "other-database":
+            says = "cohort.split other-database needs WFDB records, and data.source is one of your own"
+            yield Mistake(says, ["cohort.split", "data.source"])
+
+    def _of_sites(self) -> Iterator[Mistake]:
+        sites = self.execution.sites
+        if not sites:
+            return
+        if without := [h for h in range(self.cohort.hospitals) if h not in sites]:
+            says = f"execution.sites names no site for hospital {without[0]}; it needs one for each, or none"
+            yield Mistake(says, ["execution.sites", "cohort.hospitals"])
+        if self.federation.algorithm == "centralised":
+            says = "execution.sites: algorithm centralised brings all hospitals' data to one place"
+            yield Mistake(says, ["execution.sites", "federation.algorithm"])
+        if self.execution.pool != "ray":
+            says = f"execution.sites needs execution.pool ray, which is {self.execution.pool}"
+            yield Mistake(says, ["execution.sites", "execution.pool"])
 
 
 # Keys that may name a part of the user's own; its parameters are those of their section.

@@ -4,17 +4,18 @@ Everything outside works on the flat vector: algorithms are vector algebra, the 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from engine.errors import DataError
 from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
 from engine.seeds import generator
+from engine.settings import Mistake
 
 SHORTEST = 7  # samples in a window of the `cnn`, which halves it three times
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
@@ -40,13 +41,15 @@ class ModelConfig(OwnSection):
     groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
     pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "ModelConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What makes no network."""
+        yield from super().clashes()
         if min(self.channels) < 1 or any(c % self.groups for c in self.channels):
-            raise ValueError(f"each of model.channels must be a multiple of model.groups ({self.groups})")
+            yield Mistake(
+                f"each of model.channels must be a multiple of model.groups ({self.groups})", ["channels", "groups"]
+            )
         if any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise ValueError("model.kernels must be odd numbers, at least 1")
-        return self
+            yield Mistake("model.kernels must be odd numbers, at least 1", ["kernels"])
 
 
 @dataclass(frozen=True)

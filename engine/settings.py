@@ -5,16 +5,36 @@ Unknown keys are refused; a mistake is one sentence that names the key and what 
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from engine.encoding import require_size
 from engine.errors import ConfigError
+
+
+class Mistake(NamedTuple):
+    """What is wrong with a key, or with several that do not go together.
+
+    Attributes:
+        says: without the full stop.
+        keys: all that it goes by, dotted; where one of several is wrong by itself, nothing is said of them together.
+    """
+
+    says: str
+    keys: Sequence[str]
 
 
 class Section(BaseModel):
@@ -22,6 +42,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together, each key by itself being right; keys are named from this section on."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _together(self, info: ValidationInfo) -> Self:
+        if info.context is not _LOOSE:
+            for clash in self.clashes():
+                raise ValueError(clash.says)
+        return self
+
+
+_LOOSE: dict[str, Any] = {"clashes": "are looked for afterwards"}  # validate with this context: each key by itself
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,8 +65,57 @@ def parse(model: type[Model], values: Any, source: str) -> Model:
         raise ConfigError(f"{source}: must be a mapping of keys such as {', '.join(list(model.model_fields)[:4])}.")
     try:
         return model.model_validate(values)
+    except ValidationError:
+        raise refusal(source, (mistake.says for mistake in mistakes(model, values))) from None
+
+
+def mistakes(model: type[BaseModel], values: Mapping[str, Any]) -> list[Mistake]:
+    """All that is wrong with `values`: keys by themselves, then what does not go together."""
+    found: list[Mistake] = []
+    try:
+        checked = model.model_validate(values, context=_LOOSE)
     except ValidationError as error:
-        raise refusal(source, sentences(model, error).values()) from None
+        wrong = sentences(model, error)
+        found = [Mistake(says, [key]) for key, says in wrong.items()]
+        try:  # the rest is looked at even so
+            checked = model.model_validate(_without(values, list(wrong)), context=_LOOSE)
+        except ValidationError:
+            return found
+    alone = [key for mistake in found for key in mistake.keys]
+    return found + [
+        clash
+        for clash in _clashes(checked)
+        if not any(_within(key, bad) or _within(bad, key) for key in clash.keys for bad in alone)
+    ]
+
+
+def _clashes(section: Any, path: str = "") -> Iterator[Mistake]:
+    """The clashes of a section and of those within, named from the whole file on."""
+    for clash in section.clashes():
+        keys = [f"{path}.{key}" if path else key for key in clash.keys]
+        yield Mistake(f"{path}: {clash.says}" if path else clash.says, keys)
+    for name in type(section).model_fields:
+        if isinstance(inner := getattr(section, name), Section):
+            yield from _clashes(inner, f"{path}.{name}" if path else name)
+
+
+def _without(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The values without what stands at these keys; a wrong item takes its list with it."""
+
+    def rest(part: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        left = {}
+        for name, value in part.items():
+            path = f"{prefix}{name}"
+            below = [key for key in keys if _within(key, path)]
+            if not below or (isinstance(value, dict) and path not in below):
+                left[name] = rest(value, f"{path}.") if below else value
+        return left
+
+    return rest(values, "")
+
+
+def _within(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
 
 
 def refusal(source: str, problems: Iterable[str]) -> ConfigError:

@@ -77,12 +77,12 @@ def run(
 
     from engine.config import RunConfig
     from engine.experiment import HERE
-    from engine.settings import parse
     from engine.tracked import run_tracked
+    from sweeps.checks import load_run
     from sweeps.source import given, out_folder
 
     settings = given(config, keys, RunConfig, "run")
-    checked = parse(RunConfig, settings.values, settings.source)
+    checked = load_run(settings.values, settings.source)
     folder = Path(out).expanduser() if out else out_folder(checked)
     return run_tracked(checked, folder, folder.parent, replace(HERE, note=say))
 

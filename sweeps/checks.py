@@ -1,4 +1,4 @@
-"""A study before it starts: everything that can be wrong with it is looked for, and all of it is told at once.
+"""A run or a study before it starts: everything that can be wrong with it is looked for, and all of it is told at once.
 
 First what its parts say by themselves (names, ranges, who owns a key), then every kind of trial that it will run.
 """
@@ -13,10 +13,11 @@ from engine.config import RunConfig
 from engine.errors import ConfigError, PulseLedgerError
 from engine.parts import require_parts
 from engine.reads import read_with, switches, why_unread
-from engine.settings import refusal, sentences
-from sweeps.cohorts import impossible_cohort
+from engine.settings import mistakes, parse, refusal
+from sweeps.cohorts import impossible_cohort, too_large
 from sweeps.owners import leaves, not_varied, points
 from sweeps.scores import impossible
+from sweeps.sizes import all_memory
 from sweeps.space import (
     STUDY_KEYS,
     Condition,
@@ -28,6 +29,18 @@ from sweeps.space import (
 from sweeps.tuned import Tuned, branches, contains, ends, grid, kinds_of_trials, tuned
 
 SHOWN = 20  # sentences; a file with more mistakes has one mistake
+
+
+def load_run(values: dict[str, Any], source: str) -> RunConfig:
+    """Checks a run, with what can be said of its cohort before its records are read.
+
+    Raises:
+        ConfigError: a sentence about each thing that is wrong.
+    """
+    config = parse(RunConfig, values, source)
+    if problems := [why for why in (impossible_cohort(config), too_large(config, all_memory())) if why]:
+        raise refusal(source, problems)
+    return config
 
 
 def load_study(values: dict[str, Any], source: str, flags: Sequence[str] = ()) -> StudyConfig:
@@ -43,11 +56,11 @@ def load_study(values: dict[str, Any], source: str, flags: Sequence[str] = ()) -
         raise ConfigError(f"{source}: must be a mapping of keys such as name, seed, data, conditions.")
     try:
         study, problems = StudyConfig.model_validate(values), []
-    except ValidationError as error:
-        found = sentences(StudyConfig, error)
-        problems = list(found.values())
+    except ValidationError:
+        found = mistakes(StudyConfig, values)
+        problems = [mistake.says for mistake in found]
         # what varies is looked at even so, as far as it can be read
-        wrong = {key.partition(".")[0] for key in found}
+        wrong = {key.partition(".")[0] for mistake in found for key in mistake.keys}
         own = {key: values[key] for key in STUDY_KEYS if key in values and key not in wrong}
         try:
             study = StudyConfig.model_validate(own)
@@ -210,7 +223,7 @@ def _trials(study: StudyConfig, source: str) -> Iterator[str]:
             problems += [
                 f"{where}{name} as a score: {why}" for name in study.scored if (why := impossible(name, config))
             ]
-            problems += [f"{where}{why}"] if (why := impossible_cohort(config)) else []
+            problems += [f"{where}{why}" for why in (impossible_cohort(config), too_large(config, all_memory())) if why]
             if kind != "baseline" and study.pruner.method not in ("none", "wilcoxon"):
                 problems += _no_rung(study, where, config)
         problems += _unread_tuned(study, place, where, used, source) if not problems else []

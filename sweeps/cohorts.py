@@ -5,13 +5,12 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.data.sources import DATASETS
+from engine.model import build_network
 from engine.own.reference import is_own, titled
 
-_MANY = (
-    "records",
-    "given",
-    "beat-dirichlet",
-)  # partitions that do not go by whole patients, or name the records themselves
+RATE, MINUTES = 360.0, 30.0  # Hz of simulated records; minutes of a record of the known databases
+FEWEST = 50  # beats a minute; hearts that beat faster want more memory than is counted here
+_MANY = ("records", "given", "beat-dirichlet")  # partitions not by whole patients, or that know the hospitals already
 
 
 def patients(config: RunConfig) -> int | None:
@@ -49,6 +48,49 @@ def impossible_cohort(config: RunConfig) -> str:
     if cohort.partition == "one-record" and cohort.hospitals != most and _exact(config):
         return f"cohort.hospitals is {cohort.hospitals}, but partition one-record makes a hospital of each of the {most} patients"
     return ""
+
+
+def too_large(config: RunConfig, memory: float) -> str:
+    """Why this machine can never hold a run, with the sum of what is known to be needed at least; empty where it may.
+
+    Not counted: records of `data.source: folder`, whose lengths only reading them would tell, and what another machine holds.
+
+    Args:
+        memory: bytes that this machine has.
+    """
+    data = config.data
+    if config.execution.address != "local" or is_own(data.source) or is_own(config.model.network):
+        return ""  # how large a user's own are, only executing them would tell
+    records = _records(data)
+    minutes = data.simulated.minutes if data.source == "simulated" else MINUTES
+    dataset = DATASETS.get(data.source)
+    window = sum(data.window_at(data.rate or (dataset.rate if dataset is not None else RATE)))
+    beats = records * minutes * FEWEST
+    network = build_network(config.model, len(data.inputs), window, len(data.rr_names), len(data.classes))
+    training = max(round(config.federation.participation * config.cohort.hospitals), 1)
+    cut, updates = 2 * beats * len(data.inputs) * window * 4, float(training) * network.size * 4
+    if cut + updates <= memory:
+        return ""
+    return (
+        f"at least {_gigabytes(cut + updates)} of memory are needed, and this machine has {_gigabytes(memory)}: "
+        f"{_gigabytes(cut)} while beats are cut ({records:,} records x {minutes:g} min x {FEWEST} beats x {len(data.inputs)} lead{'s' * (len(data.inputs) != 1)} x "
+        f"{window} samples x 4 bytes, twice), {_gigabytes(updates)} for the updates of a round ({training:,} hospitals x "
+        f"{network.size:,} parameters x 4 bytes)"
+    )
+
+
+def _records(data: DataConfig) -> int:
+    """Records that are read; 0 where only reading them would tell how long they are."""
+    if data.source == "folder":
+        return 0
+    if data.records != "all":
+        return len(data.records)
+    dataset = DATASETS.get(data.source)
+    return (data.simulated.patients if dataset is None else len(dataset.records)) - len(data.exclude)
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB"
 
 
 def _exact(config: RunConfig) -> bool:

@@ -5,15 +5,16 @@ All of it is plain data from the study's YAML. `resolve` is the one place that s
 
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from engine.config import OWN_KEYS, RunConfig
 from engine.errors import ConfigError
 from engine.own.reference import titled
-from engine.settings import Section, parse, set_key
+from engine.settings import Mistake, Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
 from sweeps.scores import known_scores, objectives
@@ -120,17 +121,16 @@ class StudyConfig(RunConfig):
             _require_score(name, info)
         return value
 
-    @model_validator(mode="after")
-    def _storage(self) -> "StudyConfig":
-        # the value is not shown: it may hold a password
-        if self.storage is not None:
-            if not self.storage.startswith("postgresql+psycopg://"):
-                raise ValueError("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE")
-            if has_password(self.storage):
-                raise ValueError(
-                    "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass"
-                )
-        return self
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together in it, and a storage that cannot be: its value is not shown, it may hold a password."""
+        yield from super().clashes()
+        if self.storage is not None and not self.storage.startswith("postgresql+psycopg://"):
+            yield Mistake("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE", ["storage"])
+        elif self.storage is not None and has_password(self.storage):
+            yield Mistake(
+                "storage must not hold a password, which would stay in study.yaml; give it in PGPASSWORD or ~/.pgpass",
+                ["storage"],
+            )
 
     @property
     def scored(self) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Settings of records, beats and cohorts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own, is_own
-from engine.settings import Name, Section
+from engine.settings import Mistake, Name, Section
 
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
 RR_FEATURES: tuple[RrFeature, ...] = get_args(RrFeature)
@@ -134,13 +134,12 @@ class OtherConfig(Section):
     annotator: Name | None = Field(None, pattern=r"^[\w-]+$", description="suffix of its annotations")
     patients: dict[Name, Name] | str | None = Field(None, description="whose its records are, as data.patients")
 
-    @model_validator(mode="after")
-    def _folder(self) -> "OtherConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together in it."""
         if self.source == "folder" and not self.folder:
-            raise ValueError("source 'folder' needs data.other.folder")
+            yield Mistake("source 'folder' needs data.other.folder", ["source", "folder"])
         if self.lead is not None and self.leads is not None:
-            raise ValueError("give lead or leads, not both")
-        return self
+            yield Mistake("give lead or leads, not both", ["lead", "leads"])
 
 
 # What only WFDB records have, which a source of the user's own does not read.
@@ -274,40 +273,45 @@ class DataConfig(OwnSection):
             raise ValueError(f"must be two to {MOST_CLASSES} different classes")
         return tuple(sorted(value, key=CLASSES.index)) if set(value) <= set(CLASSES) else value
 
-    @model_validator(mode="after")
-    def _together(self) -> "DataConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together in it."""
+        yield from super().clashes()
         if self.source == "folder" and not self.folder:
-            raise ValueError("source 'folder' needs data.folder")
+            yield Mistake("source 'folder' needs data.folder", ["source", "folder"])
         if is_own(self.source):
-            return self._own()
+            yield from self._of_own()
+            return
         known = {*CLASSES, *self.classes}
+        allowed = ", ".join(dict.fromkeys((*self.classes, *CLASSES)))
         for symbol, name in self.symbols.items():
             if name is not None and name not in known:
-                allowed = ", ".join(dict.fromkeys((*self.classes, *CLASSES)))
-                raise ValueError(f"symbols: {name!r} of {symbol} is no class; allowed: {allowed}, null")
+                says = f"symbols: {name!r} of {symbol} is no class; allowed: {allowed}, null"
+                yield Mistake(says, ["symbols", "classes"])
         reached = {self.class_of(symbol) for symbol in (*AAMI, *self.symbols)}
         if lacking := [name for name in self.classes if name not in reached and name not in CLASSES]:
-            raise ValueError(
-                f"classes: no symbol is {lacking[0]!r}; data.symbols says which are, such as {{V: {lacking[0]}}}"
+            yield Mistake(
+                f"classes: no symbol is {lacking[0]!r}; data.symbols says which are, such as {{V: {lacking[0]}}}",
+                ["classes", "symbols"],
             )
         if self.leads is not None and self.lead != DataConfig.model_fields["lead"].default:
-            raise ValueError("give data.lead, one lead, or data.leads, several, not both")
+            yield Mistake("give data.lead, one lead, or data.leads, several, not both", ["lead", "leads"])
         if self.other.source != "none" and len(self.of_other().inputs) != len(self.inputs):
-            raise ValueError(
-                f"data.other has {len(self.of_other().inputs)} input leads, data has {len(self.inputs)}; they must be as many"
+            yield Mistake(
+                f"data.other has {len(self.of_other().inputs)} input leads, data has {len(self.inputs)}; they must be as many",
+                ["other", "lead", "leads"],
             )
-        return self
 
-    def _own(self) -> "DataConfig":
+    def _of_own(self) -> Iterator[Mistake]:
         for name in OF_RECORDS:
             if getattr(self, name) != DataConfig.model_fields[name].get_default(call_default_factory=True):
-                raise ValueError(f"{name} is for WFDB records; a source of your own takes data.parameters")
+                says = f"{name} is for WFDB records; a source of your own takes data.parameters"
+                yield Mistake(says, [name, "source"])
         if self.normalise not in ("train", "none"):
-            raise ValueError(
+            yield Mistake(
                 f"normalise {self.normalise} is for WFDB records; with a source of your own it is train (by each hospital's "
-                "train part) or none"
+                "train part) or none",
+                ["normalise", "source"],
             )
-        return self
 
     @property
     def inputs(self) -> tuple[tuple[str | int, ...], ...]:
@@ -387,14 +391,20 @@ class CohortConfig(Section):
             raise ValueError("three numbers that add up to 1, train and test above 0")
         return value
 
-    @model_validator(mode="after")
-    def _together(self) -> "CohortConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What does not go together in it."""
+        by_record = ["partition", "groups"]
         if self.partition == "records" and not self.groups:
-            raise ValueError("partition 'records' needs cohort.groups, a list of record lists")
+            yield Mistake("partition 'records' needs cohort.groups, a list of record lists", by_record)
         if self.groups and self.partition == "records" and len(self.groups) != self.hospitals:
-            raise ValueError(f"cohort.groups has {len(self.groups)} lists but cohort.hospitals is {self.hospitals}")
+            yield Mistake(
+                f"cohort.groups has {len(self.groups)} lists but cohort.hospitals is {self.hospitals}",
+                [*by_record, "hospitals"],
+            )
         if self.groups and self.partition == "records" and not all(self.groups):
-            raise ValueError("each list of cohort.groups needs at least one record")
+            yield Mistake("each list of cohort.groups needs at least one record", by_record)
         if self.split == "leave-one-hospital-out" and (self.held_out >= self.hospitals or self.hospitals < 2):
-            raise ValueError("held_out must be below hospitals, and there must be at least two hospitals")
-        return self
+            yield Mistake(
+                "held_out must be below hospitals, and there must be at least two hospitals",
+                ["split", "held_out", "hospitals"],
+            )

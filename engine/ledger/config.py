@@ -1,12 +1,13 @@
 """Settings of the ledger."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from engine.ledger.typed import checksum_address
-from engine.settings import Section
+from engine.settings import Mistake, Section
 
 
 def _contract_text(value: Any) -> Any:
@@ -58,10 +59,11 @@ class LedgerConfig(Section):
     )
     federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
-    @model_validator(mode="after")
-    def _url(self) -> "LedgerConfig":
+    def clashes(self) -> Iterator[Mistake]:
+        """What a back end needs."""
         if self.backend == "rpc" and not self.url:
-            raise ValueError("backend 'rpc' needs ledger.url")
+            yield Mistake("backend 'rpc' needs ledger.url", ["backend", "url"])
         if self.reputation != "none" and self.backend == "none":
-            raise ValueError(f"reputation '{self.reputation}' needs a ledger, but backend is 'none'")
-        return self
+            yield Mistake(
+                f"reputation '{self.reputation}' needs a ledger, but backend is 'none'", ["reputation", "backend"]
+            )

@@ -8,17 +8,17 @@ import difflib
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from engine.encoding import canonical_json
 from engine.errors import ConfigError, PulseLedgerError
 from engine.own.load import is_own_file, module_of
 from engine.own.reference import FORMS, Reference, is_own, reference
-from engine.settings import Section
+from engine.settings import Mistake, Section
 
 
 class OwnPartError(PulseLedgerError):
@@ -41,12 +41,12 @@ class OwnSection(Section):
 
     PART: ClassVar[str]  # that key
 
-    @model_validator(mode="after")
-    def _parameters_of_own(self) -> "OwnSection":
+    def clashes(self) -> Iterator[Mistake]:
+        """Parameters of what is built in would be dropped."""
         name, parameters = getattr(self, self.PART), getattr(self, "parameters")  # noqa: B009 (each has its own)
         if parameters and not is_own(name):
-            raise ValueError(f"parameters are for a part of your own ({FORMS}), and {self.PART} is {name}")
-        return self
+            says = f"parameters are for a part of your own ({FORMS}), and {self.PART} is {name}"
+            yield Mistake(says, ["parameters", self.PART])
 
 
 def own_parameters() -> Any:

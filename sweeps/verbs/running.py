@@ -54,10 +54,11 @@ def add(verbs: Verbs) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     from engine.result import RESULT
+    from sweeps.checks import load_run
     from sweeps.progress import RoundProgress
 
     given = with_flags(read_file(options.config), [*_store(options), *rest], RunConfig)
-    config = parse(RunConfig, given.values, given.source)
+    config = load_run(given.values, given.source)
     folder = out_folder(config)
     with _quiet_stdout(options.json), RoundProgress(config, quiet=options.json) as progress:
         if (folder / RESULT).exists():

@@ -233,6 +233,63 @@ def test_values_that_do_not_go_together(values: dict[str, Any], says: str) -> No
     assert refusal(lambda: parse(RunConfig, values, "x.yaml")) == f"x.yaml: {says}"
 
 
+def all_of(values: dict[str, Any]) -> list[str]:
+    """What is said of a file, a line for each mistake, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        parse(RunConfig, values, "x.yaml")
+    return [line.removeprefix("x.yaml: ") for line in str(caught.value).split("\n")]
+
+
+def test_all_mistakes_of_a_file_are_told_at_once() -> None:
+    """Of single keys, within sections and across them, several of one section among them."""
+    said = all_of(
+        {
+            "seed": -1,
+            "nme": "x",
+            "data": {"records": ["100", "100"], "source": "folder"},
+            "cohort": {"hospitals": 3, "split": "other-database", "partition": "records"},
+            "federation": {"rounds": 0, "min_hospitals": 9},
+            "balance": {"classes": ["X"]},
+            "model": {"kernels": [7, 4, 5], "groups": 6},
+            "ledger": {"backend": "rpc"},
+            "execution": {"sites": {0: "a"}, "pool": "threads"},
+        }
+    )
+    assert [line.split(" is ")[0].split(":")[0] for line in said[:4]] == [
+        "seed",
+        "data.records",
+        "federation.rounds",
+        "nme",
+    ]
+    assert said[4:] == [
+        "cohort.split: other-database and data.other.source go together: the database that is only tested on.",
+        "balance.classes: 'X' is no class; allowed: N, S, V, F, Q.",
+        "execution.sites names no site for hospital 1; it needs one for each, or none.",
+        "execution.sites needs execution.pool ray, which is threads.",
+        "federation.min_hospitals is 9 but there are only 3 hospitals.",
+        "data: source 'folder' needs data.folder.",
+        "cohort: partition 'records' needs cohort.groups, a list of record lists.",
+        "model: each of model.channels must be a multiple of model.groups (6).",
+        "model: model.kernels must be odd numbers, at least 1.",
+        "ledger: backend 'rpc' needs ledger.url.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"federation": {"min_hospitals": 9}, "cohort": {"hospitals": "many"}},  # 9 may be few enough
+        {"federation": {"min_hospitals": 0}, "cohort": {"hospitals": 3}},
+        {"data": {"classes": "NX"}, "balance": {"classes": ["X"]}},
+        {"data": {"source": "folder", "folder": 1.5}},
+        {"ledger": 5},
+        {"data": {"other": 3}, "cohort": {"split": "other-database"}},
+    ],
+)
+def test_nothing_is_said_of_keys_together_where_one_is_wrong_by_itself(values: dict[str, Any]) -> None:
+    assert len(all_of(values)) == 1
+
+
 def test_values_that_just_go_together() -> None:
     assert with_key("federation.min_hospitals", 5).federation.min_hospitals == 5
     assert with_key("data.window", [4000, 96]).data.window == (4000, 96)

@@ -5,8 +5,11 @@ from typing import Any
 import optuna
 import pytest
 
+from engine.config import RunConfig
 from engine.errors import ConfigError
-from sweeps.checks import load_study
+from engine.settings import parse
+from sweeps.checks import load_run, load_study
+from sweeps.cohorts import too_large
 from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.tuned import branches, build_sampler, drawn, ends, grid, suggest, total_trials, tuned
 
@@ -335,3 +338,41 @@ def test_a_mistake_in_many_conditions_does_not_fill_the_screen():
     said = refusals(conditions={"cohort.hospitals": list(range(5, 60))})
     assert len(said) == 21
     assert said[-1] == "and 35 more mistakes."
+
+
+# --- Of a run, too ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_more_hospitals_than_patients_is_refused_before_anything_is_read():
+    with pytest.raises(
+        ConfigError, match=r"cohort\.hospitals is 5, but data.source simulated gives at most 4 patients here"
+    ):
+        load_run({**BASE, "cohort": {"hospitals": 5}}, "r.yaml")
+
+
+LARGE = {
+    "data": {"simulated": {"patients": 1000, "minutes": 60}, "window": [500, 500]},
+    "cohort": {"hospitals": 100},
+    "federation": {"participation": 0.5},
+}
+
+
+def test_a_run_that_no_memory_holds_is_refused_with_the_sum():
+    """1,000 records of an hour, 50 beats a minute, 1,000 samples of 4 bytes, twice: 24 GB; 50 of 100 hospitals send updates."""
+    config = parse(RunConfig, LARGE, "r.yaml")
+    why = too_large(config, memory=20e9)
+    assert why.startswith(
+        "at least 24.0 GB of memory are needed, and this machine has 20.0 GB: 24.0 GB while beats are cut "
+    )
+    assert "(1,000 records x 60 min x 50 beats x 1 lead x 1000 samples x 4 bytes, twice)" in why
+    assert "0.0 GB for the updates of a round (50 hospitals x 21,765 parameters x 4 bytes)" in why
+    assert too_large(config, memory=24.1e9) == ""
+    elsewhere = parse(RunConfig, {**LARGE, "execution": {"address": "auto"}}, "r.yaml")
+    assert too_large(elsewhere, memory=20e9) == ""  # it is another machine's memory
+
+
+def test_a_study_tells_which_condition_no_memory_holds():
+    records = {"data.simulated.patients": 9_999, "data.simulated.minutes": 60, "data.window": [2048, 2048]}
+    (said,) = refusals(conditions={"size": [{"data.simulated.patients": 4}, records]})
+    assert said.startswith("condition size=9999 60 [2048, 2048]: at least ")
+    assert "9,999 records x 60 min" in said
