@@ -88,7 +88,7 @@ def pinned(text: str) -> str:
     if found is None:
         if text.endswith(".py"):
             raise ConfigError(f"{text} is a file; name the part in it, {text}:NAME.")
-        raise ConfigError(f"{text!r:.80} is no own part, which is named {FORMS}.")
+        raise ConfigError(f"a part of your own, {FORMS}")
     if found["place"].endswith(".py"):
         path = Path(found["place"]).expanduser()
         return f"{path.name}:{found['name']}@{source.know(source.of_file(path))}"
