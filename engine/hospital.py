@@ -315,7 +315,7 @@ class Hospital:
             return work()
         except HospitalError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # code of a user's own may want to end the program
             # memory that is short now may be there at the next attempt
             kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
             text = told(error) if is_of_own(error) else f"{type(error).__name__}: {error}"

@@ -197,6 +197,15 @@ def hold(folder: Path, digests: Iterable[str]) -> None:
             _copy(known(digest), home)
 
 
+def recall(folder: Path, digests: Iterable[str]) -> None:
+    """Makes known what a folder, that of a run or study or any other, has copies of.
+
+    Raises:
+        DataError: a copy was edited.
+    """
+    hold(folder, [digest for digest in digests if (folder / FOLDER / digest).is_dir()])
+
+
 def _copied(home: Path) -> Source:
     try:
         paths = _python(home)
