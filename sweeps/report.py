@@ -42,7 +42,7 @@ from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
 from sweeps.scores import shown
 from sweeps.space import TUNED_ON_TEST, conditions
-from sweeps.text import leads_read, listed, settings, short
+from sweeps.text import leads_read, listed, settings, short, spoken
 from sweeps.tuned import total_trials
 
 PAGE = "report.html"
@@ -116,7 +116,8 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
     said = [_said(answer, looks) for answer in found]
     facts = _facts(material, verdict(folder) if verdict is not None else NO_AUDIT)
     page = Page(material.study.name, said, HOW, facts, sections, drawn, _warnings(material))
-    write_text(out / PAGE, page.html())
+    units = {result.cohort.unit for trial in material.trials for result in trial.results}
+    write_text(out / PAGE, spoken(page.html(), units.pop()) if len(units) == 1 else page.html())
     return written
 
 

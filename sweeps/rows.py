@@ -79,6 +79,7 @@ class Outcome:
         exchanged: bytes of models that went to hospitals and back; None where data are pooled instead.
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
+        unit: what the samples are called, where they are no beats.
     """
 
     repeats: int
@@ -92,6 +93,7 @@ class Outcome:
     exchanged: float | None
     digest: str
     leaky: tuple[str, ...]
+    unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
         """Over the repeats; None where there is no such number."""
@@ -261,6 +263,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         exchanged=None if method.pools else statistics.fmean(_exchanged(result, method) for result in results),
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
+        unit=first.cohort.unit,
     )
 
 

@@ -34,6 +34,15 @@ def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     return " ".join(f"{key.rsplit('.', 1)[-1]}={short(value)}" for key, value in keys.items() if key not in left_out)
 
 
+def spoken(text: str, unit: str) -> str:
+    """Text that speaks of beats, in the word of the data that it is about.
+
+    >>> spoken("no method beats being alone on the test beats", "visits")
+    'no method beats being alone on the test visits'
+    """
+    return re.sub(r"\b(test|validation|train|other|all|on which|The) beats\b", lambda found: f"{found[1]} {unit}", text)
+
+
 def listed(words: Iterable[object], most: int = 20) -> str:
     """Words in a row, "and" before the last.
 
