@@ -63,47 +63,24 @@ def examples_of(data: DataConfig) -> Examples:
     own = reference(data.source)
     assert own is not None
 
-    def refuse(holds: bool, words: str) -> None:
+    def need(holds: bool, words: str) -> None:
         if not holds:
             raise DataError(f"{own.title}: {words}.")
 
-    x = np.asarray(given.x)
-    refuse(
-        x.dtype.kind in "fiub" and x.ndim in (2, 3),
-        f"x is {x.dtype}{list(x.shape)}, not numbers [n, d] or [n, leads, length]",
-    )
-    refuse(x.size > 0, "gives no samples")
+    x, features = _numbers(given, data, need)
     n, tabular = len(x), x.ndim == 2
-    rows = {"y": given.y, "patients": given.patients, "hospitals": given.hospitals, "when": given.when}
-    for name, values in rows.items():
-        refuse(
-            values is None or len(values) == n, f"x has {n} samples, {name} has {0 if values is None else len(values)}"
-        )
-    features = tuple(map(str, given.features)) or tuple(f"feature {i + 1}" for i in range(x.shape[1] if tabular else 0))
-    refuse(
-        len(features) == (x.shape[1] if tabular else 0), f"x has {x.shape[1]} columns, features names {len(features)}"
-    )
-    refuse(len(set(features)) == len(features), "features names a column twice")
-    x = x.astype(np.float32)
-    refuse(not np.isinf(x).any(), "x holds numbers that are infinite, or too large for float32")
-    lacking = np.isnan(x)
-    refuse(tabular or not lacking.any(), "x holds NaN, which only features may")
-    if tabular and data.missing == "refuse" and lacking.any():
-        column = int(lacking.any(0).argmax())
-        words = f"{features[column]} is missing in {int(lacking[:, column].sum())} of {n} samples; data.missing says what is done about it"
-        refuse(False, f"{words}: mask, mean or median")
-    labels = _classes(given, data, refuse)
-    patients = _names(given.patients, "patient", refuse)
-    hospitals = None if given.hospitals is None else _names(given.hospitals, "hospital", refuse)
-    when = list(range(n)) if given.when is None else [_whole(value, i, refuse) for i, value in enumerate(given.when)]
+    labels = _classes(given, data, need)
+    patients = _names(given.patients, "patient", need)
+    hospitals = None if given.hospitals is None else _names(given.hospitals, "hospital", need)
+    when = list(range(n)) if given.when is None else [_whole(value, i, need) for i, value in enumerate(given.when)]
     seen: dict[tuple[str, str, int], int] = {}
     for i, key in enumerate(zip(hospitals or patients, patients, when, strict=True)):
-        refuse(
+        need(
             seen.setdefault(key, i) == i,
             f"samples {seen.get(key)} and {i} of patient {key[1]} are both at {key[2]} in `when`",
         )
     kept = [i for i in range(n) if labels[i] in data.classes]
-    refuse(bool(kept), f"no sample is of data.classes {', '.join(data.classes)}")
+    need(bool(kept), f"no sample is of data.classes {', '.join(data.classes)}")
     order = _ordered(kept, hospitals, patients, when)
 
     def of(values: Sequence[Any]) -> list[Any]:
@@ -116,35 +93,61 @@ def examples_of(data: DataConfig) -> Examples:
     )
 
 
-Refuse = Callable[[bool, str], None]
+Need = Callable[[bool, str], None]
 
 
-def _classes(given: Examples, data: DataConfig, refuse: Refuse) -> list[str]:
+def _numbers(given: Examples, data: DataConfig, need: Need) -> tuple[np.ndarray, tuple[str, ...]]:
+    """x float32[n, d] or [n, leads, length], with a row for each of the rest, and the names of its columns."""
+    x = np.asarray(given.x)
+    need(
+        x.dtype.kind in "fiub" and x.ndim in (2, 3),
+        f"x is {x.dtype}{list(x.shape)}, not numbers [n, d] or [n, leads, length]",
+    )
+    need(x.size > 0, "gives no samples")
+    n, tabular = len(x), x.ndim == 2
+    rows = {"y": given.y, "patients": given.patients, "hospitals": given.hospitals, "when": given.when}
+    for name, values in rows.items():
+        need(
+            values is None or len(values) == n, f"x has {n} samples, {name} has {0 if values is None else len(values)}"
+        )
+    features = tuple(map(str, given.features)) or tuple(f"feature {i + 1}" for i in range(x.shape[1] if tabular else 0))
+    need(len(features) == (x.shape[1] if tabular else 0), f"x has {x.shape[1]} columns, features names {len(features)}")
+    need(len(set(features)) == len(features), "features names a column twice")
+    x = x.astype(np.float32)
+    need(not np.isinf(x).any(), "x holds numbers that are infinite, or too large for float32")
+    lacking = np.isnan(x)
+    need(tabular or not lacking.any(), "x holds NaN, which only features may")
+    if tabular and data.missing == "refuse" and lacking.any():
+        column = int(lacking.any(0).argmax())
+        words = f"{features[column]} is missing in {int(lacking[:, column].sum())} of {n} samples; data.missing says what is done about it"
+        need(False, f"{words}: mask, mean or median")
+    return x, features
+
+
+def _classes(given: Examples, data: DataConfig, need: Need) -> list[str]:
     """The classes of all samples, each of them known; those of the configuration are among the known ones."""
     known = [str(name) for name in given.classes]
-    refuse(len(set(known)) == len(known) > 1, "classes must be at least two different names")
+    need(len(set(known)) == len(known) > 1, "classes must be at least two different names")
     if foreign := [name for name in data.classes if name not in known]:
         said = f"has no class {foreign[0]} of data.classes"
-        refuse(False, f"{said}; write data.classes: [{', '.join(known)}], or some of these")
+        need(False, f"{said}; write data.classes: [{', '.join(known)}], or some of these")
     for i, name in enumerate(given.y):
-        refuse(
-            isinstance(name, str) and name in known, f"y of sample {i} is {name!r:.40}, not one of {', '.join(known)}"
-        )
+        need(isinstance(name, str) and name in known, f"y of sample {i} is {name!r:.40}, not one of {', '.join(known)}")
     return [str(name) for name in given.y]
 
 
-def _names(values: Sequence[Any], what: str, refuse: Refuse) -> list[str]:
+def _names(values: Sequence[Any], what: str, need: Need) -> list[str]:
     for i, value in enumerate(values):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        refuse(
+        need(
             whole or (isinstance(value, str) and bool(value.strip())),
             f"the {what} of sample {i} is {value!r:.40}, not a name",
         )
     return [str(value) for value in values]
 
 
-def _whole(value: Any, i: int, refuse: Refuse) -> int:
-    refuse(
+def _whole(value: Any, i: int, need: Need) -> int:
+    need(
         isinstance(value, int | np.integer) and abs(int(value)) < 2**62,
         f"`when` of sample {i} is {value!r:.40}, not a whole number",
     )
