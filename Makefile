@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-long lint install timegan contracts test-contracts slither clean
+.PHONY: demo test test-long lint docs install timegan contracts test-contracts slither clean
 
 demo: install ## a small study on simulated records, with its table
 	rm -rf runs/quickstart
@@ -21,6 +21,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy engine sweeps pulseledger
+
+docs: install ## the documentation's site; builds without a network, any warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 install: $(STAMP)
 

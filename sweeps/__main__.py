@@ -18,7 +18,7 @@ from sweeps.verbs.parser import CLOSED, INTERRUPTED, MISTAKE, WAITING, Parser, V
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     usable_streams()
-    parser = _parser()
+    parser = build_parser()
     complete(parser)
     options, rest = parser.parse_known_args(arguments)
     if rest and not options.takes_keys:
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The whole command line."""
     parser = Parser(
         prog="pulseledger",
         description="Experiments in personalised federated learning on ECG records, with a ledger.",

@@ -241,7 +241,9 @@ def _check_data(
 ) -> None:
     """Results must be of the records that the study began with, unless the trial's own keys choose others."""
     if not kept:
-        report.add(Note("the records that the study is of were not registered; they are at its sites", unchecked=True))
+        lost = f"{RECORDS} is not there: results were not held against the records that the study began with"
+        away = "the records that the study is of were not registered; they are at its sites"
+        report.add(Note(away if study.execution.sites else lost, unchecked=True))
         return
     base = {condition.label: resolve(study, condition, {}, 0).data for condition in conditions(study)}
     for number, trial in sorted(trials.items()):

@@ -64,7 +64,10 @@ def too_large(config: RunConfig, memory: float) -> str:
     records = _records(data)
     minutes = data.simulated.minutes if data.source == "simulated" else MINUTES
     dataset = DATASETS.get(data.source)
-    window = sum(data.window_at(data.rate or (dataset.rate if dataset is not None else RATE)))
+    try:
+        window = sum(data.window_at(data.rate or (dataset.rate if dataset is not None else RATE)))
+    except ValueError as error:  # nobody knows yet how many samples a time is at the rate of an own folder
+        return "" if data.source == "folder" and data.rate is None else str(error)
     beats = records * minutes * FEWEST
     network = build_network(config.model, len(data.inputs), window, len(data.rr_names), len(data.classes))
     training = max(round(config.federation.participation * config.cohort.hospitals), 1)
@@ -83,10 +86,9 @@ def _records(data: DataConfig) -> int:
     """Records that are read; 0 where only reading them would tell how long they are."""
     if data.source == "folder":
         return 0
-    if data.records != "all":
-        return len(data.records)
     dataset = DATASETS.get(data.source)
-    return (data.simulated.patients if dataset is None else len(dataset.records)) - len(data.exclude)
+    every = data.simulated.patients if dataset is None else len(dataset.records)
+    return max((every if data.records == "all" else len(data.records)) - len(data.exclude), 0)
 
 
 def _gigabytes(number: float) -> str:

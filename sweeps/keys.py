@@ -12,7 +12,7 @@ from engine.own.reference import FORMS, Own
 from engine.reads import read_with
 from engine.settings import bare, dotted_keys, near_key
 from sweeps.owners import not_varied
-from sweeps.scores import MODELS, PARTS, PLAIN, objectives
+from sweeps.scores import ASIDE, MODELS, PARTS, PLAIN, TRIVIAL, known_scores, objectives, shown
 from sweeps.space import STUDY_KEYS, StudyConfig
 
 UNITS = {
@@ -26,13 +26,13 @@ UNITS = {
     "federation.batch_size": "beats",
     "balance.quota": "beats",
     "balance.policy.quota": "beats",
-    "balance.policy.max_duplicates": "beats",
     "balance.policy.expiry_seconds": "s",
     "balance.timegan.patch": "samples",
     "balance.timegan.batch_size": "beats",
     "balance.timegan.minimum": "beats",
     "ledger.timeout": "s",
     "ledger.window": "s",
+    "ledger.deadline": "s",
     "ledger.confirmations": "blocks",
     "execution.deadline": "s",
 }
@@ -52,6 +52,8 @@ class Key(NamedTuple):
         allowed: values or kind, and range, in words.
         default: as YAML has it.
         study: whether only studies have it.
+        read_with: the values of others with which it is read at all; "" for one that always is.
+        in_study: why it cannot differ between the trials of a study; "" where it can.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Key(NamedTuple):
     unit: str
     description: str
     study: bool
+    read_with: str
+    in_study: str
 
     @property
     def line(self) -> str:
@@ -80,6 +84,8 @@ def explained(name: str) -> list[str]:
         ConfigError: there is no such key.
     """
     found = {key.name: key for key in all_keys()}
+    if "/" in name:
+        return _score(name)
     if name not in found:
         within = [key.line for key in found.values() if key.name.startswith(f"{name}.")]
         if within:
@@ -89,9 +95,9 @@ def explained(name: str) -> list[str]:
     key = found[name]
     lines = [key.name, f"  {key.description}", f"  allowed: {key.allowed}{f', in {key.unit}' if key.unit else ''}"]
     lines.append(f"  default: {key.default}")
-    if name not in STUDY_KEYS:
-        lines += [f"  read with: {when}"] if (when := read_with(name)) else []
-        lines.append(f"  in a study: {not_varied(name) or 'may stand in conditions, baselines and search'}")
+    lines += [f"  read with: {key.read_with}"] if key.read_with else []
+    if not key.study:
+        lines.append(f"  in a study: {key.in_study or 'may stand in conditions, baselines and search'}")
     if name in ("objectives", "constraints"):
         lines += [
             "  scores:",
@@ -99,6 +105,15 @@ def explained(name: str) -> list[str]:
             "    and recall/NAME of each of data.classes",
         ]
     return lines
+
+
+def _score(path: str) -> list[str]:
+    """A score in lines; those of classes of one's own are called like those of AAMI."""
+    part = path.rpartition("/")[0]
+    of_class = part in [f"{beats}/{model}/recall" for beats in PARTS for model in MODELS]
+    if not of_class and path not in (*objectives(CLASSES), *ASIDE, *TRIVIAL):
+        raise ConfigError(f"keys: {path!r} is no score; {known_scores(CLASSES, path)}.")
+    return [path, f"  {shown(path).says}", f"  heading in tables: {shown(path).title}"]
 
 
 def schema(model: type[RunConfig]) -> str:
@@ -137,7 +152,8 @@ def _key(name: str, field: Any) -> Key:
     shown = _plain(default)
     words = ", ".join([_words(field.annotation), *_range(field.metadata)])
     study = name.partition(".")[0] in STUDY_KEYS
-    return Key(name, words, json.dumps(shown), UNITS.get(name, ""), field.description or "", study)
+    when, why = ("", "") if study else (read_with(name), not_varied(name))
+    return Key(name, words, json.dumps(shown), UNITS.get(name, ""), field.description or "", study, when, why)
 
 
 def _plain(value: Any) -> Any:

@@ -61,11 +61,12 @@ def impossible(name: str, config: RunConfig) -> str:
 
 
 class Shown(NamedTuple):
-    """How a score is printed: its heading, what it is multiplied by, and digits behind the point."""
+    """How a score is printed: its heading, what it is multiplied by, and digits behind the point; and what it is."""
 
     title: str
     factor: float
     digits: int
+    says: str
 
     def number(self, value: float | None, missing: str = "-") -> str:
         """The score as text; `missing` for one that is not there.
@@ -76,27 +77,47 @@ class Shown(NamedTuple):
         return missing if value is None else f"{self.factor * value:,.{self.digits}f}"
 
 
+_THESE = "the classes that have validation and test beats"
 # by the last part of their path; pooled over the beats of all hospitals unless they say otherwise
 SHOWN = {
-    "accuracy": Shown("accuracy %", 100.0, 2),
-    "macro_f1": Shown("macro-F1", 1.0, 3),
-    "balanced_accuracy": Shown("balanced accuracy %", 100.0, 2),
-    "mean_hospital_macro_f1": Shown("macro-F1 mean hospital", 1.0, 3),
-    "worst_hospital_macro_f1": Shown("macro-F1 worst hospital", 1.0, 3),
-    "worst_hospital_accuracy": Shown("accuracy % worst hospital", 100.0, 2),
-    "rare_recall": Shown("rare recall", 1.0, 3),
-    "recall_min": Shown("lowest recall", 1.0, 3),
-    "hurt_share": Shown("hurt %", 100.0, 0),
-    "overhead_share": Shown("ledger %", 100.0, 2),
-    "critical_path_seconds": Shown("ledger s", 1.0, 2),
-    "open_seconds": Shown("ledger s to open", 1.0, 2),
-    "close_seconds": Shown("ledger s to close", 1.0, 2),
-    "gas_per_round": Shown("gas a round", 1.0, 0),
-    "total_seconds": Shown("s", 1.0, 0),
-    "rounds_seconds": Shown("rounds s", 1.0, 0),
-    "gradient_evaluations": Shown("gradients", 1.0, 0),
+    "accuracy": Shown(
+        "accuracy %", 100.0, 2, "share of beats whose class is right; little more than a guess where one class is most"
+    ),
+    "macro_f1": Shown("macro-F1", 1.0, 3, f"mean F1 of {_THESE}"),
+    "balanced_accuracy": Shown("balanced accuracy %", 100.0, 2, f"mean recall of {_THESE}"),
+    "mean_hospital_macro_f1": Shown(
+        "macro-F1 mean hospital", 1.0, 3, "macro-F1 of each hospital by itself, mean over hospitals"
+    ),
+    "worst_hospital_macro_f1": Shown("macro-F1 worst hospital", 1.0, 3, "macro-F1 of the hospital that has the lowest"),
+    "worst_hospital_accuracy": Shown(
+        "accuracy % worst hospital", 100.0, 2, "accuracy of the hospital that has the lowest"
+    ),
+    "rare_recall": Shown("rare recall", 1.0, 3, f"mean recall of {_THESE}, but for the commonest"),
+    "recall_min": Shown("lowest recall", 1.0, 3, f"lowest recall of {_THESE}"),
+    "hurt_share": Shown(
+        "hurt %", 100.0, 0, "share of hospitals with a lower macro-F1 than the global model gives them"
+    ),
+    "overhead_share": Shown("ledger %", 100.0, 2, "share of the rounds' time in which training waited for the ledger"),
+    "critical_path_seconds": Shown("ledger s", 1.0, 2, "seconds of the rounds in which training waited for the ledger"),
+    "open_seconds": Shown("ledger s to open", 1.0, 2, "seconds before the first round, once a run"),
+    "close_seconds": Shown("ledger s to close", 1.0, 2, "seconds after the last round, once a run"),
+    "gas_per_round": Shown("gas a round", 1.0, 0, "gas that sealing a round takes, mean over rounds"),
+    "total_seconds": Shown("s", 1.0, 0, "seconds of the whole run, records and test included"),
+    "rounds_seconds": Shown("rounds s", 1.0, 0, "seconds of all rounds"),
+    "gradient_evaluations": Shown(
+        "gradients", 1.0, 0, "gradients of one batch, of all hospitals, personalisation included"
+    ),
+    "local_majority_accuracy": Shown(
+        "accuracy % local majority", 100.0, 2, "accuracy of always saying each hospital's commonest train class"
+    ),
+    "local_majority_macro_f1": Shown(
+        "macro-F1 local majority", 1.0, 3, "macro-F1 of always saying each hospital's commonest train class"
+    ),
+    "global_majority_accuracy": Shown(
+        "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
+    ),
 }
-RECALL = Shown("recall", 1.0, 3)
+RECALL = Shown("recall", 1.0, 3, "share of the beats of this class that are recognised")
 OF_A_HOSPITAL = ("accuracy", "macro_f1", "balanced_accuracy")  # what a single hospital has, too
 
 

@@ -4,6 +4,7 @@ A table shows the columns that fit, the most telling first, and never cuts a num
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ class Column:
 
 
 def table_console() -> Console:
-    """Where tables are printed."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+    """Where tables are printed: as wide as the terminal, or as COLUMNS says, else wide enough for most of them."""
+    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH)
 
 
 def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> None:

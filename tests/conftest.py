@@ -148,6 +148,7 @@ def beats_of() -> Callable[..., Beats]:
                     "patient": (patients or {}).get(name, name),
                     "known": f"{database}/{name}" if database else "",
                     "other": False,
+                    "copy_of": "",
                     "leads": ["MLII"],
                     "sampling_rate": 360.0,
                     "native_rate": 360.0,

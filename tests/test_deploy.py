@@ -26,7 +26,7 @@ from servers import free_port
 
 from engine import __version__
 from engine.settings import load_yaml
-from sweeps.__main__ import _parser
+from sweeps.__main__ import build_parser
 from sweeps.checks import load_study
 
 DEPLOY = ROOT / "deploy"
@@ -58,7 +58,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def sweep_command(words: list[str]) -> Any:
-    options, rest = _parser().parse_known_args(words[1:])
+    options, rest = build_parser().parse_known_args(words[1:])
     assert words[0] == "pulseledger"
     assert options.verb == "sweep"
     return options, rest

@@ -95,7 +95,7 @@ def sgd(
     """Plain SGD over the batches of `work`, from its parameters.
 
     Args:
-        anchor: (point, weight): adds weight / 2 * |params - point|^2 to the loss, FedProx's proximal term.
+        anchor: (point, weight): adds `weight / 2 * |params - point|^2` to the loss, FedProx's proximal term.
 
     Returns:
         The new parameters (the given ones are not touched) and the mean loss of the batches, without the anchor.

@@ -45,9 +45,10 @@ class Beats:
         sample: int64[beats], position of the R peak in its record, at the record's sampling_rate.
         peak: int64[annotated beats], positions of all beats, record after record, also of those that were left out.
         records: for each record its name, patient, known (database and name that it is a copy of, or ""), other (whether
-            it is of the database that is only tested on), sex, age, leads, sampling_rate, native_rate (of the file), samples, peaks (number of annotated beats), annotated
-            (those of each class); beats left out because their window leaves the record (edge), holds lost samples
-            (lost) or a flat stretch (flat), or because their annotations contradict each other (unclear); doubled
+            it is of the database that is only tested on), copy_of (a record before it that has the same signal file, or
+            ""), sex, age, leads, sampling_rate, native_rate (of the file), samples, peaks (number of annotated beats),
+            annotated (those of each class); beats left out because their window leaves the record (edge), holds lost
+            samples (lost) or a flat stretch (flat), or because their annotations contradict each other (unclear); doubled
             (annotations of one beat); symbols left out (dropped) and annotations that are no beats (others).
         digest: SHA-256 over the files' digests and the data configuration.
         rr_names: names of the columns of `rr`.
@@ -289,6 +290,7 @@ def _identity(name: str, collection: Collection, first: Collection) -> dict[str,
         "patient": patient_of(name, collection, first) if other else collection.patients.of[name],
         "known": "/".join(known) if known else "",
         "other": other,
+        "copy_of": f"{collection.prefix if other else ''}{copied}" if (copied := collection.copies.get(name)) else "",
     }
 
 

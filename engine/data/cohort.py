@@ -202,6 +202,11 @@ def _leaks(beats: Beats, config: CohortConfig, shared: list[str]) -> list[str]:
         leaks.append(f"random split: neighbouring {beats.unit} of one patient are in train and test")
     if shared:
         leaks.append(f"patients in more than one hospital: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}")
+    patients = {record["name"]: record["patient"] for record in beats.records}
+    copies = [r for r in beats.records if r["copy_of"] and r["patient"] != patients[r["copy_of"]]]
+    if copies:
+        named = ", ".join(f"{record['name']} is {record['copy_of']}" for record in copies[:5])
+        leaks.append(f"one signal as records of two patients: {named}{' ...' if len(copies) > 5 else ''}")
     if not beats.patients_source:
         leaks.append(UNKNOWN)
     return leaks

@@ -23,6 +23,7 @@ class Collection:
         digests: path -> SHA-256 of every file that is read.
         known: record -> database and record that it is, or is a copy of; None for what is not known.
         patients: whose its records are.
+        copies: record -> the first one that has the same signal file.
     """
 
     data: DataConfig
@@ -31,6 +32,7 @@ class Collection:
     digests: Mapping[str, str]
     known: Mapping[str, tuple[str, str] | None]
     patients: Patients
+    copies: Mapping[str, str]
 
     @property
     def prefix(self) -> str:
@@ -52,7 +54,7 @@ def gather(data: DataConfig, progress: Callable[[str], None] = lambda text: None
     """
     found = records_in(locate(data, progress), data)
     for stray in found.strays:
-        progress(f"{stray} has no record beside it and is left out")
+        progress(stray)
     entries, problems = [], {}
     for name, header in zip(found.names, found.headers, strict=True):
         try:
@@ -62,6 +64,8 @@ def gather(data: DataConfig, progress: Callable[[str], None] = lambda text: None
     refuse(found, problems)
     digests: dict[str, str] = {}
     known: dict[str, tuple[str, str] | None] = {}
+    first: dict[str, str] = {}  # digest of a signal file -> the first record that it is of
+    copies: dict[str, str] = {}
     for entry in entries:
         try:
             own = file_digests(found.folder, entry.files, DATASETS.get(data.source))
@@ -70,8 +74,11 @@ def gather(data: DataConfig, progress: Callable[[str], None] = lambda text: None
             continue
         digests |= own
         known[entry.name] = recognised(own.values(), entry.header.comments)
+        for file, digest in zip(entry.files, own.values(), strict=True):
+            if file in entry.header.signal_files and first.setdefault(digest, entry.name) != entry.name:
+                copies[entry.name] = first[digest]
     refuse(found, problems)
-    return Collection(data, found, tuple(entries), digests, known, who_is_who(entries, data, known))
+    return Collection(data, found, tuple(entries), digests, known, who_is_who(entries, data, known), copies)
 
 
 def refuse(found: Found, problems: Mapping[str, str]) -> None:

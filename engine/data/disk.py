@@ -27,7 +27,7 @@ class Found:
         folder: that was searched.
         names: path of each record below `folder`, without a suffix, in order.
         headers: where the header of each is, or should be.
-        strays: annotation files without a record, which are left out.
+        strays: what looks like records and is left out, in sentences without a full stop.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ def records_in(folder: Path, data: DataConfig) -> Found:
     Raises:
         DataError: a wanted record is not there, or none is left.
     """
-    there, strays = _there(folder, data.annotator)
+    there, strays = _there(folder, data.annotator, data.source == "folder")
     dataset = DATASETS.get(data.source)
     if dataset is not None and data.records == "all":
         # exactly its own, whatever else lies there; a missing one is noticed when it is read
@@ -122,17 +122,18 @@ def annotators(header: Path) -> list[str]:
     return sorted({path.suffix[1:] for path in beside if path.suffix and path.suffix[1:].lower() not in NO_ANNOTATIONS})
 
 
-def _there(folder: Path, annotator: str) -> tuple[dict[str, Path], list[str]]:
-    """Every record -> its header, and annotation files that have none."""
+def _there(folder: Path, annotator: str, deep: bool) -> tuple[dict[str, Path], list[str]]:
+    """Every record -> its header, and what is left out: annotations without a header and, with `deep`, folders below."""
     if index := find(folder, "RECORDS"):
         return {_below(folder, path.with_suffix("")): path for path in _listed(folder, index)}, []
-    headers = [path for path in _files(folder) if path.suffix.lower() == ".hea"]
+    headers, strays = _headers(folder), []
     if not headers:
-        deeper = (path for path in folder.rglob("*") if path.suffix.lower() == ".hea" and _plain(path, folder))
-        headers = sorted(path for path in deeper if path.is_file())
+        headers = sorted(_deeper(folder))
+    elif deep:
+        places = sorted(path for path in folder.iterdir() if path.is_dir() and _plain(path, folder) and _headers(path))
+        strays = [f"{place.name}/ holds records that are left out, as {folder} has some of its own" for place in places]
     parts = {(path.parent, name) for path in headers for name in _segments(path) if name != path.stem}
     there = {_below(folder, path.with_suffix("")): path for path in headers if (path.parent, path.stem) not in parts}
-    strays = []
     for place in sorted({folder, *(path.parent for path in headers)}):
         stems = {path.stem for path in headers if path.parent == place}
         files = _files(place)
@@ -141,14 +142,14 @@ def _there(folder: Path, annotator: str) -> tuple[dict[str, Path], list[str]]:
             if any(p.stem == path.stem and p.suffix.lower() in (".dat", ".mat") for p in files):
                 there[_below(folder, path.with_suffix(""))] = path.with_suffix(".hea")
             else:
-                strays.append(_below(folder, path))
+                strays.append(f"{_below(folder, path)} has no record beside it and is left out")
     return there, strays
 
 
 def _listed(folder: Path, index: Path) -> Iterator[Path]:
     """The headers that a RECORDS file names; a line may name a folder with a RECORDS file of its own."""
     try:
-        lines = index.read_text(encoding="utf-8").splitlines()
+        lines = index.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{index}: is not a readable list of records.") from None
     for line in (line.strip() for line in lines):
@@ -159,7 +160,7 @@ def _listed(folder: Path, index: Path) -> Iterator[Path]:
             raise DataError(f"{index}: names {line}, which lies outside of its folder.")
         if path.is_dir() and not find(path.parent, f"{path.name}.hea"):
             below = find(path, "RECORDS")
-            yield from _listed(path, below) if below else (p for p in _files(path) if p.suffix.lower() == ".hea")
+            yield from _listed(path, below) if below else _headers(path)
         else:
             yield find(path.parent, f"{path.name}.hea") or path.with_name(f"{path.name}.hea")
 
@@ -195,6 +196,23 @@ def _files(folder: Path) -> list[Path]:
         return []
 
 
+def _headers(folder: Path) -> list[Path]:
+    """In a folder itself."""
+    return [path for path in _files(folder) if path.suffix.lower() == ".hea"]
+
+
+def _deeper(folder: Path) -> Iterator[Path]:
+    """Headers in a folder and those below it, also where it is a link that leads there; none twice."""
+    seen: set[str] = set()
+    for place, folders, _ in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from _headers(Path(place))
+
+
 def _below(folder: Path, path: Path) -> str:
     return path.absolute().relative_to(folder.absolute()).as_posix()
 
@@ -203,10 +221,10 @@ def _with_records(candidates: Sequence[Path], key: str, deep: bool = False) -> P
     """The first of the folders that holds a record; with `deep`, one below counts, too."""
     places = [place.expanduser().absolute() for place in candidates]
     for place in places:
-        if find(place, "RECORDS") or any(path.suffix.lower() == ".hea" for path in _files(place)):
+        if find(place, "RECORDS") or _headers(place):
             return place
     first = places[0]
-    if deep and any(path.suffix.lower() == ".hea" and _plain(path, first) for path in first.rglob("*")):
+    if deep and any(_deeper(first)):
         return first
     problem = "holds no WFDB header (*.hea)" if first.is_dir() else "is not a folder"
     raise DataError(f"{key}: {first} {problem}; give a folder of WFDB records.")

@@ -6,54 +6,14 @@ say nothing of the real one.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from engine.data.patients import FloatArray
+from engine.data.patients import FloatArray, Patient
 from engine.data.simulate import NOBODY, check_arguments, new_folder, record, write_recording
-from engine.data.sources import INCART, SVDB
+from engine.data.sources import INCART, SVDB, Dataset
 from engine.errors import DataError
-
-
-def write_like_incart(folder: Path, patients: int, seed: int, minutes: float) -> list[str]:
-    """Writes records I01, I02, ...: twelve leads at 257 Hz, two or three records of each patient, 75 of 32.
-
-    Raises:
-        ValueError: an argument is out of range.
-        DataError: the folder holds something already; there would be more records than the database has.
-    """
-    rate = int(INCART.rate)
-    check_arguments(patients, seed, minutes, rate)
-    owners = [(p, again) for p in range(1, patients + 1) for again in range(3 if p % 3 == 1 and p < 33 else 2)]
-    _require(len(owners), len(INCART.records), "incart")
-    with new_folder(folder) as partial:
-        for name, (number, again) in zip(INCART.records, owners, strict=False):
-            made = record(number, seed, minutes, rate, again)
-            who = f"<age>: {made.patient.age} <sex>: {made.patient.sex} <diagnoses> none, simulated"
-            gain = float(np.random.default_rng([seed, number, again]).integers(250, 1101))
-            signal, said = twelve_leads(made.signal), [who, f"patient {number}", NOBODY]
-            write_recording(partial, name, made, signal, INCART.leads, rate, gain, said)
-        return list(INCART.records[: len(owners)])
-
-
-def write_like_svdb(folder: Path, patients: int, seed: int, minutes: float) -> list[str]:
-    """Writes records 800, 801, ...: two leads at 128 Hz, whose headers say nothing of the patient.
-
-    Raises:
-        ValueError: an argument is out of range.
-        DataError: the folder holds something already; there would be more records than the database has.
-    """
-    rate = int(SVDB.rate)
-    check_arguments(patients, seed, minutes, rate)
-    _require(patients, len(SVDB.records), "svdb")
-    with new_folder(folder) as partial:
-        for number, name in enumerate(SVDB.records[:patients], 1):
-            made = record(number, seed, minutes, rate)
-            write_recording(partial, name, made, made.signal, SVDB.leads, rate, 200.0, [NOBODY])
-        return list(SVDB.records[:patients])
-
-
-FORMS: dict[str, Callable[[Path, int, int, float], list[str]]] = {"incart": write_like_incart, "svdb": write_like_svdb}
 
 
 def twelve_leads(signal: FloatArray) -> FloatArray:
@@ -70,6 +30,60 @@ def twelve_leads(signal: FloatArray) -> FloatArray:
     return np.stack([*limbs, *((1 - k / 5) * v1 + k / 5 * v6 for k in range(6))], axis=1)
 
 
-def _require(records: int, most: int, name: str) -> None:
-    if records > most:
-        raise DataError(f"data.simulated.patients: {name} has {most} records, these patients would have {records}.")
+class Form(NamedTuple):
+    """What is a database's own in its records.
+
+    Attributes:
+        dataset: names of records and leads, sampling rate.
+        recordings: number of records of a patient, by the patient's number from 1.
+        leads: float64[samples, 2] of the simulator -> float64[samples, leads].
+        gain: ADC units a mV of a record.
+        comments: of a header, by the patient and its number.
+    """
+
+    dataset: Dataset
+    recordings: Callable[[int], int]
+    leads: Callable[[FloatArray], FloatArray]
+    gain: Callable[[np.random.Generator], float]
+    comments: Callable[[Patient, int], list[str]]
+
+
+FORMS = {
+    "incart": Form(  # 75 records of 32 patients, two or three of each
+        INCART,
+        lambda number: 3 if number % 3 == 1 and number < 33 else 2,
+        twelve_leads,
+        lambda draw: float(draw.integers(250, 1101)),
+        lambda who, number: [
+            f"<age>: {who.age} <sex>: {who.sex} <diagnoses> none, simulated", f"patient {number}", NOBODY,
+        ],
+    ),
+    "svdb": Form(SVDB, lambda number: 1, lambda signal: signal, lambda draw: 200.0, lambda who, number: [NOBODY]),
+}  # fmt: skip
+
+
+def write_like(name: str, folder: Path, patients: int, seed: int, minutes: float) -> list[str]:
+    """Writes the records of so many patients in the form of a database; returns their names.
+
+    Args:
+        name: of one of `FORMS`.
+
+    Raises:
+        ValueError: an argument is out of range.
+        DataError: the folder holds something already; there would be more records than the database has.
+    """
+    form = FORMS[name]
+    rate, names = int(form.dataset.rate), form.dataset.records
+    check_arguments(patients, seed, minutes, rate)
+    owners = [(number, again) for number in range(1, patients + 1) for again in range(form.recordings(number))]
+    if len(owners) > len(names):
+        raise DataError(
+            f"data.simulated.patients: {name} has {len(names)} records, these patients would have {len(owners)}."
+        )
+    with new_folder(folder) as partial:
+        for record_name, (number, again) in zip(names, owners, strict=False):
+            made = record(number, seed, minutes, rate, again)
+            gain = form.gain(np.random.default_rng([seed, number, again]))
+            signal, said = form.leads(made.signal), form.comments(made.patient, number)
+            write_recording(partial, record_name, made, signal, form.dataset.leads, rate, gain, said)
+    return list(names[: len(owners)])

@@ -94,6 +94,11 @@ class Header:
         return sum(part.length for part in self.parts)
 
     @property
+    def signal_files(self) -> frozenset[Path]:
+        """The files that hold samples."""
+        return frozenset(signal.file for part in self.parts for signal in part.signals)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file but the annotations that is read, each once."""
         return tuple(dict.fromkeys([self.path, *self.layout, *(file for part in self.parts for file in part.files)]))
@@ -203,7 +208,10 @@ def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_HEADER:
             raise ValueError("longer than a header can be")
-        return _read(path, path.read_bytes())
+        text = path.read_bytes()
+        header = _read(path, text)
+        _require_rate(text, header)
+        return header
     except Exception as error:
         raise _unreadable(path, reason(error)) from None
 
@@ -215,6 +223,18 @@ def _read(path: Path, text: bytes) -> Any:
 
     with at_hand([(f"{path.stem}.hea", path)]) as folder:
         return wfdb.rdheader(str(folder / path.stem))
+
+
+def _require_rate(text: bytes, header: Any) -> None:
+    """The sampling rate is what is written: `wfdb` would take 3.6e2 for 3.6, 257,3 for 257 and -360 for none.
+
+    Raises:
+        ValueError: it is not.
+    """
+    words = next(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(b"#")).split()
+    written = words[2].split(b"/")[0].decode("latin-1") if len(words) > 2 else ""
+    if written and (not re.fullmatch(r"\d+\.?\d*|\.\d+", written) or float(written) != header.fs):
+        raise ValueError(f"its sampling rate is written {written[:20]}")
 
 
 def _rate(path: Path, header: Any) -> float:

@@ -6,6 +6,7 @@ guessed from a file's name.
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.data.records import Entry
 from engine.data.sources import DATASETS
 from engine.errors import DataError
 
-COMMENT = r"^patient\s+(\S+)$"  # as in INCART's headers: "patient 12"
+COMMENT = r"^patient\s+(\S*\d\S*)$"  # as in INCART's headers, "patient 12"; "patient unknown" is nobody
 UNKNOWN = "patients not known: each record is taken for one; leaks cannot be excluded"
 
 
@@ -80,18 +81,26 @@ def _told(entries: Sequence[Entry], patients: str | Mapping[str, str]) -> Patien
 
 
 def _listed(entries: Sequence[Entry], table: Mapping[str, str], source: str) -> Patients:
-    """A record is named by its path or by the last part of it."""
-    of = {entry.name: table.get(entry.name, table.get(entry.name.rpartition("/")[2], "")) for entry in entries}
+    """A record is named by its path, or by the last part of it where no other record has that."""
+    last = Counter(entry.name.rpartition("/")[2] for entry in entries)
+    short = {name: patient for name, patient in table.items() if last[name] == 1}
+    of = {entry.name: table.get(entry.name, short.get(entry.name.rpartition("/")[2], "")) for entry in entries}
     if lacking := [name for name, patient in of.items() if not patient]:
         raise DataError(f"{source}: names no patient of {_some(lacking)}.")
     return Patients(of, source)
 
 
 def _table(path: Path) -> dict[str, str]:
-    """A CSV of records and patients: columns of these names, or two columns without a head. All of it is text."""
+    """A CSV of records and patients: columns of these names, or two columns without a head. All of it is text.
+
+    Columns are parted by commas, semicolons or tabs, whichever the first line has most of.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
+            mark = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            read = csv.reader(file, delimiter=mark)
+            rows = [[cell.strip() for cell in row] for row in read if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no CSV'}).") from None
     head = [cell.lower() for cell in rows[0]] if rows else []

@@ -3,6 +3,7 @@
 Nothing here knows of hospitals, patients or databases.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from engine.data.disk import annotators
 from engine.data.headers import Header, Part, at_hand, find, read_header, reason
 from engine.errors import DataError
 
+YEARS = r"(?:\s*(?:y|yrs?|years?)(?:\s+old)?\b)?"
+YOUNGER = r"\s*(?:hours?|days?|weeks?|wks?|months?|mos?)\b"
+APART = 0.1  # seconds: no heart beats twice within; MIT-BIH's nearest beats have 0.25 s between them
 MOST_OUTSIDE = 0.05  # share of beats after the end of the signal from which on the files do not belong together
 
 
@@ -56,9 +60,9 @@ class Record:
         signal: float32[leads, samples], mV where the header's unit is a voltage; NaN where samples are lost.
         kinds: int8[leads, samples], what each sample is; see `signals.quality`.
         peaks: int64[beats], sample of each annotated beat, rising; beats after the end of the signal are kept.
-        symbols: annotation symbol of each beat; "" where a sample has beats of contradicting classes.
+        symbols: annotation symbol of each beat; "" where a beat has annotations of contradicting classes.
         others: annotation symbol -> number of annotations that are no beats.
-        doubled: beats that were annotated again at the same sample.
+        doubled: annotations of beats that were annotated already, at the same sample or up to `APART` before.
     """
 
     name: str
@@ -184,10 +188,14 @@ def _name(header: Header, channel: int) -> str:
 
 
 def same_lead(name: str) -> str:
-    """One name for the ways in which a lead is written: MLII, ML2, "Lead II", "ECG lead II" and ii are "ii"."""
-    short = re.sub(r"^(ecg[\s_-]+)?(lead[\s_-]*)?", "", name.strip().lower())
-    digits = {"1": "i", "2": "ii", "3": "iii"} if short != name.strip().lower() else {}
-    short = re.sub(r"[\s_-]", "", short)
+    """One name for the ways in which a lead is written: MLII, ML2, "Lead II", "ECG lead 2" and ii are "ii".
+
+    "ECG 2" is not: it is the second channel of some device.
+    """
+    found = re.match(r"(?:ecg[\s_-]+(?=\D))?(lead[\s_-]*)?(.*)", name.strip().lower(), re.DOTALL)
+    assert found is not None  # all of it may be empty
+    digits = {"1": "i", "2": "ii", "3": "iii"} if found[1] else {}
+    short = re.sub(r"[\s_-]", "", found[2])
     modified = {"ml1": "i", "mli": "i", "ml2": "ii", "mlii": "ii", "ml3": "iii", "mliii": "iii"}
     return modified.get(short) or digits.get(short) or short
 
@@ -265,7 +273,7 @@ def _beats(entry: Entry, data: DataConfig, scale: float, length: int) -> dict[st
         )
     if (np.diff(peaks) < 0).any():
         raise DataError(f"{entry.annotations}: its beats are not in order of time; is the file damaged?")
-    once, kept = merged(peaks, symbols, data)
+    once, kept = merged(peaks, symbols, math.ceil(APART * entry.header.rate * scale), data)
     return {"peaks": once, "symbols": kept, "others": dict(others), "doubled": len(peaks) - len(once)}
 
 
@@ -288,20 +296,25 @@ def _annotations(entry: Entry) -> tuple[np.ndarray, list[str]]:
     return samples if rate == header.rate else samples * (header.rate / rate), symbols
 
 
-def merged(peaks: np.ndarray, symbols: Sequence[str], data: DataConfig) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One beat for each sample: beats of one class become the first of them, contradicting ones lose their symbol.
+def merged(
+    peaks: np.ndarray, symbols: Sequence[str], apart: int, data: DataConfig
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One beat for annotations less than `apart` samples after its first: of one class, or without a symbol.
 
     Returns:
         int64[beats], rising, and the symbol of each; "" where the classes contradict each other.
     """
-    once, first = np.unique(peaks, return_index=True)
-    if len(once) == len(peaks):
+    if (np.diff(peaks) >= apart).all():
         return peaks, tuple(symbols)
+    first = [0]
+    for i, peak in enumerate(peaks.tolist()):
+        if peak - peaks[first[-1]] >= apart:
+            first.append(i)
     kept = []
     for start, end in zip(first, [*first[1:], len(peaks)], strict=True):
         classes = {data.class_of(symbol) for symbol in symbols[start:end]}
         kept.append(symbols[start] if len(classes) == 1 else "")
-    return once, tuple(kept)
+    return peaks[first], tuple(kept)
 
 
 # --- Person -----------------------------------------------------------------------------------------------------------
@@ -311,11 +324,11 @@ def person(comments: Sequence[str]) -> tuple[str, int]:
     """Sex ("M", "F" or "") and age (years, or -1) as headers give them; what is not clear is not known.
 
     MIT-BIH begins its first comment with "69 M" (-1 for an unknown age); others write "Age: 63  Sex: M",
-    "<age>: 65 <sex>: F", or a line for each. 89+ is 89.
+    "<age>: 65 <sex>: F", or a line for each. 89+ is 89. An age in months, weeks or days is not known.
     """
     text = "\n".join(comments)
-    begins = re.match(r"\s*(-?\d{1,3})\+?(?:\s+([MF])\b|\s*$)", comments[0]) if comments else None
-    age = re.search(r"\bage>?\s*[:=]\s*(-?\d{1,3})\b", text, re.IGNORECASE)
+    begins = re.match(rf"\s*(-?\d{{1,3}})\+?{YEARS}(?:\s+([MF])\b|\s*$)", comments[0]) if comments else None
+    age = re.search(rf"\bage(?:>|\s*\(years\))?\s*[:=]\s*(-?\d{{1,3}})\b(?!{YOUNGER})", text, re.IGNORECASE)
     sex = re.search(r"\b(?:sex|gender)>?\s*[:=]\s*(m|f|male|female)\b", text, re.IGNORECASE)
     years = int(age[1]) if age else int(begins[1]) if begins else -1
     letter = sex[1][0].upper() if sex else (begins[2] or "") if begins else ""

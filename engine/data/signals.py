@@ -11,7 +11,7 @@ from engine.errors import DataError
 GOOD, LOST, FLAT = 0, 1, 2  # what a sample is
 FLAT_SECONDS = 1.0  # no heart lets a lead keep one value for so long; MIT-BIH's longest clipped stretch has 0.74 s
 MILLIVOLTS = {"": 1e3, "m": 1.0, "milli": 1.0, "u": 1e-3, "µ": 1e-3, "μ": 1e-3, "micro": 1e-3, "n": 1e-6, "nano": 1e-6}
-LARGEST_RATIO = 1000  # of two sampling rates, as a fraction in lowest terms: up or down
+LARGEST_RATIO = 10_000  # of two sampling rates, as a fraction in lowest terms: up or down
 WORST_RATIO = 1e-6  # relative error of that fraction: 2 ms in half an hour
 
 
@@ -81,7 +81,7 @@ def ratio(rate: float, wanted: float) -> Fraction:
         DataError: no fraction of small numbers is near enough.
     """
     found = (Fraction(wanted) / Fraction(rate)).limit_denominator(LARGEST_RATIO)
-    if found.numerator > LARGEST_RATIO * 10 or not found or abs(float(found) * rate / wanted - 1) > WORST_RATIO:
+    if found.numerator > LARGEST_RATIO or not found or abs(float(found) * rate / wanted - 1) > WORST_RATIO:
         raise DataError(f"{rate:g} Hz cannot be brought to data.rate {wanted:g} Hz; choose a rate in a simpler ratio")
     return found
 

@@ -60,7 +60,7 @@ def data(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _simulate(options: argparse.Namespace, given: Given) -> int:
-    from engine.data.forms import FORMS
+    from engine.data.forms import FORMS, write_like
     from engine.data.simulate import write_records
 
     if options.folder is None:
@@ -68,8 +68,8 @@ def _simulate(options: argparse.Namespace, given: Given) -> int:
     if options.like not in (None, *FORMS):
         raise ConfigError(f"data simulate: --like {options.like} is no form; allowed: {', '.join(FORMS)}.")
     settings = _run_of(given).data.simulated
-    write = FORMS.get(options.like, write_records)
-    names = write(options.folder, settings.patients, settings.seed, settings.minutes)
+    asked = (options.folder, settings.patients, settings.seed, settings.minutes)
+    names = write_records(*asked) if options.like is None else write_like(options.like, *asked)
     print(f"{len(names)} records of {settings.minutes:g} minutes in {options.folder}")
     return 0
 

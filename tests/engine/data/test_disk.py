@@ -78,6 +78,20 @@ def test_records_below_are_found_where_the_folder_has_none(
     )
     ecg.write(tmp_path / "p", "top")  # a folder with records of its own is not searched further
     assert names_in(tmp_path / "p", settings_of(tmp_path / "p")) == ["top"]
+    (tmp_path / "p" / "p2").rename(tmp_path / "p" / ".hidden")
+    ecg.write(tmp_path / "p" / "ward", "day")
+    assert records_in(tmp_path / "p", settings_of(tmp_path / "p")).strays == (
+        f"ward/ holds records that are left out, as {tmp_path / 'p'} has some of its own",
+    )
+
+
+def test_folders_that_are_links_are_searched_once(tmp_path: Path, settings_of: Settings) -> None:
+    ecg.write(tmp_path / "p" / "ward", "a")
+    ecg.write(tmp_path / "elsewhere" / "b", "b")
+    (tmp_path / "p" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "p" / "ward" / "round").symlink_to(tmp_path / "p")
+    (tmp_path / "p" / "zz").symlink_to(tmp_path / "elsewhere" / "b")
+    assert names_in(tmp_path / "p", settings_of(tmp_path / "p")) == ["other/b/b", "ward/a"]
 
 
 def test_the_file_records_says_which_there_are(tmp_path: Path, settings_of: Settings, refused: Refused) -> None:
@@ -87,6 +101,9 @@ def test_the_file_records_says_which_there_are(tmp_path: Path, settings_of: Sett
         ecg.write(tmp_path / name[0], name[2])
     (tmp_path / "RECORDS").write_text("b\r\na\n\nx/d\ny/\n")  # a line may name a folder
     assert names_in(tmp_path, settings_of(tmp_path)) == ["a", "b", "x/d", "y/e", "y/f"]
+    (tmp_path / "RECORDS").write_bytes("\ufeffb\n".encode())  # as an editor under Windows leaves it
+    assert names_in(tmp_path, settings_of(tmp_path)) == ["b"]
+    (tmp_path / "RECORDS").write_text("b\na\nx/d\ny\n")
     (tmp_path / "y" / "RECORDS").write_text("f\n")
     assert names_in(tmp_path, settings_of(tmp_path)) == ["a", "b", "x/d", "y/f"]
     (tmp_path / "RECORDS").write_text("a\ngone\n")

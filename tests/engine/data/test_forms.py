@@ -11,7 +11,7 @@ import wfdb
 from engine.data.beats import load_beats
 from engine.data.collection import gather
 from engine.data.config import DataConfig
-from engine.data.forms import twelve_leads, write_like_incart, write_like_svdb
+from engine.data.forms import twelve_leads, write_like
 from engine.data.simulate import record
 from engine.data.sources import INCART, SVDB
 
@@ -21,7 +21,7 @@ Refused = Callable[[Callable[[], object]], str]
 @pytest.fixture(scope="module")
 def incart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("incart") / "records"
-    assert write_like_incart(folder, 4, seed=2, minutes=0.5) == [f"I{i:02}" for i in range(1, 11)]
+    assert write_like("incart", folder, 4, seed=2, minutes=0.5) == [f"I{i:02}" for i in range(1, 11)]
     return folder
 
 
@@ -66,7 +66,7 @@ def test_limb_leads_obey_einthoven_and_goldberger() -> None:
 
 
 def test_svdbs_form_says_nothing_of_patients(tmp_path: Path) -> None:
-    assert write_like_svdb(tmp_path / "s", 3, seed=0, minutes=0.5) == ["800", "801", "802"]
+    assert write_like("svdb", tmp_path / "s", 3, seed=0, minutes=0.5) == ["800", "801", "802"]
     raw: Any = wfdb.rdrecord(str(tmp_path / "s" / "801"))
     assert (raw.fs, raw.sig_name, raw.adc_gain) == (128, list(SVDB.leads), [200.0, 200.0])
     data = DataConfig(source="svdb", folder=str(tmp_path / "s"), records=("800", "801", "802"), lead="ECG1")
@@ -75,10 +75,10 @@ def test_svdbs_form_says_nothing_of_patients(tmp_path: Path) -> None:
 
 def test_32_patients_make_the_75_records_of_incart(tmp_path: Path, refused: Refused) -> None:
     assert sum(3 if p % 3 == 1 else 2 for p in range(1, 33)) == 75
-    assert refused(lambda: write_like_incart(tmp_path / "r", 33, 0, 0.5)) == (
+    assert refused(lambda: write_like("incart", tmp_path / "r", 33, 0, 0.5)) == (
         "data.simulated.patients: incart has 75 records, these patients would have 77."
     )
-    assert refused(lambda: write_like_svdb(tmp_path / "r", 79, 0, 0.5)).startswith(
+    assert refused(lambda: write_like("svdb", tmp_path / "r", 79, 0, 0.5)).startswith(
         "data.simulated.patients: svdb has 78 "
     )
     assert not (tmp_path / "r").exists()

@@ -1,5 +1,6 @@
 """Who is who: from a CSV, a mapping, the names, the headers, a known database; else said not to be known."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def test_a_mapping(records: Path, settings_of: Settings, refused: Refused) -> No
         "record,patient\np1_a,01\np1_b,01\np2_a,1\n0003_x,1e3\n",
         "site,Patient,RECORD\nx,01,p1_a\nx,01,p1_b\n\nx,1,p2_a\nx,1e3,0003_x.hea\n",
         "p1_a, 01\np1_b, 01\np2_a, 1\n0003_x, 1e3\nof-no-record, 5\n",
+        "\ufeffrecord;patient\np1_a;01\np1_b;01\np2_a;1\n0003_x;1e3\n",
+        "patient\trecord\n01\tp1_a\n01\tp1_b\n1\tp2_a\n1e3\t0003_x\n",
         "\ufeffrecord,patient\r\np1_a,01\r\np1_b,01\r\np2_a,1\r\n0003_x,1e3\r\n",
     ],
 )
@@ -70,6 +73,14 @@ def test_a_csv_that_says_too_little(
     path = records.parent / "patients.csv"
     path.write_text(text)
     assert refused(lambda: gather(settings_of(records, patients=str(path)))) == f"{path}: {says}"
+
+
+def test_a_name_that_two_records_end_in_is_nobodys(tmp_path: Path, settings_of: Settings, refused: Refused) -> None:
+    for place in ("p1", "p2"):
+        ecg.write(tmp_path / place, "r")
+    told = {"p1/r": "anna", "r": "berta"}
+    assert refused(lambda: gather(settings_of(tmp_path, patients=told))) == "data.patients: names no patient of p2/r."
+    assert gather(settings_of(tmp_path, patients={**told, "p2/r": "carla"})).patients.of["p2/r"] == "carla"
 
 
 def test_a_csv_that_is_not_there(
@@ -120,9 +131,25 @@ def test_patients_that_the_headers_name_are_known(tmp_path: Path, settings_of: S
     assert cohort.report["leaky"] == []
     with pytest.raises(ConfigError, match="the 4 records come from 2 patients and a patient is never split"):
         build_cohort(data, CohortConfig(hospitals=4, partition="consecutive"))
+    for name in ("I01", "I02", "I03", "I04"):  # all say the same that is no number of a patient
+        ecg.retell(tmp_path / f"{name}.hea", f"patient {1 + (name > 'I02')}", "patient anonymised")
+    assert gather(data).patients.source == ""
+    ecg.write(tmp_path, "I01", comments=["patient 1"])
     ecg.write(tmp_path, "I05")  # one that does not say: then nobody is known
     assert gather(data).patients.source == ""
     assert gather(data).patients.of["I02"] == "I02"
+
+
+def test_one_signal_under_two_names_is_said(records: Path, settings_of: Settings) -> None:
+    for end in (".dat", ".hea", ".atr"):
+        shutil.copy(records / f"p1_a{end}", records / f"z{end}")
+    ecg.retell(records / "z.hea", "p1_a", "z")
+    two = CohortConfig(hospitals=2, partition="consecutive")
+    said = "one signal as records of two patients: z is p1_a"
+    assert build_cohort(settings_of(records), two).report["leaky"] == [said, UNKNOWN]
+    told = {"p1_a": 1, "p1_b": 1, "p2_a": 2, "0003_x": 3, "z": 4}
+    assert build_cohort(settings_of(records, patients=told), two).report["leaky"] == [said]
+    assert build_cohort(settings_of(records, patients={**told, "z": 1}), two).report["leaky"] == []
 
 
 def test_what_is_not_known_is_said(records: Path, settings_of: Settings) -> None:

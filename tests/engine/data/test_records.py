@@ -80,11 +80,28 @@ def test_a_lead_that_is_not_there(pair: Path, settings_of: Settings, refused: Re
 @pytest.mark.parametrize(
     ("names", "one"),
     [
-        (["MLII", "mlii", "II", "ii", "Lead II", "LEAD_II", "lead 2", "ML2", "ECG lead II", "ECG II", " II "], "ii"),
+        (
+            [
+                "MLII",
+                "mlii",
+                "II",
+                "ii",
+                "Lead II",
+                "LEAD_II",
+                "lead 2",
+                "ML2",
+                "ECG lead II",
+                "ECG lead 2",
+                "ECG II",
+                " II ",
+            ],
+            "ii",
+        ),
         (["I", "Lead I", "lead-1", "ML1", "MLI"], "i"),
         (["III", "ML3", "MLIII"], "iii"),
         (["aVR", "AVR", "avr", "Lead aVR"], "avr"),
         (["V1", "v1", "Lead V1", "V 1"], "v1"),
+        (["ECG2", "ECG 2", "ecg_2"], "ecg2"),
     ],
 )
 def test_ways_to_write_a_lead(names: list[str], one: str) -> None:
@@ -103,6 +120,7 @@ def test_different_leads_stay_different() -> None:
         "MV2",
         "ECG1",
         "ECG2",
+        "ECG 3",
         "ECG",
         "CM5",
         "2",
@@ -143,6 +161,7 @@ def test_leads_without_names(tmp_path: Path, settings_of: Settings, refused: Ref
         b"\n# only a comment\n",
         b"s002 0 360 0\n",
         b"s002 2 0 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
+        *(b"s002 1 %s 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\n" % rate for rate in (b"3.6e2", b"-360", b"257,3")),
         b"s002 3 360 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
         b"s002 1 360 12960\ns002.dat 16 1000(0)/mV 16 0 0 0 0 MLII\ns002.dat 16 1000(0)/mV 16 0 0 0 0 V1\n",
         b"s002 1 360 12960\ns002.dat 7 1000(0)/mV 16 0 0 0 0 MLII\n",
@@ -151,7 +170,7 @@ def test_leads_without_names(tmp_path: Path, settings_of: Settings, refused: Ref
         b"s002/1 2 360 12960\ns002 12960\n",
         b"x" * (2 << 20),
     ],
-    ids=["empty", "jpeg", "comment", "no signal", "no rate", "a line short", "a line more", "format 7", "not together",
+    ids=["empty", "jpeg", "comment", "no signal", "no rate", "3.6e2 Hz", "-360 Hz", "257,3 Hz", "a line short", "a line more", "format 7", "not together",
          "endless", "itself a segment", "megabytes"],
 )  # fmt: skip
 def test_a_header_that_is_none_is_named(folder: Path, settings_of: Settings, refused: Refused, content: bytes) -> None:
@@ -224,7 +243,7 @@ def test_every_format_that_wfdb_writes_is_read(tmp_path: Path, settings_of: Sett
     ecg.write(tmp_path, "a", format=format, gain=gain, seconds=10.001)
     record = read(tmp_path, "a", settings_of(tmp_path))
     times = ecg.beat_times(10.001)
-    expected = ecg.wave(10.001, 360, times, ["NNNNNNV"[i % 7] for i in range(len(times))])
+    expected = ecg.wave(10.001, 360, times, ["NNNNNNV"[i % 7] for i in range(len(times))], ecg.turn("a"))
     assert record.signal.shape == (1, len(expected)) == (1, 3600)
     assert np.abs(record.signal[0] - expected).max() <= 0.51 / gain
     assert record.peaks.tolist() == np.rint(times * 360).tolist()
@@ -522,6 +541,11 @@ def test_two_annotations_of_one_beat_become_one(tmp_path: Path, settings_of: Set
     # 400 samples at 360 Hz are 1.111 s; the contradicting beat still parts its neighbours.
     assert beats.rr[:, 0] == pytest.approx([(400 / 360 - 0.8) / 0.25] * 3, rel=1e-5)
     assert (beats.records[0]["unclear"], beats.records[0]["doubled"]) == (1, 3)
+    # Up to a tenth of a second is one beat, too, at its first annotation: nothing beats so fast.
+    ecg.write(tmp_path, "a", annotations=([400, 401, 800, 835, 1200, 1210, 1600, 1636], "NNNLNVNV"))
+    record = read(tmp_path, "a", settings_of(tmp_path))
+    assert (record.peaks.tolist(), record.symbols) == ([400, 800, 1200, 1600, 1636], ("N", "N", "", "N", "V"))
+    ecg.write(tmp_path, "a", annotations=(samples, "NNNLNV+N"))
     # With a map that calls them alike they do not contradict each other.
     same = load_beats(settings_of(tmp_path, symbols={"V": "N"}))
     assert same.sample.tolist() == [400, 800, 1200, 1600]
@@ -593,6 +617,15 @@ def test_a_lead_that_is_lost_altogether_is_refused(tmp_path: Path, settings_of: 
         (["Age: 300 Sex: unknown"], ("", -1)),
         (["page: 12", "dosage: 40 mg"], ("", -1)),
         (["12 MV"], ("", -1)),
+        (["63 years M"], ("M", 63)),
+        (["63y F"], ("F", 63)),
+        (["Age: 63 years", "Sex: male"], ("M", 63)),
+        (["Age (years): 63"], ("", 63)),
+        (["Age: 6 months Sex: F"], ("F", -1)),
+        (["age: 12 weeks"], ("", -1)),
+        (["3 days M"], ("", -1)),
+        (["? M"], ("", -1)),
+        (["Age: NaN"], ("", -1)),
     ],
 )
 def test_sex_and_age_as_headers_give_them(comments: list[str], expected: tuple[str, int]) -> None:
