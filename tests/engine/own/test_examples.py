@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from reference import ROOT
 
 from engine.audit.known import Known
@@ -19,6 +20,7 @@ from engine.paths import anchored
 from engine.reads import value_at
 from engine.result import Result
 from engine.settings import load_yaml, parse, set_key
+from engine.tracking.models import torch_model
 from sweeps.audit import own_rule
 from sweeps.checks import load_study
 from sweeps.methods import method_of
@@ -61,6 +63,8 @@ def test_the_table_of_visits_runs_and_its_audit_is_clean(tmp_path: Path):
     rows = pq.read_table(tmp_path / "run/predictions.parquet").to_pylist()
     assert {row["patient"].split()[0] for row in rows} == {"north", "south", "harbour"}
     assert audit(tmp_path / "run").verdict is Verdict.CLEAN
+    module, example = torch_model(tmp_path / "run")  # as MLflow keeps it, made from the copy of its source
+    assert module(torch.tensor(example)).shape == (2, 3)
 
 
 def test_all_other_kinds_run_together_and_the_audit_says_what_it_takes_their_word_for(tmp_path: Path):
