@@ -26,6 +26,7 @@ html_copy_source = html_show_sourcelink = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 default_role = "code"
+autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -38,9 +39,18 @@ def setup(app: Sphinx) -> None:
     """Joins the build: pages before it, checks after it."""
     # a named tuple's fields are told in its own words
     app.connect("autodoc-skip-member", lambda app, kind, name, thing, skip, how: skip or _is_field(thing))
+    app.connect("autodoc-process-docstring", lambda app, kind, name, thing, how, lines: _as_code(lines), priority=400)
     app.connect("builder-inited", lambda app: generate.write_pages(HERE / generate.FOLDER))
     app.connect("source-read", generate.completed)
     app.connect("build-finished", generate.require_offline)
+
+
+def _as_code(lines: list[str]) -> None:
+    """What stands indented after an empty line is code, as in Markdown."""
+    for at in range(len(lines) - 1, 1, -1):
+        before = next((line for line in reversed(lines[:at]) if line), "")
+        if lines[at].startswith("    ") and not lines[at - 1] and before and not before.startswith((" ", ">>>")):
+            lines[at:at] = ["::", ""]
 
 
 def _is_field(thing: object) -> bool:

@@ -50,6 +50,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.hospitals": ({"attack.method": (OWN,)},),
     **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
     **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
+    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
     "data.lead": ({**_OF_RECORDS, "data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
@@ -63,8 +64,17 @@ READ: dict[str, tuple[Clause, ...]] = {
         {"cohort.partition": ("record-dirichlet", "beat-dirichlet", "quantity")},
         {"cohort.split": ("random",)},
     ),
-    **{f"ledger.{name}": (_RPC,) for name in ("url", "chain_id", "contract", "key_file", "confirmations", "timeout")},
-    **{f"ledger.{name}": (_LEDGER,) for name in ("keystore", "window", "reputation", "federation")},
+    **{
+        f"ledger.{name}": (_RPC,)
+        for name in (
+            *("url", "chain_id", "contract", "key_file", "confirmations", "timeout"),
+            *("admin", "admin_key_file", "auditor"),
+        )
+    },
+    **{
+        f"ledger.{name}": (_LEDGER,)
+        for name in ("keystore", "window", "deadline", "checks", "reputation", "federation")
+    },
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
     **{
         f"balance.{name}": ({"balance.method": tuple(m for m, keys in _BALANCING.items() if name in keys)},)

@@ -46,7 +46,7 @@ class Study:
             keys: values put over those of `config`; a dotted key has two underscores: federation__rounds=5.
 
         Raises:
-            ConfigError: one sentence about the first thing that is wrong.
+            ConfigError: a sentence about each thing that is wrong.
         """
         from sweeps.checks import load_study
         from sweeps.source import given, out_folder

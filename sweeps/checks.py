@@ -26,7 +26,7 @@ from sweeps.space import (
     resolve,
     rung_rounds,
 )
-from sweeps.tuned import Tuned, branches, contains, ends, grid, kinds_of_trials, tuned
+from sweeps.tuned import Tuned, branches, contains, different_trials, ends, kinds_of_trials, tuned
 
 SHOWN = 20  # sentences; a file with more mistakes has one mistake
 
@@ -69,7 +69,7 @@ def load_study(values: dict[str, Any], source: str, flags: Sequence[str] = ()) -
     parts = list(_parts(study, flags))
     problems += parts
     if not problems:
-        problems += _trials(study, source)
+        problems += _trials(study, source, flags)
     if problems:
         problems = list(dict.fromkeys(problem.removesuffix(".") for problem in problems))
         more = [f"and {len(problems) - SHOWN} more mistakes"] if len(problems) > SHOWN else []
@@ -188,7 +188,7 @@ def _either(values: Sequence[Any]) -> str:
 # --- What the trials would be -----------------------------------------------------------------------------------------
 
 
-def _trials(study: StudyConfig, source: str) -> Iterator[str]:
+def _trials(study: StudyConfig, source: str, flags: Sequence[str]) -> Iterator[str]:
     """Every kind of trial of every condition, tried out as a configuration."""
     places = conditions(study)
     labels = [place.label for place in places]
@@ -196,6 +196,7 @@ def _trials(study: StudyConfig, source: str) -> Iterator[str]:
     used: set[str] = set()  # tuned keys that are there in some trial
     clean = True
     same: dict[str, str] = {}  # what a condition comes to -> the first that comes to it
+    every: list[tuple[dict[str, Any], RunConfig]] = []
     for place in places:
         where = f"condition {place.label}: " if study.conditions else ""
         configs: list[RunConfig] = []
@@ -214,6 +215,7 @@ def _trials(study: StudyConfig, source: str) -> Iterator[str]:
                 problems.append(f"{where}{error}")
                 continue
             configs.append(config)
+            every.append(({**place.keys, **keys}, config))
             if kind == "baseline":
                 problems += [
                     f"{where}baseline {_words(keys)}: {key} is not read ({why})"
@@ -240,10 +242,21 @@ def _trials(study: StudyConfig, source: str) -> Iterator[str]:
         yield from dict.fromkeys(problems)
     if not clean:
         return
-    if not (never := [key for key in study.search if key not in used]):
-        yield from _numbers(study, places)
-    else:
+    if never := [key for key in study.search if key not in used]:
         yield from (f"search.{key}: its `when` holds in no trial" for key in never)
+    else:
+        yield from _idle_flags(flags, every)
+        yield from _numbers(study)
+
+
+def _idle_flags(flags: Sequence[str], every: Sequence[tuple[dict[str, Any], RunConfig]]) -> Iterator[str]:
+    """A flag that no trial goes by; a file may well hold such keys, as one that was written by a run does."""
+    for flag in flags if every else ():
+        if all(flag in keys for keys, _ in every):
+            yield f"--{flag} would change nothing: every trial has its own; take it away"
+        elif all(why_unread(config, flag) for keys, config in every if flag not in keys):
+            why = next(why_unread(config, flag) for keys, config in every if flag not in keys)
+            yield f"--{flag} would change nothing: no trial reads it ({why}); take it away"
 
 
 def _unread_tuned(study: StudyConfig, place: Condition, where: str, used: set[str], source: str) -> Iterator[str]:
@@ -271,15 +284,8 @@ def _no_rung(study: StudyConfig, where: str, config: RunConfig) -> Iterator[str]
         )
 
 
-def _numbers(study: StudyConfig, places: Sequence[Condition]) -> Iterator[str]:
-    """More trials than there is anything different to run."""
-    if study.trials is None or (study.search and study.sampler != "grid"):
-        return
-    each = [
-        len(study.baselines) + (len(study.design) + len(grid(study, place)) if study.search else 0) for place in places
-    ]
-    most = sum(each) if study.search or study.baselines else len(places)
-    if study.trials > most:
+def _numbers(study: StudyConfig) -> Iterator[str]:
+    if study.trials is not None and (most := different_trials(study, study.trials)) < study.trials:
         yield f"trials is {study.trials}, but all that differ are {most}: nothing else is tuned"
 
 

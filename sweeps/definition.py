@@ -17,6 +17,7 @@ from sweeps.space import StudyConfig
 from sweeps.storage import reading_storage
 
 DEFINITION, CODE = "definition", "code"  # attributes of each Optuna study
+_ORDERED = ("objectives", "conditions")  # Optuna knows values by their places, conditions by labels made of all axes
 _NOT_PART = ("out", "trials", "concurrency", "execution", "storage", "tracking", *PATHS, *TABLES)
 
 
@@ -49,7 +50,7 @@ def recorded(storage: BaseStorage, mine: str | None) -> Mapping[str, Any]:
 def refuse_changed(now: Mapping[str, Any], begun: Mapping[str, Any], folder: Path) -> None:
     """
     Raises:
-        StudyError: names the first key that differs, with both values.
+        StudyError: names the first key that differs, with both values, or what stands in another order.
     """
     plain = definition(StudyConfig())
     for key in [*now, *(key for key in begun if key not in now)]:
@@ -58,6 +59,13 @@ def refuse_changed(now: Mapping[str, Any], begun: Mapping[str, Any], folder: Pat
             raise StudyError(
                 f"{folder / STUDY_FILE}: {key} is {_shown(there)}, but the study was begun with {_shown(was)}; put it back, "
                 "or begin another study with another --out."
+            )
+    for part in _ORDERED:
+        was, there = ([key for key in keys if key.startswith(f"{part}.")] for keys in (begun, now))
+        if was != there:
+            raise StudyError(
+                f"{folder / STUDY_FILE}: the order of {part} is another than the study was begun with, which was "
+                f"{', '.join(key.removeprefix(f'{part}.') for key in was)}; put it back."
             )
 
 

@@ -132,13 +132,10 @@ class Driver:
         while True:
             self._obey()
             self._unpark()
-            while not self._stopping.urgency and len(self._running) < self._slots.at_once:
-                trial = self._next()
-                if trial is None:
-                    break
-                self._running.append(trial)
-                self._launch(trial)
+            waits = self._fill()
             if not self._running:
+                if waits and not self._stopping.urgency:
+                    continue
                 return
             calls = [trial.call for trial in self._running]
             done, _ = self._ray.wait(calls, num_returns=1, timeout=self._limits.tick)
@@ -152,6 +149,20 @@ class Driver:
 
     # --- Asking and starting ------------------------------------------------------------------------------------------
 
+    def _fill(self) -> bool:
+        """Starts trials as long as there is room; returns whether one waits for it."""
+        while not self._stopping.urgency and len(self._running) < self._slots.at_once:
+            trial = self._next()
+            if trial is None:
+                break
+            slot = self._slots.take(trial.number, trial.order.configs[0], others=bool(self._running))
+            if slot is None:
+                self._put_back(trial)
+                return True
+            self._running.append(trial)
+            self._launch(trial, slot)
+        return False
+
     def _next(self) -> _Running | None:
         """A trial that waits, else a new one; None when there is nothing left."""
         if self._waiting or self._again:
@@ -160,6 +171,10 @@ class Driver:
             return None
         entry = self._queue.ask()
         return None if entry is None else self._ordered(entry)
+
+    def _put_back(self, trial: _Running) -> None:
+        """A trial is the next to get a slot."""
+        (self._again if trial.again else self._waiting).insert(0, trial)
 
     def _ordered(self, entry: Entry) -> _Running:
         """What is to be done for a trial; its configurations are checked here, once."""
@@ -202,7 +217,7 @@ class Driver:
         if self._waiting:
             self._progress.note(f"going on with {len(self._waiting)} trials of an earlier driver")
 
-    def _launch(self, trial: _Running) -> None:
+    def _launch(self, trial: _Running, slot: Slot) -> None:
         trial.order.folder.mkdir(parents=True, exist_ok=True)
         (trial.order.folder / STOP).unlink(missing_ok=True)
         stored = trial.entry.read()
@@ -214,8 +229,8 @@ class Driver:
         trial.started = trial.started or now
         trial.seen, trial.seen_at = NOT_SEEN, now
         self._progress.started(trial.number, settings(stored.keys), stored.condition, trial.order.rounds)
-        trial.slot = self._slots.take(trial.number, trial.order.configs[0])
-        trial.call = trial.slot.runner.begin.remote(trial.order, self._mirror.tracker)
+        trial.slot = slot
+        trial.call = slot.runner.begin.remote(trial.order, self._mirror.tracker)
 
     # --- Waiting ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +255,8 @@ class Driver:
         except self._ray.exceptions.RayError as error:
             self._slots.end(trial.slot)
             trial.slot = None
-            return self._lost(trial, error)
+            self._lost(trial, error)
+            return True
         self._trained += reply.trained * self._slots.cpus
         match reply:
             case AtRung():
@@ -262,27 +278,22 @@ class Driver:
         trial.slot = None
         return True
 
-    def _lost(self, trial: _Running, error: BaseException) -> bool:
+    def _lost(self, trial: _Running, error: BaseException) -> None:
         """A runner has failed: a mistake ends its trial, lost processes and memory are tried again."""
         cause = cause_of(self._ray, error)
         if missing := unimportable(cause):
             self._fail(trial, StudyError(f"a worker cannot import what it needs ({missing})"), str(error))
-            return True
-        if not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
+        elif not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
             self._fail(trial, cause, str(error))
-            return True
-        if self._stopping.urgency:
-            return True
-        trial.losses += 1
-        if trial.losses > self._limits.losses:
-            self._fail(trial, StudyError(f"lost {trial.losses} times: {first_line(cause)}"), str(error))
-            return True
-        if trial.pruning is not None:
-            self._prune_asked(trial)
-            return True
-        self._progress.note(f"trial {trial.number}: {first_line(cause)}; going on from its checkpoint")
-        self._launch(trial)
-        return False
+        elif not self._stopping.urgency:
+            trial.losses += 1
+            if trial.losses > self._limits.losses:
+                self._fail(trial, StudyError(f"lost {trial.losses} times: {first_line(cause)}"), str(error))
+            elif trial.pruning is not None:
+                self._prune_asked(trial)
+            else:
+                self._progress.note(f"trial {trial.number}: {first_line(cause)}; going on from its checkpoint")
+                self._put_back(trial)
 
     def _park(self, trial: _Running, reason: str) -> None:
         """A trial waits for a reviewer; others go on."""
@@ -472,6 +483,7 @@ class Driver:
                 if trial.number == command.value:
                     others.remove(trial)
                     trial.pruning = command
+                    self._anchors.begun(trial.entry.read())  # one that has waited for room since it was asked for
                     self._prune_asked(trial)
                     self._mirror.moved()
                     return

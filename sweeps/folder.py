@@ -7,10 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import checkpoint
 from engine.errors import StudyError
@@ -19,8 +16,11 @@ from engine.paths import load_config
 from engine.result import RESULT, Result, RoundSummary
 from engine.settings import parse
 from sweeps.space import Condition, StudyConfig, conditions
-from sweeps.storage import reading_storage
 from sweeps.stored import StoredTrial, begun
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 STUDY_FILE = "study.yaml"
 # what a study writes into its folder
@@ -156,7 +156,7 @@ class Group(NamedTuple):
 
     name: str
     condition: Condition | None
-    trials: Sequence[FrozenTrial]
+    trials: "Sequence[FrozenTrial]"
     directions: Sequence[str] = ()
     names: Sequence[str] = ()
     noted: Mapping[str, Any] = MappingProxyType({})
@@ -168,6 +168,8 @@ def read_groups(study: StudyConfig, folder: Path) -> list[Group]:
     Raises:
         StudyError: the database is damaged or away, or its study of this name is that of another folder.
     """
+    from sweeps.storage import reading_storage  # with Optuna and SQLAlchemy, which a trial's runner needs not
+
     with reading_storage(study, folder) as storage:
         if storage is None:
             return [Group(name, condition, ()) for name, condition in optuna_names(study)]
@@ -186,8 +188,8 @@ def read_trials(study: StudyConfig, folder: Path) -> list[StoredTrial]:
 
 
 def _held(
-    storage: BaseStorage, name: str, folder: Path
-) -> tuple[Sequence[FrozenTrial], Sequence[str], Sequence[str], Mapping[str, Any]]:
+    storage: "BaseStorage", name: str, folder: Path
+) -> "tuple[Sequence[FrozenTrial], Sequence[str], Sequence[str], Mapping[str, Any]]":
     try:
         found = storage.get_study_id_from_name(name)
     except KeyError:

@@ -19,6 +19,7 @@ STUDYS_OWN = {
     "out": "a trial's folder is in the study's",
     "tracking": "one store has all trials of a study",
     "execution.address": "one Ray runs all trials of a study",
+    "execution.pool": "where hospitals live goes by the CPUs that a trial gets",
     "execution.cpus": "the study divides its CPUs among the trials; concurrency says how many run at a time",
     "execution.placement": "it is one for all trials of a study",
     "execution.sites": "they are the same for all trials of a study",

@@ -10,6 +10,7 @@ from engine.config import RunConfig
 from engine.experiment import run
 from engine.result import Result
 from sweeps.cohorts import cohort_words
+from sweeps.scores import COSTS
 from sweeps.sizes import RUNNER_CPU, free_memory, memory_room, most_hosts, trial_gigabytes, trial_hosts
 from sweeps.space import TUNED_ON_TEST, Condition, StudyConfig, conditions, resolve, rung_rounds
 from sweeps.tuned import branches, ends, kinds_of_trials, total_trials, tuned
@@ -67,9 +68,22 @@ def _counts(study: StudyConfig) -> Iterator[str]:
     parts += [f"{tuned_ones} tuned"] if study.search else []
     parts += [f"{fixed} of the base as it is"] if fixed else []
     yield f"of them: {', '.join(parts)}"
-    without = sum(1 for place in range(len(places)) if place >= tuned_ones)
-    if study.search and without:
-        yield f"warning: {without} of {len(places)} conditions get no tuned trial; trials is {total}"
+    yield from (f"warning: {text}" for text in doubts(study))
+
+
+def doubts(study: StudyConfig) -> Iterator[str]:
+    """What of a study may not be meant, in sentences without their full stop."""
+    for name, direction in study.objectives.items():
+        if (direction == "minimize") != (name in COSTS or name.endswith("hurt_share")):
+            yield f"objectives: {direction} {name} looks for the worst"
+    total, places = total_trials(study), len(conditions(study))
+    lines = len(study.baselines) * places
+    if total < places:
+        yield f"{places - total} of {places} conditions get no trial; trials is {total}"
+    if total < lines:
+        yield f"{lines - total} of {lines} baselines are left out; trials is {total}"
+    if study.search and (without := places - min(max(total - lines, 0), places)):
+        yield f"{without} of {places} conditions get no tuned trial; trials is {total}"
 
 
 def _decides(study: StudyConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.actors import SITE, imported_ray, start_ray, stop_ray
@@ -24,7 +24,7 @@ from sweeps.space import StudyConfig
 from sweeps.text import first_line
 from sweeps.trial import TrialRunner
 
-START_SECONDS = 180.0  # a placement group that is not there by then never will be
+START_SECONDS = 180.0  # a placement group that is not there by then, with no other trial in its way, never will be
 
 
 class RayLost(Exception):
@@ -39,6 +39,16 @@ class Slot:
     runner: Any
     bundles: list[dict[str, float]]
     labels: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A placement group that Ray has been asked for; `since` when no other trial is in its way."""
+
+    group: Any
+    bundles: list[dict[str, float]]
+    labels: list[dict[str, str]]
+    since: float
 
 
 class Slots:
@@ -81,12 +91,19 @@ class Slots:
                 "hospitals, or more of them to an actor (execution.hospitals_per_actor)."
             )
         self._idle: list[Slot] = []
+        self._asked: _Asked | None = None
 
-    def take(self, trial: int, config: RunConfig) -> Slot:
-        """A slot for a trial: one that is idle and has its size, else a new one.
+    def take(self, trial: int, config: RunConfig, others: bool = False) -> Slot | None:
+        """A slot for a trial: one that is idle and has its size, else a new one; None while Ray has no room for it.
+
+        CPUs that are free in sum may lie on several nodes, so a group may have to wait for others to end. Looks for a
+        second, and never longer: whoever waits has trials to conclude.
+
+        Args:
+            others: whether trials of this study are running, whose end may make room.
 
         Raises:
-            ResourceError: it does not come to be.
+            ResourceError: it does not come to be, though it waits for no other trial.
             RayLost: and never will.
         """
         nodes = sum(node["Alive"] for node in self._ray.nodes())
@@ -94,10 +111,11 @@ class Slots:
         for slot in self._idle:
             if (slot.bundles, slot.labels) == (bundles, labels):
                 self._idle.remove(slot)
+                self._forget()
                 return slot
         if self._idle:
             self.end(self._idle.pop(0))  # of another size: its CPUs are wanted
-        return self._open(trial, bundles, labels)
+        return self._open(trial, bundles, labels, others)
 
     def give_back(self, slot: Slot) -> None:
         """Keeps a slot whose trial has ended for the next."""
@@ -115,7 +133,8 @@ class Slots:
             self._ray.kill(slot.runner)
 
     def close(self) -> None:
-        """Ends the idle ones."""
+        """Ends the idle ones, and what was asked for."""
+        self._forget()
         while self._idle:
             self.end(self._idle.pop())
 
@@ -123,27 +142,45 @@ class Slots:
         """CPUs of the whole cluster."""
         return self._ray.cluster_resources().get("CPU", 1.0)
 
-    def _open(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> Slot:
-        ray = self._ray
-        spread = self._study.execution.placement == "spread"
-        group = ray.util.placement_group(bundles, "SPREAD" if spread else "PACK", bundle_label_selector=labels or None)
-        end = self._clock.now() + self._seconds
-        while not self._is_there(group):
-            if self._clock.now() > end:
-                there, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
-                ray.util.remove_placement_group(group)
-                sites = sorted({label[SITE] for label in labels if label})
-                where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
-                parts = f" in {len(bundles)} bundles" if len(bundles) > 1 else ""
-                raise ResourceError(
-                    f"trial {trial} wants {self.cpus:g} CPU{parts}{where}; after {self._seconds:g} s "
-                    f"the cluster's {there:g} CPU have {free:g} free."
-                )
-        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    def _open(
+        self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]], others: bool
+    ) -> Slot | None:
+        ray, now = self._ray, self._clock.now()
+        asked = self._asked
+        if asked is None or (asked.bundles, asked.labels) != (bundles, labels):
+            self._forget()
+            strategy = "SPREAD" if self._study.execution.placement == "spread" else "PACK"
+            group = ray.util.placement_group(bundles, strategy, bundle_label_selector=labels or None)
+            asked = _Asked(group, bundles, labels, now)
+        self._asked = replace(asked, since=now) if others else asked
+        if not self._is_there(asked.group):
+            if not others and self._clock.now() - asked.since > self._seconds:
+                self._forget()
+                raise ResourceError(self._no_room(trial, bundles, labels))
+            return None
+        self._asked = None
+        where = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            asked.group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(self._runner)
-        return Slot(group, actor.options(scheduling_strategy=strategy).remote(), bundles, labels)
+        return Slot(asked.group, actor.options(scheduling_strategy=where).remote(), bundles, labels)
+
+    def _no_room(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> str:
+        there, free = self.cores(), self._ray.available_resources().get("CPU", 0)
+        sites = sorted({label[SITE] for label in labels if label})
+        where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
+        parts = f" in {len(bundles)} bundles" if len(bundles) > 1 else ""
+        return (
+            f"trial {trial} wants {self.cpus:g} CPU{parts}{where}; after {self._seconds:g} s "
+            f"the cluster's {there:g} CPU have {free:g} free."
+        )
+
+    def _forget(self) -> None:
+        """Takes back what Ray was asked for and has not given."""
+        if self._asked is not None:
+            with contextlib.suppress(Exception):
+                self._ray.util.remove_placement_group(self._asked.group)
+            self._asked = None
 
     def _is_there(self, group: Any) -> bool:
         lost = "no node is left"

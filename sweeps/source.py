@@ -15,6 +15,7 @@ from engine.settings import dotted_keys, load_yaml, near_key, set_key, yaml_valu
 
 HERE = Path(__file__).parent
 READY = "ready:"  # starts the name of a ready-made file
+_FILE_ONLY = ("conditions", "search", "baselines", "design", "objectives", "constraints")
 
 
 class Given(NamedTuple):
@@ -69,7 +70,9 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
                 raise ConfigError(f"--{key}: a value is missing.")
             text = left.pop(0)
         key = "execution.address" if key == "address" else key.replace("-", "_")
-        if key in ("conditions", "search", "objectives") or not _is_key(key, model):
+        if key in _FILE_ONLY and key in dotted_keys(model):
+            raise ConfigError(f"--{key}: is written in the file and is no flag.")
+        if not _is_key(key, model):
             near = near_key(key, dotted_keys(model))
             hint = f" Did you mean --{near}?" if near else " `pulseledger keys` lists all."
             raise ConfigError(f"--{key} is not a key of the configuration.{hint}")

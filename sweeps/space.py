@@ -4,6 +4,7 @@ All of it is plain data from the study's YAML. `resolve` is the one place that s
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from engine.own.reference import titled
 from engine.settings import Mistake, Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
-from sweeps.scores import known_scores, objectives
+from sweeps.scores import is_share, known_scores, objectives
 
 STUDY_KEYS = (
     "conditions",
@@ -37,7 +38,7 @@ STUDY_KEYS = (
 )
 
 TUNED_ON_TEST = "tuned on test beats (allow_test_tuning): what was chosen by these scores is no estimate any more"
-_BOUND = re.compile(r"\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+_BOUND = re.compile(r"\s*(<=|>=)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
 
 
 class PrunerConfig(Section):
@@ -108,8 +109,11 @@ class StudyConfig(RunConfig):
     def _constraints(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         for name, bound in value.items():
             _require_score(name, info)
-            if not _BOUND.fullmatch(bound):
+            if not (match := _BOUND.fullmatch(bound)) or not math.isfinite(limit := float(match[2])):
                 raise ValueError(f'{name} is {bound!r}; write a bound such as "<= 0.05" or ">= 0.9"')
+            if limit < 0 if match[1] == "<=" else is_share(name) and limit > 1:
+                reach = "from 0 to 1" if is_share(name) else "from 0 on"
+                raise ValueError(f"{name} is {bound!r}, but it reaches {reach}: no trial can keep to it")
         return value
 
     @field_validator("objectives")
@@ -172,7 +176,8 @@ def conditions(study: StudyConfig) -> list[Condition]:
         for axis, value in zip(study.conditions, values, strict=True):
             own = points(axis, value).keys
             keys |= own
-            words.append(f"{axis.rsplit('.', 1)[-1]}={' '.join(map(titled, own.values()))}")
+            shown = " ".join(map(titled, own.values())) or "base"
+            words.append(f"{axis.rsplit('.', 1)[-1]}={shown}")
         found.append(Condition(", ".join(words) or "all", keys))
     return found
 

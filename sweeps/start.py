@@ -4,16 +4,20 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
-from engine.own.reference import digests
+from engine.own.reference import digests, named
 from engine.own.source import hold
-from engine.paths import write_config
+from engine.paths import load_config, write_config
+from engine.tracking.tracker import require_store
+from sweeps.checks import load_study
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
@@ -29,6 +33,7 @@ from sweeps.storage import driver_storage
 from sweeps.text import first_line
 from sweeps.tuned import extension_problem, total_trials
 
+Found = TypeVar("Found")
 _ONE = threading.Lock()  # Ray, its signals and its actors belong to the whole process
 
 
@@ -51,7 +56,7 @@ def start_study(
     with _only_one(folder):
         claim(folder, "study", WRITTEN)
         say = _sayer(progress, quiet)
-        with only_driver(folder), driver_storage(study, folder, say, means.clock) as storage:
+        with only_driver(folder), _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)
             hold(folder, digests(study))
             write_config(folder / STUDY_FILE, study)
@@ -72,11 +77,13 @@ def resume_study(
     """
     read_study(folder)
     with _only_one(folder), only_driver(folder):
-        study = read_study(folder)  # again: the driver before may have been asked for more trials
+        # again: the driver before may have been asked for more trials; and with all checks, as its file may be edited
+        values = load_config(folder / STUDY_FILE)
+        hold(folder, [own.digest for own in named(values)])
+        study = load_study(values, str(folder / STUDY_FILE))
         say = _sayer(progress, quiet)
-        with driver_storage(study, folder, say, means.clock) as storage:
+        with _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)
-            hold(folder, digests(study))
             if trials is not None:
                 begun = len(read_trials(study, folder))
                 if problem := extension_problem(study, trials, begun):
@@ -89,17 +96,18 @@ def resume_study(
 def _drive(
     study: StudyConfig, folder: Path, storage: BaseStorage, progress: StudyProgress | None, quiet: bool, means: Means
 ) -> None:
-    require_same(study, folder)
-    commands = CommandTable(folder)
-    queue = Queue(study, open_studies(study, folder, storage))
-    already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
-    shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
-    # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
-    warming = threading.Thread(target=means.warm, args=(study, shown.note), daemon=True)
-    with shown:
-        if study.execution.address == "local":
-            warming.start()
-        with means.ray(study.execution) as ray:
+    with _beside(means.ray(study.execution)) as started:
+        require_same(study, folder)
+        commands = CommandTable(folder)
+        queue = Queue(study, open_studies(study, folder, storage))
+        already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
+        shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
+        # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all
+        warming = threading.Thread(target=means.warm, args=(study, shown.note), daemon=True)
+        with shown:
+            if study.execution.address == "local":
+                warming.start()
+            ray = started()
             require_head(ray, study)
             if warming.ident is not None:
                 warming.join()  # the first trials would do the same work once more
@@ -111,10 +119,34 @@ def _drive(
                 ) from None
 
 
+@contextlib.contextmanager
+def _beside(entered: AbstractContextManager[Found]) -> Iterator[Callable[[], Found]]:
+    """Enters something that takes seconds in a thread, and gives what waits for it; it is left at the end."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        entering = thread.submit(stack.enter_context, entered)
+        try:
+            yield entering.result
+        finally:
+            wait([entering])
+
+
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:
     if progress is not None:
         return progress.note
     return lambda text: None if quiet else print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _storage(study: StudyConfig, folder: Path, say: Callable[[str], None], means: Means) -> Iterator[BaseStorage]:
+    """The study's database; before that, as it gives the folder the name by which it counts as begun, the store of the runs.
+
+    Raises:
+        PulseLedgerError: nobody listens at the address of the store, and the study has not begun.
+    """
+    if study.tracking.backend != "none":
+        require_store(study.tracking, folder, folder)
+    with driver_storage(study, folder, say, means.clock) as storage:
+        yield storage
 
 
 @contextlib.contextmanager

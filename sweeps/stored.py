@@ -19,13 +19,14 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.config import RunConfig
 from engine.errors import DataError
 from sweeps.space import StudyConfig
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 _KINDS: dict[str, Any] = {"trial": int, "condition": str, "keys": dict, "config": list}
@@ -55,13 +56,13 @@ def interval(values: Sequence[float]) -> Interval:
     >>> interval([0.5])
     Interval(mean=0.5, sd=None, low=None, high=None, n=1)
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t; scipy.stats takes half a second to import
 
     n, mean = len(values), statistics.fmean(values)
     if n < 2:
         return Interval(mean, None, None, None, n)
     sd = statistics.stdev(values)
-    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return Interval(mean, sd, mean - half, mean + half, n)
 
 
@@ -116,7 +117,7 @@ class StoredTrial:
     configs: tuple[dict[str, Any], ...]
     state: str
     values: tuple[float, ...]
-    frozen: FrozenTrial
+    frozen: "FrozenTrial"
     baseline: dict[str, Any] | None = None
     constraints: dict[str, float] = field(default_factory=dict)
     rungs: dict[int, Rung] = field(default_factory=dict)
@@ -152,7 +153,7 @@ class StoredTrial:
         return self.configs[0]["federation"]["rounds"]
 
 
-def stored(trial: FrozenTrial) -> StoredTrial | None:
+def stored(trial: "FrozenTrial") -> StoredTrial | None:
     """A trial out of Optuna's; None for one that never got as far as being one.
 
     Raises:
@@ -166,7 +167,7 @@ def stored(trial: FrozenTrial) -> StoredTrial | None:
     return _read(trial)
 
 
-def _read(trial: FrozenTrial) -> StoredTrial:
+def _read(trial: "FrozenTrial") -> StoredTrial:
     """Raises what Python raises for values of another form."""
     noted = trial.user_attrs
     rungs = {int(key[5:]): value for key, value in noted.items() if key.startswith("rung/")}
@@ -176,7 +177,7 @@ def _read(trial: FrozenTrial) -> StoredTrial:
         keys=noted["keys"],
         configs=tuple(noted["config"]),
         state=trial.state.name,
-        values=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
+        values=tuple(trial.values) if trial.state.name == "COMPLETE" else (),
         frozen=trial,
         baseline=noted.get("baseline"),
         constraints=dict(trial.constraints),
@@ -189,12 +190,12 @@ def _read(trial: FrozenTrial) -> StoredTrial:
     )
 
 
-def begun(trials: Iterable[FrozenTrial]) -> list[StoredTrial]:
+def begun(trials: "Iterable[FrozenTrial]") -> list[StoredTrial]:
     """The trials that got as far as having a configuration."""
     return [found for trial in trials if (found := stored(trial)) is not None]
 
 
-def damaged(trial: FrozenTrial) -> list[str]:
+def damaged(trial: "FrozenTrial") -> list[str]:
     """Names of what the driver noted of a begun trial, or must have, and is no such thing."""
     noted = trial.user_attrs
     wrong = [name for name, kind in _KINDS.items() if not isinstance(noted.get(name), kind)]

@@ -5,6 +5,7 @@ they have the values that it names.
 """
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import ConfigError
 from engine.reads import is_key, is_parameter, run_keys, value_at
@@ -92,6 +94,16 @@ def _distribution(key: str, kind: str, value: Any) -> BaseDistribution:
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in value):
         raise ValueError(f"{kind} wants two numbers")
     low, high = value
+    if not all(map(math.isfinite, value)):
+        raise ValueError(f"{kind} wants two finite numbers")
+    if low >= high:
+        raise ValueError(
+            f"{low} is above {high}; the lower end comes first"
+            if low > high
+            else "both ends are the same; nothing is tuned"
+        )
+    if "log" in kind and low <= 0:
+        raise ValueError("the lower end of a logarithmic range must be above 0")
     if kind in ("int", "log_int"):
         if low != int(low) or high != int(high):
             raise ValueError(f"the ends of {kind} must be whole numbers")
@@ -120,7 +132,19 @@ def _when(key: str, value: Any) -> Mapping[str, tuple[Any, ...]]:
             raise ValueError(f"when: {unknown(str(other))}")
         if other == key:
             raise ValueError("when names the key itself")
-    return {other: tuple(v) if isinstance(v, list | tuple) else (v,) for other, v in value.items()}
+    return {
+        other: tuple(_possible(other, each) for each in (v if isinstance(v, list | tuple) else (v,)))
+        for other, v in value.items()
+    }
+
+
+def _possible(key: str, value: Any) -> Any:
+    """A value as its key has it; a slip of the pen would leave out what was meant to be tuned."""
+    try:
+        found = TypeAdapter(run_keys()[key].annotation).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"when: {key} is {value!r}: {error.errors()[0]['msg'].lower()}") from None
+    return value if isinstance(value, list | dict) else found
 
 
 # --- Drawing ----------------------------------------------------------------------------------------------------------
@@ -252,6 +276,23 @@ def kinds_of_trials(study: StudyConfig, condition: Condition) -> list[tuple[str,
     return found or [("base", {})]
 
 
+def different_trials(study: StudyConfig, most: int) -> int:
+    """How many trials of a study differ from each other, no more than `most`, which is what an endless range gives."""
+    places = conditions(study)
+    if not study.search:
+        return min(most, len(places) * (len(study.baselines) or 1))
+    if any(isinstance(each.distribution, FloatDistribution) for each in tuned(study)):
+        return most
+
+    def values(each: Tuned) -> Sequence[Any]:
+        d = each.distribution
+        return range(d.low, d.high + 1) if isinstance(d, IntDistribution) else getattr(d, "choices", ())
+
+    more = len(study.baselines) + (len(study.design) if study.sampler == "grid" else 0)  # a grid has its points besides
+    drawn = (sum(1 for _ in itertools.islice(branches(study, place, values), most)) for place in places)
+    return min(most, sum(more + n for n in drawn))
+
+
 def extension_problem(study: StudyConfig, wanted: int, begun: int) -> str:
     """Why a study cannot have another number of trials; empty where it can."""
     if study.sampler == "grid":
@@ -260,6 +301,8 @@ def extension_problem(study: StudyConfig, wanted: int, begun: int) -> str:
         return "nothing is tuned in this study, so every further trial would be the same"
     if wanted < max(begun, 1):
         return f"{begun} trials have begun already"
+    if (most := different_trials(study, wanted)) < wanted:
+        return f"all trials that differ are {most}"
     return ""
 
 

@@ -1,5 +1,6 @@
 """Shared by all tests: a cache of their own, the real records where they are, a small simulated federation."""
 
+import ast
 import functools
 import os
 import shutil
@@ -42,17 +43,44 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 class Together(LoadFileScheduling):
-    """The tests of a file stay in one process, which makes what they share; so do all that share the one Ray."""
+    """The tests of a file stay in one process, which makes what they share; so do all that share a Ray or a study."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "ray" if file.startswith("tests/sweeps/") or wants_ray(file) else file
+        return together(nodeid.partition("::")[0])
+
+
+# what takes long to make -> the fixtures that give it, to several files
+SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed"}}
 
 
 @functools.cache
-def wants_ray(file: str) -> bool:
-    """Whether any test of a file asks for the one Ray."""
-    return "ray2" in (ROOT / file).read_text(encoding="utf-8")
+def source(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def together(file: str) -> str:
+    """What else must run in the process of a file: the name of something shared, or the file itself."""
+    text = source(file)
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    asked = {argument.arg for function in functions for argument in function.args.args}
+    asked -= {function.name for function in functions}  # a fixture of its own
+    for name, fixtures in SHARED.items():
+        if file.startswith("tests/sweeps/") and asked & fixtures:
+            return name
+    return "ray" if "ray2" in text else file  # also where a parameter decides whether a test asks for it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that all processes end together: the one Ray, studies, what starts processes."""
+
+    def order(item: pytest.Item) -> tuple[int, str]:
+        file = item.nodeid.partition("::")[0]
+        where = together(file)
+        starts = any(word in source(file) for word in ("subprocess", "processes", "raylets"))
+        return list(SHARED).index(where) if where in SHARED else len(SHARED) + (not starts), file
+
+    items.sort(key=order)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:

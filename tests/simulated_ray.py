@@ -135,14 +135,17 @@ class SimulatedRay:
 
 
 def simulated(
-    runner: type[TrialRunner] = TrialRunner, limits: Limits | None = None, clock: JumpingClock | None = None
+    runner: type[TrialRunner] = TrialRunner,
+    limits: Limits | None = None,
+    clock: JumpingClock | None = None,
+    cluster: Callable[[JumpingClock], SimulatedRay] = SimulatedRay,
 ) -> Means:
     """What a driver works with, without Ray; MLflow's tracker is a thread."""
     clock, limits = clock or JumpingClock(), limits or Limits()
 
     @contextlib.contextmanager
     def ray(execution: ExecutionConfig) -> Iterator[SimulatedRay]:
-        yield SimulatedRay(clock)
+        yield cluster(clock)
 
     def tracker(config: TrackingConfig, folder: Path, actor: bool) -> Background[Tracker]:
         return start_tracker(config, folder, actor=False)

@@ -46,6 +46,7 @@ ALONE: dict[str, Any] = {**BASE, "execution": {"cpus": 2, "pool": "inprocess"}}
 # Two conditions, two trials in each, with both.
 TUNED: dict[str, Any] = {
     **BASE,
+    "execution": {"cpus": 2},
     "ledger": {"backend": "embedded"},
     "tracking": {"backend": "mlflow"},
     "conditions": {"cohort.hospitals": [2, 3]},
@@ -71,7 +72,7 @@ AGREED: dict[str, Any] = {
     "name": "agreed",
     "federation": {"rounds": 4, "local_epochs": 3},
     "ledger": {"backend": "embedded"},
-    "tracking": {"backend": "mlflow"},
+    "tracking": {"backend": "mlflow", "models": "none"},
     "search": {"federation.learning_rate": {"log_uniform": [1e-5, 0.1]}},
     "design": [{"federation.learning_rate": rate} for rate in (0.05, 0.04, 1e-5)],
     "constraints": {"validation/personal/accuracy": ">= 0.1"},

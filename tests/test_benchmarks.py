@@ -176,6 +176,7 @@ def check_study_race(result: dict[str, Any]) -> None:
     assert 0 < result["help"]["python -c pass"] < result["help"]["import optuna, ray"]
 
 
+@pytest.mark.long
 def test_a_tiny_race_of_optuna_loops(tmp_path: Path):
     result = study_race(tmp_path / "results.json", "optuna,optuna-2")
     assert set(result["runs"]) == {"optuna", "optuna-2"}

@@ -127,7 +127,7 @@ def test_each_hospital_is_at_its_site(three):
     cluster, nodes = three
     sites = dict(enumerate("abba"))
     values = {k: v for k, v in VALUES.items() if k in RunConfig.model_fields}
-    values["execution"] = {"hospitals_per_actor": 1, "sites": sites, "address": cluster.address}
+    values["execution"] = {"hospitals_per_actor": 2, "sites": sites, "address": cluster.address}
     words = [sys.executable, "-c", ASK, json.dumps(values)]
     done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -166,7 +166,8 @@ def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> None:
 def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
     cluster, _ = three
     folder = tmp_path / "spread"
-    process = command({**VALUES, "execution": {**VALUES["execution"], "placement": "spread"}}, folder, cluster)
+    keys = {"execution": {"hospitals_per_actor": 2, "placement": "spread"}, "tracking": {"backend": "none"}}
+    process = command({**VALUES, **keys}, folder, cluster)
     try:
         until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), process)
         cluster.kill("b")

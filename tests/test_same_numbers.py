@@ -75,7 +75,7 @@ def test_threads(truth: Reference, make, tmp_path: Path):
     assert audit(tmp_path).clean
 
 
-@pytest.mark.parametrize("per", [1, 2, 3, "auto"])
+@pytest.mark.parametrize("per", [1, 2, *(pytest.param(per, marks=pytest.mark.long) for per in (3, "auto"))])
 def test_ray(truth: Reference, make, ray2, tmp_path: Path, per: Any):
     result = run(make("ray", **{"execution.hospitals_per_actor": per}), tmp_path)
     assert without_ledger(numbers(result, tmp_path)) == without_ledger(truth())
@@ -121,7 +121,7 @@ class Hunter:
         self.killed += pids
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "local"])
+@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("local", marks=pytest.mark.long)])
 def test_killed_hosts(truth: Reference, make, ray2, tmp_path: Path, algorithm: str):
     """Private states come back, too: 'local' consists of nothing else."""
     expected, hunter = truth(algorithm), Hunter()

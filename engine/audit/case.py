@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from engine.audit import spec
 from engine.audit.evidence import Evidence
-from engine.audit.execution import Executed, RunState, execute_run
+from engine.audit.execution import Execute, Executed, RunState, execute_run
 from engine.audit.known import NOTHING, Known
 from engine.audit.records import read_yaml
 from engine.audit.spec import Domain, Record
@@ -206,6 +206,7 @@ class Case:
     Attributes:
         backend: name, url, contract: as in the meta row.
         known: what the auditor knows from elsewhere.
+        execute: asks the chain.
     """
 
     evidence: Evidence
@@ -220,6 +221,7 @@ class Case:
     steps: tuple[Step, ...]
     transactions: tuple[Transaction, ...]
     known: Known = NOTHING
+    execute: Execute = execute_run
 
     @cached_property
     def finished(self) -> bool:
@@ -405,7 +407,7 @@ class Case:
         place = (self.backend, self.domain, self.contracts, self.transactions)
         rounds = [(n, entry.parent_model) for n, entry in sorted(self.rounds.items()) if self.shown(n)]
         shown = [(*one, slot) for one in rounds for slot in self.federation.slots]
-        return execute_run(*place, self.federation.id, sorted(judged), sorted(wanted), shown, self.known.rpc)
+        return self.execute(*place, self.federation.id, sorted(judged), sorted(wanted), shown, self.known.rpc)
 
     def shown(self, number: int) -> int:
         """Updates of a round that were shown to the contract directly, as its seal names their number."""

@@ -114,6 +114,9 @@ def execute_run(
     return execute(backend, domain, contracts, transactions, lambda t: {"round": t.round}, questions, rpc)
 
 
+Execute = Callable[..., Executed[RunState]]  # as `execute_run`
+
+
 def execute(
     backend: Mapping[str, Any],
     domain: Domain,

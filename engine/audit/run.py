@@ -51,6 +51,7 @@ from engine.audit import (
 )
 from engine.audit.case import Case, Update
 from engine.audit.evidence import Evidence
+from engine.audit.execution import Execute, execute_run
 from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
 from engine.audit.reading import read
@@ -78,11 +79,14 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def audit(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
+def audit(
+    path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING, execute: Execute = execute_run
+) -> Report:
     """Recompute a run's ledger from its folder or its bundle. Nothing is changed.
 
     Args:
         known: what the auditor knows from elsewhere: the node to ask, a head, a contract.
+        execute: asks the chain; whoever audits many copies of a run may give one that does equal work once.
 
     Raises:
         LedgerError: there is neither, or a file is so damaged that no journal can be read from it.
@@ -92,7 +96,7 @@ def audit(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) 
         case = _read(evidence, report)
         if case is None:
             return report
-        case = replace(case, known=known)
+        case = replace(case, known=known, execute=execute)
         report.counts |= {"rounds": len(case.rounds), "updates": _updates(case), "transactions": len(case.transactions)}
         for check in checks:
             for told in check(case):

@@ -6,15 +6,20 @@ header says, units outside of ASCII. What a header may leave out (names of leads
 
 import contextlib
 import functools
+import hashlib
+import json
 import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from engine.errors import DataError
+from engine.files import own_cache, write_text
 
 # bytes of one sample; FLAC's formats are compressed
 SAMPLE_BYTES = {
@@ -23,6 +28,11 @@ SAMPLE_BYTES = {
 FLAC = ("508", "516", "524")
 LARGEST_HEADER = 1 << 20  # bytes; something longer is no header
 LONGEST = 1 << 31  # samples of one signal, three weeks at 1000 Hz
+# what is asked of a header that `wfdb` has read
+READ = (
+    "fs", "n_sig", "sig_len", "sig_name", "file_name", "fmt", "samps_per_frame", "skew", "byte_offset", "units", "comments",
+    "seg_name", "seg_len",
+)  # fmt: skip
 CHAINED = "::"  # what wfdb's file layer would take for a chain of URLs
 
 
@@ -212,17 +222,30 @@ def _parsed(path: Path) -> Any:
         header = _read(path, text)
         _require_rate(text, header)
         return header
+    except DataError:  # of the cache
+        raise
     except Exception as error:
         raise _unreadable(path, reason(error)) from None
 
 
 @functools.lru_cache(maxsize=1024)
 def _read(path: Path, text: bytes) -> Any:
-    """The header in `path`, which holds `text`: one trial after another of a process reads the same records."""
+    """The header in `path`, which holds `text`: one trial after another of a process reads the same records.
+
+    What `wfdb` made of it is kept in the cache: its import, with pandas, takes half a second, for which a process whose
+    beats are cut has no other use.
+    """
+    identity = hashlib.sha256(f"{version('wfdb')} {path.stem}\n".encode() + text).hexdigest()[:24]
+    kept = own_cache("headers") / f"{identity}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return SimpleNamespace(**json.loads(kept.read_bytes()))
     import wfdb
 
     with at_hand([(f"{path.stem}.hea", path)]) as folder:
-        return wfdb.rdheader(str(folder / path.stem))
+        header = wfdb.rdheader(str(folder / path.stem))
+    found = {name: getattr(header, name) for name in READ if hasattr(header, name)}
+    write_text(kept, json.dumps(found))
+    return SimpleNamespace(**found)
 
 
 def _require_rate(text: bytes, header: Any) -> None:

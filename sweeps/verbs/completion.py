@@ -16,9 +16,11 @@ def complete(parser: argparse.ArgumentParser) -> None:
         return
     import argcomplete
 
-    for verb in verbs_of(parser).values():
+    for name, verb in verbs_of(parser).items():
         if verb.get_default("takes_keys"):
             _add_keys(verb)
+        elif name == "keys":
+            _complete_keys(verb)
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
@@ -26,6 +28,15 @@ def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
     """The parsers of all verbs by their names."""
     actions: list[Any] = parser._actions
     return next(dict(action.choices) for action in actions if isinstance(action, argparse._SubParsersAction))
+
+
+def _complete_keys(verb: argparse.ArgumentParser) -> None:
+    from engine.settings import dotted_keys
+    from sweeps.space import StudyConfig
+
+    for action in verb._actions:
+        if action.dest == "key":
+            action.completer = lambda prefix, **more: list(dotted_keys(StudyConfig))  # type: ignore[attr-defined]
 
 
 def _add_keys(verb: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from sweeps.verbs.parser import Verbs
 def add(verbs: Verbs) -> None:
     """Adds the verbs."""
     sub = verbs.add("data", data, "fetch a database, describe a cohort, or write simulated records", takes_keys=True)
-    sub.add_argument("what", choices=("fetch", "describe", "simulate"))
+    sub.add_argument("what", choices=("fetch", "describe", "simulate"), help="what to do")
     sub.add_argument(
         "config", nargs="?", help="YAML file of a run or study; for fetch: mitdb (the default), incart or svdb"
     )
@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--schema", choices=("run", "study"), help="print the JSON schema of such a file, for editors")
     sub.add_argument("--json", action="store_true", help="print all keys as one JSON document")
     sub = verbs.add("new", new, "write a commented YAML file to begin with")
-    sub.add_argument("what", choices=("run", "study"))
+    sub.add_argument("what", choices=("run", "study"), help="of which kind")
     sub.add_argument(
         "file", type=Path, nargs="?", help="default: run.yaml or study.yaml; never one that is there already"
     )

@@ -11,7 +11,11 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add(
         "governance", governance, "requests for synthetic beats: look at them, approve or deny those that wait"
     )
-    sub.add_argument("what", choices=("list", "show", "approve", "deny", "policy"))
+    sub.add_argument(
+        "what",
+        choices=("list", "show", "approve", "deny", "policy"),
+        help="requests, one of them, a decision, or the rules",
+    )
     sub.add_argument("folder", type=Path, help="of a run or study")
     sub.add_argument("id", nargs="?", default="", help="of the request, or how it begins; for show, approve and deny")
     sub.add_argument("--reason", help="approve, deny: why; it is kept and its digest signed")
@@ -19,8 +23,8 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--key", type=Path, help="file with the reviewer's key; default: the simulated reviewer's")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
     sub = verbs.add("keystore", keystore, "encrypted signing keys for the hospitals of a run, for ledger.keystore")
-    sub.add_argument("folder", type=Path)
-    sub.add_argument("--hospitals", type=int, required=True)
+    sub.add_argument("folder", type=Path, help="a new one, for the keys")
+    sub.add_argument("--hospitals", type=int, required=True, help="how many of them get a key")
     sub.add_argument(
         "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
     )

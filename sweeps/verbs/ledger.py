@@ -8,8 +8,9 @@ from typing import Any
 
 from sweeps.verbs.parser import Verbs
 
-FOLDER = ("folder", {"type": Path, "metavar": "DIR"})
-ROUND, HOSPITAL = {"type": int, "metavar": "ROUND"}, {"type": int, "metavar": "HOSPITAL"}
+FOLDER = ("folder", {"type": Path, "metavar": "DIR", "help": "of the run; of stamp: of the study"})
+ROUND = {"type": int, "metavar": "ROUND", "help": "its number, from 1"}
+HOSPITAL = {"type": int, "metavar": "HOSPITAL", "help": "its number, from 0"}
 
 
 def add(verbs: Verbs) -> None:
@@ -32,7 +33,11 @@ def add(verbs: Verbs) -> None:
         ("slot", HOSPITAL),
     )
     one.add_argument("--out", type=Path, metavar="FILE", help="write the proof, for `ledger verify`")
-    one = sub("verify", "check a proof; needs nothing but its file", ("file", {"type": Path, "metavar": "FILE"}))
+    one = sub(
+        "verify",
+        "check a proof; needs nothing but its file",
+        ("file", {"type": Path, "metavar": "FILE", "help": "as `ledger prove --out` writes it"}),
+    )
     one.add_argument("--head", help="head of the round, as the contract or MLflow has it")
     sub(
         "submit",
@@ -59,7 +64,7 @@ def add(verbs: Verbs) -> None:
 def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
     """What is done about a round that stands."""
     one = sub("resolve", "decide a dispute, as an auditor", FOLDER, ("round", ROUND))
-    one.add_argument("decision", choices=("uphold", "void"))
+    one.add_argument("decision", choices=("uphold", "void"), help="the round stands, or it falls")
     one.add_argument(
         "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
     )

@@ -22,21 +22,21 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add(
         "compare", compare, "which method is best, and the table of a study's trials; or several studies by method"
     )
-    sub.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    sub.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of a study or run")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--wide", action="store_true", help="all columns, however wide the terminal is")
     form.add_argument("--json", action="store_true", help="print JSON instead: answers and rows, complete")
     form.add_argument("--csv", action="store_true", help="print CSV instead: rows, complete")
     trusts(sub)
     sub = verbs.add("report", report, "one HTML page and its pictures, to print or to hand on")
-    sub.add_argument("folder", type=Path)
+    sub.add_argument("folder", type=Path, help="of a study")
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub.add_argument("--no-audit", action="store_true", help="do not audit the study for the verdict on the page")
     trusts(sub)
     sub = verbs.add("ui", ui, "MLflow on a folder's store, on those of several folders together, or on a shared one")
-    sub.add_argument("folders", type=Path, nargs="*", metavar="folder")
+    sub.add_argument("folders", type=Path, nargs="*", metavar="folder", help="of a study or run")
     sub.add_argument("--store", metavar="URI", help="MLflow store that several studies share, in place of folders")
-    sub.add_argument("--port", type=int, default=5000)
+    sub.add_argument("--port", type=int, default=5000, help="of 127.0.0.1; 5000 by default")
     trusts(sub)
 
 

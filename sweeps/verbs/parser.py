@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+FAILED = 1  # of a study that has ended with trials that failed
 MISTAKE = 2  # exit code of a user's mistake
 WAITING = 3  # of a run or study that waits for a reviewer, and of a command that nobody has answered
 INTERRUPTED = 130
-CLOSED = 141  # nobody reads the output any more, as of a program that SIGPIPE ends; 1 is an audit's findings
+CLOSED = 141  # nobody reads the output any more, as of a program that SIGPIPE ends
 
 
 KEYS = """keys as flags (every key of the configuration is one; `pulseledger keys` explains them):

@@ -15,8 +15,9 @@ from engine.errors import ConfigError, PulseLedgerError, ReviewPending, Stopped
 from engine.paths import load_config
 from engine.settings import parse
 from sweeps.source import out_folder, read_file, with_flags
+from sweeps.streams import say
 from sweeps.text import first_line
-from sweeps.verbs.parser import MISTAKE, WAITING, Verbs
+from sweeps.verbs.parser import FAILED, MISTAKE, WAITING, Verbs
 
 if TYPE_CHECKING:
     from engine.result import Result
@@ -40,13 +41,17 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("config", help="YAML file of a study")
     sub.add_argument("--probe", action="store_true", help="run one round of each condition to estimate the time")
     sub = verbs.add("resume", resume, "go on with a killed study or run")
-    sub.add_argument("folder", type=Path)
+    sub.add_argument("folder", type=Path, help="of a study or run that was begun")
     sub.add_argument("--trials", type=int, metavar="N", help="of a study: have N trials in all from now on")
     sub = verbs.add(
         "ask", ask_driver, "ask a study under way to stop, to have more trials, or to prune one; or list what was asked"
     )
-    sub.add_argument("folder", type=Path)
-    sub.add_argument("what", choices=("stop", "trials", "prune", "list"))
+    sub.add_argument("folder", type=Path, help="of a study")
+    sub.add_argument(
+        "what",
+        choices=("stop", "trials", "prune", "list"),
+        help="end at checkpoints, have NUMBER trials, end trial NUMBER, or show all asked",
+    )
     sub.add_argument("number", type=int, nargs="?", help="trials: how many in all; prune: the number of the trial")
     sub.add_argument("--wait", type=float, default=10.0, metavar="SECONDS", help="for an answer; 10 by default")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
@@ -73,15 +78,17 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
 def sweep(options: argparse.Namespace, rest: list[str]) -> int:
     from sweeps.checks import load_study
+    from sweeps.plan import doubts
     from sweeps.space import StudyConfig
     from sweeps.start import start_study
 
     given = with_flags(read_file(options.config), [*_store(options), *rest], StudyConfig)
     study = load_study(given.values, given.source, given.flags)
     folder = out_folder(study)
+    for text in doubts(study):
+        say(f"warning: {text}")
     start_study(study, folder)
-    _print_study(study, folder)
-    return 0
+    return _print_study(study, folder)
 
 
 def plan(options: argparse.Namespace, rest: list[str]) -> int:
@@ -105,8 +112,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
         from sweeps.start import resume_study
 
         resume_study(folder, trials=options.trials)
-        _print_study(read_study(folder), folder)
-        return 0
+        return _print_study(read_study(folder), folder)
     if options.trials is not None and folder.is_dir():
         raise ConfigError(f"{folder}: --trials is for studies, and this is none.")
     if not (folder / "config.yaml").exists():
@@ -210,12 +216,18 @@ def _print_result(result: "Result", folder: Path) -> None:
         print(f"MLflow: pulseledger ui {folder}")
 
 
-def _print_study(study: "StudyConfig", folder: Path) -> None:
+def _print_study(study: "StudyConfig", folder: Path) -> int:
+    """Shows a study that has ended; returns its exit code."""
     from engine.tracking.store import store_uri
     from sweeps.rows import rows_of
     from sweeps.table import print_table, table_console
 
-    print_table(rows_of(folder), table_console())
+    rows = rows_of(folder)
+    print_table(rows, table_console())
     if study.tracking.backend == "mlflow":
         print(f"MLflow store: {store_uri(study.tracking, folder)}\nopen it with: pulseledger ui {folder}")
     print(f"audit it with: pulseledger audit {folder}")
+    failed = sorted(row.trial for row in rows if row.state == "FAIL")
+    if failed:
+        say(f"pulseledger: {len(failed)} of {len(rows)} trials failed: {', '.join(map(str, failed))}.")
+    return FAILED if failed else 0

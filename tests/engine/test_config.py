@@ -552,9 +552,22 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     assert folder == f"{tmp_path}: cannot be read (Is a directory); give a YAML file."
 
 
-def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("# nothing yet\n")
-    assert load_yaml(tmp_path / "c.yaml") == {}
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n", "~\n"])
+def test_a_file_that_holds_nothing_is_no_configuration(text: str, tmp_path: Path) -> None:
+    """A disk that was full leaves such files; they would run all defaults."""
+    (tmp_path / "c.yaml").write_text(text)
+    assert refusal(lambda: load_yaml(tmp_path / "c.yaml")) == (
+        f"{tmp_path / 'c.yaml'}: holds nothing; give a YAML file of keys and values."
+    )
+
+
+@pytest.mark.parametrize("key", ["cohort.hospitals", "federation.learning_rate", "federation.min_hospitals", "seed"])
+def test_true_is_no_number(key: str) -> None:
+    values: dict[str, Any] = {}
+    set_key(values, key, True)
+    assert refusal(lambda: parse(RunConfig, values, "c.yaml")) == (
+        f"c.yaml: {key} is True: is true or false, where a number is wanted."
+    )
 
 
 def test_set_key_makes_the_sections_it_needs() -> None:

@@ -1,5 +1,6 @@
 """No silent wrong study: one owner for every key, nothing tuned that nobody reads, and all mistakes at once."""
 
+import math
 from typing import Any
 
 import optuna
@@ -105,6 +106,7 @@ TWO_PLACES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "name": ({"conditions": {"name": ["a", "b"]}}, ("name belongs to the study",)),
     "store": ({"conditions": {"tracking": [{"experiment": "a"}, {"experiment": "b"}]}}, ("tracking.experiment belongs",)),
     "address": ({"baselines": [{"execution.address": "auto"}]}, ("execution.address belongs to the study",)),
+    "pool": ({"conditions": {"execution.pool": ["ray", "threads"]}}, ("execution.pool belongs to the study",)),
     "two equal conditions": ({"conditions": {"cohort.hospitals": [3, 3.0]}}, ("hospitals=3 and hospitals=3.0 are the same",)),
 }  # fmt: skip
 
@@ -144,6 +146,18 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "what a `when` never lets in": (
         {"search": {**RATE, "federation.mu": {"uniform": [0, 1], "when": {"federation.algorithm": "fedprox"}}}, "trials": 2},
         "search.federation.mu: its `when` holds in no trial",
+    ),
+    "a folder of made up records": (
+        {"conditions": {"data.folder": ["a", "b"]}},
+        "condition folder=a: data.folder is not read by any trial there (data.source is simulated)",
+    ),
+    "a flag that a partition does not read": (
+        {"flags": ("cohort.alpha",)},
+        "--cohort.alpha would change nothing: no trial reads it (cohort.partition is consecutive)",
+    ),
+    "a flag that all baselines set": (
+        {"baselines": [{"federation.rounds": 3}, {"federation": {"rounds": 4}}], "flags": ("federation.rounds",)},
+        "--federation.rounds would change nothing: every trial has its own",
     ),
     "a design that leaves out what decides": (
         {"search": METHODS, "design": [{"federation.mu": 0.1}], "trials": 4},
@@ -230,11 +244,19 @@ def test_a_when_may_go_by_the_condition():
         ({"federation.mu": {"uniform": [0, 1], "when": {"federation.mu": 1}}}, "when names the key itself"),
         ({"federation.mu": {"uniform": [0, 1], "when": {"federation.algoritm": "fedprox"}}}, "did you mean federation.algorithm"),
         ({"federation.mu": {"uniform": [0, 1], "when": "fedprox"}}, "when wants a mapping"),
+        ({"federation.mu": {"uniform": [0, 1], "when": {"federation.algorithm": ["fedprox", "fedprx"]}}}, "when: federation.algorithm is 'fedprx': input should be"),
+        ({"federation.mu": {"uniform": [0, 1], "when": {"federation.rounds": "two"}}}, "when: federation.rounds is 'two': input should be a valid integer"),
         ({"federation.mu": {"when": {"federation.algorithm": "fedprox"}}}, "one of them, and when"),
         ({"federation.batch_size": {"log_uniform": [16, 64]}}, "batch_size is a whole number; use log_int"),
         ({"federation.perfedavg.tau": {"uniform": [1, 4]}}, "tau is a whole number; use int"),
         ({"federation.batch_size": {"int": [1.9, 3.9]}}, "the ends of int must be whole numbers"),
         ({"federation.batch_size": {"int": [True, 3]}}, "int wants two numbers"),
+        ({"federation.batch_size": {"int": [1, math.inf]}}, "int wants two finite numbers"),
+        ({"federation.batch_size": {"int": [math.nan, 3]}}, "int wants two finite numbers"),
+        ({"federation.learning_rate": {"uniform": [0.1, math.inf]}}, "uniform wants two finite numbers"),
+        ({"federation.learning_rate": {"uniform": [0.2, 0.1]}}, "0.2 is above 0.1"),
+        ({"federation.batch_size": {"int": [8, 8]}}, "both ends are the same; nothing is tuned"),
+        ({"federation.learning_rate": {"log_uniform": [0, 0.1]}}, "must be above 0"),
         ({"federation.learning_rate": {"uniform": ["a", "b"]}}, "uniform wants two numbers"),
         ({"federation.algorithm": {"int": [0, 1]}}, "it is no number"),
         ({"federation.batch_size": {"choice": [8, 16, 8]}}, "8 stands twice"),
@@ -297,6 +319,26 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         "pruner.first is 2, but a trial has 2 rounds: the pruner would never be asked",
     ),
     "more trials than differ": ({"trials": 5}, "trials is 5, but all that differ are 1: nothing else is tuned"),
+    "a share above one": (
+        {"constraints": {"validation/personal/macro_f1": ">= 1.5"}},
+        "constraints: validation/personal/macro_f1 is '>= 1.5', but it reaches from 0 to 1: no trial can keep to it",
+    ),
+    "a cost below nothing": (
+        {"constraints": {"timing/total_seconds": "<= -1"}},
+        "constraints: timing/total_seconds is '<= -1', but it reaches from 0 on: no trial can keep to it",
+    ),
+    "a bound that is no number": (
+        {"constraints": {"ledger/overhead_share": "<= 1..2"}},
+        "constraints: ledger/overhead_share is '<= 1..2'; write a bound",
+    ),
+    "a bound without end": (
+        {"constraints": {"ledger/overhead_share": "<= 1e999"}},
+        "constraints: ledger/overhead_share is '<= 1e999'; write a bound",
+    ),
+    "more trials than there are choices": (
+        {"conditions": {"cohort.hospitals": [2, 3]}, "search": {"federation.batch_size": {"int": [8, 9]}}, "trials": 5},
+        "trials is 5, but all that differ are 4: nothing else is tuned",
+    ),
     "more trials than a grid has": (
         {"search": {"federation.batch_size": {"choice": [8, 16]}}, "sampler": "grid", "trials": 5},
         "trials is 5, but all that differ are 2: nothing else is tuned",

@@ -11,7 +11,7 @@ from reference import Heard
 from simulated_ray import simulated
 from studies import ALONE, outcome, study_of, trials_of
 
-from engine.errors import ConfigError, StudyError
+from engine.errors import ConfigError, PulseLedgerError, StudyError
 from engine.homes import kind_of
 from sweeps import Study
 from sweeps.definition import definition, refuse_changed
@@ -83,6 +83,33 @@ def test_an_edited_study_is_neither_gone_on_with_nor_shown(case: str, small: Pat
     for use in (resume, rows_of):
         with pytest.raises(StudyError, match=rf"study\.yaml: {sentence}.*; put it back"):
             use(folder)
+
+
+def test_another_order_of_what_is_known_by_its_place_is_another_study():
+    """Values of objectives would stand under each other's names; conditions would be other ones without trials."""
+    goals = {"validation/personal/macro_f1": "maximize", "ledger/gas_per_round": "minimize"}
+    axes = {"cohort.hospitals": [2, 3], "data.normalise": ["record", "beat"]}
+    begun = study_of(SMALL, ledger={"backend": "embedded"}, objectives=goals, conditions=axes)
+    for name, value in (("objectives", goals), ("conditions", axes)):
+        turned = dict(reversed(value.items()))
+        now = begun.model_copy(update={name: turned})
+        with pytest.raises(
+            StudyError, match=f"the order of {name} is another .* which was {', '.join(value)}; put it back"
+        ):
+            refuse_changed(definition(now), definition(begun), Path())
+    refuse_changed(definition(begun), definition(begun), Path())
+
+
+def test_trials_that_a_study_cannot_have_are_refused_in_its_file_too(tmp_path: Path):
+    grid = {"search": {"federation.batch_size": {"choice": [8, 16]}}, "sampler": "grid"}
+    folder = tmp_path / "grid"
+    start_study(study_of(SMALL, **grid, trials=1), folder, Heard(), means=simulated())
+    edit(folder, trials=3)
+    with pytest.raises(ConfigError, match=r"trials is 3, but all that differ are 2"):
+        resume(folder)
+    edit(folder, trials=2)
+    resume(folder)
+    assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 2
 
 
 def test_what_may_change_goes_on(small: Path, tmp_path: Path):
@@ -179,3 +206,13 @@ def test_one_process_runs_one_study_at_a_time(tmp_path: Path):
         thread.join()
     assert [trial.state for trial in trials_of(tmp_path / "first")] == ["COMPLETE"] * 2
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("storage", [None, "postgresql+psycopg://127.0.0.1:1/none"])
+def test_a_store_that_is_not_there_is_told_before_a_study_has_begun(storage: str | None, tmp_path: Path):
+    """Whatever database the study has: that one has been asked says nothing of the other."""
+    tracking = {"backend": "mlflow", "uri": "http://127.0.0.1:1"}
+    for _ in range(2):
+        with pytest.raises(PulseLedgerError, match=r"^tracking\.uri: no MLflow store at http://127\.0\.0\.1:1 "):
+            start_study(study_of(SMALL, storage=storage, tracking=tracking), tmp_path / "x", Heard(), means=simulated())
+    assert not (tmp_path / "x" / ".id").exists()

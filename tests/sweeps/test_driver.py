@@ -13,7 +13,7 @@ import pytest
 import yaml
 from processes import driver, until
 from reference import Heard, as_run, settled
-from simulated_ray import Dies, Hangs, simulated
+from simulated_ray import Dies, Hangs, SimulatedRay, simulated
 from studies import ALONE, BASE, ROUNDS, TUNED, outcome, runs_of, store_of, study_of, trials_of
 
 from engine.audit.run import audit
@@ -23,10 +23,12 @@ from engine.errors import ResourceError, StudyError
 from engine.homes import claim
 from engine.result import Result
 from engine.settings import dump_yaml
+from sweeps.commands import ask
 from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
-from sweeps.means import Limits, Means
+from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
+from sweeps.sizes import housed
 from sweeps.space import conditions, resolve
 from sweeps.start import resume_study, start_study
 from sweeps.storage import driver_storage
@@ -59,7 +61,7 @@ def test_each_trial_ran_what_it_was_asked(done: Path):
     for trial in trials_of(done):
         home = repeat_folder(trial_folder(done, trial.number), 0)
         result = Result.read(home)
-        wanted = resolve(study, by_label[trial.condition], trial.frozen.params, 0)
+        wanted = housed(resolve(study, by_label[trial.condition], trial.frozen.params, 0), cpus=1)
         assert as_run(wanted, result.config.execution.oracle) == result.config
         assert result.config_hash == config_hash(wanted)
         assert len(result.cohort.hospitals) == wanted.cohort.hospitals
@@ -89,12 +91,20 @@ def test_a_changed_study_is_refused(done: Path):
 # --- Baselines, grids, repeats, failures ------------------------------------------------------------------------------
 
 
-def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path: Path):
-    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
+@pytest.mark.long
+def test_a_grid_on_ray_itself(done: Path, ray2, tmp_path: Path):
     settled()
+    a_grid_with_a_failure({**BASE, "tracking": store_of(done, "grid on Ray")}, done, tmp_path, MEANS)
+
+
+def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, tmp_path: Path):
+    a_grid_with_a_failure({**ALONE, "tracking": store_of(done, "grid")}, done, tmp_path, simulated())
+
+
+def a_grid_with_a_failure(base: dict[str, Any], done: Path, tmp_path: Path, means: Means) -> None:
+    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
     values = {
-        **BASE,
-        "tracking": store_of(done, "grid"),
+        **base,
         "baselines": [{"federation.learning_rate": 1e30}, {"federation.algorithm": "local"}],
         "search": {"federation.algorithm": {"choice": ["fedavg", "perfedavg"]}},
         "sampler": "grid",
@@ -107,7 +117,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         ((opened, _),) = open_studies(study, tmp_path, storage)
         for _ in range(2):
             opened.ask()  # the first baseline and the second, lost
-    start_study(study, tmp_path, quiet=True)
+    start_study(study, tmp_path, quiet=True, means=means)
     trials = trials_of(tmp_path)
     wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
     assert [t.keys for t in trials] == wanted
@@ -137,7 +147,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, ray2, tmp_path:
         half = 12.706205 * statistics.stdev(own) / 2**0.5  # Student's t, one degree of freedom
         (value,) = trial.values
         assert [told.mean, told.low, told.high, told.n] == pytest.approx([value, value - half, value + half, 2])
-    client, runs = runs_of(done, "grid")
+    client, runs = runs_of(done, base["tracking"]["experiment"])
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
     assert by_number["2"].info.status == "FAILED"
@@ -317,6 +327,45 @@ def test_lost_memory_is_retried_on_ray_itself(ray2, tmp_path: Path):
     assert len((tmp_path / "log").read_text()) == 2
     assert [trial.state for trial in trials_of(tmp_path / "study")] == ["COMPLETE"]
     assert sum("going on from its checkpoint" in note for note in heard.notes) == 1
+
+
+class Fragmented(SimulatedRay):
+    """Three CPUs are free in sum, but only two groups of a CPU and a bit find room on their nodes."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        super().__init__(clock, cpus=3.0)
+
+    def ready(self) -> bool:
+        self.clock.sleep(1.0)
+        return self.groups <= 2
+
+
+RATES = {"search": {"federation.learning_rate": {"uniform": [0.01, 0.1]}}, "federation": {"rounds": 1}}
+
+
+def test_a_trial_without_room_waits_for_others_which_are_concluded(tmp_path: Path):
+    study, clock = study_of(ALONE, trials=4, concurrency=3, **RATES), JumpingClock()
+    start_study(study, tmp_path / "study", Heard(), means=simulated(clock=clock, cluster=Fragmented))
+    assert [trial.state for trial in trials_of(tmp_path / "study")] == ["COMPLETE"] * 4
+    assert clock.now() < 30
+
+
+def test_a_stop_is_heard_while_a_trial_waits_for_room(tmp_path: Path):
+    folder, clock = tmp_path / "study", JumpingClock()
+
+    class Stopped(Fragmented):
+        def ready(self) -> bool:
+            if self.groups == 3:
+                ask(folder, "stop")
+            return super().ready()
+
+    study = study_of(ALONE, trials=4, concurrency=3, **RATES)
+    with pytest.raises(KeyboardInterrupt, match="every trial is at a checkpoint"):
+        start_study(study, folder, Heard(), means=simulated(clock=clock, cluster=Stopped))
+    assert clock.now() < 30
+    assert [trial.state for trial in trials_of(folder)][2:] == ["RUNNING"]
+    resume_study(folder, Heard(), means=simulated(cluster=Fragmented))
+    assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 4
 
 
 def test_a_trial_that_does_not_move_is_ended(tmp_path: Path):

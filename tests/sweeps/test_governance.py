@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from governed import waiting
 from reference import Heard, command, settled
+from simulated_ray import simulated
 
+from engine.errors import ReviewPending
 from engine.ledger.signing import reviewer_key
 from engine.synthesis.config import PolicyConfig
 from engine.synthesis.reviews import read_state, write_review
 from sweeps.__main__ import main
 from sweeps.checks import load_study
+from sweeps.means import MEANS, Means
 from sweeps.start import resume_study, start_study
 
 # --- The command line -------------------------------------------------------------------------------------------------
@@ -103,6 +106,7 @@ STUDY: dict[str, Any] = {
     "trials": 2,
     "concurrency": 1,
 }
+ALONE = {**STUDY, "execution": {"cpus": 2, "pool": "inprocess"}}
 
 
 def decide(folder: Path) -> int:
@@ -112,12 +116,26 @@ def decide(folder: Path) -> int:
     return len(decisions)
 
 
-def test_a_trial_that_waits_blocks_no_other(ray2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.long
+def test_a_sweep_with_a_trial_that_waits_ends_with_three(
+    ray2: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     settled()
     file, folder = tmp_path / "study.yaml", tmp_path / "study"
     file.write_text(json.dumps(STUDY))
     assert main(["sweep", str(file), "--out", str(folder)]) == 3
-    said = capsys.readouterr().err
+    goes_on_when_decided(folder, capsys.readouterr().err, MEANS, capsys)
+
+
+def test_a_trial_that_waits_blocks_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "study"
+    with pytest.raises(ReviewPending) as waits:
+        start_study(load_study(ALONE, "test"), folder, Heard(), means=simulated())
+    goes_on_when_decided(folder, f"pulseledger: {waits.value}", simulated(), capsys)
+
+
+def goes_on_when_decided(folder: Path, said: str, means: Means, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of two trials waits for a reviewer, who approves of what it asks."""
     assert (
         f"pulseledger: trial 0 waits for a reviewer; decide with `pulseledger governance approve|deny {folder} ID"
         in said
@@ -126,17 +144,16 @@ def test_a_trial_that_waits_blocks_no_other(ray2: None, tmp_path: Path, capsys: 
     assert main(["governance", "list", str(folder)]) == 0
     assert "trials/0000/seed-0" in capsys.readouterr().out
     assert decide(folder) == 1
-    settled()
+    if means is MEANS:
+        settled()
     heard = Heard()
-    resume_study(folder, heard)
+    resume_study(folder, heard, means=means)
     assert {number: end[0] for number, end in heard.ends.items()} == {0: "COMPLETE"}
     rows = json.loads((folder / "trials/0000/seed-0/result.json").read_text())["synthesis"]
     assert [row["reasons"] for row in rows if row["granted"]] == ["approved by the reviewer: fine"]
 
 
-def test_a_decision_that_comes_while_others_run_is_taken_up(ray2: None, tmp_path: Path):
-    settled()
-
+def test_a_decision_that_comes_while_others_run_is_taken_up(tmp_path: Path):
     class Deciding(Heard):
         def ended(self, trial: int, *args: Any) -> None:
             super().ended(trial, *args)
@@ -144,7 +161,7 @@ def test_a_decision_that_comes_while_others_run_is_taken_up(ray2: None, tmp_path
                 assert decide(tmp_path) == 1
 
     heard = Deciding()
-    start_study(load_study(STUDY, "test"), tmp_path, heard)
+    start_study(load_study(ALONE, "test"), tmp_path, heard, means=simulated())
     assert heard.starts == [0, 1, 0]
     assert any(note.startswith("trial 0: 1 request for synthetic beats waits") for note in heard.notes)
     assert {number: end[0] for number, end in heard.ends.items()} == {0: "COMPLETE", 1: "COMPLETE"}

@@ -171,6 +171,7 @@ class _Shot(Background[Tracker]):
         process.wait(20)
 
 
+@pytest.mark.long
 def test_trackers_that_are_killed_one_after_another_lose_nothing(done: Path, ray2, tmp_path: Path):
     settled()
     folder = tmp_path / "shot"

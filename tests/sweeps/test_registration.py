@@ -8,7 +8,8 @@ from typing import Any
 
 import optuna
 import pytest
-from reference import TINY, settled
+from reference import TINY
+from simulated_ray import simulated
 
 from engine.audit.report import Verdict
 from engine.ledger.format import STUDY
@@ -30,9 +31,11 @@ KEYS: dict[str, Any] = {
     "name": "registered",
     "federation.rounds": 4,
     "execution.cpus": 2,
-    "execution.hospitals_per_actor": 3,
+    "execution.pool": "inprocess",
     "cohort.hospitals": 2,
 }
+
+TRACKED = {"backend": "mlflow", "models": "none"}  # to export one takes seconds
 
 
 def study_of(trials: int = 4, **keys: Any) -> StudyConfig:
@@ -58,10 +61,9 @@ def study_of(trials: int = 4, **keys: Any) -> StudyConfig:
 
 
 @pytest.fixture(scope="module")
-def done(ray2, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settled()
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "registered"
-    start_study(study_of(tracking={"backend": "mlflow"}), folder, quiet=True)
+    start_study(study_of(tracking=TRACKED), folder, quiet=True, means=simulated())
     return folder
 
 
@@ -99,12 +101,12 @@ def test_a_study_is_clean_and_its_failed_and_pruned_trials_are_listed(done: Path
     assert lines[-1] == "verdict: clean"
 
 
-def test_nothing_is_recorded_twice_and_more_trials_are_an_amendment(done: Path, tmp_path: Path, ray2):
+def test_nothing_is_recorded_twice_and_more_trials_are_an_amendment(done: Path, tmp_path: Path):
     folder = Path(shutil.copytree(done, tmp_path / "registered"))
     before = audit_study(folder).head
-    resume_study(folder, quiet=True)
+    resume_study(folder, quiet=True, means=simulated())
     assert audit_study(folder).head == before
-    start_study(study_of(trials=5, tracking={"backend": "mlflow"}), folder, quiet=True)
+    start_study(study_of(trials=5, tracking=TRACKED), folder, quiet=True, means=simulated())
     report = audit_study(folder)
     assert report.findings == []
     assert report.notes == ["amended: trials 4 to 5"]
@@ -113,7 +115,7 @@ def test_nothing_is_recorded_twice_and_more_trials_are_an_amendment(done: Path, 
     assert report.head.split()[0] == before
 
 
-def test_what_a_killed_driver_did_not_record_is_recorded_at_the_resume(done: Path, tmp_path: Path, ray2):
+def test_what_a_killed_driver_did_not_record_is_recorded_at_the_resume(done: Path, tmp_path: Path):
     """A driver that was killed between telling Optuna and writing the record: the last one is missing."""
     folder = Path(shutil.copytree(done, tmp_path / "registered"))
     head = audit_study(folder).head
@@ -124,7 +126,7 @@ def test_what_a_killed_driver_did_not_record_is_recorded_at_the_resume(done: Pat
     report = audit_study(folder)
     assert (report.findings, report.verdict) == ([], Verdict.UNFINISHED)
     assert report.notes == ["the end of trials 3 is not recorded; resume does so"]
-    resume_study(folder, quiet=True)
+    resume_study(folder, quiet=True, means=simulated())
     report = audit_study(folder)
     assert (report.findings, report.head) == ([], head)
 
@@ -193,9 +195,8 @@ def test_a_changed_result_study_file_or_missing_ledger_is_named(copy: Path):
     assert (None, "study", "ledger") in places(copy)
 
 
-def test_without_a_ledger_nothing_is_registered(ray2, tmp_path: Path):
-    settled()
-    start_study(study_of(trials=2, ledger={"backend": "none"}), tmp_path / "s", quiet=True)
+def test_without_a_ledger_nothing_is_registered(tmp_path: Path):
+    start_study(study_of(trials=2, ledger={"backend": "none"}), tmp_path / "s", quiet=True, means=simulated())
     assert not (tmp_path / "s" / "ledger").exists()
     report = audit_study(tmp_path / "s")
     notes = [

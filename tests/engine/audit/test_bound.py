@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished import names, other, places
+from finished import audit, names, other, places
 from results import whole
 
 from engine.audit import closing, numbers, result, selection
@@ -24,7 +24,7 @@ from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
 from engine.audit.report import Finding, collected
-from engine.audit.run import CHECKS, audit
+from engine.audit.run import CHECKS
 from engine.config import RunConfig
 from engine.encoding import canonical_json
 from engine.experiment import run

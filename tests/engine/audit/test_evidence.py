@@ -7,26 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished import finish, names
+from finished import audit, finish, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reported import document
 from simulators import Run
 
-from engine.audit.run import audit
 from engine.errors import LedgerError
 from engine.ledger.bundle import write_bundle
 from engine.ledger.format import BUNDLE
-
-
-@pytest.fixture(scope="module")
-def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("simple")))
-
-
-@pytest.fixture
-def plain(simple: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(simple, tmp_path / "plain"))
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished import OFFLINE, finish, loosen
+from finished import OFFLINE, audit, loosen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulators import Run
 
 from engine.audit.closing import bound
 from engine.audit.report import Report, Verdict
-from engine.audit.run import CHECKS, Check, audit
+from engine.audit.run import CHECKS, Check
 from engine.encoding import canonical_json
 from engine.errors import LedgerError
 from engine.ledger.format import BUNDLE, MANIFEST, RUN, rows_name
@@ -45,11 +44,6 @@ STORED = (
     | st.binary(max_size=70)
     | st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=5)
 )
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished import REAL, SALT, change, finish, names, places, set_value
+from finished import REAL, SALT, audit, change, finish, names, places, set_value
 from finished import row_of as row_in
 from nodes import Node
 from simulators import Run
@@ -21,7 +21,6 @@ from engine.audit.known import Known
 from engine.audit.outcomes import STATUS
 from engine.audit.reading import read
 from engine.audit.report import Verdict, collected
-from engine.audit.run import audit
 from engine.data.config import CLASSES
 from engine.encoding import hexed
 from engine.ledger.chain.contracts import artefact
@@ -33,16 +32,6 @@ from engine.ledger.subjects.policy import policy_of
 from engine.ledger.subjects.synthetic import to_contract
 from engine.result import SyntheticRow
 from engine.synthesis.config import LARGEST, LEAST, PolicyConfig
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished import audit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.audit import spec
 from engine.audit.case import Peer, Verdicts
 from engine.audit.reputation import Standing, accepted_by_peers, packed
-from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.experiment import run
 from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 from eth_abi import encode
-from finished import change, finish, places
+from finished import audit, change, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulators import Run
 
 from engine.audit import calls, registry, state, synthetic
-from engine.audit.run import audit
 from engine.encoding import keccak
 from engine.ledger.chain.contracts import artefact, call_arguments, deploy_data
 from engine.ledger.chain.embedded import WELL_KNOWN
@@ -22,16 +20,6 @@ from engine.ledger.chain.transactions import decode_transaction, sender_of, sign
 from engine.ledger.format import PURPOSES, RUN
 
 ROWS = (calls.check, registry.check, synthetic.check)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 def transaction(folder: Path, purpose: str) -> tuple[int, int, dict[str, Any]]:
@@ -96,11 +84,12 @@ ABSENT = ("submit", "refuse", "abort", "dispute", "resolve")
 SENT = [purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ABSENT]
 # A deadline is the coordinator's own choice by the clock of the chain; nothing else says what it must be.
 FREE = {("open-round", "deadline"), ("seal", "next")}
+# (purpose, argument); of each call the first and the last in every suite
 ARGUMENTS = [
-    (purpose, item["name"])
+    pytest.param(purpose, name, marks=[pytest.mark.long] * (name not in (names[0], names[-1])))
     for purpose in SENT
-    for item in function_of(purpose)["inputs"]
-    if (purpose, item["name"]) not in FREE
+    for names in [[item["name"] for item in function_of(purpose)["inputs"] if (purpose, item["name"]) not in FREE]]
+    for name in names
 ]
 
 

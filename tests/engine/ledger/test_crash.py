@@ -133,11 +133,11 @@ def test_the_undisturbed_run_is_not_trivial(undisturbed: tuple[bytes, dict]):
 
 def test_random_crashes(undisturbed: tuple[bytes, dict], tmp_path: Path):
     killed = 0
-    for seed in range(8):
+    for seed in range(3):
         run, times = trial(tmp_path / str(seed), seed)
         check(run, undisturbed)
         killed += times
-    assert killed >= 16
+    assert killed >= 6
 
 
 @pytest.mark.long

@@ -297,7 +297,10 @@ def test_what_does_not_fit_is_refused() -> None:
         oracle(SMALL).scores(params, x, rr[1:])
 
 
-@pytest.mark.parametrize("flags", [("-mavx2",), ("-mavx2", "-mfma"), ()], ids=["avx2", "avx2+fma", "baseline"])
+ONLY_AVX2 = pytest.param(("-mavx2",), marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("flags", [ONLY_AVX2, ("-mavx2", "-mfma"), ()], ids=["avx2", "avx2+fma", "baseline"])
 def test_a_plainer_cpu_agrees_too(flags: tuple[str, ...]) -> None:
     if flags:
         if platform.machine() not in ("x86_64", "AMD64"):

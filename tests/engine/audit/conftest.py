@@ -1,0 +1,30 @@
+"""Finished runs that several files change copies of; nobody changes these."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from finished import finish
+from simulators import Run
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that a journal can hold."""
+    return finish(Run(tmp_path_factory.mktemp("run")), full=True)
+
+
+@pytest.fixture(scope="session")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with rounds and nothing else."""
+    return finish(Run(tmp_path_factory.mktemp("simple")))
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+@pytest.fixture
+def plain(simple: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(simple, tmp_path / "plain"))
