@@ -14,6 +14,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+from engine.config import RunConfig
 from sweeps.__main__ import build_parser
 from sweeps.keys import Key, all_keys
 from sweeps.scores import ASIDE, PLAIN, TRIVIAL, shown
@@ -72,15 +73,27 @@ def keys_page() -> str:
         "# Every key",
         "",
         "In the order of the file. `pulseledger keys KEY` says the same, `pulseledger keys --schema run` or `study` is the JSON schema",
-        "for editors. Every key is a flag of `run`, `sweep`, `plan` and `data`, too: `--cohort.hospitals 10`.",
+        "for editors. Every key is a flag of `run`, `sweep`, `plan` and `data`, too: `--cohort.hospitals 10`. A key that is not always read",
+        "says with which values of others it is.",
     ]
     section = ""
     for key in all_keys():
         head = "Of studies" if key.study else key.name.partition(".")[0] if "." in key.name else "Of the whole file"
-        lines += ["", f"## {head}"] if head != section else []
+        lines += ["", f"## {head}", *_section(head)] if head != section else []
         section = head
         lines += ["", *_key(key)]
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str) -> Iterator[str]:
+    """Where the keys of a section are read, and what they are about."""
+    if name in RunConfig.model_fields:
+        model = RunConfig.model_fields[name].annotation
+        path = f"{model.__module__.replace('.', '/')}.py"
+        yield from (
+            "",
+            f"{_plain(model.__doc__.partition(chr(10))[0])} Checked by [{path}]({os.path.relpath(ROOT / path, HERE / FOLDER)}).",
+        )
 
 
 def _key(key: Key) -> Iterator[str]:
@@ -137,8 +150,7 @@ def commands_page() -> str:
     lines = [
         "# Every command",
         "",
-        "What `--help` prints. Exit codes: 0 done; 2 a mistake, told in a sentence; 3 waits for a reviewer, or nobody has answered; 130",
-        "interrupted at a checkpoint. Those of `audit` are [its verdicts](../audit.md#the-verdict).",
+        "What `--help` prints. [Exit codes](../files.md#exit-codes).",
     ]
     for name, verb in verbs_of(build_parser()).items():
         lines += ["", f"## {name}", "", "```text", _help(verb), "```"]

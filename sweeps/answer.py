@@ -18,6 +18,7 @@ from sweeps.text import listed, megabytes, signed, spoken
 
 LEVEL = 0.95
 UNEVEN = 1.1  # methods whose gradients differ by more than this factor were not compared at equal work
+WIDE = 1.0  # of an interval of differences in macro-F1, which are from -1 to 1
 MEAN = "final/personal/mean_hospital_macro_f1"
 HOW = (
     "Differences are in macro-F1 of a hospital on its test beats, mean over hospitals, paired by hospital and seed; in "
@@ -55,6 +56,11 @@ class Paired:
     def tie(self) -> bool:
         """Whether the interval leaves open which of the two is better; without an interval nothing is known."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+    @property
+    def width(self) -> float:
+        """Of the interval; endless without one."""
+        return math.inf if self.low is None or self.high is None else self.high - self.low
 
     def turned(self) -> "Paired":
         """The same from the other side."""
@@ -164,7 +170,7 @@ def paired(ours: Scores, theirs: Scores, comparisons: int = 1) -> Paired | None:
         comparisons: how many intervals are to hold together (Bonferroni).
 
     >>> str(paired([{0: 0.75, 1: 0.5}], [{0: 0.5, 1: 0.5}]))
-    '+0.125 [-1.463, +1.713]'
+    '+0.125 [-1.000, +1.000]'
     """
     shared = [a.keys() & b.keys() for a, b in zip(ours, theirs, strict=False)]
     names = sorted(set.intersection(*map(set, shared))) if shared else []
@@ -194,7 +200,7 @@ def _interval(table: np.ndarray, level: float) -> tuple[float | None, float | No
         return mean, mean
     freedom = variance**2 / sum(each**2 / free for each, free in parts)
     half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
-    return mean - half, mean + half
+    return max(mean - half, -1.0), min(mean + half, 1.0)  # two macro-F1 are never further apart
 
 
 # --- One condition ----------------------------------------------------------------------------------------------------
@@ -367,6 +373,12 @@ def _notes(answer: Answer, held: Standing, lone: Standing | None, rows: Sequence
         notes.append("One seed: intervals are over hospitals only, and another seed may turn what is close.")
     if len(outcome.seeds[0]) == 1:
         notes.append("One hospital: intervals are over seeds only.")
+    if any(found.low is not None and found.width >= WIDE for found in answer.against.values()):
+        n, m = len(outcome.seeds[0]), outcome.repeats
+        notes.append(
+            f"{n} hospital{'s' * (n > 1)} and {m} seed{'s' * (m > 1)} are too few to tell methods apart: an interval is {WIDE:g} "
+            "wide or more."
+        )
     above = [s for s in answer.standings if s.outcome.method.pools and s.mean > answer.standings[0].mean]
     notes += [
         f"Pooling all beats, {s.title} reaches {s.mean:.3f}: {answer.against[s.title].turned()}."
@@ -384,8 +396,11 @@ def _notes(answer: Answer, held: Standing, lone: Standing | None, rows: Sequence
         notes.append(f"Not at equal gradients: from {min(spent):,.0f} to {max(spent):,.0f}.")
     chances = {s.trials for s in answer.standings}
     if len(chances) > 1:
-        most = max(answer.standings, key=lambda s: s.trials)
-        notes.append(f"Not at equal tuning: {most.title} is the best of {most.trials} trials on validation.")
+        each = [
+            f"of {n} for {listed(s.title for s in answer.standings if s.trials == n)}"
+            for n in sorted(chances, reverse=True)
+        ]
+        notes.append(f"Not at equal tuning: the trial that is best on validation, {', '.join(each)}.")
     if any(row.tuned_on_test for row in rows):
         notes.append("Tuned on test beats: these scores are too good.")
     if left := sum(row.state in ("RUNNING", "WAITING") for row in rows):

@@ -55,6 +55,7 @@ SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed
 
 @functools.cache
 def source(file: str) -> str:
+    """The text of a test file."""
     return (ROOT / file).read_text(encoding="utf-8")
 
 

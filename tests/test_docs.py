@@ -47,6 +47,7 @@ NO_KEYS = (
     "id",
     "cpp",
 )
+FOLDERS = ("benchmarks", "contracts", "deploy", "docs", "engine", "examples", "sweeps", "tests")
 PLACES = {"N": "1", "ROUND": "1", "HOSPITAL": "1", "NUMBER": "1", "TRIAL": "1"}  # what stands for a number
 
 
@@ -128,6 +129,14 @@ def test_every_script_in_the_documents_is_there():
         for command in commands(path.read_text(encoding="utf-8"), "python"):
             script = command.split()[1]
             assert script.startswith("-") or (ROOT / script).exists(), f"{path.name}: {command}"
+
+
+def test_every_file_that_the_documents_name_is_there():
+    """In code: what begins as a folder of the repository does is a file, a folder, a pattern of some, or a test for short."""
+    for path in [*DOCUMENTS, ROOT / "contracts" / "README.md"]:
+        for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/.*-]*)`", path.read_text(encoding="utf-8")):
+            there = list(ROOT.glob(name.rstrip("/"))) or list((ROOT / "tests").glob(f"{name}.py"))
+            assert there, f"{path.name}: {name}"
 
 
 def test_every_key_in_the_documents_is_one():

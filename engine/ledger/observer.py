@@ -234,7 +234,6 @@ class LedgerObserver:
 
     def close(self, signed: Mapping[int, SignedResult], ending: Ending) -> dict[str, Any]:
         """Keeps what hospitals signed at the end, closes over it, makes the rounds final, returns the summary."""
-        started = self._clock.now()
         self.finish()
         digests = {"config": text_digest(ending.config), "data": bytes.fromhex(ending.data), "code": code_digest()}
         if ending.document:
@@ -244,7 +243,6 @@ class LedgerObserver:
         if self._federation.window == 0 and len(self._headers) > 1:
             self._ledger.submit(_finalize).result()
         summary = self._ledger.submit(RunLedger.summary).result()
-        self.seconds += self._clock.now() - started
         self._ledger.close()
         self._writer.shutdown()
         return summary

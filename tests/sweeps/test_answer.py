@@ -49,6 +49,18 @@ def test_one_seed_leaves_the_hospitals_and_one_hospital_the_seeds():
     assert str(single) == "+0.100 (no interval)"
 
 
+def test_an_interval_does_not_reach_further_than_scores_and_one_that_wide_is_said_to_tell_nothing():
+    """Two hospitals, 0.4 and 0 apart: mean 0.2, half of the interval t * 0.2 with one degree of freedom, over 2."""
+    found = paired(scores([0.9, 0.5]), scores([0.5, 0.5]))
+    assert found is not None
+    assert (found.mean, found.low, found.high, found.width) == (pytest.approx(0.2), -1.0, 1.0, 2.0)
+    wide, narrow = ({0: 0.9, 1: 0.5}, {0: 0.5, 1: 0.5}), ({0: 0.9, 1: 0.9}, {0: 0.5, 1: 0.501})
+    (one,), (other,) = (answers(condition(outcome("fedavg", a), outcome("local", b))) for a, b in (wide, narrow))
+    said = "2 hospitals and 1 seed are too few to tell methods apart: an interval is 1 wide or more."
+    assert said in one.notes
+    assert said not in other.notes
+
+
 def test_several_intervals_that_hold_together_are_wider():
     ours, theirs = scores([0.6, 0.7, 0.8]), scores([0.5, 0.5, 0.5])
     one, five = paired(ours, theirs), paired(ours, theirs, comparisons=5)
@@ -157,7 +169,8 @@ def test_a_method_is_judged_by_its_best_trial_on_validation_and_says_of_how_many
     first, second = outcome("fedavg", {0: 0.5, 1: 0.5}), outcome("fedavg", {0: 0.9, 1: 0.9})
     (found,) = answers(condition(first, second, outcome("local", {0: 0.6, 1: 0.6})))
     assert [(s.title, s.trial, s.trials) for s in found.standings] == [("local-only", 2, 1), ("FedAvg", 0, 2)]
-    assert "Not at equal tuning: FedAvg is the best of 2 trials on validation." in found.notes
+    said = "Not at equal tuning: the trial that is best on validation, of 2 for FedAvg, of 1 for local-only."
+    assert said in found.notes
 
 
 def test_other_beats_and_broken_constraints_are_left_out_aloud():
