@@ -1,4 +1,4 @@
-"""Finished runs that several files change copies of; nobody changes these."""
+"""Finished runs of which several files change copies; nobody changes these themselves."""
 
 import shutil
 from pathlib import Path
