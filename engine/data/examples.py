@@ -217,6 +217,7 @@ def _record(pair: tuple[str, str], shared: bool, classes: list[str], data: DataC
         "patient": patient,
         "hospital": hospital,
         "known": "",
+        "copy_of": "",
         "other": False,
         "sex": None,
         "age": None,
