@@ -126,8 +126,15 @@ class StudyConfig(RunConfig):
         return value
 
     def clashes(self) -> Iterator[Mistake]:
-        """What does not go together in it, and a storage that cannot be: its value is not shown, it may hold a password."""
-        yield from super().clashes()
+        """What does not go together in the base, as far as it does not vary: trials are looked at one by one.
+
+        And a storage that cannot be; its value is not shown, as it may hold a password.
+        """
+        varied = {
+            key for axis, values in self.conditions.items() for value in values for key in points(axis, value).keys
+        }
+        varied |= set(self.search)
+        yield from (clash for clash in super().clashes() if varied.isdisjoint(clash.keys))
         if self.storage is not None and not self.storage.startswith("postgresql+psycopg://"):
             yield Mistake("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE", ["storage"])
         elif self.storage is not None and has_password(self.storage):

@@ -39,7 +39,7 @@ class Found:
 def locate(data: DataConfig, progress: Callable[[str], None] = lambda text: None) -> Path:
     """The folder that holds the records of `data`; writes or downloads them first where needed.
 
-    A relative folder is one below the current directory, ~ is the user's own.
+    ~ is the user's own; a folder that is still relative is meant from the working directory.
 
     Raises:
         DataError: a named folder is missing or holds no records, or the download failed.

@@ -392,6 +392,20 @@ def test_a_run_with_more_hospitals_than_patients_is_refused_before_anything_is_r
         load_run({**BASE, "cohort": {"hospitals": 5}}, "r.yaml")
 
 
+def test_keys_that_vary_are_held_against_others_in_each_trial_not_in_the_base():
+    """The base has two hospitals, no condition has so few as the six that are needed; then one has."""
+    needs = {"rounds": 2, "min_hospitals": 6}
+    patients = {"simulated": {"patients": 12, "minutes": 1}}
+    made = study(data=patients, federation=needs, conditions={"cohort.hospitals": [6, 8]})
+    assert [place.keys["cohort.hospitals"] for place in conditions(made)] == [6, 8]
+    assert refusals(data=patients, federation=needs, conditions={"cohort.hospitals": [4, 8]}) == [
+        "condition hospitals=4: federation.min_hospitals is 6 but there are only 4 hospitals."
+    ]
+    assert refusals(data=patients, federation=needs, conditions={"federation.rounds": [1, 2]}) == [
+        "federation.min_hospitals is 6 but there are only 2 hospitals."
+    ]
+
+
 LARGE = {
     "data": {"simulated": {"patients": 1000, "minutes": 60}, "window": [500, 500]},
     "cohort": {"hospitals": 100},
