@@ -162,7 +162,7 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         (
             "cohort.split",
             "none",
-            "'chronological', 'random', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
+            "'chronological', 'random', 'patients', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
         ),
         ("cohort.fractions", [0.6, 0.1, 0.2], "add up to 1"),
         ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),

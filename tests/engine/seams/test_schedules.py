@@ -13,7 +13,7 @@ from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.schedule.sampled import Sampled
 
 TRAINERS = (0, 1, 2, 3, 5)
-GROWING = ScheduleConfig(mode=f"{ROOT}/examples/parts/schedule.py:Growing")  # one hospital more in each round
+GROWING = ScheduleConfig(mode=f"{ROOT}/examples/parts/schedule.py:Growing", parameters={"first": 2})
 TURNS = SelectionConfig(policy=f"{ROOT}/examples/parts/selection.py:turns")
 SCHEDULES: dict[str, Callable[[int | None], Schedule]] = {
     "all": lambda least: Sampled(3, TRAINERS, 5, least),
