@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import ResourceError
+from engine.joining import found, require_ray, use_token
 from engine.pools.config import ExecutionConfig
 
 HERE = Path(__file__).resolve().parents[1]
 PACKAGES = ("engine", "sweeps", "pulseledger")
 LONGEST_FOLDER = 40  # letters of Ray's folder
 _session: list[str] = []  # the folder of the Ray that this process started or joined
+_head: list[str] = []  # HOST:PORT of a Ray that this process joined
 _users: list[int] = []  # one for each that has started it and not left
 _lock = threading.RLock()
 # (class, share of a CPU, place) -> actors that are there to be taken again
@@ -93,27 +94,25 @@ def start_ray(execution: ExecutionConfig) -> bool:
                 options["num_cpus"] = execution.cpus
         # a Ray that joins no cluster listens on this machine's loopback only, as it does by itself on other systems
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = not local
+        address = execution.address
+        if not local:
+            use_token()
+            address = found(address)
+            require_ray(address)
         try:
-            _require_somebody(execution.address)
             with _own_signals():
-                joined = ray.init(address=execution.address, **options)
+                joined = ray.init(address=address, **options)
         except Exception as error:  # a node that is slow to start is a bare Exception
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             if local:
                 raise ResourceError(
                     f"Ray could not be started here ({reason}); its files are in {_ray_folder()}."
                 ) from None
-            raise ResourceError(f"execution.address: no Ray at {execution.address!r} ({reason}).") from None
+            raise ResourceError(f"execution.address: no Ray at {address!r} ({reason}).") from None
         _session[:] = [str(joined.address_info.get("session_dir") or "")]
+        _head[:] = [] if local else [str(joined.address_info.get("gcs_address") or address)]
         _users[:] = [1]
         return True
-
-
-def _require_somebody(address: str) -> None:
-    """Ray itself goes on trying for many minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon and "/" not in host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _ray_folder() -> str:
@@ -174,6 +173,11 @@ def worker_logs() -> str:
     return f"{_session[0]}/logs" if _session and _session[0] else ""
 
 
+def joined_ray() -> str:
+    """HOST:PORT of the Ray that this process joined; empty without one, and for one of its own."""
+    return _head[0] if _head else ""
+
+
 def stop_ray() -> None:
     """Leaves or stops the Ray that `start_ray` started, once nobody else in this process wants it."""
     with _lock:
@@ -183,6 +187,7 @@ def stop_ray() -> None:
             return
         _idle.clear()
         _session.clear()
+        _head.clear()
         imported_ray().shutdown()
 
 

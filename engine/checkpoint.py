@@ -98,6 +98,8 @@ def history(folder: Path) -> tuple[RoundSummary, ...]:
     """
     path = folder / NAME
     try:
+        if not path.is_file():
+            raise OSError("it is no plain file")
         with safe_open(path, "numpy") as file:
             return read_rounds(json.loads(file.metadata()["state"])["history"], path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -30,7 +30,8 @@ def json_hash(value: Any) -> bytes:
 
 
 def read_json(text: Any) -> Any:
-    """Read JSON that may have been tampered with; raises ValueError for anything else, deep nesting included.
+    """Read JSON that may have been tampered with; raises ValueError for anything else, deep nesting included, and for a key
+    that stands twice: a reader who looks for it finds the first, a program takes the last.
 
     The embedded chain raises the interpreter's recursion limit so far that the standard reader would end the process.
     """
@@ -41,7 +42,14 @@ def read_json(text: Any) -> Any:
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
         if depth > 100:
             raise ValueError("nested too deeply")
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def require_size(value: Any, most: int = 1_000_000) -> None:

@@ -327,7 +327,7 @@ def join(
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
-    ledger.replay(pending, state.round)
+    ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
     sources = of_digests(digests(config))

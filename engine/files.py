@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from engine.errors import DataError, PulseLedgerError
 
 LONGEST = 1 << 28  # bytes of a text
+TABLE = 1 << 32  # bytes of a table of predictions
+CONFIG = 1 << 22  # bytes of a configuration: YAML is slow to read
 
 
 @contextlib.contextmanager

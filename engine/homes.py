@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.files import write_text
+from engine.files import read_text, write_text
 
 MARK = ".pulseledger"
 Kind = Literal["run", "study", "report"]
@@ -57,6 +57,6 @@ def _mark(folder: Path, kind: str) -> None:
 
 def _read(folder: Path, name: str) -> str:
     try:
-        return str(json.loads((folder / MARK).read_text(encoding="utf-8"))[name])
+        return str(json.loads(read_text(folder / MARK))[name])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

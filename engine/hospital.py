@@ -23,7 +23,7 @@ from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, LoopState, Measured, Opinion, Outcome, Signed, State, Taken, Update
+from engine.messages import Asked, Measured, Opinion, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Oracle
@@ -221,13 +221,7 @@ class Hospital:
         assert notice.shown is not None
         header, before = notice.headers[-1], notice.shown.before
         updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
-        assert self._rule.partial is not None
-        summed, refused = self._rule.partial(updates, len(before))
-        for hospital, why in refused.items():
-            raise LedgerError(f"round {header.round}, hospital {hospital}: {why}")
-        state, taken = LoopState(header.round - 1, before), Taken(tuple(updates), (), summed)
-        params, _ = self._rule.merge(state, taken, {})
-        found = vector_hash(params, self._layout)
+        found = vector_hash(self._rule.again(header.round, before, updates), self._layout)
         if found != header.model:
             raise LedgerError(
                 f"the updates of round {header.round} give model {hexed(found)}, the coordinator has made {hexed(header.model)}"

@@ -321,6 +321,19 @@ class Rule:
             return state.params.copy(), state.server
         return self.step(state.params, direction, state.server)
 
+    def again(self, round: int, before: np.ndarray, updates: Sequence[Update]) -> np.ndarray:
+        """The global model after a round, out of what everybody sent; of an additive rule whose server remembers nothing.
+
+        Raises:
+            HospitalError: an update cannot be added.
+        """
+        assert self.partial is not None
+        summed, refused = self.partial(updates, len(before))
+        for hospital, why in refused.items():
+            raise HospitalError(hospital, round, "aggregate", why)
+        params, _ = self.merge(LoopState(round - 1, before), Taken(tuple(updates), (), summed), {})
+        return params
+
 
 def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:
     """Parts answers from failures. Going on with fewer hospitals is something that somebody must ask for.

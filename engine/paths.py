@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from engine.config import OWN_KEYS
 from engine.errors import ConfigError
-from engine.files import write_text
+from engine.files import CONFIG, write_text
 from engine.homes import home_of, settle
 from engine.own import reference
 from engine.settings import load_yaml, yaml_text
@@ -109,6 +109,9 @@ def load_config(path: Path) -> dict[str, Any]:
         along = Path(os.path.normpath(here / os.path.relpath(text, home)))
         return str(along) if along.exists() else text
 
+    if path.exists() and (not path.is_file() or path.stat().st_size > CONFIG):
+        what = "no plain file" if not path.is_file() else f"larger than {CONFIG >> 20} MiB"
+        raise ConfigError(f"{path}: cannot be read (it is {what}); give a YAML file.")
     values = load_yaml(path)
     if here != home:
         values = {**_each(values, moved), **({"out": values["out"]} if "out" in values else {})}

@@ -3,28 +3,28 @@
 It proves that no trial was dropped, swapped, added, or changed after the fact, and lists those that failed or were pruned.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.audit.known import NOTHING, Known
-from engine.audit.report import Count, Note, Report, finding
+from engine.audit.report import Count, Note, Report
 from engine.audit.run import CHECKS, Check, audit
 from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
 from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
-from engine.ledger.format import CONFIG, STUDY
+from engine.ledger.format import CONFIG, STUDY, UNBOUND
 from engine.own.call import make
 from engine.own.reference import reference
 from engine.own.source import hold
-from engine.paths import SQLITE, load_config, sqlite_path, sqlite_uri
+from engine.paths import load_config
 from engine.result import RESULT, Result
 from engine.settings import parse
-from engine.tracking.store import run_tags
 from sweeps import registration, witness
 from sweeps.agreement import check_backend, check_begun, check_ledgers, check_optuna, check_outcomes
+from sweeps.derived import DRAWN, check_picture, check_summaries
 from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
@@ -48,7 +48,10 @@ def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NO
                 Note("no ledger was kept (ledger.backend is none): nothing of this run is bound", unchecked=True)
             )
             return report
-    return audit(path, checks, known)
+    report = audit(path, checks, known)
+    for told in check_picture(path):
+        report.add(told)
+    return report
 
 
 def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
@@ -66,7 +69,7 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     groups: list[Group] = []
     try:
         groups = _groups(study, folder, report)
-        trials = _trials(study, groups, report)
+        trials = database_trials(study, groups, report)
     except NotTrusted as error:
         report.add(Note(f"Optuna's database was not compared: {error}", unchecked=True))
     kept = read_records(folder)
@@ -92,6 +95,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     for told in check_begun(study, groups, recorded):
         report.add(told)
     for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *check_optuna(study, groups, amended)):
+        report.add(told)
+    for told in check_summaries(study, folder, list((trials or {}).values())) if report.finished else ():
         report.add(told)
     return report
 
@@ -130,6 +135,9 @@ def _audit_runs(folder: Path, recorded: StudyCase, checks: Sequence[Check], know
         name = str(run.relative_to(folder))
         try:
             report.runs[name] = found = audit(run, checks, known.node)
+            found.unbound, report.unbound = (), (*UNBOUND, *DRAWN[1:])  # said once
+            for told in check_picture(run):
+                found.add(told)
         except PulseLedgerError as error:
             report.runs[name] = Report(unreadable=str(error))
             continue
@@ -152,7 +160,7 @@ def _groups(study: StudyConfig, folder: Path, report: Report) -> list[Group]:
     return read_groups(study, folder)
 
 
-def _trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict[int, StoredTrial]:
+def database_trials(study: StudyConfig, groups: Sequence[Group], report: Report) -> dict[int, StoredTrial]:
     """The trials that got as far as having a configuration, by their number in the study."""
     found: dict[int, StoredTrial] = {}
     for trial in (trial for group in groups for trial in group.trials):
@@ -222,6 +230,14 @@ def _check_trials(
         if not path.name.isdecimal() or path != trial_folder(folder, int(path.name)) or int(path.name) not in numbers:
             surplus = int(path.name) if path.name.isdecimal() else None
             report.find(surplus, "folder", path.name, None, path.name, "the folder belongs to no trial of the study")
+            continue
+        wanted = (
+            [f"seed-{repeat}" for repeat in range(len(trials[number].configs))]
+            if (number := int(path.name)) in trials
+            else []
+        )
+        for other in sorted(each.name for each in path.glob("seed*") if each.name not in wanted):
+            report.find(number, "folder", other, None, other, "the folder belongs to no repeat of the trial")
     going = [str(n) for n in numbers if n in recorded.begun and n not in recorded.ended and n in trials]
     going = [n for n in going if not trials[int(n)].ended]
     if going:
@@ -277,83 +293,3 @@ def own_rule(folder: Path | None, part: str, parameters: Mapping[str, Any]) -> C
         raise ConfigError("there is no copy of it here")
     hold(folder, [named.digest])
     return make("a rule", part, {}, parameters)  # type: ignore[no-any-return]
-
-
-# --- MLflow -----------------------------------------------------------------------------------------------------------
-
-
-def audit_mlflow(run_id: str, store: str | None, folder: Path | None, known: Known = NOTHING) -> tuple[Path, Report]:
-    """Audit the folder that an MLflow run belongs to, and compare its tags with what is there.
-
-    Args:
-        store: address of the MLflow store; None takes mlflow.db in `folder` or above it.
-        folder: of the run, of its study, or one that holds it; None takes that of the store.
-
-    Returns:
-        The folder, and its report.
-
-    Raises:
-        PulseLedgerError: the store or the run cannot be read, or its folder is not found.
-    """
-    base = folder or Path()
-    if store is None:
-        found = next((p for p in (base / "mlflow.db", base.resolve().parent / "mlflow.db") if p.exists()), None)
-        if found is None:
-            raise ConfigError(f"{base}: neither it nor the folder above holds an MLflow store; name one with --store.")
-        store = sqlite_uri(found.resolve())
-    if folder is None and store.startswith(SQLITE):
-        base = sqlite_path(store).parent
-    tags, status = run_tags(store, run_id)
-    home = _home(base, tags)
-    there: dict[str, Any]
-    if is_study(home):
-        of_study, recorded = Report(), StudyCase()
-        if (home / "ledger" / STUDY.file).exists():
-            recorded = audit_records(home / "ledger", of_study, checks=())
-        domain = recorded.domain
-        there = {"ledger.head": of_study.head}
-        if domain is not None:
-            there |= {"ledger.contract": domain.contract, "ledger.chain_id": domain.chain_id}
-        study_report = audit_study(home, known=known)
-        for name, value, message in _tag_problems(tags, there, status, study_report):
-            study_report.find(None, "mlflow", name, value, tags.get(name), message)
-        return home, study_report
-    report = audit(home, known=known)
-    try:
-        result = Result.read(home)
-    except DataError as error:
-        report.add(Note(f"MLflow's tags were not compared: {error}", unchecked=True))
-        return home, report
-    there = {"ledger.contract": result.ledger.contract, "ledger.chain_id": result.ledger.chain_id}
-    there |= {"ledger.head": report.head, "model_hash": result.model_hash, "config_hash": result.config_hash}
-    there["ledger.closing"] = result.ledger.closing
-    for name, value, message in _tag_problems(tags, there, status, report):
-        report.add(finding("mlflow", name, value, tags.get(name), message))
-    return home, report
-
-
-def _home(base: Path, tags: Mapping[str, str]) -> Path:
-    """The folder of an MLflow run, in `base`, in a folder of its study, or `base` itself."""
-    bases = [base, *([base / tags["study"]] if "study" in tags else [])]
-    if "number" in tags:
-        places = [repeat_folder(trial_folder(place, int(tags["number"])), 0) for place in bases]
-    elif "study" in tags:
-        places = [place for place in bases if is_study(place)]
-    else:
-        places = [base / tags.get("folder", "."), base]
-    for place in (*places, base):
-        if (place / "config.yaml").exists() or (is_study(place) and "number" not in tags):
-            return place
-    raise ConfigError(f"{base}: the folder of MLflow's run {tags.get('mlflow.runName', '')!r} is not there; name it.")
-
-
-def _tag_problems(
-    tags: Mapping[str, str], there: Mapping[str, Any], status: str, report: Report
-) -> Iterator[tuple[str, Any, str]]:
-    """Name, value and message of every tag that is not what the ledger says; a run that goes on has none so far."""
-    missing = [name for name in there if name not in tags]
-    if missing and status != "FINISHED":
-        report.add(Note(f"MLflow's run is {status} and has no tag {', '.join(missing)}", unchecked=True))
-    for name, value in there.items():
-        if (name in tags or status == "FINISHED") and tags.get(name) != (None if value is None else str(value)):
-            yield name, value, f"MLflow's tag {name} is not what the ledger in the folder says"

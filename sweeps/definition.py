@@ -10,6 +10,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from engine.errors import StudyError
+from engine.files import read_text
 from engine.paths import PATHS, TABLES
 from engine.provenance import provenance
 from sweeps.folder import IDENTITY, OWNER, STUDY_FILE
@@ -76,7 +77,7 @@ def require_unedited(study: StudyConfig, folder: Path) -> None:
         StudyError: the study's file was edited since its trials began.
     """
     identity = folder / IDENTITY
-    mine = None if study.storage is None else (identity.read_text(encoding="utf-8") if identity.exists() else "")
+    mine = None if study.storage is None else (read_text(identity) if identity.is_file() else "")
     with reading_storage(study, folder) as storage:
         begun = recorded(storage, mine) if storage is not None else {}
     if begun:

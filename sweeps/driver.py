@@ -16,6 +16,7 @@ from typing import Any
 from engine.actors import worker_logs
 from engine.config import config_hash
 from engine.errors import HospitalLost, ReviewPending, StudyError
+from engine.ledger.chain.base import ChainTrouble
 from engine.own.reference import digests
 from engine.own.source import of_digests
 from engine.paths import write_config
@@ -38,7 +39,8 @@ from sweeps.folder import (
 )
 from sweeps.lock import study_key
 from sweeps.means import Means
-from sweeps.mirror import open_mirror, told
+from sweeps.mirror import open_mirror
+from sweeps.mirrored import told
 from sweeps.progress import StudyProgress
 from sweeps.pruning import competitors, keep
 from sweeps.queue import Entry, Queue
@@ -100,6 +102,7 @@ class Driver:
         self._again: list[_Running] = []  # the same, of trials that have ended
         self._running: list[_Running] = []
         self._parked: list[_Running] = []  # for a reviewer
+        self._stranded: list[str] = []  # what is wrong with the node of a trial that stays under way
         self._stopping = Stopping(self._folder, commands, progress.note)
         self._trained = 0.0  # seconds of training, times the CPUs of the trial
 
@@ -120,10 +123,15 @@ class Driver:
                 self._mirror.ended((trial, trial.state) for trial in self._queue.trials() if trial.ended)
                 self._loop()
                 self._stopping.end()
+                if self._stranded:
+                    raise StudyError(f"{self._stranded[0]}; `pulseledger resume {self._folder}` goes on.")
                 self._mirror.tags(self._anchors.finish())
                 if self._parked:
                     raise ReviewPending(self._waits())
                 self._finish("COMPLETE", began)
+            except ChainTrouble as error:
+                self._finish("FAIL", began)
+                raise StudyError(f"{first_line(error)}; `pulseledger resume {self._folder}` goes on.") from None
             except StudyError:
                 self._finish("FAIL", began)
                 raise
@@ -164,7 +172,9 @@ class Driver:
         return False
 
     def _next(self) -> _Running | None:
-        """A trial that waits, else a new one; None when there is nothing left."""
+        """A trial that waits, else a new one; None when there is nothing left, or nothing can go on."""
+        if self._stranded:
+            return None
         if self._waiting or self._again:
             return (self._waiting or self._again).pop(0)
         if self._queue.begun() >= total_trials(self._study):
@@ -237,6 +247,7 @@ class Driver:
     def _look(self) -> None:
         """Shows the rounds of the running trials, and notices one that does not move."""
         self._anchors.look()
+        self._slots.look()
         limit = self._limits.start + ATTEMPTS * self._study.execution.deadline
         for trial in self._running:
             if (seen := read_progress(trial.order.folder)) not in (trial.seen, NOT_SEEN):
@@ -283,6 +294,8 @@ class Driver:
         cause = cause_of(self._ray, error)
         if missing := unimportable(cause):
             self._fail(trial, StudyError(f"a worker cannot import what it needs ({missing})"), str(error))
+        elif isinstance(cause, ChainTrouble):
+            self._strand(trial, cause)
         elif not isinstance(cause, (self._ray.exceptions.RayError, MemoryError, HospitalLost)):
             self._fail(trial, cause, str(error))
         elif not self._stopping.urgency:
@@ -294,6 +307,11 @@ class Driver:
             else:
                 self._progress.note(f"trial {trial.number}: {first_line(cause)}; going on from its checkpoint")
                 self._put_back(trial)
+
+    def _strand(self, trial: _Running, cause: ChainTrouble) -> None:
+        """A trial whose node is what is wrong stays under way, for a resume; no other begins meanwhile."""
+        self._progress.note(f"trial {trial.number}: {first_line(cause)}; it goes on with `pulseledger resume`")
+        self._stranded.append(f"trial {trial.number}: {first_line(cause)}")
 
     def _park(self, trial: _Running, reason: str) -> None:
         """A trial waits for a reviewer; others go on."""

@@ -4,6 +4,7 @@ To read a study writes not a byte: one that a driver is just opening has the tri
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +39,7 @@ WRITTEN = (
 PROGRESS = "progress.json"  # in a trial's folder: the last round, and what goes on since
 IDENTITY = ".id"  # names a study wherever its folder is moved
 METRIC_NAMES = "study:metric_names"  # where Optuna keeps the names of the objectives
+REPEAT = re.compile(r"seed-(0|[1-9][0-9]{0,5})")
 OWNER = "folder"  # attribute of an Optuna study that many folders may share a database with: the identity of its own
 
 
@@ -53,7 +55,7 @@ def repeat_folder(trial: Path, repeat: int) -> Path:
 
 def repeats_of(trial: Path) -> list[Path]:
     """The folders of a trial's repeats that were begun, in their order."""
-    return sorted(trial.glob("seed-*"), key=repeat_number)
+    return sorted((path for path in trial.glob("seed-*") if REPEAT.fullmatch(path.name)), key=repeat_number)
 
 
 def repeat_number(repeat: Path) -> int:

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.encoding import one_line
+from engine.encoding import one_line, read_json
 from engine.errors import ConfigError, DataError
+from engine.files import read_text
 from engine.ledger.keyfiles import read_key_file
 from engine.result import SyntheticRow
 from engine.settings import parse
@@ -119,7 +120,7 @@ def print_request(folder: Path, start: str, as_json: bool) -> None:
     shown = {**_document(run, row), "record": json.loads(row.record)}
     if row.file is not None:
         try:
-            shown["report"] = json.loads((run / row.file).read_text(encoding="utf-8"))
+            shown["report"] = read_json(read_text(run / FOLDER / Path(row.file).name))
         except (OSError, ValueError) as error:
             raise DataError(f"{run / row.file}: is not readable ({error}).") from None
     _print(shown, as_json)

@@ -26,7 +26,7 @@ from engine.ledger.chain.base import ContractRevert
 from engine.ledger.config import LedgerConfig
 from engine.ledger.erasure import erase as _erase
 from engine.ledger.format import BUNDLE, RUN, ZERO, tensor_name
-from engine.ledger.keyfiles import read_key_file
+from engine.ledger.keyfiles import read_document, read_key_file
 from engine.ledger.keystore import load_key, rotate_key
 from engine.ledger.run import RunLedger, federation_of, reopened
 from engine.ledger.signing import address, hospital_key
@@ -54,7 +54,7 @@ def verify(file: Path, head: str | None) -> dict[str, Any]:
     Raises:
         LedgerError: it does not hold, or leads to another head than the one that is known.
     """
-    document = proofs.read(file)
+    document = read_document(file)
     try:
         found = proofs.check(document)
     except LedgerError as error:
@@ -73,7 +73,7 @@ def verify(file: Path, head: str | None) -> dict[str, Any]:
 
 def submit(folder: Path, file: Path) -> dict[str, Any]:
     """Shows the contract a signed update of the open round, around a coordinator that does not take it."""
-    signed = proofs.signed_update(proofs.read(file))
+    signed = proofs.signed_update(read_document(file))
     with opened(folder) as ledger:
         ledger.disputes.submit(signed)
     return {"round": signed.record.round, "hospital": signed.record.slot, "submitted": True}
@@ -83,7 +83,7 @@ def dispute(folder: Path, round: int, slot: int, receipt: Path | None) -> dict[s
     """Proves that a round holds something else than was promised: by a receipt, or by an update that was shown directly."""
     leaf, signature = ZERO, b""
     if receipt is not None:
-        document = proofs.read(receipt)
+        document = read_document(receipt)
         try:
             leaf, signature = unhexed(document["leaf"]), unhexed(document["receipt"])
         except (KeyError, TypeError, ValueError):
@@ -135,6 +135,13 @@ def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, An
                 _require_passed(folder, now())
             ledger.rounds.finalize()
         return {"rounds": len(ledger.rounds.seals), "final": ledger.rounds.is_final()}
+
+
+def mark(folder: Path) -> dict[str, Any]:
+    """Notes the last sealed round of a paused run, so that it can become final while rounds follow each other."""
+    with opened(folder) as ledger:
+        ledger.rounds.mark()
+        return {"round": len(ledger.rounds.seals), "marked": True}
 
 
 def _require_passed(folder: Path, now: float) -> None:

@@ -5,48 +5,46 @@ process, or because the store was away, is sent again from the folders, each ste
 """
 
 import contextlib
-import json
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from engine.actors import imported_ray
-from engine.algorithms.config import method_called
 from engine.background import Background
 from engine.clock import REAL, Clock
-from engine.config import RunConfig
 from engine.errors import DataError, PulseLedgerError
 from engine.files import whole, write_text
 from engine.outputs import rounds_done
 from engine.own.reference import titled
 from engine.result import Result
 from engine.tracked import Shown, publish
-from engine.tracking.curves import data_profile, final_paths, is_global, run_note
+from engine.tracking.curves import data_profile, run_note
 from engine.tracking.tracker import Tracker, start_tracker
-from sweeps.answer import Answer, answers
-from sweeps.folder import STUDY_FILE, error_file, optuna_name, repeat_folder, trial_folder
-from sweeps.front import best, by_condition, pareto, study_metrics
+from sweeps.answer import answers
+from sweeps.derived import PARETO, TRIALS, pareto_text
+from sweeps.folder import STUDY_FILE, error_file, repeat_folder, trial_folder
+from sweeps.front import best, by_condition, study_metrics
 from sweeps.lock import study_key
-from sweeps.methods import method_of
+from sweeps.mirrored import (
+    ending_tags,
+    first_run,
+    method_scores,
+    study_note,
+    told,
+    trial_name,
+    trial_scores,
+    trial_tags,
+    varied,
+)
 from sweeps.rows import results_frame, rows_of
-from sweeps.scores import shown
-from sweeps.space import StudyConfig, conditions
+from sweeps.space import StudyConfig
 from sweeps.storage import storage_url
 from sweeps.stored import StoredTrial
-from sweeps.text import first_line, plain_name
+from sweeps.text import first_line
 from sweeps.trial import Numbers, numbers_of
 
-PARETO, TRIALS = "pareto.json", "trials.parquet"
 TRACKERS = 3  # of which one after another may be lost before a call to MLflow is given up
 STORE_SECONDS = 15.0  # for a store that is away when the study ends
-WITH_SD = tuple(f"final/personal/{name}" for name in ("macro_f1", "mean_hospital_macro_f1", "rare_recall", "accuracy"))
-BY_METHOD = (  # what the study's own run compares
-    *WITH_SD[:3],
-    "timing/gradient_evaluations",
-    "ledger/overhead_share",
-)
-NOTE = 7500  # characters; MLflow takes 8000 in a tag
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -102,7 +100,7 @@ class NoMirror:
         pass
 
     def named(self, trial: StoredTrial) -> Shown:
-        return Shown("", _name(trial), {}, "")
+        return Shown("", trial_name(trial), {}, "")
 
     def moved(self) -> None:
         pass
@@ -169,23 +167,10 @@ class MlflowMirror:
         self._say_missing()
 
     def named(self, trial: StoredTrial) -> Shown:
-        place = next((c.keys for c in conditions(self._study) if c.label == trial.condition), {})
-        tags = {
-            "study": self._study.name,
-            "condition": trial.condition,
-            "number": str(trial.number),
-            "optuna.number": str(trial.frozen.number),
-            "objective": ", ".join(self._study.objectives),
-            "state": "RUNNING",
-            "direction": ", ".join(self._study.objectives.values()),
-            "optuna.study": optuna_name(self._study, trial.condition),
-            "method": method_of(_first(trial)).title,
-            "repeats": str(len(trial.configs)),
-            **({"tuned_on_test": "true"} if self._study.tuned_on_test else {}),
-            **{f"condition.{key}": str(value) for key, value in place.items()},
-        }
         key, several = f"{self._key}/{trial.number}", len(trial.configs) > 1
-        return Shown(key, _name(trial), tags, self._key, varied(self._study), final=not several)
+        return Shown(
+            key, trial_name(trial), trial_tags(self._study, trial), self._key, varied(self._study), not several
+        )
 
     def moved(self) -> None:
         trials = self._trials()
@@ -205,14 +190,7 @@ class MlflowMirror:
                 self._publish(trial, state)
 
     def spread(self, trial: StoredTrial, repeats: Sequence[Numbers]) -> None:
-        metrics = {}
-        trained = method_called(trial.algorithm).trains_global
-        for path in dict.fromkeys((*self._study.objectives, *told(self._study))):
-            values = [value for numbers in repeats if (value := numbers.scores[path]) is not None]
-            if len(values) == len(repeats) and (trained or not is_global(path)):
-                metrics[path] = statistics.fmean(values)
-                if path in WITH_SD and len(values) > 1:
-                    metrics[f"sd/{path}"] = statistics.stdev(values)
+        metrics = trial_scores(self._study, trial, [numbers.scores for numbers in repeats])
         self._track(Tracker.summary, self.named(trial).key, metrics)
         self._track(Tracker.flush)
 
@@ -263,7 +241,7 @@ class MlflowMirror:
         """How a trial's run must look; see `Tracker.lacking`."""
         rounds = 0
         with contextlib.suppress(DataError):  # a damaged file must not end the study
-            rounds = len(rounds_done(_first(trial), self._home(trial)))
+            rounds = len(rounds_done(first_run(trial), self._home(trial)))
         return state, trial.reason, rounds
 
     def _publish(self, trial: StoredTrial, state: str) -> None:
@@ -271,20 +249,12 @@ class MlflowMirror:
         named = self.named(trial)
         if self.tracker is None:
             return
-        for problem in publish(_first(trial), self._home(trial), self.tracker, named):
+        for problem in publish(first_run(trial), self._home(trial), self.tracker, named):
             self._say(f"trial {trial.number}: {problem}")
         if state == "COMPLETE":
             self._send_scores(trial)
         elif trial.reason:
-            failure = trial.failure
-            where: dict[str, Any] = {
-                "hospital": failure.hospital,
-                "round": failure.round,
-                "stage": failure.stage or None,
-            }
-            tags = {f"error.{name}": str(value) for name, value in where.items() if value is not None}
-            tags |= {"reason": trial.reason} | ({"error": trial.reason} if state == "FAIL" else {})
-            self._track(Tracker.tags, named.key, tags)
+            self._track(Tracker.tags, named.key, ending_tags(trial, state))
             if (path := error_file(self._folder, trial.number)).exists():
                 self._track(Tracker.artifacts, named.key, [path])
         self._track(Tracker.finish, named.key, state)
@@ -310,13 +280,7 @@ class MlflowMirror:
         except PulseLedgerError as error:  # a damaged result; MLflow is told what it can be
             self._say(f"MLflow: no answer, {first_line(error)}")
             return
-        metrics = {
-            f"{plain_name(answer.condition)}/{plain_name(path)}/{plain_name(standing.title)}": value
-            for answer in found
-            for path in BY_METHOD  # MLflow keeps the order: one score of all methods, then the next
-            for standing in answer.standings
-            if (value := standing.outcome.mean(path)) is not None
-        }
+        metrics = method_scores(found)
         self._track(Tracker.summary, self._key, metrics)
         self._track(Tracker.tags, self._key, {"mlflow.note.content": study_note(found, self._note())})
 
@@ -326,8 +290,7 @@ class MlflowMirror:
         return run_note("pulseledger sweep study.yaml", STUDY_FILE, more)
 
     def _send_files(self, trials: Sequence[StoredTrial]) -> None:
-        document = {"objectives": self._study.objectives, "conditions": pareto(self._study, trials)}
-        write_text(self._folder / PARETO, json.dumps(document, indent=1))
+        write_text(self._folder / PARETO, pareto_text(self._study, trials))
         with whole(self._folder / TRIALS) as part:
             results_frame(self._folder).to_parquet(part)
         self._track(Tracker.artifacts, self._key, [self._folder / PARETO, self._folder / TRIALS])
@@ -412,40 +375,3 @@ def open_mirror(
     if study.tracking.backend == "none":
         return NoMirror()
     return MlflowMirror(study, folder, trials, say, start, clock, store_seconds)
-
-
-def told(study: StudyConfig) -> tuple[str, ...]:
-    """The numbers of a result that MLflow shows of each trial."""
-    return final_paths(study.data.labels)
-
-
-def varied(study: StudyConfig) -> tuple[str, ...]:
-    """Dotted keys that are not the same in all trials."""
-    points = (*(condition.keys for condition in conditions(study)), study.search, *study.baselines)
-    return tuple(dict.fromkeys(key for point in points for key in point))
-
-
-def study_note(found: Sequence[Answer], more: str) -> str:
-    """The note on a study's run, in Markdown: the answers, their tables as long as there is room, how to get it again."""
-    said = [f"**{answer.condition}**{answer.text.removeprefix(answer.condition)}" for answer in found]
-    for answer in found:
-        heads = ["method", *(shown(path).title for path in BY_METHOD)]
-        lines = [[s.title, *(shown(path).number(s.outcome.mean(path)) for path in BY_METHOD)] for s in answer.standings]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
-        said.append(f"### {answer.condition}\n\n{table}")
-    chosen: list[str] = []
-    for part in said:
-        if len("\n\n".join((*chosen, part, more))) < NOTE:
-            chosen.append(part)
-    return "\n\n".join((*chosen, more))
-
-
-def _name(trial: StoredTrial) -> str:
-    """What a trial is, in a list of runs: method and condition."""
-    place = [trial.condition] if trial.condition != "all" else []
-    return " | ".join((method_of(_first(trial)).title, *place, f"trial {trial.number}"))
-
-
-def _first(trial: StoredTrial) -> RunConfig:
-    """The configuration of the repeat that MLflow's run of a trial follows."""
-    return trial.runs[0]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from engine.files import read_text
 from engine.paths import SQLITE, sqlite_path
 from engine.result import PREDICTIONS, RESULT
 from engine.tracking.merged import run_ids
@@ -48,9 +49,7 @@ def runs_section(material: Material, folder: Path, home: str) -> Section:
 def _key(material: Material, folder: Path) -> str:
     """Of the study's run in MLflow, as `lock.study_key` makes it; here nothing is written."""
     identity = folder / IDENTITY
-    return f"{material.study.name}/{identity.read_text(encoding='utf-8') if identity.exists() else ''}".replace(
-        "'", "_"
-    )
+    return f"{material.study.name}/{read_text(identity) if identity.is_file() else ''}".replace("'", "_")
 
 
 def _address(experiment: str, run: str) -> str:

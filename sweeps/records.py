@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.data.load import digest
 from engine.encoding import read_json
 from engine.errors import DataError, StudyError
-from engine.files import write_text
+from engine.files import read_text, write_text
 from sweeps.space import StudyConfig, conditions, resolve
 
 RECORDS = "records.json"
@@ -48,7 +48,7 @@ def read_records(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        found = read_json(path.read_text(encoding="utf-8"))
+        found = read_json(read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: is not readable ({error}).") from None
     if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):

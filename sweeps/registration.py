@@ -5,15 +5,14 @@ study's file, Optuna's database and the trials' folders.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.encoding import json_hash
+from engine.encoding import json_hash, read_json
 from engine.errors import DataError
-from engine.files import read_text
+from engine.files import TABLE, read_bytes, read_text
 from engine.provenance import provenance
 from engine.result import PREDICTIONS, RESULT
 from sweeps.folder import repeat_folder
@@ -87,11 +86,11 @@ def repeat_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        result = json.loads(read_text(path))
+        result = read_json(read_text(path))
         named = {name: result[name] for name in ("model_hash", "config_hash")}
         named |= {name: result["ledger"][name] for name in _LEDGER if name in result["ledger"]}
         gradients = {name: n for name, n in result["timing"].items() if name.endswith("evaluations")}
-        predictions = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()
+        predictions = hashlib.sha256(read_bytes(folder / PREDICTIONS, TABLE)).hexdigest()
         return {**named, **gradients, "predictions": predictions, "digest": json_hash(_timeless(result)).hex()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is not readable ({type(error).__name__}: {error}).") from None

@@ -24,6 +24,7 @@ from sweeps.folder import (
     read_history,
     read_study,
     read_trials,
+    repeat_folder,
     repeat_number,
     repeats_of,
     trial_folder,
@@ -205,7 +206,8 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def _row(study: StudyConfig, folder: Path, trial: StoredTrial) -> Row:
-    runs = repeats_of(trial_folder(folder, trial.number))
+    home = trial_folder(folder, trial.number)
+    runs = [repeat_folder(home, repeat) for repeat in range(len(trial.configs))]
     gone = missing_results(folder, trial)
     results = [Result.read(run) for run in runs] if trial.state == "COMPLETE" and not gone else []
     return Row(

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.actors import SITE, imported_ray, start_ray, stop_ray
+from engine.actors import SITE, imported_ray, joined_ray, start_ray, stop_ray
 from engine.clock import REAL, Clock
 from engine.config import RunConfig
 from engine.errors import ResourceError, StudyError
+from engine.joining import lost
 from engine.pools.config import ExecutionConfig
 from sweeps.sizes import (
     RUNNER_CPU,
@@ -24,6 +25,8 @@ from sweeps.space import StudyConfig
 from sweeps.text import first_line
 from sweeps.trial import TrialRunner
 
+HEAD_SECONDS = 10.0  # for which the head of a cluster may be away
+_LOOK_SECONDS = 2.0  # between two looks at it
 START_SECONDS = 180.0  # a placement group that is not there by then, with no other trial in its way, never will be
 
 
@@ -92,6 +95,25 @@ class Slots:
             )
         self._idle: list[Slot] = []
         self._asked: _Asked | None = None
+        self._head, self._is_lost = joined_ray(), False
+        self._heard = self._looked = clock.now()
+
+    def look(self) -> None:
+        """Looks after the head of a cluster that was joined, which Ray itself waits for a minute for, and then ends without a word.
+
+        Raises:
+            RayLost: it has been away for `HEAD_SECONDS`.
+        """
+        now = self._clock.now()
+        if not self._head or now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        problem = lost(self._head)
+        if not problem:
+            self._heard = now
+        elif now - self._heard > HEAD_SECONDS:
+            self._is_lost = True
+            raise RayLost(f"its head at {self._head} does not answer: {problem}")
 
     def take(self, trial: int, config: RunConfig, others: bool = False) -> Slot | None:
         """A slot for a trial: one that is idle and has its size, else a new one; None while Ray has no room for it.
@@ -123,6 +145,8 @@ class Slots:
 
     def end(self, slot: Slot) -> None:
         """Ends a slot with all that runs in it."""
+        if self._is_lost:
+            return  # nobody is there to do it, and Ray would wait
         self.end_runner(slot)
         with contextlib.suppress(Exception):
             self._ray.util.remove_placement_group(slot.group)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from optuna.storages import BaseStorage
 
+from engine.actors import joined_ray
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
 from engine.own.reference import digests, named
@@ -108,6 +109,8 @@ def _drive(
             if study.execution.address == "local":
                 warming.start()
             ray = started()
+            if head := joined_ray():
+                shown.note(f"joined the Ray at {head}")
             require_head(ray, study)
             if warming.ident is not None:
                 warming.join()  # the first trials would do the same work once more

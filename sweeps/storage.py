@@ -11,10 +11,8 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+from engine import databases
 from engine.clock import REAL, Clock
 from engine.errors import StudyError
 from engine.files import whole
@@ -76,7 +75,7 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
             if not (folder / DATABASE).exists():
                 yield None
                 return
-            options = {"creator": stack.enter_context(_sqlite_reader(folder / DATABASE))}
+            options = {"creator": stack.enter_context(databases.reader(folder / DATABASE))}
         url = storage_url(study, folder)
         engine = sqlalchemy.create_engine(url, **options)
         stack.callback(engine.dispose)
@@ -90,32 +89,6 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
         stack.callback(opened.engine.dispose)
         stack.callback(opened.remove_session)
         yield opened
-
-
-@contextlib.contextmanager
-def _sqlite_reader(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
-    """What connects to an SQLite file without writing.
-
-    A driver that was killed within a commit leaves a journal, which the next who opens the file rolls back: a reader does
-    that in a copy of its own.
-    """
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, check_same_thread=False)
-
-    with contextlib.closing(connect()) as probe:
-        try:
-            probe.execute("SELECT count(*) FROM sqlite_master")
-            left = False
-        except sqlite3.OperationalError as error:
-            left = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK
-    if not left:
-        yield connect
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in (path.name, f"{path.name}-journal"):
-            shutil.copy(path.with_name(name), folder)
-        yield lambda: sqlite3.connect(Path(folder) / path.name, check_same_thread=False)
 
 
 @contextlib.contextmanager

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import platformdirs
 
 from engine.encoding import one_line
 from engine.errors import NotTrusted
-from engine.ledger.chain.rpc import public_url
 from engine.paths import SQLITE, sqlite_path
 
 VARIABLE = "PULSELEDGER_TRUSTED"
@@ -89,7 +88,9 @@ def _server(address: str) -> str:
 
 
 def _shown(address: str) -> str:
-    return one_line(public_url(address) if _parts(address).scheme else address)
+    parts = _parts(address)
+    public = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return one_line(public if parts.scheme else address)
 
 
 def _parts(address: str) -> SplitResult:

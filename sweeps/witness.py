@@ -22,7 +22,7 @@ from typing import Any
 from engine.audit.report import Count, Note, Report, Told, finding
 from engine.audit.study import StudyCase, audit_records
 from engine.errors import LedgerError
-from engine.files import whole, write_text
+from engine.files import read_bytes, whole, write_text
 from engine.ledger.chain.contracts import is_deployed, query
 
 FOLDER = Path("ledger/witness")  # in the study's folder
@@ -202,8 +202,7 @@ def _covered(proof: Proof, known: Sequence[tuple[str, str]]) -> tuple[str, str] 
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(LARGEST)
+        return read_bytes(path, LARGEST)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror})") from None
 

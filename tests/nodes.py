@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from reference import ROOT
 
-from engine.ledger.accounts import COORDINATOR, DEPLOYER, Accounts
-from engine.ledger.chain.embedded import EmbeddedChain
+from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, Accounts
+from engine.ledger.chain.embedded import EMBEDDED_ADMIN, EMBEDDED_AUDITOR, EmbeddedChain
 
 CHAIN_ID = 4242
 # Funded on every node here. The first account of the test phrase that the nodes know by themselves.
@@ -166,8 +166,8 @@ _MONEY = {"anvil": "anvil_setBalance", "ganache": "evm_setAccountBalance"}
 
 
 def of_key(key: bytes) -> Accounts:
-    """A coordinator that creates its contracts itself, as on a node."""
-    return Accounts({COORDINATOR: key, DEPLOYER: key})
+    """A coordinator that creates its contracts itself, as on a node; admin and auditor are those that everybody knows."""
+    return Accounts({COORDINATOR: key, DEPLOYER: key, ADMIN: EMBEDDED_ADMIN, AUDITOR: EMBEDDED_AUDITOR})
 
 
 def as_embedded(start: Callable[..., Node], program: str) -> Node:

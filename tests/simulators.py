@@ -26,7 +26,7 @@ Hashes, trees and typed data at the end are written out from the specification, 
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from engine.config import RunConfig, config_hash
 from engine.encoding import json_hash
 from engine.ledger.chain.base import Chain, ChainReceipt
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
-from engine.ledger.chain.transactions import created_contract, sign_transaction
+from engine.ledger.chain.transactions import created_contract, decode_transaction, sign_transaction
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import JournalTransaction, settle
 from engine.ledger.format import MEAN, ZERO
@@ -422,6 +422,10 @@ class Memory:
 
     def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         self.rows[seq] = replace(self.rows[seq], receipt=receipt)
+
+    def before(self, account: str, nonce: int) -> Iterator[bytes]:
+        known = {decode_transaction(row.raw)["nonce"]: row.raw for row in self.rows}
+        yield from (known[number] for number in sorted(known, reverse=True) if number < nonce)
 
     def of(self, round: int) -> list[JournalTransaction]:
         return [row for row in self.rows if row.round == round]

@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -245,27 +247,42 @@ def head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         process.wait(timeout=60)
 
 
-@pytest.mark.long
-def test_a_job_is_submitted_and_submitted_again(tmp_path: Path):
-    values = {
-        "name": "job",
-        "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
-        "cohort": {"hospitals": 3},
-        "model": {"channels": [8, 8, 16], "hidden": 16},
-        "federation": {"rounds": 3},
-        "ledger": {"backend": "none"},
-        "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}},
-        "trials": 2,
-    }
-    study, folder = tmp_path / "study.yaml", tmp_path / "out"
-    study.write_text(yaml.safe_dump(values))
+VALUES = {
+    "name": "job",
+    "data": {"window": [90, 162], "simulated": {"patients": 6, "minutes": 1.5}},
+    "cohort": {"hospitals": 3},
+    "model": {"channels": [8, 8, 16], "hidden": 16},
+    "federation": {"rounds": 3},
+    "ledger": {"backend": "none"},
+    "search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}},
+    "trials": 2,
+}
+
+
+def at_home(folder: Path, token: str) -> dict[str, str]:
+    """The environment of a user with a home of its own, and a token in it unless that is empty."""
+    (folder / ".ray").mkdir(parents=True)
+    if token:
+        (folder / ".ray/auth_token").write_text(token)
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "PATH": programs}
+    rest = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**rest, "HOME": str(folder), "PYTHONPATH": str(ROOT), "PATH": programs}
+
+
+@pytest.mark.long
+def test_a_job_is_submitted_and_submitted_again_with_the_token_of_the_cluster(tmp_path: Path):
+    study, folder = tmp_path / "study.yaml", tmp_path / "out"
+    study.write_text(yaml.safe_dump(VALUES))
+    environment = at_home(tmp_path / "home", "the-token-of-the-cluster")
     # Ray's sockets lie below its folder, and a socket's path may have 107 characters
     short = tempfile.TemporaryDirectory(prefix="pulseledger-", dir="/tmp", ignore_cleanup_errors=True)
     with short, head(Path(short.name), environment) as address:
-        environment["RAY_ADDRESS"] = address
         words = ["bash", str(DEPLOY / "job.sh"), str(study), str(folder), "--concurrency", "1"]
+        stranger = at_home(tmp_path / "stranger", "") | {"RAY_ADDRESS": address}
+        done = subprocess.run(words, env=stranger, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "wants the cluster's token" in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+        environment["RAY_ADDRESS"] = address
         for trials in (2, 3):
             end = time.monotonic() + 60
             while True:  # the agent that starts jobs comes after the dashboard
@@ -280,3 +297,73 @@ def test_a_job_is_submitted_and_submitted_again(tmp_path: Path):
         said = done.stdout.split("Running entrypoint")[1]
         assert "trial 2 (3/3)" in said
         assert "trial 0 (" not in said  # it was there already
+
+
+# --- By hand ----------------------------------------------------------------------------------------------------------
+
+
+def by_hand(places: dict[str, str]) -> list[str]:
+    """The commands of the section, in their order, with this machine's places in them."""
+    section = (DEPLOY / "README.md").read_text(encoding="utf-8").split("## By hand\n")[1].split("\n## ")[0]
+    found = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    for word, place in places.items():
+        found = [line.replace(word, place) for line in found]
+    return found
+
+
+@pytest.mark.long
+def test_the_lines_of_by_hand_make_a_cluster_with_tokens(tmp_path: Path):
+    ports = {word: str(free_port()) for word in (":6379", ":8265", ":5000")}
+    places = {f"{sign}{word[1:]}": f"{sign}{port}" for word, port in ports.items() for sign in ":="}
+    places |= {"HEAD": "127.0.0.1", "/shared": str(tmp_path), "study.yaml": str(tmp_path / "study.yaml")}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(VALUES))
+    environment = at_home(tmp_path / "home", "")
+    short = tempfile.TemporaryDirectory(prefix="pulseledger-", dir="/tmp", ignore_cleanup_errors=True)
+    with short, contextlib.ExitStack() as stack:
+        beside = f" --temp-dir={short.name} --dashboard-agent-listen-port={free_port()}"  # other Rays may run here
+        for line in by_hand(places):
+            program, *words = shlex.split(line)
+            if program == "export":
+                environment |= dict(word.split("=", 1) for word in words)
+            elif "--block" in words or program == "mlflow":
+                more = beside if "--head" in words else ""
+                stack.enter_context(served(line + more, environment, tmp_path))
+                opened = next(port for word, port in ports.items() if port in line)
+                heard(int(opened))
+            else:
+                done = subprocess.run(shlex.split(line), env=environment, capture_output=True, text=True, timeout=280)
+                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert len(list(tmp_path.glob("runs/check/trials/*/seed-0/result.json"))) == 2
+        refused = subprocess.run(
+            shlex.split(line), env=at_home(tmp_path / "stranger", ""), capture_output=True, text=True, timeout=60
+        )
+        assert refused.returncode == 2
+        assert "wants the cluster's token" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+@contextlib.contextmanager
+def served(line: str, environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """A command that goes on until it is ended."""
+    with (folder / "served.log").open("a") as log:
+        process = subprocess.Popen(
+            shlex.split(line), env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def heard(port: int) -> None:
+    end = time.monotonic() + 90
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        assert time.monotonic() < end, f"nobody listens on {port}"
+        time.sleep(0.5)

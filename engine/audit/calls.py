@@ -9,7 +9,9 @@ from typing import Any
 from engine.audit.case import Case
 from engine.audit.report import Note, Told, finding
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments
-from engine.ledger.format import GOVERNED, PURPOSES, REWARDS, SCORES
+from engine.ledger.chain.base import EMBEDDED_CHAIN
+from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
+from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
 _WITH_HEADER = ("seal", "reputation", "claim", "resolve")
@@ -37,6 +39,7 @@ def check(case: Case) -> Iterator[Told]:
     if closed != (case.closing is not None):
         message = "the chain must have been told once how the run ended, or not at all if it has not"
         yield finding("closing", "transaction", int(case.closing is not None), closed, message)
+    yield from _check_deadlines(case)
     if case.rounds and sum(t.purpose == "open" and t.succeeded for t in case.transactions) != 1:
         message = "the federation must have been opened exactly once"
         yield finding("transaction", "purpose", "one open", "none or several", message, round=0)
@@ -46,7 +49,7 @@ def _round(transaction: Transaction, sealed: int) -> int | None:
     """The round that a transaction belongs to by what it asks for, when `sealed` rounds came before it."""
     if transaction.creates or transaction.purpose in _OF_NO_ROUND:
         return 0
-    if transaction.purpose == "finalize":
+    if transaction.purpose in ("mark", "finalize"):
         return sealed
     if transaction.purpose in ("refuse", "abort"):
         return sealed + 1
@@ -97,6 +100,40 @@ def _check_headers(case: Case, transaction: Transaction) -> Iterator[Told]:
             yield finding("transaction", "round", given["round"], None, message, round=transaction.round)
         else:
             yield from compare_arguments(transaction, header, {"round": transaction.round}, given)
+
+
+def _check_deadlines(case: Case) -> Iterator[Told]:
+    """Every round has the deadline that the configuration promises, by the clock of the chain; after the last none need come.
+
+    The embedded chain's clock follows from its transactions, the first three of which are sent together. That of a node is
+    its own: there it must not go back.
+    """
+    promised, wanted = (_look(case.config, *key) for key in (("ledger", "deadline"), ("federation", "rounds")))
+    if type(promised) is not int:
+        return
+    embedded, opened = case.domain.chain_id == EMBEDDED_CHAIN, False
+    now = EMBEDDED_TIME if embedded else 0
+    for transaction in case.transactions:
+        name = {"open-round": "deadline", "seal": "next"}.get(str(transaction.purpose), "")
+        found = transaction.arguments.get(name)
+        if type(found) is int:
+            first, opened = not opened and embedded, True
+            earliest = (EMBEDDED_TIME if first else now) + promised if promised else 0
+            none = found == NO_ROUND and transaction.purpose == "seal" and transaction.round == wanted
+            later = not embedded and promised and earliest <= found < NO_ROUND
+            if later:
+                now = found - promised
+            elif found != earliest and not none:
+                message = "the deadline is not what the configuration promises for the next round"
+                yield finding("transaction", name, earliest, found, message, round=transaction.round)
+        if embedded and transaction.call is not None:
+            now += seconds_to(transaction.call.data)
+
+
+def _look(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _opening(case: Case) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Zeros stand in the place of a hash that cannot be read, which is told when the c
 what is missing. What more than one check needs and what follows from the rows alone is a property here.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,10 @@ from engine.audit.records import read_yaml
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction
 from engine.encoding import read_json
-from engine.ledger.format import ENDINGS, NO_ROUND, WORD
+from engine.ledger.format import BUNDLE, ENDINGS, NO_ROUND, WORD
+
+# What a complete run leaves in its folder, in the order in which it is written.
+LEFT = (f"ledger/{BUNDLE}", "predictions.parquet", "model.safetensors", "result.json")
 
 Matrix = tuple[tuple[int, ...], ...]  # rows are true classes, columns predicted ones
 
@@ -230,6 +234,17 @@ class Case:
         return folder is None or (folder / "result.json").exists() or self.ending == "pruned"
 
     @property
+    def closed(self) -> bool:
+        """Whether the run was closed as complete: what it leaves behind is written right after that."""
+        return self.ending == "complete"
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """Files that a complete run leaves in its folder, and that are not there."""
+        folder = self.evidence.folder
+        return () if folder is None else tuple(name for name in LEFT if not os.path.lexists(folder / name))
+
+    @property
     def ending(self) -> str:
         """How the run ended by what its coordinator signed, one of `ENDINGS`."""
         state = 0 if self.closing is None else self.closing.record["state"]
@@ -254,8 +269,8 @@ class Case:
 
     @cached_property
     def reported(self) -> Mapping[str, Any]:
-        """What the run reports: of result.json, or of the bundle where that is all there is."""
-        if self.evidence.folder is not None:
+        """What the run reports: of result.json, or of the bundle where there is no such file."""
+        if self.evidence.folder is not None and ("result.json" not in self.missing or not self.closed):
             return self.result
         kept = self.evidence.manifest.get("result")
         return kept if isinstance(kept, dict) else {}

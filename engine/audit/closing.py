@@ -13,8 +13,6 @@ from engine.audit.report import Count, Note, Told, finding
 from engine.audit.settings import config_hash, federation_id
 from engine.ledger.format import ENDINGS, OF_LEDGER, UNBOUND
 
-_RESULT = "result.json"
-
 
 def check(case: Case) -> Iterator[Told]:
     """Check the hospitals' results, the coordinator's closing over them, and what a run that has ended must have."""
@@ -106,7 +104,11 @@ def _check_complete(case: Case, closing: Closing) -> Iterator[Told]:
     if folder is None or case.ending != "complete":
         return
     if not case.finished:
-        yield Note(f"the run was closed, but {_RESULT} is not there; to go on with the run writes it")
+        gone = ", ".join(case.missing)
+        words = (
+            f"the run was closed as complete, and {gone} is not there: deleted, or its process ended before it wrote it"
+        )
+        yield Note(f"{words}; to go on with the run makes it again", unchecked=True)
     elif not case.evidence.manifest:
         yield finding("bundle", "file", "a bundle", None, "the run has ended and its bundle is missing")
 

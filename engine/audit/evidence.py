@@ -104,17 +104,21 @@ class Evidence:
         except _DAMAGED:
             return None
 
-    def text(self, name: str) -> str:
-        """A text of the run's folder; raises OSError or ValueError where there is none, or no folder."""
+    def text(self, name: str, most: int = limits.FILE) -> str:
+        """A text of the run's folder; raises OSError or ValueError where there is none of at most `most` bytes, or no folder."""
         if self.folder is None:
             raise FileNotFoundError(name)
-        return read_text(self.folder / name, limits.FILE)
+        return read_text(self.folder / name, most)
 
     @property
     def config(self) -> str:
         """The text of config.yaml; "" where there is none, or it is no text."""
         try:
-            return self.text(CONFIG) if self.folder is not None else self._read(CONFIG, limits.FILE).decode()
+            return (
+                self.text(CONFIG, limits.CONFIG)
+                if self.folder is not None
+                else self._read(CONFIG, limits.CONFIG).decode()
+            )
         except _DAMAGED:
             return ""
 

@@ -17,10 +17,12 @@ from engine.audit.report import Count, Note, Reading, Told, collected, finding
 from engine.audit.spec import Domain
 from engine.audit.transactions import Transaction
 from engine.errors import LedgerError
-from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, NodeUnreachable
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, ChainTrouble
 from engine.ledger.chain.contracts import artefact, is_deployed, query, read_event
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
+
+_FIRST_ANSWER, _ANSWER = 2.0, 20.0  # seconds for the first answer of a node, and for any other
 
 S = TypeVar("S")
 
@@ -164,7 +166,7 @@ def _execute(
         if not right:
             return None
         return questions(chain), {t.seq: _events(chain, t, contracts) for t in answered}
-    except NodeUnreachable as error:
+    except ChainTrouble as error:
         yield Note(f"the chain was not compared: {error}", unchecked=True)
         return None
     except LedgerError as error:
@@ -193,7 +195,7 @@ def _connect(backend: Mapping[str, Any], domain: Domain, rpc: str | None) -> Rea
         yield Note(words, unchecked=True)
         return None
     try:
-        return RpcChain(rpc)
+        return RpcChain(rpc, timeout=_ANSWER, first=_FIRST_ANSWER)
     except LedgerError as error:
         yield Note(f"the chain was not compared: {error}", unchecked=True)
         return None
@@ -249,6 +251,10 @@ def _check_contracts(chain: Chain, domain: Domain, contracts: Mapping[str, str])
         return False
     for name, address in contracts.items():
         code = chain.code(address)
+        if not code and chain.is_behind():
+            words = f"the chain was not compared: the node has no {name} so far, and is not up to date by its own word"
+            yield Note(words, unchecked=True)
+            return False
         if not code:
             message = f"there is no {name} where the journal has it"
             yield finding("chain", "code", name, "nothing", message)

@@ -16,7 +16,7 @@ class Known:
     """What the auditor names.
 
     Attributes:
-        rpc: http or https address of the node to ask for a ledger that is on one.
+        rpc: address of the node to ask for a ledger that is on one, or env:NAME.
         head: of the last round, or of an earlier one if the run went on since; of a study, of its records.
         contract: address in checksum form, of the first contract of the ledger.
         execute: folder, part, parameters -> an own rule of aggregation, by code that the evidence brings; None: not allowed.

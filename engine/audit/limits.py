@@ -4,7 +4,9 @@ Each is far above what the engine writes; what is beyond is refused in a sentenc
 """
 
 from engine.errors import LedgerError
+from engine.files import CONFIG as CONFIG  # bytes of a configuration
 from engine.files import LONGEST
+from engine.files import TABLE as TABLE  # bytes of a file of predictions
 
 JOURNAL = 1 << 37  # bytes
 ROWS = 20_000_000  # of a table
@@ -15,7 +17,6 @@ LEAVES = 100_000_000  # slots of all rounds together, which their trees are made
 TENSORS = 100_000  # of a model
 PARAMETERS = 1 << 31
 GAS = 50_000_000_000  # limits of all transactions that are executed again
-TABLE = 1 << 32  # bytes of a file of predictions
 PREDICTIONS = 50_000_000  # values of one of its columns
 WORD = 4096  # bytes of a text in it
 FILE = LONGEST  # bytes of a text: a result, a configuration, a manifest, a report

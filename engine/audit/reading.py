@@ -27,10 +27,11 @@ from engine.audit.case import (
 )
 from engine.audit.evidence import Evidence
 from engine.audit.records import read_object, read_record
-from engine.audit.report import Reading, finding
+from engine.audit.report import Reading, finding, text
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
+from engine.errors import LedgerError
 from engine.ledger.format import GOVERNED, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
@@ -82,14 +83,17 @@ def read(evidence: Evidence) -> Reading[Case | None]:
 
 
 def read_meta(evidence: Evidence) -> Reading[tuple[Federation, Domain, Mapping[str, Any], Rule] | None]:
-    """Read what a journal belongs to; None if it does not say."""
+    """Read what a journal belongs to; None if it does not say.
+
+    Raises:
+        LedgerError: it has another format.
+    """
     values = {row["key"]: row["value"] for row in evidence.rows("meta") if isinstance(row["key"], str)}
     for key in sorted(values.keys() - {"format", "federation", "domain", "backend", "rule"}):
         message = "the journal says something that its format does not know"
         yield finding("meta", key, None, values[key], message)
     if values.get("format") != str(RUN.format):
-        yield finding("meta", "format", RUN.format, values.get("format"), "the journal has another format")
-        return None
+        raise LedgerError(f"the journal has format {text(values.get('format'))}, this version reads {RUN.format}")
     federation = yield from _meta("federation", values, _federation)
     domain = yield from _meta("domain", values, read_domain)
     backend = yield from _meta("backend", values, read_object)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import yaml
+from safetensors.numpy import load
 
 from engine.audit import spec
 from engine.audit.report import Reading, finding
@@ -33,6 +35,15 @@ def read_yaml(text: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def read_tensors(data: bytes) -> Mapping[str, np.ndarray]:
+    """Read named tensors; raises ValueError, too, where words stand beside them, which no hash holds."""
+    size = int.from_bytes(data[:8], "little")
+    tensors = load(data)
+    if "__metadata__" in read_json(data[8 : 8 + size].decode()):
+        raise ValueError("it holds more than tensors")
+    return tensors
 
 
 def read_record(kind: str, text: Any, name: str, where: Place) -> Reading[Record | None]:

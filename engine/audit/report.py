@@ -157,6 +157,7 @@ class Report:
         head: of a run after its last round; of a study those of all its generations, with a space between them.
         trials: of a study: number, condition, state and reason of every trial, failed and pruned ones included.
         runs: of a study: folder of each trial's run -> the audit of its own ledger.
+        unbound: dotted names of what is reported, and nobody signed: whatever it says, it is as it must be.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -168,6 +169,7 @@ class Report:
     head: str | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, "Report"] = field(default_factory=dict)
+    unbound: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -229,6 +231,7 @@ class Report:
         lines += [f"finding: {f.place}: {f.message} (expected {f.expected}, found {f.found})" for f in self.findings]
         lines += [f"not verified: {note}" for note in self.unchecked]
         lines += [f"note: {note}" for note in self.notes if note not in self.unchecked]
+        lines += [f"not bound: {', '.join(self.unbound)}"] if self.unbound else []
         for name, report in self.runs.items():
             if report.verdict is not Verdict.CLEAN or report.notes:
                 lines += [f"run {name}: {line}" for line in report.lines()]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from engine.audit import limits, spec
 from engine.audit.case import Case
 from engine.audit.closing import bound
+from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
 from engine.audit.witnesses import checked_rounds
@@ -40,12 +40,12 @@ def _check_model(case: Case, path: Path) -> Iterator[Told]:
             return
         if case.finished:
             yield finding("model", "file", MODEL, None, "the final model is missing")
-        else:
+        elif not case.closed:
             yield Note(f"there is no {MODEL}: the run did not finish")
         return
     try:
         most = 4 * sum(math.prod(shape) for _, shape in case.federation.layout) + limits.HEADER
-        found = spec.tensors_hash(load(read_bytes(path, most)))
+        found = spec.tensors_hash(read_tensors(read_bytes(path, most)))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         yield finding("model", "file", "readable tensors", "none", f"{MODEL} is damaged: {error}")
         return
@@ -76,7 +76,7 @@ def _check_manifest(case: Case) -> Iterator[Told]:
 
 def _check_result(case: Case, path: Path) -> Iterator[Told]:
     if not path.exists() and (case.ending == "pruned" or not case.finished):
-        if case.ending != "pruned":
+        if case.ending == "none":
             yield Note(f"there is no {RESULT}: the run did not finish")
         return
     try:

@@ -56,6 +56,7 @@ from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
 from engine.audit.reading import read
 from engine.audit.report import Count, Note, Report, Told, collected, finding, text
+from engine.ledger.format import UNBOUND
 
 Check = Callable[[Case], Iterator[Told]]
 
@@ -106,6 +107,7 @@ def audit(
             report.add(told)
         report.finished = case.finished
         report.head = text(case.head(case.last))
+        report.unbound = UNBOUND
     return report
 
 

@@ -26,6 +26,7 @@ from engine.audit.records import read_object
 from engine.audit.report import Count, Note, Reading, Report, Told, collected, finding, text
 from engine.audit.spec import Domain
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments, read_transactions
+from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import query
 from engine.ledger.format import STAGES, STUDY, STUDY_PURPOSES
@@ -121,8 +122,9 @@ Check = Callable[[StudyCase], Iterator[Told]]
 def _read(table: Callable[[str], Iterable[Row]]) -> Reading[StudyCase]:
     values = {row["key"]: row["value"] for row in table("meta")}
     if values.get("format") != str(STUDY.format):
-        yield finding("meta", "format", STUDY.format, values.get("format"), "the journal has another format")
-        return StudyCase()
+        raise LedgerError(
+            f"the study's journal has format {text(values.get('format'))}, this version reads {STUDY.format}"
+        )
     what = "domain"
     try:
         domain = read_domain(values.get("domain"))

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from engine.audit import limits, own, rules, spec
 from engine.audit.case import Case, Round
+from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Combine, Model, Weighted
 from engine.ledger.format import GENESIS, OWN_RULE, tensor_name, vectors_name
@@ -124,7 +124,7 @@ def _tensors(case: Case, number: int) -> Reading[Mapping[str, np.ndarray] | None
         yield finding("archive", "file", "readable vectors", None, "the archived vectors are missing", round=number)
         return None
     try:
-        return load(data)
+        return read_tensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         message = f"the archived vectors are damaged: {error}"
         yield finding("archive", "file", "readable vectors", None, message, round=number)

@@ -31,6 +31,19 @@ def write_round(folder: Path, round: int, vectors: Mapping[int, np.ndarray]) -> 
     return _write(folder / vectors_name(round), {tensor_name(slot): vectors[slot] for slot in sorted(vectors)})
 
 
+def read(folder: Path, round: int) -> dict[str, np.ndarray]:
+    """Read what is archived of a round, 0 for the genesis, by the names of its tensors.
+
+    Raises:
+        LedgerError: it is missing or damaged.
+    """
+    path = folder / vectors_name(round)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise LedgerError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
 def write_before(folder: Path, vector: np.ndarray) -> Path:
     """Write the parameters f32[P] before the last round, over those before an earlier one; no part of the archive."""
     return _write(folder / BEFORE, {GENESIS: vector}, durable=False)

@@ -1,6 +1,6 @@
 """The ledger as a part of the loop, and the one that keeps nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -9,6 +9,8 @@ from engine.messages import Asked, Ending, RoundRecord, Update
 
 if TYPE_CHECKING:
     from engine.ledger.desk import Desk
+
+Again = Callable[[int, np.ndarray, Sequence[Update]], np.ndarray]  # see `Rule.again`
 
 
 class LoopLedger(Protocol):
@@ -52,8 +54,8 @@ class LoopLedger(Protocol):
         """Rounds, as JSON values, that are not yet confirmed; they go into the checkpoint."""
         ...
 
-    def replay(self, pending: list[Any], rounds: int) -> None:
-        """Takes up the rounds of a checkpoint that holds `rounds`."""
+    def replay(self, pending: list[Any], rounds: int, again: Again) -> None:
+        """Takes up the rounds of a checkpoint that holds `rounds`; `again` computes the model of one anew."""
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class NoLedger:
     def pending(self) -> list[Any]:
         return []
 
-    def replay(self, pending: list[Any], rounds: int) -> None:
+    def replay(self, pending: list[Any], rounds: int, again: Again) -> None:
         pass
 
     def summary(self) -> dict[str, Any]:

@@ -14,8 +14,8 @@ are the same thing.
     book.write(Call(...)); book.finish()      # in two steps, unchecked, where somebody notes in between what was written
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +23,24 @@ from typing import Any, NamedTuple
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain, ChainReceipt, receipt_from_json, receipt_to_json
+from engine.ledger.chain.base import (
+    Chain,
+    ChainReceipt,
+    ChainTrouble,
+    NonceProblem,
+    receipt_from_json,
+    receipt_to_json,
+)
 from engine.ledger.chain.connect import connect
 from engine.ledger.chain.contracts import query
-from engine.ledger.chain.rpc import public_url
 from engine.ledger.chain.transactions import created_contract, decode_transaction, sender_of
 from engine.ledger.config import LedgerConfig
-from engine.ledger.delivery import Contradiction, JournalTransaction, Refused, settle
+from engine.ledger.delivery import Contradiction, JournalTransaction, NoReceipt, NumberLost, Refused, settle
 from engine.ledger.format import Journal, Purpose
 from engine.ledger.store import Rows, Store
 from engine.ledger.typed import Domain, address_bytes, record_from_json, record_to_json
 
+_BEGINNINGS = 5  # times that a ledger begins anew whose contract lost its number
 _RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
 _LOOK_SECONDS = 0.1  # between two looks for the receipt of another account's transaction
 
@@ -120,11 +127,17 @@ class Book:
         """
         self._purposes, self._clock = purposes, clock
         self._subjects: list[Subject] = []
+        self._roles: dict[str, str] = {}  # role -> its account
         self._transactions: dict[int, JournalTransaction] = {}
         self._attempts: dict[_Key, list[int]] = {}  # seq of every attempt, in the order of the first ones
         self._done: dict[_Key, JournalTransaction] = {}
         self._created: dict[str, str] = {}  # purpose -> address of the contract
         self._open: _Key | None = None  # what was written down last, if the chain has not answered
+        self._turn, self._unsent = ExitStack(), False  # held from the signing of a transaction until it is sent
+        self._numbers: dict[
+            str, dict[int, int]
+        ] = {}  # account -> nonce -> seq of the attempt that counts, or the newest
+        self._mined: dict[str, int] = {}  # account -> greatest nonce that the chain has, as far as is known
         self._chain: Chain | None = None
         self._config, self._contract = config, contract
         if contract is not None:
@@ -186,6 +199,8 @@ class Book:
         signed: list[tuple[Any, ...]] = []
         ahead: dict[str, int] = {}  # account -> transactions of it that are signed here
 
+        self._turn.enter_context(chain.turn(self.account("deploy" if contract is None else "open")))
+
         def sign(call: Call) -> bytes:
             gas, by = self._purposes[call.purpose].gas, self.account(call.purpose)
             raw = chain.sign(call.to, call.data, gas, ahead.get(by, 0), by)
@@ -197,8 +212,7 @@ class Book:
             contract = created_contract(self.account("deploy"), sign(Call("deploy", 0, None, deploy)))
         for call in calls(contract):
             sign(call)
-        url = public_url(self._config.url) if self._config.url else None
-        backend = {"name": self._config.backend, "url": url, "contract": self._contract}
+        backend = {"name": self._config.backend, "url": self._config.url, "contract": self._contract}
         where = {
             "domain": record_to_json(Domain(chain.chain_id, contract)),
             "backend": canonical_json(backend),
@@ -207,9 +221,30 @@ class Book:
         self._require_settings()
         self._load()
         # What does not get through now is sent again by `restore`.
-        with suppress(LedgerError):
+        with self._turn.pop_all(), suppress(LedgerError), chain.within(chain.timeout / 10):
             for transaction in self.transactions:
                 chain.send(transaction.raw)
+
+    def begin(self, create: Callable[[], None], restore: Callable[[], None]) -> None:
+        """Create the journal unless it is there, and bring the chain to it.
+
+        Both again, with another contract, if the number of its creation went to another program of the same account before
+        anything depended on it.
+
+        Args:
+            create: calls `create`.
+            restore: calls `restore`.
+        """
+        for again in range(_BEGINNINGS, -1, -1):
+            if self.is_new:
+                create()
+            try:
+                restore()
+                return
+            except NumberLost:
+                if not again or not self._is_untouched():
+                    raise
+                self._discard()
 
     def keep(self, *subjects: Subject) -> None:
         """Tell these subjects, too, in the order given."""
@@ -244,6 +279,7 @@ class Book:
             return known
         self.check(call)
         self.write(call)
+        self._send_first()
         try:
             return self._settle(call.key, live=True)
         except Refused:
@@ -262,15 +298,29 @@ class Book:
 
     def account(self, purpose: str) -> str:
         """The account that signs transactions of a purpose; raises LedgerError when nobody here knows it."""
-        return self.chain.accounts.address(self._purposes[purpose].by)
+        role = self._purposes[purpose].by
+        if role not in self._roles:
+            self._roles[role] = self.chain.accounts.address(role)
+        return self._roles[role]
 
     def write(self, call: Call) -> None:
         """Sign a call and write it down, in one durable step with its rows; `finish` sends it."""
+        self._turn.close()
         rows = {} if call.key in self._attempts else call.rows
-        purpose = self._purposes[call.purpose]
-        raw = self.chain.sign(call.to, call.data, purpose.gas, by=self.account(call.purpose))
-        self._add(call.purpose, call.round, keccak(raw), raw, rows)
-        self._open = call.key
+        purpose, by = self._purposes[call.purpose], self.account(call.purpose)
+        for again in range(_RESTORES, -1, -1):
+            with ExitStack() as turn:
+                turn.enter_context(self.chain.turn(by))
+                raw = self.chain.sign(call.to, call.data, purpose.gas, by=by)
+                if decode_transaction(raw)["nonce"] > self._mined.get(by, -1):
+                    self._add(call.purpose, call.round, keccak(raw), raw, rows)
+                    self._open, self._unsent, self._turn = call.key, True, turn.pop_all()
+                    return
+            if again:
+                self.restore()  # the chain has lost what it had, and this number with it
+        raise ChainTrouble(
+            f"the node counts fewer transactions of account {by} than {self.path} has receipts of: it is behind, or has lost them"
+        )
 
     def finish(self) -> None:
         """Bring what was written down last to an end on the chain.
@@ -279,6 +329,7 @@ class Book:
             Refused, Contradiction: the chain does not take what the ledger cannot be without.
             LedgerError: the chain does not answer.
         """
+        self._send_first()
         key = self._open
         if key is None:
             return
@@ -311,6 +362,7 @@ class Book:
 
     def close(self) -> None:
         """Close journal and chain; a second call does nothing."""
+        self._turn.close()
         self._store.close()
         if self._chain is not None:
             self._chain.close()
@@ -326,6 +378,13 @@ class Book:
         """Write down what the chain answered."""
         self._store.set_receipt(seq, receipt_to_json(receipt))
         self._transactions[seq] = replace(self._transactions[seq], receipt=receipt)
+        self._number(self._transactions[seq])
+
+    def before(self, account: str, nonce: int) -> Iterator[bytes]:
+        """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
+        numbers = self._numbers.get(account, {})
+        for number in sorted((n for n in numbers if n < nonce), reverse=True):
+            yield self._transactions[numbers[number]].raw
 
     def _add(self, purpose: str, round: int, hash: bytes, raw: bytes, rows: Rows) -> JournalTransaction:
         transaction = JournalTransaction(next(reversed(self._transactions), 0) + 1, purpose, round, hash, raw, None)
@@ -336,6 +395,36 @@ class Book:
     def _note(self, transaction: JournalTransaction) -> None:
         self._transactions[transaction.seq] = transaction
         self._attempts.setdefault(_key(transaction), []).append(transaction.seq)
+        self._number(transaction)
+
+    def _number(self, transaction: JournalTransaction) -> None:
+        if self._purposes[transaction.purpose].foreign:
+            return
+        account, nonce = self.account(transaction.purpose), decode_transaction(transaction.raw)["nonce"]
+        known = self._numbers.setdefault(account, {})
+        if transaction.receipt is not None or self._transactions[known.get(nonce, transaction.seq)].receipt is None:
+            known[nonce] = transaction.seq
+
+    def _is_untouched(self) -> bool:
+        """Whether the journal holds what opens it and no more, and the chain never had its contract."""
+        tables = set(self._store.journal.tables) - {"meta", "transactions"}
+        begun = any(self._store.rows(table) for table in tables)
+        return not begun and not any(t.purpose == "deploy" and t.receipt is not None for t in self.transactions)
+
+    def _discard(self) -> None:
+        """Delete the journal; another can be created."""
+        self._store.discard()
+        for known in (self._transactions, self._attempts, self._done, self._created, self._numbers, self._mined):
+            known.clear()
+        self._open = None
+
+    def _send_first(self) -> None:
+        """Send what was written down last for the first time; whatever comes of it, others may sign after that."""
+        if self._open is None or not self._unsent:
+            return
+        self._unsent = False
+        with self._turn.pop_all(), suppress(LedgerError), self.chain.within(self.chain.timeout / 10):
+            self.chain.send(self._transactions[self._attempts[self._open][-1]].raw)
 
     # --- Opening and settling -----------------------------------------------------------------------------------------
 
@@ -370,7 +459,8 @@ class Book:
             )
 
     def _replay(self) -> None:
-        self._open, self._done, self._created = None, {}, {}
+        self._turn.close()  # what waits to be sent is sent below, in its order
+        self._open, self._unsent, self._done, self._created, self._mined = None, False, {}, {}, {}
         refused: set[_Key] = set()
         for subject in self._subjects:
             subject.reset()
@@ -399,6 +489,8 @@ class Book:
         attempts = [self._transactions[seq] for seq in self._attempts[key]]
         done = settle(self.chain, self, attempts, self._purposes[key.purpose].gas, self._clock)
         self._done[key] = done
+        by, nonce = sender_of(done.raw), decode_transaction(done.raw)["nonce"]
+        self._mined[by] = max(self._mined.get(by, -1), nonce)
         if not self._purposes[key.purpose].function:
             self._created[key.purpose] = created_contract(sender_of(done.raw), done.raw)
         self._open = None
@@ -411,11 +503,12 @@ class Book:
         chain = self.chain
         receipt = chain.receipt(transaction.hash)
         if receipt is None:
-            chain.send(transaction.raw)
+            with suppress(NonceProblem):  # it may be there already
+                chain.send(transaction.raw)
             deadline = self._clock.now() + chain.timeout
             while (receipt := chain.receipt(transaction.hash)) is None:
                 if self._clock.now() > deadline:
-                    raise LedgerError(f"the {chain.name} chain gave no receipt within {chain.timeout:g} s")
+                    raise NoReceipt(f"the {chain.name} chain gave no receipt within {chain.timeout:g} s")
                 self._clock.sleep(_LOOK_SECONDS)
         if transaction.receipt is None:
             self.set_receipt(transaction.seq, receipt)

@@ -6,20 +6,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from engine.ledger.typed import checksum_address
-from engine.settings import Mistake, Section
+from engine.errors import LedgerError
+from engine.ledger.chain.address import refusal
+from engine.ledger.typed import address_bytes, checksum_address
+from engine.settings import Mistake, Name, Section
 
 
-def _contract_text(value: Any) -> Any:
-    """An address as it was written: without quotes, YAML takes 0x and 40 digits for a number."""
+def _address_text(value: Any) -> Any:
+    """An address as it was written: without quotes, YAML takes 0x and 40 digits for a number; in lower case, too."""
     if type(value) is int and 0 <= value < 1 << 160:
         value = f"0x{value:040x}"
-    if isinstance(value, str) and re.fullmatch("0x([0-9a-f]{40}|[0-9A-F]{40})", value):
-        return checksum_address(bytes.fromhex(value[2:]))
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch("(0x)?([0-9a-f]{40}|[0-9A-F]{40})", value):
+        return checksum_address(bytes.fromhex(value.removeprefix("0x")))
+    try:
+        address_bytes(value)
+    except LedgerError:
+        message = "must be an address, 0x and 40 hex digits, all in one case or with the right checksum"
+        raise ValueError(message) from None
     return value
 
 
-Contract = Annotated[str, BeforeValidator(_contract_text)]
+Address = Annotated[str, BeforeValidator(_address_text)]
 
 
 class LedgerConfig(Section):
@@ -28,18 +37,21 @@ class LedgerConfig(Section):
     backend: Literal["embedded", "rpc", "none"] = Field(
         "embedded", description="py-evm here, a JSON-RPC node, or nothing"
     )
-    url: str | None = Field(None, description="rpc: address of the node")
+    url: str | None = Field(
+        None,
+        description="rpc: address of the node: scheme, host and port; env:NAME takes all of it from the environment",
+    )
     chain_id: int | None = Field(None, ge=1, description="rpc: the chain that is expected; null takes the node's")
-    contract: Contract | None = Field(None, description="rpc: deployed contract; null deploys one")
+    contract: Address | None = Field(None, description="rpc: deployed contract; null deploys one")
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
     keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
-    admin: str | None = Field(
+    admin: Address | None = Field(
         None, description="rpc: account that gives roles and sets policies in a new contract; null draws a key for it"
     )
     admin_key_file: str | None = Field(None, description="rpc: file with the admin's private key, where it is here")
-    auditor: str | None = Field(
+    auditor: Address | None = Field(
         None, description="rpc: account that decides disputes in a new contract; null draws a key for it"
     )
     window: int = Field(
@@ -57,12 +69,14 @@ class LedgerConfig(Section):
     reputation: Literal["none", "peers"] = Field(
         "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
     )
-    federation: str = Field("", max_length=200, description="label that tells apart equal runs on one contract")
+    federation: Name = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 
     def clashes(self) -> Iterator[Mistake]:
         """What a back end needs."""
         if self.backend == "rpc" and not self.url:
             yield Mistake("backend 'rpc' needs ledger.url", ["backend", "url"])
+        if self.url is not None and (problem := refusal(self.url)):
+            yield Mistake(f"url {problem}", ["url"])  # the value is not shown: it may hold a key
         if self.reputation != "none" and self.backend == "none":
             yield Mistake(
                 f"reputation '{self.reputation}' needs a ledger, but backend is 'none'", ["reputation", "backend"]

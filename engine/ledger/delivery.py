@@ -4,6 +4,7 @@ Every attempt is in the journal before it is sent. The contracts take the same c
 cost gas but never count twice; which attempt counts is what the chain says, not what we remember.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,12 +12,23 @@ from typing import Protocol
 from engine.clock import REAL, Clock
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain, ChainReceipt, ContractRevert, FeeTooLow, NodeUnreachable
+from engine.ledger.chain.base import (
+    Chain,
+    ChainReceipt,
+    ChainTrouble,
+    ContractRevert,
+    FeeTooLow,
+    NodeUnreachable,
+    NonceProblem,
+)
 from engine.ledger.chain.transactions import decode_transaction, sender_of
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
 _GAP_SECONDS = 2.0  # a missing number may be on its way to this node
+_AGAIN_SECONDS = (
+    0.5  # until the same bytes are sent again to a node that took them and does not know them; doubles, too
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class JournalTransaction:
 
 
 class Transactions(Protocol):
-    """What a journal must do with the attempts at a transaction."""
+    """What a journal must do with the attempts at a transaction, and know of the others."""
 
     @property
     def path(self) -> Path:
@@ -47,6 +59,9 @@ class Transactions(Protocol):
     def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         """Write down what the chain answered."""
 
+    def before(self, account: str, nonce: int) -> Iterator[bytes]:
+        """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
+
 
 class Refused(LedgerError):
     """The contract does not take the content of a transaction, whoever sends it and whenever."""
@@ -54,6 +69,14 @@ class Refused(LedgerError):
 
 class Contradiction(LedgerError):
     """Journal and chain hold different things. The message names both."""
+
+
+class NumberLost(LedgerError):
+    """The number that a contract was to be created with went elsewhere: it cannot come to be at its address."""
+
+
+class NoReceipt(ChainTrouble):
+    """A transaction is in no block within its time; it is in the journal, and the same work goes on later."""
 
 
 def settle(
@@ -71,10 +94,13 @@ def settle(
 
     Raises:
         Refused: the contract refuses the content.
-        Contradiction: the chain gives another receipt than the journal holds.
-        LedgerError: time is up, the nonce of a contract's creation is lost, or the node refuses the transaction.
+        Contradiction: the chain gives another receipt than the journal holds, or lost what was before this transaction.
+        NumberLost: the nonce of a contract's creation is lost.
+        NoReceipt, NodeUnreachable: time is up.
+        LedgerError: the node refuses the transaction.
     """
-    return _Delivery(chain, journal, attempts, gas, clock).run()
+    with chain.within(chain.timeout):
+        return _Delivery(chain, journal, attempts, gas, clock).run()
 
 
 class _Delivery:
@@ -88,6 +114,7 @@ class _Delivery:
         self._signed = self._raised = 0
         self._problem = ""
         self._since = self._clock.now()  # when the newest attempt began to wait
+        self._sent: dict[bytes, tuple[float, float]] = {}  # raw -> when to send it again, and the pause after that
 
     def run(self) -> JournalTransaction:
         deadline = self._clock.now() + self._chain.timeout
@@ -101,11 +128,11 @@ class _Delivery:
                 done, moved = None, False
             if done is not None:
                 return done
-            if moved:
+            if moved:  # each kind of move has a limit
                 pause = FIRST_PAUSE
                 continue
             if self._clock.now() > deadline:
-                raise LedgerError(
+                raise NoReceipt(
                     f"the {self._chain.name} chain gave no receipt for transaction 0x{self._attempts[-1].hash.hex()} "
                     f"({self._what}) within {self._chain.timeout:g} s{self._problem}; it is in the journal and can be settled "
                     "later"
@@ -135,10 +162,27 @@ class _Delivery:
         if newest == "pending":
             return None, self._is_stuck() and self._raise_fee()
         if "absent" in where:
+            if self._is_stuck() and self._raise_fee():  # taken again and again, and lost each time
+                return None, True
             # The newest, or an earlier one that stands before it.
-            return None, self._send(waiting[where.index("absent")])
+            return None, self._send(waiting[where.index("absent")].raw)
+        return None, self._fill_gap()
+
+    def _fill_gap(self) -> bool:
+        """Send what stands before the newest attempt again if the chain lost it; take a missing number that is not ours."""
+        lost = []
+        for raw in self._journal.before(self._by, decode_transaction(self._attempts[-1].raw)["nonce"]):
+            where = self._chain.where(raw)
+            if where in ("mined", "pending"):
+                break  # and so is everything before it
+            if where == "displaced":
+                raise self._lost(raw)
+            lost.append(raw)
+        if lost:
+            sent = [self._send(raw) for raw in reversed(lost)]
+            return any(sent)
         waited = self._clock.now() - self._since
-        return None, waited >= min(_GAP_SECONDS, chain.timeout) and self._sign_again()
+        return waited >= min(_GAP_SECONDS, self._chain.timeout) and self._sign_again()
 
     def _is_stuck(self) -> bool:
         return self._clock.now() - self._since > self._chain.timeout / 10
@@ -158,20 +202,32 @@ class _Delivery:
             self._attempts[self._attempts.index(attempt)] = noted
         return noted
 
-    def _send(self, attempt: JournalTransaction) -> bool:
+    def _send(self, raw: bytes) -> bool:
+        """Send, and the same again only after a while; tells whether it was the first time."""
+        due, pause = self._sent.get(raw, (0.0, _AGAIN_SECONDS))
+        is_first, now = raw not in self._sent, self._clock.now()
+        if now < due:
+            return False
+        self._sent[raw] = (now + pause, 2 * pause)
         try:
-            self._chain.send(attempt.raw)
+            self._chain.send(raw)
         except FeeTooLow as error:
             self._problem = f" ({error})"
+            if raw != self._attempts[-1].raw:
+                raise self._lost(raw) from error
             # Once at once. After that its nonce is held by a dearer transaction from elsewhere, and we wait.
             return (self._raised == 0 or self._is_stuck()) and self._raise_fee()
+        except NonceProblem as error:
+            # Its nonce was taken, or it arrived, between the two questions; or the node is mistaken, which passes.
+            self._problem = f" ({error})"
+            return False
         except NodeUnreachable:
+            del self._sent[raw]  # nobody took it
             raise
         except LedgerError:
-            # Its nonce was taken, or it arrived, between the two questions.
-            if self._chain.where(attempt.raw) == "absent":
+            if self._chain.where(raw) == "absent":
                 raise
-        return True
+        return is_first
 
     def _raise_fee(self) -> bool:
         """Replace the newest attempt by a dearer one; False if that is of no use."""
@@ -181,25 +237,41 @@ class _Delivery:
             return False
         self._raised += 1
         self._add(raw)
-        return self._send(self._attempts[-1])
+        self._send(raw)
+        return True
 
     def _sign_again(self) -> bool:
         """Give the content the next free nonce."""
         nonce, to = self._content["nonce"], self._content["to"]
-        if to is None:
-            raise LedgerError(
+        chain, last = self._chain, self._attempts[-1]
+        if to is None and (last.purpose == "deploy" or any(attempt.receipt for attempt in self._attempts)):
+            if chain.where(last.raw) != "displaced":
+                return False  # its number is still free, and waits for those before it
+            raise NumberLost(
                 f"account {self._by} used nonce {nonce} for something else, so the contract that the journal "
-                f"{self._journal.path} creates with it cannot come to be: begin in an empty folder"
+                f"{self._journal.path} creates with it cannot come to be on this chain: begin in an empty folder"
             )
-        try:
-            self._chain.call(to, self._content["data"], self._by)
-        except ContractRevert as error:
-            raise Refused(f"the contract refuses to {self._what}: {error}") from error
+        if to is not None:
+            if not chain.code(to):
+                raise self._lost(last.raw)
+            try:
+                chain.call(to, self._content["data"], self._by)
+            except ContractRevert as error:
+                raise Refused(f"the contract refuses to {self._what}: {error}") from error
         if self._signed == ATTEMPTS:
             raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")
-        self._signed += 1
-        self._add(self._chain.sign(to, self._content["data"], self._gas, by=self._by))
+        with chain.turn(self._by):
+            raw = chain.sign(to, self._content["data"], self._gas, by=self._by)
+            self._signed += 1
+            self._add(raw)
+            self._send(raw)
         return True
+
+    def _lost(self, raw: bytes) -> Contradiction:
+        return Contradiction(
+            f"journal and chain contradict each other: transaction 0x{keccak(raw).hex()}, or the contract that it is for, is in "
+            f"{self._journal.path}, and the {self._chain.name} chain does not have it (any more)"
+        )
 
     def _add(self, raw: bytes) -> None:
         last = self._attempts[-1]

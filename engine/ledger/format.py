@@ -202,6 +202,7 @@ PURPOSES = {
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "close": Purpose("RoundLedger", "closeFederation", required=True),
+    "mark": Purpose("RoundLedger", "markRound"),
     "finalize": Purpose("RoundLedger", "finalizeRound"),
     "submit": Purpose("RoundLedger", "submitUpdate"),
     "refuse": Purpose("RoundLedger", "refuseUpdate"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.encoding import read_json
 from engine.errors import LedgerError
-from engine.files import whole
+from engine.files import read_text, whole
 from engine.ledger.signing import address
 
 PASSWORD_VARIABLE = "PULSELEDGER_KEYSTORE_PASSWORD"
@@ -45,7 +45,7 @@ def write_key_file(path: Path, key: bytes, password: str | None = None, work: in
 def work_of(path: Path) -> int:
     """The work that a guess of the password of an encrypted file costs; raises LedgerError when the file is damaged."""
     try:
-        return int(read_key_json(path)["crypto"]["kdfparams"]["n"])
+        return int(read_document(path)["crypto"]["kdfparams"]["n"])
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{path} is damaged: it is no encrypted key") from error
 
@@ -62,7 +62,7 @@ def decrypted(path: Path, password: str | None) -> bytes:
     """The key in an encrypted file; raises LedgerError when it is missing or damaged, or the password is wrong."""
     from eth_keyfile import decode_keyfile_json
 
-    content = read_key_json(path)
+    content = read_document(path)
     try:
         return bytes(decode_keyfile_json(content, keystore_password(password).encode()))
     except LedgerError:
@@ -83,11 +83,11 @@ def write_private_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def read_key_json(path: Path) -> Any:
-    """Read JSON; raises LedgerError when the file is missing or damaged."""
+def read_document(path: Path) -> Any:
+    """Read a file of JSON, a key or what somebody has handed over; raises LedgerError when it is missing or damaged."""
     try:
-        return read_json(path.read_text(encoding="utf-8"))
+        return read_json(read_text(path))
     except OSError as error:
-        raise LedgerError(f"cannot read {path}: {error.strerror}") from error
+        raise LedgerError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise LedgerError(f"{path} is damaged: {error}") from error
+        raise LedgerError(f"{path} is damaged, it is not JSON ({error})") from None

@@ -17,7 +17,7 @@ from engine.ledger.keyfiles import (
     SCRYPT_N,
     decrypted,
     keystore_password,
-    read_key_json,
+    read_document,
     write_key_file,
     write_private_json,
 )
@@ -73,7 +73,7 @@ def read_registry(folder: Path, hospitals: int) -> tuple[tuple[str, ...], tuple[
     """
     path = Path(folder) / REGISTRY
     try:
-        entries = {entry["slot"]: entry for entry in read_key_json(path)}
+        entries = {entry["slot"]: entry for entry in read_document(path)}
         found = [entries[slot] for slot in range(hospitals)]
         organisations = tuple(unhexed(entry["organisation"]) for entry in found)
         return tuple(entry["address"] for entry in found), organisations
@@ -112,7 +112,7 @@ def rotate_key(
     folder, password = Path(folder), keystore_password(password)
     old, new = load_key(folder, slot, password), draw(32)
     record = KeyRotation(federation, slot, address(old), address(new), round)
-    known = read_key_json(folder / ROTATIONS) if (folder / ROTATIONS).exists() else []
+    known = read_document(folder / ROTATIONS) if (folder / ROTATIONS).exists() else []
     signatures = [sign(record, domain, key).hex() for key in (old, new)]
     path = _key_path(folder, slot)
     path.replace(path.with_suffix(f".until-{round}.json"))
@@ -128,7 +128,7 @@ def read_rotations(folder: Path) -> list[SignedRotation]:
         return []
     try:
         found = []
-        for one in read_key_json(path):
+        for one in read_document(path):
             old, new = (bytes.fromhex(text) for text in one["signatures"])
             found.append(SignedRotation(record_from_json(KeyRotation, one["record"]), old, new))
         return found
@@ -148,7 +148,7 @@ def read_reviewers(folder: Path) -> dict[str, bytes]:
     """Read the reviewers of a keystore: address -> organisation. Raises LedgerError when there are none."""
     path = Path(folder) / REVIEWERS
     try:
-        return {entry["address"]: unhexed(entry["organisation"]) for entry in read_key_json(path)}
+        return {entry["address"]: unhexed(entry["organisation"]) for entry in read_document(path)}
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{path} is damaged: {error}") from error
 

@@ -15,12 +15,13 @@ import numpy as np
 from engine.background import Answer, Background
 from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
-from engine.errors import LedgerError
+from engine.errors import DataError, LedgerError
 from engine.ledger import archive
+from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import DECISIONS, NO_ROUND, vectors_name
+from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, tensor_name, vectors_name
 from engine.ledger.keystore import read_rotations
 from engine.ledger.recount import Shown, packed
 from engine.ledger.run import RunLedger
@@ -30,7 +31,7 @@ from engine.ledger.subjects.closing import SignedResult, bound, text_digest
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
-from engine.ledger.subjects.updates import ModelUpdate, Opening, SignedUpdate, update_leaf
+from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, SignedUpdate, update_leaf
 from engine.ledger.trees import Levels, path
 from engine.ledger.typed import record_from_json, record_to_json
 from engine.messages import Asked, Ending, RoundRecord, Update
@@ -188,11 +189,12 @@ class LedgerObserver:
         self._collect()
         return [_to_json(one.entry) for one in self._open]
 
-    def replay(self, pending: list[Any], rounds: int) -> None:
+    def replay(self, pending: list[Any], rounds: int, again: Again) -> None:
         """Submits the rounds of a checkpoint again; what the ledger already holds it confirms.
 
         Args:
             rounds: that the checkpoint holds; the ledger may have more, of a run that stopped before its checkpoint.
+            again: computes the model of a round anew, for hospitals that are drawn to do so.
 
         Raises:
             LedgerError: the ledger and the checkpoint together lack a round, or an entry is damaged.
@@ -209,7 +211,7 @@ class LedgerObserver:
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
             self._standing = self._standing.after(reputation.verdicts_in(entry.rows))
-        self._show_again()
+        self._show_again(again)
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
             self._ledger.submit(RunLedger.rotate, rotation).result()
@@ -269,14 +271,47 @@ class LedgerObserver:
         vectors = (self._folder / vectors_name(entry.round)).resolve()
         return Shown(entry.round, before, vectors, packed(entry.updates, entry.openings))
 
-    def _show_again(self) -> None:
+    def _show_again(self, again: Again) -> None:
         """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
-        last, before = self._headers[-1], archive.read_before(self._folder)
-        if self._federation.checks == 0 or last.round == 0 or before is None or self.name(before) != last.parent_model:
+        last = self._headers[-1]
+        if self._federation.checks == 0 or last.round == 0:
             return
+        before = archive.read_before(self._folder)
+        if before is None or self._named(before) != last.parent_model:
+            before = self._before_again(last, again)
         updates = self._ledger.submit(_packed, last.round).result()
         shown = Shown(last.round, before, (self._folder / vectors_name(last.round)).resolve(), updates)
         self._shown = self._writer.submit(lambda: shown)
+
+    def _named(self, params: np.ndarray) -> bytes:
+        """As `name`, of what a file holds; b"" for parameters of another form."""
+        try:
+            return self.name(params)
+        except (ValueError, DataError):
+            return b""
+
+    def _before_again(self, last: Header, again: Again) -> np.ndarray:
+        """The parameters before the last round where the process that knew them left none: out of the archive.
+
+        Raises:
+            LedgerError: what lies there does not lead to them.
+        """
+        try:
+            params = archive.read(self._folder, 0)[GENESIS]
+            for number in range(1, last.round):
+                vectors = archive.read(self._folder, number)
+                signed = zip(*self._ledger.submit(_signed, number).result(), strict=True)
+                slots = [(update.record.slot, opening.samples) for update, opening in signed]
+                updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
+                params = again(number, params, updates)
+        except (KeyError, ValueError, DataError):
+            params = np.empty(0, np.float32)
+        if self._named(params) != last.parent_model:
+            raise LedgerError(
+                f"{self._folder / BEFORE}: is not the model before round {last.round}, which hospitals must compute again, and "
+                "the archive beside it does not lead there; put back what was changed"
+            )
+        return params
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
@@ -341,7 +376,11 @@ def _close(
 
 
 def _packed(ledger: RunLedger, round: int) -> bytes:
-    return packed(*ledger.rounds.signed(round))
+    return packed(*_signed(ledger, round))
+
+
+def _signed(ledger: RunLedger, round: int) -> tuple[list[SignedUpdate], list[Opening]]:
+    return ledger.rounds.signed(round)
 
 
 def _finalize(ledger: RunLedger) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.encoding import canonical_json, hexed, read_json, unhexed
+from engine.encoding import canonical_json, hexed, unhexed
 from engine.errors import LedgerError
 from engine.files import whole
 from engine.ledger.format import RUN
@@ -152,13 +152,3 @@ def write(file: Path, document: dict[str, Any]) -> None:
     """Write a document; raises LedgerError when that is not possible."""
     with whole(file, error=LedgerError) as part:
         part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def read(file: Path) -> Any:
-    """Read a document; raises LedgerError when there is none."""
-    try:
-        return read_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LedgerError(f"cannot read {file}: {error.strerror}") from None
-    except ValueError as error:
-        raise LedgerError(f"{file} is not JSON ({error})") from None

@@ -97,12 +97,10 @@ class RunLedger:
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
-            if book.is_new:
-                self._create(config.contract, rule)
-            else:
+            if not book.is_new:
                 self._require_same(rule)
             book.keep(self.registry, self.rounds, self.closing)
-            self.rounds.restore()
+            book.begin(lambda: self._create(config.contract, rule), self.rounds.restore)
         except BaseException:
             book.close()
             raise

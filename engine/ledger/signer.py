@@ -156,7 +156,7 @@ class Signer:
                 )
         if self._slot in notice.receipts:
             self._take(*notice.receipts[self._slot])
-        if last is not None and notice.shown is None and self.is_drawn(notice):
+        if notice.shown is None and self.is_drawn(notice):
             round = notice.headers[-1].round
             raise LedgerError(f"this hospital is drawn to compute round {round} again, but is not shown its updates")
 

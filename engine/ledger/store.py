@@ -31,6 +31,7 @@ class Store:
 
     Attributes:
         path: of the file.
+        journal: what kind it is.
         meta: what it says of itself, by key; empty as long as it was not created.
     """
 
@@ -42,7 +43,7 @@ class Store:
         """
         self.path = Path(folder) / journal.file
         self.meta: Mapping[str, str] = {}
-        self._journal = journal
+        self.journal = journal
         self._connection: sqlite3.Connection | None = None
         with storage(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,19 +71,28 @@ class Store:
         with whole(self.path, durable=True, mode=0o600, error=LedgerError) as part, storage(self.path):
             connection = sqlite3.connect(part)
             try:
-                for name, table in self._journal.tables.items():
+                for name, table in self.journal.tables.items():
                     connection.execute(f"CREATE TABLE {name} ({table.sql})")
-                described = [("format", str(self._journal.format)), *meta.items()]
+                described = [("format", str(self.journal.format)), *meta.items()]
                 with connection:
                     self._insert(connection, {"meta": described, **rows})
             finally:
                 connection.close()
         self._connect()
 
+    def discard(self) -> None:
+        """Delete the file; the folder stays locked, and another can be created."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self.meta = None, {}
+        with storage(self.path):
+            for name in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + name).unlink(missing_ok=True)
+
     def rows(self, table: str, **equal: Any) -> list[sqlite3.Row]:
         """Return the rows of a table in the order in which they were written, or those with these values."""
         where = " AND ".join(f"{name} = ?" for name in equal) or "1"
-        query = f"SELECT {', '.join(self._journal.tables[table].columns)} FROM {table} WHERE {where} ORDER BY rowid"
+        query = f"SELECT {', '.join(self.journal.tables[table].columns)} FROM {table} WHERE {where} ORDER BY rowid"
         with storage(self.path):
             return self.connection.execute(query, tuple(equal.values())).fetchall()
 
@@ -122,7 +132,7 @@ class Store:
 
     def _insert(self, connection: sqlite3.Connection, rows: Rows) -> None:
         for table, values in rows.items():
-            places = ", ".join("?" * len(self._journal.tables[table].columns))
+            places = ", ".join("?" * len(self.journal.tables[table].columns))
             connection.executemany(f"INSERT INTO {table} VALUES ({places})", values)
 
     def _connect(self) -> None:
@@ -136,7 +146,7 @@ class Store:
             state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if state != "ok":
                 raise LedgerError(f"the journal {self.path} is damaged: {' '.join(state.split())}")
-        self.meta = read_meta(connection, self._journal, self.path)
+        self.meta = read_meta(connection, self.journal, self.path)
 
 
 def read_meta(connection: sqlite3.Connection, journal: Journal, path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import filelock
 
+from engine import databases
 from engine.files import cache_folder, whole
 from engine.paths import sqlite_uri
 
@@ -44,17 +45,15 @@ def ready_store(path: Path, make: Make) -> None:
         settle(path)
 
 
-def settle(path: Path) -> None:
-    """Artifacts of a store that was moved, or copied, are those beside it: MLflow keeps the absolute place of the first."""
-    now = (path.resolve().parent / ARTIFACTS).as_uri()
+def settle(path: Path, home: Path | None = None) -> None:
+    """Artifacts of a store that was moved, or copied, are those beside it: MLflow keeps the absolute place of the first.
+
+    Args:
+        home: the folder that they are in, of a store that lies elsewhere.
+    """
+    now = ((home or path.resolve().parent) / ARTIFACTS).as_uri()
     with _opened(path) as store:
-        beside = "SELECT experiment_id FROM experiment_tags WHERE key = ?"
-        found = store.execute(
-            f"SELECT experiment_id, artifact_location FROM experiments WHERE experiment_id IN ({beside})", (BESIDE,)
-        ).fetchall()
-        for experiment, was in found:
-            if was == now:
-                continue
+        for experiment, was in _moved(store, now):
             with store:
                 store.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, experiment))
                 for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
@@ -63,6 +62,30 @@ def settle(path: Path) -> None:
                         f"AND substr({column}, 1, ?) = ?",
                         (now, len(was) + 1, experiment, len(was) + 1, f"{was}/"),
                     )
+
+
+def settled(path: Path, copy: Path) -> Path:
+    """A store for those who only look: the file itself or, where it was moved, a copy that finds its artifacts.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    home = path.resolve().parent
+    with databases.reader(path) as connect, contextlib.closing(connect()) as store:
+        moved = _moved(store, (home / ARTIFACTS).as_uri())
+    if not moved:
+        return path
+    with whole(copy) as part:
+        databases.copy_of(path, part)
+        settle(part, home)
+    return copy
+
+
+def _moved(store: sqlite3.Connection, now: str) -> list[tuple[str, str]]:
+    """Number and place of the experiments whose artifacts lie beside their store, and are said to lie elsewhere than `now`."""
+    beside = "SELECT experiment_id FROM experiment_tags WHERE key = ?"
+    query = f"SELECT experiment_id, artifact_location FROM experiments WHERE experiment_id IN ({beside})"
+    return [(experiment, was) for experiment, was in store.execute(query, (BESIDE,)) if was != now]
 
 
 def _half_made(path: Path, make: Make) -> bool:

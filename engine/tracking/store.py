@@ -8,13 +8,15 @@ import contextlib
 import json
 import logging
 import socket
+import sqlite3
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from engine.databases import copy_of
 from engine.errors import PulseLedgerError
 from engine.paths import SQLITE, sqlite_path, sqlite_uri
 from engine.tracking.config import TrackingConfig
@@ -345,8 +347,9 @@ def runs_address(uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = mlflow_client(uri).get_experiment_by_name(name)
-    except MlflowException as error:
+        with _reading_client(uri) as client:
+            found = client.get_experiment_by_name(name)
+    except (MlflowException, sqlite3.Error) as error:
         raise PulseLedgerError(f"tracking.uri: no MLflow store at {uri} ({first_line(error)}).") from None
     if found is None:
         raise PulseLedgerError(f"{uri}: has no experiment {name!r}.")
@@ -356,20 +359,68 @@ def runs_address(uri: str, name: str) -> str:
     return f"{kind}#/experiments/{found.experiment_id}/runs{kind}{view}"
 
 
-def run_tags(uri: str, run_id: str) -> tuple[dict[str, str], str]:
-    """The tags of one run and its status, such as FINISHED.
+class Kept(NamedTuple):
+    """What a store holds of one run.
+
+    Attributes:
+        status: such as FINISHED.
+        curves: metric -> step and value of every point, in the order of steps and of writing.
+        latest: metric -> value that MLflow's tables show.
+    """
+
+    name: str
+    status: str
+    params: Mapping[str, str]
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    latest: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+def read_runs(uri: str, run_id: str, leave: Callable[[str], bool] = lambda name: False) -> list[Kept]:
+    """A run and all that hang below it, deleted ones apart. Not a byte is written: an SQLite file is read from a copy.
+
+    Args:
+        leave: says of a metric that its curve is not wanted.
 
     Raises:
         PulseLedgerError: the store cannot be opened, or has no such run.
     """
     check_store(uri)
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    def kept(client: Any, run: Any) -> Kept:
+        curves = {}
+        for name in run.data.metrics:
+            points = () if leave(name) else client.get_metric_history(run.info.run_id, name)
+            curves[name] = [(p.step, p.value) for p in sorted(points, key=lambda p: (p.step, p.timestamp))]
+        data = run.data
+        return Kept(run.info.run_name, str(run.info.status), data.params, curves, data.metrics, data.tags)
 
     try:
-        run = mlflow_client(uri).get_run(run_id)
-    except MlflowException as error:
+        with _reading_client(uri) as client:
+            run = client.get_run(run_id)
+            wanted, found, token = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", [run], None
+            while True:
+                page = client.search_runs([run.info.experiment_id], wanted, page_token=token)
+                found += page
+                if not (token := page.token):
+                    return [kept(client, each) for each in found]
+    except sqlite3.Error as error:
+        raise PulseLedgerError(f"{uri}: no MLflow store can be read there ({first_line(error)}).") from None
+    except (MlflowException, SQLAlchemyError) as error:
         raise PulseLedgerError(f"{uri}: MLflow's run {run_id} cannot be read ({first_line(error)}).") from None
-    return dict(run.data.tags), str(run.info.status)
+
+
+@contextlib.contextmanager
+def _reading_client(uri: str) -> Iterator[Any]:
+    if not uri.startswith(SQLITE):
+        yield mlflow_client(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / STORE
+        copy_of(sqlite_path(uri), copy)
+        yield mlflow_client(sqlite_uri(copy))
 
 
 def check_store(uri: str) -> None:

@@ -26,10 +26,16 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("path", type=Path, nargs="?", help="folder of a run or study, or a bundle (.plb)")
     sub.add_argument("--against", type=Path, metavar="COPY", help="another copy of the same run: proves equivocation")
     sub.add_argument(
-        "--mlflow", metavar="RUN_ID", help="start from a run in MLflow; of it the tags are compared, no metrics"
+        "--mlflow",
+        metavar="RUN_ID",
+        help="start from a run in MLflow: its parameters, metrics and tags, of a study those of all trials, are compared",
     )
     sub.add_argument("--store", metavar="URI", help="of MLflow; default: mlflow.db in the folder or above it")
-    sub.add_argument("--rpc", metavar="URL", help="a node of yours to ask for a ledger that is on one")
+    sub.add_argument(
+        "--rpc",
+        metavar="URL",
+        help="a node of yours to ask for a ledger that is on one, or env:NAME for an address with credentials",
+    )
     sub.add_argument("--head", metavar="HASH", help="the head that you know, such as from another hospital")
     sub.add_argument("--contract", metavar="ADDRESS", help="the contract that you know")
     sub.add_argument(
@@ -72,8 +78,9 @@ def bordered(work: Callable[[], tuple[Path, Report]], path: Path | None) -> tupl
 def _work(options: argparse.Namespace) -> Callable[[], tuple[Path, Report]]:
     """What is asked for; raises ConfigError for words that do not go together."""
     from engine.audit import run
-    from sweeps.audit import audit_folder, audit_mlflow, own_rule
+    from sweeps.audit import audit_folder, own_rule
     from sweeps.folder import is_study
+    from sweeps.mirror_audit import audit_mlflow
 
     path: Path | None = options.path
     execute = own_rule if options.execute_own else None

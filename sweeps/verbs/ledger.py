@@ -69,6 +69,11 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--key", type=Path, metavar="FILE", help="the auditor's key; default: the one drawn for this ledger"
     )
     sub("finalize", "make the rounds of a run final, after the window for disputes", FOLDER)
+    sub(
+        "mark",
+        "note the last round, to become final after its window also where the run goes on to seal rounds",
+        FOLDER,
+    )
     sub("abort", "end a round on record that is open beyond its deadline", FOLDER)
     sub(
         "erase",
@@ -100,7 +105,7 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--file", type=Path, metavar="PROOF", help="reply of a time-stamp authority, or OpenTimestamps proof"
     )
     one.add_argument("--ca", type=Path, metavar="PEM", help="certificates of the authorities that you trust")
-    one.add_argument("--rpc", metavar="URL", help="another node of the study's chain")
+    one.add_argument("--rpc", metavar="URL", help="another node of the study's chain, or env:NAME")
 
 
 def ledger(options: argparse.Namespace, rest: list[str]) -> int:
@@ -137,6 +142,9 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "finalize":
             done = desk.finalize(options.folder)
             said = f"all {done['rounds']} rounds are final"
+        case "mark":
+            done = desk.mark(options.folder)
+            said = f"round {done['round']} is noted; it can be final after its window"
         case "abort":
             done = desk.abort(options.folder)
             said = f"round {done['round']} is aborted"

@@ -1,7 +1,7 @@
 """compare, report, ui: what only reads."""
 
 import argparse
-import contextlib
+import hashlib
 import os
 import sqlite3
 import sys
@@ -113,7 +113,6 @@ class Opened(NamedTuple):
             ConfigError: there is no store.
         """
         from engine.tracking.config import TrackingConfig
-        from engine.tracking.sqlite import settle
 
         described = next((p for p in (folder / "study.yaml", folder / "config.yaml") if p.exists()), None)
         values = load_config(described).get("tracking") if described is not None else None
@@ -125,9 +124,24 @@ class Opened(NamedTuple):
         store = next((p for p in (folder / "mlflow.db", folder.parent / "mlflow.db") if p.exists()), None)
         if store is None:
             raise ConfigError(f"{folder}: neither it nor the folder above holds an MLflow store (mlflow.db).")
-        with contextlib.suppress(sqlite3.Error):  # on a disk that is only read, pictures may be missing
-            settle(store)
-        return cls(sqlite_uri(store.resolve()), tracking.experiment)
+        return cls(sqlite_uri(_found(store.resolve())), tracking.experiment)
+
+
+def _found(store: Path) -> Path:
+    """The store, or a copy of it where its folder was moved: whoever looks writes nothing into a folder."""
+    from engine.files import own_cache
+    from engine.tracking.sqlite import settled
+
+    copy = own_cache("ui") / f"{hashlib.sha256(bytes(store)).hexdigest()[:16]}.db"
+    try:
+        found = settled(store, copy)
+    except sqlite3.Error as error:
+        raise ConfigError(f"{store}: is no MLflow store ({error}).") from None
+    if found != store:
+        print(
+            f"{one_line(str(store))} was moved: this is a copy of it as it is now; what is changed in it does not stay"
+        )
+    return found
 
 
 def _together(folders: Sequence[Path], stores: Sequence[Opened]) -> tuple[str, str]:
@@ -136,7 +150,7 @@ def _together(folders: Sequence[Path], stores: Sequence[Opened]) -> tuple[str, s
     Raises:
         ConfigError: one of several is no SQLite file.
     """
-    from engine.files import cache_folder
+    from engine.files import own_cache
     from engine.tracking.merged import merge_stores
 
     if len({opened.uri for opened in stores}) == 1:
@@ -148,8 +162,7 @@ def _together(folders: Sequence[Path], stores: Sequence[Opened]) -> tuple[str, s
             raise ConfigError(f"{folder}: its MLflow store is no SQLite file ({opened.uri}); open it by itself.")
         if path not in paths.values():
             paths[folder.resolve().name if folder.resolve().name not in paths else str(folder)] = path
-    target = cache_folder() / "ui.db"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = own_cache("ui") / "together.db"
     merge_stores(paths, target)
     print(f"a copy of {len(paths)} stores as they are now; what is changed in it does not stay", flush=True)
     return sqlite_uri(target), ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
-from engine.errors import ConfigError, PulseLedgerError, ReviewPending, Stopped
+from engine.errors import ConfigError, LedgerError, PulseLedgerError, ReviewPending, Stopped
 from engine.paths import load_config
 from engine.settings import parse
 from sweeps.source import out_folder, read_file, with_flags
@@ -132,6 +132,7 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
     Raises:
         KeyboardInterrupt: it was ended by a signal.
     """
+    from engine.ledger.chain.base import ChainTrouble
     from engine.tracked import run_tracked
     from sweeps.signals import Ending, listening
 
@@ -143,6 +144,8 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
     except ReviewPending:
         raise
     except PulseLedgerError as error:
+        if not ending.wanted and isinstance(error, ChainTrouble):
+            raise LedgerError(f"{error}; `pulseledger resume {folder}` goes on.") from None
         if not ending.wanted:
             raise
         # a scheduler ends the hospitals' processes, too: what is lost with them is since the last checkpoint

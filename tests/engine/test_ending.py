@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reference import Interrupted, stated
+from safetensors.numpy import load_file, save_file
 
 from engine.audit.run import audit
 from engine.config import RunConfig
@@ -13,8 +15,9 @@ from engine.data.cohort import build_cohort
 from engine.encoding import json_hash
 from engine.errors import HospitalError, LedgerError
 from engine.experiment import Place, run, steps
+from engine.ledger import archive
 from engine.ledger.config import LedgerConfig
-from engine.ledger.format import BUNDLE, RUN
+from engine.ledger.format import BEFORE, BUNDLE, GENESIS, RUN, tensor_name, vectors_name
 from engine.ledger.run import reopened
 from engine.ledger.store import read_only, table_rows
 from engine.ledger.subjects.closing import bound
@@ -48,6 +51,13 @@ def test_a_finished_run_is_closed_over_what_hospitals_state(tiny_config, tmp_pat
         assert result.ledger.closing == "0x" + ledger.closing.digest.hex()
         with pytest.raises(LedgerError, match="was closed before, with another state"):
             ledger.closing.close(ledger.closing.results(), "pruned", {}, digests(record))
+        # interrupted right after, and gone on with by a version that comes to the same, or to something else
+        newer, sent = {**digests(record), "code": bytes(32)}, len(ledger.book.transactions)
+        assert ledger.closing.close(ledger.closing.results(), "complete", {}, newer) == ledger.closing.record
+        assert len(ledger.book.transactions) == sent
+        told = "was closed before by another version of the program, with another result; only that version can go on"
+        with pytest.raises(LedgerError, match=told):
+            ledger.closing.close(ledger.closing.results(), "complete", {}, {**newer, "result": bytes(32)})
 
 
 def digests(record: dict[str, Any]) -> dict[str, bytes]:
@@ -86,8 +96,8 @@ def test_hospitals_remember_what_they_measured_over_an_interruption(tiny_config,
     assert again.ledger.closing == whole.ledger.closing
 
 
-def at_rung(config: RunConfig, folder: Path, place: Place) -> Any:
-    chunks = steps(config, folder, place, (1,))
+def at_rung(config: RunConfig, folder: Path, place: Place, rung: int = 1) -> Any:
+    chunks = steps(config, folder, place, (rung,))
     so_far = next(chunks)
     chunks.close()
     return so_far
@@ -148,4 +158,29 @@ def test_a_journal_of_an_older_format_is_refused_in_one_sentence(tiny_config, tm
     with pytest.raises(LedgerError, match=r"has format 3, expected 4") as refused:
         run(config, tmp_path)
     assert "\n" not in str(refused.value)
-    assert [(f.record, f.field) for f in audit(tmp_path).findings] == [("meta", "format")]
+    with pytest.raises(LedgerError, match=r"the journal has format 3, this version reads 4"):
+        audit(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["nothing", "another model", "another form"])
+def test_hospitals_compute_the_last_round_again_whatever_the_process_before_left(
+    tiny_config, tmp_path: Path, left: str
+):
+    config = tiny_config(**LEDGER, **{"federation.rounds": 3})
+    at_rung(config, tmp_path, Place(), 2)
+    before = tmp_path / "ledger" / BEFORE
+    size = {"nothing": 0, "another model": len(load_file(before)[GENESIS]), "another form": 3}[left]
+    save_file({GENESIS: np.ones(size, np.float32)}, before) if size else before.unlink()
+    result = run(config, tmp_path)
+    assert result.ledger.checked == 3
+    assert audit(tmp_path).findings == []
+
+
+def test_where_the_model_before_a_round_is_lost_for_good_the_run_does_not_go_on(tiny_config, tmp_path: Path):
+    config = tiny_config(**LEDGER, **{"federation.rounds": 3})
+    at_rung(config, tmp_path, Place(), 2)
+    (tmp_path / "ledger" / BEFORE).unlink()
+    vectors = load_file(tmp_path / "ledger" / vectors_name(1))
+    archive.write_round(tmp_path / "ledger", 1, {slot: vectors[tensor_name(0)] for slot in range(3)})
+    with pytest.raises(LedgerError, match=r"is not the model before round 2, which hospitals must compute again"):
+        run(config, tmp_path)

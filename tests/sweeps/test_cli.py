@@ -283,7 +283,7 @@ MISTAKES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
          "--out", "{tmp}/out", "--tracking.backend", "none"), ("data.folder: {tmp}/no is not a folder",),
     ),
     "unreachable node": (
-        (*tiny_run(Path("{tmp}/rpc"), "--json", **{"ledger.backend": "rpc", "ledger.url": "http://127.0.0.1:9"}),),
+        (*tiny_run(Path("{tmp}/rpc"), "--json", **{"ledger.backend": "rpc", "ledger.url": "http://127.0.0.1:9", "ledger.timeout": 1}),),
         ("http://127.0.0.1:9",),
     ),
     "unreachable Ray": (

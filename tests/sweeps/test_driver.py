@@ -21,6 +21,7 @@ from engine.clock import JumpingClock
 from engine.config import config_hash
 from engine.errors import ResourceError, StudyError
 from engine.homes import claim
+from engine.ledger.chain.base import NodeUnreachable
 from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.commands import ask
@@ -317,6 +318,23 @@ def test_lost_memory_is_retried_and_mistakes_are_not(tmp_path: Path, error: Exce
     elif state == "FAIL":
         assert trial.reason == "ValueError: no"
     assert sum("going on from its checkpoint" in note for note in heard.notes) == attempts - 1
+
+
+def test_a_trial_whose_node_is_away_stays_under_way_and_no_other_begins(tmp_path: Path):
+    study = study_of(
+        ALONE,
+        trials=3,
+        concurrency=1,
+        search={"federation.batch_size": {"choice": [8, 16, 32]}},
+        federation={"rounds": 1},
+    )
+    error = NodeUnreachable("no Ethereum node answers at http://node (eth_call: HTTP 502; asked for 20 s)")
+    heard = Heard()
+    with pytest.raises(StudyError, match=r"trial 0: no Ethereum node answers .*`pulseledger resume .*` goes on"):
+        start_study(study, tmp_path / "study", heard, means=simulated(failing(tmp_path / "log", error, 1)))
+    assert [trial.state for trial in trials_of(tmp_path / "study")] == ["RUNNING"]
+    resume_study(tmp_path / "study", Heard(), means=simulated())
+    assert [trial.state for trial in trials_of(tmp_path / "study")] == ["COMPLETE"] * 3
 
 
 def test_lost_memory_is_retried_on_ray_itself(ray2, tmp_path: Path):

@@ -22,7 +22,7 @@ from engine.ledger import proofs
 from engine.ledger.accounts import COORDINATOR, key_path
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import BUNDLE, RUN
-from engine.ledger.keyfiles import PASSWORD_VARIABLE, read_key_file
+from engine.ledger.keyfiles import PASSWORD_VARIABLE, read_document, read_key_file
 from engine.ledger.keystore import create_keystore
 from engine.ledger.run import reopened
 from engine.ledger.signer import Notice, Signer, Signing
@@ -91,7 +91,7 @@ def test_a_proof_is_written_and_checked_without_the_run(
     finished: Path, tmp_path: Path, command: Command, refusal: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ):
     file, head = tmp_path / "proof.json", Result.read(finished).ledger.head
-    assert command("prove", finished, 2, 1, "--out", file) == proofs.read(file)
+    assert command("prove", finished, 2, 1, "--out", file) == read_document(file)
     found = command("verify", file, "--head", head)
     assert {key: found[key] for key in ("round", "hospital", "head", "present")} == {
         "round": 2,
@@ -105,7 +105,7 @@ def test_a_proof_is_written_and_checked_without_the_run(
     assert f"signed by {found['signer']}, under head {head}; compare it" in capsys.readouterr().out
     wrong = "0x" + "11" * 32
     assert f"leads to head {head}, not to {wrong}" in refusal("verify", file, "--head", wrong)
-    document = proofs.read(file)
+    document = read_document(file)
     document["update"]["samples"] = wrong
     proofs.write(file, document)
     assert f"{file}: the leaf is not the hash of what the slot holds" in refusal("verify", file)
@@ -246,6 +246,17 @@ def test_a_run_is_sealed_and_final_after_its_window(
 def test_without_a_window_a_run_is_final_at_its_end(finished: Path):
     assert Result.read(finished).ledger.final is True
     assert not [note for note in audit(finished).notes if "not final" in note]
+
+
+def test_a_round_is_noted_while_the_run_is_paused(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, command: Command, refusal: Callable[..., str]
+):
+    config = tiny_config(**{"ledger.backend": "embedded", "federation.rounds": 2})
+    paused(config, tmp_path)
+    assert command("mark", tmp_path) == {"round": 1, "marked": True}
+    assert "the contract refuses: NothingToFinalize" in refusal("mark", tmp_path)
+    run(config, tmp_path)
+    assert audit(tmp_path).findings == []
 
 
 def test_nobody_aborts_a_round_within_its_deadline(

@@ -23,7 +23,7 @@ from engine.tracking.tracker import Tracker, open_tracker
 from sweeps.answer import answers
 from sweeps.folder import STUDY_FILE, repeat_folder, trial_folder
 from sweeps.means import Limits, Means
-from sweeps.mirror import study_note
+from sweeps.mirrored import study_note
 from sweeps.rows import rows_of
 from sweeps.start import resume_study
 

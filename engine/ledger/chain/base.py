@@ -5,6 +5,7 @@ machine does not look at the chain id itself. How a transaction gets onto a chai
 business of `engine.ledger.delivery`.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -59,12 +60,24 @@ class ContractRevert(LedgerError):
     """The contract refused a call. The message names its error and the arguments."""
 
 
-class NodeUnreachable(LedgerError):
+class ChainTrouble(LedgerError):
+    """Nothing is wrong with the run: the same work goes on once the node, the way to it or the account is mended."""
+
+
+class NodeUnreachable(ChainTrouble):
     """No node answered; the same question may get an answer later."""
 
 
-class FeeTooLow(LedgerError):
+class NodeRefuses(ChainTrouble):
+    """The node answers, and does not do what it was asked."""
+
+
+class FeeTooLow(NodeRefuses):
     """The node takes this transaction only with a higher fee."""
+
+
+class NonceProblem(NodeRefuses):
+    """The node says that the number of a transaction is used, or that it has the transaction: which, only a look can tell."""
 
 
 class Chain(Protocol):
@@ -81,6 +94,12 @@ class Chain(Protocol):
     @property
     def sender(self) -> str:
         """The coordinator's account, which signs where no other is named."""
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        """All that is asked inside, and waited for, has this long together."""
+
+    def turn(self, account: str) -> AbstractContextManager[None]:
+        """Alone with the next number of an account, among the programs of this machine that use the same node."""
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         """Sign the next transaction of an account (the one `ahead` places after it); `to=None` creates a contract.
@@ -102,7 +121,8 @@ class Chain(Protocol):
 
         Raises:
             FeeTooLow: the chain would take it for more.
-            LedgerError: it is for another chain, or the chain does not take it (also one that it has already).
+            NonceProblem: its number is used, or the chain has it already.
+            LedgerError: it is for another chain, or the chain does not take it.
         """
 
     def receipt(self, transaction: bytes) -> ChainReceipt | None:
@@ -122,6 +142,9 @@ class Chain(Protocol):
 
     def code(self, contract: str) -> bytes:
         """Return the code at an address, empty if there is none."""
+
+    def is_behind(self) -> bool:
+        """Whether the node says that it does not have all blocks so far."""
 
     def close(self) -> None:
         """Let go of the chain."""

@@ -1,6 +1,7 @@
 """An Ethereum virtual machine in this process: empty each time, filled by replaying what the journal holds."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from engine.encoding import keccak
@@ -20,7 +21,12 @@ EMBEDDED_AUDITOR = keccak(b"PulseLedger embedded auditor 1")
 WELL_KNOWN = Accounts(
     {COORDINATOR: EMBEDDED_COORDINATOR, ADMIN: EMBEDDED_ADMIN, AUDITOR: EMBEDDED_AUDITOR, DEPLOYER: EMBEDDED_DEPLOYER}
 )
-_EMBEDDED_TIME = 1_700_000_000  # seconds since 1970; no hash of ours depends on it
+EMBEDDED_TIME = 1_700_000_000  # of the first block, seconds since 1970; no hash of ours depends on it
+
+
+def seconds_to(data: bytes) -> int:
+    """From one block to the next, which holds a call."""
+    return LONGEST_WINDOW if data[:4] == selector("finalizeRound") else 1
 
 
 class EmbeddedChain:
@@ -50,7 +56,7 @@ class EmbeddedChain:
         self.accounts = accounts
         self.sender = accounts.address(COORDINATOR)
         backend = PyEVMBackend(
-            genesis_parameters=get_default_genesis_params({"timestamp": _EMBEDDED_TIME}),
+            genesis_parameters=get_default_genesis_params({"timestamp": EMBEDDED_TIME}),
             genesis_state={
                 address_bytes(address(EMBEDDED_DEPLOYER)): {"balance": 10**30, "nonce": 0, "code": b"", "storage": {}}
             },
@@ -65,6 +71,12 @@ class EmbeddedChain:
         self.chain_id = int(self._chain.chain_id)
         if self.chain_id != EMBEDDED_CHAIN:
             raise LedgerError(f"the embedded chain is chain {self.chain_id}, this version knows it as {EMBEDDED_CHAIN}")
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def turn(self, account: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
@@ -128,7 +140,7 @@ class EmbeddedChain:
 
     def _time_of(self, data: bytes) -> int:
         """Time of the block of a call that comes next."""
-        return self.time() + (LONGEST_WINDOW if data[:4] == selector("finalizeRound") else 1)
+        return self.time() + seconds_to(data)
 
     def _execute(self, transaction: Any) -> bytes:
         # As the chain's own method, but at the time of the next block: that one takes the time of day, and deadlines pass.
@@ -147,6 +159,9 @@ class EmbeddedChain:
 
     def code(self, contract: str) -> bytes:
         return bytes(self._chain.get_vm().state.get_code(address_bytes(contract)))
+
+    def is_behind(self) -> bool:
+        return False
 
     def close(self) -> None:
         self._chain = None

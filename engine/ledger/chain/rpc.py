@@ -1,25 +1,51 @@
 """A node behind JSON-RPC, through web3.py."""
 
+import hashlib
 import re
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
+
+from engine.clock import REAL, Clock
 from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
+from engine.files import cache_folder
 from engine.ledger.accounts import COORDINATOR, Accounts
-from engine.ledger.chain.base import ChainReceipt, ContractRevert, FeeTooLow, Log, NodeUnreachable, Whereabouts
-from engine.ledger.chain.contracts import explain_revert
+from engine.ledger.chain.address import resolved
+from engine.ledger.chain.base import (
+    ChainReceipt,
+    ChainTrouble,
+    ContractRevert,
+    FeeTooLow,
+    Log,
+    NodeRefuses,
+    NonceProblem,
+    Whereabouts,
+)
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import checksum_address
 
+if TYPE_CHECKING:
+    pass
+
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
+FIRST_ANSWER = 20.0  # seconds for a node that has never answered: its address may be wrong
 
 # Copies no bytes from 0 to 0: an instruction that came with Cancun.
 _MCOPY = bytes.fromhex("6000600060005e00")
 
-# Words of geth, Besu, anvil and ganache for a price below what the pool or the next block asks.
-_FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap|base ?fee|gas ?price", re.IGNORECASE)
+# Words of geth, Besu, anvil, hardhat and ganache: for a price below what the pool or the next block asks; for a number that is
+# used, or a transaction that is there; for a transaction that ended in the contract's refusal as it was sent.
+_FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap less|max fee|base ?fee|gas ?price", re.IGNORECASE)
+_NONCE_PROBLEM = re.compile(r"nonce|already (known|imported|in)|known transaction|AlreadyKnown", re.IGNORECASE)
+_REVERTED = re.compile(r"revert|VM Exception", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 class RpcChain:
@@ -38,29 +64,37 @@ class RpcChain:
         accounts: Accounts | None = None,
         confirmations: int = 0,
         timeout: float = 300.0,
+        first: float = FIRST_ANSWER,
+        clock: Clock = REAL,
     ) -> None:
         """Connect.
 
         Args:
-            url: http or https address.
+            url: http or https address, or env:NAME.
             chain_id: the chain that the caller means; None takes the node's.
             accounts: who signs transactions.
             confirmations: number of blocks on top of a transaction's own before its receipt counts.
-            timeout: seconds that a transaction may take.
+            timeout: seconds that a transaction, or any question, may take.
+            first: seconds for the first answer; no more than `timeout`.
 
         Raises:
-            LedgerError: nothing answers at the URL within about five seconds, or the node is on another chain.
+            NodeUnreachable: nothing answers at the URL.
+            LedgerError: the node is on another chain.
         """
-        self.url = public_url(url)
+        from engine.ledger.chain.node import Node  # slow to import, and only this back end needs it
+
+        self._node, self._clock = Node(resolved(url), clock), clock
+        self.url = self._node.name
         self.timeout = timeout
         self._accounts = accounts
         self._confirmations = confirmations
-        # The first question has little time, so that a wrong URL is told soon; a busy node has more of it later.
-        self._provider = _provider(url, (1.5, 3.0))
-        self.chain_id = int(self._request("eth_chainId"), 16)
-        self._provider = _provider(url, (5.0, 30.0))
+        with self.within(min(first, timeout)):
+            self.chain_id = self._ask("eth_chainId", read=_quantity)
         if chain_id is not None and chain_id != self.chain_id:
             raise LedgerError(f"the node at {self.url} is on chain {self.chain_id}, ledger.chain_id is {chain_id}")
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        return self._node.within(seconds)
 
     @property
     def accounts(self) -> Accounts:
@@ -72,6 +106,23 @@ class RpcChain:
     def sender(self) -> str:
         return self.accounts.address(COORDINATOR)
 
+    @contextmanager
+    def turn(self, account: str) -> Iterator[None]:
+        name = hashlib.sha256(f"{self.url} {self.chain_id} {account}".encode()).hexdigest()[:32]
+        lock = FileLock(cache_folder() / "senders" / f"{name}.lock")
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=self.timeout)
+        except LockTimeout:
+            message = f"another program has been sending from account {account} for {self.timeout:g} s"
+            raise ChainTrouble(message) from None
+        except OSError:
+            pass  # nobody can be waited for where nothing can be written; what collides is signed again
+        try:
+            yield
+        finally:
+            lock.release()
+
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
         tip, fee = self._fees()
@@ -80,7 +131,7 @@ class RpcChain:
 
     def sign_as(self, key: bytes, to: str, data: bytes, gas: int) -> bytes:
         tip, fee = self._fees()
-        nonce = int(self._request("eth_getTransactionCount", address(key), "pending"), 16)
+        nonce = self._count("pending", address(key))
         return sign_transaction(key, self.chain_id, nonce, to, data, gas, tip, fee)
 
     def sign_digest(self, digest: bytes) -> bytes:
@@ -102,65 +153,65 @@ class RpcChain:
     def send(self, raw: bytes) -> None:
         require_chain_id(raw, self)
         # The node behind a URL can change, and some nodes take transactions of any chain.
-        found = int(self._request("eth_chainId"), 16)
+        found = self._ask("eth_chainId", read=_quantity)
         if found != self.chain_id:
             raise LedgerError(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
         try:
-            self._request("eth_sendRawTransaction", "0x" + raw.hex())
-        except NodeUnreachable:
-            raise
-        except LedgerError as error:
-            if _FEE_PROBLEM.search(str(error)):
-                raise FeeTooLow(str(error)) from error
+            self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data)
+        except NodeRefuses as error:
+            text = str(error)
+            if "insufficient" in text.lower():
+                raise NodeRefuses(self._unfunded(raw, text)) from error
+            # first: the price of a replacement is about a number, too
+            if _FEE_PROBLEM.search(text):
+                raise FeeTooLow(text) from error
+            if _NONCE_PROBLEM.search(text) or _REVERTED.search(text):
+                raise NonceProblem(text) from error
             raise
 
     def receipt(self, transaction: bytes) -> ChainReceipt | None:
-        found = self._request("eth_getTransactionReceipt", "0x" + transaction.hex())
-        if found is None or found.get("blockNumber") is None:
+        found = self._ask("eth_getTransactionReceipt", hexed(transaction), read=_mined("status", "gasUsed"))
+        if found is None:
             return None
         if self._confirmations:
-            depth = int(self._request("eth_blockNumber"), 16) - int(found["blockNumber"], 16)
+            depth = self._ask("eth_blockNumber", read=_quantity) - found["blockNumber"]
             if depth < self._confirmations:
                 return None
-        return ChainReceipt("0x" + transaction.hex(), int(found["status"], 16), int(found["gasUsed"], 16))
+        return ChainReceipt(hexed(transaction), found["status"], found["gasUsed"])
 
     def logs(self, transaction: bytes) -> tuple[Log, ...]:
-        found = self._request("eth_getTransactionReceipt", hexed(transaction)) or {}
-        try:
-            return tuple(
-                Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))
-                for one in found.get("logs", ())
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise LedgerError(f"the node at {self.url} gives a damaged receipt ({error})") from error
+        return self._ask("eth_getTransactionReceipt", hexed(transaction), read=_logs)
 
     def where(self, raw: bytes) -> Whereabouts:
         nonce, account = decode_transaction(raw)["nonce"], sender_of(raw)
         used, queued = self._count("latest", account), self._count("pending", account)
         # Last, so that a block in between does not make a transaction look displaced by itself.
-        found = self._request("eth_getTransactionByHash", "0x" + keccak(raw).hex())
-        if found is not None and found.get("blockNumber") is not None:
+        found = self._ask("eth_getTransactionByHash", hexed(keccak(raw)), read=_known)
+        if found == "mined":
             return "mined"
         if used > nonce:
             return "displaced"
         if queued < nonce:
             return "gap"
-        return "absent" if found is None else "pending"
+        return found
 
     def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
         call = {"to": to, "data": "0x" + data.hex()}
         if self._accounts is not None:
             call["from"] = by or self.sender
-        return bytes.fromhex(self._request("eth_call", call, "latest")[2:])
+        return self._ask("eth_call", call, "latest", read=_data)
 
     def code(self, contract: str) -> bytes:
-        return bytes.fromhex(self._request("eth_getCode", contract, "latest")[2:])
+        return self._ask("eth_getCode", contract, "latest", read=_data)
 
     def time(self) -> int:
-        return int(self._request("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
+        return int(self._latest()["timestamp"])
+
+    def is_behind(self) -> bool:
+        return self._ask("eth_syncing", read=bool)
 
     def close(self) -> None:
-        self._provider = None
+        self._node.close()
 
     def require_rules(self) -> None:
         """Refuse a node that does not run the code of our contracts, which are compiled for the Cancun rules.
@@ -169,7 +220,7 @@ class RpcChain:
             LedgerError: it does not.
         """
         try:
-            self._request("eth_call", {"data": "0x" + _MCOPY.hex()}, "latest")
+            self._ask("eth_call", {"data": hexed(_MCOPY)}, "latest", read=_data)
         except ContractRevert as error:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
@@ -177,53 +228,96 @@ class RpcChain:
 
     def _count(self, block: str, account: str) -> int:
         """Number of transactions of an account, which is the next nonce; "pending" counts the pool's as well."""
-        return int(self._request("eth_getTransactionCount", account, block), 16)
+        return self._ask("eth_getTransactionCount", account, block, read=_quantity)
+
+    def _latest(self) -> Any:
+        return self._ask("eth_getBlockByNumber", "latest", False, read=_block)
 
     def _fees(self) -> tuple[int | None, int]:
         """Return tip (None before EIP-1559) and fee of a transaction that should get into the next blocks, in wei."""
-        price = int(self._request("eth_gasPrice"), 16)
-        base = (self._request("eth_getBlockByNumber", "latest", False) or {}).get("baseFeePerGas")
+        price, base = self._ask("eth_gasPrice", read=_quantity), self._latest()["baseFeePerGas"]
         if base is None:
             return None, price
         # Room for the base fee to double. What the node asks on top of the base fee is its own idea of a tip.
-        tip = max(price - int(base, 16), 0)
-        return tip, 2 * int(base, 16) + tip
+        tip = max(price - base, 0)
+        return tip, 2 * base + tip
 
-    def _request(self, method: str, *params: Any) -> Any:
-        from requests.exceptions import RequestException
-        from web3.exceptions import Web3Exception
+    def _unfunded(self, raw: bytes, said: str) -> str:
+        content, account = decode_transaction(raw), sender_of(raw)
+        has = self._ask("eth_getBalance", account, "latest", read=_quantity)
+        return (
+            f"account {account} has {has} wei, and this transaction may cost {content['gas'] * content['fee']} wei: send it some "
+            f"and go on ({said})"
+        )
 
-        try:
-            answer: Any = self._provider.make_request(method, list(params))
-        except (RequestException, Web3Exception, OSError, ValueError) as error:
-            # What the library says repeats the URL, with any credentials in it.
-            message = f"no Ethereum node answers at {self.url} ({method}: {type(error).__name__})"
-            raise NodeUnreachable(message) from None
-        if answer.get("error") is not None:
-            problem = answer["error"]
-            data = problem.get("data") if isinstance(problem, dict) else None
-            message = problem.get("message", problem) if isinstance(problem, dict) else problem
-            if method == "eth_call":
-                text = explain_revert(bytes.fromhex(data[2:])) if isinstance(data, str) and len(data) > 2 else message
-                raise ContractRevert(str(text))
-            raise LedgerError(f"the node at {self.url} refuses {method}: {message}")
-        return answer.get("result")
-
-
-def public_url(url: str) -> str:
-    """Return a URL without user name, password and query, fit for messages and for the journal."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    def _ask(self, method: str, *params: Any, read: Callable[[Any], T]) -> T:
+        return self._node.ask(method, *params, read=read, seconds=self.timeout)
 
 
 def _raised(price: int) -> int:
     return (price * 9 + 7) // 8  # by an eighth, rounded up
 
 
-def _provider(url: str, timeout: tuple[float, float]) -> Any:
-    from web3 import HTTPProvider
+# --- What answers must be ---------------------------------------------------------------------------------------------
 
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise LedgerError(f"ledger.url {public_url(url)!r} is not an http or https address")
-    # Without retries: the caller decides whether to try again, and the journal makes that safe.
-    return HTTPProvider(url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
+
+def _quantity(value: Any) -> int:
+    """A number as nodes write it: 0x and hex digits."""
+    if not isinstance(value, str) or not re.fullmatch("0x[0-9a-fA-F]{1,64}", value):
+        raise ValueError("a number as 0x hex")
+    return int(value, 16)
+
+
+def _data(value: Any) -> bytes:
+    """Bytes as 0x hex."""
+    if not isinstance(value, str) or not re.fullmatch("0x([0-9a-fA-F]{2})*", value):
+        raise ValueError("bytes as 0x hex")
+    return bytes.fromhex(value[2:])
+
+
+def _block(value: Any) -> dict[str, int | None]:
+    found: dict[str, int | None] = dict(_numbers(value, "timestamp"))
+    base = value.get("baseFeePerGas")
+    return found | {"baseFeePerGas": None if base is None else _numbers(value, "baseFeePerGas")["baseFeePerGas"]}
+
+
+def _known(value: Any) -> Whereabouts:
+    """What became of a transaction that is asked for by its hash."""
+    if value is None:
+        return "absent"
+    if not isinstance(value, dict):
+        raise ValueError("a transaction")
+    return "pending" if value.get("blockNumber") is None else "mined"
+
+
+def _mined(*names: str) -> Callable[[Any], dict[str, int] | None]:
+    """These numbers of a receipt, and its block; None of a transaction that is in none."""
+
+    def read(value: Any) -> dict[str, int] | None:
+        if value is None or (isinstance(value, dict) and value.get("blockNumber", "") is None):
+            return None
+        return _numbers(value, "blockNumber", *names)
+
+    return read
+
+
+def _logs(value: Any) -> tuple[Log, ...]:
+    try:
+        return tuple(
+            Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))
+            for one in (value or {}).get("logs", ())
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("a receipt with logs") from None
+
+
+def _numbers(value: Any, *names: str) -> dict[str, int]:
+    """These numbers of an object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"an object with {', '.join(names)}")
+    for name in names:
+        try:
+            _quantity(value.get(name))
+        except ValueError as error:
+            raise ValueError(f"{name} to be {error}") from None
+    return {name: _quantity(value[name]) for name in names}

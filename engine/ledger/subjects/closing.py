@@ -129,7 +129,7 @@ class Closing(Subject):
     def close(
         self, signed: Mapping[int, SignedResult], state: str, missing: Mapping[int, str], digests: Mapping[str, bytes]
     ) -> RunClosing:
-        """Write down how the run ended and tell the chain; the same again does nothing.
+        """Write down how the run ended and tell the chain; the same again does nothing, also by another version of the code.
 
         Args:
             missing: the hospitals without a result, and why.
@@ -161,7 +161,9 @@ class Closing(Subject):
             missing=json_hash(lost),
             **{name: digests.get(name, ZERO) for name in names},
         )
-        self._require_same(record)
+        if self.record is not None:
+            self._require_same(self.record, record)
+            return self.record
         rows = {
             "results": [
                 (slot, record_to_json(one.record), one.signature, one.content) for slot, one in sorted(signed.items())
@@ -181,12 +183,16 @@ class Closing(Subject):
         self.record = record
         return record
 
-    def _require_same(self, record: RunClosing) -> None:
-        if self.record is None or self.record == record:
+    def _require_same(self, before: RunClosing, record: RunClosing) -> None:
+        """Of a run that was interrupted after its closing: what it leaves behind must be what it was closed over."""
+        was, now = read_json(record_to_json(before)), read_json(record_to_json(record))
+        others = [name for name in now if was[name] != now[name] and name != "code"]
+        if not others:
             return
-        was, now = read_json(record_to_json(self.record)), read_json(record_to_json(record))
-        names = ", ".join(name for name in now if was[name] != now[name])
-        raise LedgerError(f"the run in {self._book.path.parent} was closed before, with another {names}")
+        by = " by another version of the program" if was["code"] != now["code"] else ""
+        hint = "; only that version can go on with it" if by else ""
+        names = ", ".join(others)
+        raise LedgerError(f"the run in {self._book.path.parent} was closed before{by}, with another {names}{hint}")
 
     # --- What the book tells ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
-from engine.ledger.chain.base import NodeUnreachable
+from engine.ledger.chain.base import ChainTrouble
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
@@ -198,6 +198,14 @@ class Rounds(Subject):
         """
         self._send("finalize", len(self.seals), "finalizeRound", self._federation.id)
 
+    def mark(self) -> None:
+        """Note the last sealed round, so that it becomes final a window after its seal however fast rounds follow.
+
+        Raises:
+            ContractRevert: it is final or noted already, an earlier one waits for its window, or there is an open dispute.
+        """
+        self._send("mark", len(self.seals), "markRound", self._federation.id)
+
     def is_final(self) -> bool:
         """Whether all sealed rounds are beyond dispute, or there are none."""
         return bool(self.state(self._book.domain.contract)["finalized"] == len(self.seals))
@@ -328,7 +336,7 @@ class Rounds(Subject):
         """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
         try:
             state = self.state(self._book.domain.contract)
-        except NodeUnreachable:
+        except ChainTrouble:
             raise
         except LedgerError:
             state = {"head": None}

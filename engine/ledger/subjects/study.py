@@ -78,11 +78,8 @@ class StudyLedger(Subject):
         self._identity, self._clock, self._seconds = identity, clock, 0.0
         self._book = Book(folder, STUDY, STUDY_PURPOSES, config, clock=clock, chain=chain)
         try:
-            if self._book.is_new:
-                roles = [self._book.chain.accounts.address(role) for role in (ADMIN, COORDINATOR)]
-                self._book.create({}, deploy_data(*roles, contract="StudyLedger"), lambda contract: ())
             self._book.keep(self)
-            self._book.restore()
+            self._book.begin(self._create, self._book.restore)
         except BaseException:
             self.close()
             raise
@@ -193,6 +190,10 @@ class StudyLedger(Subject):
                     f"journal and chain contradict each other: record {held[1]} with head {hexed(held[0])} in "
                     f"{self._book.path}, record {found[1]} with head {hexed(found[0])} in contract {contract}"
                 )
+
+    def _create(self) -> None:
+        roles = [self._book.chain.accounts.address(role) for role in (ADMIN, COORDINATOR)]
+        self._book.create({}, deploy_data(*roles, contract="StudyLedger"), lambda contract: ())
 
     def _write(self, call: Call, row: Design | TrialRecord) -> None:
         self._book.check(call)

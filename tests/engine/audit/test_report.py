@@ -48,10 +48,21 @@ def test_no_text_of_the_evidence_begins_a_line():
     study.add(finding(words, words, words, words, words))
     study.add(Note(words, unchecked=True))
     study.add(Note(words + "!"))
+    study.unbound = (words,)
     lines = study.lines()
     assert all(line.isprintable() for line in lines)
     assert [line for line in lines if line.startswith("verdict")] == ["verdict: unreadable"] == lines[-1:]
-    known = ("unreadable: ", "trial ", "finding: ", "not verified: ", "note: ", "run ", "runs: ", "verdict: ")
+    known = (
+        "unreadable: ",
+        "trial ",
+        "finding: ",
+        "not verified: ",
+        "note: ",
+        "not bound: ",
+        "run ",
+        "runs: ",
+        "verdict: ",
+    )
     assert all(line.startswith(known) for line in lines)
 
 

@@ -144,14 +144,17 @@ def test_what_only_the_execution_of_all_transactions_can_tell_is_named(folder: P
     assert report.unchecked == ["the head on the chain was not compared, as the execution stopped before it"]
 
 
-@pytest.mark.parametrize("key", ["format", "domain", "backend"])
+@pytest.mark.parametrize("key", ["domain", "backend"])
 def test_damaged_meta_is_named(folder: Path, key: str):
     for value in ("x", "[" * 100_000, None):
         change(folder, f"UPDATE meta SET value = ? WHERE key = '{key}'", value)
         assert [f.field for f in found_in(folder).findings] == [key]
 
 
-def test_a_journal_that_is_none_is_an_error(folder: Path):
+def test_a_journal_of_another_format_or_none_is_an_error(folder: Path):
+    change(folder, "UPDATE meta SET value = '9' WHERE key = 'format'")
+    with pytest.raises(LedgerError, match="the study's journal has format 9, this version reads 2"):
+        found_in(folder)
     (folder / STUDY.file).write_bytes(b"text" * 1000)
     with pytest.raises(LedgerError, match="journal"):
         found_in(folder)

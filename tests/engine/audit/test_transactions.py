@@ -80,15 +80,13 @@ def other(value: Any) -> Any:
 
 
 # The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly, nor a stuck round.
-ABSENT = ("submit", "refuse", "abort", "dispute", "resolve")
+ABSENT = ("submit", "refuse", "abort", "mark", "dispute", "resolve")
 SENT = [purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ABSENT]
-# A deadline is the coordinator's own choice by the clock of the chain; nothing else says what it must be.
-FREE = {("open-round", "deadline"), ("seal", "next")}
 # (purpose, argument); of each call the first and the last in every suite
 ARGUMENTS = [
     pytest.param(purpose, name, marks=[pytest.mark.long] * (name not in (names[0], names[-1])))
     for purpose in SENT
-    for names in [[item["name"] for item in function_of(purpose)["inputs"] if (purpose, item["name"]) not in FREE]]
+    for names in [[item["name"] for item in function_of(purpose)["inputs"]]]
     for name in names
 ]
 

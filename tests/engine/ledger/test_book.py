@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from simulators import CONFIG, COUNTER_CREATION, DOMAIN, FEDERATION_ID, Faults, Run, rule_of
 
 from engine.errors import LedgerError
@@ -172,7 +173,6 @@ def run(tmp_path: Path) -> Run:
         ("needs a private key", {"backend": "rpc", "url": "http://127.0.0.1:1"}),
         ("ledger.chain_id is 5", {"chain_id": 5}),
         ("the embedded chain deploys its own", {"contract": DOMAIN.contract}),
-        ("not an address", {"contract": "0x12"}),
         ("expected embedded or rpc, found 'none'", {"backend": "none"}),
     ],
 )
@@ -183,6 +183,17 @@ def test_settings_that_cannot_be_meant_are_refused(run: Run, message: str, setti
         RunLedger(run.ledger_folder, run.federation, rule_of(run.weighting), config)
     assert not (run.ledger_folder / "journal.sqlite").exists()
     assert not list(run.ledger_folder.glob("*.key"))
+
+
+@pytest.mark.parametrize("key", ["contract", "admin", "auditor"])
+def test_addresses_are_taken_in_any_case_and_without_quotes(key: str):
+    text = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+    for given in (text, text.lower(), "0x" + text[2:].upper(), text[2:].lower(), int(text, 16)):
+        assert getattr(LedgerConfig.model_validate({key: given}), key) == text
+    for wrong in (text[:-1] + "b", "0x12", "nobody", -1, 2**160):
+        with pytest.raises(ValidationError, match=r"address|string"):
+            LedgerConfig.model_validate({key: wrong})
+    assert LedgerConfig.model_validate({"federation": 42}).federation == "42"
 
 
 def test_a_journal_of_another_back_end_is_refused_before_anybody_asks_a_node(run: Run):

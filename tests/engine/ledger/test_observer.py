@@ -11,6 +11,8 @@ import pytest
 from reference import numbers
 from simulators import POLICY, REVIEWER, Run, rule_of
 
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
 from engine.config import RunConfig, config_hash
 from engine.errors import HospitalError, LedgerError, Stopped
 from engine.experiment import HERE, Place, join
@@ -94,6 +96,9 @@ def test_a_run_with_partial_participation_and_keystore(tiny_config, tmp_path: Pa
     assert plain.model_hash == result.model_hash
 
 
+AGAIN = build_rule(AggregationConfig(), "samples").again
+
+
 def observer(run: Run, rounds: int = 5) -> LedgerObserver:
     """The observer of the simulators' federation."""
     return LedgerObserver(run.ledger_folder, run.federation, rule_of(run.weighting), LedgerConfig(), False, rounds)
@@ -102,9 +107,9 @@ def observer(run: Run, rounds: int = 5) -> LedgerObserver:
 def test_a_checkpoint_without_its_ledger_is_refused(tmp_path: Path):
     there = observer(Run(tmp_path))
     try:
-        there.replay([], 0)
+        there.replay([], 0, AGAIN)
         with pytest.raises(LedgerError, match=r"the checkpoint is after round 3, the ledger in .* ends with round 0"):
-            there.replay([], 3)
+            there.replay([], 3, AGAIN)
     finally:
         there.abandon()
 
@@ -123,7 +128,7 @@ def test_a_damaged_checkpoint_gives_one_sentence(tmp_path: Path, change: dict[st
     }
     try:
         with pytest.raises(LedgerError, match="the checkpoint's ledger entries are damaged") as refused:
-            there.replay([{**entry, **change}], 1)
+            there.replay([{**entry, **change}], 1, AGAIN)
         assert "\n" not in str(refused.value)
     finally:
         there.abandon()

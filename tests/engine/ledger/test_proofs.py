@@ -13,6 +13,7 @@ from engine.encoding import canonical_json, hexed, keccak, read_json, unhexed
 from engine.errors import LedgerError
 from engine.ledger import proofs
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR
+from engine.ledger.keyfiles import read_document
 from engine.ledger.signing import address
 from engine.ledger.subjects.updates import Header, head_of
 from engine.ledger.trees import EMPTY
@@ -121,6 +122,6 @@ def test_a_signed_update_travels_as_a_file(kept: Run, tmp_path: Path):
     with kept.open() as ledger:
         signed = kept.entry(3, ledger.domain, ledger.head).updates[0]
     proofs.write(tmp_path / "update.json", proofs.update_document(signed))
-    assert proofs.signed_update(proofs.read(tmp_path / "update.json")) == signed
+    assert proofs.signed_update(read_document(tmp_path / "update.json")) == signed
     with pytest.raises(LedgerError, match="there is no signed update"):
         proofs.signed_update({"update": None})

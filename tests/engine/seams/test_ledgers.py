@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.aggregation.build import build_rule
+from engine.aggregation.config import AggregationConfig
 from engine.config import RunConfig, config_hash
 from engine.data.config import CLASSES
 from engine.errors import LedgerError
@@ -64,7 +66,7 @@ def test_a_name_stands_for_the_bits_of_a_model(opened: LoopLedger, tiny_config):
 
 def test_before_the_first_round_nothing_is_pending_and_nothing_was_waited_for(opened: LoopLedger):
     assert opened.pending() == []
-    opened.replay([], 0)
+    opened.replay([], 0, build_rule(AggregationConfig(), "samples").again)
     assert opened.seconds >= 0
 
 

@@ -23,7 +23,7 @@ from engine.model import build_network
 from engine.oracles.torch import TorchOracle
 from engine.tracking.curves import VIEW, final_paths
 from engine.tracking.queue import SPOOL
-from engine.tracking.store import MlflowStore, mlflow_client, run_tags, runs_address
+from engine.tracking.store import MlflowStore, mlflow_client, read_runs, runs_address
 from engine.tracking.tracker import Tracker
 
 
@@ -321,7 +321,15 @@ def test_the_number_of_an_experiment_leads_to_its_page(tried, look):
     assert set(names) <= set(final_paths(("N",)))
     with pytest.raises(PulseLedgerError, match="has no experiment 'other'"):
         runs_address(tried.uri, "other")
-    tags, status = run_tags(tried.uri, run.info.run_id)
-    assert (tags["colour"], tags["state"], status) == ("blue", "PRUNED", "KILLED")
+    tracker.open_run("page/1/0", "two", {}, {"rate": 3}, "page/1")
+    for step in (2, 1):
+        tracker.log("page/1/0", step, {"train/loss": step / 4})
+    tracker.summary("page/1/0", {"final/x": 0.5})
+    tracker.flush(now=True)
+    own, below = read_runs(tried.uri, run.info.run_id, leave=lambda name: name == "final/x")
+    assert (own.tags["colour"], own.tags["state"], own.status, own.name) == ("blue", "PRUNED", "KILLED", "one")
+    assert (below.name, below.params) == ("two", {"rate": "3"})
+    assert below.curves == {"train/loss": [(1, 0.25), (2, 0.5)], "final/x": []}
+    assert below.latest == {"train/loss": 0.5, "final/x": 0.5}
     with pytest.raises(PulseLedgerError, match="MLflow's run nothing cannot be read"):
-        run_tags(tried.uri, "nothing")
+        read_runs(tried.uri, "nothing")

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from engine.errors import LedgerError
 from engine.ledger.chain.connect import connect, read_key
@@ -21,14 +22,18 @@ def test_an_unreachable_node_is_told_in_one_sentence_and_soon(tmp_path: Path, mo
         silent.listen()
         for listener in (closed, silent):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            monkeypatch.setenv("NODE_URL", url.replace("//", "//user:secret@"))
             started = time.monotonic()
             with pytest.raises(LedgerError, match=f"no Ethereum node answers at {url}") as refused:
-                connect(LedgerConfig(backend="rpc", url=url.replace("//", "//user:secret@")), tmp_path, True)
+                connect(LedgerConfig(backend="rpc", url="env:NODE_URL", timeout=1), tmp_path, True)
             assert time.monotonic() - started < 6
             assert "\n" not in str(refused.value)
             assert "secret" not in str(refused.value)
-    with pytest.raises(LedgerError, match="not an http or https address"):
-        connect(LedgerConfig(backend="rpc", url="localhost:8545"), tmp_path, True)
+    monkeypatch.setenv("NODE_URL", "localhost:8545")
+    with pytest.raises(LedgerError, match="NODE_URL does not hold an http or https address"):
+        connect(LedgerConfig(backend="rpc", url="env:NODE_URL"), tmp_path, True)
+    with pytest.raises(ValidationError, match="url is not an http or https address"):
+        LedgerConfig(backend="rpc", url="localhost:8545")
 
 
 def test_the_key_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

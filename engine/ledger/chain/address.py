@@ -1,0 +1,71 @@
+"""Addresses of nodes: what of them may be written down, and where the rest comes from.
+
+An account at a provider is named in the address itself: as user and password, as a part of the path, as a parameter. So
+settings hold scheme, host and port at most; an address with more stands in an environment variable, and `env:NAME` in its place.
+"""
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+from engine.errors import LedgerError
+
+ENVIRONMENT = "env:"
+_SHORTEST = 4  # letters; what is shorter cannot be told from other words, and is no key
+
+
+def refusal(url: str) -> str:
+    """Why an address may not stand in settings, without the address itself; "" if it may."""
+    if url.startswith(ENVIRONMENT):
+        wrong = not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", url.removeprefix(ENVIRONMENT))
+        return "is no name of an environment variable after env:" if wrong else ""
+    if not origin(url):
+        return "is not an http or https address with a host"
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+        return (
+            "has more than scheme, host and port; what follows them may be a key, and would stay in config.yaml, in the journal "
+            "and in MLflow: put the whole address into an environment variable and write ledger.url: env:NAME"
+        )
+    return ""
+
+
+def resolved(url: str) -> str:
+    """The address itself.
+
+    Raises:
+        LedgerError: the environment does not hold it, or it is none.
+    """
+    text, source = url, "ledger.url"
+    if url.startswith(ENVIRONMENT):
+        source = url.removeprefix(ENVIRONMENT)
+        text = os.environ.get(source, "")
+        if not text:
+            raise LedgerError(f"the address of the node is {url}, but the environment variable {source} is not set")
+    if not origin(text):
+        raise LedgerError(f"{source} does not hold an http or https address with a host")
+    return text.strip()
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port, fit for messages; "" where it is no address of a node."""
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not host:
+        return ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
+
+
+def hidden(text: str, url: str) -> str:
+    """A text of the node's, in one line, without what the address has beyond host and port."""
+    parts = urlsplit(url)
+    values = [value for pair in parts.query.split("&") for value in pair.split("=")[1:]]
+    secrets = {parts.path, parts.query, parts.username, parts.password, *parts.path.split("/"), *values}
+    known = {form for secret in secrets if secret for form in (secret, unquote(secret)) if len(form) >= _SHORTEST}
+    for secret in sorted(known, key=len, reverse=True):
+        text = text.replace(secret, "...")
+    return " ".join(text.split())[:300]

@@ -1,0 +1,250 @@
+"""Questions to a node: what is asked again and for how long, what is said at once, and in which words."""
+
+import base64
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty import LASTING, PASSING, Faulty, Question, Reply, error, result, said, status
+
+from engine.clock import JumpingClock
+from engine.errors import LedgerError
+from engine.ledger.chain.address import hidden, origin, refusal, resolved
+from engine.ledger.chain.base import ContractRevert, FeeTooLow, NodeRefuses, NodeUnreachable, NonceProblem
+from engine.ledger.chain.node import LAST_PAUSE, LONGEST, Node
+from engine.ledger.chain.rpc import RpcChain
+
+REVERT = "0x08c379a0" + f"{32:064x}{3:064x}" + b"no!".hex().ljust(64, "0")
+
+
+@pytest.fixture
+def server() -> Iterator[Faulty]:
+    with Faulty() as made:
+        made.fault("", result("0x2a"))
+        yield made
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def ask(server: Faulty, clock: JumpingClock | None = None, method: str = "eth_gasPrice", seconds: float = 300.0) -> str:
+    return Node(server.url, clock or JumpingClock()).ask(method, read=text, seconds=seconds)
+
+
+@pytest.mark.parametrize("kind", [name for name in PASSING if not name.startswith(("answer", "cut", "word"))])
+def test_what_may_pass_is_asked_again_within_the_time_and_ends_in_a_sentence(server: Faulty, kind: str):
+    server.fault("eth_gasPrice", PASSING[kind], at={1, 2})
+    assert ask(server) == "0x2a"
+    assert server.asked["eth_gasPrice"] == 3
+    server.fault("eth_gasPrice", PASSING[kind])
+    clock = JumpingClock()
+    with pytest.raises(NodeUnreachable) as told:
+        ask(server, clock, seconds=20.0)
+    assert clock.now() == 20.0
+    assert str(told.value).startswith(f"no Ethereum node answers at {server.url} (eth_gasPrice: ")
+    assert "\n" not in str(told.value)
+    assert server.asked["eth_gasPrice"] - 3 <= 6 + 20 / LAST_PAUSE + 1
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_what_does_not_pass_is_said_at_once(server: Faulty, kind: str):
+    server.fault("eth_gasPrice", LASTING[kind])
+    with pytest.raises(NodeRefuses) as told:
+        ask(server)
+    assert server.asked["eth_gasPrice"] == 1
+    assert "\n" not in str(told.value)
+    assert server.url in str(told.value)
+    if kind.isdigit():
+        assert f"HTTP {kind}" in str(told.value)
+    assert "KEY" not in str(told.value)
+
+
+def test_all_questions_inside_have_the_time_of_one_together(server: Faulty):
+    server.fault("eth_gasPrice", status(502))
+    clock = JumpingClock()
+    node = Node(server.url, clock)
+    with node.within(5.0), node.within(60.0):
+        for _ in range(3):
+            with pytest.raises(NodeUnreachable):
+                node.ask("eth_gasPrice", read=text, seconds=300.0)
+    assert clock.now() == 5.0
+    with pytest.raises(NodeUnreachable):
+        node.ask("eth_gasPrice", read=text, seconds=7.0)
+    assert clock.now() == 12.0
+
+
+def test_as_long_as_a_node_asks_for_is_waited(server: Faulty):
+    server.fault("eth_gasPrice", status(429, b"", ("Retry-After", "9")), at={1})
+    clock = JumpingClock()
+    assert ask(server, clock) == "0x2a"
+    assert clock.now() == 9.0
+
+
+def test_an_endless_answer_is_not_read_to_its_end(server: Faulty):
+    server.fault("eth_gasPrice", lambda question, passed: Reply(b"x" * (LONGEST + 2**20)))
+    with pytest.raises(NodeUnreachable, match=f"eth_gasPrice: an answer of more than {LONGEST} bytes"):
+        ask(server, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (error(3, "execution reverted: no!", REVERT), "reverted with 0x08c379a0"),
+        (error(-32000, "execution reverted"), "execution reverted"),
+        (error(-32603, "Error: VM Exception while processing transaction: reverted", {"data": REVERT}), "0x08c379a0"),
+        (error(-32603, f"Error: reverted with an unrecognized custom error (return data: {REVERT})"), "0x08c379a0"),
+        (error(-32015, "VM execution error.", f"Reverted {REVERT}"), "0x08c379a0"),
+        (error(-32000, "invalid opcode: MCOPY"), "invalid opcode"),
+        (status(400, b'{"error": {"code": 3, "message": "execution reverted"}}'), "execution reverted"),
+    ],
+)
+def test_a_refusal_of_the_contract_is_told_from_a_trouble_of_the_node(server: Faulty, problem: Any, words: str):
+    server.fault("eth_call", problem)
+    with pytest.raises(ContractRevert, match=words):
+        ask(server, method="eth_call")
+    assert server.asked["eth_call"] == 1
+
+
+OTHERS = [fault for name, fault in PASSING.items() if not name.startswith(("answer", "cut", "word"))]
+
+
+@pytest.mark.parametrize("problem", [*OTHERS, *LASTING.values(), error(-32000, "gas limit too low"), error(-1, "?")])
+def test_a_trouble_of_the_node_is_never_a_refusal_of_the_contract(server: Faulty, problem: Any):
+    server.fault("eth_call", problem)
+    with pytest.raises(LedgerError) as told:
+        ask(server, method="eth_call", seconds=0.0)
+    assert not isinstance(told.value, ContractRevert)
+
+
+def test_nobody_is_waited_for_a_while_and_not_for_ever():
+    clock = JumpingClock()
+    with pytest.raises(
+        NodeUnreachable, match=r"http://127.0.0.1:9 \(eth_chainId: connection refused; asked for 20 s\)"
+    ):
+        RpcChain("http://127.0.0.1:9", clock=clock)
+    assert clock.now() == 20.0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_of_ones_own_wants_a_bundle(server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=node -keyout key -out node.pem"
+    command = ["openssl", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    secured = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secured.load_cert_chain(tmp_path / "node.pem", tmp_path / "key")
+    server.server.socket = secured.wrap_socket(server.server.socket, server_side=True)
+    node = Node(server.url.replace("http", "https"), JumpingClock())
+    with pytest.raises(NodeRefuses, match=r"the certificate of https://127.* is not trusted; REQUESTS_CA_BUNDLE"):
+        node.ask("eth_gasPrice", read=text, seconds=300.0)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "node.pem"))
+    assert node.ask("eth_gasPrice", read=text, seconds=0.0) == "0x2a"
+
+
+def test_an_address_in_ipv6_is_asked():
+    with Faulty(host="::1") as there:
+        there.fault("", result("0x2a"))
+        assert there.url.startswith("http://[::1]:")
+        assert ask(there) == "0x2a"
+
+
+# --- Sending ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said_of_it", "kind"),
+    [
+        ("nonce too low", NonceProblem),
+        ("Nonce too high. Expected nonce to be 3 but got 5.", NonceProblem),
+        ("already known", NonceProblem),
+        ("Known transaction", NonceProblem),
+        ("VM Exception while processing transaction: reverted with custom error", NonceProblem),
+        ("replacement transaction underpriced", FeeTooLow),
+        ("max fee per gas less than block base fee", FeeTooLow),
+        ("transaction underpriced", FeeTooLow),
+        ("tx fee (1.40 ether) exceeds the configured cap (1.00 ether)", NodeRefuses),
+        ("exceeds block gas limit", NodeRefuses),
+        ("invalid sender", NodeRefuses),
+    ],
+)
+def test_what_a_node_says_of_a_transaction_is_understood(server: Faulty, said_of_it: str, kind: type):
+    chain, raw = signed(server)
+    server.fault("eth_sendRawTransaction", error(-32000, said_of_it))
+    with pytest.raises(NodeRefuses) as told:
+        chain.send(raw)
+    assert type(told.value) is kind
+    assert server.asked["eth_sendRawTransaction"] == 1
+
+
+def test_missing_money_names_the_account_and_the_amounts(server: Faulty):
+    chain, raw = signed(server)
+    server.fault("eth_sendRawTransaction", error(-32003, "insufficient funds for gas * price + value"))
+    server.fault("eth_getBalance", result("0x5"))
+    with pytest.raises(
+        NodeRefuses, match=f"account {chain.sender} has 5 wei, and this transaction may cost 4200000 wei"
+    ):
+        chain.send(raw)
+
+
+def signed(server: Faulty) -> tuple[RpcChain, bytes]:
+    """A chain of number 42 without a price, and a transaction of 100,000 gas on it for 42 wei each."""
+    from nodes import KEY, of_key
+
+    def block(question: Question, passed: Any) -> Reply:
+        return said({"result": {"timestamp": "0x1"}})
+
+    server.fault("eth_getBlockByNumber", block)
+    chain = RpcChain(server.url, accounts=of_key(KEY), clock=JumpingClock())
+    return chain, chain.sign(None, b"", 100_000)
+
+
+# --- Addresses --------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_with_more_than_host_and_port_does_not_stand_in_settings():
+    for fine in ("http://node:8545", "https://node.example", "http://node:8545/", "HTTP://[::1]:8545", "env:NODE_URL"):
+        assert refusal(fine) == ""
+    for key in ("http://u:p@node", "http://u@node", "http://node/v3/KEY", "http://node/?k=KEY", "http://node#KEY"):
+        assert "env:NAME" in refusal(key)
+    for wrong in (
+        "node:8545",
+        "ws://node",
+        "http://",
+        "http://[::1",
+        "http://node:abc",
+        "http://node:99999",
+        "env:",
+        "env:a b",
+    ):
+        assert refusal(wrong)
+
+
+def test_an_address_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NODE_URL", "https://u:p@node:1/v3/PATHKEY?k=SECRET")
+    assert resolved("env:NODE_URL") == "https://u:p@node:1/v3/PATHKEY?k=SECRET"
+    assert origin(resolved("env:NODE_URL")) == "https://node:1"
+    monkeypatch.setenv("NODE_URL", "nonsense SECRET")
+    for name, words in (("NODE_URL", "NODE_URL does not hold"), ("OTHER", "OTHER is not set")):
+        with pytest.raises(LedgerError, match=words) as told:
+            resolved(f"env:{name}")
+        assert "SECRET" not in str(told.value)
+
+
+def test_credentials_are_taken_out_of_what_a_node_says():
+    url = "https://alice:s3cret%21@node/v3/PATHKEY?apikey=QUERYKEY"
+    text = "project PATHKEY of alice:s3cret! (apikey=QUERYKEY)\n is over"
+    assert hidden(text, url) == "project ... of ...:... (...) is over"
+
+
+def test_credentials_reach_the_node_whatever_signs_are_in_them(server: Faulty):
+    node = Node(server.url.replace("http://", "http://al%40ice:p%3Aw%2F%23%C3%A9@") + "/v3/KEY?a=b", JumpingClock())
+    assert node.ask("eth_gasPrice", read=text, seconds=1.0) == "0x2a"
+    assert base64.b64decode(server.seen[0]["Authorization"].split()[1]).decode() == "al@ice:p:w/#é"
+    assert server.seen[0][":path"] == "/v3/KEY?a=b"
+    assert node.name == server.url

@@ -1,0 +1,82 @@
+"""Credentials in the address of a node: refused in settings, taken from the environment, and in no file or line afterwards."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faulty import Faulty, error, status
+from nodes import Node
+from studies import BASE
+
+from engine.audit.known import Known
+from engine.audit.run import audit
+from engine.errors import ConfigError, LedgerError
+from engine.experiment import run
+from engine.settings import yaml_text
+from sweeps.__main__ import main
+
+SECRETS = ("alice", "s3cretPW", "PATHKEY", "QUERYKEY")
+
+
+@pytest.fixture
+def server(start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    """A node behind an address with credentials, in the environment."""
+    with Faulty(start("anvil").url) as made:
+        address = made.url.replace("http://", "http://alice:s3cretPW@") + "/v3/PATHKEY?apikey=QUERYKEY"
+        monkeypatch.setenv("NODE_URL", address)
+        yield made
+
+
+def require_kept_out(folder: Path, said: str = "") -> None:
+    """No file below a folder, of whatever kind, and no line holds any of them."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for secret in SECRETS:
+        assert secret not in said
+        for path in files:
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_no_file_or_line_of_a_run_holds_them(server: Faulty, tiny_config, tmp_path: Path):
+    config = tiny_config(**{"ledger.backend": "rpc", "ledger.url": "env:NODE_URL", "ledger.timeout": 5.0})
+    run(config, tmp_path / "run")
+    assert server.seen[0][":path"] == "/v3/PATHKEY?apikey=QUERYKEY"
+    report = audit(tmp_path / "run", known=Known(rpc="env:NODE_URL"))
+    assert report.findings == []
+    server.fault("eth_getCode", status(403, b"s3cretPW is not the password of project PATHKEY"))
+    said = str(audit(tmp_path / "run", known=Known(rpc="env:NODE_URL")))
+    server.fault("eth_sendRawTransaction", error(-32000, "project PATHKEY has no apikey=QUERYKEY"))
+    with pytest.raises(LedgerError, match=r"project \.\.\. has no \.\.\.") as told:
+        run(config, tmp_path / "stopped")
+    require_kept_out(tmp_path, said + str(told.value))
+
+
+@pytest.mark.parametrize("url", ["http://alice@node", "http://node/v3/PATHKEY", "http://node?apikey=QUERYKEY"])
+def test_an_address_with_credentials_is_refused_in_settings(tiny_config, url: str):
+    with pytest.raises(ConfigError, match=r"ledger: url has more than scheme, host and port.* env:NAME") as told:
+        tiny_config(**{"ledger.backend": "rpc", "ledger.url": url})
+    assert not any(secret in str(told.value) for secret in SECRETS)
+
+
+@pytest.mark.long
+def test_no_file_or_line_of_a_study_holds_them(server: Faulty, tmp_path: Path, capfd: pytest.CaptureFixture):
+    values = {
+        **BASE,
+        "federation": {"rounds": 2},
+        "ledger": {"backend": "rpc", "url": "env:NODE_URL", "timeout": 20},
+        "tracking": {"backend": "mlflow"},
+        "search": {"federation.learning_rate": {"choice": [0.02, 0.05]}},
+        "trials": 3,
+        "concurrency": 2,
+    }
+    folder = tmp_path / "study"
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml_text(values))
+    assert main(["sweep", str(study), "--out", str(folder)]) == 0
+    server.fault("eth_sendRawTransaction", status(401, b"PATHKEY"))
+    assert main(["resume", str(folder), "--trials", "4"]) == 2
+    server.heal()
+    assert main(["resume", str(folder)]) == 0
+    for words in (["report", str(folder)], ["compare", str(folder)], ["audit", str(folder), "--rpc", "env:NODE_URL"]):
+        assert main(words) == 0
+    require_kept_out(tmp_path, "".join(capfd.readouterr()))

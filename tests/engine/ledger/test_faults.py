@@ -1,0 +1,253 @@
+"""The whole ledger on a node whose questions fail: same head or one sentence, within the time, and opening it again finishes."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty import ALWAYS, LASTING, PASSING, Fault, Faulty, answer_replaced, edited, error, result, status
+from nodes import KEY, Meanwhile, Node, of_key, pending, until
+from simulators import Run
+
+from engine.errors import LedgerError
+from engine.ledger.chain.base import ChainTrouble, NodeUnreachable
+from engine.ledger.chain.rpc import RpcChain
+from engine.ledger.chain.transactions import decode_transaction
+from engine.ledger.config import LedgerConfig
+from engine.ledger.subjects.study import StudyLedger
+
+METHODS = (
+    "eth_chainId",
+    "eth_call",
+    "eth_gasPrice",
+    "eth_getBlockByNumber",
+    "eth_getTransactionCount",
+    "eth_sendRawTransaction",
+    "eth_getTransactionReceipt",
+    "eth_getCode",
+    "eth_getTransactionByHash",
+)
+ROUNDS = 2
+# What a node that sends transactions, and forgets or mistakes them, says.
+SENDING: dict[str, Fault] = {
+    "lost": result("0x" + "11" * 32),
+    "already known": error(-32000, "already known"),
+    "nonce too low": error(-32000, "nonce too low"),
+    "full": error(-32000, "txpool is full"),
+    "known after all": answer_replaced(error(-32000, "already known")),
+}
+
+
+@pytest.fixture
+def node(start: Callable[..., Node]) -> Node:
+    return start("anvil")
+
+
+@pytest.fixture
+def server(node: Node) -> Iterator[Faulty]:
+    with Faulty(node.url) as made:
+        yield made
+
+
+_numbers = count()
+
+
+def fresh(folder: Path) -> Run:
+    return Run(folder / str(next(_numbers)), hospitals=2)
+
+
+def rounds(run: Run, server: Faulty, timeout: float = 20.0) -> list[bytes]:
+    """The heads of all rounds, of a ledger that is opened, or gone on with."""
+    with run.open(backend="rpc", url=server.url, timeout=timeout) as ledger:
+        for number in range(1, ROUNDS + 1):
+            ledger.append(run.entry(number, ledger.domain))
+        heads = [seal.head for seal in ledger.rounds.seals]
+        assert heads == run.heads(ledger.domain, ROUNDS)[1:]
+        return heads
+
+
+def cell(folder: Path, server: Faulty, method: str, fault: Fault, at: object, timeout: float) -> str:
+    """Rounds while questions fail; how they end: "", or the sentence. Then the same without faults, which must end well."""
+    run = fresh(folder)
+    server.heal()
+    server.fault(method, fault, at)  # type: ignore[arg-type]
+    began, said = time.monotonic(), ""
+    try:
+        heads = rounds(run, server, timeout)
+    except LedgerError as problem:
+        heads, said = [], str(problem)
+        assert said
+        assert "\n" not in said
+        assert len(said) < 700
+    # every step of the ledger has the timeout for itself, and the machine is slow
+    assert time.monotonic() - began < 4 * timeout + 10, said
+    server.heal()
+    again = rounds(run, server)
+    assert heads in ([], again)
+    return said
+
+
+# --- A selection ------------------------------------------------------------------------------------------------------
+
+
+def test_each_question_may_fail_for_a_moment(server: Faulty, tmp_path: Path):
+    for index, method in enumerate(METHODS):
+        for number, kind in enumerate(list(PASSING)[index::9]):
+            server.fault(method, PASSING[kind], at={2 * number + 1})
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+@pytest.mark.parametrize("method", ["eth_gasPrice", "eth_call", "eth_sendRawTransaction"])
+def test_a_question_that_fails_for_good_ends_in_a_sentence(server: Faulty, tmp_path: Path, method: str):
+    said = cell(tmp_path, server, method, status(502), range(3, 10**9), timeout=0.5)
+    assert f"no Ethereum node answers at {server.url} ({method}: HTTP 502" in said
+
+
+def test_a_key_that_is_no_longer_taken_ends_at_once(server: Faulty, tmp_path: Path):
+    began = time.monotonic()
+    said = cell(tmp_path, server, "", LASTING["401"], ALWAYS, timeout=300.0)
+    assert "refuses eth_chainId: HTTP 401 Unauthorized" in said
+    assert time.monotonic() - began < 20
+
+
+def test_a_node_that_takes_transactions_and_loses_them_is_not_asked_for_ever(server: Faulty, tmp_path: Path):
+    said = cell(tmp_path, server, "eth_sendRawTransaction", SENDING["lost"], range(5, 10**9), timeout=2.0)
+    assert "gave no receipt for transaction 0x" in said
+    assert "within 2 s" in said
+    sent = [at for at, method in server.log if method == "eth_sendRawTransaction"]
+    assert len(sent) < 60  # a few times each of the dearer ones
+
+
+def test_what_the_network_leaves_out_is_done_without(server: Faulty, tmp_path: Path):
+    """Blocks of a network with proof of authority have more extra data, older ones no base fee; clocks may be odd."""
+
+    def block(found: dict) -> dict:
+        return {name: value for name, value in found.items() if name != "baseFeePerGas"} | {
+            "extraData": "0x" + "ab" * 278
+        }
+
+    server.fault("eth_getBlockByNumber", edited(block))
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_a_count_that_is_behind_is_waited_for(server: Faulty, tmp_path: Path):
+    def behind(found: str) -> str:
+        return hex(max(int(found, 16) - 1, 0))
+
+    server.fault("eth_getTransactionCount", edited(behind), at=range(2, 40, 3))
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+# --- Reorganisations and restarts -------------------------------------------------------------------------------------
+
+
+def test_a_seal_does_not_take_the_number_of_its_own_contract(start: Callable[..., Node], tmp_path: Path):
+    """A node forgets everything while a seal waits for its block."""
+    node, run = start("anvil"), fresh(tmp_path)
+    with run.open(backend="rpc", url=node.url) as ledger:
+        domain = ledger.domain
+        node("evm_setAutomine", False)
+        sealing = Meanwhile(ledger.append, run.entry(1, domain))
+        until(lambda: pending(node))
+        node.kill()
+        node.start()
+        assert sealing.result().head == run.heads(domain, 1)[1]
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[2]
+        numbers = [decode_transaction(t.raw)["nonce"] for t in ledger.book.transactions]
+    assert numbers == [0, 1, 2, 3, 4]
+
+
+def test_a_record_does_not_take_the_number_of_its_own_contract(node: Node, tmp_path: Path):
+    """A node forgets everything between two records of a study."""
+    config = LedgerConfig(backend="rpc", url=node.url)
+    ledger = StudyLedger(tmp_path, "study", config)
+    ledger.register({"a": 1}, 2)
+    node.kill()
+    node.start()
+    ledger.record(0, "BEGUN", {})
+    ledger.close()
+    again = StudyLedger(tmp_path, "study", config)
+    assert again.recorded() == {(0, False)}
+    again.close()
+
+
+def test_a_chain_that_gave_the_contracts_number_away_is_said_plainly(node: Node, tmp_path: Path):
+    run = fresh(tmp_path)
+    with run.open(backend="rpc", url=node.url) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        node.kill()
+        node.start()
+        chain = RpcChain(node.url, accounts=of_key(KEY))
+        chain.send(chain.sign(chain.sender, b"", 21_000))
+        with pytest.raises(LedgerError, match=r"used nonce 0 for something else, .* cannot come to be on this chain"):
+            ledger.append(run.entry(2, ledger.domain))
+    with pytest.raises(LedgerError, match="begin in an empty folder") as told:
+        run.open(backend="rpc", url=node.url)
+    assert not isinstance(told.value, ChainTrouble)
+
+
+def test_a_ledger_whose_first_number_goes_elsewhere_begins_with_the_next(node: Node, server: Faulty, tmp_path: Path):
+    """Nothing depends on the contract so far."""
+    run = fresh(tmp_path)
+    server.fault("eth_sendRawTransaction", status(502))
+    with pytest.raises(NodeUnreachable):
+        run.open(backend="rpc", url=server.url, timeout=0.3)
+    other = RpcChain(node.url, accounts=of_key(KEY))
+    other.send(other.sign(other.sender, b"", 21_000))
+    server.heal()
+    with run.open(backend="rpc", url=server.url) as ledger:
+        assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
+        assert [decode_transaction(t.raw)["nonce"] for t in ledger.book.transactions] == [1, 2, 3, 4]
+
+
+def test_ledgers_of_one_account_at_the_same_time_lose_nothing(start: Callable[..., Node], tmp_path: Path):
+    node = start("anvil", "--block-time", "1")
+    with Faulty(node.url) as server:
+        working = [Meanwhile(rounds, fresh(tmp_path), server) for _ in range(3)]
+        for one in working:
+            assert len(one.result()) == ROUNDS
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_reorganisation_that_reaches_the_deployment_costs_nothing(node: Node, tmp_path: Path, depth: int):
+    run = fresh(tmp_path)
+    with run.open(backend="rpc", url=node.url) as ledger:
+        domain = ledger.domain
+        ledger.append(run.entry(1, domain))
+        node("anvil_reorg", depth, [])
+        ledger.append(run.entry(2, domain))
+        assert [seal.head for seal in ledger.rounds.seals] == run.heads(domain, 2)[1:]
+
+
+# --- Every question, every fault, several moments ---------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
+def test_every_fault_of_every_question_at_several_moments(server: Faulty, tmp_path: Path, method: str):
+    faults = {**PASSING, **LASTING, **(SENDING if method == "eth_sendRawTransaction" else {})}
+    for kind, fault in faults.items():
+        for first in (1, 2, 5):
+            said = cell(tmp_path, server, method, fault, {first}, timeout=10.0)
+            if kind in PASSING:
+                assert said == "", f"{kind} at question {first}: {said}"
+            said = cell(tmp_path, server, method, fault, range(first, 10**9), timeout=0.5)
+            harmless = kind in ("answer lost", "answer replaced", "already known", "known after all")
+            assert said or harmless or server.asked[method] < first, f"{kind} from question {first} on"
+
+
+@pytest.mark.long
+def test_a_node_that_fails_at_random(server: Faulty, tmp_path: Path):
+    random = np.random.default_rng(1)
+    kinds = list(PASSING.values())
+
+    class Now:
+        def __contains__(self, number: object) -> bool:
+            return random.random() < 0.1
+
+    for _ in range(20):
+        server.heal()
+        server.fault("", lambda question, passed: kinds[random.integers(len(kinds))](question, passed), at=Now())
+        assert len(rounds(fresh(tmp_path), server)) == ROUNDS
