@@ -62,8 +62,9 @@ def imported_ray() -> Any:
         os.environ.setdefault(name, value)
     import ray
 
-    # a local Ray makes itself a token and says so at every start
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # a local Ray makes itself a token and says so at every start, and one that starts in a thread that it hears no signals
+    for name in ("authentication", "worker"):
+        logging.getLogger(f"ray._private.{name}").setLevel(logging.ERROR)
     return ray
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.algorithms.config import method_called
+from engine.config import config_hash
 from engine.data.config import labels_of
-from engine.errors import PulseLedgerError
+from engine.errors import DataError, PulseLedgerError
 from engine.result import RESULT, Result
 from sweeps.definition import require_unedited
 from sweeps.folder import (
@@ -209,7 +210,7 @@ def _row(study: StudyConfig, folder: Path, trial: StoredTrial) -> Row:
     home = trial_folder(folder, trial.number)
     runs = [repeat_folder(home, repeat) for repeat in range(len(trial.configs))]
     gone = missing_results(folder, trial)
-    results = [Result.read(run) for run in runs] if trial.state == "COMPLETE" and not gone else []
+    results = _results(runs, trial) if trial.state == "COMPLETE" and not gone else []
     return Row(
         condition=trial.condition,
         trial=trial.number,
@@ -229,6 +230,22 @@ def _row(study: StudyConfig, folder: Path, trial: StoredTrial) -> Row:
         optuna=trial.frozen.number,
         method=method_of(trial.runs[0]).title,
     )
+
+
+def _results(runs: Sequence[Path], trial: StoredTrial) -> list[Result]:
+    """The results of a complete trial.
+
+    Raises:
+        DataError: one of them is damaged, or is that of another trial.
+    """
+    found = [Result.read(run) for run in runs]
+    for run, result, config in zip(runs, found, trial.runs, strict=False):
+        if result.config_hash != config_hash(config):
+            raise DataError(
+                f"{run / RESULT}: is the result of another configuration than that of trial {trial.number}; put the right one back, or "
+                "move its folder away, and `pulseledger resume` runs the trial again."
+            )
+    return found
 
 
 def _best_first(study: StudyConfig, rows: Sequence[Row]) -> list[Row]:

@@ -22,7 +22,7 @@ from sweeps.checks import load_study
 from sweeps.commands import CommandTable
 from sweeps.definition import CODE, DEFINITION, code, definition, recorded, refuse_changed
 from sweeps.driver import Driver
-from sweeps.folder import STUDY_FILE, WRITTEN, is_study, missing_results, read_study, read_trials
+from sweeps.folder import IDENTITY, STUDY_FILE, WRITTEN, is_study, missing_results, read_study, read_trials
 from sweeps.lock import identity, only_driver
 from sweeps.means import MEANS, Means
 from sweeps.progress import StudyProgress
@@ -101,6 +101,10 @@ def _drive(
         require_same(study, folder)
         commands = CommandTable(folder)
         queue = Queue(study, open_studies(study, folder, storage))
+        if queue.begun() and not (folder / IDENTITY).exists():
+            raise StudyError(
+                f"{folder / IDENTITY}: is gone, which names the study on the ledger and in MLflow; put it back."
+            )
         already = sum(trial.ended and not missing_results(folder, trial) for trial in queue.trials())
         shown = progress or StudyProgress(total_trials(study), quiet, study.objectives, already, means.clock)
         # a thread that is not waited for when Ray does not come; what it makes appears whole in the cache, or not at all

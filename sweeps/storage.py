@@ -72,6 +72,7 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"connect_args": READ_ONLY}
         if study.storage is None:
+            _require_whole(folder)
             if not (folder / DATABASE).exists():
                 yield None
                 return
@@ -111,6 +112,7 @@ def driver_storage(
     hush_optuna()
     with one_sentence(study, folder):
         if study.storage is None:
+            _require_whole(folder)
             file = _opened_file(folder / DATABASE, say, clock, away_seconds, lock_seconds)
             try:
                 yield Patient(optuna.storages.get_storage(file), say, clock, away_seconds)  # type: ignore[abstract]
@@ -144,6 +146,19 @@ def driver_storage(
         finally:
             opened.remove_session()
             opened.engine.dispose()
+
+
+def _require_whole(folder: Path) -> None:
+    """
+    Raises:
+        StudyError: trials have ended here, and what they were is gone with their database.
+    """
+    path = folder / DATABASE
+    if (not path.exists() or not path.stat().st_size) and any(folder.glob("trials/*/seed-*/result.json")):
+        how = "is empty" if path.exists() else "is gone"
+        raise StudyError(
+            f"{path}: {how}, while trials/ holds results; put it back, or begin the study again in another folder."
+        )
 
 
 def _opened_file(

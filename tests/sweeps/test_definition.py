@@ -11,7 +11,7 @@ from reference import Heard
 from simulated_ray import simulated
 from studies import ALONE, outcome, study_of, trials_of
 
-from engine.errors import ConfigError, PulseLedgerError, StudyError
+from engine.errors import ConfigError, DataError, PulseLedgerError, StudyError
 from engine.homes import kind_of
 from sweeps import Study
 from sweeps.definition import definition, refuse_changed
@@ -160,6 +160,36 @@ def test_a_trial_whose_folder_is_gone_is_named_and_run_again(small: Path, tmp_pa
     assert [row.state for row in rows_of(folder)] == ["COMPLETE"] * 2
     assert outcome(folder) == outcome(small)
     assert (repeat_folder(trial_folder(folder, 0), 0) / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_study_without_its_database_is_neither_shown_as_empty_nor_begun_again(
+    left: bytes | None, small: Path, tmp_path: Path
+):
+    folder = copied(small, tmp_path / "study")
+    (folder / "optuna.db").unlink() if left is None else (folder / "optuna.db").write_bytes(left)
+    for use in (rows_of, resume):
+        with pytest.raises(StudyError, match=r"optuna\.db: is (gone|empty), while trials/ holds results; put it back"):
+            use(folder)
+
+
+def test_results_of_another_trial_are_not_shown_as_those_of_this_one(small: Path, tmp_path: Path):
+    folder = copied(small, tmp_path / "study")
+    first, second, aside = trial_folder(folder, 0), trial_folder(folder, 1), tmp_path / "aside"
+    for path, to in ((first, aside), (second, first), (aside, second)):
+        path.rename(to)
+    with pytest.raises(
+        DataError, match=r"0000/seed-0/result\.json: is the result of another configuration than that of trial 0"
+    ):
+        rows_of(folder)
+
+
+def test_a_study_that_has_lost_its_name_is_told_so(small: Path, tmp_path: Path):
+    folder = copied(small, tmp_path / "study")
+    (folder / ".id").unlink()
+    with pytest.raises(StudyError, match=r"\.id: is gone, which names the study on the ledger and in MLflow"):
+        resume(folder)
+    assert not (folder / ".id").exists()
 
 
 def test_a_moved_study_goes_on_and_writes_nothing_where_it_was(small: Path, tmp_path: Path):
