@@ -7,21 +7,29 @@ import functools
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from engine.aggregation.config import OWN_KEYS
+from engine.aggregation.config import RULE_KEYS
 from engine.attacks.config import STRENGTH, Method
-from engine.config import RunConfig
+from engine.config import OWN_KEYS, RunConfig
+from engine.data.config import OF_RECORDS, Source
+from engine.model import ModelConfig
+from engine.own.reference import FORMS, is_own
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
+from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
 
+OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
 
 _ALGORITHM = "federation.algorithm"
-_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised")
-_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
-_MANY = ("fedavg", "fedprox", "perfedavg")
+_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
+_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
+_MANY = ("fedavg", "fedprox", "perfedavg", OWN)
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
-_ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(OWN_KEYS)}
-_ATTACKS = tuple(name for name in get_args(Method) if name != "none")
+_BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
+_OF_RECORDS: Clause = {"data.source": get_args(Source)}
+_OF_MODEL = ("network", "parameters")
+_ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
+_ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -29,10 +37,11 @@ _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
     "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
-    "federation.mu": ({_ALGORITHM: ("fedprox",)},),
-    "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean",)},),
+    "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
+    "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
-    "federation.perfedavg": ({_ALGORITHM: ("perfedavg",)},),
+    "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
+    **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.rule": ({_ALGORITHM: _MANY},),
@@ -41,7 +50,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "aggregation.byzantine": (_ROBUST,),
     **{
         f"aggregation.{key}": (
-            {_ALGORITHM: _MANY, "aggregation.rule": tuple(r for r, own in OWN_KEYS.items() if key in own)},
+            {_ALGORITHM: _MANY, "aggregation.rule": tuple(r for r, own in RULE_KEYS.items() if key in own)},
         )
         for key in ("keep", "radius", "iterations")
     },
@@ -58,10 +67,13 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
-    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder")},),
+    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
+    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
-    "data.lead": ({"data.leads": (None,)},),
+    "data.lead": ({**_OF_RECORDS, "data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
+    "data.missing": ({"data.source": (OWN,)},),
     "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),
     "cohort.exponent": ({"cohort.partition": ("quantity",)},),
     "cohort.groups": ({"cohort.partition": ("records",)},),
@@ -84,7 +96,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     },
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
     **{
-        f"balance.{name}": ({"balance.method": tuple(m for m, keys in BALANCE_KEYS.items() if name in keys)},)
+        f"balance.{name}": ({"balance.method": tuple(m for m, keys in _BALANCING.items() if name in keys)},)
         for name in BalanceConfig.model_fields
         if name != "method"
     },
@@ -97,11 +109,24 @@ def run_keys() -> Mapping[str, Any]:
     return dotted_keys(RunConfig)
 
 
+def is_key(key: Any) -> bool:
+    """Whether a dotted key is one of a run: of its own, or a parameter of a user's own part."""
+    return key in run_keys() or is_parameter(key)
+
+
+def is_parameter(key: Any) -> bool:
+    """Whether a dotted key is a parameter of a user's own part, such as federation.parameters.mu."""
+    if not isinstance(key, str):
+        return False
+    section, found, name = key.partition(".parameters.")
+    return bool(found and name) and f"{section}.parameters" in run_keys()
+
+
 def value_at(config: RunConfig, key: str) -> Any:
-    """The value of a dotted key."""
+    """The value of a dotted key; None for a parameter that is not given."""
     value: Any = config
     for name in key.split("."):
-        value = getattr(value, name)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 
@@ -114,7 +139,7 @@ def why_unread(config: RunConfig, key: str) -> str:
     """Why a run does not read a key, such as "federation.algorithm is perfedavg"; empty where it does."""
     for part, clauses in READ.items():
         if (key == part or key.startswith(f"{part}.")) and not any(_holds(config, clause) for clause in clauses):
-            against = [k for k, values in clauses[0].items() if value_at(config, k) not in values]
+            against = [k for k, values in clauses[0].items() if not _is_one(value_at(config, k), values)]
             return " and ".join(f"{k} is {_word(value_at(config, k))}" for k in against)
     return ""
 
@@ -127,7 +152,11 @@ def read_with(key: str) -> str:
 
 
 def _holds(config: RunConfig, clause: Clause) -> bool:
-    return all(value_at(config, key) in values for key, values in clause.items())
+    return all(_is_one(value_at(config, key), values) for key, values in clause.items())
+
+
+def _is_one(value: Any, values: tuple[Any, ...]) -> bool:
+    return value in values or (OWN in values and is_own(value))
 
 
 def _either(key: str, values: tuple[Any, ...]) -> str:

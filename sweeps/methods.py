@@ -4,10 +4,19 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
+from engine.own.reference import is_own, titled
 from engine.reads import why_unread
 
 # what a name says besides the algorithm, and the value of which it says nothing
-ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"), ("aggregation", "mix", "none"))
+ADDED = (
+    ("model", "network", "cnn"),
+    ("balance", "method", "none"),
+    ("aggregation", "rule", "mean"),
+    ("aggregation", "mix", "none"),
+    ("schedule", "mode", "synchronous"),
+    ("selection", "policy", "random"),
+    ("privacy", "method", "none"),
+)
 ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
 
 
@@ -54,5 +63,5 @@ def method_of(config: RunConfig) -> Named:
         if why_unread(config, f"{section}.{key}"):
             continue
         if (value := getattr(getattr(config, section), key)) != neutral:
-            words.append(value.replace("_", " "))
+            words.append(titled(value) if is_own(value) else value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

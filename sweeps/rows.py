@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.algorithms.config import METHODS
+from engine.algorithms.config import method_called
 from engine.config import config_hash
 from engine.data.config import labels_of
 from engine.errors import DataError, PulseLedgerError
@@ -82,6 +82,7 @@ class Outcome:
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
+        unit: what the samples are called, where they are no beats.
     """
 
     repeats: int
@@ -96,6 +97,7 @@ class Outcome:
     digest: str
     leaky: tuple[str, ...]
     attack: str = ""
+    unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
         """Over the repeats; None where there is no such number."""
@@ -283,6 +285,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
+        unit=first.cohort.unit,
     )
 
 
@@ -487,7 +490,7 @@ def _runs(folder: Path) -> list[tuple[dict[str, Any], Path, bool]]:
         (
             {"condition": trial.condition, "trial": trial.number, "repeat": repeat_number(path)},
             path,
-            METHODS[trial.algorithm].trains_global,
+            method_called(trial.algorithm).trains_global,
         )
         for trial in read_trials(read_study(folder), folder)
         for path in repeats_of(trial_folder(folder, trial.number))

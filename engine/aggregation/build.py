@@ -11,9 +11,13 @@ from engine.aggregation.server import build_step, plain
 from engine.algorithms.build import build_algorithm
 from engine.config import RunConfig
 from engine.errors import PulseLedgerError
+from engine.ledger.format import OWN_RULE
 from engine.messages import LoopState, Rule, State, Taken, Verdicts
+from engine.own.call import guarded, make, require
+from engine.own.reference import reference
 
 AGGREGATE = "aggregate"  # in the server's state: where the model went in the last round
+SENT = "sent"  # in a hospital's state: what it sent last, float32[parameters]
 
 
 def build_rule(config: AggregationConfig, weighting: str) -> Rule:
@@ -25,11 +29,14 @@ def build_rule(config: AggregationConfig, weighting: str) -> Rule:
     """
     still = weighting == "none"
     server = {"method": "none"} if still else config.server.used()
+    spec = {"weighting": weighting, "server": server}
     encode = as_it_is if config.worker_momentum == 0 else running_mean(config.worker_momentum)
     step = plain if still else build_step(config.server)
     if config.rule == "mean" or still:
-        spec = {"weighting": weighting, "server": server}
         return Rule(mean.NAME, spec, encode, mean.partial(weighting), mean.total, mean.direction(weighting), step)
+    if not config.bears:
+        own = {**spec, "part": config.rule, "parameters": config.parameters}
+        return Rule(OWN_RULE, own, encode, None, mean.total, _own(config, weighting), step)
     return Rule(
         name=config.rule,
         spec={"weighting": "uniform", "server": server, "settings": config.used()},
@@ -52,6 +59,28 @@ def rule_of(config: RunConfig) -> Rule:
     return build_rule(rules, algorithm.weighting)
 
 
+def _own(config: AggregationConfig, weighting: str) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:
+    """The direction of a user's own rule: a function of the updates float32[n, parameters], by ascending hospital, and of
+    their weights float64[n], which gives float64[parameters]."""
+    name, own = config.rule, reference(config.rule)
+    assert own is not None
+    combine = make("a rule", name, {}, config.parameters)
+    require(name, callable(combine), f"made a {type(combine).__name__}, not a function of updates and weights")
+
+    def direction(state: LoopState, taken: Taken, verdicts: Verdicts) -> np.ndarray | None:
+        vectors: Sequence[np.ndarray] = [u.vector for u in taken.updates if u.vector is not None]
+        weights = np.array([mean.weight(weighting, u.samples) for u in taken.updates])
+        stage = f"round {state.round + 1}, aggregate: "
+        found = guarded(own, combine, np.stack(vectors), weights, stage=stage)
+        right = isinstance(found, np.ndarray) and found.shape == state.params.shape and found.dtype.kind == "f"
+        what = f"{found.dtype}{list(found.shape)}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+        require(name, right, f"gave {what} in round {state.round + 1}, not float64[{len(state.params)}]")
+        require(name, bool(np.isfinite(found).all()), f"gave numbers that are not finite in round {state.round + 1}")
+        return np.asarray(found, np.float64)
+
+    return direction
+
+
 def as_it_is(vector: np.ndarray, memory: State) -> tuple[np.ndarray, State]:
     """A hospital sends its change unaltered, and remembers nothing of it."""
     return vector, {}
@@ -69,9 +98,6 @@ def running_mean(past: float) -> Callable[[np.ndarray, State], tuple[np.ndarray,
         return sent, {SENT: sent}
 
     return encode
-
-
-SENT = "sent"  # in a hospital's state: what it sent last, float32[parameters]
 
 
 def direction(config: AggregationConfig) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:

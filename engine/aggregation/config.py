@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own
 from engine.settings import Section
 
 RuleName = Literal[
@@ -11,7 +13,7 @@ RuleName = Literal[
 ]
 
 # rule -> what it alone reads
-OWN_KEYS: dict[str, tuple[str, ...]] = {
+RULE_KEYS: dict[str, tuple[str, ...]] = {
     "median": (),
     "trimmed-mean": (),
     "krum": (),
@@ -41,13 +43,18 @@ class ServerConfig(Section):
         return {"method": self.method, **{key: getattr(self, key) for key in keys}}
 
 
-class AggregationConfig(Section):
+class AggregationConfig(OwnSection):
     """From the hospitals' updates to the next global model."""
 
-    rule: RuleName = Field(
+    PART = "rule"
+
+    rule: RuleName | Own = Field(
         "mean",
-        description="mean: weighted as federation.weighting says; the others count every update the same and bear hostile ones",
+        union_mode="left_to_right",
+        description="mean: weighted as federation.weighting says; or one that bears hostile updates and counts all of them the "
+        "same; or one of your own",
     )
+    parameters: Parameters = own_parameters()
     byzantine: int = Field(0, ge=0, description="f: so many updates of a round may be hostile; all rules but the mean")
     keep: int | None = Field(None, ge=1, description="multi-krum: updates that are averaged; null: all but f")
     radius: float | None = Field(
@@ -64,20 +71,25 @@ class AggregationConfig(Section):
     )
     server: ServerConfig = ServerConfig()
 
+    @property
+    def bears(self) -> bool:
+        """Whether the rule is one of ours that bears hostile updates."""
+        return self.rule in RULE_KEYS
+
     def used(self) -> dict[str, Any]:
-        """Only what the rule reads, besides its name, the server's optimiser and the workers' momentum."""
-        if self.rule == "mean":
+        """Only what the rule reads, besides its name, own parameters, the server's optimiser and the workers' momentum."""
+        if not self.bears:
             return {}
         bucket = ("bucket",) if self.mix == "bucketing" else ()
-        return {key: getattr(self, key) for key in ("byzantine", "mix", *bucket, *OWN_KEYS[self.rule])}
+        return {key: getattr(self, key) for key in ("byzantine", "mix", *bucket, *RULE_KEYS[self.rule])}
 
     def inputs(self, updates: int) -> int:
         """How many vectors the rule itself is given of so many updates."""
-        return -(-updates // self.bucket) if self.rule != "mean" and self.mix == "bucketing" else updates
+        return -(-updates // self.bucket) if self.bears and self.mix == "bucketing" else updates
 
     def problem(self, updates: int) -> str:
         """Why the rule cannot bear `byzantine` hostile among so many updates; "" if it can, or need not."""
-        if self.rule == "mean":
+        if not self.bears:
             return ""
         f, n = self.byzantine, self.inputs(updates)
         least, formula = (2 * f + 3, "2f + 3") if self.rule in ("krum", "multi-krum") else (2 * f + 1, "2f + 1")

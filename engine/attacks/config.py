@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from engine.settings import Section
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own, is_own
 
 Method = Literal[
     "none",
@@ -27,10 +28,17 @@ TOGETHER = ("ipm", "alie", "mimic", "copycat", "adaptive")  # attackers see the 
 STRENGTH: dict[str, float | None] = {"sign-flip": 4.0, "noise": 3.0, "ipm": 2.0, "alie": None, "backdoor": 0.5}
 
 
-class AttackConfig(Section):
+class AttackConfig(OwnSection):
     """Hostile hospitals in a simulation, see `engine/attacks`."""
 
-    method: Method = Field("none", description="what hostile hospitals do; left-out: they take no part, for comparison")
+    PART = "method"
+
+    method: Method | Own = Field(
+        "none",
+        union_mode="left_to_right",
+        description="what hostile hospitals do; left-out: they take no part, for comparison; or an attack of your own",
+    )
+    parameters: Parameters = own_parameters()
     share: float = Field(0.2, ge=0, lt=1, description="share of hospitals that are hostile, drawn by the run's seed")
     hospitals: tuple[int, ...] | None = Field(
         None, description="ids of the hostile hospitals; null: as many as `share` says"
@@ -51,7 +59,8 @@ class AttackConfig(Section):
         who = {"share": self.share} if self.hospitals is None else {"hospitals": list(self.hospitals)}
         how = {"strength": self.strength} if self.method in STRENGTH else {}
         goal = {"target": self.target} if self.method == "backdoor" else {}
-        return {"method": self.method, **who, "start": self.start, **how, **goal}
+        own = {"parameters": self.parameters} if is_own(self.method) else {}
+        return {"method": self.method, **own, **who, "start": self.start, **how, **goal}
 
     def problem(self, hospitals: int, classes: Sequence[str]) -> str:
         """Why there can be no such attack among so many hospitals; "" if there can."""

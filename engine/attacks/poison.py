@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.attacks.config import AttackConfig
+from engine.attacks.own import Attack, Honest, nobody
 from engine.data.samples import Samples
 from engine.messages import State
 from engine.oracles.base import Batch
+from engine.own.reference import is_own
 from engine.seeds import generator
 
 BEFORE = "attack.before"  # in a free-rider's state: the model that it was given last, float32[parameters]
@@ -61,8 +63,10 @@ def hostile(config: AttackConfig, hospitals: int, seed: int) -> frozenset[int]:
     return frozenset(generator(seed, "attack").choice(hospitals, many, replace=False).tolist())
 
 
-def conduct(config: AttackConfig, classes: Sequence[str], seed: int, hospital: int, round: int) -> Conduct:
-    """What a hostile hospital does in a round; from `attack.start` on."""
+def conduct(
+    config: AttackConfig, classes: Sequence[str], seed: int, hospital: int, round: int, own: Attack = nobody
+) -> Conduct:
+    """What a hostile hospital does in a round; from `attack.start` on. `own` is what an attack of a user's own does."""
     if round < config.start:
         # a free-rider has to know the model before its first attack, or it would begin with nothing
         return Conduct(_as_they_are, _watching) if config.method == "free-rider" else HONEST
@@ -80,6 +84,11 @@ def conduct(config: AttackConfig, classes: Sequence[str], seed: int, hospital: i
             return Conduct(_as_they_are, lambda v, params, state: Sent(noise(v, config.force, draw), {}))
         case "free-rider":
             return Conduct(_as_they_are, _free_ride)
+        case method if is_own(method):
+            draw = generator(seed, "attack", round, hospital)
+            return Conduct(
+                _as_they_are, lambda v, params, state: Sent(own(Honest(round, hospital, params, v, draw)), {})
+            )
         case _:
             return HONEST  # attackers that act together: what they send is told to them
 

@@ -52,12 +52,15 @@ class Rule:
 
     Attributes:
         settings: of a rule other than the mean.
+        part, parameters: of a user's own rule.
     """
 
     name: str
     weighting: str
     server: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _check_settings(case: Case, closing: Closing) -> Iterator[Told]:
         message = "config.yaml is not the configuration of the federation"
         yield finding("config", "config_hash", case.federation.config_hash, hashed, message)
     wanted = rule(case.config)
-    if case.rule.name and wanted != case.rule:
+    if case.rule.name and wanted is not None and wanted != case.rule:
         message = "the journal's rule of aggregation does not follow from config.yaml"
         yield finding("meta", "rule", wanted, case.rule, message)
     named = federation_id(case.config, case.federation.config_hash, record["data"].hex())

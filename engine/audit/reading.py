@@ -32,7 +32,7 @@ from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
 from engine.errors import LedgerError
-from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -122,12 +122,14 @@ def read_domain(text: Any) -> Domain:
 
 
 def _rule(text: Any) -> Rule:
-    values = read_object(text)
-    values.setdefault("settings", {})
-    if set(values) != set(Rule.__dataclass_fields__):
-        raise ValueError("a rule is a name, a weighting and a server, and settings where it has some")
-    if not isinstance(values["name"], str) or not all(isinstance(values[k], dict) for k in ("server", "settings")):
-        raise ValueError("a rule is a name, a weighting, a server and settings")
+    said = read_object(text)
+    own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
+    more = ("part", "parameters") if own else () if mean else ("settings",)
+    values = read_object(text, "name", "weighting", "server", *more)
+    kinds = {"name": str, "weighting": str, "server": dict, "part": str, "parameters": dict, "settings": dict}
+    for key, value in values.items():
+        if not isinstance(value, kinds[key]):
+            raise ValueError(f"the {key} of a rule is no {kinds[key].__name__}")
     if values["weighting"] not in WEIGHTINGS:
         raise ValueError(f"the weighting is none of {', '.join(WEIGHTINGS)}")
     return Rule(**values)

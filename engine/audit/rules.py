@@ -25,7 +25,7 @@ import numpy as np
 
 from engine.audit import robust
 from engine.audit.case import Rule
-from engine.ledger.format import MEAN
+from engine.ledger.format import MEAN, OWN_RULE
 
 LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's update beyond that was never taken
 
@@ -37,6 +37,10 @@ class Model(NamedTuple):
     m: np.ndarray | None = None
     v: np.ndarray | None = None
     d: np.ndarray | None = None
+
+
+# a user's own rule: updates float32[n, P] by slot, weights float64[n] -> direction float64[P]
+Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Weighted(NamedTuple):
@@ -73,6 +77,17 @@ def _weight(weighting: str, update: Weighted) -> int:
         assert update.samples is not None
         return update.samples
     return 1 if weighting == "uniform" else 0
+
+
+def _combined(own: Combine, rule: Rule, model: Model, updates: Sequence[Weighted]) -> np.ndarray:
+    weights = np.array([float(_weight(rule.weighting, update)) for update in updates])
+    try:
+        found = np.asarray(own(np.stack([update.vector for update in updates]), weights), np.float64)
+    except Exception as error:  # of somebody else's code
+        raise ValueError(f"the own rule fails on these updates: {error}") from None
+    if found.shape != model.params.shape:
+        raise ValueError(f"the own rule gives {list(found.shape)}, not {list(model.params.shape)} numbers")
+    return found
 
 
 def plain(model: Model, d: np.ndarray) -> Model:
@@ -126,12 +141,13 @@ SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
 
 def problem(rule: Rule) -> str:
     """Why a rule cannot be executed; "" if it can."""
-    if rule.name not in RULES:
+    if rule.name not in (*RULES, OWN_RULE):
         return f"updates were merged by a rule that this version does not know: {', '.join(RULES)}"
-    if rule.name != MEAN and (wrong := robust.problem(rule.name, rule.settings)):
+    robustly = rule.name not in (MEAN, OWN_RULE)
+    if robustly and (wrong := robust.problem(rule.name, rule.settings)):
         return wrong
-    if (rule.name == MEAN and rule.settings) or (rule.name != MEAN and rule.weighting != "uniform"):
-        return "the mean takes no settings, and every other rule counts all updates the same"
+    if (not robustly and rule.settings) or (robustly and rule.weighting != "uniform"):
+        return "only rules that bear hostile updates take settings, and they count all updates the same"
     method = rule.server.get("method")
     if not isinstance(method, str) or method not in SERVERS:
         return f"the server's optimiser is none that this version knows: {', '.join(SERVERS)}"
@@ -145,15 +161,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def next_model(rule: Rule, model: Model, updates: Sequence[Weighted]) -> Model:
+def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combine | None = None) -> Model:
     """The model after a round, by a rule without a `problem`.
+
+    Args:
+        own: a user's own rule, which is none of `RULES`.
 
     Raises:
         ValueError: the updates cannot be added up.
     """
     step, names = SERVERS[rule.server["method"]]
     with np.errstate(all="ignore"):  # of somebody else's numbers; what comes of them is compared
-        if rule.name == MEAN:
+        direction: np.ndarray | None
+        if own is not None:
+            direction = _combined(own, rule, model, updates)
+        elif rule.name == MEAN:
             direction = mean(rule.weighting, updates)
         else:
             direction = robust.direction(rule.name, rule.settings, [u.vector for u in updates], model.d)

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.audit import robust, spec
 from engine.audit.case import Rule
-from engine.ledger.format import MEAN
+from engine.ledger.format import MEAN, OWN_RULE
 
 # Paths, hosts, concurrency and names, which may not change a number.
 _LEFT_OUT = ("name", "out", "ledger", "tracking", "execution")
@@ -24,6 +24,7 @@ _BALANCE = {
 }
 _STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
+_OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -34,10 +35,13 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         data = {name: value for name, value in values["data"].items() if name != "folder"}
         data["other"] = {name: value for name, value in data["other"].items() if name != "folder"}
         balance, server = values["balance"], values["aggregation"]["server"]
-        read = ("method", *_BALANCE[balance["method"]])
+        read = (
+            "method",
+            *(_OWN if "@" in balance["method"] else _BALANCE[balance["method"]]),
+        )
         kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
         merging = {**values["aggregation"], "server": {name: server[name] for name in kept}}
-        unread = {name for name in _RULE_KEYS if merging["rule"] == "mean" or name not in _rule_keys(merging)}
+        unread = {name for name in _RULE_KEYS if name not in _rule_keys(merging)}
         return spec.json_hash(
             {
                 **values,
@@ -59,7 +63,8 @@ def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
     who = "share" if attack["hospitals"] is None else "hospitals"
     how = ("strength",) if method in _STRENGTH else ()
     goal = ("target",) if method == "backdoor" else ()
-    return {name: attack[name] for name in ("method", who, "start", *how, *goal)}
+    own = ("parameters",) if "@" in method else ()
+    return {name: attack[name] for name in ("method", *own, who, "start", *how, *goal)}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
@@ -67,24 +72,29 @@ def rule(config: Mapping[str, Any]) -> Rule | None:
     try:
         merging, federation = config["aggregation"], config["federation"]
         algorithm, weighting = federation["algorithm"], federation["weighting"]
+        if "@" in algorithm:  # one of a user's own says itself what its updates weigh
+            return None
         if algorithm == "local":
             return Rule(MEAN, "none", {"method": "none"})
         server = merging["server"]
         kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
         steps = {name: server[name] for name in kept}
-        if merging["rule"] != "mean" and algorithm != "centralised":
+        pooled = algorithm == "centralised"
+        if merging["rule"] in robust.NAMES and not pooled:
             return Rule(merging["rule"], "uniform", steps, {name: merging[name] for name in _rule_keys(merging)})
-        if algorithm == "centralised":
+        if pooled:
             weighting = "samples"
         elif weighting == "auto":
             weighting = "uniform" if algorithm == "perfedavg" else "samples"
-        return Rule(MEAN, weighting, steps)
+        if merging["rule"] == "mean" or pooled:
+            return Rule(MEAN, weighting, steps)
+        return Rule(OWN_RULE, weighting, steps, part=merging["rule"], parameters=merging["parameters"])
     except (KeyError, TypeError, AttributeError):
         return None
 
 
 def _rule_keys(merging: Mapping[str, Any]) -> tuple[str, ...]:
-    return robust.keys(merging["rule"], merging["mix"])
+    return robust.keys(merging["rule"], merging["mix"]) if merging["rule"] in robust.NAMES else ()
 
 
 def federation_id(config: Mapping[str, Any], hashed: bytes, data: str) -> bytes | None:

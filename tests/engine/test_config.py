@@ -6,26 +6,31 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from engine.aggregation.config import OWN_KEYS
+from engine.aggregation.config import RULE_KEYS
 from engine.attacks.config import Method
-from engine.config import RunConfig, config_hash
+from engine.config import OWN_KEYS, RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
 from engine.ledger.typed import checksum_address
 from engine.reads import why_unread
-from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, yaml_value
+from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, words, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
 
 LEAVES = dotted_keys(RunConfig)
 NOT_HASHED = ("name", "out", "data.folder", "data.other.folder", "ledger.", "tracking.", "execution.")
 
+OWN = f"part.py:part@{64 * '0'}"  # a part of the user's own, which no configuration executes
+
 # Another valid value of each key for which `another` cannot make one up.
 OTHER: dict[str, Any] = {
+    **{key: OWN for key in OWN_KEYS if len(words(LEAVES[key].annotation)) == 1},
+    **{f"{key.partition('.')[0]}.parameters": {"mu": 0.5} for key in OWN_KEYS},
+    "attack.hospitals": [0],
     "out": "elsewhere",
     "data.records": ["100"],
     "data.exclude": ["102"],
@@ -46,7 +51,6 @@ OTHER: dict[str, Any] = {
     "data.other.annotator": "qrs",
     "data.other.patients": r"^(\d+)",
     "attack.share": 0.4,
-    "attack.hospitals": [1],
     "attack.target": "V",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
@@ -62,10 +66,10 @@ OTHER: dict[str, Any] = {
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
-    "ledger.url": "http://node.example:8545",
-    "ledger.auditor": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
-    "ledger.admin": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
-    "ledger.contract": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+    **dict.fromkeys(
+        ("ledger.contract", "ledger.admin", "ledger.auditor"), "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+    ),
+    "ledger.url": "env:NODE_URL",
     "execution.hospitals_per_actor": 2,
     "execution.sites": dict.fromkeys(range(6), "ward"),
 }
@@ -84,10 +88,10 @@ def another(key: str) -> Any:
     if key in OTHER:
         return OTHER[key]
     default, kind = LEAVES[key].default, LEAVES[key].annotation
+    if named := words(kind):
+        return next((choice for choice in named if choice != default), None)
     if isinstance(kind, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
-    if get_origin(kind) is Literal:
-        return next((choice for choice in get_args(kind) if choice != default), None)
     if kind is bool:
         return not default
     if kind is int:
@@ -103,6 +107,15 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    for own in OWN_KEYS:
+        if key == f"{own.partition('.')[0]}.parameters" or own == "attack.method" == f"{key.partition('.')[0]}.method":
+            values[own.partition(".")[0]][own.partition(".")[2]] = OWN
+            if own == "data.source":
+                values["data"]["normalise"] = "none"
+            elif own == "balance.method":
+                values["balance"]["policy"] = {"min_real": {"own": 3}}
+            elif own == "attack.method":
+                values["attack"]["hospitals"] = [0]
     return parse(RunConfig, values, "x.yaml")
 
 
@@ -157,7 +170,7 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         (
             "cohort.split",
             "none",
-            "'chronological', 'random', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
+            "'chronological', 'random', 'patients', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
         ),
         ("cohort.fractions", [0.6, 0.1, 0.2], "add up to 1"),
         ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),
@@ -425,6 +438,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for key in LEAVES:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
+    everything["federation"]["algorithm"] = OWN
+    del everything["data"]["parameters"], everything["balance"]["parameters"]  # other parts stand there
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
@@ -453,20 +468,21 @@ def test_text_that_looks_like_something_else_survives_yaml(tmp_path: Path, text:
 def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
     value = another(key)
     if value is None:
-        assert len(get_args(LEAVES[key].annotation)) == 1, f"{key} has other values"
+        assert len(words(LEAVES[key].annotation)) == 1, f"{key} has other values"
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
     parts = ("balance.", "attack.", "aggregation.")
-    unread = key.startswith(parts) and not key.endswith(
-        (".method", ".rule", ".worker_momentum")
-    )  # by "none" and the mean
+    kept = (".method", ".rule", ".worker_momentum", ".parameters")  # the rest is not read by "none" and the mean
+    unread = key.startswith(parts) and not key.endswith(kept)
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
 
 @pytest.mark.parametrize("method", BALANCE_KEYS)
 def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> None:
-    for key in (key for key in LEAVES if key.startswith("balance.") and key != "balance.method"):
+    for key in (
+        key for key in LEAVES if key.startswith("balance.") and key not in ("balance.method", "balance.parameters")
+    ):
         base = with_key("balance.method", method)
         values = base.model_dump()
         set_key(values, key, another(key))
@@ -484,7 +500,7 @@ def test_the_hash_holds_what_an_attack_reads_and_nothing_else(method: str) -> No
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
-@pytest.mark.parametrize("rule", ["mean", *OWN_KEYS])
+@pytest.mark.parametrize("rule", ["mean", *RULE_KEYS])
 @pytest.mark.parametrize("mix", ["none", "bucketing"])
 def test_the_hash_holds_what_a_rule_of_aggregation_reads_and_nothing_else(rule: str, mix: str) -> None:
     base = parse(RunConfig, {"aggregation": {"rule": rule, "mix": mix}, "cohort": {"hospitals": 20}}, "base")

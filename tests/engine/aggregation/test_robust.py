@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from engine.aggregation import robust
 from engine.aggregation.build import build_rule, combine, mixed
-from engine.aggregation.config import OWN_KEYS, AggregationConfig
+from engine.aggregation.config import RULE_KEYS, AggregationConfig
 from engine.config import RunConfig
 from engine.errors import ConfigError, PulseLedgerError
 from engine.messages import LoopState, Taken, Update
@@ -97,7 +97,7 @@ def test_workers_momentum_by_hand():
 
 
 POINTS = arrays(np.float64, (7, 3), elements=st.integers(-50, 50).map(float))
-RULES = sorted(OWN_KEYS)
+RULES = sorted(RULE_KEYS)
 
 
 @given(POINTS, st.permutations(range(7)), st.sampled_from(RULES))

@@ -18,6 +18,7 @@ from engine.audit.rules import SERVERS, Model, Weighted, mean, next_model, probl
 from engine.encoding import canonical_json
 from engine.ledger.format import MEAN, WEIGHTINGS
 from engine.messages import LoopState, Taken, Update
+from engine.settings import words
 
 PLAIN = {"method": "none"}
 
@@ -125,7 +126,7 @@ def test_a_rule_that_cannot_be_executed_is_one_sentence(name: str, server: dict[
 def test_every_rule_that_a_configuration_can_name_can_be_executed():
     for method in ServerConfig.model_fields["method"].annotation.__args__:
         assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used())) == ""
-    assert AggregationConfig.model_fields["rule"].annotation.__args__ == ("mean", *robust.NAMES)
+    assert words(AggregationConfig.model_fields["rule"].annotation) == ("mean", *robust.NAMES)
 
 
 ROBUST = st.fixed_dictionaries(

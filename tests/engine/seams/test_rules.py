@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.aggregation.build import build_rule
-from engine.aggregation.config import OWN_KEYS, AggregationConfig, ServerConfig
+from engine.aggregation.config import RULE_KEYS, AggregationConfig, ServerConfig
 from engine.encoding import canonical_json
 from engine.messages import LoopState, Rule, Taken, Update
 
@@ -21,7 +21,7 @@ RULES: dict[str, Callable[[], Rule]] = {
         )
         for method in ("momentum", "adam", "yogi")
     },
-    **{name: lambda n=name: build_rule(AggregationConfig(rule=n), "samples") for name in OWN_KEYS},
+    **{name: lambda n=name: build_rule(AggregationConfig(rule=n), "samples") for name in RULE_KEYS},
     "median of buckets": lambda: build_rule(AggregationConfig(rule="median", mix="bucketing"), "uniform"),
     "mean of nearest": lambda: build_rule(
         AggregationConfig(rule="trimmed-mean", mix="nearest", byzantine=1), "uniform"
