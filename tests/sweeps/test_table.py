@@ -14,7 +14,7 @@ from rich.console import Console
 from sweeps.__main__ import main
 from sweeps.answer import answers
 from sweeps.rows import Row, Spread, rows_of
-from sweeps.table import Column, as_csv, as_json, fitting, print_studies, print_table, width_of
+from sweeps.table import Column, Printer, as_csv, as_json, fitting, print_studies, print_table, width_of
 
 F1 = "validation/personal/macro_f1"
 
@@ -222,3 +222,14 @@ def test_a_report_of_the_command_carries_the_audit_s_verdict(done: Path, tmp_pat
     assert "pictures beside it" in capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<td>audit</td><td>clean</td>" in page
+
+
+def test_a_reader_who_has_gone_is_left_to_the_caller():
+    """Rich would exit with 1, which is what failed trials and findings end with."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Printer(file=Gone()).print("x")
