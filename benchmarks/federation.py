@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from contestants import BARE, OURS
+from floor import matrix_rate, multiply_adds
 
 from engine.data.beats import _save
 from engine.model import ModelConfig, build_network, initial_parameters
@@ -38,6 +39,7 @@ BATCH, LEARNING_RATE, SEED = 32, 0.05, 0
 # Of the final loss, relative to the first contestant's. Sums in another order round otherwise, and training amplifies
 # that where a maximum or a ReLU tips over: one changed last bit in the weights moves the final loss by up to 2.5e-3.
 TOLERANCE = 1e-2
+WORKERS = 2  # of every contestant whose name does not say otherwise
 INTERVAL = 0.5  # seconds between two looks at the processes
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -62,6 +64,12 @@ class Workload:
     def steps(self, rounds: int) -> int:
         """SGD steps of a whole run."""
         return rounds * self.per_round * -(-self.train // BATCH)
+
+    def operations(self) -> float:
+        """GFLOP of a round: gradients of the train beats, scores of the test beats."""
+        network = build_network(ModelConfig(), 1, sum(WINDOW), RR, len(CLASSES))
+        forward, backward = multiply_adds(network)
+        return 2e-9 * self.per_round * (self.train * (forward + backward) + self.test * forward)
 
     def __str__(self) -> str:
         who = "all of them" if self.per_round == self.hospitals else f"{self.per_round} sampled"
@@ -290,6 +298,7 @@ def race(given: argparse.Namespace, data: Path, names: list[str]) -> dict[str, A
     from peers import common
 
     results: dict[str, Any] = {}
+    rate = matrix_rate()
     for name in given.workloads:
         workload = WORKLOADS[name].scaled(given.scale)
         make_data(data / name, workload)
@@ -325,7 +334,7 @@ def race(given: argparse.Namespace, data: Path, names: list[str]) -> dict[str, A
                     flush=True,
                 )
         ordered = {contestant: runs[contestant] for contestant in ORDER if contestant in runs}
-        results[name] = {"workload": asdict(workload), "runs": ordered, "skipped": skipped}
+        results[name] = {"workload": asdict(workload), "runs": ordered, "skipped": skipped, "matrix_rate": rate}
         results[name] |= summary(workload, ordered, given.rounds)
         print(table(name, workload, results[name], given), flush=True)
         shutil.rmtree(data / name)
@@ -421,6 +430,12 @@ def table(name: str, workload: Workload, result: dict[str, Any], given: argparse
             for other, row in others.items()
         ]
         lines.append(f"{mine} is faster a round than: {', '.join(parts) or 'nobody here'}")
+    floor = workload.operations() / (WORKERS * result["matrix_rate"])
+    above = [f"{mine} {result['rows'][mine]['seconds'] / floor:.2f}x" for mine in SHOWN if mine in result["rows"]]
+    lines.append(
+        f"Floor: {workload.operations():.1f} GFLOP a round at {result['matrix_rate']:.0f} GFLOP/s a core, the best float32 "
+        f"matrix product here, on {WORKERS} cores: {floor:.3f} s; {', '.join(above) or 'nobody here'}."
+    )
     return "\n".join(lines) + "\n"
 
 

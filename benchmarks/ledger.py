@@ -118,7 +118,9 @@ class Run:
             updates.append(Update(slot, vector, 100, 0.5, 100, signed=signed))
         parent, self.model = self.model, vector_hash(self.vectors[self.round % len(self.vectors)], self.layout)
         nothing = RoundSummary.model_construct()  # the ledger reads no score
-        self.observer.round_finished(RoundRecord(self.round, parent, self.model, tuple(updates), Judged({}), nothing))
+        self.observer.round_finished(
+            RoundRecord(self.round, parent, self.model, tuple(updates), Judged({}), nothing, ({}, {}))
+        )
         return time.perf_counter() - started
 
     def settle(self) -> float:

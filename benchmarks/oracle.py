@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from floor import multiply_adds
 
 from engine.model import Network, initial_parameters
 from engine.oracles.base import Batch, Oracle
@@ -18,20 +19,6 @@ from engine.oracles.torch import TorchOracle
 
 NETWORK = Network(1, 252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
 BATCH, EVALUATED = 32, 512
-
-
-def multiply_adds(network: Network) -> tuple[int, int]:
-    """Of one beat, forward and backward; the first layer needs no gradient of its input. Norms and pools not counted."""
-    length = (network.window + 1) // 2
-    layers = []
-    for before, after, kernel in zip(
-        (network.leads, *network.channels[:2]), network.channels, network.kernels, strict=True
-    ):
-        layers.append(length * after * before * kernel)
-        length //= 2
-    layers.append((network.channels[2] * network.pooled + network.rr) * network.hidden)
-    layers.append(network.hidden * network.classes)
-    return sum(layers), 2 * sum(layers) - layers[0]
 
 
 def milliseconds(work: Callable[[Oracle], object], oracle: Oracle, calls: int = 10) -> float:

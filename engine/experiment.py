@@ -421,9 +421,9 @@ def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
 def _drawn_slots(checks: int, rule: Rule, slots: int, per_round: int) -> int:
     """How many slots are drawn, so that on average `checks` of them take part in the next round and compute this one again.
 
-    None where the rule does not add up, or its server remembers rounds that a hospital has not seen.
+    None where the rule does not add up.
     """
-    if rule.partial is None or rule.spec["server"]["method"] != "none":
+    if rule.partial is None:
         return 0
     return min(slots, -(-checks * slots // per_round))
 

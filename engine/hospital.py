@@ -22,7 +22,7 @@ from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Opinion, Outcome, Signed, State, Update
+from engine.messages import Asked, Global, Measured, Opinion, Outcome, Signed, State, Update
 from engine.metrics import confusion
 from engine.model import Layout, Network, vector_hash
 from engine.oracles.base import Oracle
@@ -210,13 +210,15 @@ class Hospital:
         """
         assert self._signer is not None
         assert notice.shown is not None
-        header, before = notice.headers[-1], notice.shown.before
+        header, before = notice.headers[-1], Global(notice.shown.before, dict(notice.shown.server))
         updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
-        found = vector_hash(self._rule.again(header.round, before, updates), self._layout)
+        after = self._rule.again(header.round, before, updates)
+        found = vector_hash(after.params, self._layout)
         if found != header.model:
             raise LedgerError(
                 f"the updates of round {header.round} give model {hexed(found)}, the coordinator has made {hexed(header.model)}"
             )
+        self._signer.require_remembered(notice, after.server)
 
     def _do_judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
         others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}

@@ -193,12 +193,20 @@ class LoopState:
     measured: tuple[Measured, ...] = ()
 
 
+class Global(NamedTuple):
+    """The global model, float32[parameters], and what the server's optimiser remembers with it."""
+
+    params: np.ndarray
+    server: State
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One finished round, as observers see it.
 
     Attributes:
         parent, model: names of the models before and after; b"" without a ledger.
+        servers: state of the server's optimiser before and after.
         judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
     """
@@ -209,6 +217,7 @@ class RoundRecord:
     updates: tuple[Update, ...]
     judged: Judged
     summary: RoundSummary
+    servers: tuple[State, State]
 
 
 class Observer(Protocol):
@@ -321,18 +330,18 @@ class Rule:
             return state.params.copy(), state.server
         return self.step(state.params, direction, state.server)
 
-    def again(self, round: int, before: np.ndarray, updates: Sequence[Update]) -> np.ndarray:
-        """The global model after a round, out of what everybody sent; of an additive rule whose server remembers nothing.
+    def again(self, round: int, before: Global, updates: Sequence[Update]) -> Global:
+        """The global model after a round, out of what everybody sent; of an additive rule.
 
         Raises:
             HospitalError: an update cannot be added.
         """
         assert self.partial is not None
-        summed, refused = self.partial(updates, len(before))
+        summed, refused = self.partial(updates, len(before.params))
         for hospital, why in refused.items():
             raise HospitalError(hospital, round, "aggregate", why)
-        params, _ = self.merge(LoopState(round - 1, before), Taken(tuple(updates), (), summed), {})
-        return params
+        state = LoopState(round - 1, before.params, server=before.server)
+        return Global(*self.merge(state, Taken(tuple(updates), (), summed), {}))
 
 
 def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:

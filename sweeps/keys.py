@@ -195,6 +195,6 @@ def _range(metadata: list[Any]) -> Iterator[str]:
             if (limit := getattr(bound, name, None)) is not None:
                 yield f"{sign} {limit:,}" if isinstance(limit, int) and limit < 1e9 else f"{sign} {limit:.3g}"
         if (least := getattr(bound, "min_length", None)) is not None:
-            yield f"at least {least} letters"
+            yield f"at least {least} letter{'s' * (least != 1)}"
         if (most := getattr(bound, "max_length", None)) is not None:
             yield f"at most {most} letters"

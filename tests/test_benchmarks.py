@@ -72,6 +72,7 @@ def test_a_tiny_race(tmp_path: Path):
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=dict(os.environ), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "flower is left out: give its Python by --flower" in done.stdout
+    assert "the best float32 matrix product here, on 2 cores: " in done.stdout
     result = json.loads(out.read_text())["workloads"]["W3"]
     assert result["problems"] == []
     assert set(result["rows"]) == {"bare-2", "ours-threads-torch"}

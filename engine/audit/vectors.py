@@ -11,7 +11,7 @@ from engine.audit.case import Case, Round
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Model, Weighted
-from engine.ledger.format import GENESIS, tensor_name, vectors_name
+from engine.ledger.format import GENESIS, SERVER, tensor_name, vectors_name
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -67,6 +67,11 @@ def _check_aggregate(
         yield finding("round", "model", found, entry.model, message, round=number)
         yield Note(f"aggregates were not recomputed after round {number}", unchecked=True)
         return None
+    kept = {name: tensor for name, tensor in (("m", model.m), ("v", model.v)) if tensor is not None}
+    remembered, recorded = spec.tensors_hash(kept) if kept else spec.ZERO, entry.digests.get(SERVER, spec.ZERO)
+    if remembered != recorded:
+        message = "what the server's optimiser remembers is not what follows from the updates"
+        yield finding("annex", SERVER, remembered, recorded, message, round=number)
     # A hospital may be voided out of the history by a dispute; the next round then starts from an older model.
     if number + 1 in case.rounds and case.model_before(number + 1) != entry.model:
         yield Note(f"round {number} was voided: aggregates were not recomputed after it", unchecked=True)

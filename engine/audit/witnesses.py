@@ -56,11 +56,8 @@ def _tell_unchecked(case: Case) -> Iterator[Told]:
     if not case.rounds:
         return
     if case.federation.checks == 0:
-        method = case.rule.server.get("method", "none")
-        remembers = f", as the server's optimiser {method} remembers rounds that a hospital has not seen"
-        why = remembers if method != "none" else ""
         yield Note(
-            f"no hospital was asked to compute a round again{why}: besides this audit, models are the coordinator's word"
+            "no hospital was asked to compute a round again: besides this audit, models are the coordinator's word"
         )
         return
     checked = checked_rounds(case)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from engine.messages import Asked, Ending, RoundRecord, Update
+from engine.messages import Asked, Ending, Global, RoundRecord, Update
 
 if TYPE_CHECKING:
     from engine.ledger.desk import Desk
 
-Again = Callable[[int, np.ndarray, Sequence[Update]], np.ndarray]  # see `Rule.again`
+Again = Callable[[int, Global, Sequence[Update]], Global]  # see `Rule.again`
 
 
 class LoopLedger(Protocol):

@@ -245,8 +245,9 @@ NO_ROUND = 2**64 - 1  # as deadline of the next round: do not open it; as number
 SCHEMA = 2  # of a ModelUpdate
 
 # Names of digests in an annex: hash chain of all decisions on synthetic data so far; root over the round's verdicts and
-# the peers' scores behind them; root over the rewards of all hospitals after the round.
-DECISIONS, SCORES, REWARDS = "decisions", "scores", "rewards"
+# the peers' scores behind them; root over the rewards of all hospitals after the round; hash of what the server's optimiser
+# remembers after the round, named tensors float64[P] as a model's.
+DECISIONS, SCORES, REWARDS, SERVER = "decisions", "scores", "rewards", "server"
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
 # "server": {"method": "none"}}. The mean is a sum in integers, of entries times weight in units of 2^-36: see

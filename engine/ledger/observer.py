@@ -21,9 +21,9 @@ from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, tensor_name, vectors_name
+from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, SERVER, ZERO, tensor_name, vectors_name
 from engine.ledger.keystore import read_rotations
-from engine.ledger.recount import Shown, packed
+from engine.ledger.recount import Digests, Shown, packed, server_digest
 from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
@@ -34,7 +34,7 @@ from engine.ledger.subjects.synthetic import Governance, Governed, Step
 from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, SignedUpdate, update_leaf
 from engine.ledger.trees import Levels, path
 from engine.ledger.typed import record_from_json, record_to_json
-from engine.messages import Asked, Ending, RoundRecord, Update
+from engine.messages import Asked, Ending, Global, RoundRecord, Update
 from engine.model import vector_hash
 from engine.provenance import code_digest
 
@@ -108,6 +108,7 @@ class LedgerObserver:
         self._writing: Future[Path] | None = None
         self._before: np.ndarray | None = None  # parameters that the round under way starts from
         self._shown: Future[Shown] | None = None  # the last round, for those who are drawn for it
+        self._digests: Mapping[str, bytes] = {}  # behind the annex of the last round
         self._open: list[_Submitted] = []
         self._last: dict[int, tuple[int, Levels]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
@@ -152,19 +153,23 @@ class LedgerObserver:
         present = [u.hospital for u in record.updates]
         judged = reputation.judge(record.judged.verdicts, present, self._standing, record.judged.signatures)
         after = self._standing.after(judged.verdicts)
+        remembered = {SERVER: server_digest(record.servers[1])}
         entry = RoundEntry(
             record.round,
             record.parent,
             record.model,
             tuple(one.update for one in signed),
             tuple(one.opening for one in signed),
-            digests={DECISIONS: self._decisions, **reputation.digests(record.round, judged, after)},
+            digests={DECISIONS: self._decisions, **remembered, **reputation.digests(record.round, judged, after)},
             rows=judged.rows(record.round),
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
         )
         if self._federation.checks:
             assert self._before is not None
-            self._shown = self._writer.submit(self._show, entry, self._before)
+            before = Global(self._before, record.servers[0])
+            digests = (self._digests, entry.digests)
+            self._shown = self._writer.submit(self._show, entry, before, self._headers[-1], digests)
+        self._digests = entry.digests
         self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates if u.signed is not None})
         self._standing = after
         self.seconds += self._clock.now() - started
@@ -265,53 +270,59 @@ class LedgerObserver:
             added[rotation.record.slot] = (*added.get(rotation.record.slot, ()), rotation.record.to)
         return tuple((*accounts, *added.get(slot, ())) for slot, accounts in enumerate(known))
 
-    def _show(self, entry: RoundEntry, before: np.ndarray) -> Shown:
+    def _show(self, entry: RoundEntry, before: Global, previous: Header, digests: Digests) -> Shown:
         """A round as those who are drawn for it are shown it; also for a run that goes on later."""
-        archive.write_before(self._folder, before)
+        archive.write_before(self._folder, before.params, before.server)
         vectors = (self._folder / vectors_name(entry.round)).resolve()
-        return Shown(entry.round, before, vectors, packed(entry.updates, entry.openings))
+        updates = packed(entry.updates, entry.openings)
+        return Shown(entry.round, before.params, vectors, updates, before.server, previous, digests)
 
     def _show_again(self, again: Again) -> None:
         """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
         last = self._headers[-1]
         if self._federation.checks == 0 or last.round == 0:
             return
-        before = archive.read_before(self._folder)
-        if before is None or self._named(before) != last.parent_model:
-            before = self._before_again(last, again)
+        digests = self._ledger.submit(_digests, last.round).result()
+        kept = archive.read_before(self._folder)
+        before = None if kept is None else Global(*kept)
+        if before is None or not self._fits(before, last, digests[0]):
+            before = self._before_again(last, digests[0], again)
         updates = self._ledger.submit(_packed, last.round).result()
-        shown = Shown(last.round, before, (self._folder / vectors_name(last.round)).resolve(), updates)
-        self._shown = self._writer.submit(lambda: shown)
+        vectors, previous = (self._folder / vectors_name(last.round)).resolve(), self._headers[last.round - 1]
+        shown = Shown(last.round, before.params, vectors, updates, before.server, previous, digests)
+        self._shown, self._digests = self._writer.submit(lambda: shown), digests[1]
 
-    def _named(self, params: np.ndarray) -> bytes:
-        """As `name`, of what a file holds; b"" for parameters of another form."""
+    def _fits(self, before: Global, last: Header, digests: Mapping[str, bytes]) -> bool:
+        """Whether this is what the last round started from, as the ledger has it."""
         try:
-            return self.name(params)
+            model = self.name(before.params)
         except (ValueError, DataError):
-            return b""
+            return False  # of another form
+        return model == last.parent_model and server_digest(before.server) == digests.get(SERVER, ZERO)
 
-    def _before_again(self, last: Header, again: Again) -> np.ndarray:
-        """The parameters before the last round where the process that knew them left none: out of the archive.
+    def _before_again(self, last: Header, digests: Mapping[str, bytes], again: Again) -> Global:
+        """What the last round started from, where the process that knew it left none: out of the archive.
 
         Raises:
-            LedgerError: what lies there does not lead to them.
+            LedgerError: what lies there does not lead to it.
         """
         try:
-            params = archive.read(self._folder, 0)[GENESIS]
+            before = Global(archive.read(self._folder, 0)[GENESIS], {})
             for number in range(1, last.round):
                 vectors = archive.read(self._folder, number)
                 signed = zip(*self._ledger.submit(_signed, number).result(), strict=True)
                 slots = [(update.record.slot, opening.samples) for update, opening in signed]
                 updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
-                params = again(number, params, updates)
+                before = again(number, before, updates)
+            fits = self._fits(before, last, digests)
         except (KeyError, ValueError, DataError):
-            params = np.empty(0, np.float32)
-        if self._named(params) != last.parent_model:
+            fits = False
+        if not fits:
             raise LedgerError(
                 f"{self._folder / BEFORE}: is not the model before round {last.round}, which hospitals must compute again, and "
                 "the archive beside it does not lead there; put back what was changed"
             )
-        return params
+        return before
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
@@ -377,6 +388,11 @@ def _close(
 
 def _packed(ledger: RunLedger, round: int) -> bytes:
     return packed(*_signed(ledger, round))
+
+
+def _digests(ledger: RunLedger, round: int) -> Digests:
+    """Behind the annexes of the round before and of this one."""
+    return ledger.rounds.digests(round - 1), ledger.rounds.digests(round)
 
 
 def _signed(ledger: RunLedger, round: int) -> tuple[list[SignedUpdate], list[Opening]]:

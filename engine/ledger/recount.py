@@ -5,8 +5,8 @@ that signs again after a round has computed its model from the updates of all, a
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from engine.encoding import canonical_json, hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.ledger.format import tensor_name
+from engine.ledger.format import SERVER, ZERO, tensor_name
 from engine.ledger.signing import recover_digest
 from engine.ledger.subjects.updates import (
     Header,
@@ -24,11 +24,14 @@ from engine.ledger.subjects.updates import (
     Opening,
     SignedUpdate,
     count_commitment,
+    head_of,
     leaf_of,
 )
-from engine.ledger.trees import EMPTY, root
+from engine.ledger.trees import EMPTY, annex_root, root
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
-from engine.model import Layout, vector_hash
+from engine.model import Layout, model_hash, vector_hash
+
+Digests = tuple[Mapping[str, bytes], Mapping[str, bytes]]  # by name, of two rounds
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,18 @@ class Shown:
         before: float32[parameters], the model that it started from.
         vectors: file of the archive with what the hospitals sent.
         updates: signed records and what opens their weights, see `packed`.
+        server: what the server's optimiser remembered then.
+        previous: header of the round before; None before round 1.
+        digests: behind the annexes of the round before and of this one.
     """
 
     round: int
     before: np.ndarray
     vectors: Path
     updates: bytes
+    server: Mapping[str, np.ndarray] = field(default_factory=dict)
+    previous: Header | None = None
+    digests: Digests = field(default_factory=lambda: ({}, {}))
 
 
 class Weighed(NamedTuple):
@@ -67,6 +76,35 @@ def packed(updates: Sequence[SignedUpdate], openings: Sequence[Opening]) -> byte
     pairs = zip(updates, openings, strict=True)
     rows = [[record_to_json(u.record), hexed(u.signature), o.samples, hexed(o.samples_salt)] for u, o in pairs]
     return canonical_json(rows).encode()
+
+
+def server_digest(server: Mapping[str, np.ndarray]) -> bytes:
+    """Hash of what the server's optimiser remembers, as the annex of a round names it; ZERO for nothing."""
+    return model_hash(server) if server else ZERO
+
+
+def remembered(shown: Shown, header: Header, domain: Domain, federation: bytes) -> bytes:
+    """What the server's optimiser must remember after a round, as its head commits to it; so must be what is shown of before.
+
+    Raises:
+        LedgerError: it is not, or the digests that are shown are not those under the heads.
+    """
+    where, before, known = f"round {header.round}", shown.previous, ZERO
+    if header.round > 1:
+        if (
+            before is None
+            or before.round != header.round - 1
+            or head_of(before, domain, federation) != header.previous_head
+        ):
+            raise LedgerError(f"{where}: the round before is not shown as its head commits to it")
+        if annex_root(shown.digests[0]) != before.annex:
+            raise LedgerError(f"{where}: the digests of the round before are not those under its head")
+        known = shown.digests[0].get(SERVER, ZERO)
+    if server_digest(shown.server) != known:
+        raise LedgerError(f"{where}: what the server's optimiser remembered is not what the round before committed to")
+    if annex_root(shown.digests[1]) != header.annex:
+        raise LedgerError(f"{where}: the digests that are shown are not those under the head")
+    return shown.digests[1].get(SERVER, ZERO)
 
 
 def weighed(

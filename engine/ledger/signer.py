@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.encoding import hexed
 from engine.errors import LedgerError
 from engine.ledger.keystore import load_key
-from engine.ledger.recount import Shown, Weighed, drawn, weighed
+from engine.ledger.recount import Shown, Weighed, drawn, remembered, server_digest, weighed
 from engine.ledger.signing import (
     SALT_METRICS,
     SALT_REAL_COUNT,
@@ -173,6 +175,19 @@ class Signer:
         """
         assert notice.shown is not None
         return weighed(notice.shown, notice.headers[-1], self._signing.domain, self._signing.holders, layout)
+
+    def require_remembered(self, notice: Notice, server: Mapping[str, np.ndarray]) -> None:
+        """Compare what the server's optimiser remembers after the last round, as it was computed again; see `recount`.
+
+        Raises:
+            LedgerError: it is not what the head commits to, or what is shown of the round before is not.
+        """
+        assert notice.shown is not None
+        header = notice.headers[-1]
+        if server_digest(server) != remembered(notice.shown, header, self._signing.domain, self._signing.federation):
+            raise LedgerError(
+                f"the server's optimiser remembers something else after round {header.round} than follows from its updates"
+            )
 
     def update(
         self,

@@ -162,11 +162,12 @@ def test_a_journal_of_an_older_format_is_refused_in_one_sentence(tiny_config, tm
         audit(tmp_path)
 
 
+@pytest.mark.parametrize("server", ["none", "adam"])
 @pytest.mark.parametrize("left", ["nothing", "another model", "another form"])
 def test_hospitals_compute_the_last_round_again_whatever_the_process_before_left(
-    tiny_config, tmp_path: Path, left: str
+    tiny_config, tmp_path: Path, left: str, server: str
 ):
-    config = tiny_config(**LEDGER, **{"federation.rounds": 3})
+    config = tiny_config(**LEDGER, **{"federation.rounds": 3, "aggregation.server.method": server})
     at_rung(config, tmp_path, Place(), 2)
     before = tmp_path / "ledger" / BEFORE
     size = {"nothing": 0, "another model": len(load_file(before)[GENESIS]), "another form": 3}[left]

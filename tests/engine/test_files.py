@@ -59,7 +59,7 @@ def test_the_cache_is_taken_only_where_nobody_else_can_write(tmp_path: Path, mon
 
 def test_a_cache_of_somebody_else_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if os.geteuid() != 0:
-        pytest.skip("only root can give a folder away")
+        pytest.skip("only root can give a folder away: run as root")
     monkeypatch.setenv("PULSELEDGER_CACHE", str(tmp_path))
     os.chown(own_cache("beats"), 65534, -1)
     with pytest.raises(DataError, match="others can write there or own it"):

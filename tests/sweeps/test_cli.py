@@ -351,7 +351,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
     except OSError:
         mounted = False
     if not mounted:
-        pytest.skip("mounting a small disk is not permitted here")
+        pytest.skip("mounting a small disk is not permitted here: run as root, in a container with CAP_SYS_ADMIN")
     try:
         yield place
     finally:

@@ -120,7 +120,7 @@ def locked(study: Path, tmp_path: Path) -> Iterator[Path]:
             return False
 
     if not mount("-t", "tmpfs", "tmpfs"):
-        pytest.skip("mounting a disk is not permitted here")
+        pytest.skip("mounting a disk is not permitted here: run as root, in a container with CAP_SYS_ADMIN")
     try:
         shutil.copytree(study, place / "study")
         assert mount("-o", "remount,ro")

@@ -101,7 +101,7 @@ def test_a_password_is_refused_and_not_repeated(keys: dict[str, Any], words: str
 
 
 def test_a_server_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install pulseledger[postgres])")
     with pytest.raises(StudyError) as error:
         start_study(study_of(storage="postgresql+psycopg://me@127.0.0.1:1/db"), tmp_path, quiet=True)
     assert str(error.value).startswith("postgresql+psycopg://me@127.0.0.1:1/db: cannot be used (connection failed")

@@ -82,7 +82,9 @@ class Authority:
         subprocess.run([str(OPENSSL), *words], cwd=self._home, check=True, capture_output=True)
 
 
-@pytest.mark.skipif(OPENSSL is None, reason="openssl makes the replies")
+@pytest.mark.skipif(
+    OPENSSL is None, reason="openssl, which makes the replies, is not installed (apt-get install openssl)"
+)
 def test_a_time_stamp_is_kept_checked_and_told(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     here, other = Authority(tmp_path / "here"), Authority(tmp_path / "other")
     assert main(["ledger", "stamp", str(study), "--json"]) == 0

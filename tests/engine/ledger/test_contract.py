@@ -1216,7 +1216,7 @@ def test_what_npm_installs_is_pinned():
 
 def test_a_fresh_build_equals_the_committed_one():
     if shutil.which("node") is None:
-        pytest.skip("node is not installed")
+        pytest.skip("node is not installed (apt-get install nodejs)")
     if not (ROOT / "contracts/node_modules/solc").is_dir():
         pytest.skip("the compiler is not installed: run `npm ci` in contracts/")
     build = ["node", str(ROOT / "contracts/build.mjs"), "--check"]

@@ -1,6 +1,7 @@
 """Drawn hospitals compute a round again before they sign on: a coordinator that aggregates something else is stopped."""
 
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,17 @@ from eth_utils import keccak
 from reference import numbers
 from simulators import DOMAIN, LAYOUT, Run, reference_leaf, reference_root
 
+from engine.audit import vectors
 from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
 from engine.errors import HospitalError, LedgerError, Stopped
 from engine.experiment import HERE, Place, join
 from engine.experiment import run as run_experiment
 from engine.ledger import archive
-from engine.ledger.format import vectors_name
-from engine.ledger.recount import Shown, drawn, packed, weighed
-from engine.ledger.subjects.updates import Header
-from engine.messages import Asked, LoopState, Taken, Verdicts
+from engine.ledger.format import RUN, vectors_name
+from engine.ledger.recount import Shown, drawn, packed, remembered, weighed
+from engine.ledger.subjects.updates import Header, head_of
+from engine.messages import Asked, LoopState, State, Taken, Verdicts
 from engine.rounds import run_rounds
 
 EMBEDDED = {"ledger.backend": "embedded", "federation.rounds": 4}
@@ -154,6 +156,61 @@ def test_a_coordinator_that_cheats_in_the_aggregate_is_stopped_in_the_next_round
     error = cheated(tiny_config(**EMBEDDED, **{"execution.pool": pool}), tmp_path, round=2)
     assert (error.round, error.stage) == (3, "ledger")
     assert "the updates of round 2 give model" in error.cause
+
+
+@pytest.mark.parametrize("method", ["momentum", "adam", "yogi"])
+def test_of_a_server_s_optimiser_the_model_and_what_it_remembers_are_computed_again(
+    method: str, tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    config = tiny_config(**EMBEDDED, **{"aggregation.server.method": method})
+    for name in ("model", "memory"):
+        (tmp_path / name).mkdir()
+    error = cheated(config, tmp_path / "model", round=2)
+    assert "the updates of round 2 give model" in error.cause
+    with contextlib.ExitStack() as stack:
+        joined, state = join(config, config_hash(config), tmp_path / "memory", HERE, stack)
+        honest, calls = joined.parts.rule.step, []
+
+        def step(params: np.ndarray, direction: np.ndarray, server: State) -> tuple[np.ndarray, State]:
+            calls.append(1)
+            moved, kept = honest(params, direction, server)
+            return moved, {"m": kept["m"] + 1e-9, **{n: kept[n] for n in kept if n != "m"}} if len(calls) == 2 else kept
+
+        with pytest.raises(HospitalError, match="remembers something else after round 2 than follows") as refused:
+            run_rounds(state, replace(joined.parts, rule=replace(joined.parts.rule, step=step)))
+    assert (refused.value.round, refused.value.stage) == (3, "ledger")
+
+
+def test_a_run_with_a_server_s_optimiser_is_checked_by_hospitals_and_audit(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    result = run_experiment(tiny_config(**EMBEDDED, **{"aggregation.server.method": "adam"}), tmp_path)
+    assert result.ledger.checked == 4
+    assert audit(tmp_path).findings == []
+    with sqlite3.connect(tmp_path / "ledger" / RUN.file) as journal:
+        journal.execute("UPDATE annexes SET digest = randomblob(32) WHERE name = 'server' AND round = 3")
+    journal.close()
+    found = {(f.round, f.record, f.field) for f in audit(tmp_path, [vectors.check]).findings}
+    assert (3, "annex", "server") in found
+
+
+LATER = {
+    "the round before is not shown as its head commits to it": {"previous": None},
+    "the digests of the round before are not those under its head": {"digests": ({"server": b"\x01" * 32}, {})},
+    "remembered is not what the round before committed to": {"server": {"m": np.ones(3)}},
+    "the digests that are shown are not those under the head": {"digests": ({}, {"server": b"\x01" * 32})},
+}
+
+
+@pytest.mark.parametrize("sentence", LATER)
+def test_what_is_shown_of_the_round_before_must_be_what_its_head_commits_to(scene: Scene, sentence: str):
+    federation, before = scene.run.federation.id, replace(scene.header, previous_head=b"\x02" * 32)
+    before = replace(before, head=head_of(before, scene.domain, federation))
+    header = replace(scene.header, round=2, previous_head=before.head)
+    shown = Shown(2, scene.run.params(1), scene.folder / vectors_name(1), b"[]", previous=before)
+    assert remembered(shown, header, scene.domain, federation) == bytes(32)
+    with pytest.raises(LedgerError, match=sentence):
+        remembered(replace(shown, **LATER[sentence]), header, scene.domain, federation)
 
 
 def test_without_checks_only_the_audit_finds_it(tiny_config: Callable[..., RunConfig], tmp_path: Path):

@@ -23,7 +23,8 @@ from engine.oracles.native import FLAGS, NativeOracle, NativeUnavailable, compil
 from engine.oracles.torch import TorchOracle
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="There is no C++ compiler to build the kernel with."
+    not any(map(shutil.which, ("g++", "c++", "clang++"))),
+    reason="There is no C++ compiler to build the kernel with (apt-get install g++).",
 )
 PORTABLE = tuple(flag for flag in FLAGS if flag != "-march=native")
 STANDARD = Network(1, 252, 4, 4, (16, 32, 64), (7, 5, 5), 32, 8, 4)
@@ -304,9 +305,9 @@ ONLY_AVX2 = pytest.param(("-mavx2",), marks=pytest.mark.long)
 def test_a_plainer_cpu_agrees_too(flags: tuple[str, ...]) -> None:
     if flags:
         if platform.machine() not in ("x86_64", "AMD64"):
-            pytest.skip("AVX2 is for x86.")
+            pytest.skip("AVX2 is for x86: run on a machine of that kind.")
         if any(flag[2:] not in Path("/proc/cpuinfo").read_text() for flag in flags):
-            pytest.skip("This CPU has no AVX2.")
+            pytest.skip("This CPU has no AVX2: run on one that has.")
     tested = NativeOracle(ODD, (*PORTABLE, *flags))
     for n in (1, 8):
         assert_agrees(tested, ODD, parameters(ODD, n), beats(ODD, n, n))
@@ -413,7 +414,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     command = native._find_compiler(None)
     library = subprocess.run([*command, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(library).is_file():
-        pytest.skip("The compiler has no shared libasan.")
+        pytest.skip("The compiler has no shared libasan (apt-get install g++).")
     code = (
         "import sys, numpy as np; sys.path[:0] = ['.', 'tests']\n"
         "from test_native import *\n"

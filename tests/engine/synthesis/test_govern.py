@@ -369,10 +369,8 @@ def flow(tiny_config: Callable[..., RunConfig]) -> Flow:
     ("moment", "points"),
     [
         ("take", 6),  # the ledger has taken policy, three requests, two reports
-        ("ask", 3),
         ("make", 2),  # beats are made and measured, nobody knows of them
-        ("note", 3),
-        ("keep", 3),
+        *(pytest.param(*moment, marks=pytest.mark.long) for moment in (("ask", 3), ("note", 3), ("keep", 3))),
     ],
 )
 def test_a_run_that_is_killed_between_any_two_steps_repeats_and_loses_nothing(
