@@ -233,7 +233,7 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
         cells = [shown(path).number(_objective(row, path), MISSING) for row in group]
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
     for path in ORDER:
-        classes = outcomes[0].support if outcomes and path == RECALLS else [""]
+        classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives:
                 continue
