@@ -9,15 +9,20 @@ from typing import Any
 
 from pydantic import Field
 
+from engine.aggregation.attacks import AttackConfig
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
 from engine.model import ModelConfig
+from engine.own.call import OwnSection
+from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
+from engine.privacy.config import PrivacyConfig
+from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
-from engine.synthesis.config import BALANCE_KEYS, MOST_GOVERNED, SYNTHETIC, BalanceConfig
+from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.tracking.config import TrackingConfig, has_password
 
 
@@ -31,7 +36,11 @@ class RunConfig(Section):
     cohort: CohortConfig = CohortConfig()
     model: ModelConfig = ModelConfig()
     federation: FederationConfig = FederationConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    selection: SelectionConfig = SelectionConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    attack: AttackConfig = AttackConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
     ledger: LedgerConfig = LedgerConfig()
@@ -53,6 +62,7 @@ class RunConfig(Section):
             )
         yield from self._of_classes()
         yield from self._of_sites()
+        yield from self._of_own_parts()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -66,12 +76,33 @@ class RunConfig(Section):
             if unknown := [name for name in names or () if name not in labels]:
                 says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
                 yield Mistake(says, [f"{key}.classes", "data.classes"])
-        if self.balance.method in SYNTHETIC and len(labels) > MOST_GOVERNED:
+        if makes_beats(self.balance.method) and len(labels) > MOST_GOVERNED:
             yield Mistake(
                 f"balance.method {self.balance.method}: the policy on synthetic beats knows {MOST_GOVERNED} classes at most, "
                 f"data.classes has {len(labels)}",
                 ["balance.method", "data.classes"],
             )
+
+    def _of_own_parts(self) -> Iterator[Mistake]:
+        attack, own_generator = self.attack, is_own(self.balance.method)
+        if foreign := [hospital for hospital in attack.hospitals if not 0 <= hospital < self.cohort.hospitals]:
+            says = f"attack.hospitals names {foreign[0]}; there are hospitals 0 to {self.cohort.hospitals - 1}"
+            yield Mistake(says, ["attack.hospitals", "cohort.hospitals"])
+        if (attack.method == "none") != (not attack.hospitals):
+            says = "attack.method and attack.hospitals go together: an attack, and who attacks"
+            yield Mistake(says, ["attack.method", "attack.hospitals"])
+        if own_generator and OWN_GENERATOR not in self.balance.policy.min_real:
+            yield Mistake(
+                "balance.method is a generator of your own, which balance.policy.min_real does not allow; it says from how many "
+                f"real beats on, such as {{{OWN_GENERATOR}: 30}}",
+                ["balance.method", "balance.policy.min_real"],
+            )
+        if is_own(self.data.source) and makes_beats(self.balance.method):
+            says = f"balance.method {titled(self.balance.method)} needs beats of WFDB records: what it makes is judged as an ECG"
+            yield Mistake(says, ["balance.method", "data.source"])
+        if is_own(self.data.source) and self.cohort.split == "other-database":
+            says = "cohort.split other-database needs WFDB records, and data.source is one of your own"
+            yield Mistake(says, ["cohort.split", "data.source"])
 
     def _of_sites(self) -> Iterator[Mistake]:
         sites = self.execution.sites
@@ -87,6 +118,13 @@ class RunConfig(Section):
             says = f"execution.sites needs execution.pool ray, which is {self.execution.pool}"
             yield Mistake(says, ["execution.sites", "execution.pool"])
 
+
+# Keys that may name a part of the user's own; its parameters are those of their section.
+OWN_KEYS = tuple(
+    f"{name}.{kind.PART}"
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(kind := field.annotation, type) and issubclass(kind, OwnSection)
+)
 
 # What may differ between two runs that must give the same numbers.
 _NOT_HASHED: Any = {
@@ -106,5 +144,5 @@ def config_hash(config: RunConfig) -> str:
     """
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     values["aggregation"]["server"] = config.aggregation.server.used()
-    values["balance"] = {key: values["balance"][key] for key in ("method", *BALANCE_KEYS[config.balance.method])}
+    values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

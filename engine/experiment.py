@@ -14,6 +14,7 @@ from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
 from engine.clock import REAL, Clock
 from engine.config import RunConfig, config_hash
+from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData, build_cohort
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
@@ -27,16 +28,21 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
-from engine.model import Network, build_network, initial_parameters, vector_hash
+from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
+from engine.own.reference import digests, is_own, require_same, titled
+from engine.own.source import FOLDER as OWN_FOLDER
+from engine.own.source import hold, of_digests
+from engine.parts import require_parts
 from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
+from engine.schedule.build import build_schedule
 from engine.schedule.judges import Peers, nobody
-from engine.schedule.sampled import Sampled
-from engine.synthesis.config import SYNTHETIC
+from engine.settings import load_yaml
+from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
 
@@ -128,13 +134,19 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     """Makes the folder of a run, or finds it again; from its first moment on `resume` knows what was to be run.
 
     Raises:
-        ConfigError: somebody else's files are there.
+        ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER)
+    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
+    if kind_of(folder) == "run" and (folder / CONFIG).exists():
+        require_same(folder, load_yaml(folder / CONFIG), config)
+        hold(folder, digests(config))
+    if not (folder / RESULT).exists():
+        require_parts(config)
     claim(folder, "run", written)
+    hold(folder, digests(config))
     if not (folder / CONFIG).exists():
         write_config(folder / CONFIG, config)
 
@@ -204,7 +216,7 @@ class Federation:
     place: Place
     cohort: Cohort
     hospitals: tuple[HospitalData, ...]
-    network: Network
+    network: AnyNetwork
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
 
@@ -299,6 +311,7 @@ def join(
         trainers: tuple[int, ...] = (hospitals[-1].id,)
     else:
         trainers = tuple(h.id for h in hospitals if h.trains)
+    require_network(config, beats)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
     state, pending = loaded or (LoopState(0, initial_parameters(network, config.seed)), [])
@@ -317,8 +330,9 @@ def join(
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
     keep = ledger.wants_vectors or rule.partial is None
+    sources = of_digests(digests(config))
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic))
+    pool = place.pool(hospitals, Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources))
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
     if state.round:
@@ -330,13 +344,25 @@ def join(
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
-        schedule=Sampled(config.seed, trainers, per_round, least),
+        schedule=build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least),
         rule=rule,
         validation=Validation(validators, beats.classes, cohort.scored, participants, least),
         judges=judges,
         ledger=ledger,
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+
+
+def require_network(config: RunConfig, beats: Beats) -> None:
+    """
+    Raises:
+        ConfigError: the built-in network cannot work on such samples.
+    """
+    if config.model.network == "cnn" and (beats.features or beats.shape[1] < SHORTEST):
+        raise ConfigError(
+            f"model.network: cnn looks along signals of at least {SHORTEST} samples, and {titled(config.data.source)} gives "
+            f"{len(beats.features) or beats.shape[1]} {'features' if beats.features else 'samples'}; name a network of your own."
+        )
 
 
 def _synthetic(
@@ -349,7 +375,7 @@ def _synthetic(
     keepers: Mapping[int, Sequence[int]],
 ) -> tuple[SyntheticRow, ...] | None:
     """Brings the requests for synthetic beats to their end, if the run makes any."""
-    if config.balance.method not in SYNTHETIC:
+    if not makes_beats(config.balance.method):
         return None
 
     def note(text: str) -> None:
@@ -433,7 +459,7 @@ def open_ledger(
     hashed: str,
     identity: bytes,
     folder: Path,
-    network: Network,
+    network: AnyNetwork,
     hospitals: Sequence[HospitalData],
     rule: Rule,
     per_round: int,
@@ -459,7 +485,7 @@ def open_ledger(
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         organisations=organisations,
-        quorum=min(config.federation.min_hospitals or per_round, per_round),
+        quorum=min(config.federation.min_hospitals or (1 if is_own(config.schedule.mode) else per_round), per_round),
         window=config.ledger.window,
         checks=_drawn_slots(config.ledger.checks, rule, len(hospitals), per_round),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.aggregation.attacks import Honest, build_attack
 from engine.aggregation.build import rule_of
 from engine.algorithms.base import Work
 from engine.algorithms.build import build_algorithm
@@ -24,14 +25,17 @@ from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Global, Measured, Opinion, Outcome, Signed, State, Update
 from engine.metrics import confusion
-from engine.model import Layout, Network, vector_hash
+from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Oracle
-from engine.privacy.base import NONE
+from engine.own.call import OwnPartError, is_of_own, told
+from engine.own.source import Source
+from engine.privacy.base import Privacy
+from engine.privacy.build import build_privacy
 from engine.result import SyntheticRow
 from engine.seeds import generator
 from engine.statement import statement
 from engine.synthesis.balance import balanced
-from engine.synthesis.config import SYNTHETIC
+from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER
 from engine.synthesis.workshop import Workshop, anatomy_of
 
@@ -46,15 +50,17 @@ class Task:
         oracle: what computes gradients, from `choose_oracle`.
         keep_vectors: send each update, too; without, only what the rule adds up leaves a host.
         synthetic: where the run's synthetic beats lie, see `engine/synthesis/files.py`.
+        sources: of the user's own parts, for processes that have not read their files.
     """
 
     config: RunConfig
-    network: Network
+    network: AnyNetwork
     beats: Path
     signing: Signing | None
     oracle: str = "torch"
     keep_vectors: bool = True
     synthetic: Path = Path(FOLDER)
+    sources: tuple[Source, ...] = ()
 
 
 @functools.lru_cache(maxsize=4)
@@ -97,7 +103,8 @@ class Hospital:
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
         self._rule = rule_of(task.config)
-        self._privacy = NONE
+        self._attack = build_attack(task.config.attack, data.id)
+        self._privacy = self._mechanism(0)
         beats = _mapped(task.beats)
         self._classes = beats.classes
         self._train, self._validation, self._test = (
@@ -168,10 +175,12 @@ class Hospital:
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
         result = self._algorithm.local(self._work(asked.params, draw, asked.round))
-        if not np.isfinite(result.update).all():
+        falsified = generator(self._seed, "attack", asked.round, self.id)
+        update = self._attack(Honest(asked.round, self.id, asked.params, result.update, falsified))
+        if not np.isfinite(update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         self.state = result.state
-        sent = self._rule.encode(result.update)
+        sent = self._rule.encode(update)
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
@@ -230,12 +239,16 @@ class Hospital:
         return Opinion(scores, self._signer.scores(asked.round, said))
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
+        self._privacy = self._mechanism(round)
         return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
+
+    def _mechanism(self, round: int) -> Privacy:
+        return build_privacy(self._task.config.privacy, generator(self._seed, "privacy", round, self.id))
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:
             balance = self._task.config.balance
-            added = self._workshop.added() if balance.method in SYNTHETIC else None
+            added = self._workshop.added() if makes_beats(balance.method) else None
             self._balanced = balanced(self._train, balance, self._classes, self._seed, self.id, added)
         return self._balanced
 
@@ -298,8 +311,10 @@ class Hospital:
             return work()
         except HospitalError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # code of a user's own may want to end the program
             # memory that is short now may be there at the next attempt
             kind = HospitalLost if isinstance(error, MemoryError) else HospitalError
-            text = f"{type(error).__name__}: {error}"
-            raise kind(self.id, round, stage, text, traceback.format_exc()) from error
+            text = told(error) if is_of_own(error) else f"{type(error).__name__}: {error}"
+            if isinstance(error, OwnPartError):  # which says all in its sentence
+                text = str(error)
+            raise kind(self.id, round, stage, text.rstrip("."), traceback.format_exc()) from error

@@ -6,25 +6,35 @@ Everything outside works on the flat vector: algorithms are vector algebra, the 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from engine.errors import DataError
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own
 from engine.seeds import generator
-from engine.settings import Mistake, Section
+from engine.settings import Mistake
 
+SHORTEST = 7  # samples in a window of the `cnn`, which halves it three times
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 
 # A change of the byte format of `model_hash` needs a new version here: it starts every hash.
 _MODEL_FORMAT = b"PulseLedger model 1"
 
 
-class ModelConfig(Section):
+class ModelConfig(OwnSection):
     """The network."""
 
-    network: Literal["cnn"] = Field("cnn", description="the small 1-D CNN of engine/model.py")
+    PART = "network"
+
+    network: Literal["cnn"] | Own = Field(
+        "cnn",
+        union_mode="left_to_right",
+        description="the small 1-D CNN of engine/model.py, or a torch module of your own",
+    )
+    parameters: Parameters = own_parameters()
     channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
     kernels: tuple[int, int, int] = Field((7, 5, 5), description="kernel widths, odd")
     hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
@@ -33,6 +43,7 @@ class ModelConfig(Section):
 
     def clashes(self) -> Iterator[Mistake]:
         """What makes no network."""
+        yield from super().clashes()
         if min(self.channels) < 1 or any(c % self.groups for c in self.channels):
             yield Mistake(
                 f"each of model.channels must be a multiple of model.groups ({self.groups})", ["channels", "groups"]
@@ -86,8 +97,46 @@ class Network:
         return sum(int(np.prod(shape)) for _, shape in self.layout)
 
 
-def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes: int) -> Network:
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network of the user's own, a torch module; see `engine/own/network.py`.
+
+    Attributes:
+        part, parameters: as the configuration has them.
+        leads, window, rr, classes: as of `Network`.
+        layout: name and shape of each tensor, in the order of the flat vector.
+    """
+
+    part: str
+    parameters: Mapping[str, Any]
+    leads: int
+    window: int
+    rr: int
+    classes: int
+    layout: Layout
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(int(np.prod(shape)) for _, shape in self.layout)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """What it is made from."""
+        return self.leads, self.window, self.rr, self.classes
+
+
+AnyNetwork = Network | OwnNetwork
+
+
+def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes: int) -> AnyNetwork:
     """The network of `config` for windows of `leads` signals of `window` samples, `rr` RR features and `classes` classes."""
+    if config.network != "cnn":
+        from engine.own.network import layout_of
+
+        sizes = (leads, window, rr, classes)
+        layout = layout_of(config.network, sizes, config.parameters)
+        return OwnNetwork(config.network, config.parameters, *sizes, layout)
     return Network(
         leads=leads,
         window=window,
@@ -101,9 +150,14 @@ def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes
     )
 
 
-def initial_parameters(network: Network, seed: int) -> np.ndarray:
-    """float32[size]: He-uniform weights (He et al. 2015, arXiv 1502.01852), zero biases, unit norms."""
+def initial_parameters(network: AnyNetwork, seed: int) -> np.ndarray:
+    """float32[size]: He-uniform weights (He et al. 2015, arXiv 1502.01852), zero biases, unit norms; a user's own network
+    begins as it says itself."""
     draw = generator(seed, "weights")
+    if isinstance(network, OwnNetwork):
+        from engine.own.network import initial
+
+        return initial(network.part, network.sizes, network.parameters, int(draw.integers(2**63)))
     parts = []
     for name, shape in network.layout:
         if name.endswith("bias"):

@@ -14,7 +14,7 @@ from engine.errors import DataError
 from engine.files import whole, write_text
 from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
-from engine.model import Network, unflatten, vector_hash
+from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.picture import confusion_svg
 from engine.result import (
     MODEL,
@@ -41,7 +41,7 @@ def assemble(
     config: RunConfig,
     hashed: str,
     cohort: Cohort,
-    network: Network,
+    network: AnyNetwork,
     state: LoopState,
     outcomes: Sequence[Outcome],
     ledger: LedgerSummary,
@@ -87,7 +87,7 @@ def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scor
     return BothScores(global_=Scores.model_validate(alone), personal=PersonalScores.model_validate(adapted))
 
 
-def write_outputs(folder: Path, result: Result, table: "pa.Table", network: Network, params: np.ndarray) -> None:
+def write_outputs(folder: Path, result: Result, table: "pa.Table", network: AnyNetwork, params: np.ndarray) -> None:
     """Writes predictions, model and result; the result last, as it says that the others are there."""
     import pyarrow.parquet as pq
 
@@ -138,7 +138,7 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def _write_model(path: Path, network: Network, params: np.ndarray) -> None:
+def _write_model(path: Path, network: AnyNetwork, params: np.ndarray) -> None:
     from safetensors.numpy import save_file
 
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in unflatten(params, network.layout).items()}

@@ -1,7 +1,7 @@
 """Which keys are paths, and against what a path is read.
 
 A relative path in a file is meant from the file's own folder, `~` is the user's home. Inside the program all of them are
-absolute. What lies within a run's or study's own folder is written down relative to it, so that the folder can move.
+absolute; of a file that holds a user's own part there is only its name and digest from then on. What lies within a run's or study's own folder is written down relative to it, so that the folder can move.
 """
 
 import os
@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from engine.config import OWN_KEYS
 from engine.errors import ConfigError
 from engine.files import CONFIG, write_text
 from engine.homes import home_of, settle
+from engine.own import reference
 from engine.settings import load_yaml, yaml_text
 
 PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file", "ledger.admin_key_file")
@@ -25,7 +27,21 @@ SQLITE = "sqlite:///"
 
 def anchored(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """Nested or dotted settings in which every path is absolute; relative ones are meant from `base`."""
-    return _each(values, lambda path: os.path.normpath(Path(base).absolute() / Path(path).expanduser()))
+
+    def absolute(path: str) -> str:
+        return os.path.normpath(Path(base).absolute() / Path(path).expanduser())
+
+    return _each(values, absolute, lambda key, text: _pinned(key, text, base))
+
+
+def _pinned(key: str, text: str, base: Path) -> str:
+    """An own part by file and digest; its source is known from now on."""
+    if not reference.looks_own(text):
+        return text
+    try:
+        return reference.pinned(reference.anchored(text, base))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def portable(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -48,21 +64,31 @@ def sqlite_path(uri: str) -> Path:
     return Path(urllib.parse.unquote(uri.removeprefix(SQLITE)))
 
 
-def _each(values: Mapping[str, Any], change: Callable[[str], str], prefix: str = "") -> dict[str, Any]:
+def _each(
+    values: Mapping[str, Any],
+    change: Callable[[str], str],
+    own: Callable[[str, str], str] = lambda key, text: text,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Values with every path changed by `change`, and every text that may name an own part by `own`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found[name] = _each(value, change, f"{key}.")
+            found[name] = _each(value, change, own, f"{key}.")
         else:
-            found[name] = changed(key, value, change)
+            found[name] = changed(key, value, change, own)
     return found
 
 
-def changed(key: str, value: Any, change: Callable[[str], str]) -> Any:
-    """The value of a key, changed if it is a path."""
+def changed(
+    key: str, value: Any, change: Callable[[str], str], own: Callable[[str, str], str] = lambda key, text: text
+) -> Any:
+    """The value of a key, changed if it is a path or names an own part."""
     if not isinstance(value, str) or not value:
         return value
+    if key in OWN_KEYS:
+        return own(key, value)
     if key in PATHS or (key in TABLES and value.lower().endswith(".csv")):
         return change(value)
     if key in STORES and value.startswith(SQLITE):

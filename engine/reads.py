@@ -5,18 +5,26 @@ A key that nobody reads changes no number, so whoever varies it compares a run w
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from engine.config import RunConfig
+from engine.config import OWN_KEYS, RunConfig
+from engine.data.config import OF_RECORDS, Source
+from engine.model import ModelConfig
+from engine.own.reference import FORMS, is_own
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
+from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
 
+OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
 
 _ALGORITHM = "federation.algorithm"
-_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised")
-_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised")
+_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
+_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
 _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
+_OF_RECORDS: Clause = {"data.source": get_args(Source)}
+_OF_MODEL = ("network", "parameters")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -24,10 +32,11 @@ _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
     "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
-    "federation.mu": ({_ALGORITHM: ("fedprox",)},),
-    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg")},),
-    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local")},),
-    "federation.perfedavg": ({_ALGORITHM: ("perfedavg",)},),
+    "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
+    "federation.weighting": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", OWN)},),
+    "federation.participation": ({_ALGORITHM: ("fedavg", "fedprox", "perfedavg", "local", OWN)},),
+    "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
+    **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
@@ -38,10 +47,14 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
-    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder")},),
+    "attack.hospitals": ({"attack.method": (OWN,)},),
+    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
+    "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
-    "data.lead": ({"data.leads": (None,)},),
+    "data.lead": ({**_OF_RECORDS, "data.leads": (None,)},),
     "data.other": ({"cohort.split": ("other-database",)},),
+    "data.missing": ({"data.source": (OWN,)},),
     "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),
     "cohort.exponent": ({"cohort.partition": ("quantity",)},),
     "cohort.groups": ({"cohort.partition": ("records",)},),
@@ -64,7 +77,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     },
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
     **{
-        f"balance.{name}": ({"balance.method": tuple(m for m, keys in BALANCE_KEYS.items() if name in keys)},)
+        f"balance.{name}": ({"balance.method": tuple(m for m, keys in _BALANCING.items() if name in keys)},)
         for name in BalanceConfig.model_fields
         if name != "method"
     },
@@ -77,11 +90,24 @@ def run_keys() -> Mapping[str, Any]:
     return dotted_keys(RunConfig)
 
 
+def is_key(key: Any) -> bool:
+    """Whether a dotted key is one of a run: of its own, or a parameter of a user's own part."""
+    return key in run_keys() or is_parameter(key)
+
+
+def is_parameter(key: Any) -> bool:
+    """Whether a dotted key is a parameter of a user's own part, such as federation.parameters.mu."""
+    if not isinstance(key, str):
+        return False
+    section, found, name = key.partition(".parameters.")
+    return bool(found and name) and f"{section}.parameters" in run_keys()
+
+
 def value_at(config: RunConfig, key: str) -> Any:
-    """The value of a dotted key."""
+    """The value of a dotted key; None for a parameter that is not given."""
     value: Any = config
     for name in key.split("."):
-        value = getattr(value, name)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 
@@ -94,7 +120,7 @@ def why_unread(config: RunConfig, key: str) -> str:
     """Why a run does not read a key, such as "federation.algorithm is perfedavg"; empty where it does."""
     for part, clauses in READ.items():
         if (key == part or key.startswith(f"{part}.")) and not any(_holds(config, clause) for clause in clauses):
-            against = [k for k, values in clauses[0].items() if value_at(config, k) not in values]
+            against = [k for k, values in clauses[0].items() if not _is_one(value_at(config, k), values)]
             return " and ".join(f"{k} is {_word(value_at(config, k))}" for k in against)
     return ""
 
@@ -107,7 +133,11 @@ def read_with(key: str) -> str:
 
 
 def _holds(config: RunConfig, clause: Clause) -> bool:
-    return all(value_at(config, key) in values for key, values in clause.items())
+    return all(_is_one(value_at(config, key), values) for key, values in clause.items())
+
+
+def _is_one(value: Any, values: tuple[Any, ...]) -> bool:
+    return value in values or (OWN in values and is_own(value))
 
 
 def _either(key: str, values: tuple[Any, ...]) -> str:

@@ -35,7 +35,7 @@ from engine.files import read_text, write_text
 from engine.settings import sentence
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 
 Item = TypeVar("Item")
 Many = Annotated[tuple[Item, ...], Strict(False)]  # JSON has lists
@@ -160,7 +160,11 @@ class CohortReport(Part):
     Attributes:
         scored: classes with validation and test beats: those that macro-F1 and balanced accuracy are means over.
         leaky: what lets test beats be known, or cannot be excluded to, in sentences.
-        window: samples before and after the R peak, at `sampling_rate`.
+        unit: what the samples are called: beats, or what a data source of the user's own says.
+        shape: leads and length of a sample; 1 and the number of columns where it is features.
+        features: names of those columns; empty for signals.
+        missing_values: of the features, which a rule has filled.
+        window: samples before and after the R peak, at `sampling_rate`; zeros and empty fields where there are no records.
         native_rates: Hz of the files -> records.
         leads: lead that was read -> records.
         patients_source: what says whose the records are; "" where each is taken for a patient.
@@ -183,6 +187,10 @@ class CohortReport(Part):
     global_majority_accuracy: float | None
     patients_shared: Many[str]
     leaky: Many[str]
+    unit: str
+    shape: Many[int]
+    features: Many[str]
+    missing_values: int
     window: Many[int]
     sampling_rate: float
     native_rates: dict[str, int]
@@ -344,7 +352,7 @@ class Result(Part):
         lost: hospitals that could not be tested, in sentences.
     """
 
-    version: Literal[2]
+    version: Literal[3]
     name: str
     config_hash: str
     config: RunConfig

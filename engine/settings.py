@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -223,6 +223,17 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def words(kind: Any) -> tuple[Any, ...]:
+    """The words that a key may be, beside whatever else it may be; empty for one that has none."""
+    if get_origin(kind) is Annotated:
+        return words(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return (
+        tuple(word for each in get_args(kind) for word in words(each)) if get_origin(kind) in (Union, UnionType) else ()
+    )
+
+
 def near_key(key: str, known: Iterable[str]) -> str:
     """The known key that is spelt most like this one, or whose last part is; empty if none is near."""
     known = list(known)
@@ -265,10 +276,18 @@ def _sentence(model: type[BaseModel], error: ValidationError, first: Any, path: 
     # a value that may be of several kinds has one error for each kind
     same = [e["msg"] for e in error.errors() if _user_path(model, e["loc"])[: len(path)] == path]
     messages = [m.removeprefix("Value error, ") for m in dict.fromkeys(same)]
+    if isinstance(first["input"], str) and (expected := _near_word(model, path, first["input"])):
+        messages[0] += f" (did you mean {expected}?)"
     message = ", or ".join(m[0].lower() + m[1:] for m in messages)
     given = first["input"]
     shown = f" is {given!r:.200}" if not isinstance(given, dict | BaseModel) else ""
     return f"{key}{shown}: {message}" if key else messages[0]
+
+
+def _near_word(model: type[BaseModel], path: list[str], given: str) -> str:
+    field: Any = dotted_keys(model).get(".".join(path))
+    known = [str(word) for word in words(field.annotation)] if field is not None else []
+    return next(iter(difflib.get_close_matches(given, known, 1)), "")
 
 
 def _user_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from sweeps.rows import Outcome, Row
 from sweeps.scores import MIN_SUPPORT
-from sweeps.text import listed, megabytes, signed
+from sweeps.text import listed, megabytes, signed, spoken
 
 LEVEL = 0.95
 UNEVEN = 1.1  # methods whose gradients differ by more than this factor were not compared at equal work
@@ -109,6 +109,11 @@ class Answer:
     global_: Paired | None
     sentence: str
     notes: tuple[str, ...]
+
+    @property
+    def how(self) -> str:
+        """What its numbers are."""
+        return spoken(HOW, self.standings[0].outcome.unit) if self.standings else HOW
 
     @property
     def best(self) -> str:
@@ -242,8 +247,10 @@ def answer_of(condition: str, rows: Sequence[Row]) -> Answer:
         "",
         (),
     )
-    said = _sentence(answer, held, lone)
-    return Answer(**{**vars(answer), "sentence": said, "notes": (*_notes(answer, held, lone, rows), *notes)})
+    unit = held.outcome.unit
+    said = spoken(_sentence(answer, held, lone), unit)
+    told = (spoken(note, unit) for note in (*_notes(answer, held, lone, rows), *notes))
+    return Answer(**{**vars(answer), "sentence": said, "notes": tuple(told)})
 
 
 def _standings(rows: Sequence[Row]) -> tuple[list[Standing], list[str]]:

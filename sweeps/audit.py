@@ -3,7 +3,7 @@
 It proves that no trial was dropped, swapped, added, or changed after the fact, and lists those that failed or were pruned.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from engine.audit.study import StudyCase, audit_records, differences
 from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.encoding import canonical_json, read_json
-from engine.errors import DataError, NotTrusted, PulseLedgerError
+from engine.errors import ConfigError, DataError, NotTrusted, PulseLedgerError
 from engine.ledger.format import CONFIG, STUDY, UNBOUND
+from engine.own.call import make
+from engine.own.reference import reference
+from engine.own.source import hold
 from engine.paths import load_config
 from engine.result import RESULT, Result
 from engine.settings import parse
@@ -277,3 +280,16 @@ def _data(values: Mapping[str, Any]) -> DataConfig | None:
         return DataConfig.model_validate(values["data"])
     except (KeyError, ValueError):
         return None  # told above
+
+
+def own_rule(folder: Path | None, part: str, parameters: Mapping[str, Any]) -> Callable[..., Any]:
+    """A user's own rule of aggregation, by the copy of its source in a run's folder. Its code is executed.
+
+    Raises:
+        PulseLedgerError: there is no copy, it was edited, or it fails.
+    """
+    named = reference(part)
+    if folder is None or named is None:
+        raise ConfigError("there is no copy of it here")
+    hold(folder, [named.digest])
+    return make("a rule", part, {}, parameters)  # type: ignore[no-any-return]

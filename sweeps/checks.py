@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution
 from pydantic import ValidationError
 
 from engine.config import RunConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, PulseLedgerError
+from engine.parts import require_parts
 from engine.reads import read_with, switches, why_unread
 from engine.settings import mistakes, parse, refusal
 from sweeps.cohorts import impossible_cohort, too_large
@@ -207,6 +208,11 @@ def _trials(study: StudyConfig, source: str, flags: Sequence[str]) -> Iterator[s
                 said = {"tuned": "search: ", "baseline": f"baseline {_words(keys)}: "}.get(kind, "")
                 lines = str(error).replace(f"{source}, {where}", f"{source}: ").split("\n")
                 problems += [f"{where}{said}{line.removeprefix(f'{source}: ')}" for line in lines]
+                continue
+            try:
+                require_parts(config)
+            except PulseLedgerError as error:
+                problems.append(f"{where}{error}")
                 continue
             configs.append(config)
             every.append(({**place.keys, **keys}, config))

@@ -6,15 +6,18 @@ from engine.config import RunConfig
 from engine.data.config import DataConfig
 from engine.data.sources import DATASETS
 from engine.model import build_network
+from engine.own.reference import is_own, titled
 
 RATE, MINUTES = 360.0, 30.0  # Hz of simulated records; minutes of a record of the known databases
 FEWEST = 50  # beats a minute; hearts that beat faster want more memory than is counted here
-_MANY = ("records", "beat-dirichlet")  # partitions that do not go by whole patients, or name the records themselves
+_MANY = ("records", "given", "beat-dirichlet")  # partitions not by whole patients, or that know the hospitals already
 
 
 def patients(config: RunConfig) -> int | None:
     """The most patients that may train: of the records that are asked for; None where only reading them would tell."""
     data = config.data
+    if is_own(data.source):
+        return None
     dataset = DATASETS.get(data.source)
     if data.records != "all":
         names = list(data.records)
@@ -55,9 +58,9 @@ def too_large(config: RunConfig, memory: float) -> str:
     Args:
         memory: bytes that this machine has.
     """
-    if config.execution.address != "local":
-        return ""
     data = config.data
+    if config.execution.address != "local" or is_own(data.source) or is_own(config.model.network):
+        return ""  # how large a user's own are, only executing them would tell
     records = _records(data)
     minutes = data.simulated.minutes if data.source == "simulated" else MINUTES
     dataset = DATASETS.get(data.source)
@@ -106,7 +109,7 @@ def cohort_words(config: RunConfig) -> str:
     skew["quantity"] = f" exponent {cohort.exponent:g}"
     who = f" of {most} patients" if most is not None else ""
     return (
-        f"{cohort.hospitals} hospitals{who} ({config.data.source}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
+        f"{cohort.hospitals} hospitals{who} ({titled(config.data.source)}), partition {cohort.partition}{skew.get(cohort.partition, '')}, "
         f"split {cohort.split}, classes {' '.join(config.data.classes)}"
     )
 

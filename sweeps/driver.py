@@ -17,6 +17,8 @@ from engine.actors import worker_logs
 from engine.config import config_hash
 from engine.errors import HospitalLost, ReviewPending, StudyError
 from engine.ledger.chain.base import ChainTrouble
+from engine.own.reference import digests
+from engine.own.source import of_digests
 from engine.paths import write_config
 from engine.pools.ray import ATTEMPTS
 from engine.result import RESULT
@@ -203,6 +205,7 @@ class Driver:
             rungs=tuple(steps) if trial.baseline is None else (),
             by_repeat=by_repeat,
             stops=(self._folder / STOP, home / STOP),
+            sources=of_digests(digest for config in configs for digest in digests(config)),
         )
         return _Running(entry, trial.number, order)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from engine.config import RunConfig
 from engine.data.config import CLASSES
 from engine.errors import ConfigError
+from engine.own.reference import FORMS, Own
 from engine.reads import read_with
 from engine.settings import bare, dotted_keys, near_key
 from sweeps.owners import not_varied
@@ -167,6 +168,8 @@ def _plain(value: Any) -> Any:
 
 def _words(kind: Any) -> str:
     """A type as a reader of a YAML file knows it."""
+    if kind == Own:
+        return FORMS
     if get_origin(kind) is Annotated:
         return _words(get_args(kind)[0])
     origin, inner = get_origin(kind), get_args(kind)

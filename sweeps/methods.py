@@ -4,9 +4,18 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
+from engine.own.reference import is_own, titled
 
 # what a name says besides the algorithm, and the value of which it says nothing
-ADDED = (("balance", "method", "none"), ("aggregation", "rule", "mean"))
+ADDED = (
+    ("model", "network", "cnn"),
+    ("balance", "method", "none"),
+    ("aggregation", "rule", "mean"),
+    ("schedule", "mode", "synchronous"),
+    ("selection", "policy", "random"),
+    ("privacy", "method", "none"),
+    ("attack", "method", "none"),
+)
 ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
 
 
@@ -51,5 +60,5 @@ def method_of(config: RunConfig) -> Named:
         words.append(f"server {server}")
     for section, key, neutral in ADDED:
         if (value := getattr(getattr(config, section), key)) != neutral:
-            words.append(value.replace("_", " "))
+            words.append(titled(value) if is_own(value) else value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

@@ -15,6 +15,7 @@ from engine.clock import REAL, Clock
 from engine.errors import DataError, PulseLedgerError
 from engine.files import whole, write_text
 from engine.outputs import rounds_done
+from engine.own.reference import titled
 from engine.result import Result
 from engine.tracked import Shown, publish
 from engine.tracking.curves import data_profile, run_note
@@ -312,7 +313,7 @@ class MlflowMirror:
             profile = data_profile(cohort)
             if profile not in seen:
                 seen.add(profile)
-                source = self._study.data.source
+                source = titled(self._study.data.source)
                 self._track(Tracker.dataset, self._key, source, cohort.digest, source, profile)
 
     def _modelled(self, trials: Sequence[StoredTrial]) -> list[StoredTrial]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from engine.config import RunConfig
-from engine.reads import run_keys
+from engine.reads import is_key, run_keys
 from engine.settings import dotted_keys, near_key
 
 # keys of a run that a trial never reads, or that the study sets over -> who has a say in them
@@ -53,7 +53,7 @@ def leaves(values: Mapping[Any, Any], prefix: str = "") -> Leaves:
                 problems.append(f"{key} is {value!r:.80}, but it is a section: give a mapping of its keys")
                 continue
         else:
-            if key not in run_keys():
+            if not is_key(key):
                 problems.append(unknown(key))
             found = {key: value}
         problems += [f"{twice} is given twice, by itself and within its section" for twice in found if twice in keys]
@@ -72,10 +72,10 @@ def unknown(key: str) -> str:
 
 def points(axis: str, value: Any) -> Leaves:
     """One value of an axis of the conditions as dotted keys: a mapping stands for several of them."""
-    if not isinstance(value, Mapping) or (axis in run_keys() and not (value and all(map(_known, value)))):
+    if not isinstance(value, Mapping) or (is_key(axis) and not (value and all(map(_known, value)))):
         if axis in _sections():
             return Leaves({}, (f"{axis} is a section: its values are mappings of keys, not {value!r:.80}",))
-        if axis not in run_keys():
+        if not is_key(axis):
             return Leaves(
                 {axis: value}, (f"{unknown(axis)}; the values of an axis with a name of yours are mappings of keys",)
             )
@@ -87,14 +87,14 @@ def points(axis: str, value: Any) -> Leaves:
 
 def not_varied(key: str) -> str:
     """Why a key cannot differ between the trials of a study; empty where it can."""
-    for part, reason in STUDYS_OWN.items() if key in run_keys() else ():
+    for part, reason in STUDYS_OWN.items() if is_key(key) else ():
         if key == part or key.startswith(f"{part}."):
             return f"{key} belongs to the study and cannot differ between its trials ({reason})"
     return ""
 
 
 def _known(name: Any) -> bool:
-    return name in run_keys() or name in _sections()
+    return is_key(name) or name in _sections()
 
 
 @functools.cache

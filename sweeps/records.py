@@ -7,7 +7,7 @@ part of what the study registers, and the audit holds each result's digest again
 import json
 from pathlib import Path
 
-from engine.data.beats import digest_of
+from engine.data.load import digest
 from engine.encoding import read_json
 from engine.errors import DataError, StudyError
 from engine.files import read_text, write_text
@@ -28,12 +28,12 @@ def require_same(study: StudyConfig, folder: Path) -> None:
     if study.execution.sites:
         return
     now, known = _digests(study), read_records(folder)
-    for label, digest in now.items():
-        if known.setdefault(label, digest) != digest:
+    for label, value in now.items():
+        if known.setdefault(label, value) != value:
             where = f" of condition {label}" if len(now) > 1 else ""
             raise StudyError(
                 f"{folder}: the records{where} have changed since the study began (beats {known[label][:12]}, now "
-                f"{digest[:12]}); put them back, or begin in another folder."
+                f"{value[:12]}); put them back, or begin in another folder."
             )
     write_text(folder / RECORDS, json.dumps(known, indent=1))
 
@@ -63,6 +63,6 @@ def _digests(study: StudyConfig) -> dict[str, str]:
         data = resolve(study, condition, {}, 0).data
         key = data.model_dump_json()
         if key not in known:
-            known[key] = digest_of(data)
+            known[key] = digest(data)
         found[condition.label] = known[key]
     return found

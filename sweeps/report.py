@@ -17,7 +17,9 @@ import sweeps.plots as plots
 from engine import __version__
 from engine.files import whole, write_text
 from engine.homes import claim
+from engine.own.reference import titled
 from engine.provenance import provenance
+from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.answer import HOW, Answer, answers
 from sweeps.drawing import ONLY, Looks, looks_of
@@ -40,7 +42,7 @@ from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
 from sweeps.scores import shown
 from sweeps.space import TUNED_ON_TEST, conditions
-from sweeps.text import leads_read, listed, settings, short
+from sweeps.text import leads_read, listed, settings, short, spoken
 from sweeps.tuned import total_trials
 
 PAGE = "report.html"
@@ -114,7 +116,8 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
     said = [_said(answer, looks) for answer in found]
     facts = _facts(material, verdict(folder) if verdict is not None else NO_AUDIT)
     page = Page(material.study.name, said, HOW, facts, sections, drawn, _warnings(material))
-    write_text(out / PAGE, page.html())
+    units = {result.cohort.unit for trial in material.trials for result in trial.results}
+    write_text(out / PAGE, spoken(page.html(), units.pop()) if len(units) == 1 else page.html())
     return written
 
 
@@ -152,7 +155,7 @@ def _facts(material: Material, verdict: str) -> list[tuple[str, str]]:
         states += f"; {wanted - begun} of {wanted} not begun"
     results = [result for trial in material.trials for result in trial.results]
     digests = sorted({result.cohort.digest[:16] for result in results})
-    data = ", beats ".join(filter(None, (study.data.source, ", ".join(digests))))
+    data = ", digest ".join(filter(None, (titled(study.data.source), ", ".join(digests))))
     form = "%Y-%m-%d %H:%M"
     dates = f"{material.began:{form}} to {material.ended:{form}}" if material.began and material.ended else "not begun"
     scored = dict.fromkeys(", ".join(trial.outcome.scored) for trial in material.trials)
@@ -165,16 +168,23 @@ def _facts(material: Material, verdict: str) -> list[tuple[str, str]]:
         ("design", f"{len(conditions(study))} condition(s), sampler {study.sampler}, {seeds}"),
         ("data", f"{data}; classes {', '.join(study.data.classes)}; split {study.cohort.split}"),
         ("macro-F1", f"mean over the classes {' or '.join(scored)}" if scored else "no trial has finished"),
-        (
-            "leads",
-            "; ".join(dict.fromkeys(leads_read(result.cohort.leads) for result in results)) or "nothing was read yet",
-        ),
+        *_inputs(results),
     ]
     if lost := sum(bool(result.lost) for result in results):
         facts.append(("hospitals lost", f"in {lost} run(s) some hospitals could not be tested"))
     policies = {result.config.balance.policy.loose for result in results if result.synthesis is not None} - {""}
     facts += [("policy on synthetic beats", f"looser than the default: {loose}") for loose in sorted(policies)]
     return facts
+
+
+def _inputs(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """What the samples are: the leads of records, or features."""
+    if not results:
+        return [("leads", "nothing was read yet")]
+    features = dict.fromkeys(", ".join(result.cohort.features) for result in results if result.cohort.features)
+    leads = dict.fromkeys(leads_read(result.cohort.leads) for result in results if result.cohort.leads)
+    found = [("features", "; ".join(features)), ("leads", "; ".join(leads))]
+    return [(name, words) for name, words in found if words]
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------

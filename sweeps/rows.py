@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.algorithms.config import METHODS
+from engine.algorithms.config import method_called
 from engine.config import config_hash
 from engine.data.config import labels_of
 from engine.errors import DataError, PulseLedgerError
@@ -81,6 +81,7 @@ class Outcome:
         exchanged: bytes of models that went to hospitals and back; None where data are pooled instead.
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
+        unit: what the samples are called, where they are no beats.
     """
 
     repeats: int
@@ -94,6 +95,7 @@ class Outcome:
     exchanged: float | None
     digest: str
     leaky: tuple[str, ...]
+    unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
         """Over the repeats; None where there is no such number."""
@@ -280,6 +282,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         exchanged=None if method.pools else statistics.fmean(_exchanged(result, method) for result in results),
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
+        unit=first.cohort.unit,
     )
 
 
@@ -476,7 +479,7 @@ def _runs(folder: Path) -> list[tuple[dict[str, Any], Path, bool]]:
         (
             {"condition": trial.condition, "trial": trial.number, "repeat": repeat_number(path)},
             path,
-            METHODS[trial.algorithm].trains_global,
+            method_called(trial.algorithm).trains_global,
         )
         for trial in read_trials(read_study(folder), folder)
         for path in repeats_of(trial_folder(folder, trial.number))

@@ -1,13 +1,16 @@
 """Where a configuration comes from: a YAML file, a ready-made one by its name, and flags put over it."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.own.reference import named
+from engine.own.source import recall
 from engine.paths import anchored, load_config
+from engine.reads import is_parameter
 from engine.settings import dotted_keys, load_yaml, near_key, set_key, yaml_value
 
 HERE = Path(__file__).parent
@@ -44,7 +47,9 @@ def read_file(name: str | Path) -> Given:
         raise ConfigError(
             f"{name}: cannot be read (No such file or directory); the ready-made one is {READY}{path.stem}."
         )
-    return Given(study_anchored(load_yaml(path), path.parent), str(name))
+    values = load_yaml(path)
+    recall(path.parent, [own.digest for own in named(values)])
+    return Given(study_anchored(values, path.parent), str(name))
 
 
 def ready() -> list[str]:
@@ -67,7 +72,7 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
         key = "execution.address" if key == "address" else key.replace("-", "_")
         if key in _FILE_ONLY and key in dotted_keys(model):
             raise ConfigError(f"--{key}: is written in the file and is no flag.")
-        if key not in dotted_keys(model):
+        if not _is_key(key, model):
             near = near_key(key, dotted_keys(model))
             hint = f" Did you mean --{near}?" if near else " `pulseledger keys` lists all."
             raise ConfigError(f"--{key} is not a key of the configuration.{hint}")
@@ -80,6 +85,10 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
         over(values, key, value)
         flags.append(key)
     return given._replace(values=values, flags=tuple(flags))
+
+
+def _is_key(key: str, model: type[RunConfig]) -> bool:
+    return key in dotted_keys(model) or is_parameter(key)
 
 
 def out_folder(config: RunConfig) -> Path:
@@ -104,12 +113,13 @@ def given(
     elif not str(config).startswith(READY) and Path(config).expanduser().is_dir():
         path = Path(config).expanduser() / "study.yaml"
         start = Given(load_config(path), str(path))
+        recall(path.parent, [own.digest for own in named(start.values)])
     else:
         start = read_file(config)
     flags = []
     for name, value in keys.items():
         key = name.replace("__", ".")
-        if key not in dotted_keys(model):
+        if not _is_key(key, model):
             raise ConfigError(f"{name}: {key} is not a key of the configuration; `pulseledger keys` lists all.")
         over(start.values, key, value)
         flags.append(key)
@@ -139,12 +149,21 @@ def study_anchored(values: Mapping[str, Any], base: Path) -> dict[str, Any]:
         }
     if isinstance(values.get("search"), Mapping):
         found["search"] = {
-            key: {
-                kind: [row(each, str(key)) for each in given] if kind == "choice" and isinstance(given, list) else given
-                for kind, given in spec.items()
-            }
+            key: {kind: _drawn(kind, given, str(key), row) for kind, given in spec.items()}
             if isinstance(spec, Mapping)
             else spec
             for key, spec in values["search"].items()
         }
     return found
+
+
+def _drawn(kind: str, given: Any, key: str, row: Callable[[Any, str], Any]) -> Any:
+    """The choices of a tuned key, and the values of others under which it is there."""
+    if kind == "choice" and isinstance(given, list):
+        return [row(each, key) for each in given]
+    if kind == "when" and isinstance(given, Mapping):
+        return {
+            other: [row(each, str(other)) for each in value] if isinstance(value, list) else row(value, str(other))
+            for other, value in given.items()
+        }
+    return given

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from engine.config import RunConfig
+from engine.config import OWN_KEYS, RunConfig
 from engine.errors import ConfigError
+from engine.own.reference import titled
 from engine.settings import Mistake, Section, parse, set_key
 from engine.tracking.config import has_password
 from sweeps.owners import leaves, points
@@ -182,7 +183,7 @@ def conditions(study: StudyConfig) -> list[Condition]:
         for axis, value in zip(study.conditions, values, strict=True):
             own = points(axis, value).keys
             keys |= own
-            shown = " ".join(str(v) for v in own.values()) or "base"
+            shown = " ".join(map(titled, own.values())) or "base"
             words.append(f"{axis.rsplit('.', 1)[-1]}={shown}")
         found.append(Condition(", ".join(words) or "all", keys))
     return found
@@ -197,8 +198,12 @@ def resolve(
         ConfigError: the combination is not allowed.
     """
     where = f"{source}, condition {condition.label}" if study.conditions else source
-    values = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"})
-    for key, value in {**condition.keys, **keys}.items():
+    values, changed = study.model_dump(mode="json", exclude={*STUDY_KEYS, "out"}), {**condition.keys, **keys}
+    for key in OWN_KEYS:
+        section, _, name = key.partition(".")
+        if key in changed and changed[key] != values[section][name]:
+            values[section]["parameters"] = {}  # those of the base are another part's
+    for key, value in changed.items():
         try:
             set_key(values, key, value)
         except ConfigError as error:

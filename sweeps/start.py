@@ -14,6 +14,8 @@ from optuna.storages import BaseStorage
 from engine.actors import joined_ray
 from engine.errors import ConfigError, ResourceError, StudyError
 from engine.homes import claim
+from engine.own.reference import digests, named
+from engine.own.source import hold
 from engine.paths import load_config, write_config
 from engine.tracking.tracker import require_store
 from sweeps.checks import load_study
@@ -57,6 +59,7 @@ def start_study(
         say = _sayer(progress, quiet)
         with only_driver(folder), _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)
+            hold(folder, digests(study))
             write_config(folder / STUDY_FILE, study)
             _drive(study, folder, storage, progress, quiet, means)
 
@@ -76,7 +79,9 @@ def resume_study(
     read_study(folder)
     with _only_one(folder), only_driver(folder):
         # again: the driver before may have been asked for more trials; and with all checks, as its file may be edited
-        study = load_study(load_config(folder / STUDY_FILE), str(folder / STUDY_FILE))
+        values = load_config(folder / STUDY_FILE)
+        hold(folder, [own.digest for own in named(values)])
+        study = load_study(values, str(folder / STUDY_FILE))
         say = _sayer(progress, quiet)
         with _storage(study, folder, say, means) as storage:
             _same(study, folder, storage, say)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.encoding import one_line
-from sweeps.answer import HOW, Answer, Standing, answers, between
+from sweeps.answer import Answer, Standing, answers, between
 from sweeps.rows import NOTHING, Outcome, Row, flat
 from sweeps.scores import ASIDE, shown
 from sweeps.space import TUNED_ON_TEST
@@ -180,8 +180,8 @@ def print_answers(found: Sequence[Answer], console: Console) -> None:
         text.stylize("bold", 0, len(answer.condition))
         console.print(text)
         console.print()
-    if any(answer.standings for answer in found):
-        console.print(Text(HOW, "dim"))
+    for answer in [answer for answer in found if answer.standings][:1]:
+        console.print(Text(answer.how, "dim"))
         console.print()
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.own.reference import titled
+
 
 def first_line(problem: object) -> str:
     """The first line of a message, cut to what fits into a sentence; of an exception without one, its kind."""
@@ -19,7 +21,7 @@ def short(value: Any) -> str:
     """
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return "–" if value is None else str(value)
+    return "–" if value is None else titled(value)
 
 
 def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
@@ -30,6 +32,15 @@ def settings(keys: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     """
     left_out = set(without)
     return " ".join(f"{key.rsplit('.', 1)[-1]}={short(value)}" for key, value in keys.items() if key not in left_out)
+
+
+def spoken(text: str, unit: str) -> str:
+    """Text that speaks of beats, in the word of the data that it is about.
+
+    >>> spoken("no method beats being alone on the test beats", "visits")
+    'no method beats being alone on the test visits'
+    """
+    return re.sub(r"\b(test|validation|train|other|all|on which|The) beats\b", lambda found: f"{found[1]} {unit}", text)
 
 
 def listed(words: Iterable[object], most: int = 20) -> str:

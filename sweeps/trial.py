@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.errors import ReviewPending, Stopped, StudyError
 from engine.experiment import Place, steps
 from engine.messages import RoundRecord
+from engine.own.source import Source, know
 from engine.result import Result
 from engine.tracked import Shown, track
 from engine.tracking.tracker import Tracker
@@ -36,6 +37,7 @@ class Order:
         by_repeat: which of the two.
         stops: files; when one is there the trial ends at its next checkpoint.
         attempt: counts the attempts at this trial; a newer one fences off an older runner that is still alive.
+        sources: of the user's own parts.
     """
 
     configs: tuple[RunConfig, ...]
@@ -46,6 +48,7 @@ class Order:
     by_repeat: bool = False
     stops: tuple[Path, ...] = ()
     attempt: int = 0
+    sources: tuple[Source, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -114,6 +117,8 @@ class TrialRunner:
     def begin(self, order: Order, tracker: Background[Tracker] | None) -> Reply:
         """Begins a trial, or goes on where an earlier attempt left off, up to the first rung."""
         self._leave(pruned=False)
+        for source in order.sources:
+            know(source)
         if not order.folder.is_dir():  # the driver has made it
             raise StudyError(
                 f"{order.folder}: is not there on node {socket.gethostname()}; a study's folder must be on a disk that "

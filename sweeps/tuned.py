@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import ConfigError
-from engine.reads import run_keys, value_at
+from engine.reads import is_key, is_parameter, run_keys, value_at
 from engine.seeds import generator
 from engine.settings import bare
 from sweeps.owners import unknown
@@ -63,7 +63,7 @@ def search_space(study: StudyConfig) -> dict[str, BaseDistribution]:
 
 def _tuned(key: str, spec: Mapping[str, Any], source: str) -> Tuned:
     try:
-        if key not in run_keys():
+        if not is_key(key):
             raise ValueError(unknown(key))
         kinds = [name for name in spec if name != "when"]
         if len(kinds) != 1 or kinds[0] not in KINDS:
@@ -115,6 +115,8 @@ def _distribution(key: str, kind: str, value: Any) -> BaseDistribution:
 
 def _takes(key: str) -> Literal["whole", "numbers", "words"]:
     """What kind of number a key is, if it is one."""
+    if is_parameter(key):
+        return "numbers"  # what it may be, its part alone knows
     kind = bare(run_keys()[key].annotation)
     kinds = {bare(k) for k in get_args(kind)} if get_origin(kind) is not tuple and get_args(kind) else {kind}
     if float in kinds:
@@ -126,7 +128,7 @@ def _when(key: str, value: Any) -> Mapping[str, tuple[Any, ...]]:
     if not isinstance(value, Mapping):
         raise ValueError("when wants a mapping of another key to its value or values")
     for other in value:
-        if other not in run_keys():
+        if not is_key(other):
             raise ValueError(f"when: {unknown(str(other))}")
         if other == key:
             raise ValueError("when names the key itself")

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
-from engine.data.beats import load_beats
+from engine.data.load import load
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.model import build_network
 from engine.oracles.build import choose_oracle
@@ -14,7 +14,7 @@ def warm(study: StudyConfig, note: Callable[[str], None]) -> None:
     """Fills the caches for the first condition; what does not work is left to the trial, which says what is wrong."""
     with contextlib.suppress(Exception):
         config = resolve(study, conditions(study)[0], {}, 0)
-        beats = load_beats(config.data, note)
+        beats = load(config.data, note)
         network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
         choose_oracle(config.execution, network, lambda text: None)
         if study.ledger.backend == "embedded":

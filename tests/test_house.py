@@ -5,11 +5,12 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
 
+import numpy as np
 import pytest
 from reference import ROOT
 
+from engine.aggregation.attacks import AttackConfig, build_attack
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig, ServerConfig
 from engine.aggregation.server import build_step
@@ -17,7 +18,13 @@ from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import METHODS, FederationConfig, PersonalisationConfig
 from engine.algorithms.perfedavg import COST
 from engine.config import RunConfig
-from engine.settings import dotted_keys, load_yaml, parse
+from engine.model import ModelConfig, build_network
+from engine.privacy.build import build_privacy
+from engine.privacy.config import PrivacyConfig
+from engine.schedule.build import build_schedule
+from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.selection import build_policy
+from engine.settings import dotted_keys, load_yaml, parse, words
 from engine.synthesis.config import BALANCE_KEYS
 from sweeps.checks import load_study
 from sweeps.space import conditions
@@ -95,12 +102,13 @@ MAY: dict[str, str] = {
     "engine/provenance.py": "engine",
     "engine/messages.py": "engine.errors engine.result engine.config engine.model",
     "engine/rounds.py": "engine.clock engine.errors engine.messages engine.metrics engine.result engine.ledger.base",
-    "engine/algorithms": "engine.algorithms.* engine.data.samples engine.messages engine.model engine.oracles.base "
+    "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
+    "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors",
-    "engine/privacy": "engine.privacy.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
-    "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.settings "
-    "engine.errors",
-    "engine/schedule": "engine.schedule.* engine.messages engine.seeds engine.errors engine.settings engine.clock",
+    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
+    "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
+    "engine.ledger.format engine.settings engine.errors",
+    "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",
@@ -290,12 +298,17 @@ BUILDERS: dict[str, Callable[[str], object]] = {
     "aggregation.rule": lambda name: build_rule(AggregationConfig(rule=name), "samples"),
     "aggregation.server.method": lambda name: build_step(ServerConfig(method=name)),
     "balance.method": lambda name: BALANCE_KEYS[name],
+    "model.network": lambda name: build_network(ModelConfig(network=name), 1, 60, 0, 2),
+    "selection.policy": lambda name: build_policy(SelectionConfig(policy=name)),
+    "schedule.mode": lambda name: build_schedule(ScheduleConfig(mode=name), SelectionConfig(), 0, (0, 1), 1, None),
+    "privacy.method": lambda name: build_privacy(PrivacyConfig(method=name), np.random.default_rng(0)),
+    "attack.method": lambda name: build_attack(AttackConfig(method=name), 0),
 }
 
 
 @pytest.mark.parametrize("key", BUILDERS)
 def test_every_choice_of_a_key_can_be_built(key: str):
-    choices = get_args(dotted_keys(RunConfig)[key].annotation)
+    choices = words(dotted_keys(RunConfig)[key].annotation)
     assert choices
     for choice in choices:
         assert BUILDERS[key](choice) is not None
@@ -303,7 +316,7 @@ def test_every_choice_of_a_key_can_be_built(key: str):
 
 def test_every_algorithm_has_a_name_for_readers():
     """And whether it trains a global model, as its weighting says."""
-    assert tuple(METHODS) == get_args(dotted_keys(RunConfig)["federation.algorithm"].annotation)
+    assert tuple(METHODS) == words(dotted_keys(RunConfig)["federation.algorithm"].annotation)
     assert len({method.title for method in METHODS.values()}) == len(METHODS)
     for name, method in METHODS.items():
         built = build_algorithm(FederationConfig(algorithm=name), PersonalisationConfig())  # type: ignore[arg-type]

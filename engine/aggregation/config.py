@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own
 from engine.settings import Section
 
 
@@ -26,8 +28,15 @@ class ServerConfig(Section):
         return {"method": self.method, **{key: getattr(self, key) for key in keys}}
 
 
-class AggregationConfig(Section):
+class AggregationConfig(OwnSection):
     """From the hospitals' updates to the next global model."""
 
-    rule: Literal["mean"] = Field("mean", description="mean: weighted as federation.weighting says")
+    PART = "rule"
+
+    rule: Literal["mean"] | Own = Field(
+        "mean",
+        union_mode="left_to_right",
+        description="mean: weighted as federation.weighting says; or one of your own",
+    )
+    parameters: Parameters = own_parameters()
     server: ServerConfig = ServerConfig()

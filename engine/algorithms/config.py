@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own, reference
 from engine.settings import Section
 
 
@@ -28,6 +30,12 @@ METHODS = {
 }
 
 
+def method_called(algorithm: str) -> Method:
+    """The algorithm of a key, as a reader knows it; one of a user's own by the name of its file."""
+    own = reference(algorithm)
+    return METHODS[algorithm] if own is None else Method(own.short)
+
+
 class PerFedAvgConfig(Section):
     """Per-FedAvg (Fallah, Mokhtari, Ozdaglar 2020). The letters are the paper's."""
 
@@ -43,12 +51,17 @@ class PerFedAvgConfig(Section):
     stratified: bool = Field(True, description="draw support and query batches evenly over the hospital's classes")
 
 
-class FederationConfig(Section):
+class FederationConfig(OwnSection):
     """The federated loop."""
 
-    algorithm: Literal["fedavg", "fedprox", "perfedavg", "local", "centralised"] = Field(
-        "fedavg", description="'local' and 'centralised' are the reference lines without and with pooled data"
+    PART = "algorithm"
+
+    algorithm: Literal["fedavg", "fedprox", "perfedavg", "local", "centralised"] | Own = Field(
+        "fedavg",
+        union_mode="left_to_right",
+        description="'local' and 'centralised' are the reference lines without and with pooled data; or one of your own",
     )
+    parameters: Parameters = own_parameters()
     rounds: int = Field(20, ge=1, le=100_000, description="number of rounds")
     participation: float = Field(1.0, gt=0, le=1, description="share of hospitals that train in a round")
     local_epochs: int = Field(1, ge=1, le=1000, description="passes over the train data in a round")
@@ -72,7 +85,7 @@ class FederationConfig(Section):
         >>> FederationConfig(algorithm="perfedavg").method.title
         'Per-FedAvg hessian-free'
         """
-        plain = METHODS[self.algorithm]
+        plain = method_called(self.algorithm)
         if self.algorithm == "perfedavg":
             return plain._replace(title=f"{plain.title} {self.perfedavg.variant}")
         return plain

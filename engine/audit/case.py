@@ -6,7 +6,7 @@ what is missing. What more than one check needs and what follows from the rows a
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -48,11 +48,17 @@ class Federation:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the model of a round follows from its updates: as in the meta row `rule`; `name` is "" where it cannot be read."""
+    """How the model of a round follows from its updates: as in the meta row `rule`; `name` is "" where it cannot be read.
+
+    Attributes:
+        part, parameters: of a user's own rule.
+    """
 
     name: str
     weighting: str
     server: Mapping[str, Any]
+    part: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 contract would be checked against itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Domain
@@ -17,16 +19,18 @@ class Known:
         rpc: address of the node to ask for a ledger that is on one, or env:NAME.
         head: of the last round, or of an earlier one if the run went on since; of a study, of its records.
         contract: address in checksum form, of the first contract of the ledger.
+        execute: folder, part, parameters -> an own rule of aggregation, by code that the evidence brings; None: not allowed.
     """
 
     rpc: str | None = None
     head: bytes | None = None
     contract: str | None = None
+    execute: Callable[[Path | None, str, Mapping[str, Any]], Callable[..., Any]] | None = None
 
     @property
     def node(self) -> "Known":
         """The node alone, for the ledgers of a study's runs: each has heads and a contract of its own."""
-        return Known(rpc=self.rpc)
+        return Known(rpc=self.rpc, execute=self.execute)
 
 
 NOTHING = Known()

@@ -45,14 +45,16 @@ def check(case: Case) -> Iterator[Told]:
             )
     config: Any = case.result.get("config")
     balance = config.get("balance") if isinstance(config, dict) else None
-    config = (
-        balance.get("policy") if isinstance(balance, dict) and balance.get("method") in GENERATORS.values() else None
-    )
+    config = balance.get("policy") if isinstance(balance, dict) and _governed(balance.get("method")) else None
     if last is not None and isinstance(config, dict):
         for name, (key, _) in LIMITS.items():
             if _integer(name, config.get(name)) != last.get(key):
                 message = f"{name} of balance.policy in result.json is not the limit in the ledger"
                 yield finding("result", f"config.balance.policy.{name}", last.get(key), config.get(name), message)
+
+
+def _governed(method: Any) -> bool:
+    return method in GENERATORS.values() or (isinstance(method, str) and "@" in method)
 
 
 def _signer(transactions: Sequence[Transaction]) -> str:

@@ -16,7 +16,14 @@ from engine.data.config import CLASSES, labels_of
 from engine.encoding import read_json
 from engine.files import read_text
 
-GENERATORS = {1: "oversample", 2: "smote", 3: "borderline", 4: "adasyn", 5: "timegan"}  # as in ISyntheticLedger.sol
+GENERATORS = {
+    1: "oversample",
+    2: "smote",
+    3: "borderline",
+    4: "adasyn",
+    5: "timegan",
+    6: "own",
+}  # as in ISyntheticLedger.sol
 NUMBERS = tuple(spec.fields("SyntheticReport"))[4:]  # of a report, that policy bounds
 NEAR = 0.02  # as quality reports have it: nearer is a repetition, in root mean square over the beat's own deviation
 LADDER = (1, 2, 6, 10, 20, 30, 50)  # and then 1, 2 and 5 times the powers of ten

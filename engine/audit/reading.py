@@ -32,7 +32,7 @@ from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
 from engine.errors import LedgerError
-from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import GOVERNED, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -122,7 +122,10 @@ def read_domain(text: Any) -> Domain:
 
 
 def _rule(text: Any) -> Rule:
-    values = read_object(text, "name", "weighting", "server")
+    own = read_object(text).get("name") == OWN_RULE
+    values = read_object(text, "name", "weighting", "server", *(("part", "parameters") if own else ()))
+    if own and (not isinstance(values["part"], str) or not isinstance(values["parameters"], dict)):
+        raise ValueError("an own rule has a part and parameters")
     if not isinstance(values["name"], str) or not isinstance(values["server"], dict):
         raise ValueError("a rule is a name, a weighting and a server")
     if values["weighting"] not in WEIGHTINGS:

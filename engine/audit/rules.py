@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.audit.case import Rule
-from engine.ledger.format import MEAN
+from engine.ledger.format import MEAN, OWN_RULE
 
 LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's update beyond that was never taken
 
@@ -33,6 +33,10 @@ class Model(NamedTuple):
     params: np.ndarray
     m: np.ndarray | None = None
     v: np.ndarray | None = None
+
+
+# a user's own rule: updates float32[n, P] by slot, weights float64[n] -> direction float64[P]
+Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Weighted(NamedTuple):
@@ -69,6 +73,17 @@ def _weight(weighting: str, update: Weighted) -> int:
         assert update.samples is not None
         return update.samples
     return 1 if weighting == "uniform" else 0
+
+
+def _combined(own: Combine, rule: Rule, model: Model, updates: Sequence[Weighted]) -> np.ndarray:
+    weights = np.array([float(_weight(rule.weighting, update)) for update in updates])
+    try:
+        found = np.asarray(own(np.stack([update.vector for update in updates]), weights), np.float64)
+    except Exception as error:  # of somebody else's code
+        raise ValueError(f"the own rule fails on these updates: {error}") from None
+    if found.shape != model.params.shape:
+        raise ValueError(f"the own rule gives {list(found.shape)}, not {list(model.params.shape)} numbers")
+    return found
 
 
 def plain(model: Model, d: np.ndarray) -> Model:
@@ -122,7 +137,7 @@ SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
 
 def problem(rule: Rule) -> str:
     """Why a rule cannot be executed; "" if it can."""
-    if rule.name not in RULES:
+    if rule.name not in (*RULES, OWN_RULE):
         return f"updates were added up by a rule that this version does not know: {', '.join(RULES)}"
     method = rule.server.get("method")
     if not isinstance(method, str) or method not in SERVERS:
@@ -137,15 +152,18 @@ def _number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def next_model(rule: Rule, model: Model, updates: Sequence[Weighted]) -> Model:
+def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combine | None = None) -> Model:
     """The model after a round, by a rule without a `problem`.
+
+    Args:
+        own: a user's own rule, which is none of `RULES`.
 
     Raises:
         ValueError: the updates cannot be added up.
     """
     step, names = SERVERS[rule.server["method"]]
     with np.errstate(all="ignore"):  # of somebody else's numbers; what comes of them is compared
-        direction = RULES[rule.name](rule.weighting, updates)
+        direction = RULES[rule.name](rule.weighting, updates) if own is None else _combined(own, rule, model, updates)
         if direction is None:
             return model
         return step(model, direction, **{name: rule.server[name] for name in names})

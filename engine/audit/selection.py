@@ -46,10 +46,17 @@ def _schedule(case: Case) -> tuple[list[int], int, int]:
     trainers = [slot for slot, row in enumerate(rows) if isinstance(row, Mapping) and row.get("trains") is True]
     if federation.get("algorithm") == "centralised":
         trainers = [len(rows)]  # the imaginary hospital that has everybody's data
+    if any("@" in str(_look(case.config, *key)) for key in (("selection", "policy"), ("schedule", "mode"))):
+        return [], 0, 0  # a user's own, which is told elsewhere
     share, seed = federation.get("participation"), case.config.get("seed")
     if type(seed) is not int or seed < 0 or not isinstance(share, int | float) or not 0 < share <= 1:
         return [], 0, 0
     return trainers, max(1, round(share * len(trainers))), seed
+
+
+def _look(values: Any, section: str, key: str) -> Any:
+    found = values.get(section)
+    return found.get(key) if isinstance(found, Mapping) else None
 
 
 def _lost(case: Case) -> dict[int, int]:

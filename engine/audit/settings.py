@@ -20,6 +20,7 @@ _BALANCE = {
     "adasyn": _SMOTE,
     "timegan": (*_ADDED, "timegan", "policy"),
 }
+_OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -30,7 +31,10 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         data = {name: value for name, value in values["data"].items() if name != "folder"}
         data["other"] = {name: value for name, value in data["other"].items() if name != "folder"}
         balance, server = values["balance"], values["aggregation"]["server"]
-        read = ("method", *_BALANCE[balance["method"]])
+        read = (
+            "method",
+            *(_OWN if "@" in balance["method"] else _BALANCE[balance["method"]]),
+        )
         kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
         return spec.json_hash(
             {

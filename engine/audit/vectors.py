@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import limits, rules, spec
+from engine.audit import limits, own, rules, spec
 from engine.audit.case import Case, Round
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
-from engine.audit.rules import Model, Weighted
-from engine.ledger.format import GENESIS, SERVER, tensor_name, vectors_name
+from engine.audit.rules import Combine, Model, Weighted
+from engine.ledger.format import GENESIS, OWN_RULE, SERVER, tensor_name, vectors_name
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -22,16 +22,18 @@ def check(case: Case) -> Iterator[Told]:
     problem = rules.problem(case.rule)
     if problem:
         yield finding("meta", "rule", "a rule with its arithmetic", case.rule, problem)
+    combine = yield from own.rule_of(case)
+    stopped = problem or (case.rule.name == OWN_RULE and combine is None)
     model = yield from _genesis(case)
     for number, entry in sorted(case.rounds.items()):
         updates = yield from _check_vectors(case, number, entry)
         if model is None:
             continue
-        if updates is None or problem or not case.known_before(number):
+        if updates is None or stopped or not case.known_before(number):
             yield Note(f"aggregates were not recomputed from round {number} on", unchecked=True)
             model = None
         else:
-            model = yield from _check_aggregate(case, number, entry, model, updates)
+            model = yield from _check_aggregate(case, number, entry, model, updates, combine)
     yield from _check_files(case)
 
 
@@ -52,12 +54,12 @@ def _genesis(case: Case) -> Reading[Model | None]:
 
 
 def _check_aggregate(
-    case: Case, number: int, entry: Round, model: Model, updates: list[Weighted]
+    case: Case, number: int, entry: Round, model: Model, updates: list[Weighted], combine: Combine | None
 ) -> Reading[Model | None]:
     """Compute one round again; returns the model, None if the next round does not start from it."""
     yield Count("aggregates")
     try:
-        model = rules.next_model(case.rule, model, updates)
+        model = rules.next_model(case.rule, model, updates, combine)
     except ValueError as error:
         yield finding("archive", "update", "updates that can be added up", "none", str(error), round=number)
         return None

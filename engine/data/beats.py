@@ -55,6 +55,9 @@ class Beats:
         window: samples before and after the R peak.
         patients_source: where the patients are from, in words; "" where they are not known, or the arrays were mapped by
             a process that need not know.
+        unit: what one is called, in the plural: beats, or what a data source of the user's own says.
+        features: names of the columns, where x is features [n, 1, columns] and no signals.
+        missing_values: of the features, before a rule has filled them.
     """
 
     folder: Path
@@ -70,6 +73,9 @@ class Beats:
     rr_names: tuple[str, ...]
     window: tuple[int, int]
     patients_source: str = ""
+    unit: str = "beats"
+    features: tuple[str, ...] = ()
+    missing_values: int = 0
 
     def __len__(self) -> int:
         return len(self.y)
@@ -216,7 +222,7 @@ def _found(data: DataConfig, progress: Callable[[str], None]) -> tuple[list[Coll
     except ValueError as error:
         raise DataError(f"{error}.") from None
     told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "leads", "annotator", "other"}
-    told |= {"rr_stop"}  # nothing is cut otherwise
+    told |= {"rr_stop", "parameters", "missing"}  # nothing is cut otherwise
     digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
     return collections, window, digest
 
@@ -249,7 +255,7 @@ def load_beats(data: DataConfig, progress: Callable[[str], None] = lambda text: 
         "rr_names": data.rr_names,
         "window": window,
     }
-    _save(folder, whole, meta)
+    save(folder, whole, meta)
     return replace(open_beats(folder, check=True), patients_source=source)
 
 
@@ -344,20 +350,26 @@ def open_beats(folder: Path, check: bool = False) -> Beats:
             digest=meta["digest"],
             rr_names=tuple(meta["rr_names"]),
             window=(int(meta["window"][0]), int(meta["window"][1])),
+            unit=str(meta.get("unit", "beats")),
+            features=tuple(meta.get("features", ())),
+            missing_values=int(meta.get("missing_values", 0)),
             **arrays,
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: is not a complete cache of beats ({error}).") from None
 
 
-def derived(beats: Beats, folder: Path, changed: dict[str, np.ndarray]) -> Beats:
+def derived(beats: Beats, folder: Path, changed: dict[str, np.ndarray], told: Mapping[str, Any] | None = None) -> Beats:
     """Beats with some arrays changed, in a cache folder of their own; the other arrays are the same files.
+
+    Args:
+        told: what of their description changes.
 
     Raises:
         DataError: they cannot be stored.
     """
-    meta = json.loads((beats.folder / "meta.json").read_text())
-    _save(folder, changed, meta, {name: beats.folder / f"{name}.npy" for name in ARRAYS if name not in changed})
+    meta = {**json.loads((beats.folder / "meta.json").read_text()), **(told or {})}
+    save(folder, changed, meta, {name: beats.folder / f"{name}.npy" for name in ARRAYS if name not in changed})
     return reopened(beats, folder)
 
 
@@ -370,7 +382,7 @@ def reopened(beats: Beats, folder: Path) -> Beats:
     return replace(open_beats(folder, check=True), patients_source=beats.patients_source)
 
 
-def _save(
+def save(
     folder: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any], same: Mapping[str, Path] | None = None
 ) -> None:
     """Writes a cache folder, whole or not at all; `same` are arrays that are files already."""

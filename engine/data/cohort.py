@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from engine.data import partitions
-from engine.data.beats import Beats, load_beats
+from engine.data.beats import Beats
 from engine.data.config import CohortConfig, DataConfig
+from engine.data.examples import prepared
 from engine.data.hindsight import without_hindsight
 from engine.data.identity import UNKNOWN
+from engine.data.load import load
 from engine.errors import ConfigError
 from engine.metrics import scores
+from engine.own.reference import is_own
 
 LEFT_OUT = ("edge", "lost", "flat", "unclear")  # why a beat of a wanted class is left out, see `Beats`
 
@@ -56,7 +59,7 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
         DataError: the records cannot be read.
         ConfigError: the records do not allow these hospitals, or leave one without train beats.
     """
-    beats = load_beats(data, progress)
+    beats = load(data, progress)
     owner = partitions.partition(beats, config)
     part, trains = partitions.split(beats, owner, config)
     hospitals = tuple(
@@ -72,9 +75,12 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
     for hospital in hospitals:
         if not len(hospital.train):
             raise ConfigError(
-                f"cohort: hospital {hospital.id} ({_holdings(beats, owner == hospital.id)}) has no train beats with split "
+                f"cohort: hospital {hospital.id} ({_holdings(beats, owner == hospital.id)}) has no train {beats.unit} with split "
                 f"{config.split}; give it more records, fewer hospitals, or other data.classes."
             )
+    if is_own(data.source):
+        beats = prepared(beats, data, owner, part)
+        return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
     horizon = partitions.horizons(beats, owner, part, trains, config)
     beats = without_hindsight(beats, data, owner, part, trains, horizon)
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
@@ -192,8 +198,8 @@ def _rows(
 def _leaks(beats: Beats, config: CohortConfig, shared: list[str]) -> list[str]:
     """What lets test beats be known, or cannot be excluded to, in sentences."""
     leaks = []
-    if config.split == "random":
-        leaks.append("random split: neighbouring beats of one patient are in train and test")
+    if config.split == "random" and len(beats) > len({record["patient"] for record in beats.records}):
+        leaks.append(f"random split: neighbouring {beats.unit} of one patient are in train and test")
     if shared:
         leaks.append(f"patients in more than one hospital: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}")
     patients = {record["name"]: record["patient"] for record in beats.records}
@@ -210,15 +216,22 @@ def _reading(beats: Beats) -> dict[str, Any]:
     """How the records were read: leads, rates, patients, and what was left out."""
     leads: dict[str, list[str]] = {}
     for record in beats.records:
-        leads.setdefault(" + ".join(record["leads"]), []).append(record["name"])
+        if record["leads"]:
+            leads.setdefault(" + ".join(record["leads"]), []).append(record["name"])
     dropped, others = Counter[str](), Counter[str]()
     for record in beats.records:
         dropped.update(record["dropped"])
         others.update(record["others"])
     return {
+        "unit": beats.unit,
+        "shape": list(beats.shape),
+        "features": list(beats.features),
+        "missing_values": beats.missing_values,
         "window": list(beats.window),
         "sampling_rate": beats.records[0]["sampling_rate"],
-        "native_rates": {f"{rate:g}": n for rate, n in Counter(r["native_rate"] for r in beats.records).items()},
+        "native_rates": {
+            f"{rate:g}": n for rate, n in Counter(r["native_rate"] for r in beats.records).items() if rate
+        },
         "leads": leads,
         "patients": len({record["patient"] for record in beats.records}),
         "patients_source": beats.patients_source,

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own, is_own
 from engine.settings import Mistake, Name, Section
 
 RrFeature = Literal["previous", "next", "previous_ratio", "next_ratio"]
@@ -140,13 +142,29 @@ class OtherConfig(Section):
             yield Mistake("give lead or leads, not both", ["lead", "leads"])
 
 
-class DataConfig(Section):
-    """Which records, and how beats are cut out of them."""
+# What only WFDB records have, which a source of the user's own does not read.
+OF_RECORDS = tuple(
+    "records exclude annotator patients rate filter window lead leads rr_features rr_context rr_stop symbols drop_symbols "
+    "other simulated".split()
+)
 
-    source: Source = Field(
-        "simulated", description="simulated records, a known database, or any folder of WFDB records (data.folder)"
+
+class DataConfig(OwnSection):
+    """Which records, and how beats are cut out of them; or a source of the user's own, see `engine/data/examples.py`."""
+
+    PART = "source"
+
+    source: Source | Own = Field(
+        "simulated",
+        union_mode="left_to_right",
+        description="simulated records, a known database, any folder of WFDB records (data.folder), or a source of your own",
     )
-    folder: Name | None = Field(None, description="folder that holds the WFDB records")
+    parameters: Parameters = own_parameters()
+    missing: Literal["refuse", "mask", "mean", "median"] = Field(
+        "refuse",
+        description="features that are missing: refuse them, add a column that says so, or fill them from the hospital's own train part",
+    )
+    folder: Name | None = Field(None, description="folder that holds the WFDB records, or what an own source reads")
     records: Literal["all"] | tuple[Name, ...] = Field("all", description="'all' or a list of record names")
     exclude: tuple[Name, ...] = Field((), description="record names to leave out, such as the paced 102 104 107 217")
     annotator: Name = Field("atr", pattern=r"^[\w-]+$", description="suffix of the annotation files")
@@ -257,8 +275,12 @@ class DataConfig(Section):
 
     def clashes(self) -> Iterator[Mistake]:
         """What does not go together in it."""
+        yield from super().clashes()
         if self.source == "folder" and not self.folder:
             yield Mistake("source 'folder' needs data.folder", ["source", "folder"])
+        if is_own(self.source):
+            yield from self._of_own()
+            return
         known = {*CLASSES, *self.classes}
         allowed = ", ".join(dict.fromkeys((*self.classes, *CLASSES)))
         for symbol, name in self.symbols.items():
@@ -277,6 +299,18 @@ class DataConfig(Section):
             yield Mistake(
                 f"data.other has {len(self.of_other().inputs)} input leads, data has {len(self.inputs)}; they must be as many",
                 ["other", "lead", "leads"],
+            )
+
+    def _of_own(self) -> Iterator[Mistake]:
+        for name in OF_RECORDS:
+            if getattr(self, name) != DataConfig.model_fields[name].get_default(call_default_factory=True):
+                says = f"{name} is for WFDB records; a source of your own takes data.parameters"
+                yield Mistake(says, [name, "source"])
+        if self.normalise not in ("train", "none"):
+            yield Mistake(
+                f"normalise {self.normalise} is for WFDB records; with a source of your own it is train (by each hospital's "
+                "train part) or none",
+                ["normalise", "source"],
             )
 
     @property
@@ -332,15 +366,18 @@ class CohortConfig(Section):
 
     hospitals: int = Field(5, ge=1, le=100_000, description="number of hospitals")
     partition: Literal[
-        "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity"
-    ] = Field("pathology", description="how records are given to hospitals")
+        "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity", "given"
+    ] = Field("pathology", description="how records are given to hospitals; given: as a source of your own says")
     alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed")
     exponent: float = Field(1.0, ge=0, description="partition quantity: hospital sizes fall like rank ** -exponent")
     groups: tuple[tuple[Name, ...], ...] | None = Field(
         None, description="partition records: the records of each hospital"
     )
-    split: Literal["chronological", "random", "inter-patient", "leave-one-hospital-out", "other-database"] = Field(
-        "chronological", description="how beats are parted into train, validation and test"
+    split: Literal[
+        "chronological", "random", "patients", "inter-patient", "leave-one-hospital-out", "other-database"
+    ] = Field(
+        "chronological",
+        description="how beats are parted into train, validation and test; patients: each hospital's, whole",
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")

@@ -43,6 +43,8 @@ def _by_record(beats: Beats, config: CohortConfig, records: Sequence[int]) -> np
     hospitals = config.hospitals
     if config.partition == "records":
         groups = _listed(beats, config)
+    elif config.partition == "given":
+        groups = _given(beats, records, hospitals)
     else:
         if hospitals > len(patients):
             raise ConfigError(
@@ -93,6 +95,21 @@ def _listed(beats: Beats, config: CohortConfig) -> list[list[int]]:
                     "a patient belongs to one hospital."
                 )
     return [[index[name] for name in names] for names in config.groups]
+
+
+def _given(beats: Beats, records: Sequence[int], hospitals: int) -> list[list[int]]:
+    """Hospitals as the data source names them, in the order in which they first come."""
+    groups: dict[str, list[int]] = {}
+    for index in records:
+        groups.setdefault(beats.records[index].get("hospital", ""), []).append(index)
+    if "" in groups:
+        raise ConfigError("cohort.partition given: the data do not say in which hospital a patient was.")
+    if len(groups) != hospitals:
+        raise ConfigError(
+            f"cohort.hospitals is {hospitals}, but the data are of {len(groups)} hospitals, {', '.join(list(groups)[:8])}; "
+            f"allowed with partition given: {len(groups)}."
+        )
+    return list(groups.values())
 
 
 def _contiguous(patients: list[list[int]], hospitals: int) -> list[list[int]]:
@@ -277,6 +294,9 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
             shuffled = generator(config.seed, "split", hospital=h).permutation(members)
             part[shuffled] = _parts(len(members), config.fractions)
         return part, trains
+    if config.split == "patients" or (config.split != "chronological" and not _have_clocks(beats)):
+        _by_patient(beats, hospital, trains, config, part)
+        return part, trains
     train, validation, _test = config.fractions
     # Only beat-dirichlet puts one record's beats into hospitals that train and into one that does not.
     learning, adapting = (hospital >= 0) & trains[hospital], (hospital >= 0) & ~trains[hospital]
@@ -296,6 +316,29 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
             parts = _parts(len(members), config.fractions)
         part[members] = _with_gap(parts, sample, sum(beats.window))
     return part, trains
+
+
+def _have_clocks(beats: Beats) -> bool:
+    """Whether minutes mean something in the records."""
+    return all(record["sampling_rate"] for record in beats.records)
+
+
+def _by_patient(beats: Beats, hospital: np.ndarray, trains: np.ndarray, config: CohortConfig, part: np.ndarray) -> None:
+    """Parts the patients of each hospital, none of whom is in two parts; fills `part`.
+
+    A hospital that does not train adapts on the train fraction of its patients and is tested on the others.
+    """
+    train, validation, _test = config.fractions
+    known = train + validation
+    seen = (train / known, validation / known, 0.0) if config.split in UNSEEN_AFTER else config.fractions
+    owner = np.array([record["patient"] for record in beats.records])[beats.record]
+    for h in range(len(trains)):
+        members = np.flatnonzero(hospital == h)
+        patients = list(dict.fromkeys(owner[members].tolist()))
+        shuffled = generator(config.seed, "split", hospital=h).permutation(len(patients))
+        parts = np.empty(len(patients), np.int8)
+        parts[shuffled] = _parts(len(patients), seen if trains[h] else (train, 0.0, 1.0 - train))
+        part[members] = parts[[patients.index(name) for name in owner[members].tolist()]]
 
 
 def _parts(n: int, fractions: tuple[float, float, float]) -> np.ndarray:

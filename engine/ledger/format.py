@@ -252,7 +252,9 @@ DECISIONS, SCORES, REWARDS, SERVER = "decisions", "scores", "rewards", "server"
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
 # "server": {"method": "none"}}. The mean is a sum in integers, of entries times weight in units of 2^-36: see
 # engine/aggregation/mean.py. A change of the arithmetic needs a new name.
+# A user's own rule is {"name": OWN_RULE, "weighting", "server", "part": FILE.py:NAME@DIGEST of its source, "parameters": {...}}.
 MEAN = "mean/fixed-36"
+OWN_RULE = "own"
 WEIGHTINGS = ("samples", "uniform", "none")
 
 # Of hospitals: reputation before the first verdict, and at most; verdicts in one word of the contract; a score of 1.
@@ -283,7 +285,7 @@ UNBOUND = (
     "ledger.final_after",
 )
 OF_LEDGER = "ledger"
-RESULT_VERSION = 2  # of result.json
+RESULT_VERSION = 3  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

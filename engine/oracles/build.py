@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.model import Network
+from engine.errors import ConfigError
+from engine.model import AnyNetwork, Network
 from engine.oracles.base import Oracle
 from engine.oracles.torch import TorchOracle
 from engine.pools.config import ExecutionConfig
 
 
-def choose_oracle(execution: ExecutionConfig, network: Network, note: Callable[[str], None]) -> str:
+def choose_oracle(execution: ExecutionConfig, network: AnyNetwork, note: Callable[[str], None]) -> str:
     """What will compute gradients in this run: "native", "torch" or, for many hospitals on a GPU, "stacked".
 
     With "auto": the GPU where hospitals live in this process and there is one, else the native kernel, else torch.
@@ -18,6 +19,10 @@ def choose_oracle(execution: ExecutionConfig, network: Network, note: Callable[[
     Raises:
         PulseLedgerError: what was asked for is not to be had here.
     """
+    if not isinstance(network, Network):
+        if execution.oracle not in ("auto", "torch"):
+            raise ConfigError(f"execution.oracle is {execution.oracle}, but a network of your own needs torch.")
+        return "torch"
     if execution.oracle == "stacked" or (execution.oracle == "auto" and execution.pool == "inprocess" and _has_gpu()):
         return "stacked"
     if execution.oracle in ("auto", "native"):
@@ -33,8 +38,10 @@ def choose_oracle(execution: ExecutionConfig, network: Network, note: Callable[[
     return "torch"
 
 
-def build_oracle(name: str, network: Network) -> Oracle:
+def build_oracle(name: str, network: AnyNetwork) -> Oracle:
     """The oracle that `choose_oracle` named; one for each process, shared by its hospitals."""
+    if not isinstance(network, Network):
+        return TorchOracle(network)
     if name == "native":
         from engine.oracles.native import NativeOracle
 

@@ -1,22 +1,24 @@
 """The reference oracle: torch's automatic differentiation, and the network as a torch module for use outside."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from engine.model import Network, unflatten
+from engine.model import AnyNetwork, Network, unflatten
 from engine.oracles.base import Batch
+from engine.own.network import module_of
 
 
 class TorchOracle:
-    """The oracle of a `cnn`, by torch's automatic differentiation on one CPU thread, or on a device such as "cuda".
+    """The oracle of a network, by torch's automatic differentiation on one CPU thread, or on a device such as "cuda".
 
     One thread, because the order of a sum must not depend on the machine's load or on where a hospital lives, and
     because at this size a second thread gains nothing.
     """
 
-    def __init__(self, network: Network, evaluation_batch: int = 512, device: str = "cpu") -> None:
+    def __init__(self, network: AnyNetwork, evaluation_batch: int = 512, device: str = "cpu") -> None:
         import torch
 
         torch.set_num_threads(1)
@@ -26,6 +28,7 @@ class TorchOracle:
         self._evaluation_batch = evaluation_batch
         self._shapes = [shape for _, shape in network.layout]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self._network_forward = forward_of(network)
 
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         torch = self._torch
@@ -68,7 +71,22 @@ class TorchOracle:
 
     def _forward(self, flat, x, rr):  # type: ignore[no-untyped-def]
         parts = [part.view(shape) for part, shape in zip(flat.split(self._sizes), self._shapes, strict=True)]
-        return forward(self._network, parts, x, rr)
+        return self._network_forward(parts, x, rr)
+
+
+def forward_of(network: AnyNetwork) -> Callable[[Iterable[Any], Any, Any], Any]:
+    """What gives the logits of a network: a function of tensors in the order and shapes of its layout, x and rr."""
+    if isinstance(network, Network):
+        return functools.partial(forward, network)
+    from torch.func import functional_call
+
+    module = module_of(network.part, network.sizes, network.parameters)
+    names = [name for name, _ in network.layout]
+
+    def own(parameters: Iterable[Any], x: Any, rr: Any) -> Any:
+        return functional_call(module, dict(zip(names, parameters, strict=True)), (x, rr))
+
+    return own
 
 
 def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
@@ -97,7 +115,7 @@ def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
     return F.linear(hidden, next(parameters), next(parameters))
 
 
-def as_module(network: Network, params: np.ndarray) -> Any:
+def as_module(network: AnyNetwork, params: np.ndarray) -> Any:
     """The network as a `torch.nn.Module` for use outside: float32[n, leads * window + features] -> logits [n, classes].
 
     A row is the window of each lead, one after the other, then the RR features.
@@ -105,6 +123,8 @@ def as_module(network: Network, params: np.ndarray) -> Any:
     One input, because MLflow keeps an example and a signature only of models that take one.
     """
     import torch
+
+    own_forward = forward_of(network)
 
     class Module(torch.nn.Module):
         def __init__(self) -> None:
@@ -116,6 +136,6 @@ def as_module(network: Network, params: np.ndarray) -> Any:
         def forward(self, features):  # type: ignore[no-untyped-def]
             size = network.leads * network.window
             x, rr = features[:, :size], features[:, size:]
-            return forward(network, self.parameters(), x.unflatten(1, (network.leads, network.window)), rr)
+            return own_forward(self.parameters(), x.unflatten(1, (network.leads, network.window)), rr)
 
     return Module().eval()

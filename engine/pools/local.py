@@ -17,6 +17,7 @@ from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
+from engine.own.source import know
 from engine.result import SyntheticRow
 
 
@@ -28,6 +29,8 @@ class InProcessPool:
     """
 
     def __init__(self, hospitals: Sequence[HospitalData], task: Task, threads: int = 1) -> None:
+        for source in task.sources:
+            know(source)
         oracle = build_oracle(task.oracle, task.network)
         self._lockstep = oracle if isinstance(oracle, Lockstep) else None
         self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}

@@ -1,8 +1,11 @@
 """Synchronous rounds of hospitals that are drawn anew each time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.messages import Asked, LoopState, Taken, Trained, survivors
+from engine.result import RoundSummary
+from engine.schedule.selection import Choice, Policy, random
 from engine.seeds import generator
 
 
@@ -13,6 +16,7 @@ class Sampled:
     Attributes:
         seed: of the run.
         trainers: ids of the hospitals that may be selected, ascending.
+        policy: who is asked, where not all are.
         min_hospitals: with fewer answers a round fails; None wants all that were asked.
     """
 
@@ -20,16 +24,17 @@ class Sampled:
     trainers: tuple[int, ...]
     per_round: int
     min_hospitals: int | None = None
+    policy: Policy = random
 
-    def select(self, round: int) -> tuple[int, ...]:
-        """The hospitals of a round, ascending; drawn from (seed, round) alone, so a resumed run draws the same."""
+    def select(self, round: int, history: Sequence[RoundSummary] = ()) -> tuple[int, ...]:
+        """The hospitals of a round, ascending; drawn from (seed, round) and history alone, so a resumed run draws the same."""
         if self.per_round >= len(self.trainers):
             return self.trainers
         draw = generator(self.seed, "participation", round)
-        return tuple(sorted(draw.choice(self.trainers, self.per_round, replace=False).tolist()))
+        return tuple(sorted(self.policy(Choice(round, self.trainers, self.per_round, draw, history))))
 
     def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
-        return Asked(round, self.select(round), state.params, model)
+        return Asked(round, self.select(round, state.history), state.params, model)
 
     def take(self, asked: Asked, trained: Trained) -> Taken:
         updates, lost = survivors(trained.answers, self.min_hospitals)

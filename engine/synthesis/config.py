@@ -5,11 +5,15 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator
 
 from engine.data.config import CLASSES, ClassNames
+from engine.own.call import OwnSection, Parameters, own_parameters
+from engine.own.reference import Own, is_own
 from engine.settings import Section
 
 Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
 GENERATORS: tuple[Generator, ...] = get_args(Generator)  # numbered from 1 in records and contract, in this order
 MOST_GOVERNED = 16  # classes of a policy, a bit each in the contract
+OWN_GENERATOR = "own"  # every generator of a user's own, in a policy and in records
+NUMBERED = (*GENERATORS, OWN_GENERATOR)
 SYNTHETIC = GENERATORS[1:]  # the first repeats real beats; these make new ones, before training starts
 
 
@@ -114,17 +118,22 @@ class PolicyConfig(Section):
     @field_validator("min_real")
     @classmethod
     def _generators(cls, value: dict[str, int]) -> dict[str, int]:
-        if not set(value) <= set(GENERATORS) or not all(0 <= n < 2**16 for n in value.values()):
-            raise ValueError(f"must map generators out of {', '.join(GENERATORS)} to numbers of 0 to 65535")
+        if not set(value) <= set(NUMBERED) or not all(0 <= n < 2**16 for n in value.values()):
+            raise ValueError(f"must map generators out of {', '.join(NUMBERED)} to numbers of 0 to 65535")
         return value
 
 
-class BalanceConfig(Section):
+class BalanceConfig(OwnSection):
     """Class balancing of each hospital's own train data."""
 
-    method: Literal["none", "class_weighted", "logit_adjustment", Generator] = Field(
-        "none", description="change the loss, repeat real beats, or add synthetic ones"
+    PART = "method"
+
+    method: Literal["none", "class_weighted", "logit_adjustment", Generator] | Own = Field(
+        "none",
+        union_mode="left_to_right",
+        description="change the loss, repeat real beats, or add synthetic ones, also by a generator of your own",
     )
+    parameters: Parameters = own_parameters()
     classes: ClassNames | None = Field(
         None, description="classes that may get more beats; null: the rare ones, S, V, F of AAMI"
     )
@@ -161,3 +170,19 @@ BALANCE_KEYS: dict[str, tuple[str, ...]] = {
     "adasyn": (*_ADDING, "neighbours", "policy"),
     "timegan": (*_ADDING, "timegan", "policy"),
 }
+OWN_KEYS = (*_ADDING, "parameters", "policy")
+
+
+def balance_keys(method: str) -> tuple[str, ...]:
+    """What a balancing method reads besides its name."""
+    return OWN_KEYS if is_own(method) else BALANCE_KEYS[method]
+
+
+def makes_beats(method: str) -> bool:
+    """Whether a balancing method makes new beats, before training starts."""
+    return is_own(method) or method in SYNTHETIC
+
+
+def numbered(method: str) -> str:
+    """The name of a generator in policies and records."""
+    return OWN_GENERATOR if is_own(method) else method

@@ -17,8 +17,10 @@ import numpy as np
 from engine.encoding import json_hash
 from engine.errors import SynthesisError
 from engine.oracles.base import Batch
+from engine.own.call import OwnPartError, guarded, make, require
+from engine.own.reference import is_own, reference
 from engine.seeds import generator
-from engine.synthesis.config import GENERATORS, BalanceConfig
+from engine.synthesis.config import GENERATORS, OWN_GENERATOR, BalanceConfig
 
 DEFAULTS = BalanceConfig()
 NEAR = 256  # synthetic beats whose distances are held at once
@@ -32,7 +34,7 @@ class Synthetic:
         x: float32[n, leads, window].
         rr: float32[n, RR features].
         label: the class, an index into the classes of the beats.
-        generator: name of the method.
+        generator: name of the method, as records have it.
         relation: what `parents` are to a beat: it is a "copy" of the first, lies "between" both, or the first is
             merely the "nearest" real beat.
         parents: int64[n, 2], positions in the hospital's train part.
@@ -84,7 +86,7 @@ def generate(
     """Makes `wanted` beats of class `label` (ADASYN may give a few less: it rounds for each real beat).
 
     Args:
-        method: one of GENERATORS.
+        method: one of GENERATORS, or a user's own.
         real: the hospital's whole train part; borderline and adasyn look at the other classes, too.
         seed: same arguments and seed, same beats, bit for bit.
         note: told of the progress of timegan.
@@ -92,7 +94,7 @@ def generate(
     Raises:
         SynthesisError: the generator cannot run on these beats, or is not installed.
     """
-    if method not in GENERATORS:
+    if method not in GENERATORS and not is_own(method):
         raise SynthesisError(f"{method!r} is no generator; allowed: {', '.join(GENERATORS)}.")
     if wanted < 1:
         raise SynthesisError(f"{method} was asked for {wanted} beats; at least 1 is allowed.")
@@ -113,6 +115,10 @@ def generate(
             digest,
         )
     space = Space.of(real)
+    if is_own(method):
+        x, rr = _own(method, real, own, wanted, settings, seed)
+        nearest = own[neighbours(space.joint(real.x[own], real.rr[own]), space.joint(x, rr))]
+        return Synthetic(x, rr, label, OWN_GENERATOR, "nearest", np.stack([nearest, nearest], 1), request, digest)
     if method == "timegan":
         from engine.synthesis.timegan import sample
 
@@ -126,8 +132,35 @@ def generate(
     return Synthetic(x, rr, label, method, "between", parents, request, digest)
 
 
+def _own(
+    method: str, real: Batch, own: np.ndarray, wanted: int, settings: BalanceConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """x and rr that a user's own generator makes of the class's real beats."""
+    part = reference(method)
+    assert part is not None
+    generator_of = make("a generator", method, {}, settings.parameters)
+    require(
+        method,
+        callable(generator_of),
+        f"made a {type(generator_of).__name__}, not a function of x, rr, wanted and draw",
+    )
+    x, rr = np.array(real.x[own]), np.array(real.rr[own])
+    try:
+        found = guarded(part, generator_of, x, rr, wanted, generator(seed, "synthesis own"))
+        shapes = ((wanted, *x.shape[1:]), (wanted, *rr.shape[1:]))
+        right = isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, np.ndarray) for one in found)
+        right = right and all(a.shape == s and a.dtype == np.float32 for a, s in zip(found, shapes, strict=True))
+        require(method, right, f"must give x float32{list(shapes[0])} and rr float32{list(shapes[1])}")
+        require(method, all(bool(np.isfinite(one).all()) for one in found), "gave numbers that are not finite")
+    except OwnPartError as error:
+        raise SynthesisError(str(error)) from None
+    return found[0], found[1]
+
+
 def minimum_real(method: str, settings: BalanceConfig = DEFAULTS) -> int:
     """Real beats of a class without which `method` cannot run."""
+    if is_own(method):
+        return 1
     return {"oversample": 1, "timegan": settings.timegan.minimum}.get(method, settings.neighbours + 1)
 
 
@@ -136,6 +169,8 @@ def settings_digest(method: str, settings: BalanceConfig, seed: int) -> str:
     read: dict[str, Any] = {}
     if method == "timegan":
         read = settings.timegan.model_dump(mode="json")
+    elif is_own(method):
+        read = {"parameters": settings.parameters}
     elif method != "oversample":
         read = {"neighbours": settings.neighbours}
     return json_hash({"method": method, "seed": seed, **read}).hex()

@@ -30,7 +30,7 @@ from engine.ledger.subjects.synthetic import SignedRequest, SyntheticReport
 from engine.ledger.typed import record_to_json
 from engine.messages import Pool, survivors
 from engine.result import SyntheticRow
-from engine.synthesis.config import GENERATORS
+from engine.synthesis.config import NUMBERED
 from engine.synthesis.files import FOLDER, evidence_file
 from engine.synthesis.reviews import STATE, Requests, left_review, read_state, reason_given
 
@@ -165,7 +165,7 @@ def _row(folder: Path, desk: Desk, request: bytes, labels: Sequence[str]) -> Syn
         request=name,
         hospital=record.slot,
         class_=labels[record.class_],
-        generator=GENERATORS[record.generator - 1],
+        generator=NUMBERED[record.generator - 1],
         wanted=record.quantity,
         real_floor=record.real_floor,
         allowed=desk.books.allowance(standing)[0] if standing.status == Status.PENDING else 0,

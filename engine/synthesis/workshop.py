@@ -24,7 +24,7 @@ from engine.oracles.base import Batch
 from engine.result import SyntheticRow
 from engine.seeds import generator
 from engine.synthesis.balance import wanted_beats
-from engine.synthesis.config import GENERATORS
+from engine.synthesis.config import NUMBERED, numbered
 from engine.synthesis.evidence import Measure, measured, nothing
 from engine.synthesis.files import (
     batch_digest,
@@ -89,7 +89,7 @@ class Workshop:
             signed = signer.request(
                 terms,
                 class_=class_,
-                generator=GENERATORS.index(method) + 1,
+                generator=NUMBERED.index(numbered(method)) + 1,
                 quantity=wanted,
                 real=count,
                 settings=bytes.fromhex(digest),

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.own.reference import digests, is_own
+from engine.own.source import hold
 from engine.result import MODEL, Result
 
 
@@ -20,8 +22,10 @@ def torch_model(folder: Path) -> tuple[Any, Any]:
 
     result = Result.read(folder)
     config, classes = result.config, len(result.cohort.classes)
-    leads, window = len(config.data.inputs), sum(result.cohort.window)
-    network = build_network(config.model, leads, window, len(config.data.rr_names), classes)
+    hold(folder, digests(config))  # a network of the user's own is made from its copy
+    leads, window = result.cohort.shape
+    rr = 0 if is_own(config.data.source) else len(config.data.rr_names)
+    network = build_network(config.model, leads, window, rr, classes)
     tensors = load_file(folder / MODEL)
     params = np.concatenate([tensors[name].ravel() for name, _ in network.layout]).astype(np.float32)
     example = np.random.default_rng(0).standard_normal((2, leads * window + network.rr), dtype=np.float32)

@@ -9,6 +9,7 @@ import psutil
 
 from engine.background import Answer, Background
 from engine.messages import RoundRecord
+from engine.own.reference import titled
 from engine.result import Result, RoundSummary
 from engine.tracking.curves import data_profile, final_metrics, ledger_tags, round_metrics
 from engine.tracking.queue import first_line
@@ -46,7 +47,7 @@ class RunTracker:
 
     def result(self, result: Result, files: Sequence[Path]) -> None:
         """Sends the final scores, the files, the ledger's tags and the dataset."""
-        source = result.config.data.source
+        source = titled(result.config.data.source)
         if self._final:
             self._send(Tracker.summary, final_metrics(result))
         self._send(Tracker.dataset, source, result.cohort.digest, source, data_profile(result.cohort))

@@ -38,6 +38,11 @@ def add(verbs: Verbs) -> None:
     )
     sub.add_argument("--head", metavar="HASH", help="the head that you know, such as from another hospital")
     sub.add_argument("--contract", metavar="ADDRESS", help="the contract that you know")
+    sub.add_argument(
+        "--execute-own",
+        action="store_true",
+        help="execute the user's own rule of aggregation that the folder holds, to compute its models again: somebody else's code",
+    )
     trusts(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -73,12 +78,13 @@ def bordered(work: Callable[[], tuple[Path, Report]], path: Path | None) -> tupl
 def _work(options: argparse.Namespace) -> Callable[[], tuple[Path, Report]]:
     """What is asked for; raises ConfigError for words that do not go together."""
     from engine.audit import run
-    from sweeps.audit import audit_folder
+    from sweeps.audit import audit_folder, own_rule
     from sweeps.folder import is_study
     from sweeps.mirror_audit import audit_mlflow
 
     path: Path | None = options.path
-    known = Known(options.rpc, _head(options.head), _contract(options.contract))
+    execute = own_rule if options.execute_own else None
+    known = Known(options.rpc, _head(options.head), _contract(options.contract), execute)
     if options.store is not None and options.mlflow is None:
         raise ConfigError("audit: --store names an MLflow store and goes with --mlflow.")
     if options.against is not None and options.mlflow is not None:
@@ -91,7 +97,7 @@ def _work(options: argparse.Namespace) -> Callable[[], tuple[Path, Report]]:
         return lambda: (path, audit_folder(path, known=known))
     if known != NOTHING:
         raise ConfigError(
-            "audit: --against compares two copies with each other; --rpc, --head and --contract do not go with it."
+            "audit: --against compares two copies with each other; --rpc, --head, --contract and --execute-own do not go with it."
         )
     for copy in (path, options.against):
         if is_study(copy):

@@ -5,7 +5,7 @@ eval "$(register-python-argcomplete pulseledger)"
 
 import argparse
 import os
-from typing import Any, get_args
+from typing import Any
 
 ASKED = "_ARGCOMPLETE"  # in the environment of a shell that asks
 
@@ -40,16 +40,16 @@ def _complete_keys(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_keys(verb: argparse.ArgumentParser) -> None:
-    from engine.settings import dotted_keys
+    from engine.settings import dotted_keys, words
     from sweeps.source import ready
     from sweeps.space import StudyConfig
 
     known = {option for action in verb._actions for option in action.option_strings}
     for key, field in dotted_keys(StudyConfig).items():
         if f"--{key}" not in known:
-            words = [str(word) for word in get_args(field.annotation) if isinstance(word, str | bool)]
+            named = [str(word) for word in words(field.annotation)]
             verb.add_argument(
-                f"--{key}", choices=words or None, help=field.description and field.description.replace("%", "%%")
+                f"--{key}", choices=named or None, help=field.description and field.description.replace("%", "%%")
             )
     from argcomplete.completers import FilesCompleter
 

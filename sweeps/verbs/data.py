@@ -159,17 +159,20 @@ def _print_cohort(report: dict[str, Any]) -> None:
 
     classes = list(report["classes"])
     left_out = report["left_out"]
-    title = f"{report['beats']:,} beats, {left_out['edge']} more lie too near the end of a record for a window"
+    title, unit = f"{report['beats']:,} {report['unit']}", report["unit"]
+    if report["leads"]:
+        title += f", {left_out['edge']} more lie too near the end of a record for a window"
     reasons = {"lost": "on lost samples", "flat": "on flat stretches", "unclear": "with contradicting annotations"}
     title += "".join(f", {left_out[key]} {text}" for key, text in reasons.items() if left_out[key])
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("hospital", "records", "train", "val", "test", *classes, "left out", "local majority"):
-        table.add_column(name, justify="left" if name == "records" else "right", overflow="fold")
+    of_what = "records" if report["leads"] else "patients"
+    for name in ("hospital", of_what, "train", "val", "test", *classes, "left out", "local majority"):
+        table.add_column(name, justify="left" if name == of_what else "right", overflow="fold")
     for h in report["hospitals"]:
         share = h["local_majority_accuracy"]
         table.add_row(
             f"{h['id']}{'' if h['trains'] else ' (unseen)'}",
-            Text(one_line(" ".join(h["records"]))) if len(h["records"]) <= 16 else f"{len(h['records'])} records",
+            Text(one_line(" ".join(h["records"]))) if len(h["records"]) <= 16 else f"{len(h['records'])} {of_what}",
             *(f"{h[k]:,}" for k in ("train", "validation", "test")),
             *(f"{h['classes'][c]:,}" for c in classes),
             f"{sum(h['left_out'].values()):,}",
@@ -189,8 +192,8 @@ def _print_cohort(report: dict[str, Any]) -> None:
             print(f"without {c}: hospitals {', '.join(map(str, missing))}")
     for name in ("local_majority_accuracy", "global_majority_accuracy"):
         share = report[name]
-        print(f"{name.replace('_', ' ')} on the test beats: {'-' if share is None else f'{100 * share:.2f} %'}")
-    print(f"local majority accuracy over all beats: {100 * report['local_majority_accuracy_all']:.2f} %")
+        print(f"{name.replace('_', ' ')} on the test {unit}: {'-' if share is None else f'{100 * share:.2f} %'}")
+    print(f"local majority accuracy over all {unit}: {100 * report['local_majority_accuracy_all']:.2f} %")
     print(f"patients in more than one hospital: {len(report['patients_shared'])}")
     for text in report["leaky"]:
         print(one_line(f"leaky: {text}"))
@@ -198,10 +201,16 @@ def _print_cohort(report: dict[str, Any]) -> None:
 
 def _reading(report: dict[str, Any]) -> list[str]:
     """How the records were read, in lines."""
-    before, after = report["window"]
-    own = ", ".join(f"{n} at {rate} Hz" for rate, n in report["native_rates"].items())
-    lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
-    lines.append(f"records by lead: {leads_read(report['leads'])}")
+    leads, length = report["shape"]
+    if report["features"]:
+        lines = [f"features: {', '.join(report['features'])}; {report['missing_values']:,} values were missing"]
+    elif report["leads"]:
+        before, after = report["window"]
+        own = ", ".join(f"{n} at {rate} Hz" for rate, n in report["native_rates"].items())
+        lines = [f"sampling rate: {report['sampling_rate']:g} Hz ({own}); window {before} + {after} samples"]
+        lines.append(f"records by lead: {leads_read(report['leads'])}")
+    else:
+        lines = [f"signals: {leads} of {length} samples"]
     lines.append(f"patients: {report['patients']}, known from: {report['patients_source'] or 'nothing'}")
     if report["doubled"]:
         lines.append(f"annotated more than once: {report['doubled']} beats")

@@ -6,23 +6,28 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from engine.config import RunConfig, config_hash
+from engine.config import OWN_KEYS, RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
 from engine.ledger.typed import checksum_address
-from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, yaml_value
+from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, words, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
 
 LEAVES = dotted_keys(RunConfig)
 NOT_HASHED = ("name", "out", "data.folder", "data.other.folder", "ledger.", "tracking.", "execution.")
 
+OWN = f"part.py:part@{64 * '0'}"  # a part of the user's own, which no configuration executes
+
 # Another valid value of each key for which `another` cannot make one up.
 OTHER: dict[str, Any] = {
+    **{key: OWN for key in OWN_KEYS if len(words(LEAVES[key].annotation)) == 1},
+    **{f"{key.partition('.')[0]}.parameters": {"mu": 0.5} for key in OWN_KEYS},
+    "attack.hospitals": [0],
     "out": "elsewhere",
     "data.records": ["100"],
     "data.exclude": ["102"],
@@ -75,10 +80,10 @@ def another(key: str) -> Any:
     if key in OTHER:
         return OTHER[key]
     default, kind = LEAVES[key].default, LEAVES[key].annotation
+    if named := words(kind):
+        return next((choice for choice in named if choice != default), None)
     if isinstance(kind, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
-    if get_origin(kind) is Literal:
-        return next((choice for choice in get_args(kind) if choice != default), None)
     if kind is bool:
         return not default
     if kind is int:
@@ -94,6 +99,15 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    for own in OWN_KEYS:
+        if key == f"{own.partition('.')[0]}.parameters" or own == "attack.method" == f"{key.partition('.')[0]}.method":
+            values[own.partition(".")[0]][own.partition(".")[2]] = OWN
+            if own == "data.source":
+                values["data"]["normalise"] = "none"
+            elif own == "balance.method":
+                values["balance"]["policy"] = {"min_real": {"own": 3}}
+            elif own == "attack.method":
+                values["attack"]["hospitals"] = [0]
     return parse(RunConfig, values, "x.yaml")
 
 
@@ -148,7 +162,7 @@ def test_an_unknown_key_lists_the_keys_of_its_own_section() -> None:
         (
             "cohort.split",
             "none",
-            "'chronological', 'random', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
+            "'chronological', 'random', 'patients', 'inter-patient', 'leave-one-hospital-out' or 'other-database'",
         ),
         ("cohort.fractions", [0.6, 0.1, 0.2], "add up to 1"),
         ("cohort.fractions", [0.0, 0.7, 0.3], "train and test above 0"),
@@ -416,6 +430,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for key in LEAVES:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
+    everything["federation"]["algorithm"] = OWN
+    del everything["data"]["parameters"], everything["balance"]["parameters"]  # other parts stand there
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
@@ -443,17 +459,21 @@ def test_text_that_looks_like_something_else_survives_yaml(tmp_path: Path, text:
 def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
     value = another(key)
     if value is None:
-        assert len(get_args(LEAVES[key].annotation)) == 1, f"{key} has other values"
+        assert len(words(LEAVES[key].annotation)) == 1, f"{key} has other values"
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    unread = key.startswith(("balance.", "aggregation.server.")) and not key.endswith(".method")  # by the method "none"
+    unread = key.startswith(("balance.", "aggregation.server.")) and not key.endswith(
+        (".method", ".parameters")
+    )  # by the method "none"
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
 
 @pytest.mark.parametrize("method", BALANCE_KEYS)
 def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> None:
-    for key in (key for key in LEAVES if key.startswith("balance.") and key != "balance.method"):
+    for key in (
+        key for key in LEAVES if key.startswith("balance.") and key not in ("balance.method", "balance.parameters")
+    ):
         base = with_key("balance.method", method)
         values = base.model_dump()
         set_key(values, key, another(key))

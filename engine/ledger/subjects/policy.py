@@ -26,11 +26,10 @@ from engine.ledger.subjects.synthetic import (
     SyntheticReview,
 )
 from engine.ledger.typed import Domain, digest, word
-from engine.synthesis.config import GENERATORS as GENERATOR_NAMES
-from engine.synthesis.config import PolicyConfig
+from engine.synthesis.config import NUMBERED, PolicyConfig
 
 BASIS = 10_000
-GENERATORS: dict[str, int] = {name: number for number, name in enumerate(GENERATOR_NAMES, 1)}  # as in the contract
+GENERATORS: dict[str, int] = {name: number for number, name in enumerate(NUMBERED, 1)}  # as in the contract
 
 
 class Status(enum.IntEnum):

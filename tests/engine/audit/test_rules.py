@@ -13,6 +13,7 @@ from engine.aggregation.server import build_step
 from engine.audit.case import Rule
 from engine.audit.rules import SERVERS, Model, Weighted, mean, next_model, problem
 from engine.ledger.format import MEAN, WEIGHTINGS
+from engine.settings import words
 
 PLAIN = {"method": "none"}
 
@@ -120,4 +121,4 @@ def test_a_rule_that_cannot_be_executed_is_one_sentence(name: str, server: dict[
 def test_every_rule_that_a_configuration_can_name_can_be_executed():
     for method in ServerConfig.model_fields["method"].annotation.__args__:
         assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used())) == ""
-    assert AggregationConfig.model_fields["rule"].annotation.__args__ == ("mean",)
+    assert words(AggregationConfig.model_fields["rule"].annotation) == ("mean",)

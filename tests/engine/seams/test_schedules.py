@@ -4,15 +4,21 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from reference import ROOT
 
 from engine.errors import HospitalError, PulseLedgerError
 from engine.messages import LoopState, Schedule, Trained, Update
+from engine.schedule.build import build_schedule
+from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.schedule.sampled import Sampled
 
 TRAINERS = (0, 1, 2, 3, 5)
+GROWING = ScheduleConfig(mode=f"{ROOT}/examples/parts/schedule.py:Growing", parameters={"first": 2})
+TURNS = SelectionConfig(policy=f"{ROOT}/examples/parts/selection.py:turns")
 SCHEDULES: dict[str, Callable[[int | None], Schedule]] = {
     "all": lambda least: Sampled(3, TRAINERS, 5, least),
     "some": lambda least: Sampled(3, TRAINERS, 2, least),
+    "own": lambda least: build_schedule(GROWING, TURNS, 3, TRAINERS, 3, least),
 }
 
 
