@@ -16,7 +16,13 @@ from sweeps.space import StudyConfig
 from sweeps.stored import StoredTrial
 
 PARETO, TRIALS = "pareto.json", "trials.parquet"
-DRAWN = (PICTURE, "report/*", "synthetic/*.png", "synthetic/provenance-*.parquet")  # of these only the first is held
+DRAWN = (
+    PICTURE,
+    "report/*",
+    "synthetic/*.png",
+    "synthetic/provenance-*.parquet",
+    "trials/*/error.txt",
+)  # of these only the first is held
 
 
 def pareto_text(study: StudyConfig, trials: Sequence[StoredTrial]) -> str:

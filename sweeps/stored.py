@@ -204,6 +204,9 @@ def damaged(trial: "FrozenTrial") -> list[str]:
         wrong.append("trial")
     if not wrong and not all(_is_config(config) for config in noted["config"]):
         wrong.append("config")
+    told = (*(trial.values or ()), *trial.intermediate_values.values())
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in told):
+        wrong.append("values")
     if not wrong:
         try:
             _read(trial)

@@ -38,6 +38,8 @@ from engine.ledger.format import (
 _ROWS = "|".join(re.escape(rows_name(table)) for table in RUN.tables)
 _NAMES = re.compile(rf"{re.escape(MANIFEST)}|{re.escape(CONFIG)}|{_ROWS}|updates/\d{{5,}}\.safetensors")
 
+_BETWEEN = 64  # bytes before an entry at most, of what ZIP64 says of the one before it
+
 # What the reader of an archive raises for one that is damaged.
 _DAMAGED = (
     OSError,
@@ -162,6 +164,15 @@ class Evidence:
             elif entry.filename in names:
                 self._tell(entry.filename, "once", "twice", "is there twice")
             names.add(entry.filename)
+        offset = 0
+        for entry in sorted(entries, key=lambda entry: entry.header_offset):
+            if not 0 <= entry.header_offset - offset <= (_BETWEEN if offset else 0):
+                self._tell(
+                    entry.filename, f"at byte {offset}", entry.header_offset, "does not follow on what is before it"
+                )
+            offset = entry.header_offset + 30 + len(entry.filename.encode()) + entry.file_size
+        if self._zip.comment:
+            self._tell(BUNDLE, "no comment", self._zip.comment, "has words behind its entries")
         # entries that lie over each other could hold more than the file
         limits.require("bytes", sum(entry.file_size for entry in entries if _is_stored(entry)), self._size)
         try:

@@ -238,6 +238,8 @@ def _read_columns(path: Path) -> dict[str, list[Any]]:
 
     source = pa.BufferReader(read_bytes(path, limits.TABLE))
     with pq.ParquetFile(source) as plain:
+        if plain.schema_arrow.metadata:
+            raise ValueError("it holds more than its columns")
         told, texts = plain.metadata, [f.name for f in plain.schema_arrow if pa.types.is_string(f.type)]
     for group in range(told.num_row_groups):
         for column in range(told.num_columns):

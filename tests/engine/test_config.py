@@ -61,7 +61,10 @@ OTHER: dict[str, Any] = {
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
-    "ledger.contract": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+    **dict.fromkeys(
+        ("ledger.contract", "ledger.admin", "ledger.auditor"), "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+    ),
+    "ledger.url": "env:NODE_URL",
     "execution.hospitals_per_actor": 2,
     "execution.sites": dict.fromkeys(range(6), "ward"),
 }

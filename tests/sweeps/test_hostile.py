@@ -107,3 +107,11 @@ def test_a_key_that_stands_twice_in_a_result_is_named(copy: Path):
     path = repeat_folder(trial_folder(copy, 0), 0) / "result.json"
     path.write_text('{"model_hash": "0x00", ' + path.read_text()[1:])
     assert (0, "result.json") in {(f.trial, f.field) for f in audited(copy).findings}
+
+
+@pytest.mark.parametrize("value", ["9e999", "x'00ff'"])
+def test_a_value_that_is_no_number_is_named(copy: Path, value: str):
+    with sqlite3.connect(copy / "optuna.db") as database:
+        database.execute(f"UPDATE trial_values SET value = {value}")
+    database.close()
+    assert {(0, "values"), (1, "values")} <= {(f.trial, f.field) for f in audited(copy).findings}

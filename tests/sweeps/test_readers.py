@@ -26,8 +26,7 @@ def test_readers_write_nothing_into_a_folder(agreed: Path, tmp_path: Path, monke
         assert database.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
     database.close()
     before = bytes_of(copy)
-    for form in ("--wide", "--json", "--csv"):
-        assert main(["compare", str(copy), form]) == 0
+    assert main(["compare", str(copy), "--csv"]) == 0
     assert audit_study(copy, checks=()).findings == []
     options = argparse.Namespace(folders=[copy], store=None, port=0)
     looking.ui(options, [], become=lambda path, words: started.extend(words))
@@ -38,12 +37,17 @@ def test_readers_write_nothing_into_a_folder(agreed: Path, tmp_path: Path, monke
     assert "copy/mlflow.db was moved: this is a copy of it" in capsys.readouterr().out
     experiment = MlflowClient(served).get_experiment_by_name("pulseledger")
     assert experiment.artifact_location == (copy / "artifacts").as_uri()
-    assert main(["report", str(copy), "--no-audit"]) == 0
-    after = bytes_of(copy)
-    assert {name: held for name, held in after.items() if not name.startswith("report/")} == {
-        name: held for name, held in before.items() if not name.startswith("report/")
-    }
     assert {path.name for path in tmp_path.iterdir()} == {"copy", "cache"}
+
+
+@pytest.mark.long
+def test_a_report_writes_into_its_own_folder_only(agreed: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(agreed, tmp_path / "copy"))
+    before = bytes_of(copy)
+    assert main(["report", str(copy), "--no-audit"]) == 0
+    assert {name for name, held in bytes_of(copy).items() if before.get(name) != held} <= {
+        name for name in bytes_of(copy) if name.startswith("report/")
+    }
 
 
 def test_a_store_that_was_not_moved_is_served_itself(

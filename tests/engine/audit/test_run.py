@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from finished import (
     NEW_KEY,
@@ -259,6 +260,20 @@ def test_deadlines_are_those_that_the_configuration_promises(plain: Path):
     (plain / "config.yaml").write_text(text.replace("deadline: 86400", "deadline: 0"))
     found = {place for place in places(audit(plain)) if place[2] == "transaction"}
     assert found == {(1, None, "transaction", "deadline"), *((n, None, "transaction", "next") for n in (1, 2, 3, 4))}
+
+
+def test_words_beside_tensors_columns_and_entries_are_named(plain: Path):
+    """No digest holds them, and whoever opens the file sees them."""
+    for path in (plain / "model.safetensors", plain / "ledger" / vectors_name(1)):
+        save_file(load_file(path), path, {"accuracy": "0.99"})
+    path = plain / "predictions.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"accuracy": "0.99"}), path)
+    assert {("model", "file"), ("archive", "file"), ("predictions", "file")} <= names(audit(plain))
+    bundle = plain / "ledger" / BUNDLE
+    whole = bundle.read_bytes()
+    for changed in (b"another file" + whole, whole[:-2] + b"\x05\x00words"):
+        bundle.write_bytes(changed)
+        assert {f.record for f in audit(bundle).findings} == {"bundle"}
 
 
 def test_a_changed_vector_is_named(plain: Path):

@@ -8,8 +8,6 @@ from faulty import Faulty, error, status
 from nodes import Node
 from studies import BASE
 
-from engine.audit.known import Known
-from engine.audit.run import audit
 from engine.errors import ConfigError, LedgerError
 from engine.experiment import run
 from engine.settings import yaml_text
@@ -38,17 +36,15 @@ def require_kept_out(folder: Path, said: str = "") -> None:
 
 
 def test_no_file_or_line_of_a_run_holds_them(server: Faulty, tiny_config, tmp_path: Path):
-    config = tiny_config(**{"ledger.backend": "rpc", "ledger.url": "env:NODE_URL", "ledger.timeout": 5.0})
+    config = tiny_config(
+        **{"ledger.backend": "rpc", "ledger.url": "env:NODE_URL", "ledger.timeout": 5.0, "federation.rounds": 1}
+    )
     run(config, tmp_path / "run")
     assert server.seen[0][":path"] == "/v3/PATHKEY?apikey=QUERYKEY"
-    report = audit(tmp_path / "run", known=Known(rpc="env:NODE_URL"))
-    assert report.findings == []
-    server.fault("eth_getCode", status(403, b"s3cretPW is not the password of project PATHKEY"))
-    said = str(audit(tmp_path / "run", known=Known(rpc="env:NODE_URL")))
     server.fault("eth_sendRawTransaction", error(-32000, "project PATHKEY has no apikey=QUERYKEY"))
     with pytest.raises(LedgerError, match=r"project \.\.\. has no \.\.\.") as told:
         run(config, tmp_path / "stopped")
-    require_kept_out(tmp_path, said + str(told.value))
+    require_kept_out(tmp_path, str(told.value))
 
 
 @pytest.mark.parametrize("url", ["http://alice@node", "http://node/v3/PATHKEY", "http://node?apikey=QUERYKEY"])
@@ -79,4 +75,6 @@ def test_no_file_or_line_of_a_study_holds_them(server: Faulty, tmp_path: Path, c
     assert main(["resume", str(folder)]) == 0
     for words in (["report", str(folder)], ["compare", str(folder)], ["audit", str(folder), "--rpc", "env:NODE_URL"]):
         assert main(words) == 0
+    server.fault("eth_getCode", status(403, b"s3cretPW is not the password of project PATHKEY"))
+    assert main(["audit", str(folder), "--rpc", "env:NODE_URL"]) == 4
     require_kept_out(tmp_path, "".join(capfd.readouterr()))
