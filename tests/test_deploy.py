@@ -360,7 +360,7 @@ def served(line: str, environment: dict[str, str], folder: Path) -> Iterator[Non
 
 
 def heard(port: int) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while True:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
