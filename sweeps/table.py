@@ -77,9 +77,16 @@ class Column:
         return max((len(line) for cell in (self.heading, *self.cells) for line in cell.split("\n")), default=1)
 
 
+class Printer(Console):
+    """A console that leaves it to whoever called it that nobody reads any more; rich's own would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def table_console() -> Console:
     """Where tables are printed: as wide as the terminal, or as COLUMNS says, else wide enough for most of them."""
-    return Console(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH)
+    return Printer(width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else WIDTH)
 
 
 def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> None:
@@ -228,7 +235,7 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
         cells = [shown(path).number(_objective(row, path), MISSING) for row in group]
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
     for path in ORDER:
-        classes = outcomes[0].support if outcomes and path == RECALLS else [""]
+        classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives:
                 continue

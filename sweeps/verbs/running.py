@@ -88,7 +88,7 @@ def sweep(options: argparse.Namespace, rest: list[str]) -> int:
     for text in doubts(study):
         say(f"warning: {text}")
     start_study(study, folder)
-    return _print_study(study, folder)
+    return show_study(study, folder)
 
 
 def plan(options: argparse.Namespace, rest: list[str]) -> int:
@@ -112,7 +112,7 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
         from sweeps.start import resume_study
 
         resume_study(folder, trials=options.trials)
-        return _print_study(read_study(folder), folder)
+        return show_study(read_study(folder), folder)
     if options.trials is not None and folder.is_dir():
         raise ConfigError(f"{folder}: --trials is for studies, and this is none.")
     if not (folder / "config.yaml").exists():
@@ -219,7 +219,7 @@ def _print_result(result: "Result", folder: Path) -> None:
         print(f"MLflow: pulseledger ui {folder}")
 
 
-def _print_study(study: "StudyConfig", folder: Path) -> int:
+def show_study(study: "StudyConfig", folder: Path) -> int:
     """Shows a study that has ended; returns its exit code."""
     from engine.tracking.store import store_uri
     from sweeps.rows import rows_of

@@ -66,7 +66,7 @@ def marked(seen: Study, tmp_path_factory) -> Path:
         (first, _), _ = open_studies(study, folder, storage)
         template = first.get_trials()[-1].user_attrs
         for number, state in ((10, "PRUNED"), (11, "FAIL"), (12, "COMPLETE")):
-            shutil.copytree(trial_folder(folder, 0), trial_folder(folder, number))
+            shutil.copytree(trial_folder(folder, template["trial"]), trial_folder(folder, number))
             attributes = {**template, "trial": number, "keys": {"mu": float(number)}, **ENDINGS.get(state, {})}
             complete = state == "COMPLETE"
             trial = create_trial(state=TrialState[state], values=[2.0] if complete else None, user_attrs=attributes)

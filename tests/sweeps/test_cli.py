@@ -1,10 +1,12 @@
 """The command line as a user meets it: in a process of its own."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -318,7 +320,9 @@ def test_a_mistake_ends_in_one_sentence(mistake: str, outside: bool, tmp_path: P
         places[name].write_text(text)
     places["store"] = tmp_path / "store"
     places["store"].mkdir()
-    (places["store"] / "mlflow.db").touch()
+    with contextlib.closing(sqlite3.connect(places["store"] / "mlflow.db")) as store:
+        store.execute("CREATE TABLE experiments (experiment_id INTEGER, artifact_location TEXT)")
+        store.execute("CREATE TABLE experiment_tags (experiment_id INTEGER, key TEXT)")
     words, parts = MISTAKES[mistake]
     monkeypatch.setenv("PULSELEDGER_LEDGER_KEY", "0x" + "17" * 32)
     given = [str(word).format(**places) if "{" in str(word) else str(word) for word in words]

@@ -20,7 +20,7 @@ from sweeps.__main__ import main
 from sweeps.audit import audit_study
 from sweeps.commands import FOLDER, Command, CommandTable, ask, commands, wait
 from sweeps.folder import STUDY_FILE, read_progress, read_study, trial_folder
-from sweeps.lock import study_key
+from sweeps.lock import identity, study_key
 from sweeps.queue import Queue, open_studies
 from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
@@ -294,6 +294,7 @@ def test_what_a_killed_driver_had_accepted_the_next_one_does(tmp_path: Path):
     study = written(tmp_path, trials=1)
     with driver_storage(study, tmp_path, print) as storage:
         assert Queue(study, open_studies(study, tmp_path, storage)).ask() is not None
+    identity(tmp_path)
     trial_folder(tmp_path, 0).mkdir(parents=True)
     CommandTable(tmp_path).answer(ask(tmp_path, "prune", 0), "accepted", "ending at its next checkpoint")
     heard = Heard()

@@ -26,6 +26,7 @@ from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.commands import ask
 from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
+from sweeps.lock import identity
 from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
 from sweeps.rows import rows_of
@@ -260,6 +261,7 @@ def test_a_driver_that_died_after_it_decided_abides_by_it(tmp_path: Path):
         pruner={"method": "successive_halving", "first": 2, "factor": 2},
     )
     (tmp_path / STUDY_FILE).write_text(dump_yaml(study))
+    identity(tmp_path)
     with driver_storage(study, tmp_path, print) as storage:
         queue = Queue(study, open_studies(study, tmp_path, storage))
         first, second = queue.ask(), queue.ask()

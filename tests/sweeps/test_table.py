@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 from outcomes import condition, outcome, row
 from rich.console import Console
+from studies import ALONE, write_study
 
 from sweeps.__main__ import main
 from sweeps.answer import answers
 from sweeps.rows import Row, Spread, rows_of
-from sweeps.table import Column, as_csv, as_json, fitting, print_studies, print_table, width_of
+from sweeps.table import Column, Printer, as_csv, as_json, fitting, print_studies, print_table, width_of
+from sweeps.verbs.parser import FAILED
+from sweeps.verbs.running import show_study
 
 F1 = "validation/personal/macro_f1"
 
@@ -222,3 +225,28 @@ def test_a_report_of_the_command_carries_the_audit_s_verdict(done: Path, tmp_pat
     assert "pictures beside it" in capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<td>audit</td><td>clean</td>" in page
+
+
+def test_a_reader_who_has_gone_is_left_to_the_caller():
+    """Rich would exit with 1, which is what failed trials and findings end with."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Printer(file=Gone()).print("x")
+
+
+def test_a_study_whose_trials_failed_ends_with_an_exit_code_of_its_own(tmp_path: Path, capsys):
+    points = [
+        {"federation.learning_rate": rate, "state": "FAIL", "error": "DataError: no such record."}
+        for rate in (0.05, 0.1)
+    ]
+    study = write_study(
+        tmp_path, {**ALONE, "search": {"federation.learning_rate": {"choice": [0.05, 0.1]}}, "trials": 2}, points
+    )
+    assert show_study(study, tmp_path) == FAILED == 1
+    shown = capsys.readouterr()
+    assert "trial 1 failed after round 0 of 8" in shown.out
+    assert shown.err == "pulseledger: 2 of 2 trials failed: 0, 1.\n"
