@@ -108,14 +108,12 @@ def with_key(key: str, value: Any) -> RunConfig:
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
     for own in OWN_KEYS:
-        if key == f"{own.partition('.')[0]}.parameters" or own == "attack.method" == f"{key.partition('.')[0]}.method":
+        if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
             if own == "data.source":
                 values["data"]["normalise"] = "none"
             elif own == "balance.method":
                 values["balance"]["policy"] = {"min_real": {"own": 3}}
-            elif own == "attack.method":
-                values["attack"]["hospitals"] = [0]
     return parse(RunConfig, values, "x.yaml")
 
 
@@ -439,7 +437,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
     everything["federation"]["algorithm"] = OWN
-    del everything["data"]["parameters"], everything["balance"]["parameters"]  # other parts stand there
+    for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
+        del everything[section]["parameters"]
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
@@ -492,7 +491,7 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_the_hash_holds_what_an_attack_reads_and_nothing_else(method: str) -> None:
-    for key in (key for key in LEAVES if key.startswith("attack.") and key != "attack.method"):
+    for key in (k for k in LEAVES if k.startswith("attack.") and k not in ("attack.method", "attack.parameters")):
         base = with_key("attack.method", method)
         values = base.model_dump()
         set_key(values, key, another(key))
@@ -533,7 +532,9 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
     values["balance"] = values["attack"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
-    values["aggregation"] = {name: values["aggregation"][name] for name in ("rule", "worker_momentum", "server")}
+    values["aggregation"] = {
+        name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
+    }
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert config_hash(config) == hashlib.sha256(text.encode("ascii")).hexdigest()
 
