@@ -32,6 +32,7 @@ def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess
             stdout=file,
             stderr=file,
             text=True,
+            preexec_fn=_listens,
         )
         try:
             yield process
@@ -42,6 +43,12 @@ def driver(folder: Path, *words: str, **environment: str) -> Iterator[subprocess
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+def _listens() -> None:
+    """Signals end the driver also where they are ignored around the tests, as under nohup or in a shell's background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def actors(pid: int, kind: str) -> list[psutil.Process]:

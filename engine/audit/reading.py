@@ -92,8 +92,11 @@ def read_meta(evidence: Evidence) -> Reading[tuple[Federation, Domain, Mapping[s
     for key in sorted(values.keys() - {"format", "federation", "domain", "backend", "rule"}):
         message = "the journal says something that its format does not know"
         yield finding("meta", key, None, values[key], message)
-    if values.get("format") != str(RUN.format):
-        raise LedgerError(f"the journal has format {text(values.get('format'))}, this version reads {RUN.format}")
+    if "format" not in values:  # rows of a bundle that cannot be read, most often: what is wrong with it is told, too
+        yield finding("meta", "format", RUN.format, None, "the journal does not say which format it has")
+        return None
+    if values["format"] != str(RUN.format):
+        raise LedgerError(f"the journal has format {text(values['format'])}, this version reads {RUN.format}")
     federation = yield from _meta("federation", values, _federation)
     domain = yield from _meta("domain", values, read_domain)
     backend = yield from _meta("backend", values, read_object)

@@ -204,7 +204,7 @@ class Rounds(Subject):
         Raises:
             ContractRevert: it is final or noted already, an earlier one waits for its window, or there is an open dispute.
         """
-        self._send("mark", len(self.seals), "markRound", self._federation.id)
+        self._send_anew("mark", len(self.seals), "markRound", self._federation.id)
 
     def is_final(self) -> bool:
         """Whether all sealed rounds are beyond dispute, or there are none."""
@@ -216,7 +216,7 @@ class Rounds(Subject):
         Raises:
             ContractRevert: none is open, or its deadline has not passed.
         """
-        self._send("abort", len(self.seals) + 1, "abortRound", self._federation.id)
+        self._send_anew("abort", len(self.seals) + 1, "abortRound", self._federation.id)
 
     def grant(self, role: str, account: str) -> None:
         """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
@@ -451,7 +451,16 @@ class Rounds(Subject):
         return self._book.query("RoundLedger", self._book.domain.contract, function, *arguments)
 
     def _send(self, purpose: str, round: int, function: str, *arguments: Any) -> None:
-        self._book.send(Call(purpose, round, self._book.domain.contract, call_data(function, *arguments)))
+        self._book.send(self._call(purpose, round, function, *arguments))
+
+    def _send_anew(self, purpose: str, round: int, function: str, *arguments: Any) -> None:
+        """As `_send`, but the contract is asked also for what it took before: it may refuse that by now."""
+        call = self._call(purpose, round, function, *arguments)
+        self._book.check(call)
+        self._book.send(call)
+
+    def _call(self, purpose: str, round: int, function: str, *arguments: Any) -> Call:
+        return Call(purpose, round, self._book.domain.contract, call_data(function, *arguments))
 
     # --- What the book tells ------------------------------------------------------------------------------------------
 
