@@ -36,6 +36,7 @@ from engine.messages import LoopState, Taken, Update
 from engine.metrics import federation_scores, scores
 from engine.model import vector_hash
 from engine.provenance import code_digest
+from engine.result import VERSION
 from engine.settings import dump_yaml
 
 RULE = build_rule(AggregationConfig(), "samples")
@@ -93,7 +94,7 @@ def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, param
         "validation": both["global"],
     }
     return {
-        "version": 2,
+        "version": VERSION,
         "name": config.name,
         "config": config.model_dump(mode="json"),
         "config_hash": config_hash(config),

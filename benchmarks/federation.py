@@ -26,7 +26,7 @@ import numpy as np
 from contestants import BARE, OURS
 from floor import matrix_rate, multiply_adds
 
-from engine.data.beats import _save
+from engine.data.beats import save
 from engine.model import ModelConfig, build_network, initial_parameters
 
 HERE = Path(__file__).resolve().parent
@@ -126,7 +126,7 @@ def make_data(folder: Path, workload: Workload) -> None:
     names = [f"rr{i}" for i in range(RR)]
     records = [{"name": str(h)} for h in range(workload.hospitals)]
     meta = {"classes": CLASSES, "records": records, "digest": "0" * 64, "rr_names": names, "window": WINDOW}
-    _save(folder, arrays, meta)
+    save(folder, arrays, meta)
     first = np.arange(workload.hospitals) * each
     np.save(folder / "hospitals.npy", np.stack([first, first + workload.train, first + each], 1))
     model = ModelConfig()
@@ -140,7 +140,7 @@ def make_data(folder: Path, workload: Workload) -> None:
         "window": sum(WINDOW),
         "rr": RR,
         "classes": CLASSES,
-        **model.model_dump(mode="json", exclude={"network"}),
+        **model.model_dump(mode="json", exclude={"network", "parameters"}),
     }
     (folder / "task.json").write_text(json.dumps(task))
 

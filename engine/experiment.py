@@ -451,13 +451,8 @@ def _require_judges(hospitals: Sequence[HospitalData], per_round: int) -> None:
         )
 
 
-def _drawn_slots(checks: int, rule: Rule, slots: int, per_round: int) -> int:
-    """How many slots are drawn, so that on average `checks` of them take part in the next round and compute this one again.
-
-    None where the rule does not add up.
-    """
-    if rule.partial is None:
-        return 0
+def _drawn_slots(checks: int, slots: int, per_round: int) -> int:
+    """How many slots are drawn, so that on average `checks` of them take part in the next round and compute this one again."""
     return min(slots, -(-checks * slots // per_round))
 
 
@@ -494,7 +489,7 @@ def open_ledger(
         organisations=organisations,
         quorum=min(config.federation.min_hospitals or (1 if is_own(config.schedule.mode) else per_round), per_round),
         window=config.ledger.window,
-        checks=_drawn_slots(config.ledger.checks, rule, len(hospitals), per_round),
+        checks=_drawn_slots(config.ledger.checks, len(hospitals), per_round),
     )
     home = folder / "ledger"
     home.mkdir(exist_ok=True)

@@ -345,13 +345,12 @@ class Rule:
         return params, {**server, self.remembers: direction} if self.remembers else server
 
     def again(self, round: int, before: Global, updates: Sequence[Update]) -> Global:
-        """The global model after a round, out of what everybody sent; of an additive rule.
+        """The global model after a round, out of what everybody sent.
 
         Raises:
             HospitalError: an update cannot be added.
         """
-        assert self.partial is not None
-        summed, refused = self.partial(updates, len(before.params))
+        summed, refused = (None, {}) if self.partial is None else self.partial(updates, len(before.params))
         for hospital, why in refused.items():
             raise HospitalError(hospital, round, "aggregate", why)
         state = LoopState(round - 1, before.params, server=before.server)

@@ -43,6 +43,7 @@ _OWN: Mapping[str, tuple[str, ...]] = {
 _MIXES: Mapping[str, tuple[str, ...]] = {"none": (), "bucketing": ("bucket",), "nearest": ()}
 _WHOLE = {"byzantine": (0, 10**6), "bucket": (2, 10**6), "keep": (1, 10**6), "iterations": (1, 1000)}
 NAMES = tuple(_OWN)
+STARTS_FROM_THE_LAST = "centred-clipping"
 
 Vectors = list[np.ndarray]
 

@@ -139,6 +139,12 @@ SERVERS: Mapping[str, tuple[Callable[..., Model], tuple[str, ...]]] = {
 }
 
 
+def remembered(rule: Rule, model: Model) -> dict[str, np.ndarray]:
+    """What the server keeps from a round for the next, float64[P] by name."""
+    last = model.d if rule.name == robust.STARTS_FROM_THE_LAST else None
+    return {name: kept for name, kept in (("m", model.m), ("v", model.v), ("aggregate", last)) if kept is not None}
+
+
 def problem(rule: Rule) -> str:
     """Why a rule cannot be executed; "" if it can."""
     if rule.name not in (*RULES, OWN_RULE):

@@ -69,10 +69,10 @@ def _check_aggregate(
         yield finding("round", "model", found, entry.model, message, round=number)
         yield Note(f"aggregates were not recomputed after round {number}", unchecked=True)
         return None
-    kept = {name: tensor for name, tensor in (("m", model.m), ("v", model.v)) if tensor is not None}
+    kept = rules.remembered(case.rule, model)
     remembered, recorded = spec.tensors_hash(kept) if kept else spec.ZERO, entry.digests.get(SERVER, spec.ZERO)
     if remembered != recorded:
-        message = "what the server's optimiser remembers is not what follows from the updates"
+        message = "what the server remembers is not what follows from the updates"
         yield finding("annex", SERVER, remembered, recorded, message, round=number)
     # A hospital may be voided out of the history by a dispute; the next round then starts from an older model.
     if number + 1 in case.rounds and case.model_before(number + 1) != entry.model:

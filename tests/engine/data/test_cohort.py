@@ -28,7 +28,7 @@ def build(beats_of: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Coho
         records: dict[str, str], patients: dict[str, str] | None = None, database: str = "", **settings: Any
     ) -> Cohort:
         beats = beats_of(records, patients, database=database)
-        monkeypatch.setattr(module, "load_beats", lambda data, progress: beats)
+        monkeypatch.setattr(module, "load", lambda data, progress: beats)
         return build_cohort(DataConfig(), CohortConfig(hospitals=settings.pop("hospitals", len(records)), **settings))
 
     return built
