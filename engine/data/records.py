@@ -22,6 +22,7 @@ from engine.errors import DataError
 YEARS = r"(?:\s*(?:y|yrs?|years?)(?:\s+old)?\b)?"
 YOUNGER = r"\s*(?:hours?|days?|weeks?|wks?|months?|mos?)\b"
 APART = 0.1  # seconds: no heart beats twice within; MIT-BIH's nearest beats have 0.25 s between them
+MOST_MV = 1e9  # of a signal: raw numbers without a gain stay far below, and squares of it fit into float32
 MOST_OUTSIDE = 0.05  # share of beats after the end of the signal from which on the files do not belong together
 
 
@@ -137,6 +138,12 @@ def _lead(header: Header, channel: int, data: DataConfig) -> tuple[np.ndarray, n
         raise DataError(f"{header.path}: {error}.") from None
     if unit != 1.0:
         signal = signal * unit
+    highest = float(np.abs(signal[kinds != signals.LOST]).max())
+    if not highest <= MOST_MV:  # numbers that float32, or their variance in it, cannot hold
+        raise DataError(
+            f"{header.path}: lead {_name(header, channel)} reaches {highest:.3g} mV, more than {MOST_MV:g}; its gain or unit in the "
+            "header is wrong."
+        )
     lead = signal.astype(np.float32)
     if (kinds == signals.LOST).any():
         lead[kinds == signals.LOST] = np.nan

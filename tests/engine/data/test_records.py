@@ -211,6 +211,19 @@ def test_a_path_with_signs_of_its_own(tmp_path: Path, settings_of: Settings) -> 
         assert len(load_beats(settings_of(tmp_path / place))) == 24
 
 
+@pytest.mark.parametrize("gain", ["1e-300", "1e-8"])
+def test_a_gain_that_makes_a_signal_of_no_measure_is_refused(
+    tmp_path: Path, settings_of: Settings, refused: Refused, gain: str
+) -> None:
+    ecg.write(tmp_path, "a", format="16", gain=200.0, leads=("MLII",))
+    text = (tmp_path / "a.hea").read_text()
+    assert "200" in text
+    (tmp_path / "a.hea").write_text(text.replace("200.0(0)", f"{gain}(0)").replace(" 200(0)", f" {gain}(0)"))
+    said = refused(lambda: load_beats(settings_of(tmp_path)))
+    assert said.startswith(f"{tmp_path / 'a.hea'}: lead MLII reaches ")
+    assert said.endswith("mV, more than 1e+09; its gain or unit in the header is wrong.")
+
+
 @pytest.mark.parametrize("length", ["", " 0"])
 @pytest.mark.parametrize("format", ["16", "212", "516"])
 def test_a_header_without_a_number_of_samples(tmp_path: Path, settings_of: Settings, format: str, length: str) -> None:
