@@ -55,6 +55,12 @@ def _open(
     if DEFINITION not in made.user_attrs:
         made.set_user_attr(CODE, code())
         made.set_user_attr(DEFINITION, definition(study))
+    elif made.user_attrs.get(CODE) != code() and all(
+        t.state == TrialState.WAITING for t in made.get_trials(deepcopy=False)
+    ):
+        made.set_user_attr(
+            CODE, code()
+        )  # a driver ended before its first trial: this program begins, and is registered
     if ENQUEUED not in made.user_attrs:
         # a driver that was killed here left the first of them; nobody asks before the mark is set
         for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from studies import BASE, study_of
 
+from sweeps.definition import CODE, code
 from sweeps.queue import Entry, Queue, open_studies, wanted_first
 from sweeps.space import conditions
 
@@ -39,6 +40,19 @@ def test_a_queue_that_was_half_written_is_completed(tmp_path: Path):
         fixed = [t.system_attrs["fixed_params"] for t in opened.get_trials()]
         assert fixed == [{}, *({"federation.batch_size": size} for size in (8, 16, 32))]
         assert [t.user_attrs for t in opened.get_trials()] == [{"baseline": FIRST}, {}, {}, {}]
+
+
+def test_the_program_that_is_noted_is_the_one_that_began_the_first_trial(tmp_path: Path):
+    study, storage = study_of(GRID), optuna.storages.InMemoryStorage()
+    ((made, _),) = open_studies(study, tmp_path, storage)
+    old = {"version": "0.0.1", "commit": None, "changed": False}
+    made.set_user_attr(CODE, old)  # of a driver that was killed before any trial, and of a release before this one
+    ((made, _),) = open_studies(study, tmp_path, storage)
+    assert made.user_attrs[CODE] == code()
+    made.ask()
+    made.set_user_attr(CODE, old)
+    ((made, _),) = open_studies(study, tmp_path, storage)
+    assert made.user_attrs[CODE] == old
 
 
 def opened(tmp_path: Path, **keys: Any) -> Queue:
