@@ -52,15 +52,11 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made.set_metric_names(list(study.objectives))
-    if DEFINITION not in made.user_attrs:
+    begun = any(trial.state != TrialState.WAITING for trial in made.get_trials(deepcopy=False))
+    if DEFINITION not in made.user_attrs or not begun:
+        # a driver, of another release perhaps, may have ended before its first trial: what begins is this, and it is registered
         made.set_user_attr(CODE, code())
         made.set_user_attr(DEFINITION, definition(study))
-    elif made.user_attrs.get(CODE) != code() and all(
-        t.state == TrialState.WAITING for t in made.get_trials(deepcopy=False)
-    ):
-        made.set_user_attr(
-            CODE, code()
-        )  # a driver ended before its first trial: this program begins, and is registered
     if ENQUEUED not in made.user_attrs:
         # a driver that was killed here left the first of them; nobody asks before the mark is set
         for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from studies import BASE, study_of
 
-from sweeps.definition import CODE, code
+from sweeps.definition import CODE, DEFINITION, code, definition
 from sweeps.queue import Entry, Queue, open_studies, wanted_first
 from sweeps.space import conditions
 
@@ -46,13 +46,15 @@ def test_the_program_that_is_noted_is_the_one_that_began_the_first_trial(tmp_pat
     study, storage = study_of(GRID), optuna.storages.InMemoryStorage()
     ((made, _),) = open_studies(study, tmp_path, storage)
     old = {"version": "0.0.1", "commit": None, "changed": False}
-    made.set_user_attr(CODE, old)  # of a driver that was killed before any trial, and of a release before this one
+    for name in (CODE, DEFINITION):
+        made.set_user_attr(name, old)  # of a driver that was killed before any trial, and of a release before this one
     ((made, _),) = open_studies(study, tmp_path, storage)
-    assert made.user_attrs[CODE] == code()
+    assert (made.user_attrs[CODE], made.user_attrs[DEFINITION]) == (code(), definition(study))
     made.ask()
-    made.set_user_attr(CODE, old)
+    for name in (CODE, DEFINITION):
+        made.set_user_attr(name, old)
     ((made, _),) = open_studies(study, tmp_path, storage)
-    assert made.user_attrs[CODE] == old
+    assert (made.user_attrs[CODE], made.user_attrs[DEFINITION]) == (old, old)
 
 
 def opened(tmp_path: Path, **keys: Any) -> Queue:
