@@ -52,11 +52,14 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made.set_metric_names(list(study.objectives))
-    begun = any(trial.state != TrialState.WAITING for trial in made.get_trials(deepcopy=False))
-    if DEFINITION not in made.user_attrs or not begun:
+    noted = {CODE: code(), DEFINITION: definition(study)}
+    if DEFINITION not in made.user_attrs or (
+        any(made.user_attrs.get(name) != value for name, value in noted.items())
+        and all(trial.state == TrialState.WAITING for trial in made.get_trials(deepcopy=False))
+    ):
         # a driver, of another release perhaps, may have ended before its first trial: what begins is this, and it is registered
-        made.set_user_attr(CODE, code())
-        made.set_user_attr(DEFINITION, definition(study))
+        for name, value in noted.items():
+            made.set_user_attr(name, value)
     if ENQUEUED not in made.user_attrs:
         # a driver that was killed here left the first of them; nobody asks before the mark is set
         for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:

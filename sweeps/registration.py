@@ -13,8 +13,8 @@ from typing import Any
 from engine.encoding import json_hash, read_json
 from engine.errors import DataError
 from engine.files import TABLE, read_bytes, read_text
-from engine.provenance import provenance
 from engine.result import PREDICTIONS, RESULT
+from sweeps.definition import code
 from sweeps.folder import repeat_folder
 from sweeps.space import StudyConfig
 from sweeps.stored import StoredTrial
@@ -37,9 +37,7 @@ _LEDGER = ("head", "closing", "contract", "chain_id", "backend")  # of a run; it
 
 def design(study: StudyConfig, records: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides what the study runs: its settings, the digest of each condition's records, and the code."""
-    made = provenance()
-    code = {"version": made.version, "commit": made.commit, "changed": made.changed}
-    return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "records": dict(records), "code": code}
+    return {"study": study.model_dump(mode="json", exclude=_NOT_PART), "records": dict(records), "code": code()}
 
 
 def begun(trial: StoredTrial) -> dict[str, Any]:
