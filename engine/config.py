@@ -64,6 +64,7 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_scaffold()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -92,6 +93,27 @@ class RunConfig(Section):
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_scaffold(self) -> Iterator[Mistake]:
+        """SCAFFOLD reads the mean of all corrections off the global models, which takes equal work of everybody, each round."""
+        if self.federation.algorithm != "scaffold":
+            return
+        if self.federation.local_steps is None:
+            says = "algorithm scaffold needs federation.local_steps, a number: all hospitals must take as many steps"
+            yield Mistake(says, ["federation.algorithm", "federation.local_steps"])
+        wanted = (
+            ("federation.participation", self.federation.participation, 1.0),
+            ("federation.min_hospitals", self.federation.min_hospitals, None),
+            ("aggregation.rule", self.aggregation.rule, "mean"),
+            ("aggregation.worker_momentum", self.aggregation.worker_momentum, 0.0),
+            ("aggregation.server.method", self.aggregation.server.method, "none"),
+            ("schedule.mode", self.schedule.mode, "synchronous"),
+        )
+        for key, found, only in wanted:
+            if found != only:
+                allowed = "null" if only is None else only
+                says = f"{key} is {found}, and algorithm scaffold goes only with {allowed}"
+                yield Mistake(says, ["federation.algorithm", key])
 
     def _of_own_parts(self) -> Iterator[Mistake]:
         own_generator = is_own(self.balance.method)

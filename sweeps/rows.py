@@ -321,7 +321,7 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 def _exchanged(result: Result, method: Named) -> float:
     """Bytes of float32 parameters: to and from each participant of a round, and the last model to everybody."""
-    if not method.trains_global:
+    if method.alone:
         return 0.0
     sent = sum(2 * row.participants for row in result.rounds) + len(result.cohort.hospitals)
     return 4.0 * result.parameters * sent

@@ -19,9 +19,9 @@ from engine.errors import DataError, PulseLedgerError
 from engine.files import is_own, own_cache
 from engine.model import Network
 from engine.oracles.base import Batch
-from engine.oracles.torch import TorchOracle
 
 SOURCE = Path(__file__).with_name("native.cpp")
+HESSIAN = Path(__file__).with_name("native_hessian.cpp")  # includes the other; a library of its own, as few need it
 # Not -ffast-math: it would let the compiler drop NaN, and a library linked with it changes the rounding of the process.
 FLAGS = tuple(
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC".split()
@@ -32,7 +32,9 @@ class NativeUnavailable(PulseLedgerError):
     """The kernel cannot be built or loaded here. The message is one sentence; TorchOracle does the same, slower."""
 
 
-def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> Path:
+def compile_kernel(
+    network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None, source: Path = SOURCE
+) -> Path:
     """The library for `network`, from the cache or compiled now. Several processes may call this at once.
 
     Args:
@@ -55,14 +57,15 @@ def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str
     }
     arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
     version = _run([*command, "--version"])
-    key = json.dumps([SOURCE.read_text(), command, arguments, version, _cpu()])
+    text = "".join(path.read_text() for path in dict.fromkeys((SOURCE, source)))
+    key = json.dumps([text, command, arguments, version, _cpu()])
     try:
         path = own_cache("native") / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
     except DataError as error:
         raise NativeUnavailable(f"The native kernel cannot be kept in {error}") from None
     try:
         if not _intact(path):
-            _build([*command, *arguments], path)
+            _build([*command, *arguments], source, path)
     except OSError as error:
         raise NativeUnavailable(f"The native kernel cannot be kept in {path.parent}: {error}.") from error
     return path
@@ -76,11 +79,7 @@ class NativeOracle:
 
     def __init__(self, network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
         """Raises NativeUnavailable, see `compile_kernel`."""
-        path = compile_kernel(network, flags, compiler)
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
+        library = _load(compile_kernel(network, flags, compiler))
         pointer, count = ctypes.c_void_p, ctypes.c_int64
         library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
         library.loss_gradient.restype = ctypes.c_double
@@ -89,6 +88,7 @@ class NativeOracle:
         library.scores.argtypes = [pointer, pointer, pointer, count, pointer]
         library.scores.restype = None
         self._library = library
+        self._how = flags, compiler
         self._network = network
         self._size = network.size
 
@@ -99,10 +99,7 @@ class NativeOracle:
             ValueError: an array has another shape than the network wants, a label is no class, or there are no beats.
         """
         params, x, rr, y = self._checked(params, batch)
-        classes = (self._network.classes,)
-        weight, offset = batch.class_weight, batch.logit_offset
-        scale = None if weight is None else _floats("class_weight", weight, classes)[y]
-        added = None if offset is None else _floats("logit_offset", offset, classes)
+        scale, added = self._changed(batch, y)
         gradient = np.empty(self._size, np.float32)
         loss = self._library.loss_gradient(
             params.ctypes.data,
@@ -136,8 +133,28 @@ class NativeOracle:
         return total, clipped
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
-        """By torch: exact second derivatives are rarely asked for, and by hand they would double the kernel."""
-        return self._torch.hessian_vector(params, batch, vector)
+        """The Hessian of the loss times `vector`, float32[parameters]; takes about as long as three gradients.
+
+        Raises:
+            ValueError: as in `gradient`.
+            NativeUnavailable: at the first call, which compiles what it needs.
+        """
+        params, x, rr, y = self._checked(params, batch)
+        vector = _floats("vector", vector, (self._size,))
+        scale, added = self._changed(batch, y)
+        product = np.empty(self._size, np.float32)
+        self._products.hessian_vector(
+            params.ctypes.data,
+            x.ctypes.data,
+            rr.ctypes.data,
+            y.ctypes.data,
+            len(y),
+            vector.ctypes.data,
+            product.ctypes.data,
+            None if scale is None else scale.ctypes.data,
+            None if added is None else added.ctypes.data,
+        )
+        return product
 
     def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
         """Logits, float32[n, classes]."""
@@ -149,8 +166,19 @@ class NativeOracle:
         return logits
 
     @functools.cached_property
-    def _torch(self) -> TorchOracle:
-        return TorchOracle(self._network)
+    def _products(self) -> ctypes.CDLL:
+        library = _load(compile_kernel(self._network, *self._how, HESSIAN))
+        pointer = ctypes.c_void_p
+        library.hessian_vector.argtypes = [*[pointer] * 4, ctypes.c_int64, *[pointer] * 4]
+        library.hessian_vector.restype = None
+        return library
+
+    def _changed(self, batch: Batch, y: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The factor on each beat's loss and what is added to the logits; None where nothing changes."""
+        classes = (self._network.classes,)
+        weight, offset = batch.class_weight, batch.logit_offset
+        scale = None if weight is None else _floats("class_weight", weight, classes)[y]
+        return scale, None if offset is None else _floats("logit_offset", offset, classes)
 
     def _checked(self, params: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         n, classes = len(batch.y), self._network.classes
@@ -165,6 +193,13 @@ class NativeOracle:
             _floats("rr", batch.rr, (n, self._network.rr)),
             np.ascontiguousarray(y, np.int32),
         )
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
 
 
 def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -186,12 +221,12 @@ def _find_compiler(named: str | None) -> list[str]:
     raise NativeUnavailable("There is no C++ compiler (g++, c++, clang++ or the one that CXX names) for the kernel.")
 
 
-def _build(command: list[str], path: Path) -> None:
+def _build(command: list[str], source: Path, path: Path) -> None:
     """Compiles to `path`: the library and, behind it, its SHA-256, as loading half a file would kill the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / "kernel.so"
-        _run([*command, str(SOURCE), "-o", str(made)])
+        _run([*command, str(source), "-o", str(made)])
         library = made.read_bytes()
         made.write_bytes(library + hashlib.sha256(library).digest())
         made.replace(path)
