@@ -78,7 +78,7 @@ library CommitteeVerdicts {
         for (uint256 trainer = 0; trainer < many; ++trainer) {
             uint256 score = scores[trainer];
             if (score == 0 || 100 * score < uint256(sitting.percent) * best) continue;
-            if (!_holds(sitting.absent, sitting.trainers[trainer])) qualified |= 1 << trainer;
+            if (!_holds(sitting.absent, sitting.trainers[trainer])) qualified |= 2 ** trainer;
         }
     }
 
@@ -100,35 +100,42 @@ library CommitteeVerdicts {
         return classes == 0 ? 0 : sum / classes;
     }
 
-    /// @dev Puts the shares of a class that an update was given into `given`, ascending, and returns their number.
+    /**
+     * @dev Puts the shares of a class that an update was given into `given`, ascending, and returns their number. Sizes were
+     * checked before: no index leaves its array, and no sum comes near 2^256.
+     */
     function _gather(ICommitteeLedger.Sitting memory sitting, uint256 trainer, uint256 class, uint256[] memory given)
         private
         pure
         returns (uint256 count)
     {
-        uint256 stride = sitting.trainers.length * sitting.classes;
-        uint256 lane = trainer * sitting.classes + class;
-        for (uint256 judge = 0; judge < sitting.judges.length; ++judge) {
-            uint256 share = (uint256(sitting.shares[lane / 16]) >> (16 * (lane % 16))) & NO_SHARE;
-            lane += stride;
-            if (share == NO_SHARE) continue;
-            _requireShare(sitting, judge, trainer, share);
-            uint256 place = count++;
-            for (; place > 0 && given[place - 1] > share; --place) {
-                given[place] = given[place - 1];
+        bytes32[] memory shares = sitting.shares;
+        uint32[] memory judges = sitting.judges;
+        uint256 slot = sitting.trainers[trainer];
+        unchecked {
+            uint256 stride = sitting.trainers.length * sitting.classes;
+            uint256 lane = trainer * sitting.classes + class;
+            for (uint256 judge = 0; judge < judges.length; ++judge) {
+                uint256 share = (uint256(shares[lane >> 4]) >> ((lane & 15) << 4)) & NO_SHARE;
+                lane += stride;
+                if (share == NO_SHARE) continue;
+                _requireShare(judges[judge], slot, share);
+                uint256 place = count++;
+                for (; place > 0; --place) {
+                    uint256 lower = given[place - 1];
+                    if (lower <= share) break;
+                    given[place] = lower;
+                }
+                given[place] = share;
             }
-            given[place] = share;
         }
     }
 
-    function _requireShare(ICommitteeLedger.Sitting memory sitting, uint256 judge, uint256 trainer, uint256 share)
-        private
-        pure
-    {
-        uint32 by = sitting.judges[judge];
-        uint32 slot = sitting.trainers[trainer];
-        if (share > PARTS) revert ICommitteeLedger.ShareOutOfRange(by, slot, share);
-        if (by == slot) revert ICommitteeLedger.OwnUpdateScored(by);
+    function _requireShare(uint32 judge, uint256 slot, uint256 share) private pure {
+        // The slot was a uint32 before.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        if (share > PARTS) revert ICommitteeLedger.ShareOutOfRange(judge, uint32(slot), share);
+        if (judge == slot) revert ICommitteeLedger.OwnUpdateScored(judge);
     }
 
     function _holds(uint32[] memory slots, uint32 slot) private pure returns (bool) {
