@@ -34,7 +34,7 @@ def _table(trial: Finished) -> Table:
     rows = [row for row in result.rounds if row.committee is not None][-ROUNDS:]
     lines = []
     for hospital in result.cohort.hospitals:
-        name = f"{hospital.id}{'*' if hospital.id in result.hostile else ''}"
+        name = f"{hospital.id}{'*' if hospital.id in (result.hostile or ()) else ''}"
         lines.append(cells([name, *(_mark(row.committee, hospital.id) for row in rows)]))
     return Table(["hospital", *(f"round {row.round}" for row in rows)], lines)
 

@@ -16,7 +16,7 @@ def verdicts_of(results: Sequence[Result]) -> str:
     for result in results:
         for row in result.rounds:
             for one in row.committee.verdicts if row.committee is not None else ():
-                good[one.hospital in result.hostile].append(one.qualified)
+                good[one.hospital in (result.hostile or ())].append(one.qualified)
     if not any(good.values()):
         return ""
     shares = [f"{100 * fmean(good[False]):.0f} % of the updates of honest hospitals"] if good[False] else []

@@ -50,6 +50,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "data": data,
                 "attack": _attack(values["attack"]),
                 "committee": _committee(values["committee"]),
+                "privacy": _privacy(values["privacy"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -75,6 +76,13 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
     method = committee["method"]
     drawn = ("size", "election") if method == "drawn" else ()
     return {name: committee[name] for name in ("method", *drawn, *(_JUDGED if method != "none" else ()))}
+
+
+def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mechanism reads of its section."""
+    return (
+        dict(privacy) if privacy["method"] == "dp-sgd" else {name: privacy[name] for name in ("method", "parameters")}
+    )
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
