@@ -16,6 +16,7 @@
     13        hospitals of every round are those that the seed draws                                      selection.py
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
+    16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -37,6 +38,7 @@ from engine.audit import (
     outcomes,
     own,
     policy,
+    privacy,
     quality,
     registry,
     reputation,
@@ -77,6 +79,7 @@ CHECKS: tuple[Check, ...] = (
     selection.check,  # 13
     witnesses.check,  # 14
     own.check,  # 15
+    privacy.check,  # 16
 )
 
 
