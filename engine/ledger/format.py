@@ -172,6 +172,7 @@ class Purpose(NamedTuple):
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
         foreign: an account that is none of the ledger's signs it.
+        repeats: the same content can be wanted again after it was taken, of a round that was opened again, say.
         gas: limit; the measured use is well below.
         by: role of the account that signs it.
     """
@@ -180,6 +181,7 @@ class Purpose(NamedTuple):
     function: str
     required: bool = False
     foreign: bool = False
+    repeats: bool = False
     gas: int = 1_500_000
     by: str = COORDINATOR
 
@@ -202,11 +204,11 @@ PURPOSES = {
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "close": Purpose("RoundLedger", "closeFederation", required=True),
-    "mark": Purpose("RoundLedger", "markRound"),
-    "finalize": Purpose("RoundLedger", "finalizeRound"),
+    "mark": Purpose("RoundLedger", "markRound", repeats=True),
+    "finalize": Purpose("RoundLedger", "finalizeRound", repeats=True),
     "submit": Purpose("RoundLedger", "submitUpdate"),
     "refuse": Purpose("RoundLedger", "refuseUpdate"),
-    "abort": Purpose("RoundLedger", "abortRound"),
+    "abort": Purpose("RoundLedger", "abortRound", repeats=True),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
