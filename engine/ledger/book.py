@@ -428,7 +428,15 @@ class Book:
     def _discard(self) -> None:
         """Delete the journal; another can be created."""
         self._store.discard()
-        for known in (self._transactions, self._attempts, self._keys, self._done, self._created, self._numbers, self._mined):
+        for known in (
+            self._transactions,
+            self._attempts,
+            self._keys,
+            self._done,
+            self._created,
+            self._numbers,
+            self._mined,
+        ):
             known.clear()
         self._open = None
 

@@ -23,7 +23,7 @@ Tables of a run's journal:
 
 and of a study's, where `round` of a transaction is a generation or the `seq` of a record:
 
-    meta          key `format` is "2"; `domain` and `backend` hold JSON
+    meta          key `format` is "3"; `domain` and `backend` hold JSON
     designs       registrations of the study
     records       that a trial began or ended; `stage` is a position in `STAGES`
 
@@ -126,7 +126,7 @@ RUN = Journal(
 
 STUDY = Journal(
     "study.sqlite",
-    2,
+    3,
     {
         "meta": _META,
         "designs": Table(
