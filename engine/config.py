@@ -64,6 +64,7 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -92,6 +93,41 @@ class RunConfig(Section):
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_privacy(self) -> Iterator[Mistake]:
+        """What a mechanism that keeps an account cannot account for."""
+        if not self.privacy.noised:
+            return
+        federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
+        if self.balance.method != "none":
+            says = "follows from the classes that a hospital counts, which every beat moves without noise"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            yield Mistake(wrong, ["balance.method", "privacy.method"])
+        if is_own(federation.algorithm):
+            says = (
+                f"what an algorithm of your own takes of the beats cannot be accounted for; {what} needs a built-in one"
+            )
+            yield Mistake(says, ["federation.algorithm", "privacy.method"])
+        for key, right, counts in (
+            ("federation.local_epochs", "privacy.steps", federation.local_epochs != 1),
+            ("personalisation.epochs", "personalisation.steps", adapting.epochs is not None),
+        ):
+            if counts:
+                says = (
+                    f"{key} counts passes over shuffled batches, and {what} samples each anew; say how many in {right}"
+                )
+                yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.stratified:
+            key = "federation.perfedavg.stratified"
+            says = f"{key} draws evenly over the classes, so that a rare beat comes more often than told; {what} needs false"
+            yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
+            key = "federation.perfedavg.variant"
+            says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or hessian-free"
+            yield Mistake(says, [key, "privacy.method"])
+        if self.privacy.secret == "key" and self.ledger.keystore is None:
+            says = "privacy.secret key needs ledger.keystore, which holds the hospitals' keys"
+            yield Mistake(says, ["privacy.secret", "ledger.keystore"])
 
     def _of_own_parts(self) -> Iterator[Mistake]:
         own_generator = is_own(self.balance.method)
@@ -151,5 +187,6 @@ def config_hash(config: RunConfig) -> str:
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
+    values["privacy"] = config.privacy.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -32,7 +32,7 @@ from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
-from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
+from engine.outputs import assemble, draw_picture, predictions, predictions_digest, privacy_report, write_outputs
 from engine.own.reference import digests, is_own, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
@@ -99,6 +99,11 @@ def steps(
     A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
+    if rungs and config.privacy.noised:
+        raise ConfigError(
+            f"privacy.method {config.privacy.method} does not go with pruning: each look at a model on the way is a release that "
+            "no budget has room for; take sampler settings without a pruner."
+        )
     claim_run(folder, config)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
@@ -257,7 +262,9 @@ class Federation:
         run = (self.config, self.hashed, self.cohort, self.network, state, scored.outcomes)
         lost = list(scored.missing.values())
         enemies = hostile(self.config.attack, len(self.cohort.hospitals), self.config.seed)
-        return assemble(*run, summary, spent.total(), self.requests, lost, enemies), scored
+        said = {one.hospital: one.privacy for one in good}
+        privacy = privacy_report(self.config, self.cohort, {h.id: said.get(h.id) for h in self.hospitals})
+        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy), scored
 
     def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""

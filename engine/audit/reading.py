@@ -417,7 +417,8 @@ def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
 
 def _statement(text: Any) -> Statement:
     names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
-    values = read_object(text, *names)
+    privacy = ("privacy",) if "privacy" in read_object(text) else ()
+    values = read_object(text, *names, *privacy)
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
@@ -437,7 +438,14 @@ def _statement(text: Any) -> Statement:
         _number(gradients["rounds"]),
         _number(gradients["personalisation"]),
         {_number(number): _matrix(table, size) for number, table in values["curve"]},
+        _object(values.get("privacy", {})) or None,
     )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return value
 
 
 def _members(value: Any, *names: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 **values,
                 "data": data,
                 "attack": _attack(values["attack"]),
+                "privacy": _privacy(values["privacy"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -65,6 +66,13 @@ def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
     goal = ("target",) if method == "backdoor" else ()
     own = ("parameters",) if "@" in method else ()
     return {name: attack[name] for name in ("method", *own, who, "start", *how, *goal)}
+
+
+def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mechanism reads of its section."""
+    return (
+        dict(privacy) if privacy["method"] == "dp-sgd" else {name: privacy[name] for name in ("method", "parameters")}
+    )
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
