@@ -25,7 +25,7 @@ Tables of a run's journal:
 
 and of a study's, where `round` of a transaction is a generation or the `seq` of a record:
 
-    meta          key `format` is "2"; `domain` and `backend` hold JSON
+    meta          key `format` is "3"; `domain` and `backend` hold JSON
     designs       registrations of the study
     records       that a trial began or ended; `stage` is a position in `STAGES`
 
@@ -140,7 +140,7 @@ RUN = Journal(
 
 STUDY = Journal(
     "study.sqlite",
-    2,
+    3,
     {
         "meta": _META,
         "designs": Table(
@@ -186,6 +186,7 @@ class Purpose(NamedTuple):
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
         foreign: an account that is none of the ledger's signs it.
+        repeats: the same content can be wanted again after it was taken, of a round that was opened again, say.
         gas: limit; the measured use is well below.
         by: role of the account that signs it.
     """
@@ -194,6 +195,7 @@ class Purpose(NamedTuple):
     function: str
     required: bool = False
     foreign: bool = False
+    repeats: bool = False
     gas: int = 1_500_000
     by: str = COORDINATOR
 
@@ -216,11 +218,11 @@ PURPOSES = {
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "close": Purpose("RoundLedger", "closeFederation", required=True),
-    "mark": Purpose("RoundLedger", "markRound"),
-    "finalize": Purpose("RoundLedger", "finalizeRound"),
+    "mark": Purpose("RoundLedger", "markRound", repeats=True),
+    "finalize": Purpose("RoundLedger", "finalizeRound", repeats=True),
     "submit": Purpose("RoundLedger", "submitUpdate"),
     "refuse": Purpose("RoundLedger", "refuseUpdate"),
-    "abort": Purpose("RoundLedger", "abortRound"),
+    "abort": Purpose("RoundLedger", "abortRound", repeats=True),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
@@ -262,8 +264,11 @@ SCHEMA = 2  # of a ModelUpdate
 
 # Names of digests in an annex: hash chain of all decisions on synthetic data so far; root over the round's verdicts and
 # the peers' scores behind them; root over the rewards of all hospitals after the round; hash of what the server's optimiser
-# remembers after the round, named tensors float64[P] as a model's; what the round's committee said.
-DECISIONS, SCORES, REWARDS, SERVER, COMMITTEE = "decisions", "scores", "rewards", "server", "committee"
+# remembers after the round, named tensors float64[P] as a model's; hash of the JSON of a privacy mechanism and its budget,
+# `PRIVACY_TERMS` of what each update says of it; what the round's committee said.
+DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
+COMMITTEE = "committee"
+PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
 # "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py. The mean is a sum in integers,

@@ -21,7 +21,7 @@ from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, SERVER, ZERO, tensor_name, vectors_name
+from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, PRIVACY, SERVER, ZERO, tensor_name, vectors_name
 from engine.ledger.keystore import read_rotations
 from engine.ledger.recount import Digests, Shown, packed, server_digest
 from engine.ledger.run import RunLedger
@@ -70,11 +70,13 @@ class LedgerObserver:
         actor: bool,
         rounds: int,
         clock: Clock = REAL,
+        privacy: bytes = ZERO,
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
+            privacy: digest of the mechanism and budget that every round names; zero without.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -82,6 +84,7 @@ class LedgerObserver:
         self._clock, started = clock, clock.now()
         self._folder, self._federation, self._rounds = folder, federation, rounds
         self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
+        self._privacy = {PRIVACY: privacy}
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -167,6 +170,7 @@ class LedgerObserver:
             tuple(one.opening for one in signed),
             digests={
                 DECISIONS: self._decisions,
+                **self._privacy,
                 **remembered,
                 **reputation.digests(record.round, judged, after),
                 **sitting.digests(record.round, sat),
