@@ -26,6 +26,7 @@ from engine import encoding
 from engine.ledger.erasure import erase
 from engine.ledger.format import RUN
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
+from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment
 from engine.ledger.subjects.registry import Federation, KeyRotation
 from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.synthetic import (
@@ -185,7 +186,7 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
     # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
-    elsewhere = {Receipt, PeerScores, Erasure, Availability, Header}
+    elsewhere = {Receipt, PeerScores, ScoreCommitment, RevealedScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
