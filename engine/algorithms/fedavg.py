@@ -11,7 +11,9 @@ from engine.algorithms.config import FederationConfig
 
 def steps_of(config: FederationConfig, work: Work) -> int:
     """SGD steps of a hospital's round."""
-    return config.local_steps or config.local_epochs * work.samples.batches(config.batch_size)
+    if config.local_steps is not None and work.privacy.steps is None:
+        return config.local_steps
+    return work.steps(config.local_epochs, config.batch_size)
 
 
 def rate_of(config: FederationConfig, round: int) -> float:
