@@ -209,8 +209,6 @@ def initial_parameters(network: AnyNetwork, seed: int) -> np.ndarray:
         from engine.own.network import initial
 
         return initial(network.part, network.sizes, network.parameters, int(draw.integers(2**63)))
-    if isinstance(network, FeatureNetwork):  # a linear head has no symmetry to break
-        return np.zeros(network.size, np.float32)
     parts = []
     for name, shape in network.layout:
         if name.endswith("bias"):

@@ -34,6 +34,7 @@ from sweeps.methods import Named, method_of
 from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, SPENT, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
+from sweeps.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,7 @@ class Outcome:
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
         privacy: what must be known of its epsilon; "" where no account is kept.
+        judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
 
@@ -99,6 +101,7 @@ class Outcome:
     leaky: tuple[str, ...]
     attack: str = ""
     privacy: str = ""
+    judged: str = ""
     unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
@@ -288,6 +291,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         leaky=first.cohort.leaky,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
         privacy="; ".join(dict.fromkeys(filter(None, map(_privacy, results)))),
+        judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
 
@@ -405,6 +409,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "leaky": list(outcome.leaky),
         "attack": outcome.attack,
         "privacy": outcome.privacy,
+        "judged": outcome.judged,
     }
 
 
