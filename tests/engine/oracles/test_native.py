@@ -423,7 +423,7 @@ def test_the_second_time_nothing_is_compiled(fresh: Path, monkeypatch: pytest.Mo
 def test_key_depends_on_all_that_shapes_the_library(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native, "_build", lambda command, path: None)
+    monkeypatch.setattr(native, "_build", lambda command, source, path: None)
     paths = [compile_kernel(SMALL), compile_kernel(ODD), compile_kernel(SMALL, QUICK)]
     monkeypatch.setattr(native, "_cpu", lambda: ["another"])
     paths.append(compile_kernel(SMALL))
