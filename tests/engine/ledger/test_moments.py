@@ -15,7 +15,6 @@ from engine.experiment import run
 from engine.ledger.config import LedgerConfig
 from engine.ledger.subjects.study import StudyLedger
 
-FUNDED = (
     "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # the second account of the nodes' test phrase
 )
 REORGANISED = (1, 2, 4)  # blocks
@@ -104,18 +103,6 @@ def test_what_a_node_forgets_at_any_moment_is_there_again(forgetful: Forgetful, 
 def test_a_whole_run_does_not_notice_what_a_node_forgets(forgetful: Forgetful, url: str, tmp_path: Path, tiny_config):
     config = tiny_config(**settings(url), **{"federation.rounds": 2})
     every_moment(lambda folder, url: heads(config, folder), forgetful, url, tmp_path, step=3)
-
-
-@pytest.mark.long
-def test_a_run_with_synthetic_beats_does_not_notice_a_node_that_restarts_empty(
-    forgetful: Forgetful, url: str, tmp_path: Path, tiny_config
-):
-    """Two accounts send, and what the one sends is refused without what the other has sent."""
-    admin = tmp_path / "admin.key"
-    admin.write_text(FUNDED)
-    more = {"ledger.admin_key_file": str(admin), "balance.method": "smote", "balance.classes": "SV"}
-    config = tiny_config(**settings(url), **more, **{"federation.rounds": 1})
-    every_moment(lambda folder, url: heads(config, folder), forgetful, url, tmp_path, blocks=(0,), step=5)
 
 
 def settings(url: str) -> dict[str, Any]:
