@@ -12,6 +12,7 @@ from pydantic import Field
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
+from engine.committee.config import CommitteeConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -38,6 +39,7 @@ class RunConfig(Section):
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
+    committee: CommitteeConfig = CommitteeConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -64,6 +66,8 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_committee()
+        yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -92,6 +96,62 @@ class RunConfig(Section):
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_committee(self) -> Iterator[Mistake]:
+        if self.committee.method == "none":
+            if self.ledger.reputation == "committee":
+                says = "ledger.reputation committee needs a committee, but committee.method is none"
+                yield Mistake(says, ["ledger.reputation", "committee.method"])
+            return
+        if says := self.committee.problem(self.cohort.hospitals):
+            yield Mistake(says, ["committee.method", "committee.size", "cohort.hospitals"])
+        if self.federation.algorithm in ("local", "centralised"):
+            says = f"committee.method judges updates, of which algorithm {self.federation.algorithm} makes no model"
+            yield Mistake(says, ["committee.method", "federation.algorithm"])
+        if self.schedule.mode != "synchronous":
+            says = f"committee.method needs schedule.mode synchronous, not {titled(self.schedule.mode)}"
+            yield Mistake(says, ["committee.method", "schedule.mode"])
+        if self.committee.gate and self.aggregation.problem(1):
+            says = "committee.gate leaves fewer updates than are known beforehand; allowed with it: a rule that takes any number, as mean"
+            yield Mistake(says, ["committee.gate", "aggregation.rule", "aggregation.byzantine"])
+        if self.ledger.reputation == "peers":
+            says = "ledger.reputation peers has all hospitals of a round judge each other; with a committee it is committee or none"
+            yield Mistake(says, ["ledger.reputation", "committee.method"])
+
+    def _of_privacy(self) -> Iterator[Mistake]:
+        """What a mechanism that keeps an account cannot account for."""
+        if not self.privacy.noised:
+            return
+        federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
+        if self.balance.method != "none":
+            says = "follows from the classes that a hospital counts, which every beat moves without noise"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            yield Mistake(wrong, ["balance.method", "privacy.method"])
+        if is_own(federation.algorithm):
+            says = (
+                f"what an algorithm of your own takes of the beats cannot be accounted for; {what} needs a built-in one"
+            )
+            yield Mistake(says, ["federation.algorithm", "privacy.method"])
+        for key, right, counts in (
+            ("federation.local_epochs", "privacy.steps", federation.local_epochs != 1),
+            ("personalisation.epochs", "personalisation.steps", adapting.epochs is not None),
+        ):
+            if counts:
+                says = (
+                    f"{key} counts passes over shuffled batches, and {what} samples each anew; say how many in {right}"
+                )
+                yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.stratified:
+            key = "federation.perfedavg.stratified"
+            says = f"{key} draws evenly over the classes, so that a rare beat comes more often than told; {what} needs false"
+            yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
+            key = "federation.perfedavg.variant"
+            says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or hessian-free"
+            yield Mistake(says, [key, "privacy.method"])
+        if self.privacy.secret == "key" and self.ledger.keystore is None:
+            says = "privacy.secret key needs ledger.keystore, which holds the hospitals' keys"
+            yield Mistake(says, ["privacy.secret", "ledger.keystore"])
 
     def _of_own_parts(self) -> Iterator[Mistake]:
         own_generator = is_own(self.balance.method)
@@ -151,5 +211,7 @@ def config_hash(config: RunConfig) -> str:
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
+    values["committee"] = config.committee.used()
+    values["privacy"] = config.privacy.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

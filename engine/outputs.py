@@ -1,12 +1,13 @@
 """What a run leaves in its folder: predictions, model, result, and a picture that is drawn after all that is on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine import checkpoint
+from engine.algorithms.budget import noised_samples
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
@@ -16,6 +17,8 @@ from engine.messages import LoopState, Outcome
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.picture import confusion_svg
+from engine.privacy.plan import Mechanism, mechanism_of
+from engine.privacy.report import told
 from engine.result import (
     MODEL,
     PICTURE,
@@ -26,6 +29,7 @@ from engine.result import (
     CohortReport,
     LedgerSummary,
     PersonalScores,
+    PrivacyReport,
     Result,
     RoundSummary,
     Scores,
@@ -49,12 +53,14 @@ def assemble(
     synthesis: Sequence[SyntheticRow] | None = None,
     lost: Sequence[str] = (),
     hostile: frozenset[int] = frozenset(),
+    privacy: PrivacyReport | None = None,
 ) -> Result:
     """The result of a run after the rounds of `state`.
 
     Args:
         lost: hospitals that could not be tested, in sentences.
         hostile: ids of hospitals that play attackers, which are not scored.
+        privacy: what was spent.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
@@ -86,7 +92,37 @@ def assemble(
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
+        privacy=privacy,
     )
+
+
+def privacy_terms(config: RunConfig) -> dict[str, Any] | None:
+    """What every record of the privacy mechanism says; None where no account is kept."""
+    return _mechanism(config).record() if config.privacy.noised else None
+
+
+def _mechanism(config: RunConfig) -> Mechanism:
+    return mechanism_of(config.privacy, noised_samples(config.federation, config.personalisation, config.privacy.steps))
+
+
+def privacy_report(
+    config: RunConfig, cohort: Cohort, spent: Mapping[int, Mapping[str, Any] | None]
+) -> PrivacyReport | None:
+    """What was spent, by what each hospital says of it; None where no account is kept.
+
+    Args:
+        spent: hospital -> what its mechanism says of the whole run; None where it could not be asked.
+    """
+    if not config.privacy.noised:
+        return None
+    counts = {hospital: None if said is None else tuple(said["spent"]) for hospital, said in spent.items()}
+    patients = np.array([record["patient"] for record in cohort.beats.records])
+    most = 0
+    for hospital in cohort.hospitals:
+        of = patients[np.asarray(cohort.beats.record[hospital.train])]
+        most = max(most, int(np.unique(of, return_counts=True)[1].max(initial=0)))
+    peers = config.ledger.reputation == "peers"
+    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, peers))
 
 
 def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:

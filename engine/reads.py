@@ -13,6 +13,7 @@ from engine.config import OWN_KEYS, RunConfig
 from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
+from engine.privacy.config import PLAIN, PrivacyConfig
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -33,10 +34,13 @@ _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
+_PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over the beats, and no samples
+
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
-    "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
+    "federation.local_epochs": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
+    "federation.batch_size": (_PASSES,),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
@@ -63,6 +67,9 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.start": ({"attack.method": _ATTACKS},),
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
+    **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),

@@ -206,6 +206,26 @@ class CohortReport(Part):
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
 
 
+class VerdictRow(Part):
+    """What a committee found of one update: its score in parts of 10,000."""
+
+    hospital: int
+    score: int
+    qualified: bool
+
+
+class CommitteeRow(Part):
+    """Who judged the updates of a round, and how.
+
+    Attributes:
+        judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
+    """
+
+    judges: Many[int]
+    absent: Many[int]
+    verdicts: Many[VerdictRow]
+
+
 class RoundSummary(Part):
     """One round: a row of `rounds`, of a checkpoint's history, and what observers are told.
 
@@ -214,9 +234,10 @@ class RoundSummary(Part):
         sign_seconds: that the round takes longer as hospitals check and sign.
         participants: hospitals whose updates were taken.
         lost: what failed, in sentences.
-        train_loss: mean over the participants' beats.
+        train_loss: mean over the participants' beats; None where a privacy mechanism keeps it back.
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
+        committee: who judged and how; None where no committee sits.
     """
 
     round: int
@@ -227,9 +248,10 @@ class RoundSummary(Part):
     sign_seconds: float
     participants: int
     lost: Many[str]
-    train_loss: float
+    train_loss: float | None
     gradient_evaluations: int
     validation: Scores
+    committee: CommitteeRow | None = None
 
 
 class Standing(Part):
@@ -336,6 +358,52 @@ class SyntheticRow(Part):
     record: str
 
 
+class PrivacySpent(Part):
+    """What one hospital has spent.
+
+    Attributes:
+        samples: of which one gradient was released, and of which two were.
+        told: whether it said so itself; else this is the whole budget.
+    """
+
+    id: int
+    samples: Many[int]
+    epsilon: float
+    told: bool
+
+
+class PrivacyReport(Part):
+    """What a privacy mechanism that keeps an account has cost; see docs/privacy.md.
+
+    Attributes:
+        unit: what is protected.
+        neighbours: in what two data sets differ that cannot be told apart.
+        epsilon: the largest of the hospitals', each of which is the smaller of two upper bounds; `pld` and `rdp` are the two of
+            the largest.
+        sigma: noise multiplier.
+        budget: samples that each hospital may take, as `PrivacySpent.samples`.
+        secret: "simulated" or "key": where noise and sampling come from.
+        most_beats_of_a_patient: train beats of one patient in one hospital; what protects a beat protects none of so many.
+        not_protected: what leaves a hospital besides, in words.
+    """
+
+    mechanism: str
+    unit: str
+    neighbours: str
+    epsilon: float
+    delta: float
+    pld: float
+    rdp: float
+    sigma: float
+    clip: float
+    sampling_rate: float
+    budget: Many[int]
+    secret: str
+    most_beats_of_a_patient: int
+    not_protected: Many[str]
+    hospitals: Many[PrivacySpent]
+
+
 # --- The whole --------------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +419,7 @@ class Result(Part):
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
+        privacy: what was spent; None where no account is kept.
     """
 
     version: Literal[3]
@@ -368,6 +437,7 @@ class Result(Part):
     synthesis: Many[SyntheticRow] | None = None
     lost: Many[str]
     hostile: Many[int] | None = None
+    privacy: PrivacyReport | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

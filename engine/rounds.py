@@ -1,5 +1,6 @@
 """The loop: ask hospitals, train locally, take what counts, judge, merge, score, record. It knows protocols only."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,10 +20,11 @@ from engine.messages import (
     Rule,
     Schedule,
     Taken,
+    Update,
     survivors,
 )
 from engine.metrics import federation_scores
-from engine.result import RoundSummary, Scores
+from engine.result import CommitteeRow, RoundSummary, Scores
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
 
@@ -80,7 +82,7 @@ def run_rounds(
         watch.lap("train")
         judged = parts.judges(asked, taken)
         watch.lap("peer")
-        params, server = parts.rule.merge(state, taken, judged.verdicts)
+        params, server = parts.rule.merge(state, judged.counted(taken), judged.verdicts)
         watch.lap("train")
         parent, model = model, parts.ledger.name(params)
         watch.lap("hash")
@@ -88,7 +90,7 @@ def run_rounds(
         how = parts.validation
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
-        summary = summarise(round, taken, blind, scores, watch, parts.pool.width)
+        summary = summarise(round, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
         record = RoundRecord(round, parent, model, taken.updates, judged, summary, (state.server, server))
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
@@ -127,8 +129,21 @@ def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[dict[int, 
     return {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}, blind
 
 
+def _mean_loss(updates: Sequence[Update]) -> float | None:
+    """Over the beats; None where a hospital tells none."""
+    if any(math.isnan(u.loss) for u in updates):
+        return None
+    return float(np.average([u.loss for u in updates], weights=[u.samples for u in updates]))
+
+
 def summarise(
-    round: int, taken: Taken, blind: Sequence[HospitalError], validation: Scores, watch: Stopwatch, width: int
+    round: int,
+    taken: Taken,
+    blind: Sequence[HospitalError],
+    validation: Scores,
+    watch: Stopwatch,
+    width: int,
+    committee: CommitteeRow | None = None,
 ) -> RoundSummary:
     """One round's record; hospitals check and sign at the same time, `width` of them."""
     updates, laps = taken.updates, watch.laps
@@ -141,7 +156,8 @@ def summarise(
         sign_seconds=sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
         participants=len(updates),
         lost=tuple(str(error) for error in (*taken.lost, *blind)),
-        train_loss=float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+        train_loss=_mean_loss(updates),
         gradient_evaluations=sum(u.gradient_evaluations for u in updates),
         validation=validation,
+        committee=committee,
     )

@@ -57,7 +57,6 @@ DASHES: tuple[Any, ...] = (
     (0, (8, 2)),
     (0, (1, 2)),
 )
-ALONE = "local-only"
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, Look]:
@@ -116,7 +115,15 @@ def legend(
         lines: methods are drawn as lines, too.
     """
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle=dash if lines else "", markersize=4.5, label=method)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            linestyle=dash if lines else "",
+            markersize=4.5,
+            label=folded(method, 40),
+        )
         for method, (colour, marker, dash) in looks.items()
         if method in shown
     ]
@@ -124,7 +131,8 @@ def legend(
         handles.append(Line2D([], [], color=GREY, marker="_", linestyle=":", label="local majority"))
     if common:
         handles.append(Line2D([], [], color=GREY, marker="_", linestyle="", label="its global model"))
-    columns = len(handles) if len(handles) < 4 else 3
+    widest = max((len(line) for handle in handles for line in str(handle.get_label()).splitlines()), default=1)
+    columns = min(len(handles), 3, max(1, 105 // (widest + 6)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 

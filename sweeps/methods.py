@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from engine.algorithms.config import Method
 from engine.config import RunConfig
-from engine.own.reference import is_own, titled
+from engine.own.reference import reference
 from engine.reads import why_unread
 
 # what a name says besides the algorithm, and the value of which it says nothing
@@ -63,5 +63,6 @@ def method_of(config: RunConfig) -> Named:
         if why_unread(config, f"{section}.{key}"):
             continue
         if (value := getattr(getattr(config, section), key)) != neutral:
-            words.append(titled(value) if is_own(value) else value.replace("_", " "))
+            own = reference(value)
+            words.append(own.brief if own is not None else value.replace("_", " "))
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

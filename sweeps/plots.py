@@ -36,6 +36,7 @@ from sweeps.drawing import (
 )
 from sweeps.material import Finished, Front, Skew, best_of_each
 from sweeps.scores import MODELS, SHOWN
+from sweeps.text import spoken
 
 
 def skew_name(skew: Skew) -> str:
@@ -105,7 +106,14 @@ def recall_map(trials: Sequence[Finished]) -> list[Figure]:
         values = np.array(
             [[number(trial.outcome.mean(f"final/personal/recall/{c}")) for c in classes] for trial in rows], dtype=float
         )
-        figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * len(rows)), layout="constrained")
+        several = len({t.condition for t in rows}) > 1
+        names, before = [], None
+        for trial in rows:
+            first = f"{trial.condition}   " if several and trial.condition != before else ""
+            names.append(folded(first + trial.method, 44))
+            before = trial.condition
+        lines = 1 if max(name.count("\n") for name in names) == 0 else 1.6
+        figure = Figure(figsize=(WIDTH, 0.65 + 0.2 * lines * len(rows)), layout="constrained")
         axes = figure.subplots()
         axes.grid(False)
         shown = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -113,17 +121,11 @@ def recall_map(trials: Sequence[Finished]) -> list[Figure]:
             if np.isfinite(values[i, j]):
                 dark = values[i, j] < 0.55
                 axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="w" if dark else "k")
-        several = len({t.condition for t in rows}) > 1
-        names, before = [], None
-        for trial in rows:
-            first = f"{trial.condition}   " if several and trial.condition != before else ""
-            names.append(first + trial.method)
-            before = trial.condition
         axes.set_yticks(range(len(rows)), names)
         support = [sorted({r.final.personal.support.get(c, 0) for t in rows for r in t.results}) for c in classes]
         counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
         axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
-        axes.set_xlabel("class, and its number of test beats")
+        axes.set_xlabel(spoken("class, and its number of test beats", rows[0].outcome.unit))
         for i in range(1, len(rows)):
             if rows[i].condition != rows[i - 1].condition:
                 axes.axhline(i - 0.5, color="white", linewidth=2.5)

@@ -46,6 +46,12 @@ class Work:
         """Positions of one batch after another, without end; `draw` where streams must be independent."""
         return self.privacy.batches(len(self.samples), batch_size, self.draw if draw is None else draw)
 
+    def steps(self, epochs: int, batch_size: int) -> int:
+        """Gradients in so many passes over the beats, or as the mechanism says."""
+        if self.privacy.steps is not None:
+            return self.privacy.steps
+        return epochs * self.samples.batches(batch_size)
+
     def starting_from(self, params: np.ndarray) -> "Work":
         """The same work from other parameters."""
         return replace(self, params=params)

@@ -31,9 +31,9 @@ METHODS = {
 
 
 def method_called(algorithm: str) -> Method:
-    """The algorithm of a key, as a reader knows it; one of a user's own by the name of its file."""
+    """The algorithm of a key, as a reader knows it; one of a user's own by the name in its file."""
     own = reference(algorithm)
-    return METHODS[algorithm] if own is None else Method(own.short)
+    return METHODS[algorithm] if own is None else Method(own.brief)
 
 
 class PerFedAvgConfig(Section):

@@ -246,7 +246,8 @@ class Report:
             case Verdict.FINDINGS:
                 return f" ({sum(len(report.findings) for report in everything)})"
             case Verdict.NOT_VERIFIED:
-                return f" ({sum(len(report.unchecked) for report in everything)} things could not be checked)"
+                unchecked = sum(len(report.unchecked) for report in everything)
+                return f" ({unchecked} thing{'s' * (unchecked > 1)} could not be checked)"
             case Verdict.UNFINISHED:
                 return " (all that is there is consistent)"
         return ""

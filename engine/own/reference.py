@@ -41,6 +41,11 @@ class Reference(NamedTuple):
         """For tables, where another state of the same file is another part."""
         return f"{self.title}@{self.digest[:8]}"
 
+    @property
+    def brief(self) -> str:
+        """For the name of a method, which tells several parts in one line."""
+        return f"{self.name}@{self.digest[:4]}"
+
 
 def reference(text: Any) -> Reference | None:
     """The own part that a configuration names; None for anything else.
