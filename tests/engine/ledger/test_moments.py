@@ -15,8 +15,6 @@ from engine.experiment import run
 from engine.ledger.config import LedgerConfig
 from engine.ledger.subjects.study import StudyLedger
 
-    "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # the second account of the nodes' test phrase
-)
 REORGANISED = (1, 2, 4)  # blocks
 
 
