@@ -1,12 +1,13 @@
 """Whether an address is that of an MLflow server: one question, answered within seconds and in a sentence."""
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import requests
+
+from engine.encoding import read_json
 
 PATIENCE = 5.0  # seconds for the whole answer, and as many for the connection
 _QUESTION = "/api/2.0/mlflow/experiments/search"
@@ -62,8 +63,8 @@ def _meaning(response: requests.Response, seconds: float) -> str:
         if time.monotonic() > until or len(body) > _LARGEST:
             return "what listens there is no MLflow"
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
+        answer = read_json(body.decode("utf-8", "replace"))
+    except ValueError:
         answer = None
     # a server without any experiment that we may see answers {}
     if isinstance(answer, dict) and answer.keys() <= _KNOWN | {"message"} and (answer or response.ok):
