@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.aggregation.config import AggregationConfig
+from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
@@ -40,6 +40,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
+    update: UpdateConfig = UpdateConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -220,5 +221,6 @@ def config_hash(config: RunConfig) -> str:
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["selection"] = config.selection.used()
+    values["update"] = config.update.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -203,6 +203,8 @@ class Hospital:
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         honest, memory = self._rule.encode(result.update, self.state)
         sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, asked.params, self.state)
+        if sent is not honest:
+            sent = self._rule.form(sent)  # whoever attacks sends in the same form
         self.state = {**result.state, **memory, **tricks, **self._privacy.memory()}
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")

@@ -417,6 +417,7 @@ class Rule:
         join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
         direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
         step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+        form: what a vector becomes on its way, of whatever is sent in its place, too.
         remembers: name under which the direction joins the server's state, for rules that start from the last one; "" for
             the others.
     """
@@ -429,6 +430,7 @@ class Rule:
     direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
     step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
     remembers: str = ""
+    form: Callable[[np.ndarray], np.ndarray] = lambda vector: vector
 
     def merge(self, state: LoopState, taken: Taken, verdicts: Verdicts) -> tuple[np.ndarray, State]:
         """The next global model, float32[parameters] in a new array, and the state of the server's optimiser."""

@@ -343,11 +343,12 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 
 def _exchanged(result: Result, method: Named) -> float:
-    """Bytes of float32 parameters: to and from each participant of a round, and the last model to everybody."""
+    """Bytes of models to each participant of a round, of its update back, and of the last model to everybody."""
     if not method.trains_global:
         return 0.0
-    sent = sum(2 * row.participants for row in result.rounds) + len(result.cohort.hospitals)
-    return 4.0 * result.parameters * sent
+    took = sum(row.participants for row in result.rounds)
+    update = result.config.update.size(result.parameters)
+    return 4.0 * result.parameters * (took + len(result.cohort.hospitals)) + update * took
 
 
 def all_of_class(

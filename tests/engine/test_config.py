@@ -119,6 +119,8 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["noise"] = None
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+    if key == "update.share":
+        values["update"]["compression"] = "top-k"
     if key == "selection.floor":
         values["selection"]["policy"] = "oort"
     if key.startswith("committee.") and key != "committee.method":
@@ -568,7 +570,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for section in ("balance", "attack", "committee"):
         values[section] = {"method": "none"}  # reads nothing else
     values["aggregation"]["server"] = {"method": "none"}
-    del values["selection"]["floor"]
+    del values["selection"]["floor"], values["update"]["share"]
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
     }
