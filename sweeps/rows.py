@@ -34,6 +34,7 @@ from sweeps.methods import Named, method_of
 from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
+from sweeps.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +83,7 @@ class Outcome:
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
+        judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
 
@@ -97,6 +99,7 @@ class Outcome:
     digest: str
     leaky: tuple[str, ...]
     attack: str = ""
+    judged: str = ""
     unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
@@ -285,6 +288,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
+        judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
 
@@ -320,11 +324,12 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 
 def _exchanged(result: Result, method: Named) -> float:
-    """Bytes of float32 parameters: to and from each participant of a round, and the last model to everybody."""
+    """Bytes of models to each participant of a round, of its update back, and of the last model to everybody."""
     if not method.trains_global:
         return 0.0
-    sent = sum(2 * row.participants for row in result.rounds) + len(result.cohort.hospitals)
-    return 4.0 * result.parameters * sent
+    took = sum(row.participants for row in result.rounds)
+    update = result.config.update.size(result.parameters)
+    return 4.0 * result.parameters * (took + len(result.cohort.hospitals)) + update * took
 
 
 def all_of_class(
@@ -385,6 +390,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         ],
         "leaky": list(outcome.leaky),
         "attack": outcome.attack,
+        "judged": outcome.judged,
     }
 
 

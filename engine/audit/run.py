@@ -14,8 +14,10 @@
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
+    13        committees: drawn from the models, committed before they revealed, verdicts from scores          committee.py
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
+    16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -33,29 +35,31 @@ from pathlib import Path
 from engine.audit import (
     calls,
     closing,
+    committee,
+    copies,
     numbers,
     outcomes,
     own,
     policy,
+    privacy,
     quality,
     registry,
     reputation,
     result,
     rounds,
     selection,
-    spec,
     state,
     synthetic,
     vectors,
     witnesses,
 )
-from engine.audit.case import Case, Update
+from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Execute, execute_run
 from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
 from engine.audit.reading import read
-from engine.audit.report import Count, Note, Report, Told, collected, finding, text
+from engine.audit.report import Note, Report, Told, collected, text
 from engine.ledger.format import UNBOUND
 
 Check = Callable[[Case], Iterator[Told]]
@@ -75,8 +79,10 @@ CHECKS: tuple[Check, ...] = (
     result.check,  # 11
     numbers.check,  # 12
     selection.check,  # 13
+    committee.check,  # 13
     witnesses.check,  # 14
     own.check,  # 15
+    privacy.check,  # 16
 )
 
 
@@ -127,7 +133,7 @@ def compare(path: Path, other: Path) -> Report:
             words = "nothing was compared: the two belong to different federations or contracts"
             report.add(Note(words, unchecked=True))
             return report
-        for told in _compare(first, second):
+        for told in copies.check(first, second):
             report.add(told)
         if not first.rounds.keys() & second.rounds.keys():
             report.add(Note("nothing was compared: no round is in both copies", unchecked=True))
@@ -144,37 +150,3 @@ def _read(evidence: Evidence, report: Report) -> Case | None:
 
 def _updates(case: Case) -> int:
     return sum(len(entry.updates) for entry in case.rounds.values())
-
-
-def _compare(first: Case, second: Case) -> Iterator[Told]:
-    both = sorted(first.rounds.keys() & second.rounds.keys())
-    yield Count("rounds", len(both))
-    yield Count("updates", 0)
-    for number in both:
-        yield from _compare_round(number, first, second)
-    for number in sorted(first.rounds.keys() ^ second.rounds.keys()):
-        yield Note(f"round {number} is in one copy only", unchecked=True)
-
-
-def _compare_round(number: int, first: Case, second: Case) -> Iterator[Told]:
-    a, b = first.rounds[number], second.rounds[number]
-    for slot in sorted(a.updates.keys() & b.updates.keys()):
-        one, two = a.updates[slot], b.updates[slot]
-        yield Count("updates")
-        if one.record is None or two.record is None or one.record == two.record:
-            continue
-        if _signed(first, number, slot, one) and _signed(second, number, slot, two):
-            message = "the hospital signed two different updates for one round"
-            yield finding("equivocation", "update", one.leaf, two.leaf, message, round=number, hospital=slot)
-    if a.head != b.head:
-        message = "the coordinator sealed the round in two versions"
-        yield finding("equivocation", "head", a.head, b.head, message, round=number)
-
-
-def _signed(case: Case, number: int, slot: int, update: Update) -> bool:
-    """Whether an update is signed by the holder of its slot."""
-    assert update.record is not None
-    try:
-        return spec.signer(update.record.digest(case.domain), update.signature) == case.holder(slot, number)
-    except ValueError:
-        return False

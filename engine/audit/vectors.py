@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import limits, own, rules, spec
+from engine.audit import compression, limits, own, rules, spec
 from engine.audit.case import Case, Round
+from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Combine, Model, Weighted
@@ -33,7 +34,9 @@ def check(case: Case) -> Iterator[Told]:
             yield Note(f"aggregates were not recomputed from round {number} on", unchecked=True)
             model = None
         else:
-            model = yield from _check_aggregate(case, number, entry, model, updates, combine)
+            good = entry.counted(case.rule.gate)
+            merged = [one for slot, one in zip(sorted(entry.updates), updates, strict=True) if slot in good]
+            model = yield from _check_aggregate(case, number, entry, model, merged, combine)
     yield from _check_files(case)
 
 
@@ -50,7 +53,24 @@ def _genesis(case: Case) -> Reading[Model | None]:
         message = "the archived genesis parameters are not the recorded ones"
         yield finding("archive", "genesis", case.federation.genesis_model, found, message, round=0)
         return None
+    yield from _check_beginning(case)
     return Model(tensors[GENESIS])
+
+
+def _check_beginning(case: Case) -> Iterator[Told]:
+    """A run begins from what its seed gives; one that began from a model of somebody's choice could have learnt before."""
+    seed, model = seed_of(case.config), case.config.get("model")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if seed is None or not isinstance(network, str):
+        return  # such a configuration is told in `closing.py`
+    if "@" in network:
+        yield Note("the model before round 1 is what a network of its own begins with: it was not drawn again")
+        return
+    drawn = flat_hash(case, initial(case.federation.layout, seed))
+    yield Count("beginnings")
+    if drawn != case.federation.genesis_model:
+        message = "the model before round 1 is not the one that the seed gives"
+        yield finding("meta", "genesis_model", drawn, case.federation.genesis_model, message, round=0)
 
 
 def _check_aggregate(
@@ -107,6 +127,8 @@ def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[Weight
             message = "the archived vector is not the one that the hospital signed"
             yield finding("archive", "update", update.record["update"], found, message, **where)
             whole = False
+        if wrong := compression.problem(case.config, tensors[name]):
+            yield finding("archive", "compression", "the form that is configured", None, wrong, **where)
         samples = None if update.opening is None else update.opening.samples
         if samples is None and case.rule.weighting == "samples":
             if not case.public:
