@@ -30,6 +30,7 @@ _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
+_OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _RPC: Clause = {"ledger.backend": ("rpc",)}
@@ -77,7 +78,12 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
-    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{
+        f"model.{name}": ({"model.network": ("cnn",)},)
+        for name in ModelConfig.model_fields
+        if name not in (*_OF_MODEL, *_OF_FEATURES)
+    },
+    **{f"model.{name}": ({"model.network": ("features",)},) for name in _OF_FEATURES},
     **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
     "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),

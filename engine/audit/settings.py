@@ -16,6 +16,7 @@ _SMOTE = (*_ADDED, "neighbours", "policy")
 _BALANCE = {
     "none": (),
     "class_weighted": ("max_weight",),
+    "public_weights": ("weights",),
     "logit_adjustment": ("tau",),
     "oversample": _ADDED,
     "smote": _SMOTE,

@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "model.groups": 4,
     "balance.classes": "SV",
     "balance.max_weight": 5.0,
+    "balance.weights": {"S": 5.0},
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
@@ -108,6 +109,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    if value == "public_weights":
+        values["balance"]["weights"] = {"V": 2.0}
     if key == "privacy.method":
         values["privacy"]["noise"] = 1.0
     elif key.startswith("privacy.") and key != "privacy.parameters":
