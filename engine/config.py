@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.aggregation.config import AggregationConfig
+from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
@@ -21,7 +21,7 @@ from engine.own.call import OwnSection
 from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
-from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.tracking.config import TrackingConfig, has_password
@@ -40,6 +40,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
+    update: UpdateConfig = UpdateConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -78,6 +79,9 @@ class RunConfig(Section):
 
     def _of_classes(self) -> Iterator[Mistake]:
         labels = self.data.labels
+        if unknown := [name for name in self.balance.weights or () if name not in labels]:
+            says = f"balance.weights: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+            yield Mistake(says, ["balance.weights", "data.classes"])
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
             if unknown := [name for name in names or () if name not in labels]:
                 says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
@@ -121,6 +125,9 @@ class RunConfig(Section):
 
     def _of_committee(self) -> Iterator[Mistake]:
         if self.committee.method == "none":
+            if self.selection.policy in BY_VERDICTS:
+                says = f"selection.policy {self.selection.policy} goes by verdicts on updates, but committee.method is none"
+                yield Mistake(says, ["selection.policy", "committee.method"])
             if self.ledger.reputation == "committee":
                 says = "ledger.reputation committee needs a committee, but committee.method is none"
                 yield Mistake(says, ["ledger.reputation", "committee.method"])
@@ -145,9 +152,9 @@ class RunConfig(Section):
         if not self.privacy.noised:
             return
         federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
-        if self.balance.method != "none":
+        if self.balance.method not in ("none", "public_weights"):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
-            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
         if federation.algorithm in ("scaffold", "ditto", "fedper", "fedrep", "fedbn"):
             says = f"algorithm {federation.algorithm} takes gradients that are not accounted for; {what} goes with "
@@ -245,5 +252,7 @@ def config_hash(config: RunConfig) -> str:
     values["attack"] = config.attack.used()
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
+    values["selection"] = config.selection.used()
+    values["update"] = config.update.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

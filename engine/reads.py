@@ -14,6 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.privacy.config import PLAIN, PrivacyConfig
+from engine.schedule.config import FLOORED
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -32,6 +33,7 @@ _FINE = {**_TUNES, "personalisation.method": ("finetune", "lp-ft")}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
+_OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _RPC: Clause = {"ledger.backend": ("rpc",)}
@@ -77,6 +79,8 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "update.share": ({"update.compression": ("top-k",)},),
+    "selection.floor": ({"selection.policy": FLOORED},),
     **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _ADAPTED},),
@@ -85,7 +89,12 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
     "personalisation.keep": (_FINE,),
     "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
-    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{
+        f"model.{name}": ({"model.network": ("cnn",)},)
+        for name in ModelConfig.model_fields
+        if name not in (*_OF_MODEL, *_OF_FEATURES)
+    },
+    **{f"model.{name}": ({"model.network": ("features",)},) for name in _OF_FEATURES},
     **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
     "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),

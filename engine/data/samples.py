@@ -1,6 +1,6 @@
 """One hospital's beats of one part, and the orders in which batches pass through them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +59,11 @@ NO_SAMPLES = Samples(_NONE, _NONE, np.zeros(0, np.int8), np.zeros(0, np.int64))
 _BLOCK = 4096  # beats scored at a time, so that a large hospital does not copy all of its mapped beats at once
 
 
-def predicted(oracle: Oracle, params: np.ndarray, samples: Samples) -> np.ndarray:
-    """int8[n], the class that the parameters give each beat."""
-    blocks = [samples.batch(slice(i, i + _BLOCK)) for i in range(0, len(samples), _BLOCK)]
+def predicted(
+    oracle: Oracle, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
+) -> np.ndarray:
+    """int8[n], the class that the parameters give each beat, as it is or as it is `seen`."""
+    blocks = [seen(samples.batch(slice(i, i + _BLOCK))) for i in range(0, len(samples), _BLOCK)]
     return np.concatenate(
         [oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
     )

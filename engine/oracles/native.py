@@ -17,11 +17,14 @@ import numpy as np
 
 from engine.errors import DataError, PulseLedgerError
 from engine.files import is_own, own_cache
-from engine.model import Network
+from engine.model import FeatureNetwork, Network, frozen_features
 from engine.oracles.base import Batch, Clipped, require_clip
+from engine.oracles.torch import TorchOracle
 
-SOURCE = Path(__file__).with_name("native.cpp")
-HESSIAN = Path(__file__).with_name("native_hessian.cpp")  # includes the other; a library of its own, as few need it
+SOURCE, FEATURES, HESSIAN = (
+    Path(__file__).with_name(f"{name}.cpp") for name in ("native", "features", "native_hessian")
+)
+Compiled = Network | FeatureNetwork
 # Not -ffast-math: it would let the compiler drop NaN, and a library linked with it changes the rounding of the process.
 FLAGS = tuple(
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC".split()
@@ -33,31 +36,24 @@ class NativeUnavailable(PulseLedgerError):
 
 
 def compile_kernel(
-    network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None, source: Path = SOURCE
+    network: Compiled, flags: Sequence[str] = FLAGS, compiler: str | None = None, product: bool = False
 ) -> Path:
     """The library for `network`, from the cache or compiled now. Several processes may call this at once.
 
     Args:
         compiler: command of a C++ compiler; default is the environment's CXX, else g++, c++ or clang++.
+        product: of the `cnn`, the library of Hessian-vector products.
 
     Raises:
         NativeUnavailable: there is no compiler, it fails, or the cache folder cannot be written.
     """
     command = _find_compiler(compiler)
-    sizes = {
-        "LEADS": network.leads,
-        "WINDOW": network.window,
-        "RR": network.rr,
-        "CLASSES": network.classes,
-        **{f"CHANNELS{i}": channels for i, channels in enumerate(network.channels, 1)},
-        **{f"KERNEL{i}": kernel for i, kernel in enumerate(network.kernels, 1)},
-        "HIDDEN": network.hidden,
-        "GROUPS": network.groups,
-        "POOLED": network.pooled,
-    }
+    source, sizes = _sizes(network)
     arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
     version = _run([*command, "--version"])
-    text = "".join(path.read_text() for path in dict.fromkeys((SOURCE, source)))
+    # the product's source includes the other; it is a library of its own, as few runs need it
+    text = source.read_text() + HESSIAN.read_text() * product
+    source = HESSIAN if product else source
     key = json.dumps([text, command, arguments, version, _cpu()])
     try:
         path = own_cache("native") / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
@@ -71,21 +67,41 @@ def compile_kernel(
     return path
 
 
+def _sizes(network: Compiled) -> tuple[Path, dict[str, int]]:
+    """The source for a network, and what it is compiled with."""
+    common = {"RR": network.rr, "CLASSES": network.classes}
+    if isinstance(network, FeatureNetwork):
+        return FEATURES, {**common, "INPUTS": network.inputs, "FEATURES": network.features}
+    return SOURCE, {
+        **common,
+        "LEADS": network.leads,
+        "WINDOW": network.window,
+        **{f"CHANNELS{i}": channels for i, channels in enumerate(network.channels, 1)},
+        **{f"KERNEL{i}": kernel for i, kernel in enumerate(network.kernels, 1)},
+        "HIDDEN": network.hidden,
+        "GROUPS": network.groups,
+        "POOLED": network.pooled,
+    }
+
+
 class NativeOracle:
-    """The oracle of a `cnn`, by its compiled kernel. Any number of threads may call it; the GIL is free meanwhile.
+    """The oracle of a `cnn` or of `features`, by its compiled kernel. Any number of threads may call it; the GIL is free meanwhile.
 
     Same input, same library: same bits. Against TorchOracle the gradient differs by rounding.
     """
 
-    def __init__(self, network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
+    def __init__(self, network: Compiled, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
         """Raises NativeUnavailable, see `compile_kernel`."""
         library = _load(compile_kernel(network, flags, compiler))
         pointer, count = ctypes.c_void_p, ctypes.c_int64
-        library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
+        self._frozen = None if isinstance(network, Network) else _padded(network, library.features_padded())
+        self._first = () if self._frozen is None else (self._frozen.ctypes.data,)  # argument of every call
+        before = [pointer] * len(self._first)
+        library.loss_gradient.argtypes = [*before, *[pointer] * 4, count, pointer, pointer, pointer]
         library.loss_gradient.restype = ctypes.c_double
-        library.clipped_gradient.argtypes = [*[pointer] * 4, count, ctypes.c_double, pointer, pointer, pointer]
+        library.clipped_gradient.argtypes = [*before, *[pointer] * 4, count, ctypes.c_double, *[pointer] * 3]
         library.clipped_gradient.restype = None
-        library.scores.argtypes = [pointer, pointer, pointer, count, pointer]
+        library.scores.argtypes = [*before, *[pointer] * 3, count, pointer]
         library.scores.restype = None
         self._library = library
         self._how = flags, compiler
@@ -102,6 +118,7 @@ class NativeOracle:
         scale, added = self._changed(batch, y)
         gradient = np.empty(self._size, np.float32)
         loss = self._library.loss_gradient(
+            *self._first,
             params.ctypes.data,
             x.ctypes.data,
             rr.ctypes.data,
@@ -125,6 +142,7 @@ class NativeOracle:
         scale = None if weight is None else _floats("class_weight", weight, (self._network.classes,))[y]
         total, counts = np.empty(self._size, np.float32), np.empty(2, np.int64)
         self._library.clipped_gradient(
+            *self._first,
             params.ctypes.data,
             x.ctypes.data,
             rr.ctypes.data,
@@ -144,6 +162,8 @@ class NativeOracle:
             ValueError: as in `gradient`.
             NativeUnavailable: at the first call, which compiles what it needs.
         """
+        if isinstance(self._network, FeatureNetwork):
+            return self._torch.hessian_vector(params, batch, vector)
         params, x, rr, y = self._checked(params, batch)
         vector = _floats("vector", vector, (self._size,))
         scale, added = self._changed(batch, y)
@@ -167,12 +187,18 @@ class NativeOracle:
         x = _floats("x", x, (len(x), self._network.leads, self._network.window))
         rr = _floats("rr", rr, (len(x), self._network.rr))
         logits = np.empty((len(x), self._network.classes), np.float32)
-        self._library.scores(params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data)
+        self._library.scores(
+            *self._first, params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data
+        )
         return logits
 
     @functools.cached_property
+    def _torch(self) -> TorchOracle:
+        return TorchOracle(self._network)
+
+    @functools.cached_property
     def _products(self) -> ctypes.CDLL:
-        library = _load(compile_kernel(self._network, *self._how, HESSIAN))
+        library = _load(compile_kernel(self._network, *self._how, product=True))
         pointer = ctypes.c_void_p
         library.hessian_vector.argtypes = [*[pointer] * 4, ctypes.c_int64, *[pointer] * 4]
         library.hessian_vector.restype = None
@@ -205,6 +231,13 @@ def _load(path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
+
+
+def _padded(network: FeatureNetwork, columns: int) -> np.ndarray:
+    """The frozen weights as the kernel reads them: with columns of zeros up to whole vectors."""
+    frozen = np.zeros((network.inputs + 1, columns), np.float32)
+    frozen[:, : network.features] = frozen_features(network)
+    return frozen
 
 
 def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
