@@ -113,7 +113,7 @@ def made_up(copied: Path) -> Path:
     """A study with predictions of eight patients: FedAvg finds nine of ten V beats, local-only none to three of ten."""
     folder = copied
     write(folder, "FedAvg + fine-tuning", dict.fromkeys(PATIENTS, 0.9))
-    write(folder, "local-only", {p: 0.1 * (i % 4) for i, p in enumerate(PATIENTS)})
+    write(folder, "local-only", {p: (i % 4) / 10 for i, p in enumerate(PATIENTS)})
     return folder
 
 
@@ -146,7 +146,7 @@ def test_verdicts_of_predictions_that_are_made_up(made_up: Path):
     )
     assert [one.verdict for one in (better, worse, level, far)] == ["validated", "refuted", "refuted", "refuted"]
     assert better.difference.value == pytest.approx(0.9 - 0.15)
-    assert better.each == pytest.approx([0.9 - 0.1 * (i % 4) for i in range(8)])
+    assert better.each == pytest.approx([0.9 - (i % 4) / 10 for i in range(8)])
     assert better.p == pytest.approx(2 / 2**8)
     assert better.corrected >= better.p
     assert better.support == {"V": 80}
