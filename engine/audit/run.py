@@ -108,6 +108,7 @@ def audit(
         report.finished = case.finished
         report.head = text(case.head(case.last))
         report.unbound = UNBOUND
+        report.unread = evidence.unread()
     return report
 
 
