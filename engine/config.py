@@ -12,6 +12,7 @@ from pydantic import Field
 from engine.aggregation.config import AggregationConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
+from engine.committee.config import CommitteeConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -38,6 +39,7 @@ class RunConfig(Section):
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
+    committee: CommitteeConfig = CommitteeConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -64,6 +66,7 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_committee()
         yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
@@ -93,6 +96,27 @@ class RunConfig(Section):
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_committee(self) -> Iterator[Mistake]:
+        if self.committee.method == "none":
+            if self.ledger.reputation == "committee":
+                says = "ledger.reputation committee needs a committee, but committee.method is none"
+                yield Mistake(says, ["ledger.reputation", "committee.method"])
+            return
+        if says := self.committee.problem(self.cohort.hospitals):
+            yield Mistake(says, ["committee.method", "committee.size", "cohort.hospitals"])
+        if self.federation.algorithm in ("local", "centralised"):
+            says = f"committee.method judges updates, of which algorithm {self.federation.algorithm} makes no model"
+            yield Mistake(says, ["committee.method", "federation.algorithm"])
+        if self.schedule.mode != "synchronous":
+            says = f"committee.method needs schedule.mode synchronous, not {titled(self.schedule.mode)}"
+            yield Mistake(says, ["committee.method", "schedule.mode"])
+        if self.committee.gate and self.aggregation.problem(1):
+            says = "committee.gate leaves fewer updates than are known beforehand; allowed with it: a rule that takes any number, as mean"
+            yield Mistake(says, ["committee.gate", "aggregation.rule", "aggregation.byzantine"])
+        if self.ledger.reputation == "peers":
+            says = "ledger.reputation peers has all hospitals of a round judge each other; with a committee it is committee or none"
+            yield Mistake(says, ["ledger.reputation", "committee.method"])
 
     def _of_privacy(self) -> Iterator[Mistake]:
         """What a mechanism that keeps an account cannot account for."""
@@ -187,6 +211,7 @@ def config_hash(config: RunConfig) -> str:
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
+    values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

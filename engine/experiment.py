@@ -15,6 +15,7 @@ from engine.algorithms.build import build_algorithm
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
+from engine.committee.build import build_committee, seat, trainers_of
 from engine.config import RunConfig, config_hash
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData, build_cohort
@@ -28,11 +29,20 @@ from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
+from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
-from engine.outputs import assemble, draw_picture, predictions, predictions_digest, privacy_report, write_outputs
+from engine.outputs import (
+    assemble,
+    draw_picture,
+    predictions,
+    predictions_digest,
+    privacy_report,
+    privacy_terms,
+    write_outputs,
+)
 from engine.own.reference import digests, is_own, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
@@ -335,13 +345,15 @@ def join(
     write_config(folder / CONFIG, config)
 
     rule = rule_of(config)
-    per_round = max(1, round(config.federation.participation * len(trainers)))
+    wanted = max(1, round(config.federation.participation * len(trainers)))
+    per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
-    keep = ledger.wants_vectors or rule.partial is None or bool(enemies)
+    judged = config.committee.method != "none"
+    keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
     task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
@@ -353,18 +365,25 @@ def join(
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
     scoring = tuple(h for h in validators if h not in enemies)
     least = config.federation.min_hospitals
-    judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
+    seats = tuple(h for h in trainers if h in validators)
+    schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
     participants = config.federation.validation == "participants"
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
-        schedule=build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least),
+        schedule=seat(config.committee, schedule, seats, lambda params: vector_hash(params, network.layout)),
         rule=rule,
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
-        judges=judges,
+        judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+
+
+def _judges(config: RunConfig, pool: Pool, validators: Sequence[int], ledger: LoopLedger) -> Judges:
+    if config.committee.method != "none":
+        return build_committee(config.committee, pool, validators, ledger.notice)
+    return Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
 
 
 def require_network(config: RunConfig, beats: Beats) -> None:
@@ -502,5 +521,8 @@ def open_ledger(
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
-    described = {"name": rule.name, **rule.spec}
-    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds)
+    gate = {"gate": True} if config.committee.gate else {}
+    described = {"name": rule.name, **rule.spec, **gate}
+    privacy = terms_digest(privacy_terms(config))
+    rounds = config.federation.rounds
+    return LedgerObserver(home, federation, described, config.ledger, actor, rounds, privacy=privacy)

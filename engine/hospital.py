@@ -2,7 +2,7 @@
 
 import functools
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from engine.data.samples import Samples
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
+from engine.ledger.sitting import counted
+from engine.ledger.subjects.committee import require_said, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Global, Measured, Opinion, Outcome, Signed, State, Update
+from engine.messages import Asked, Commitment, Global, Measured, Opinion, Outcome, Signed, State, Update, Vote
 from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Oracle
@@ -119,6 +121,7 @@ class Hospital:
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
+        self._votes: dict[int, Vote] = {}  # round -> what it found of its updates, of the last one that it judged
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
         """Signed requests for synthetic beats; see `Workshop`."""
@@ -159,6 +162,20 @@ class Hospital:
     def judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
         """Scores the models that the other updates of a round make on the validation part; with a ledger, signed."""
         return self._guard(asked.round, "judge", lambda: self._do_judge(asked, updates))
+
+    def commit(self, asked: Asked, updates: Sequence[Update], notice: Notice | None) -> Commitment:
+        """As a judge of a committee, scores the updates of a round and commits to the scores."""
+        return self._guard(asked.round, "judge", lambda: self._do_commit(asked, updates, notice))
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Notice | None,
+    ) -> Vote:
+        """Tells the scores, once everybody's commitments are shown."""
+        return self._guard(asked.round, "judge", lambda: self._do_reveal(asked, updates, commitments, notice))
 
     def validate(self, round: int, params: np.ndarray) -> np.ndarray:
         """Confusion matrix of `params`, the model after a round, on the validation part."""
@@ -227,6 +244,10 @@ class Hospital:
         assert notice.shown is not None
         header, before = notice.headers[-1], Global(notice.shown.before, dict(notice.shown.server))
         updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
+        if self._task.config.committee.gate:
+            committee, shown = self._task.config.committee, notice.shown
+            said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent)
+            updates = counted(updates, said)
         after = self._rule.again(header.round, before, updates)
         found = vector_hash(after.params, self._layout)
         if found != header.model:
@@ -243,6 +264,42 @@ class Hospital:
             return Opinion(scores, b"")
         said = [(h, vector_hash(others[h], self._layout), *scores[h]) for h in sorted(others)]
         return Opinion(scores, self._signer.scores(asked.round, said))
+
+    def _do_commit(self, asked: Asked, updates: Sequence[Update], notice: Notice | None) -> Commitment:
+        vote = self._vote(asked, updates)
+        if self._signer is None or notice is None:
+            return Commitment(b"", b"")
+        if not self._signer.has_signed(notice):  # who trained in the round has checked before it did
+            self._check(asked.round - 1, asked.params, notice)
+        return Commitment(*self._signer.commitment(notice, self._said(vote, updates)))
+
+    def _do_reveal(
+        self, asked: Asked, updates: Sequence[Update], commitments: Mapping[int, Commitment], notice: Notice | None
+    ) -> Vote:
+        vote = self._vote(asked, updates)
+        if self._signer is None or notice is None:
+            return vote
+        shown = {judge: one.digest for judge, one in commitments.items()}
+        signature = self._signer.revealed(notice, self._said(vote, updates), shown)
+        return vote._replace(salt=self._signer.scores_salt(asked.round), signature=signature)
+
+    def _vote(self, asked: Asked, updates: Sequence[Update]) -> Vote:
+        """What this judge finds of the others' updates; found once a round, and again where its process was lost."""
+        if asked.round not in self._votes:
+            others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
+            tables = {h: self._confusion(asked.params + vector, self._validation) for h, vector in others.items()}
+            counts = np.bincount(self._validation.labels(), minlength=len(self._classes))
+            each = self._task.config.committee.scores == "classes"
+
+            def told(numbers: np.ndarray) -> tuple[int, ...]:
+                return tuple(int(n) for n in (numbers if each else [numbers.sum()]))
+
+            self._votes = {asked.round: Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})}
+        return self._votes[asked.round]
+
+    def _said(self, vote: Vote, updates: Sequence[Update]) -> bytes:
+        hashes = {u.hospital: vector_hash(u.vector, self._layout) for u in updates if u.vector is not None}
+        return said_digest(vote.totals, {h: (hashes[h], right) for h, right in vote.correct.items()})
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         samples = self._to_train_on()

@@ -68,6 +68,8 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),

@@ -206,6 +206,26 @@ class CohortReport(Part):
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
 
 
+class VerdictRow(Part):
+    """What a committee found of one update: its score in parts of 10,000."""
+
+    hospital: int
+    score: int
+    qualified: bool
+
+
+class CommitteeRow(Part):
+    """Who judged the updates of a round, and how.
+
+    Attributes:
+        judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
+    """
+
+    judges: Many[int]
+    absent: Many[int]
+    verdicts: Many[VerdictRow]
+
+
 class RoundSummary(Part):
     """One round: a row of `rounds`, of a checkpoint's history, and what observers are told.
 
@@ -217,6 +237,7 @@ class RoundSummary(Part):
         train_loss: mean over the participants' beats; None where a privacy mechanism keeps it back.
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
+        committee: who judged and how; None where no committee sits.
     """
 
     round: int
@@ -230,6 +251,7 @@ class RoundSummary(Part):
     train_loss: float | None
     gradient_evaluations: int
     validation: Scores
+    committee: CommitteeRow | None = None
 
 
 class Standing(Part):

@@ -24,7 +24,7 @@ from engine.messages import (
     survivors,
 )
 from engine.metrics import federation_scores
-from engine.result import RoundSummary, Scores
+from engine.result import CommitteeRow, RoundSummary, Scores
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
 
@@ -82,7 +82,7 @@ def run_rounds(
         watch.lap("train")
         judged = parts.judges(asked, taken)
         watch.lap("peer")
-        params, server = parts.rule.merge(state, taken, judged.verdicts)
+        params, server = parts.rule.merge(state, judged.counted(taken), judged.verdicts)
         watch.lap("train")
         parent, model = model, parts.ledger.name(params)
         watch.lap("hash")
@@ -90,7 +90,7 @@ def run_rounds(
         how = parts.validation
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
-        summary = summarise(round, taken, blind, scores, watch, parts.pool.width)
+        summary = summarise(round, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
         record = RoundRecord(round, parent, model, taken.updates, judged, summary, (state.server, server))
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
@@ -137,7 +137,13 @@ def _mean_loss(updates: Sequence[Update]) -> float | None:
 
 
 def summarise(
-    round: int, taken: Taken, blind: Sequence[HospitalError], validation: Scores, watch: Stopwatch, width: int
+    round: int,
+    taken: Taken,
+    blind: Sequence[HospitalError],
+    validation: Scores,
+    watch: Stopwatch,
+    width: int,
+    committee: CommitteeRow | None = None,
 ) -> RoundSummary:
     """One round's record; hospitals check and sign at the same time, `width` of them."""
     updates, laps = taken.updates, watch.laps
@@ -153,4 +159,5 @@ def summarise(
         train_loss=_mean_loss(updates),
         gradient_evaluations=sum(u.gradient_evaluations for u in updates),
         validation=validation,
+        committee=committee,
     )

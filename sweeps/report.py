@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import sweeps.exhibits as exhibits
+import sweeps.judged as judged
 import sweeps.plots as plots
 from engine import __version__
 from engine.files import whole, write_text
@@ -96,6 +97,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.importance(material),
         exhibits.slices(material),
         exhibits.spread(material, looks),
+        *judged.sections(material),
         _ledger(material, looks),
         _unfinished(material),
         runs_section(material, folder, _relative(folder, out)),

@@ -34,6 +34,7 @@ from sweeps.methods import Named, method_of
 from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
+from sweeps.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +83,7 @@ class Outcome:
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
+        judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
 
@@ -97,6 +99,7 @@ class Outcome:
     digest: str
     leaky: tuple[str, ...]
     attack: str = ""
+    judged: str = ""
     unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
@@ -285,6 +288,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
+        judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
 
@@ -385,6 +389,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         ],
         "leaky": list(outcome.leaky),
         "attack": outcome.attack,
+        "judged": outcome.judged,
     }
 
 

@@ -117,6 +117,9 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"leaky: {text}", "yellow")
         for text in dict.fromkeys(outcome.attack for outcome in outcomes if outcome.attack):
             _say(console, f"simulated attack: {text}", "yellow")
+        for row in group:
+            if row.outcome is not None and row.outcome.judged:
+                _say(console, f"trial {row.trial} {row.outcome.judged}")
         console.print()
     if left_out:
         _say(console, "more columns: --wide, all of them: --csv or --json", "dim")

@@ -130,7 +130,7 @@ MAY: dict[str, str] = {
 }
 # of the studies' wing, what only reads
 READERS = (
-    "space owners tuned checks cohorts source keys definition scores text answer methods drawing exhibits places stored folder storage rows front material page table report plots plan audit agreement derived mirrored mirror_audit witness governance registration commands trust"
+    "space owners tuned checks cohorts source keys definition scores text answer methods drawing exhibits places stored folder storage verdicts judged rows front material page table report plots plan audit agreement derived mirrored mirror_audit witness governance registration commands trust"
 ).split()
 # a part of the house -> modules (or packages, with a star) that it must never import
 NEVER: dict[str, str] = {

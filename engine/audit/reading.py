@@ -28,6 +28,7 @@ from engine.audit.case import (
 from engine.audit.evidence import Evidence
 from engine.audit.records import read_object, read_record
 from engine.audit.report import Reading, finding, text
+from engine.audit.sittings import Sitting, Vote, read_sitting, read_vote
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
@@ -60,13 +61,14 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
     judges = yield from _judges(evidence, rows, slots)
+    sittings, votes = yield from _sittings(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         belongs = (openings.get(place), receipts.get(place), erasures.get(place))
         whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -140,8 +142,10 @@ def _rule(text: Any) -> Rule:
     said = read_object(text)
     own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
     more = ("part", "parameters") if own else () if mean else ("settings",)
-    values = read_object(text, "name", "weighting", "server", *more)
-    kinds = {"name": str, "weighting": str, "server": dict, "part": str, "parameters": dict, "settings": dict}
+    gate = ("gate",) if "gate" in said else ()
+    values = read_object(text, "name", "weighting", "server", *more, *gate)
+    words = {"name": str, "weighting": str, "part": str}
+    kinds = {**words, "server": dict, "parameters": dict, "settings": dict, "gate": bool}
     for key, value in values.items():
         if not isinstance(value, kinds[key]):
             raise ValueError(f"the {key} of a rule is no {kinds[key].__name__}")
@@ -389,6 +393,35 @@ def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[in
             yield finding("scores", "slot", "one signature", "two", message, round=number, hospital=slot)
         found[number][slot] = spec.hex_bytes(row["signature"])
     return found
+
+
+def _sittings(
+    evidence: Evidence, rounds: Rounds, slots: range
+) -> Reading[tuple[dict[int, Sitting], dict[int, dict[int, Vote]]]]:
+    sittings: dict[int, Sitting] = {}
+    votes: dict[int, dict[int, Vote]] = {number: {} for number in rounds}
+    for one in evidence.rows("sittings"):
+        number = one["round"]
+        if type(number) is not int or number not in rounds or number in sittings:
+            message = "what a committee said belongs to no recorded round, or to one that has another"
+            yield finding("committee", "round", "a recorded round", number, message)
+            continue
+        try:
+            sittings[number] = read_sitting(one["sitting"])
+        except ValueError as error:
+            message = f"what the committee said is damaged: {error}"
+            yield finding("committee", "sitting", "readable words", one["sitting"], message, round=number)
+    for (number, slot), row in (yield from _placed(evidence, "votes", "committee", rounds, slots)):
+        where = {"round": number, "hospital": slot}
+        if slot in votes[number]:
+            yield finding("committee", "slot", "one vote", "two", "a judge voted twice", **where)
+        try:
+            votes[number][slot] = read_vote(row)
+        except ValueError as error:
+            yield finding(
+                "committee", "scores", "readable scores", row["scores"], f"a vote is damaged: {error}", **where
+            )
+    return sittings, votes
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------

@@ -5,20 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from engine.audit.case import Case
+from engine.audit.case import Case, Round
 from engine.audit.draws import stream
 from engine.audit.report import Count, Note, Told, finding
 
 
 def check(case: Case) -> Iterator[Told]:
     """Check each round of a run whose configuration and cohort say who could be asked."""
-    trainers, per_round, seed = _schedule(case)
+    trainers, per_round, seed = schedule_of(case)
     if not trainers:
         return
     lost = _lost(case)
     for number, entry in sorted(case.rounds.items()):
         yield Count("selections")
-        asked = selected(trainers, per_round, seed, number)
+        judges = _judges(case, entry)
+        asked = selected([slot for slot in trainers if slot not in judges], per_round, seed, number)
         for slot in sorted(entry.updates.keys() - asked):
             message = "the hospital sent an update in a round for which it was not drawn"
             yield finding("round", "selection", sorted(asked), slot, message, round=number, hospital=slot)
@@ -64,7 +65,7 @@ def _drawn(of: Sequence[int], many: int, seed: int, purpose: bytes, number: int 
     return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
 
 
-def _schedule(case: Case) -> tuple[list[int], int, int]:
+def schedule_of(case: Case) -> tuple[list[int], int, int]:
     """Who may be asked, how many in a round, and the seed; nobody where that is not said."""
     federation, cohort = case.config.get("federation"), case.reported.get("cohort")
     rows = cohort.get("hospitals") if isinstance(cohort, Mapping) else None
@@ -85,6 +86,12 @@ def _schedule(case: Case) -> tuple[list[int], int, int]:
     if type(seed) is not int or seed < 0 or not isinstance(share, int | float) or not 0 < share <= 1:
         return [], 0, 0
     return trainers, max(1, round(share * len(trainers))), seed
+
+
+def _judges(case: Case, entry: Round) -> set[int]:
+    """Who does not train, as it sits in the round's committee."""
+    drawn = _look(case.config, "committee", "method") == "drawn" and entry.sitting is not None
+    return {*entry.sitting.members} if drawn and entry.sitting is not None else set()
 
 
 def _look(values: Any, section: str, key: str) -> Any:

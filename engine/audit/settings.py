@@ -1,6 +1,7 @@
 """What identifies a configuration, computed a second time from the text of config.yaml."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.audit import robust, spec
@@ -25,6 +26,7 @@ _BALANCE = {
 _STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
+_JUDGED = ("scores", "percent", "gate")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -47,6 +49,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 **values,
                 "data": data,
                 "attack": _attack(values["attack"]),
+                "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
@@ -68,6 +71,13 @@ def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
     return {name: attack[name] for name in ("method", *own, who, "start", *how, *goal)}
 
 
+def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
+    """What a committee reads of its section."""
+    method = committee["method"]
+    drawn = ("size", "election") if method == "drawn" else ()
+    return {name: committee[name] for name in ("method", *drawn, *(_JUDGED if method != "none" else ()))}
+
+
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
     return (
@@ -77,6 +87,12 @@ def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
     """How updates become a model in a run of this configuration; None where it does not say."""
+    found = _ungated(config)
+    gate = config.get("committee")
+    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True)
+
+
+def _ungated(config: Mapping[str, Any]) -> Rule | None:
     try:
         merging, federation = config["aggregation"], config["federation"]
         algorithm, weighting = federation["algorithm"], federation["weighting"]

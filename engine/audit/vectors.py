@@ -34,7 +34,9 @@ def check(case: Case) -> Iterator[Told]:
             yield Note(f"aggregates were not recomputed from round {number} on", unchecked=True)
             model = None
         else:
-            model = yield from _check_aggregate(case, number, entry, model, updates, combine)
+            good = entry.counted(case.rule.gate)
+            merged = [one for slot, one in zip(sorted(entry.updates), updates, strict=True) if slot in good]
+            model = yield from _check_aggregate(case, number, entry, model, merged, combine)
     yield from _check_files(case)
 
 

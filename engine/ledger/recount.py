@@ -46,6 +46,7 @@ class Shown:
         server: what the server's optimiser remembered then.
         previous: header of the round before; None before round 1.
         digests: behind the annexes of the round before and of this one.
+        sitting: what its committee said, see `subjects/committee.py`; "" where none sat.
     """
 
     round: int
@@ -55,6 +56,7 @@ class Shown:
     server: Mapping[str, np.ndarray] = field(default_factory=dict)
     previous: Header | None = None
     digests: Digests = field(default_factory=lambda: ({}, {}))
+    sitting: str = ""
 
 
 class Weighed(NamedTuple):

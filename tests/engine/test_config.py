@@ -51,6 +51,7 @@ OTHER: dict[str, Any] = {
     "data.other.annotator": "qrs",
     "data.other.patients": r"^(\d+)",
     "attack.share": 0.4,
+    "committee.size": 3,
     "attack.target": "V",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
@@ -115,6 +116,8 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["noise"] = None
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+    if key.startswith("committee.") and key != "committee.method":
+        values["committee"] |= {"method": "drawn"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
@@ -448,6 +451,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
+    everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
@@ -555,7 +559,9 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
     values["privacy"] = {"method": "none", "parameters": {}}
-    values["balance"] = values["attack"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
+    for section in ("balance", "attack", "committee"):
+        values[section] = {"method": "none"}  # reads nothing else
+    values["aggregation"]["server"] = {"method": "none"}
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
     }

@@ -12,7 +12,7 @@ from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain, Log
 from engine.ledger.typed import checksum_address
 
-CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger")
+CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "StudyLedger")
 
 _BUILDS = Path(__file__).parents[1] / "artefacts"
 
