@@ -21,7 +21,7 @@ from engine.own.call import OwnSection
 from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
-from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.tracking.config import TrackingConfig, has_password
@@ -99,6 +99,9 @@ class RunConfig(Section):
 
     def _of_committee(self) -> Iterator[Mistake]:
         if self.committee.method == "none":
+            if self.selection.policy in BY_VERDICTS:
+                says = f"selection.policy {self.selection.policy} goes by verdicts on updates, but committee.method is none"
+                yield Mistake(says, ["selection.policy", "committee.method"])
             if self.ledger.reputation == "committee":
                 says = "ledger.reputation committee needs a committee, but committee.method is none"
                 yield Mistake(says, ["ledger.reputation", "committee.method"])
@@ -213,5 +216,6 @@ def config_hash(config: RunConfig) -> str:
     values["attack"] = config.attack.used()
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
+    values["selection"] = config.selection.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -14,6 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.privacy.config import PLAIN, PrivacyConfig
+from engine.schedule.config import FLOORED
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -68,6 +69,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "selection.floor": ({"selection.policy": FLOORED},),
     **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),

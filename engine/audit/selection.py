@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.audit import policies
 from engine.audit.case import Case, Round
 from engine.audit.draws import stream
 from engine.audit.report import Count, Note, Told, finding
@@ -16,10 +17,22 @@ def check(case: Case) -> Iterator[Told]:
     if not trainers:
         return
     lost = _lost(case)
+    policy, floor = _look(case.config, "selection", "policy"), _look(case.config, "selection", "floor")
+    if policy in policies.NAMES and (not isinstance(floor, int | float) or not policies.replayable(case)):
+        words = (
+            f"who was asked by policy {policy} was not computed again: not every hospital has signed what it measured"
+        )
+        yield Note(words, unchecked=True)
+        return
     for number, entry in sorted(case.rounds.items()):
         yield Count("selections")
         judges = _judges(case, entry)
-        asked = selected([slot for slot in trainers if slot not in judges], per_round, seed, number)
+        free = [slot for slot in trainers if slot not in judges]
+        if policy in policies.NAMES and per_round < len(free):
+            known, draw = policies.known(case, free, number), stream(seed, b"participation", number)
+            asked = policies.chosen(policy, known, number, per_round, floor, draw)
+        else:
+            asked = selected(free, per_round, seed, number)
         for slot in sorted(entry.updates.keys() - asked):
             message = "the hospital sent an update in a round for which it was not drawn"
             yield finding("round", "selection", sorted(asked), slot, message, round=number, hospital=slot)

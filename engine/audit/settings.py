@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engine.audit import robust, spec
+from engine.audit import policies, robust, spec
 from engine.audit.case import Rule
 from engine.ledger.format import MEAN, OWN_RULE
 
@@ -51,6 +51,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "attack": _attack(values["attack"]),
                 "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
+                "selection": _selection(values["selection"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -69,6 +70,12 @@ def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
     goal = ("target",) if method == "backdoor" else ()
     own = ("parameters",) if "@" in method else ()
     return {name: attack[name] for name in ("method", *own, who, "start", *how, *goal)}
+
+
+def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy reads of its section."""
+    floored = ("floor",) if selection["policy"] in policies.NAMES else ()
+    return {name: selection[name] for name in ("policy", "parameters", *floored)}
 
 
 def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["noise"] = None
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+    if key == "selection.floor":
+        values["selection"]["policy"] = "oort"
     if key.startswith("committee.") and key != "committee.method":
         values["committee"] |= {"method": "drawn"}
     for own in OWN_KEYS:
@@ -451,6 +453,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
+    everything["selection"] = {"policy": "oort", "floor": 0.25}
     everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
@@ -562,6 +565,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for section in ("balance", "attack", "committee"):
         values[section] = {"method": "none"}  # reads nothing else
     values["aggregation"]["server"] = {"method": "none"}
+    del values["selection"]["floor"]
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
     }
