@@ -217,6 +217,18 @@ def test_scores_of_hospitals_that_signed_nothing_are_not_verified(tmp_path: Path
     assert "no hospital signed a result: every reported score is the coordinator's word" in report.unchecked
 
 
+@pytest.mark.parametrize(("role", "found"), [("AUDITOR_ROLE", set()), ("COORDINATOR_ROLE", {("transaction", "role")})])
+def test_who_was_given_a_role_is_told(tmp_path: Path, role: str, found: set[tuple[str, str]]):
+    run = Run(tmp_path)
+    folder, friend = finish(run), address(b"\x32" * 32)
+    with run.open() as ledger:
+        ledger.rounds.grant(role, friend)
+    change(folder, "UPDATE meta SET key = key")  # writes the bundle anew
+    report = audit(folder)
+    assert names(report) == found
+    assert (f"the admin made {friend} an auditor, who decides disputes" in report.notes) is (not found)
+
+
 def test_an_end_that_was_signed_twice_shows_against_another_copy(tmp_path: Path, simple: Path):
     """By itself a coordinator's word that a hospital is missing cannot be told from the truth."""
     lie = finish(Run(tmp_path / "a"), missing={2: "it did not answer"})
@@ -315,7 +327,7 @@ def test_what_nobody_reads_is_listed_and_changes_nothing(folder: Path, original:
 
 def test_a_journal_of_another_format_is_unreadable(plain: Path):
     change(plain, "UPDATE meta SET value = '3' WHERE key = 'format'")
-    with pytest.raises(LedgerError, match="the journal has format 3, this version reads 4"):
+    with pytest.raises(LedgerError, match=f"the journal has format 3, this version reads {RUN.format}"):
         audit(plain)
 
 
