@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.aggregation.config import AggregationConfig
+from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
@@ -40,6 +40,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
+    update: UpdateConfig = UpdateConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -77,6 +78,9 @@ class RunConfig(Section):
 
     def _of_classes(self) -> Iterator[Mistake]:
         labels = self.data.labels
+        if unknown := [name for name in self.balance.weights or () if name not in labels]:
+            says = f"balance.weights: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+            yield Mistake(says, ["balance.weights", "data.classes"])
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
             if unknown := [name for name in names or () if name not in labels]:
                 says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
@@ -126,9 +130,9 @@ class RunConfig(Section):
         if not self.privacy.noised:
             return
         federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
-        if self.balance.method != "none":
+        if self.balance.method not in ("none", "public_weights"):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
-            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
         if is_own(federation.algorithm):
             says = (
@@ -217,5 +221,6 @@ def config_hash(config: RunConfig) -> str:
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["selection"] = config.selection.used()
+    values["update"] = config.update.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -223,6 +223,7 @@ class Outcome:
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
+        triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
         signed: the hospital's word on all this and on the last head; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
     """
@@ -234,6 +235,7 @@ class Outcome:
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
+    triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     signed: Any = None
     sign_seconds: float = 0.0
 
@@ -417,6 +419,7 @@ class Rule:
         join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
         direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
         step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+        form: what a vector becomes on its way, of whatever is sent in its place, too.
         remembers: name under which the direction joins the server's state, for rules that start from the last one; "" for
             the others.
     """
@@ -429,6 +432,7 @@ class Rule:
     direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
     step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
     remembers: str = ""
+    form: Callable[[np.ndarray], np.ndarray] = lambda vector: vector
 
     def merge(self, state: LoopState, taken: Taken, verdicts: Verdicts) -> tuple[np.ndarray, State]:
         """The next global model, float32[parameters] in a new array, and the state of the server's optimiser."""

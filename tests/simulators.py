@@ -431,8 +431,8 @@ class Memory:
     def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         self.rows[seq] = replace(self.rows[seq], receipt=receipt)
 
-    def before(self, account: str, nonce: int) -> Iterator[bytes]:
-        known = {decode_transaction(row.raw)["nonce"]: row.raw for row in self.rows}
+    def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
+        known = {decode_transaction(row.raw)["nonce"]: row for row in self.rows}
         yield from (known[number] for number in sorted(known, reverse=True) if number < nonce)
 
     def of(self, round: int) -> list[JournalTransaction]:

@@ -1,11 +1,13 @@
 """From the configuration to a rule of aggregation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from engine.aggregation import mean, robust
+from engine.aggregation.compression import compressed, form_of
 from engine.aggregation.config import AggregationConfig
 from engine.aggregation.server import build_step, plain
 from engine.algorithms.build import build_algorithm
@@ -56,7 +58,8 @@ def rule_of(config: RunConfig) -> Rule:
     """
     algorithm = build_algorithm(config.federation, config.personalisation)
     rules = config.aggregation.model_copy(update={"rule": "mean"}) if algorithm.pooled else config.aggregation
-    return build_rule(rules, algorithm.weighting)
+    rule = build_rule(rules, algorithm.weighting)
+    return replace(rule, encode=compressed(config.update, rule.encode), form=form_of(config.update))
 
 
 def _own(config: AggregationConfig, weighting: str) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:

@@ -16,6 +16,7 @@ _SMOTE = (*_ADDED, "neighbours", "policy")
 _BALANCE = {
     "none": (),
     "class_weighted": ("max_weight",),
+    "public_weights": ("weights",),
     "logit_adjustment": ("tau",),
     "oversample": _ADDED,
     "smote": _SMOTE,
@@ -52,6 +53,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
                 "selection": _selection(values["selection"]),
+                "update": _update(values["update"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -76,6 +78,12 @@ def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     """What a policy reads of its section."""
     floored = ("floor",) if selection["policy"] in policies.NAMES else ()
     return {name: selection[name] for name in ("policy", "parameters", *floored)}
+
+
+def _update(update: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compression reads of its section."""
+    share = ("share",) if update["compression"] == "top-k" else ()
+    return {name: update[name] for name in ("compression", *share)}
 
 
 def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import limits, own, rules, spec
+from engine.audit import compression, limits, own, rules, spec
 from engine.audit.case import Case, Round
 from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
@@ -127,6 +127,8 @@ def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[Weight
             message = "the archived vector is not the one that the hospital signed"
             yield finding("archive", "update", update.record["update"], found, message, **where)
             whole = False
+        if wrong := compression.problem(case.config, tensors[name]):
+            yield finding("archive", "compression", "the form that is configured", None, wrong, **where)
         samples = None if update.opening is None else update.opening.samples
         if samples is None and case.rule.weighting == "samples":
             if not case.public:

@@ -177,7 +177,7 @@ class RunLedger:
 
     def _finality(self) -> dict[str, Any]:
         """Whether all rounds are final, and from when on they can be made so: by the node's clock, or by that on the wall."""
-        state = self.rounds.state(self.domain.contract)
+        state = self.book.settled(lambda: self.rounds.state(self.domain.contract))
         wall = self.book.chain.name == "embedded"  # its own clock stands still between two blocks
         sealed = int(time.time()) if wall else state["sealedAt"]
         return {"final": state["finalized"] == len(self.rounds.seals), "final_after": sealed + state["window"]}

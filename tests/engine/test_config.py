@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "model.groups": 4,
     "balance.classes": "SV",
     "balance.max_weight": 5.0,
+    "balance.weights": {"S": 5.0},
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
@@ -108,6 +109,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    if value == "public_weights":
+        values["balance"]["weights"] = {"V": 2.0}
     if key == "privacy.method":
         values["privacy"]["noise"] = 1.0
     elif key.startswith("privacy.") and key != "privacy.parameters":
@@ -116,6 +119,8 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["noise"] = None
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+    if key == "update.share":
+        values["update"]["compression"] = "top-k"
     if key == "selection.floor":
         values["selection"]["policy"] = "oort"
     if key.startswith("committee.") and key != "committee.method":
@@ -565,7 +570,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for section in ("balance", "attack", "committee"):
         values[section] = {"method": "none"}  # reads nothing else
     values["aggregation"]["server"] = {"method": "none"}
-    del values["selection"]["floor"]
+    del values["selection"]["floor"], values["update"]["share"]
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
     }
