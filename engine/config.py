@@ -116,10 +116,12 @@ class RunConfig(Section):
             ("aggregation.worker_momentum", self.aggregation.worker_momentum, 0.0),
             ("aggregation.server.method", self.aggregation.server.method, "none"),
             ("schedule.mode", self.schedule.mode, "synchronous"),
+            ("update.compression", self.update.compression, "none"),
+            ("committee.gate", self.committee.gate, False),
         )
         for key, found, only in wanted:
             if found != only:
-                allowed = "null" if only is None else only
+                allowed = "null" if only is None else str(only).lower()
                 says = f"{key} is {found}, and algorithm scaffold goes only with {allowed}"
                 yield Mistake(says, ["federation.algorithm", key])
 

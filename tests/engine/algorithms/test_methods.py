@@ -125,6 +125,7 @@ def test_scaffolds_two_rounds_by_hand():
         ({"federation": {"local_steps": None}}, "algorithm scaffold needs federation.local_steps, a number"),
         ({"federation": {"participation": 0.5}}, "federation.participation is 0.5, and algorithm scaffold goes only with 1.0"),
         ({"aggregation": {"rule": "median"}}, "aggregation.rule is median, and algorithm scaffold goes only with mean"),
+        ({"update": {"compression": "int8"}}, "update.compression is int8, and algorithm scaffold goes only with none"),
         ({"aggregation": {"server": {"method": "adam"}}}, "aggregation.server.method is adam, and algorithm scaffold goes"),
     ],
 )  # fmt: skip
