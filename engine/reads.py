@@ -73,7 +73,10 @@ READ: dict[str, tuple[Clause, ...]] = {
     "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
-    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{
+        f"committee.{key}": ({"committee.method": ("others", "drawn")},)
+        for key in ("scores", "percent", "gate", "hostile")
+    },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),

@@ -300,7 +300,15 @@ def _attack(result: Result) -> str:
     if not result.hostile:
         return ""
     who = f"{'hospital' if len(result.hostile) == 1 else 'hospitals'} {', '.join(map(str, result.hostile))}"
-    return f"{result.config.attack.method} by {who}, which no score is over"
+    opened = ""
+    if result.backdoor is not None and result.backdoor.global_ is not None:
+        door = result.backdoor
+        opened = f"; it leads {_share(door.global_)} of marked test beats to {door.target}, {_share(door.personal)} after adaptation"
+    return f"{result.config.attack.method} by {who}, which no score is over{opened}"
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.0f} %"
 
 
 def _privacy(result: Result) -> str:

@@ -27,7 +27,7 @@ _BALANCE = {
 _STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
-_JUDGED = ("scores", "percent", "gate")
+_JUDGED = ("scores", "percent", "gate", "hostile")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
