@@ -78,6 +78,9 @@ class RunConfig(Section):
 
     def _of_classes(self) -> Iterator[Mistake]:
         labels = self.data.labels
+        if unknown := [name for name in self.balance.weights or () if name not in labels]:
+            says = f"balance.weights: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+            yield Mistake(says, ["balance.weights", "data.classes"])
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
             if unknown := [name for name in names or () if name not in labels]:
                 says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
@@ -127,9 +130,9 @@ class RunConfig(Section):
         if not self.privacy.noised:
             return
         federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
-        if self.balance.method != "none":
+        if self.balance.method not in ("none", "public_weights"):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
-            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
         if is_own(federation.algorithm):
             says = (

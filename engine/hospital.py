@@ -15,7 +15,7 @@ from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
 from engine.attacks.own import build_attack
-from engine.attacks.poison import HONEST, Conduct, conduct, hostile
+from engine.attacks.poison import HONEST, Conduct, conduct, hostile, lied, target_of, with_trigger
 from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
@@ -30,7 +30,7 @@ from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Commitment, Global, Measured, Opinion, Outcome, Signed, State, Update, Vote
 from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
-from engine.oracles.base import Oracle
+from engine.oracles.base import Batch, Oracle
 from engine.own.call import OwnPartError, is_of_own, told
 from engine.own.source import Source
 from engine.privacy.base import NONE
@@ -108,7 +108,8 @@ class Hospital:
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
         self._rule = rule_of(task.config)
-        self._is_hostile = data.id in hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
+        self._hostile = hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
+        self._is_hostile = data.id in self._hostile
         self._attack = build_attack(task.config.attack)
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
         self._mechanisms = self._build_privacy()
@@ -296,7 +297,9 @@ class Hospital:
             def told(numbers: np.ndarray) -> tuple[int, ...]:
                 return tuple(int(n) for n in (numbers if each else [numbers.sum()]))
 
-            self._votes = {asked.round: Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})}
+            vote = Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})
+            lies = self._is_hostile and self._task.config.committee.hostile == "lie"
+            self._votes = {asked.round: lied(vote, self._hostile) if lies else vote}
         return self._votes[asked.round]
 
     def _said(self, vote: Vote, updates: Sequence[Update]) -> bytes:
@@ -379,11 +382,24 @@ class Hospital:
             predicted={name: self._predict(model, self._test) for name, model in models.items()},
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
+            triggered=self._triggered(models),
         )
 
-    def _predict(self, params: np.ndarray, samples: Samples) -> np.ndarray:
+    def _triggered(self, models: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+        """Of a simulated backdoor: test beats of other classes that each model calls the target under the trigger, and all such beats."""
+        attack = self._task.config.attack
+        if attack.method != "backdoor":
+            return {}
+        target = target_of(attack, self._classes)
+        others = self._test.labels() != target
+        said = {name: self._predict(model, self._test, with_trigger) for name, model in models.items()}
+        return {name: (int((found[others] == target).sum()), int(others.sum())) for name, found in said.items()}
+
+    def _predict(
+        self, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
+    ) -> np.ndarray:
         # in blocks, so that a large hospital does not copy all of its mapped beats at once
-        blocks = [samples.batch(slice(i, i + 4096)) for i in range(0, len(samples), 4096)]
+        blocks = [seen(samples.batch(slice(i, i + 4096))) for i in range(0, len(samples), 4096)]
         return np.concatenate(
             [self._oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
         )

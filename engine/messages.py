@@ -223,6 +223,7 @@ class Outcome:
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
+        triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
         signed: the hospital's word on all this and on the last head; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
     """
@@ -234,6 +235,7 @@ class Outcome:
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
+    triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     signed: Any = None
     sign_seconds: float = 0.0
 

@@ -30,6 +30,7 @@ _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
+_OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _RPC: Clause = {"ledger.backend": ("rpc",)}
@@ -71,13 +72,21 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
-    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{
+        f"committee.{key}": ({"committee.method": ("others", "drawn")},)
+        for key in ("scores", "percent", "gate", "hostile")
+    },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
-    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{
+        f"model.{name}": ({"model.network": ("cnn",)},)
+        for name in ModelConfig.model_fields
+        if name not in (*_OF_MODEL, *_OF_FEATURES)
+    },
+    **{f"model.{name}": ({"model.network": ("features",)},) for name in _OF_FEATURES},
     **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
     "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),

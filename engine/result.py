@@ -404,6 +404,20 @@ class PrivacyReport(Part):
     hospitals: Many[PrivacySpent]
 
 
+class Backdoor(Part):
+    """How often a simulated backdoor opens.
+
+    Attributes:
+        beats: test beats of honest hospitals of other classes than the target, all seen with the trigger.
+        global_, personal: the share of them that the models call the target; None without such beats.
+    """
+
+    target: str
+    beats: int
+    global_: float | None = Field(validation_alias="global", serialization_alias="global")
+    personal: float | None
+
+
 # --- The whole --------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +434,7 @@ class Result(Part):
         lost: hospitals that could not be tested, in sentences.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
         privacy: what was spent; None where no account is kept.
+        backdoor: how often one opens; None where no attack plants one.
     """
 
     version: Literal[3]
@@ -438,6 +453,7 @@ class Result(Part):
     lost: Many[str]
     hostile: Many[int] | None = None
     privacy: PrivacyReport | None = None
+    backdoor: Backdoor | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

@@ -141,6 +141,8 @@ def _warnings(material: Material) -> list[str]:
     said = [f"Leaky: {text}" for text in leaky]
     attacks = dict.fromkeys(trial.outcome.attack for trial in material.trials if trial.outcome.attack)
     said += [f"Simulated attack: {text}" for text in attacks]
+    private = dict.fromkeys(trial.outcome.privacy for trial in material.trials if trial.outcome.privacy)
+    said += [f"Privacy: {text}." for text in private]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:

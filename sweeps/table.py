@@ -19,7 +19,7 @@ from rich.text import Text
 from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import ASIDE, shown
+from sweeps.scores import ASIDE, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
@@ -117,6 +117,8 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"leaky: {text}", "yellow")
         for text in dict.fromkeys(outcome.attack for outcome in outcomes if outcome.attack):
             _say(console, f"simulated attack: {text}", "yellow")
+        for text in dict.fromkeys(outcome.privacy for outcome in outcomes if outcome.privacy):
+            _say(console, f"privacy: {text}", "yellow")
         for row in group:
             if row.outcome is not None and row.outcome.judged:
                 _say(console, f"trial {row.trial} {row.outcome.judged}")
@@ -237,14 +239,15 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     for place, path in enumerate(objectives):
         cells = [shown(path).number(_objective(row, path), MISSING) for row in group]
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
-    for path in ORDER:
+    spent = SPENT[:1] if any(outcome.privacy for outcome in outcomes) else ()
+    for path in (*spent, *ORDER):
         classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives:
                 continue
             cells = [_cell(row.outcome, name) for row in group]
             ends = [shown(name).number(scores.get(name), "") for _, scores in lines]
-            rank = 0 if path == ESSENTIAL else 1 + RANKS.index(path) * 2 if path in RANKS else 12
+            rank = 0 if path in (ESSENTIAL, *spent) else 1 + RANKS.index(path) * 2 if path in RANKS else 12
             columns.append(Column(shown(name).title, (*cells, *ends), rank))
     sent = [
         MISSING if row.outcome is None or row.outcome.exchanged is None else megabytes(row.outcome.exchanged)

@@ -153,6 +153,7 @@ class Statement:
         trained, personalised: evaluations of gradients.
         curve: round -> confusion matrix of the model after it on the validation part.
         privacy: what its mechanism says of the whole run; None without one.
+        triggered: model -> beats that a simulated backdoor led to its target, and of how many; empty without one.
     """
 
     data: str
@@ -165,6 +166,7 @@ class Statement:
     personalised: int
     curve: Mapping[int, Matrix]
     privacy: Mapping[str, Any] | None = None
+    triggered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -450,8 +450,8 @@ def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
 
 def _statement(text: Any) -> Statement:
     names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
-    privacy = ("privacy",) if "privacy" in read_object(text) else ()
-    values = read_object(text, *names, *privacy)
+    said = read_object(text)
+    values = read_object(text, *names, *(name for name in ("privacy", "triggered") if name in said))
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
@@ -472,6 +472,9 @@ def _statement(text: Any) -> Statement:
         _number(gradients["personalisation"]),
         {_number(number): _matrix(table, size) for number, table in values["curve"]},
         _object(values.get("privacy", {})) or None,
+        {name: _numbers(row, 2) for name, row in _members(values["triggered"], "global", "personal").items()}
+        if "triggered" in values
+        else {},
     )
 
 

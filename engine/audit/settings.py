@@ -16,6 +16,7 @@ _SMOTE = (*_ADDED, "neighbours", "policy")
 _BALANCE = {
     "none": (),
     "class_weighted": ("max_weight",),
+    "public_weights": ("weights",),
     "logit_adjustment": ("tau",),
     "oversample": _ADDED,
     "smote": _SMOTE,
@@ -26,7 +27,7 @@ _BALANCE = {
 _STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
-_JUDGED = ("scores", "percent", "gate")
+_JUDGED = ("scores", "percent", "gate", "hostile")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 

@@ -68,6 +68,8 @@ def final_metrics(result: Result) -> dict[str, float | None]:
                 f"hospital/{row.id:02d}/accuracy": row.accuracy,
                 f"hospital/{row.id:02d}/macro_f1": row.macro_f1,
             }
+    if result.privacy is not None:
+        metrics |= {f"privacy/{name}": getattr(result.privacy, name) for name in ("epsilon", "delta", "pld", "rdp")}
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics

@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "model.groups": 4,
     "balance.classes": "SV",
     "balance.max_weight": 5.0,
+    "balance.weights": {"S": 5.0},
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
@@ -108,6 +109,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    if value == "public_weights":
+        values["balance"]["weights"] = {"V": 2.0}
     if key == "privacy.method":
         values["privacy"]["noise"] = 1.0
     elif key.startswith("privacy.") and key != "privacy.parameters":
@@ -452,7 +455,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
     everything["federation"]["algorithm"] = OWN
-    for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
+    for section in ("data", "balance", "aggregation", "attack", "model"):  # other parts stand there
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["selection"] = {"policy": "oort", "floor": 0.25}
