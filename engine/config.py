@@ -23,6 +23,7 @@ from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
+from engine.timing.config import ClockConfig
 from engine.tracking.config import TrackingConfig, has_password
 
 
@@ -37,6 +38,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    clock: ClockConfig = ClockConfig()
     selection: SelectionConfig = SelectionConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
@@ -64,6 +66,7 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_time()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -92,6 +95,35 @@ class RunConfig(Section):
         merges = self.federation.algorithm not in ("local", "centralised")
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
+
+    def _of_time(self) -> Iterator[Mistake]:
+        """A schedule without a clock, and one that no round of this run can keep."""
+        mode = self.schedule.mode
+        if self.clock.runs and is_own(mode):
+            says = "clock.fleet: a schedule of your own keeps no virtual time; allowed with it: none"
+            yield Mistake(says, ["clock.fleet", "schedule.mode"])
+        elif mode != "synchronous" and not is_own(mode) and not self.clock.runs:
+            says = f"schedule.mode {mode} needs a virtual clock: clock.fleet equal, stragglers, bpfish or listed"
+            yield Mistake(says, ["schedule.mode", "clock.fleet"])
+        if says := self.clock.problem(self.cohort.hospitals):
+            yield Mistake(says, ["clock.fleet", "cohort.hospitals"])
+        at_once = max(1, round(self.federation.participation * self.cohort.hospitals))
+        for key, wanted in (("first", "semi-synchronous"), ("buffer", "buffered")):
+            many = getattr(self.schedule, key)
+            if mode == wanted and many is not None and many > at_once:
+                says = f"schedule.{key} is {many}, but only {at_once} hospitals work at a time"
+                yield Mistake(says, [f"schedule.{key}", "cohort.hospitals", "federation.participation"])
+        if not self.schedule.is_asynchronous:
+            return
+        if self.federation.algorithm in ("local", "centralised"):
+            says = f"schedule.mode {mode}: with federation.algorithm {self.federation.algorithm} no models are merged"
+            yield Mistake(says, ["schedule.mode", "federation.algorithm"])
+        if self.aggregation.rule != "mean":
+            says = f"schedule.mode {mode} needs aggregation.rule mean: no other rule knows what an old update counts"
+            yield Mistake(says, ["schedule.mode", "aggregation.rule"])
+        if mode == "fedasync" and self.ledger.reputation == "peers":
+            says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
+            yield Mistake(says, ["schedule.mode", "ledger.reputation"])
 
     def _of_own_parts(self) -> Iterator[Mistake]:
         own_generator = is_own(self.balance.method)
@@ -151,5 +183,6 @@ def config_hash(config: RunConfig) -> str:
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
+    values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -12,6 +12,8 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
+from engine.algorithms.config import FederationConfig
+from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
@@ -41,12 +43,13 @@ from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
-from engine.schedule.build import build_schedule
+from engine.schedule.build import build_schedule, on_clock
 from engine.schedule.judges import Peers, nobody
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
+from engine.timing.fleet import Fleet, Load
 
 CONFIG = "config.yaml"  # in a run's folder: what it really used
 
@@ -348,10 +351,15 @@ def join(
     least = config.federation.min_hospitals
     judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
     participants = config.federation.validation == "participants"
+    schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
+    if config.clock.runs:
+        loads = {h.id: load_of(config.federation, len(h.train), network.size) for h in hospitals}
+        fleet = Fleet(config.clock, config.seed, config.cohort.hospitals)
+        schedule = on_clock(schedule, config.schedule, fleet, loads)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
-        schedule=build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least),
+        schedule=schedule,
         rule=rule,
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
         judges=judges,
@@ -427,6 +435,26 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
+def waits_for_all(config: RunConfig) -> bool:
+    """Whether every round ends with the updates of all who were asked."""
+    lossless = config.clock.dropout == 0 and not any(one.dropout for one in config.clock.devices)
+    return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
+
+
+def load_of(federation: FederationConfig, beats: int, parameters: int) -> Load:
+    """What a job is on the virtual clock: of as many gradients as the algorithm is configured to take on the real train beats.
+
+    Beats that balancing adds are not counted: how many there will be is not known before the training.
+    """
+    batches = federation.local_epochs * -(-beats // federation.batch_size)
+    bits = 32 * parameters
+    if federation.algorithm == "perfedavg":
+        cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
+        batches = cost * (tau or max(1, batches // cost))
+        return Load(batches * min(federation.batch_size, beats), batches, bits)
+    return Load(federation.local_epochs * beats, batches, bits)
+
+
 def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
     """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
     return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
@@ -487,7 +515,7 @@ def open_ledger(
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         organisations=organisations,
-        quorum=min(config.federation.min_hospitals or (1 if is_own(config.schedule.mode) else per_round), per_round),
+        quorum=min(config.federation.min_hospitals or (per_round if waits_for_all(config) else 1), per_round),
         window=config.ledger.window,
         checks=_drawn_slots(config.ledger.checks, len(hospitals), per_round),
     )

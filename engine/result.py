@@ -206,6 +206,64 @@ class CohortReport(Part):
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
 
 
+class Arrival(Part):
+    """An update that came in on the virtual clock: what its job took, and the rounds that were done when it began."""
+
+    id: int
+    seconds: float
+    start: int
+
+
+class Absence(Part):
+    """A job that came to nothing: "dropped", or "late" and given up."""
+
+    id: int
+    job: int
+    why: Literal["dropped", "late"]
+    start: int
+
+
+class Virtual(Part):
+    """A round on the virtual clock.
+
+    Attributes:
+        seconds: at its end, since the first round began.
+        compute_joules, radio_joules: of all hospitals until then, for jobs that have ended.
+    """
+
+    seconds: float
+    compute_joules: float
+    radio_joules: float
+    arrived: Many[Arrival]
+    absent: Many[Absence]
+
+
+class HospitalTime(Part):
+    """One hospital on the virtual clock: its jobs that ended, and what they took; `wasted_seconds` came to nothing."""
+
+    id: int
+    delivered: int
+    dropped: int
+    late: int
+    busy_seconds: float
+    wasted_seconds: float
+    compute_joules: float
+    radio_joules: float
+
+
+class ClockReport(Part):
+    """The virtual clock after the last round; energies are of jobs that have ended, whatever came of them."""
+
+    virtual_seconds: float
+    compute_joules: float
+    radio_joules: float
+    wasted_share: float
+    delivered: int
+    dropped: int
+    late: int
+    hospitals: Many[HospitalTime]
+
+
 class RoundSummary(Part):
     """One round: a row of `rounds`, of a checkpoint's history, and what observers are told.
 
@@ -217,6 +275,7 @@ class RoundSummary(Part):
         train_loss: mean over the participants' beats.
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
+        virtual: on the virtual clock; None where none is kept.
     """
 
     round: int
@@ -230,6 +289,7 @@ class RoundSummary(Part):
     train_loss: float
     gradient_evaluations: int
     validation: Scores
+    virtual: Virtual | None = None
 
 
 class Standing(Part):
@@ -350,6 +410,7 @@ class Result(Part):
         validation: scores on the validation beats.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
+        clock: the virtual clock after the last round; None where none is kept.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
     """
 
@@ -368,6 +429,7 @@ class Result(Part):
     synthesis: Many[SyntheticRow] | None = None
     lost: Many[str]
     hostile: Many[int] | None = None
+    clock: ClockReport | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

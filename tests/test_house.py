@@ -109,7 +109,8 @@ MAY: dict[str, str] = {
     "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.settings engine.errors",
-    "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock",
+    "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",
+    "engine/timing": "engine.timing.* engine.seeds engine.errors engine.settings",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",

@@ -24,8 +24,9 @@ class Work:
         state: the hospital's private state after its last round; never written to.
         samples: its train beats.
         draw: random numbers of this round and hospital.
-        round: from 1; 0 when the final model is personalised.
+        round: from 1, or as many as its jobs would be in time with the others; 0 when the final model is personalised.
         privacy: the mechanism that every gradient goes through.
+        share: of the configured work that is to be done; 1 but where the schedule cuts it.
     """
 
     oracle: Oracle
@@ -36,6 +37,11 @@ class Work:
     draw: np.random.Generator
     round: int = 0
     privacy: Privacy = NONE
+    share: float = 1.0
+
+    def steps(self, whole: int) -> int:
+        """Steps of this work, of which `whole` are configured."""
+        return min(whole, max(1, round(self.share * whole)))
 
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         """Loss and gradient at `params`, float32[parameters], through the privacy mechanism."""

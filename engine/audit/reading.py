@@ -32,7 +32,7 @@ from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
 from engine.errors import LedgerError
-from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import ABSENCES, GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -60,13 +60,14 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
     judges = yield from _judges(evidence, rows, slots)
+    absent = yield from _absences(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         belongs = (openings.get(place), receipts.get(place), erasures.get(place))
         whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], absent=absent[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -127,7 +128,8 @@ def read_domain(text: Any) -> Domain:
 def _rule(text: Any) -> Rule:
     said = read_object(text)
     own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
-    more = ("part", "parameters") if own else () if mean else ("settings",)
+    aged = ("settings",) if isinstance(said, dict) and "settings" in said else ()
+    more = ("part", "parameters") if own else aged if mean else ("settings",)
     values = read_object(text, "name", "weighting", "server", *more)
     kinds = {"name": str, "weighting": str, "server": dict, "part": str, "parameters": dict, "settings": dict}
     for key, value in values.items():
@@ -377,6 +379,21 @@ def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[in
             yield finding("scores", "slot", "one signature", "two", message, round=number, hospital=slot)
         found[number][slot] = spec.hex_bytes(row["signature"])
     return found
+
+
+def _absences(
+    evidence: Evidence, rounds: Rounds, slots: range
+) -> Reading[dict[int, tuple[tuple[int, int, str, int, bytes], ...]]]:
+    found: dict[int, list[tuple[int, int, str, int, bytes]]] = {number: [] for number in rounds}
+    for (number, slot), row in (yield from _placed(evidence, "absences", "absence", rounds, slots)):
+        job, kind, start = row["job"], row["kind"], row["start"]
+        right = kind in ABSENCES and all(type(value) is int and 0 <= value < 1 << 63 for value in (job, start))
+        if right:
+            found[number].append((slot, job, kind, start, spec.hex_bytes(row["signature"])))
+        else:
+            where = {"round": number, "hospital": slot}
+            yield finding("absence", "absences", "a job", [job, kind, start], "an absence is damaged", **where)
+    return {number: tuple(sorted(rows)) for number, rows in found.items()}
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------

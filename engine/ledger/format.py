@@ -5,10 +5,11 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "4"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "5"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
+    absences      of the coordinator over Absence(federation, round, slot, job, kind, start): `kind` is one of `ABSENCES`
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
     results       HospitalResult of the last round, signed by its hospital; `content` is what it states of itself
     closings      RunClosing, signed by the coordinator, one row at most; `content` names the hospitals without a result
@@ -78,13 +79,16 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    4,
+    5,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
         "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "absences": Table(
+            {**_OF_UPDATE, "job": INTEGER, "kind": TEXT, "start": INTEGER, "signature": BLOB}, (("round", "slot", "job"),)
+        ),
         "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
         "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),
         "rounds": Table(
@@ -248,9 +252,13 @@ SCHEMA = 2  # of a ModelUpdate
 # the peers' scores behind them; root over the rewards of all hospitals after the round; hash of what the server's optimiser
 # remembers after the round, named tensors float64[P] as a model's.
 DECISIONS, SCORES, REWARDS, SERVER = "decisions", "scores", "rewards", "server"
+# Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
+CLOCK = "clock"
+ABSENCES = ("dropped", "late")  # why a job on the virtual clock came to nothing: lost, or given up
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
-# "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py. The mean is a sum in integers,
+# "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py; of the mean only where updates may
+# begin from older models: {"max_staleness": rounds, "of_models": whether models are averaged in the place of changes}. The mean is a sum in integers,
 # of entries times weight in units of 2^-36: see engine/aggregation/mean.py. A change of the arithmetic needs a new name.
 # A user's own rule is {"name": OWN_RULE, "weighting", "server", "part": FILE.py:NAME@DIGEST of its source, "parameters": {...}}.
 MEAN = "mean/fixed-36"
@@ -292,7 +300,7 @@ RESULT_VERSION = 3  # of result.json
 BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 GENESIS = "genesis"
-BEFORE = "before.safetensors"  # beside the journal, while a run goes on
+BEFORE, BEFORE_THAT = "before.safetensors", "before-that.safetensors"  # beside the journal, while a run goes on
 
 
 def rows_name(table: str) -> str:
