@@ -67,6 +67,7 @@ class RunConfig(Section):
         yield from self._of_own_parts()
         yield from self._of_attackers()
         yield from self._of_time()
+        yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -121,9 +122,46 @@ class RunConfig(Section):
         if self.aggregation.rule != "mean":
             says = f"schedule.mode {mode} needs aggregation.rule mean: no other rule knows what an old update counts"
             yield Mistake(says, ["schedule.mode", "aggregation.rule"])
+        if mode == "fedcompass" and self.privacy.noised:
+            says = f"schedule.mode fedcompass hands out shares of the work, and privacy.method {self.privacy.method} accounts for all"
+            yield Mistake(says, ["schedule.mode", "privacy.method"])
         if mode == "fedasync" and self.ledger.reputation == "peers":
             says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
             yield Mistake(says, ["schedule.mode", "ledger.reputation"])
+    def _of_privacy(self) -> Iterator[Mistake]:
+        """What a mechanism that keeps an account cannot account for."""
+        if not self.privacy.noised:
+            return
+        federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
+        if self.balance.method != "none":
+            says = "follows from the classes that a hospital counts, which every beat moves without noise"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            yield Mistake(wrong, ["balance.method", "privacy.method"])
+        if is_own(federation.algorithm):
+            says = (
+                f"what an algorithm of your own takes of the beats cannot be accounted for; {what} needs a built-in one"
+            )
+            yield Mistake(says, ["federation.algorithm", "privacy.method"])
+        for key, right, counts in (
+            ("federation.local_epochs", "privacy.steps", federation.local_epochs != 1),
+            ("personalisation.epochs", "personalisation.steps", adapting.epochs is not None),
+        ):
+            if counts:
+                says = (
+                    f"{key} counts passes over shuffled batches, and {what} samples each anew; say how many in {right}"
+                )
+                yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.stratified:
+            key = "federation.perfedavg.stratified"
+            says = f"{key} draws evenly over the classes, so that a rare beat comes more often than told; {what} needs false"
+            yield Mistake(says, [key, "privacy.method"])
+        if federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
+            key = "federation.perfedavg.variant"
+            says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or hessian-free"
+            yield Mistake(says, [key, "privacy.method"])
+        if self.privacy.secret == "key" and self.ledger.keystore is None:
+            says = "privacy.secret key needs ledger.keystore, which holds the hospitals' keys"
+            yield Mistake(says, ["privacy.secret", "ledger.keystore"])
 
     def _of_own_parts(self) -> Iterator[Mistake]:
         own_generator = is_own(self.balance.method)
@@ -184,5 +222,6 @@ def config_hash(config: RunConfig) -> str:
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
+    values["privacy"] = config.privacy.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

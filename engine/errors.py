@@ -29,6 +29,10 @@ class NotTrusted(PulseLedgerError):
     """A folder names a server that its reader has not named as trusted; nothing was sent there."""
 
 
+class PrivacyError(PulseLedgerError):
+    """A privacy budget is spent, or something was asked for that no account can be kept of."""
+
+
 class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
 

@@ -12,7 +12,6 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
-from engine.algorithms.config import FederationConfig
 from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
@@ -34,7 +33,7 @@ from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
-from engine.outputs import assemble, draw_picture, predictions, predictions_digest, write_outputs
+from engine.outputs import assemble, draw_picture, predictions, predictions_digest, privacy_report, write_outputs
 from engine.own.reference import digests, is_own, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
@@ -102,6 +101,11 @@ def steps(
     A rung that the checkpoint has passed is left out.
     """
     hashed = config_hash(config)
+    if rungs and config.privacy.noised:
+        raise ConfigError(
+            f"privacy.method {config.privacy.method} does not go with pruning: each look at a model on the way is a release that "
+            "no budget has room for; take sampler settings without a pruner."
+        )
     claim_run(folder, config)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
@@ -260,7 +264,9 @@ class Federation:
         run = (self.config, self.hashed, self.cohort, self.network, state, scored.outcomes)
         lost = list(scored.missing.values())
         enemies = hostile(self.config.attack, len(self.cohort.hospitals), self.config.seed)
-        return assemble(*run, summary, spent.total(), self.requests, lost, enemies), scored
+        said = {one.hospital: one.privacy for one in good}
+        privacy = privacy_report(self.config, self.cohort, {h.id: said.get(h.id) for h in self.hospitals})
+        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy), scored
 
     def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
@@ -353,7 +359,7 @@ def join(
     participants = config.federation.validation == "participants"
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
     if config.clock.runs:
-        loads = {h.id: load_of(config.federation, len(h.train), network.size) for h in hospitals}
+        loads = {h.id: load_of(config, len(h.train), network.size) for h in hospitals}
         fleet = Fleet(config.clock, config.seed, config.cohort.hospitals)
         schedule = on_clock(schedule, config.schedule, fleet, loads)
     parts = Parts(
@@ -441,13 +447,15 @@ def waits_for_all(config: RunConfig) -> bool:
     return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
 
 
-def load_of(federation: FederationConfig, beats: int, parameters: int) -> Load:
+def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
     """What a job is on the virtual clock: of as many gradients as the algorithm is configured to take on the real train beats.
 
     Beats that balancing adds are not counted: how many there will be is not known before the training.
     """
+    federation, bits = config.federation, 32 * parameters
     batches = federation.local_epochs * -(-beats // federation.batch_size)
-    bits = 32 * parameters
+    if config.privacy.noised:
+        return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
     if federation.algorithm == "perfedavg":
         cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
         batches = cost * (tau or max(1, batches // cost))

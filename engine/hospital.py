@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.aggregation.build import rule_of
 from engine.algorithms.base import Work
+from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
 from engine.attacks.own import build_attack
 from engine.attacks.poison import HONEST, Conduct, conduct, hostile
@@ -30,8 +31,9 @@ from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Oracle
 from engine.own.call import OwnPartError, is_of_own, told
 from engine.own.source import Source
-from engine.privacy.base import Privacy
-from engine.privacy.build import build_privacy
+from engine.privacy.base import NONE
+from engine.privacy.build import Mechanisms, build_privacy
+from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
 from engine.seeds import generator
 from engine.statement import statement
@@ -106,7 +108,9 @@ class Hospital:
         self._rule = rule_of(task.config)
         self._is_hostile = data.id in hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
         self._attack = build_attack(task.config.attack)
-        self._privacy = self._mechanism(0)
+        self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
+        self._mechanisms = self._build_privacy()
+        self._privacy = NONE  # of the work under way
         beats = _mapped(task.beats)
         self._classes = beats.classes
         self._train, self._validation, self._test = (
@@ -115,7 +119,6 @@ class Hospital:
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
-        self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
         """Signed requests for synthetic beats; see `Workshop`."""
@@ -183,7 +186,7 @@ class Hospital:
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         honest, memory = self._rule.encode(result.update, self.state)
         sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, start.params, self.state)
-        self.state = {**result.state, **memory, **tricks}
+        self.state = {**result.state, **memory, **tricks, **self._privacy.memory()}
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
         signed = None
@@ -248,8 +251,9 @@ class Hospital:
         return Opinion(scores, self._signer.scores(asked.round, said))
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
-        self._privacy = self._mechanism(round)
-        return Work(self._oracle, self._layout, params, self.state, self._to_train_on(), draw, round, self._privacy)
+        samples = self._to_train_on()
+        self._privacy = self._mechanisms(round, params, self.state, len(samples))
+        return Work(self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy)
 
     def _conduct(self, round: int) -> Conduct:
         """Honest, but in a simulated attack."""
@@ -257,8 +261,19 @@ class Hospital:
             return HONEST
         return conduct(self._task.config.attack, self._classes, self._seed, self.id, round, self._attack)
 
-    def _mechanism(self, round: int) -> Privacy:
-        return build_privacy(self._task.config.privacy, generator(self._seed, "privacy", round, self.id))
+    def _build_privacy(self) -> Mechanisms:
+        config = self._task.config
+
+        def secret() -> bytes:
+            if config.privacy.secret == "simulated":
+                return simulated_secret(self._seed, self.id)
+            if self._signer is None:
+                raise LedgerError("privacy.secret key needs a ledger, whose keystore holds the hospital's key")
+            return self._signer.secret()
+
+        budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
+        draw = functools.partial(generator, self._seed, "privacy", hospital=self.id)
+        return build_privacy(config.privacy, budget, draw, secret)
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:
@@ -301,6 +316,7 @@ class Hospital:
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
         personal, cost = params, 0
+        self._privacy = self._mechanisms(0, params, self.state, len(self._train))
         if len(self._validation) or len(self._test):  # else nobody would look at a personal model
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))
@@ -312,6 +328,7 @@ class Hospital:
             true=self._test.labels(),
             predicted={name: self._predict(model, self._test) for name, model in models.items()},
             gradient_evaluations=cost,
+            privacy=self._privacy.price(cost),
         )
 
     def _predict(self, params: np.ndarray, samples: Samples) -> np.ndarray:

@@ -252,6 +252,7 @@ class Outcome:
         true: int8[n].
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
+        privacy: what the privacy mechanism says of all that was released; None where there is none.
         signed: the hospital's word on all this and on the last head; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
     """
@@ -262,6 +263,7 @@ class Outcome:
     true: np.ndarray
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
+    privacy: Mapping[str, Any] | None = None
     signed: Any = None
     sign_seconds: float = 0.0
 

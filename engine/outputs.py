@@ -1,12 +1,13 @@
 """What a run leaves in its folder: predictions, model, result, and a picture that is drawn after all that is on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine import checkpoint
+from engine.algorithms.budget import noised_samples
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
@@ -16,6 +17,8 @@ from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.picture import confusion_svg
+from engine.privacy.plan import mechanism_of
+from engine.privacy.report import told
 from engine.result import (
     MODEL,
     PICTURE,
@@ -28,6 +31,7 @@ from engine.result import (
     HospitalTime,
     LedgerSummary,
     PersonalScores,
+    PrivacyReport,
     Result,
     RoundSummary,
     Scores,
@@ -53,12 +57,14 @@ def assemble(
     synthesis: Sequence[SyntheticRow] | None = None,
     lost: Sequence[str] = (),
     hostile: frozenset[int] = frozenset(),
+    privacy: PrivacyReport | None = None,
 ) -> Result:
     """The result of a run after the rounds of `state`.
 
     Args:
         lost: hospitals that could not be tested, in sentences.
         hostile: ids of hospitals that play attackers, which are not scored.
+        privacy: what was spent.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
@@ -90,6 +96,7 @@ def assemble(
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
+        privacy=privacy,
         clock=clock_report(state.timeline),
     )
 
@@ -123,6 +130,27 @@ def clock_report(line: Timeline) -> ClockReport | None:
         late=sum(one.late for one in tallies),
         hospitals=tuple(rows) if len(rows) <= MOST_CLOCK_ROWS else (),
     )
+
+
+def privacy_report(
+    config: RunConfig, cohort: Cohort, spent: Mapping[int, Mapping[str, Any] | None]
+) -> PrivacyReport | None:
+    """What was spent, by what each hospital says of it; None where no account is kept.
+
+    Args:
+        spent: hospital -> what its mechanism says of the whole run; None where it could not be asked.
+    """
+    if not config.privacy.noised:
+        return None
+    budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
+    counts = {hospital: None if said is None else tuple(said["spent"]) for hospital, said in spent.items()}
+    patients = np.array([record["patient"] for record in cohort.beats.records])
+    most = 0
+    for hospital in cohort.hospitals:
+        of = patients[np.asarray(cohort.beats.record[hospital.train])]
+        most = max(most, int(np.unique(of, return_counts=True)[1].max(initial=0)))
+    peers = config.ledger.reputation == "peers"
+    return PrivacyReport.model_validate(told(mechanism_of(config.privacy, budget), counts, most, peers))
 
 
 def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.aggregation.build import rule_of
+from engine.algorithms.budget import noised_samples
 from engine.attacks.own import build_attack
 from engine.config import RunConfig
 from engine.own.call import found, require_signature
@@ -21,7 +22,8 @@ def require_parts(config: RunConfig) -> None:
     """
     rule_of(config)  # and with it the algorithm
     build_attack(config.attack)
-    build_privacy(config.privacy, np.random.default_rng(0))
+    budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
+    build_privacy(config.privacy, budget, np.random.default_rng, lambda: bytes(32))(0, np.zeros(1, np.float32), {}, 1)
     trainers = tuple(range(config.cohort.hospitals))
     build_schedule(config.schedule, config.selection, config.seed, trainers, 1, config.federation.min_hospitals)
     # what these are made from is known only when there are data

@@ -14,6 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.schedule.config import ASYNCHRONOUS, SCHEDULE_KEYS
+from engine.privacy.config import PLAIN, PrivacyConfig
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -36,10 +37,13 @@ _PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth"
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
+_PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over the beats, and no samples
+
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
-    "federation.local_epochs": ({_ALGORITHM: _BY_EPOCHS}, {"federation.perfedavg.tau": (None,)}),
+    "federation.local_epochs": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
+    "federation.batch_size": (_PASSES,),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
@@ -79,6 +83,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.start": ({"attack.method": _ATTACKS},),
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
+    **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),

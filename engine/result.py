@@ -272,7 +272,7 @@ class RoundSummary(Part):
         sign_seconds: that the round takes longer as hospitals check and sign.
         participants: hospitals whose updates were taken.
         lost: what failed, in sentences.
-        train_loss: mean over the participants' beats.
+        train_loss: mean over the participants' beats; None where a privacy mechanism keeps it back.
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
         virtual: on the virtual clock; None where none is kept.
@@ -286,7 +286,7 @@ class RoundSummary(Part):
     sign_seconds: float
     participants: int
     lost: Many[str]
-    train_loss: float
+    train_loss: float | None
     gradient_evaluations: int
     validation: Scores
     virtual: Virtual | None = None
@@ -396,6 +396,52 @@ class SyntheticRow(Part):
     record: str
 
 
+class PrivacySpent(Part):
+    """What one hospital has spent.
+
+    Attributes:
+        samples: of which one gradient was released, and of which two were.
+        told: whether it said so itself; else this is the whole budget.
+    """
+
+    id: int
+    samples: Many[int]
+    epsilon: float
+    told: bool
+
+
+class PrivacyReport(Part):
+    """What a privacy mechanism that keeps an account has cost; see docs/privacy.md.
+
+    Attributes:
+        unit: what is protected.
+        neighbours: in what two data sets differ that cannot be told apart.
+        epsilon: the largest of the hospitals', each of which is the smaller of two upper bounds; `pld` and `rdp` are the two of
+            the largest.
+        sigma: noise multiplier.
+        budget: samples that each hospital may take, as `PrivacySpent.samples`.
+        secret: "simulated" or "key": where noise and sampling come from.
+        most_beats_of_a_patient: train beats of one patient in one hospital; what protects a beat protects none of so many.
+        not_protected: what leaves a hospital besides, in words.
+    """
+
+    mechanism: str
+    unit: str
+    neighbours: str
+    epsilon: float
+    delta: float
+    pld: float
+    rdp: float
+    sigma: float
+    clip: float
+    sampling_rate: float
+    budget: Many[int]
+    secret: str
+    most_beats_of_a_patient: int
+    not_protected: Many[str]
+    hospitals: Many[PrivacySpent]
+
+
 # --- The whole --------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +458,7 @@ class Result(Part):
         lost: hospitals that could not be tested, in sentences.
         clock: the virtual clock after the last round; None where none is kept.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
+        privacy: what was spent; None where no account is kept.
     """
 
     version: Literal[3]
@@ -430,6 +477,7 @@ class Result(Part):
     lost: Many[str]
     hostile: Many[int] | None = None
     clock: ClockReport | None = None
+    privacy: PrivacyReport | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

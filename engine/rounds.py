@@ -1,5 +1,6 @@
 """The loop: ask hospitals, train locally, take what counts, judge, merge, score, record. It knows protocols only."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from engine.messages import (
     Rule,
     Schedule,
     Taken,
+    Update,
     survivors,
 )
 from engine.metrics import federation_scores
@@ -133,6 +135,13 @@ def validate(parts: Parts, asked: Asked, params: np.ndarray) -> tuple[dict[int, 
     return {h: table for h, table in tables.items() if not isinstance(table, HospitalError)}, blind
 
 
+def _mean_loss(updates: Sequence[Update]) -> float | None:
+    """Over the beats; None where a hospital tells none."""
+    if any(math.isnan(u.loss) for u in updates):
+        return None
+    return float(np.average([u.loss for u in updates], weights=[u.samples for u in updates]))
+
+
 def summarise(
     asked: Asked, taken: Taken, blind: Sequence[HospitalError], validation: Scores, watch: Stopwatch, width: int
 ) -> RoundSummary:
@@ -147,7 +156,7 @@ def summarise(
         sign_seconds=sum(u.sign_seconds for u in updates) / width,  # that a round takes longer
         participants=len(updates),
         lost=tuple(str(error) for error in (*taken.lost, *blind)),
-        train_loss=float(np.average([u.loss for u in updates], weights=[u.samples for u in updates])),
+        train_loss=_mean_loss(updates),
         gradient_evaluations=sum(u.gradient_evaluations for u in updates),
         validation=validation,
         virtual=virtual(asked.pace),

@@ -6,9 +6,11 @@ results, so that it holds where nothing was registered, too.
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from engine import databases
 from engine.audit.report import Count, Note, Report, Told, finding
 from engine.audit.study import StudyCase
 from engine.config import config_hash
@@ -16,12 +18,29 @@ from engine.errors import DataError
 from engine.ledger.format import BUNDLE, RUN
 from engine.result import Result
 from sweeps.definition import CODE, DEFINITION, definition, flat
-from sweeps.folder import Group, repeat_folder, trial_folder
+from sweeps.folder import Group, optuna_names, repeat_folder, trial_folder
 from sweeps.space import StudyConfig, conditions, violation
+from sweeps.storage import DATABASE
 from sweeps.stored import StoredTrial, interval
 from sweeps.tuned import search_space
 
 BACKEND = "ledger.backend"
+# Optuna's tables, all of them held.
+OPTUNA = {
+    "alembic_version",
+    "studies",
+    "study_directions",
+    "study_system_attributes",
+    "study_user_attributes",
+    "trial_heartbeats",
+    "trial_intermediate_values",
+    "trial_params",
+    "trial_system_attributes",
+    "trial_user_attributes",
+    "trial_values",
+    "trials",
+    "version_info",
+}
 
 
 # --- Ledgers ----------------------------------------------------------------------------------------------------------
@@ -94,6 +113,23 @@ def _recorded(content: Mapping[str, Any], repeat: int) -> Mapping[str, Any]:
 
 
 # --- Optuna -----------------------------------------------------------------------------------------------------------
+
+
+def check_database(study: StudyConfig, folder: Path) -> Iterator[Told]:
+    """The database in a study's folder holds what Optuna keeps of it, and no study that nobody reads here."""
+    path = folder / DATABASE
+    if study.storage is not None or not path.exists():
+        return  # one for many studies
+    with databases.reader(path) as connect, closing(connect()) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        held = (
+            {name for (name,) in connection.execute("SELECT study_name FROM studies")} if "studies" in tables else set()
+        )
+    for what, more in (("table", tables - OPTUNA), ("study", held - {name for name, _ in optuna_names(study)})):
+        for name in sorted(map(str, more)):
+            yield finding(
+                "database", what, None, name, f"Optuna's database holds a {what} that is none of this study's"
+            )
 
 
 def check_outcomes(study: StudyConfig, folder: Path, trials: Mapping[int, StoredTrial]) -> Iterator[Told]:

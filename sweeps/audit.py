@@ -23,7 +23,7 @@ from engine.paths import load_config
 from engine.result import RESULT, Result
 from engine.settings import parse
 from sweeps import registration, witness
-from sweeps.agreement import check_backend, check_begun, check_ledgers, check_optuna, check_outcomes
+from sweeps.agreement import check_backend, check_begun, check_database, check_ledgers, check_optuna, check_outcomes
 from sweeps.derived import DRAWN, check_picture, check_summaries
 from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
@@ -94,7 +94,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
     amended = len(recorded.designs) > 1
     for told in check_begun(study, groups, recorded):
         report.add(told)
-    for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *check_optuna(study, groups, amended)):
+    optuna = (*check_database(study, folder), *check_optuna(study, groups, amended))
+    for told in (*check_ledgers(folder, trials or {}, recorded, report.runs), *optuna):
         report.add(told)
     for told in check_summaries(study, folder, list((trials or {}).values())) if report.finished else ():
         report.add(told)

@@ -121,7 +121,7 @@ def export(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, Any]:
-    """Makes the rounds of a run final whose window for disputes has passed.
+    """Makes the rounds of a run final whose window for disputes has passed; tells how many are, and whether all are.
 
     Args:
         now: seconds since 1970.
@@ -134,7 +134,7 @@ def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, An
             if ledger.book.chain.name == "embedded":
                 _require_passed(folder, now())
             ledger.rounds.finalize()
-        return {"rounds": len(ledger.rounds.seals), "final": ledger.rounds.is_final()}
+        return {"rounds": ledger.rounds.finalized(), "final": ledger.rounds.is_final()}
 
 
 def mark(folder: Path) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class RoundProgress:
 
     def round_finished(self, record: RoundRecord) -> None:
         scores = record.summary.validation
-        text = f"loss {record.summary.train_loss:.4f}"
+        loss = record.summary.train_loss
+        text = "loss not told" if loss is None else f"loss {loss:.4f}"
         if scores.accuracy is not None and scores.macro_f1 is not None and self._trains_global:
             text += (
                 f"  validation: accuracy {100 * scores.accuracy:.2f} %, macro-F1 {scores.macro_f1:.3f} (global model)"

@@ -10,9 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.audit.evidence import opened
 from engine.encoding import json_hash, read_json
-from engine.errors import DataError
+from engine.errors import DataError, LedgerError
 from engine.files import TABLE, read_bytes, read_text
+from engine.ledger.format import RUN
 from engine.result import PREDICTIONS, RESULT
 from sweeps.definition import code
 from sweeps.folder import repeat_folder
@@ -58,7 +60,7 @@ def ended(trial: StoredTrial, home: Path) -> tuple[str, dict[str, Any]]:
         home: the trial's folder.
 
     Raises:
-        DataError: the trial is complete, but a result is missing or damaged.
+        DataError: the trial is complete, but a result is missing or damaged; or it is pruned, and a ledger is damaged.
     """
     content: dict[str, Any] = {
         "reason": trial.reason,
@@ -71,9 +73,23 @@ def ended(trial: StoredTrial, home: Path) -> tuple[str, dict[str, Any]]:
         content["results"] = [repeat_result(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
     elif trial.state == "PRUNED":
         content["pruned"] = trial.pruned
+        content["heads"] = [last_head(repeat_folder(home, repeat)) for repeat in range(len(trial.configs))]
     else:
         content["failure"] = asdict(trial.failure)
     return STAGE[trial.state], content
+
+
+def last_head(run: Path) -> str | None:
+    """The head after the last round that a run's ledger holds, None without one; each hospital has signed the one before it."""
+    path = run / "ledger" / RUN.file
+    if not path.exists():
+        return None
+    try:
+        with opened(path, RUN) as journal:
+            row = journal.execute("SELECT hex(head) FROM rounds ORDER BY rowid DESC LIMIT 1").fetchone()
+    except LedgerError as error:
+        raise DataError(f"{error}.") from None
+    return None if row is None else f"0x{row[0].lower()}"
 
 
 def repeat_result(folder: Path) -> dict[str, Any]:

@@ -128,8 +128,11 @@ def _drive(
 
 @contextlib.contextmanager
 def _beside(entered: AbstractContextManager[Found]) -> Iterator[Callable[[], Found]]:
-    """Enters something that takes seconds in a thread, and gives what waits for it; it is left at the end."""
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+    """Enters something that takes seconds in a thread, and gives what waits for it; it is left at the end.
+
+    The thread ends last: Linux kills a Ray with the thread that started it, and leaving a dead Ray takes 15 seconds.
+    """
+    with ThreadPoolExecutor(1) as thread, contextlib.ExitStack() as stack:
         entering = thread.submit(stack.enter_context, entered)
         try:
             yield entering.result

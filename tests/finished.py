@@ -69,6 +69,7 @@ def finish(
     evidence: Mapping[str, Any] = {},
     policy: Mapping[str, Any] = {},
     same: bool = False,
+    missing: Mapping[int, str] = {},
     **settings: Any,
 ) -> Path:
     """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it.
@@ -78,6 +79,7 @@ def finish(
     Args:
         evidence, policy: changes of the quality reports, and of the policy on synthetic beats.
         same: all beats of a batch are one.
+        missing: hospitals that signed nothing at the end, by the coordinator's word.
     """
     with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
@@ -100,7 +102,7 @@ def finish(
             if full:
                 ledger.reputation.update(number)
         result = document(run, rounds) | ({"synthesis": rows} if full else {})
-        close(run, ledger, rounds, result)
+        close(run, ledger, rounds, result, missing)
         if rounds:
             ledger.rounds.finalize()
         if full:
@@ -118,16 +120,17 @@ def finish(
     return run.folder
 
 
-def close(run: Run, ledger: RunLedger, rounds: int, result: Mapping[str, Any]) -> None:
+def close(run: Run, ledger: RunLedger, rounds: int, result: Mapping[str, Any], missing: Mapping[int, str] = {}) -> None:
     """End a run as the engine does."""
     contents = {slot: canonical_json(statement(run, slot, rounds)) for slot in range(run.hospitals)}
     signed = run.results(rounds, ledger.head, ledger.domain, contents)
+    signed = {slot: one for slot, one in signed.items() if slot not in missing}
     kept = {"config": text_digest(dump_yaml(SETTINGS)), "data": bytes.fromhex(DATA), "code": code_digest()}
     if rounds < SETTINGS.federation.rounds:
-        ledger.closing.close(signed, "pruned", {}, kept)
+        ledger.closing.close(signed, "pruned", missing, kept)
         return
     kept |= {"result": json_hash(bound(result)), "predictions": bytes.fromhex(predictions_digest(predictions(run)))}
-    ledger.closing.close(signed, "complete", {}, kept)
+    ledger.closing.close(signed, "complete", missing, kept)
 
 
 def opinions(run: Run, entry: RoundEntry, said: Mapping[int, Any], domain: Domain, head: bytes) -> dict[int, bytes]:

@@ -5,6 +5,7 @@ takes its process with it. Errors come back in Ray's own wrapping.
 """
 
 import contextlib
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -145,7 +146,11 @@ def simulated(
 
     @contextlib.contextmanager
     def ray(execution: ExecutionConfig) -> Iterator[SimulatedRay]:
+        starter = threading.current_thread()
         yield cluster(clock)
+        assert starter.is_alive(), (
+            "Linux kills a Ray with the thread that started it, and leaving a dead one takes 15 s"
+        )
 
     def tracker(config: TrackingConfig, folder: Path, actor: bool) -> Background[Tracker]:
         return start_tracker(config, folder, actor=False)

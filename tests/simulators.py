@@ -29,7 +29,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from eth_abi import encode
@@ -66,7 +66,7 @@ from engine.ledger.subjects.updates import (
 )
 from engine.ledger.trees import path
 from engine.ledger.typed import Domain, Record, types_of
-from engine.model import vector_hash
+from engine.model import initial_parameters, vector_hash
 
 LAYOUT = (("conv.weight", (2, 3)), ("bias", (4,)), ("scale", ()))
 SIZE = 11
@@ -75,6 +75,13 @@ CONFIG = bytes.fromhex(config_hash(SETTINGS))
 DATA = "dd" * 32  # digest of the beats
 FEDERATION_ID = json_hash({"config": CONFIG.hex(), "data": DATA, "name": SETTINGS.name, "label": ""})
 DOMAIN = Domain(1337, "0x9Be9069a4d2Fb9ec284cc4d149b6388A279f4ABa")
+
+
+class Shapes(NamedTuple):
+    """What of a network decides what a model begins with."""
+
+    layout: tuple[tuple[str, tuple[int, ...]], ...]
+
 
 # --- A federation -----------------------------------------------------------------------------------------------------
 
@@ -112,7 +119,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.keys = [hospital_key(5, FEDERATION_ID, slot) for slot in range(self.hospitals)]
-        self.genesis = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
+        self.genesis = initial_parameters(Shapes(LAYOUT), SETTINGS.seed)  # type: ignore[arg-type]
         addresses = tuple(address(key) for key in self.keys)
         genesis, checks = vector_hash(self.genesis, LAYOUT), self.hospitals
         self.federation = Federation(FEDERATION_ID, CONFIG, addresses, genesis, LAYOUT, checks=checks)

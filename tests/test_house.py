@@ -106,7 +106,8 @@ MAY: dict[str, str] = {
     "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors",
-    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors",
+    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors "
+    "engine.encoding engine.seeds",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.settings engine.errors",
     "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",
@@ -303,7 +304,12 @@ BUILDERS: dict[str, Callable[[str], object]] = {
     "model.network": lambda name: build_network(ModelConfig(network=name), 1, 60, 0, 2),
     "selection.policy": lambda name: build_policy(SelectionConfig(policy=name)),
     "schedule.mode": lambda name: build_schedule(ScheduleConfig(mode=name), SelectionConfig(), 0, (0, 1), 1, None),
-    "privacy.method": lambda name: build_privacy(PrivacyConfig(method=name), np.random.default_rng(0)),
+    "privacy.method": lambda name: build_privacy(
+        PrivacyConfig(method=name, noise=None if name == "none" else 1.0),
+        (9, 0),
+        np.random.default_rng,
+        lambda: bytes(32),
+    ),
     "attack.method": lambda name: conduct(AttackConfig(method=name, hospitals=(0,)), "NSVF", 0, 0, 1),
 }
 

@@ -39,10 +39,6 @@ class Work:
     privacy: Privacy = NONE
     share: float = 1.0
 
-    def steps(self, whole: int) -> int:
-        """Steps of this work, of which `whole` are configured."""
-        return min(whole, max(1, round(self.share * whole)))
-
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         """Loss and gradient at `params`, float32[parameters], through the privacy mechanism."""
         loss, gradient = self.privacy.gradient(self.oracle, params, batch)
@@ -51,6 +47,16 @@ class Work:
     def batches(self, batch_size: int, draw: np.random.Generator | None = None) -> Iterator[np.ndarray]:
         """Positions of one batch after another, without end; `draw` where streams must be independent."""
         return self.privacy.batches(len(self.samples), batch_size, self.draw if draw is None else draw)
+
+    def steps(self, epochs: int, batch_size: int) -> int:
+        """Gradients in so many passes over the beats, or as the mechanism says."""
+        if self.privacy.steps is not None:
+            return self.privacy.steps
+        return self.cut(epochs * self.samples.batches(batch_size))
+
+    def cut(self, steps: int) -> int:
+        """The share of so many steps that is to be done."""
+        return min(steps, max(1, round(self.share * steps)))
 
     def starting_from(self, params: np.ndarray) -> "Work":
         """The same work from other parameters."""

@@ -13,7 +13,7 @@ def epochs(config: FederationConfig, mu: float = 0.0) -> Local:
     """Local work: `local_epochs` passes of SGD from the global model, with FedProx's pull when mu > 0."""
 
     def local(work: Work) -> LocalResult:
-        steps = work.steps(config.local_epochs * work.samples.batches(config.batch_size))
+        steps = work.steps(config.local_epochs, config.batch_size)
         rate = config.learning_rate * config.decay ** (work.round - 1)
         anchor = (work.params, mu) if mu > 0 else None
         trained, loss = sgd(work, steps, config.batch_size, rate, anchor)

@@ -59,8 +59,8 @@ def meta_steps(config: FederationConfig) -> Local:
 
     def local(work: Work) -> LocalResult:
         cost = COST[settings.variant]
-        epoch = config.local_epochs * work.samples.batches(config.batch_size)
-        tau = work.steps(settings.tau or max(1, epoch // cost))
+        epoch = work.steps(config.local_epochs, config.batch_size)
+        tau = max(1, epoch // cost) if settings.tau is None else work.cut(settings.tau)
         decay = config.decay ** (work.round - 1)
         # three streams that share nothing but the generator: the batches of a meta-step are independent
         streams = [_batches(work, config.batch_size, settings.stratified, child) for child in work.draw.spawn(3)]

@@ -143,6 +143,7 @@ class Statement:
         validation, test: "global" and "personal" -> confusion matrix.
         trained, personalised: evaluations of gradients.
         curve: round -> confusion matrix of the model after it on the validation part.
+        privacy: what its mechanism says of the whole run; None without one.
     """
 
     data: str
@@ -154,6 +155,7 @@ class Statement:
     trained: int
     personalised: int
     curve: Mapping[int, Matrix]
+    privacy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

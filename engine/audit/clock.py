@@ -84,7 +84,10 @@ def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
     found, epochs, size = {}, int(federation["local_epochs"]), int(federation["batch_size"])
     for slot in trainers:
         batches, beats = epochs * -(-train[slot] // size), epochs * train[slot]
-        if federation["algorithm"] == "perfedavg":
+        if case.config["privacy"]["method"] == "dp-sgd":
+            batches = int(case.config["privacy"]["steps"])
+            beats = batches * min(size, train[slot])
+        elif federation["algorithm"] == "perfedavg":
             cost = _META[federation["perfedavg"]["variant"]]
             batches = cost * (federation["perfedavg"]["tau"] or max(1, batches // cost))
             beats = batches * min(size, train[slot])

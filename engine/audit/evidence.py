@@ -77,7 +77,7 @@ class Evidence:
                 self._zip = _archive(path, stack)
                 self._check_entries()
             else:
-                self._journal = stack.enter_context(opened(path / "ledger" / RUN.file))
+                self._journal = stack.enter_context(opened(path / "ledger" / RUN.file, RUN))
                 bundle = path / "ledger" / BUNDLE
                 if bundle.is_file():
                     self._compare_bundle(bundle)
@@ -249,7 +249,7 @@ def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(path: Path, journal: Journal) -> Iterator[sqlite3.Connection]:
     """Open a copy of a journal, with what its write-ahead log holds; the folder is not touched at all.
 
     SQLite itself would create files beside a journal that is in WAL mode, even for a reader.
@@ -271,20 +271,32 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             connection.text_factory = lambda data: data.decode("utf-8", "replace")
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.LINE)
             connection.execute("PRAGMA trusted_schema = OFF")
-            _require_plain(connection, path)
+            _require_plain(connection, path, journal)
             yield connection
         finally:
             connection.close()
 
 
-def _require_plain(connection: sqlite3.Connection, path: Path) -> None:
-    """A journal holds tables and their keys, nothing that computes: a view could have no end."""
+def _require_plain(connection: sqlite3.Connection, path: Path, journal: Journal) -> None:
+    """A journal holds the tables and columns of its format, nothing beside them and nothing that computes: a view could have
+    no end. One of another format is told as such when its rows are read."""
     kinds = {kind for (kind,) in connection.execute("SELECT type FROM sqlite_master")}
     computed = connection.execute(
         "SELECT count(*) FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table' AND c.hidden != 0"
     ).fetchone()[0]
     if kinds - {"table", "index"} or computed:
         raise LedgerError(f"the journal {path} is damaged: it holds more than tables")
+    if "meta" not in (
+        names := [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    ):
+        return
+    if not [*connection.execute("SELECT * FROM meta WHERE key = 'format' AND value = ?", (str(journal.format),))]:
+        return
+    for name in names:
+        known = journal.tables[name].columns if name in journal.tables else ()
+        if more := {row[1] for row in connection.execute("SELECT * FROM pragma_table_info(?)", (name,))} - {*known}:
+            what = f"columns {', '.join(sorted(more))} of {name}" if known else f"a table {name}"
+            raise LedgerError(f"the journal {path} is damaged: nobody reads {what}")
 
 
 def rows(connection: sqlite3.Connection, journal: Journal, table: str) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ Each function yields what is wrong with the rows of a table and returns what is 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -89,10 +89,7 @@ def read_meta(evidence: Evidence) -> Reading[tuple[Federation, Domain, Mapping[s
     Raises:
         LedgerError: it has another format.
     """
-    values = {row["key"]: row["value"] for row in evidence.rows("meta") if isinstance(row["key"], str)}
-    for key in sorted(values.keys() - {"format", "federation", "domain", "backend", "rule"}):
-        message = "the journal says something that its format does not know"
-        yield finding("meta", key, None, values[key], message)
+    values = yield from read_words(evidence.rows("meta"), "format", "federation", "domain", "backend", "rule")
     if "format" not in values:  # rows of a bundle that cannot be read, most often: what is wrong with it is told, too
         yield finding("meta", "format", RUN.format, None, "the journal does not say which format it has")
         return None
@@ -106,6 +103,21 @@ def read_meta(evidence: Evidence) -> Reading[tuple[Federation, Domain, Mapping[s
         return None
     # Without a rule nothing can be added up, but all else can be checked.
     return federation, domain, backend, rule or Rule("", "", {})
+
+
+def read_words(rows: Iterable[Row], *known: str) -> Reading[dict[str, Any]]:
+    """What a journal says of itself, under each name once."""
+    values: dict[str, Any] = {}
+    for row in rows:
+        key = row["key"]
+        if not isinstance(key, str) or key not in known:
+            message = "the journal says something that its format does not know"
+            yield finding("meta", text(key), None, row["value"], message)
+        elif key in values:
+            yield finding("meta", key, "one", "two", "the journal says something twice")
+        else:
+            values[key] = row["value"]
+    return values
 
 
 def _meta(key: str, values: Row, read: Any) -> Reading[Any]:
@@ -422,7 +434,8 @@ def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
 
 def _statement(text: Any) -> Statement:
     names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
-    values = read_object(text, *names)
+    privacy = ("privacy",) if "privacy" in read_object(text) else ()
+    values = read_object(text, *names, *privacy)
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
@@ -442,7 +455,14 @@ def _statement(text: Any) -> Statement:
         _number(gradients["rounds"]),
         _number(gradients["personalisation"]),
         {_number(number): _matrix(table, size) for number, table in values["curve"]},
+        _object(values.get("privacy", {})) or None,
     )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return value
 
 
 def _members(value: Any, *names: str) -> dict[str, Any]:

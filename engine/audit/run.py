@@ -35,6 +35,7 @@ from engine.audit import (
     calls,
     clock,
     closing,
+    copies,
     numbers,
     outcomes,
     own,
@@ -45,19 +46,18 @@ from engine.audit import (
     result,
     rounds,
     selection,
-    spec,
     state,
     synthetic,
     vectors,
     witnesses,
 )
-from engine.audit.case import Case, Update
+from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Execute, execute_run
 from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
 from engine.audit.reading import read
-from engine.audit.report import Count, Note, Report, Told, collected, finding, text
+from engine.audit.report import Note, Report, Told, collected, text
 from engine.ledger.format import UNBOUND
 
 Check = Callable[[Case], Iterator[Told]]
@@ -130,7 +130,7 @@ def compare(path: Path, other: Path) -> Report:
             words = "nothing was compared: the two belong to different federations or contracts"
             report.add(Note(words, unchecked=True))
             return report
-        for told in _compare(first, second):
+        for told in copies.check(first, second):
             report.add(told)
         if not first.rounds.keys() & second.rounds.keys():
             report.add(Note("nothing was compared: no round is in both copies", unchecked=True))
@@ -147,37 +147,3 @@ def _read(evidence: Evidence, report: Report) -> Case | None:
 
 def _updates(case: Case) -> int:
     return sum(len(entry.updates) for entry in case.rounds.values())
-
-
-def _compare(first: Case, second: Case) -> Iterator[Told]:
-    both = sorted(first.rounds.keys() & second.rounds.keys())
-    yield Count("rounds", len(both))
-    yield Count("updates", 0)
-    for number in both:
-        yield from _compare_round(number, first, second)
-    for number in sorted(first.rounds.keys() ^ second.rounds.keys()):
-        yield Note(f"round {number} is in one copy only", unchecked=True)
-
-
-def _compare_round(number: int, first: Case, second: Case) -> Iterator[Told]:
-    a, b = first.rounds[number], second.rounds[number]
-    for slot in sorted(a.updates.keys() & b.updates.keys()):
-        one, two = a.updates[slot], b.updates[slot]
-        yield Count("updates")
-        if one.record is None or two.record is None or one.record == two.record:
-            continue
-        if _signed(first, number, slot, one) and _signed(second, number, slot, two):
-            message = "the hospital signed two different updates for one round"
-            yield finding("equivocation", "update", one.leaf, two.leaf, message, round=number, hospital=slot)
-    if a.head != b.head:
-        message = "the coordinator sealed the round in two versions"
-        yield finding("equivocation", "head", a.head, b.head, message, round=number)
-
-
-def _signed(case: Case, number: int, slot: int, update: Update) -> bool:
-    """Whether an update is signed by the holder of its slot."""
-    assert update.record is not None
-    try:
-        return spec.signer(update.record.digest(case.domain), update.signature) == case.holder(slot, number)
-    except ValueError:
-        return False

@@ -1,12 +1,12 @@
 """Who was asked in a round: drawn again from the seed, and held against whose updates are there."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.audit.case import Case
+from engine.audit.draws import stream
 from engine.audit.report import Count, Told, finding
 
 
@@ -56,8 +56,7 @@ def hostile(config: Mapping[str, Any]) -> set[int]:
 
 
 def _drawn(of: Sequence[int], many: int, seed: int, purpose: bytes, number: int = 0) -> set[int]:
-    word = int.from_bytes(hashlib.sha256(purpose).digest()[:8], "little")
-    draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, word, number, 0])))
+    draw = stream(seed, purpose, number)
     return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
 
 

@@ -65,6 +65,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "attack": _attack(values["attack"]),
                 "schedule": _schedule(values["schedule"]),
                 "clock": _clock(values["clock"]),
+                "privacy": _privacy(values["privacy"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -98,6 +99,13 @@ def _clock(clock: Mapping[str, Any]) -> dict[str, Any]:
     if fleet == "none":
         return {"fleet": fleet}
     return {name: value for name, value in clock.items() if name not in _UNREAD_CLOCK[fleet]}
+
+
+def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mechanism reads of its section."""
+    return (
+        dict(privacy) if privacy["method"] == "dp-sgd" else {name: privacy[name] for name in ("method", "parameters")}
+    )
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

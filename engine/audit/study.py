@@ -21,7 +21,7 @@ from engine.audit.evidence import opened, rows
 from engine.audit.execution import execute
 from engine.audit.known import NOTHING, Known
 from engine.audit.known import compare as pinned
-from engine.audit.reading import read_domain
+from engine.audit.reading import read_domain, read_words
 from engine.audit.records import read_object
 from engine.audit.report import Count, Note, Reading, Report, Told, collected, finding, text
 from engine.audit.spec import Domain
@@ -120,7 +120,7 @@ Check = Callable[[StudyCase], Iterator[Told]]
 
 
 def _read(table: Callable[[str], Iterable[Row]]) -> Reading[StudyCase]:
-    values = {row["key"]: row["value"] for row in table("meta")}
+    values = yield from read_words(table("meta"), "format", "domain", "backend")
     if values.get("format") != str(STUDY.format):
         raise LedgerError(
             f"the study's journal has format {text(values.get('format'))}, this version reads {STUDY.format}"
@@ -381,7 +381,7 @@ def audit_records(folder: Path, report: Report, checks: Sequence[Check] = CHECKS
     Raises:
         LedgerError: there is no journal, or none can be read from the file.
     """
-    with opened(Path(folder) / STUDY.file) as connection:
+    with opened(Path(folder) / STUDY.file, STUDY) as connection:
         case, told = collected(_read(partial(rows, connection, STUDY)))
     for one in told:
         report.add(one)

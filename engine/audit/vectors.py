@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from engine.audit import clock, limits, own, rules, spec
 from engine.audit.case import Case, Round
+from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Combine, Model, Weighted
@@ -65,7 +66,24 @@ def _genesis(case: Case) -> Reading[Model | None]:
         message = "the archived genesis parameters are not the recorded ones"
         yield finding("archive", "genesis", case.federation.genesis_model, found, message, round=0)
         return None
+    yield from _check_beginning(case)
     return Model(tensors[GENESIS])
+
+
+def _check_beginning(case: Case) -> Iterator[Told]:
+    """A run begins from what its seed gives; one that began from a model of somebody's choice could have learnt before."""
+    seed, model = seed_of(case.config), case.config.get("model")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if seed is None or not isinstance(network, str):
+        return  # such a configuration is told in `closing.py`
+    if "@" in network:
+        yield Note("the model before round 1 is what a network of its own begins with: it was not drawn again")
+        return
+    drawn = flat_hash(case, initial(case.federation.layout, seed))
+    yield Count("beginnings")
+    if drawn != case.federation.genesis_model:
+        message = "the model before round 1 is not the one that the seed gives"
+        yield finding("meta", "genesis_model", drawn, case.federation.genesis_model, message, round=0)
 
 
 def _check_aggregate(

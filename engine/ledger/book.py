@@ -51,6 +51,7 @@ class _Key(NamedTuple):
     purpose: str
     round: int
     content: bytes  # address and data of a call
+    turn: int = 0  # of a purpose that repeats: how often the same was taken before
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class Book:
         self._roles: dict[str, str] = {}  # role -> its account
         self._transactions: dict[int, JournalTransaction] = {}
         self._attempts: dict[_Key, list[int]] = {}  # seq of every attempt, in the order of the first ones
+        self._keys: dict[int, _Key] = {}  # seq -> what it is an attempt at
         self._done: dict[_Key, JournalTransaction] = {}
         self._created: dict[str, str] = {}  # purpose -> address of the contract
         self._open: _Key | None = None  # what was written down last, if the chain has not answered
@@ -269,19 +271,21 @@ class Book:
     def send(self, call: Call) -> JournalTransaction:
         """Journal and send a call, once: the same content again returns the transaction that succeeded.
 
+        Of a purpose that repeats the same content is sent again, if the contract takes it again.
+
         Raises:
             ContractRevert: the contract refuses it now; nothing was written.
             LedgerError: the chain does not answer. What the journal holds is not lost.
         """
         self.finish()
         known = self._done.get(call.key)
-        if known is not None:
+        if known is not None and not self._purposes[call.purpose].repeats:
             return known
         self.check(call)
-        self.write(call)
+        key = self.write(call)
         self._send_first()
         try:
-            return self._settle(call.key, live=True)
+            return self._settle(key, live=True)
         except Refused:
             self._open = None
             raise
@@ -303,10 +307,11 @@ class Book:
             self._roles[role] = self.chain.accounts.address(role)
         return self._roles[role]
 
-    def write(self, call: Call) -> None:
-        """Sign a call and write it down, in one durable step with its rows; `finish` sends it."""
+    def write(self, call: Call) -> _Key:
+        """Sign a call and write it down, in one durable step with its rows; `finish` sends it. Return what it is kept under."""
         self._turn.close()
-        rows = {} if call.key in self._attempts else call.rows
+        key = self._untaken(call.key)
+        rows = {} if key in self._attempts else call.rows
         purpose, by = self._purposes[call.purpose], self.account(call.purpose)
         for again in range(_RESTORES, -1, -1):
             with ExitStack() as turn:
@@ -314,8 +319,8 @@ class Book:
                 raw = self.chain.sign(call.to, call.data, purpose.gas, by=by)
                 if decode_transaction(raw)["nonce"] > self._mined.get(by, -1):
                     self._add(call.purpose, call.round, keccak(raw), raw, rows)
-                    self._open, self._unsent, self._turn = call.key, True, turn.pop_all()
-                    return
+                    self._open, self._unsent, self._turn = key, True, turn.pop_all()
+                    return key
             if again:
                 self.restore()  # the chain has lost what it had, and this number with it
         raise ChainTrouble(
@@ -394,8 +399,17 @@ class Book:
 
     def _note(self, transaction: JournalTransaction) -> None:
         self._transactions[transaction.seq] = transaction
-        self._attempts.setdefault(_key(transaction), []).append(transaction.seq)
+        key = self._keys[transaction.seq] = self._untaken(_key(transaction))
+        self._attempts.setdefault(key, []).append(transaction.seq)
         self._number(transaction)
+
+    def _untaken(self, key: _Key) -> _Key:
+        """What another attempt is kept under: of a purpose that repeats, after as many turns as the chain has taken."""
+        while self._purposes[key.purpose].repeats and any(
+            (receipt := self._transactions[seq].receipt) and receipt.status == 1 for seq in self._attempts.get(key, ())
+        ):
+            key = key._replace(turn=key.turn + 1)
+        return key
 
     def _number(self, transaction: JournalTransaction) -> None:
         if self._purposes[transaction.purpose].foreign:
@@ -414,7 +428,15 @@ class Book:
     def _discard(self) -> None:
         """Delete the journal; another can be created."""
         self._store.discard()
-        for known in (self._transactions, self._attempts, self._done, self._created, self._numbers, self._mined):
+        for known in (
+            self._transactions,
+            self._attempts,
+            self._keys,
+            self._done,
+            self._created,
+            self._numbers,
+            self._mined,
+        ):
             known.clear()
         self._open = None
 
@@ -465,7 +487,7 @@ class Book:
         for subject in self._subjects:
             subject.reset()
         for transaction in self.transactions:
-            key, purpose = _key(transaction), self._purposes[transaction.purpose]
+            key, purpose = self._keys[transaction.seq], self._purposes[transaction.purpose]
             if purpose.foreign:
                 self._pass_on(transaction)
                 continue
@@ -480,9 +502,9 @@ class Book:
 
     def _is_superseded(self, transaction: JournalTransaction) -> bool:
         """Whether the same was written down again later, with what the contract wanted by then."""
-        key, last = _key(transaction), transaction.seq
+        key, last = self._keys[transaction.seq], transaction.seq
         later = (t for t in self._transactions.values() if t.seq > last)
-        return any((t.purpose, t.round) == (key.purpose, key.round) and _key(t) != key for t in later)
+        return any((t.purpose, t.round) == (key.purpose, key.round) and self._keys[t.seq] != key for t in later)
 
     def _settle(self, key: _Key, live: bool) -> JournalTransaction:
         """Bring a transaction to an end on the chain, by another attempt if need be, and tell the subjects."""

@@ -24,7 +24,7 @@ Tables of a run's journal:
 
 and of a study's, where `round` of a transaction is a generation or the `seq` of a record:
 
-    meta          key `format` is "2"; `domain` and `backend` hold JSON
+    meta          key `format` is "3"; `domain` and `backend` hold JSON
     designs       registrations of the study
     records       that a trial began or ended; `stage` is a position in `STAGES`
 
@@ -130,7 +130,7 @@ RUN = Journal(
 
 STUDY = Journal(
     "study.sqlite",
-    2,
+    3,
     {
         "meta": _META,
         "designs": Table(
@@ -176,6 +176,7 @@ class Purpose(NamedTuple):
         function: that it calls; "" creates the contract.
         required: the ledger cannot be without it. The contract may refuse another, which then stays refused.
         foreign: an account that is none of the ledger's signs it.
+        repeats: the same content can be wanted again after it was taken, of a round that was opened again, say.
         gas: limit; the measured use is well below.
         by: role of the account that signs it.
     """
@@ -184,6 +185,7 @@ class Purpose(NamedTuple):
     function: str
     required: bool = False
     foreign: bool = False
+    repeats: bool = False
     gas: int = 1_500_000
     by: str = COORDINATOR
 
@@ -206,11 +208,11 @@ PURPOSES = {
     "open-round": Purpose("RoundLedger", "openRound", required=True),
     "seal": Purpose("RoundLedger", "sealRound", required=True, gas=200_000),
     "close": Purpose("RoundLedger", "closeFederation", required=True),
-    "mark": Purpose("RoundLedger", "markRound"),
-    "finalize": Purpose("RoundLedger", "finalizeRound"),
+    "mark": Purpose("RoundLedger", "markRound", repeats=True),
+    "finalize": Purpose("RoundLedger", "finalizeRound", repeats=True),
     "submit": Purpose("RoundLedger", "submitUpdate"),
     "refuse": Purpose("RoundLedger", "refuseUpdate"),
-    "abort": Purpose("RoundLedger", "abortRound"),
+    "abort": Purpose("RoundLedger", "abortRound", repeats=True),
     "dispute": Purpose("RoundLedger", "dispute"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),

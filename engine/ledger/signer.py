@@ -18,6 +18,7 @@ from engine.ledger.keystore import load_key
 from engine.ledger.recount import Shown, Weighed, drawn, remembered, server_digest, weighed
 from engine.ledger.signing import (
     SALT_METRICS,
+    SALT_PRIVACY,
     SALT_REAL_COUNT,
     SALT_SAMPLES,
     hospital_key,
@@ -283,6 +284,10 @@ class Signer:
         """
         record = SyntheticReport(request, generated, batch, evidence, **numbers)
         return SignedReport(record, sign(record, terms.signing.domain, self._key))
+
+    def secret(self) -> bytes:
+        """What only the holder of the key can know, 32 bytes, for noise and sampling of a privacy mechanism."""
+        return salt(self._key, self._signing.federation, 0, SALT_PRIVACY)
 
     def withdraw(self) -> None:
         """Forget the last update: it never left this hospital's host."""

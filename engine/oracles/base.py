@@ -24,11 +24,40 @@ class Batch(NamedTuple):
     logit_offset: np.ndarray | None = None
 
 
+def require_clip(clip: float, batch: Batch) -> None:
+    """
+    Raises:
+        ValueError: no gradients can be clipped to this, or the batch has logit offsets.
+    """
+    if not clip > 0:
+        raise ValueError(f"clip must be above 0, not {clip}")
+    if batch.logit_offset is not None:
+        raise ValueError("clipped gradients know no logit offsets")
+
+
+class Clipped(NamedTuple):
+    """A sum of clipped gradients.
+
+    Attributes:
+        total: sum over the beats of each one's gradient, shortened to the norm, float32[parameters].
+        longer: beats whose gradient was longer.
+        zeroed: beats whose gradient was not finite, and counts zero.
+    """
+
+    total: np.ndarray
+    longer: int
+    zeroed: int
+
+
 class Oracle(Protocol):
     """Mean cross-entropy of a network on a batch, and its derivatives."""
 
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         """The loss and its gradient, float32[parameters]."""
+        ...
+
+    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> Clipped:
+        """The gradients of all beats' own losses, each shortened to norm `clip` where longer, added up; of at least one beat."""
         ...
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:

@@ -430,19 +430,20 @@ extern "C" double loss_gradient(const float* params, const float* x, const float
   return loss;
 }
 
-// Writes the sum over the samples of gradient_i * min(1, clip / norm_i); returns how many were longer than clip.
-extern "C" int64_t clipped_gradient(const float* params, const float* x, const float* rr, const int32_t* y, int64_t n,
-                                    double clip, float* sum) {
+// Writes the sum over the samples of gradient_i * min(1, clip / norm_i), the loss of sample i times scale[i] (scale null:
+// 1). A gradient that is not finite counts zero. counts: how many were longer than clip, how many not finite.
+extern "C" void clipped_gradient(const float* params, const float* x, const float* rr, const int32_t* y, int64_t n,
+                                 double clip, float* sum, const float* scale, int64_t* counts) {
   Workspace& work = workspace();
   work.take(params, true);
   std::memset(&work.sum, 0, sizeof work.sum);
-  int64_t clipped = 0;
+  counts[0] = counts[1] = 0;
   const float* const gradient = reinterpret_cast<const float*>(&work.gradient);
   float* const total = reinterpret_cast<float*>(&work.sum);
   for (int64_t i = 0; i < n; i++) {
     std::memset(&work.gradient, 0, sizeof work.gradient);
     work.forward(x + i * LEADS * WINDOW, rr + i * RR);
-    work.loss(y[i], 1);
+    work.loss(y[i], scale ? scale[i] : 1);
     work.backward();
     vector<lanes> squares[4] = {};
     static_assert(packed_size % 16 == 0, "a struct aligned to 64 bytes is whole vectors");
@@ -451,12 +452,15 @@ extern "C" int64_t clipped_gradient(const float* params, const float* x, const f
       squares[j / lanes % 4] += g * g;
     }
     const double norm = std::sqrt(lane_sum<lanes>((squares[0] + squares[1]) + (squares[2] + squares[3])));
-    clipped += norm > clip;
-    const float by = norm <= clip ? 1.0f : float(clip / norm);  // a NaN stays one
+    if (!std::isfinite(norm)) {
+      counts[1]++;
+      continue;
+    }
+    counts[0] += norm > clip;
+    const float by = norm <= clip ? 1.0f : float(clip / norm);
     for (int j = 0; j < packed_size; j++) total[j] += by * gradient[j];
   }
   give(work.sum, sum);
-  return clipped;
 }
 
 // Writes the logits of n samples.

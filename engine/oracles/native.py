@@ -18,7 +18,7 @@ import numpy as np
 from engine.errors import DataError, PulseLedgerError
 from engine.files import is_own, own_cache
 from engine.model import Network
-from engine.oracles.base import Batch
+from engine.oracles.base import Batch, Clipped, require_clip
 from engine.oracles.torch import TorchOracle
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -84,8 +84,8 @@ class NativeOracle:
         pointer, count = ctypes.c_void_p, ctypes.c_int64
         library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
         library.loss_gradient.restype = ctypes.c_double
-        library.clipped_gradient.argtypes = [pointer, pointer, pointer, pointer, count, ctypes.c_double, pointer]
-        library.clipped_gradient.restype = count
+        library.clipped_gradient.argtypes = [*[pointer] * 4, count, ctypes.c_double, pointer, pointer, pointer]
+        library.clipped_gradient.restype = None
         library.scores.argtypes = [pointer, pointer, pointer, count, pointer]
         library.scores.restype = None
         self._library = library
@@ -116,24 +116,29 @@ class NativeOracle:
         )
         return loss, gradient
 
-    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> tuple[np.ndarray, int]:
-        """The sum over the beats of each one's gradient, shortened to norm `clip` where longer; how many were longer.
-
-        This is what differentially private SGD adds noise to (Abadi et al. 2016, arXiv 1607.00133).
+    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> Clipped:
+        """What differentially private SGD adds noise to (Abadi et al. 2016, arXiv 1607.00133).
 
         Raises:
-            ValueError: as in `gradient`, `clip` is not above 0, or the batch has class weights or logit offsets.
+            ValueError: as in `gradient`, `clip` is not above 0, or the batch has logit offsets.
         """
-        if not clip > 0:
-            raise ValueError(f"clip must be above 0, not {clip}")
-        if batch.class_weight is not None or batch.logit_offset is not None:
-            raise ValueError("clipped gradients know no class weights and no logit offsets")
+        require_clip(clip, batch)
         params, x, rr, y = self._checked(params, batch)
-        total = np.empty(self._size, np.float32)
-        clipped = self._library.clipped_gradient(
-            params.ctypes.data, x.ctypes.data, rr.ctypes.data, y.ctypes.data, len(y), clip, total.ctypes.data
+        weight = batch.class_weight
+        scale = None if weight is None else _floats("class_weight", weight, (self._network.classes,))[y]
+        total, counts = np.empty(self._size, np.float32), np.empty(2, np.int64)
+        self._library.clipped_gradient(
+            params.ctypes.data,
+            x.ctypes.data,
+            rr.ctypes.data,
+            y.ctypes.data,
+            len(y),
+            clip,
+            total.ctypes.data,
+            None if scale is None else scale.ctypes.data,
+            counts.ctypes.data,
         )
-        return total, clipped
+        return Clipped(total, *counts.tolist())
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
         """By torch: exact second derivatives are rarely asked for, and by hand they would double the kernel."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.model import Network
-from engine.oracles.base import Batch
+from engine.oracles.base import Batch, Clipped
 
 
 class StackedOracle:
@@ -124,6 +124,10 @@ class Lockstep:
         if isinstance(answer[0], BaseException):
             raise answer[0]
         return answer[0], answer[1]
+
+    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> Clipped:
+        """As the oracle beneath, one at a time."""
+        return self._beneath.clipped_gradient(params, batch, clip)
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
         """As the oracle beneath, one at a time."""

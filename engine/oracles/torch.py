@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from engine.model import AnyNetwork, Network, unflatten
-from engine.oracles.base import Batch
+from engine.oracles.base import Batch, Clipped, require_clip
 from engine.own.network import module_of
+
+_AT_ONCE = 64  # gradients of single beats; those of a whole batch would not fit where it is large
 
 
 class TorchOracle:
@@ -36,6 +38,31 @@ class TorchOracle:
         loss = self._loss(flat, batch)
         (gradient,) = torch.autograd.grad(loss, flat)
         return loss.item(), gradient.cpu().numpy()
+
+    def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> Clipped:
+        require_clip(clip, batch)
+        torch = self._torch
+        flat, labels = self._tensor(params), self._tensor(batch.y).long()
+        weight = torch.ones(len(labels), device=self._device)
+        if batch.class_weight is not None:
+            weight = self._tensor(batch.class_weight)[labels]
+        beats = (self._tensor(batch.x), self._tensor(batch.rr), labels, weight)
+
+        def loss(flat, x, rr, label, weight):  # type: ignore[no-untyped-def]
+            return weight * torch.nn.functional.cross_entropy(self._forward(flat, x[None], rr[None]), label[None])
+
+        per_beat = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0, 0))
+        total = torch.zeros(len(params), dtype=torch.float64, device=self._device)
+        longer = zeroed = 0
+        for start in range(0, len(labels), _AT_ONCE):
+            each = per_beat(flat, *(part[start : start + _AT_ONCE] for part in beats))
+            norm = each.square().sum(1).sqrt()
+            finite = norm.isfinite()
+            each, norm = each[finite].double(), norm[finite].double()
+            longer += int((norm > clip).sum())
+            zeroed += int((~finite).sum())
+            total += (each * (clip / norm.clamp(min=clip))[:, None]).sum(0)
+        return Clipped(total.float().cpu().numpy(), longer, zeroed)
 
     def hessian_vector(self, params: np.ndarray, batch: Batch, vector: np.ndarray) -> np.ndarray:
         torch = self._torch

@@ -52,6 +52,11 @@ def layout_of(part: str, sizes: tuple[int, int, int, int], parameters: Mapping[s
     )
     drops = [name for name, layer in module.named_modules() if isinstance(layer, torch.nn.modules.dropout._DropoutNd)]
     require(part, not drops, f"layer {', '.join(drops[:1])} drops at random, which it cannot here; take it out")
+    mixing = [
+        name for name, layer in module.named_modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    says = f"layer {', '.join(mixing[:1])} is a BatchNorm, which mixes the samples of a batch; GroupNorm does not"
+    require(part, not mixing, says)
     layout = tuple((name, tuple(value.shape)) for name, value in module.named_parameters())
     require(part, bool(layout), "has no parameters")
     require(part, all(v.dtype == torch.float32 for v in module.parameters()), "has parameters other than float32")

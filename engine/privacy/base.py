@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.data.samples import passes
+from engine.messages import State
 from engine.oracles.base import Batch, Oracle
 
 
@@ -22,6 +23,8 @@ class Privacy(NamedTuple):
         gradient: (oracle, parameters, batch) -> loss and gradient, float32[parameters], bounded as the noise needs it.
         noise: the gradient as it is used; a mechanism's own secret stands behind it, never the run's seed.
         price: number of gradients taken -> what a signed update says of the mechanism and its cost; None: nothing.
+        steps: gradients of a round, in place of passes over the beats; None: as many as these have batches.
+        memory: what joins the hospital's private state after the work.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Privacy(NamedTuple):
     gradient: Callable[[Oracle, np.ndarray, Batch], tuple[float, np.ndarray]]
     noise: Callable[[np.ndarray], np.ndarray]
     price: Callable[[int], dict[str, Any] | None]
+    steps: int | None = None
+    memory: Callable[[], State] = dict
 
 
 def _plain(oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:

@@ -1,19 +1,42 @@
 """From the configuration to a privacy mechanism."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from engine.messages import State
 from engine.own.call import make
 from engine.privacy.base import NONE, Privacy
 from engine.privacy.config import PrivacyConfig
+from engine.privacy.dpsgd import dp_sgd
+from engine.privacy.plan import mechanism_of
+
+# (round, 0 for the adaptation; parameters that the work starts from; private state; train beats) -> mechanism of this work
+Mechanisms = Callable[[int, np.ndarray, State, int], Privacy]
 
 
-def build_privacy(config: PrivacyConfig, draw: np.random.Generator) -> Privacy:
-    """The mechanism of one hospital and round.
+def build_privacy(
+    config: PrivacyConfig,
+    budget: tuple[int, ...],
+    draw: Callable[[int], np.random.Generator],
+    secret: Callable[[], bytes],
+) -> Mechanisms:
+    """The mechanisms of one hospital.
 
     Args:
-        draw: for its noise. It follows from the run's seed, which everybody may know: what is noised is not protected.
+        budget: noised samples of the whole run, by uses.
+        draw: round -> random numbers for the noise of a mechanism of the user's own. They follow from the run's seed, which
+            everybody may know: what is noised with them is not protected.
+        secret: 32 bytes that only the hospital knows.
     """
     if config.method == "none":
-        return NONE
-    made: Privacy = make("a privacy mechanism", config.method, {"draw": draw}, config.parameters, Privacy)
-    return made._replace(name=config.method)
+        return lambda round, params, state, beats: NONE
+    if config.noised:
+        mechanism, own = mechanism_of(config, budget), secret()
+        return lambda round, params, state, beats: dp_sgd(mechanism, beats, own, round, params, state)
+
+    def made(round: int, params: np.ndarray, state: State, beats: int) -> Privacy:
+        one: Privacy = make("a privacy mechanism", config.method, {"draw": draw(round)}, config.parameters, Privacy)
+        return one._replace(name=config.method)
+
+    return made

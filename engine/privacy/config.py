@@ -1,11 +1,15 @@
 """Settings of privacy."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import Field
 
 from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
+from engine.settings import Mistake
+
+PLAIN = ("method", "parameters")  # all that is read where no mechanism of ours is named
 
 
 class PrivacyConfig(OwnSection):
@@ -13,9 +17,57 @@ class PrivacyConfig(OwnSection):
 
     PART = "method"
 
-    method: Literal["none"] | Own = Field(
+    method: Literal["none", "dp-sgd"] | Own = Field(
         "none",
         union_mode="left_to_right",
-        description="none, or a mechanism of your own, whose noise is drawn from the run's seed: a simulation, no protection",
+        description="none; dp-sgd: clipped and noised gradients of Poisson-sampled beats (docs/privacy.md); or a mechanism of "
+        "your own, whose noise is drawn from the run's seed: a simulation, no protection",
     )
     parameters: Parameters = own_parameters()
+    unit: Literal["beat"] = Field("beat", description="dp-sgd: what is protected, one of a hospital's train beats")
+    epsilon: float | None = Field(
+        None, gt=0, le=1000, description="dp-sgd: what a hospital spends at most; the noise follows from it"
+    )
+    noise: float | None = Field(
+        None, ge=0.05, le=10_000, description="dp-sgd: noise multiplier, in place of `epsilon`; read to thousandths"
+    )
+    delta: float = Field(1e-5, ge=1e-10, le=0.01, description="dp-sgd: read to 1e-12")
+    clip: float = Field(
+        1.0, ge=1e-6, le=1e6, description="dp-sgd: largest norm of one beat's gradient; read to millionths"
+    )
+    sampling_rate: float = Field(
+        0.05,
+        ge=1e-6,
+        le=1,
+        description="dp-sgd: probability of each beat to be in a batch, in place of federation.batch_size; read to 1e-9",
+    )
+    steps: int = Field(
+        20, ge=1, le=100_000, description="dp-sgd: noised gradients of a hospital in a round, in place of local_epochs"
+    )
+    secret: Literal["simulated", "key"] = Field(
+        "simulated",
+        description="dp-sgd: noise and sampling follow from the run's seed, which protects nobody, or from the hospital's key "
+        "(ledger.keystore)",
+    )
+
+    @property
+    def noised(self) -> bool:
+        """Whether a mechanism of ours works, and so an account is kept."""
+        return self.method == "dp-sgd"
+
+    def used(self) -> dict[str, Any]:
+        """Only what the method reads."""
+        values = self.model_dump(mode="json")
+        return values if self.noised else {name: values[name] for name in PLAIN}
+
+    def clashes(self) -> Iterator[Mistake]:
+        """Noise that is said twice or not at all, or said where nothing reads it."""
+        yield from super().clashes()
+        given = [name for name in ("epsilon", "noise") if getattr(self, name) is not None]
+        if self.noised and len(given) != 1:
+            says = "privacy.method dp-sgd needs one of privacy.epsilon and privacy.noise"
+            yield Mistake(f"{says}, not {'both' if given else 'none'}", ["epsilon", "noise"])
+        if not self.noised and given:
+            yield Mistake(
+                f"privacy.{given[0]} is for method dp-sgd, and privacy.method is {self.method}", ["method", *given]
+            )

@@ -141,7 +141,8 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
             said = f"the auditor has the vector of hospital {done['hospital']} in round {done['round']}: {options.out}"
         case "finalize":
             done = desk.finalize(options.folder)
-            said = f"all {done['rounds']} rounds are final"
+            after = "" if done["final"] else "; those after them are not yet"
+            said = f"rounds 1 to {done['rounds']} are final{after}"
         case "mark":
             done = desk.mark(options.folder)
             said = f"round {done['round']} is noted; it can be final after its window"

@@ -107,6 +107,14 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    if key == "privacy.method":
+        values["privacy"]["noise"] = 1.0
+    elif key.startswith("privacy.") and key != "privacy.parameters":
+        values["privacy"] = {"noise": 1.0, "method": "dp-sgd"} | values["privacy"]
+        if key == "privacy.epsilon":
+            values["privacy"]["noise"] = None
+        if key == "privacy.secret":
+            values["ledger"] = {"keystore": "keys"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
@@ -439,6 +447,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     everything["federation"]["algorithm"] = OWN
     for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
         del everything[section]["parameters"]
+    everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
@@ -489,6 +498,20 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
 
 
+def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> None:
+    for key in (k for k in LEAVES if k.startswith("privacy.") and k not in ("privacy.method", "privacy.parameters")):
+        if (value := another(key)) is None:
+            continue
+        private = {"method": "dp-sgd", "noise": 3.0, key.split(".")[1]: value}
+        if key == "privacy.epsilon":
+            del private["noise"]
+        base = {"ledger": {"keystore": "keys"}, "privacy": {"method": "dp-sgd", "noise": 3.0}}
+        changed = parse(RunConfig, {**base, "privacy": private}, "changed")
+        assert config_hash(changed) != config_hash(parse(RunConfig, base, "base")), key
+        assert config_hash(RunConfig()) == config_hash(RunConfig(ledger=changed.ledger)), key
+        assert (why_unread(RunConfig(), key), why_unread(changed, key)) == ("privacy.method is none", "")
+
+
 @pytest.mark.parametrize("method", get_args(Method))
 def test_the_hash_holds_what_an_attack_reads_and_nothing_else(method: str) -> None:
     for key in (k for k in LEAVES if k.startswith("attack.") and k not in ("attack.method", "attack.parameters")):
@@ -531,6 +554,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     for key in ("name", "out", "ledger", "tracking", "execution"):
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
+    values["privacy"] = {"method": "none", "parameters": {}}
     values["balance"] = values["attack"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")

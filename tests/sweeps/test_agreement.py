@@ -62,6 +62,18 @@ def test_a_deleted_ledger_of_a_repeat_is_named(copy: Path):
     assert (0, "folder", "trials/0000/seed-0/ledger") in places(copy)
 
 
+def test_a_deleted_or_shortened_ledger_of_a_pruned_trial_is_named(copy: Path):
+    ledger = repeat_folder(trial_folder(copy, 2), 0) / "ledger"
+    with sqlite3.connect(ledger / "journal.sqlite") as connection:
+        connection.execute("DELETE FROM rounds WHERE round = 2")
+    connection.close()
+    assert (2, "ended", "heads.0") in places(copy)
+    shutil.rmtree(ledger)
+    assert (2, "ended", "heads.0") in places(copy)
+    shutil.rmtree(ledger.parent)
+    assert (2, "ended", "heads.0") in places(copy)
+
+
 def test_the_ledger_of_another_run_in_its_place_is_named(copy: Path):
     here, there = (repeat_folder(trial_folder(copy, 0), repeat) / "ledger" for repeat in (0, 1))
     shutil.rmtree(here)
@@ -199,6 +211,14 @@ def test_a_change_of_any_column_of_optuna_is_named(agreed: Path, tmp_path: Path)
         except PulseLedgerError:
             pass  # named, in one sentence
     assert missed == set()
+
+
+def test_what_nobody_reads_has_no_place_in_the_database(copy: Path):
+    with sqlite3.connect(copy / "optuna.db") as connection:
+        connection.execute("CREATE TABLE better (score)")
+        connection.execute("INSERT INTO studies (study_name) VALUES ('better')")
+    connection.close()
+    assert places(copy) == {(None, "database", "table"), (None, "database", "study")}
 
 
 @pytest.mark.parametrize("ledger", [True, False])

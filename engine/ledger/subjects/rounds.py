@@ -210,11 +210,15 @@ class Rounds(Subject):
         return self.headers[round]
 
     def finalize(self) -> None:
-        """Make all sealed rounds final, in one transaction for any number of them.
+        """Make all sealed rounds final, in one transaction for any number of them; within their window those up to a mark.
+
+        Where all are final already nothing is sent.
 
         Raises:
             ContractRevert: the window for disputes has not passed, or there is an open dispute.
         """
+        if self.seals and self.is_final():
+            return
         self._send("finalize", len(self.seals), "finalizeRound", self._federation.id)
 
     def mark(self) -> None:
@@ -223,11 +227,15 @@ class Rounds(Subject):
         Raises:
             ContractRevert: it is final or noted already, an earlier one waits for its window, or there is an open dispute.
         """
-        self._send_anew("mark", len(self.seals), "markRound", self._federation.id)
+        self._send("mark", len(self.seals), "markRound", self._federation.id)
 
     def is_final(self) -> bool:
         """Whether all sealed rounds are beyond dispute, or there are none."""
-        return bool(self.state(self._book.domain.contract)["finalized"] == len(self.seals))
+        return self.finalized() == len(self.seals)
+
+    def finalized(self) -> int:
+        """The last round that is beyond dispute, with all before it; 0 for none."""
+        return int(self.state(self._book.domain.contract)["finalized"])
 
     def abort(self) -> None:
         """End a round on record whose deadline has passed; its number can be opened again.
@@ -235,7 +243,7 @@ class Rounds(Subject):
         Raises:
             ContractRevert: none is open, or its deadline has not passed.
         """
-        self._send_anew("abort", len(self.seals) + 1, "abortRound", self._federation.id)
+        self._send("abort", len(self.seals) + 1, "abortRound", self._federation.id)
 
     def grant(self, role: str, account: str) -> None:
         """Give an account a role of the contract, such as "AUDITOR_ROLE"; the sender must be the admin.
@@ -478,12 +486,6 @@ class Rounds(Subject):
 
     def _send(self, purpose: str, round: int, function: str, *arguments: Any) -> None:
         self._book.send(self._call(purpose, round, function, *arguments))
-
-    def _send_anew(self, purpose: str, round: int, function: str, *arguments: Any) -> None:
-        """As `_send`, but the contract is asked also for what it took before: it may refuse that by now."""
-        call = self._call(purpose, round, function, *arguments)
-        self._book.check(call)
-        self._book.send(call)
 
     def _call(self, purpose: str, round: int, function: str, *arguments: Any) -> Call:
         return Call(purpose, round, self._book.domain.contract, call_data(function, *arguments))

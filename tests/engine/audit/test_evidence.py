@@ -1,13 +1,14 @@
 """Journals and bundles that somebody else made: whatever is in them, an audit names it or ends in one sentence."""
 
 import shutil
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finished import audit, finish, names
+from finished import audit, change, finish, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reported import document
@@ -31,6 +32,24 @@ def test_a_journal_that_cannot_be_read_is_an_error(plain: Path, damage: Callable
     damage(plain / "ledger" / "journal.sqlite")
     with pytest.raises(LedgerError, match="journal"):
         audit(plain)
+
+
+@pytest.mark.parametrize("more", ["CREATE TABLE better (score)", "ALTER TABLE rounds ADD COLUMN better TEXT"])
+def test_what_nobody_reads_has_no_place_in_a_journal(plain: Path, more: str):
+    connection = sqlite3.connect(plain / "ledger" / "journal.sqlite")
+    connection.execute(more)
+    connection.close()
+    with pytest.raises(LedgerError, match="nobody reads"):
+        audit(plain)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_journal_says_of_itself_stands_there_once(plain: Path, first: bool):
+    """Another reader may take the row that this one does not."""
+    change(
+        plain, "INSERT INTO meta (rowid, key, value) VALUES (?, 'federation', '{}')", arguments=(-5 if first else 99,)
+    )
+    assert ("meta", "federation") in names(audit(plain))
 
 
 def test_a_file_that_is_no_bundle_is_an_error(tmp_path: Path):

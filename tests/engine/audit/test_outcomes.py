@@ -289,13 +289,16 @@ def test_a_policy_in_the_configuration_that_is_not_the_ledgers_is_named(folder: 
 
 def test_a_node_is_asked_what_was_decided(tmp_path: Path, start: Callable[..., Node]):
     node = start("anvil")
-    folder = finish(Run(tmp_path), full=True, backend="rpc", url=node.url)
+    key = tmp_path / "admin.hex"  # policies and reviewers are the admin's acts, which cost money on a node
+    key.write_text(EMBEDDED_ADMIN.hex())
+    node("anvil_setBalance", address(EMBEDDED_ADMIN), hex(10**20))
+    folder = finish(Run(tmp_path), full=True, backend="rpc", url=node.url, admin_key_file=str(key))
     known = Known(rpc=node.url)
     report = audit(folder, known=known)
     assert (report.findings, report.notes) == ([], [])
     assert {"quotas", "reputations", "batches", "evidence", "reasons"} <= report.counts.keys()
     edit(folder, lambda result: result["synthesis"][1].update(granted=9))
-    assert names(audit(folder, known=known)) == {("result", "synthesis")}
+    assert names(audit(folder, known=known)) == {("result", "synthesis"), ("result", "digest")}
     node.kill()
     report = audit(folder / "ledger" / BUNDLE, known=known)
     assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from finished import (
 )
 from nodes import Listener
 from safetensors.numpy import load_file, save_file
-from simulators import FEDERATION_ID, POLICY, SIZE, Faults, Run, request
+from simulators import FEDERATION_ID, LAYOUT, POLICY, SIZE, Faults, Run, request
 
 from engine import encoding
 from engine.audit import state
@@ -48,6 +49,7 @@ from engine.ledger.subjects.synthetic import (
 from engine.ledger.subjects.updates import (
     count_commitment,
 )
+from engine.model import vector_hash
 
 # --- Clean ------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +78,7 @@ def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path):
         "results": 18,
         "predictions": 3,
         "selections": 4,
+        "beginnings": 1,
     }
     assert (report.unchecked, report.finished) == ([], True)
     assert report.head == json.loads((folder / "result.json").read_text())["ledger"]["head"]
@@ -193,6 +196,33 @@ def test_a_whole_history_written_anew_shows_against_another_copy(tmp_path: Path)
     assert (1, 1, "equivocation", "update") in places(report)
     assert (4, None, "equivocation", "head") in places(report)
     assert compare(truth, truth / "ledger" / BUNDLE).clean
+
+
+def test_a_run_that_began_from_a_model_of_somebody_s_choice_is_named(tmp_path: Path):
+    """It could have learnt from the test beats before; everything else of it is right."""
+    run = Run(tmp_path)
+    run.genesis = run.genesis + np.float32(0.01)
+    run.federation = replace(run.federation, genesis_model=vector_hash(run.genesis, LAYOUT))
+    assert places(audit(finish(run))) == {(0, None, "meta", "genesis_model")}
+
+
+def test_an_end_that_was_signed_twice_shows_against_another_copy(tmp_path: Path, simple: Path):
+    """By itself a coordinator's word that a hospital is missing cannot be told from the truth."""
+    lie = finish(Run(tmp_path / "a"), missing={2: "it did not answer"})
+    report = compare(simple, lie)
+    assert names(report) == {("equivocation", "closing")}
+    assert report.counts["co-signatures"] == 2
+    assert not compare(simple, finish(Run(tmp_path / "b"), rounds=2)).clean
+
+
+def test_a_hospital_that_signs_two_results_shows_against_another_copy(tmp_path: Path, simple: Path):
+    run = Run(tmp_path)
+    signed = run.results
+    run.results = lambda number, head, domain, contents: signed(  # type: ignore[method-assign]
+        number, head, domain, {**contents, 1: contents[1] + " "}
+    )
+    places_ = places(compare(finish(run), simple))
+    assert places_ == {(None, 1, "equivocation", "result"), (None, None, "equivocation", "closing")}
 
 
 def test_copies_of_different_runs_cannot_contradict(tmp_path: Path, simple: Path):

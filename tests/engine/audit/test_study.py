@@ -153,7 +153,7 @@ def test_damaged_meta_is_named(folder: Path, key: str):
 
 def test_a_journal_of_another_format_or_none_is_an_error(folder: Path):
     change(folder, "UPDATE meta SET value = '9' WHERE key = 'format'")
-    with pytest.raises(LedgerError, match="the study's journal has format 9, this version reads 2"):
+    with pytest.raises(LedgerError, match="the study's journal has format 9, this version reads 3"):
         found_in(folder)
     (folder / STUDY.file).write_bytes(b"text" * 1000)
     with pytest.raises(LedgerError, match="journal"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,11 +203,36 @@ def test_clipped_gradient_is_the_sum_of_clipped_gradients(network: Network, quan
     each = [reference(network).gradient(params, Batch(*(part[i : i + 1] for part in batch[:3])))[1] for i in range(8)]
     norms = np.array([np.linalg.norm(gradient) for gradient in each])
     clip = float(np.quantile(norms, quantile)) * (1.01 if quantile else 0.5)
-    found, clipped = oracle(network).clipped_gradient(params, batch, clip)
+    found, clipped, zeroed = oracle(network).clipped_gradient(params, batch, clip)
+    assert zeroed == 0
     assert distance(found, sum(g * min(1, clip / n) for g, n in zip(each, norms, strict=True))) <= TOLERANCE
     assert clipped == np.sum(norms > clip)
-    one, _ = oracle(network).clipped_gradient(params, Batch(*(part[:1] for part in batch[:3])), clip)
+    one, *_ = oracle(network).clipped_gradient(params, Batch(*(part[:1] for part in batch[:3])), clip)
     assert np.linalg.norm(one) <= clip * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("made", [oracle, reference], ids=["native", "torch"])
+def test_class_weights_change_a_beat_s_loss_before_its_gradient_is_clipped(made: Any) -> None:
+    params, batch = parameters(SMALL), beats(SMALL, 6)
+    weight = np.array([0.5, 1, 2, 3, 0], np.float32)
+    each = [reference(SMALL).gradient(params, Batch(*(part[i : i + 1] for part in batch[:3])))[1] for i in range(6)]
+    weighted = [weight[y] * g for y, g in zip(batch.y, each, strict=True)]
+    clip = float(np.median([np.linalg.norm(g) for g in weighted]))
+    found = made(SMALL).clipped_gradient(params, batch._replace(class_weight=weight), clip)
+    wanted = sum(g * min(1, clip / max(np.linalg.norm(g), 1e-12)) for g in weighted)
+    assert distance(found.total, wanted) <= TOLERANCE
+    assert found.longer == sum(np.linalg.norm(g) > clip for g in weighted)
+
+
+@pytest.mark.parametrize("made", [oracle, reference], ids=["native", "torch"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_gradient_that_is_not_finite_counts_zero_and_moves_no_other(made: Any, value: float) -> None:
+    params, batch = parameters(SMALL), beats(SMALL, 5)
+    batch.rr[2] = value
+    others = Batch(*(np.delete(part, 2, axis=0) for part in batch[:3]))
+    found, wanted = (made(SMALL).clipped_gradient(params, one, 1.0) for one in (batch, others))
+    assert (found.zeroed, wanted.zeroed) == (1, 0)
+    assert distance(found.total, wanted.total) <= (0 if made is oracle else 1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -218,7 +244,6 @@ def test_what_is_not_finite_shows(value: float, where: str) -> None:
     assert not np.isfinite(loss)
     assert not np.isfinite(gradient).all()
     assert not np.isfinite(oracle(STANDARD).scores(params, batch.x, batch.rr)).all()
-    assert not np.isfinite(oracle(STANDARD).clipped_gradient(params, batch, 1.0)[0]).all()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in STANDARD.layout])
@@ -235,7 +260,7 @@ def test_same_bits_again_and_from_two_threads() -> None:
 
     def everything(batch: Batch) -> bytes:
         loss, gradient = oracle(STANDARD).gradient(params, batch)
-        total, _ = oracle(STANDARD).clipped_gradient(params, batch, 1.0)
+        total, *_ = oracle(STANDARD).clipped_gradient(params, batch, 1.0)
         scores = oracle(STANDARD).scores(params, batch.x, batch.rr)
         return np.float64(loss).tobytes() + gradient.tobytes() + total.tobytes() + scores.tobytes()
 
@@ -290,8 +315,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for name in ("class_weight", "logit_offset"):
         with pytest.raises(ValueError, match=name):
             gradient(params, Batch(x, rr, y)._replace(**{name: np.ones(3)}))
-        with pytest.raises(ValueError, match="clipped gradients know no class weights"):
-            oracle(SMALL).clipped_gradient(params, Batch(x, rr, y)._replace(**{name: np.ones(5)}), 1.0)
+    with pytest.raises(ValueError, match="clipped gradients know no logit offsets"):
+        oracle(SMALL).clipped_gradient(params, Batch(x, rr, y, None, np.ones(5)), 1.0)
     with pytest.raises(ValueError, match="clip"):
         oracle(SMALL).clipped_gradient(params, Batch(x, rr, y), 0.0)
     with pytest.raises(ValueError, match="rr"):

@@ -19,6 +19,7 @@ from engine.ledger.typed import digest
 from engine.messages import Asked, Pool, Update
 from engine.model import build_network, initial_parameters
 from engine.pools.build import build_pool
+from engine.privacy.dpsgd import SPENT
 from engine.result import SyntheticRow
 from engine.synthesis.files import load_synthetic
 
@@ -75,6 +76,28 @@ def test_training_gives_the_bits_of_this_process(pool: Pool, reference_pool: Poo
     for a, b in zip(found.answers, expected.answers, strict=True):
         np.testing.assert_array_equal(a.vector, b.vector)
         assert (a.samples, a.loss, a.gradient_evaluations) == (b.samples, b.loss, b.gradient_evaluations)
+
+
+def test_noise_and_account_are_those_of_this_process(keys: dict[str, Any], cohort: Cohort, tiny_config):
+    """A hospital that is put back to an earlier state releases the same again; one that goes on counts on."""
+    private = {"privacy.method": "dp-sgd", "privacy.noise": 1.0, "privacy.steps": 2, "privacy.sampling_rate": 0.1}
+    params, found = start(cohort, tiny_config), []
+    for own in ({}, keys):
+        pool = build_pool(cohort.hospitals, task(tiny_config(**private, **own), cohort))
+        try:
+            first = pool.train(Asked(1, (0, 1, 2), params), None).answers
+            pool.restore({u.hospital: u.state for u in first}, ())
+            again = pool.train(Asked(1, (0, 1, 2), params), None).answers
+            second = pool.train(Asked(2, (0, 1, 2), params), None).answers
+            (outcome,) = pool.finish(2, params, None, [1])
+        finally:
+            pool.close()
+        assert [u.vector.tobytes() for u in again] == [u.vector.tobytes() for u in first]
+        assert [u.state[SPENT].tolist() for u in (*again, *second)] == [[2, 0]] * 3 + [[4, 0]] * 3
+        assert outcome.privacy["spent"] == [4 + 10, 0]
+        found.append([u.vector.tobytes() for u in (*first, *second)])
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 6
 
 
 def test_answers_come_in_the_order_of_the_ids(pool: Pool, cohort: Cohort, tiny_config):

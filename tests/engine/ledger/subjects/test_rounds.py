@@ -17,9 +17,11 @@ from simulators import (
 )
 
 from engine.errors import LedgerError
-from engine.ledger.chain.base import NodeUnreachable
+from engine.ledger.book import Call
+from engine.ledger.chain.base import ContractRevert, NodeUnreachable
+from engine.ledger.chain.contracts import call_data
 from engine.ledger.chain.embedded import EMBEDDED_COORDINATOR, EmbeddedChain
-from engine.ledger.format import ZERO
+from engine.ledger.format import PHASES, ZERO
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.rounds import RoundEntry, close
 from engine.ledger.subjects.updates import SignedUpdate, update_leaf
@@ -258,6 +260,32 @@ def test_all_rounds_become_final_in_one_transaction(run: Run):
         ledger.rounds.finalize()
         assert ledger.summary()["transactions"] == before + 1
         assert [ledger.rounds.status(n) for n in (1, 2, 3)] == ["FINAL"] * 3
+
+
+def test_a_round_that_was_opened_again_can_be_aborted_again(run: Run):
+    """The call is the same as before, what it does is not: the journal keeps both apart, also when it is opened anew."""
+    fixed = (FEDERATION_ID, 2, run.model(1))
+    with run.open(deadline=6) as ledger:
+        contract = ledger.domain.contract
+        ledger.append(run.entry(1, ledger.domain))
+        for again in range(3):
+            with pytest.raises(ContractRevert, match="NothingToAbort"):
+                ledger.rounds.abort()
+            for account in range(6):  # the clock of this chain moves with its transactions
+                ledger.rounds.grant("AUDITOR_ROLE", address(bytes([9 + again, account]) * 16))
+            ledger.rounds.abort()
+            state = ledger.rounds.state(contract)
+            assert PHASES[state["phase"]] == "ABORTED"
+            if again < 2:
+                data = call_data("openRound", *fixed, ledger.book.chain.time() + 6)
+                ledger.book.send(Call("open-round", 2, contract, data))
+        sent = [(t.purpose, t.round) for t in ledger.book.transactions]
+        assert sent.count(("abort", 2)) == 3
+    with run.open(deadline=6) as ledger:
+        assert [(t.purpose, t.round) for t in ledger.book.transactions] == sent
+        with pytest.raises(ContractRevert, match="NothingToAbort"):
+            ledger.rounds.abort()
+        assert ledger.append(run.entry(2, ledger.domain)).head == run.heads(ledger.domain, 2)[2]
 
 
 def test_openings_can_be_erased_and_the_rest_stays(run: Run):

@@ -1,0 +1,136 @@
+"""DP-SGD (Abadi et al. 2016, arXiv 1607.00133) for one hospital: every gradient is a noised sum over a Poisson sample.
+
+    sample     each train beat with probability q, anew for every batch; an empty one is released as well
+    gradient   sum of the beats' gradients, each shortened to norm C; one that is not finite counts zero
+    noise      + N(0, sigma^2 C^2) for each parameter, then divided by q n, with the public number n of train beats
+
+A round of L steps with noise at each, or of one step for a server's optimiser: both are functions of these sums alone. The
+account is the hospital's: it counts every release, also of a round whose update is lost, and refuses one beyond the budget.
+The mean loss is not told.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from engine.encoding import hexed
+from engine.errors import PrivacyError
+from engine.messages import State
+from engine.oracles.base import Batch, Oracle
+from engine.privacy.base import Privacy
+from engine.privacy.plan import CLIP, RATE, SIGMA, USES, Counts, Mechanism
+from engine.privacy.secret import commitment, normal, release_seed, sampled
+
+# Names in a hospital's private state: samples by uses so far; those of the last release; commitment to its seed; gradients
+# that were not finite so far, which nobody is told.
+SPENT, LAST, NAMED, ZEROED = "privacy.spent", "privacy.last", "privacy.named", "privacy.zeroed"
+_SHORT = 1 - 1e-5  # norms are computed in float32: what is shortened to this is not longer than the norm in truth
+
+
+class _Release:
+    """What one call of local work takes: its samples, its gradients, its account.
+
+    A repeated release has the same bits as before, and is counted once.
+    """
+
+    def __init__(self, mechanism: Mechanism, beats: int, seed: bytes, state: State) -> None:
+        self.mechanism, self.beats, self.seed = mechanism, beats, seed
+        self.named = np.frombuffer(commitment(seed), np.uint8)
+        none = np.zeros(USES, np.int64)
+        before = state.get(SPENT, none)
+        again = NAMED in state and np.array_equal(state[NAMED], self.named)
+        self.before = before - state.get(LAST, none) if again else before
+        self.taken = none.copy()  # samples by uses
+        self.zeroed = int(state.get(ZEROED, np.zeros(1, np.int64))[0])
+        self.streams = self.gradients = 0
+        self.last: Any = None  # labels of the sample that the last gradient was of
+        self.uses = 0
+
+    def batches(self, n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+        """Poisson samples; neither a size nor the run's random numbers have a say."""
+        stream, batch = self.streams, 0
+        self.streams += 1
+        while True:
+            yield sampled(self.seed, stream, batch, n, self.mechanism.rate, RATE)
+            batch += 1
+
+    def gradient(self, oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        """The clipped sum, float32[parameters]; its noise must follow."""
+        self._count(batch)
+        if not len(batch.y):
+            return math.nan, np.zeros(len(params), np.float32)
+        found = oracle.clipped_gradient(params, batch, self.mechanism.clip / CLIP * _SHORT)
+        self.zeroed += found.zeroed
+        return math.nan, found.total
+
+    def noise(self, total: np.ndarray) -> np.ndarray:
+        """The sum with noise, over the expected number of beats."""
+        scale = self.mechanism.sigma / SIGMA * self.mechanism.clip / CLIP
+        noised = total + scale * normal(self.seed, self.gradients, len(total))
+        self.gradients += 1
+        return (noised / (self.mechanism.rate / RATE * self.beats)).astype(np.float32)
+
+    def _count(self, batch: Batch) -> None:
+        """Raises PrivacyError where this gradient is one too many."""
+        again = self.last is batch.y
+        self.uses = self.uses + 1 if again else 1
+        self.last = batch.y
+        if self.uses > USES:
+            raise PrivacyError(
+                f"the algorithm takes more than {USES} gradients of one sample, which is not accounted for"
+            )
+        if again:
+            self.taken[self.uses - 2] -= 1
+        self.taken[self.uses - 1] += 1
+        require_within(self.counts, self.mechanism.budget)
+
+    @property
+    def counts(self) -> Counts:
+        """Samples by uses, of all releases so far."""
+        return tuple((self.before + self.taken).tolist())
+
+    def price(self, gradients: int) -> dict[str, Any]:
+        """What a signed update says."""
+        return {
+            **self.mechanism.record(),
+            "steps": self.taken.tolist(),
+            "spent": list(self.counts),
+            "secret": self.mechanism.secret,
+            "noise": hexed(self.named.tobytes()),
+        }
+
+    def memory(self) -> State:
+        """What the hospital keeps."""
+        spent, zeroed = np.array(self.counts, np.int64), np.array([self.zeroed], np.int64)
+        return {SPENT: spent, LAST: self.taken.copy(), NAMED: self.named, ZEROED: zeroed}
+
+
+def dp_sgd(mechanism: Mechanism, beats: int, secret: bytes, round: int, params: np.ndarray, state: State) -> Privacy:
+    """The mechanism of one hospital for one release.
+
+    Args:
+        beats: n, number of its train beats.
+        secret: of the hospital, 32 bytes.
+        round: 0 for the adaptation.
+        params: float32[parameters] that the work starts from.
+        state: private, with the account so far.
+    """
+    others = [state[name] for name in sorted(state) if not name.startswith("privacy.")]
+    one = _Release(mechanism, beats, release_seed(secret, round, [params, *others]), state)
+    return Privacy("dp-sgd", one.batches, one.gradient, one.noise, one.price, steps=mechanism.steps, memory=one.memory)
+
+
+def require_within(counts: Counts, budget: Counts) -> None:
+    """
+    Raises:
+        PrivacyError: more was released than the budget allows. What is left for samples of more uses pays for those of fewer.
+    """
+    for uses in range(1, len(budget) + 1):
+        most = sum(budget[uses - 1 :])
+        if sum(counts[uses - 1 :]) > most:
+            kind = "" if uses == 1 else f" of {uses} gradients each"
+            raise PrivacyError(
+                f"the privacy budget is spent: {most} noised samples{kind} are allowed in the whole run, and this would be one more"
+            )

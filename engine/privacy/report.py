@@ -1,0 +1,53 @@
+"""What a result says of privacy: what each hospital has spent, and what nothing protects."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.privacy.accountant import pld_epsilon, rdp_epsilon
+from engine.privacy.plan import CLIP, DELTA, NAME, NEIGHBOURS, RATE, SIGMA, Counts, Mechanism
+
+_ALWAYS = (
+    "validation and test beats: their confusion matrices after every round and at the end, and each prediction",
+    "sizes: how many beats each hospital has, also of each class and in each part, and the names of its records",
+    "choices: what was chosen by looking at such scores, as the best of several trials, rounds or settings",
+    "the lowest bits of a noised gradient: its noise is drawn in floating point",
+)
+_PEERS = "scores that hospitals give each other on their validation beats"
+_SIMULATED = "everything, in truth: the secrets are simulated, noise and sampling follow from the run's seed"
+
+
+def told(mechanism: Mechanism, spent: Mapping[int, Counts | None], of_patient: int, peers: bool) -> dict[str, Any]:
+    """The values of `result.PrivacyReport`.
+
+    Args:
+        spent: hospital -> its noised samples by uses; None where it did not say, which counts as all of the budget.
+        of_patient: most train beats of one patient in a hospital.
+        peers: whether hospitals score each other.
+    """
+    counts = {hospital: mechanism.budget if one is None else one for hospital, one in sorted(spent.items())}
+    delta = mechanism.delta / DELTA
+    costs = {hospital: mechanism.epsilon(one) for hospital, one in counts.items()}
+    rows = [
+        {"id": hospital, "samples": list(one), "epsilon": costs[hospital], "told": spent[hospital] is not None}
+        for hospital, one in counts.items()
+    ]
+    largest = max(counts.values(), key=mechanism.epsilon)
+    events = [event for event in mechanism.events(largest) if event.times]
+    simulated = mechanism.secret == "simulated"
+    return {
+        "mechanism": NAME,
+        "unit": mechanism.unit,
+        "neighbours": NEIGHBOURS,
+        "epsilon": max(costs.values()),
+        "delta": delta,
+        "pld": pld_epsilon(events, delta) if events else 0.0,
+        "rdp": rdp_epsilon(events, delta) if events else 0.0,
+        "sigma": mechanism.sigma / SIGMA,
+        "clip": mechanism.clip / CLIP,
+        "sampling_rate": mechanism.rate / RATE,
+        "budget": list(mechanism.budget),
+        "secret": mechanism.secret,
+        "most_beats_of_a_patient": of_patient,
+        "not_protected": [*([_SIMULATED] if simulated else []), *_ALWAYS, *([_PEERS] if peers else [])],
+        "hospitals": rows,
+    }

@@ -1,0 +1,61 @@
+"""Random numbers that only a hospital may know: they follow from a secret of its own, never from the run's seed.
+
+A release is named by round and by the model that it starts from. The same release has the same noise, so repeating it after
+an interruption tells nothing new; any other has noise of its own, so that no two can be subtracted from each other.
+
+SHAKE-256 is the generator: what it gave so far says nothing about the rest. A commitment to the seed of one release can be
+signed; whoever is shown the seed later, in a dispute, can compute sampling and noise of that release again, and of no other.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.seeds import generator
+
+
+def simulated_secret(seed: int, hospital: int) -> bytes:
+    """A stand-in for a hospital's secret in simulations, 32 bytes: whoever knows the run's seed knows it."""
+    return generator(seed, "privacy secret", 0, hospital).bytes(32)
+
+
+def release_seed(secret: bytes, round: int, begins: Sequence[np.ndarray]) -> bytes:
+    """The seed of one release, 32 bytes.
+
+    Args:
+        round: 0 for the adaptation of the final model.
+        begins: all that the work starts from.
+    """
+    start = hashlib.sha256()
+    for array in begins:
+        start.update(f"|{array.dtype.str}{array.shape}|".encode() + array.tobytes())
+    return hmac.digest(secret, b"PulseLedger release 1" + round.to_bytes(8, "big") + start.digest(), "sha256")
+
+
+def commitment(seed: bytes) -> bytes:
+    """What may be told of a seed, 32 bytes."""
+    return hashlib.sha256(b"PulseLedger noise seed 1" + seed).digest()
+
+
+def drawn(seed: bytes, purpose: bytes, numbers: tuple[int, ...], count: int) -> np.ndarray:
+    """uint64[count] of the block that `numbers` name."""
+    name = seed + purpose + b"".join(number.to_bytes(8, "big") for number in numbers)
+    return np.frombuffer(hashlib.shake_256(name).digest(8 * count), "<u8")
+
+
+def sampled(seed: bytes, stream: int, batch: int, n: int, rate: int, parts: int) -> np.ndarray:
+    """Positions of a Poisson sample of 0..n-1, each with probability rate / parts, ascending."""
+    if rate >= parts:
+        return np.arange(n)
+    return np.flatnonzero(drawn(seed, b"sample", (stream, batch), n) < np.uint64((rate << 64) // parts))
+
+
+def normal(seed: bytes, gradient: int, count: int) -> np.ndarray:
+    """float64[count], standard normal (Box and Muller 1958), for one gradient of a release."""
+    pairs = (count + 1) // 2
+    words = drawn(seed, b"noise", (gradient,), 2 * pairs) >> np.uint64(11)
+    uniform = (words.astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
