@@ -152,7 +152,7 @@ def _timeline_from_json(values: Any, digests: Any, older: Mapping[int, np.ndarra
 
 
 def _digest(params: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(params)).hexdigest()
+    return hashlib.sha256(params.tobytes()).hexdigest()
 
 
 def fence(folder: Path, attempt: int) -> None:

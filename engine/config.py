@@ -128,6 +128,7 @@ class RunConfig(Section):
         if mode == "fedasync" and self.ledger.reputation == "peers":
             says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
             yield Mistake(says, ["schedule.mode", "ledger.reputation"])
+
     def _of_privacy(self) -> Iterator[Mistake]:
         """What a mechanism that keeps an account cannot account for."""
         if not self.privacy.noised:

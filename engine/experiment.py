@@ -30,11 +30,11 @@ from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
+from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, Schedule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import assemble, draw_picture, predictions, predictions_digest, privacy_report, write_outputs
-from engine.own.reference import digests, is_own, require_same, titled
+from engine.own.reference import digests, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
 from engine.parts import require_parts
@@ -358,10 +358,7 @@ def join(
     judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
     participants = config.federation.validation == "participants"
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
-    if config.clock.runs:
-        loads = {h.id: load_of(config, len(h.train), network.size) for h in hospitals}
-        fleet = Fleet(config.clock, config.seed, config.cohort.hospitals)
-        schedule = on_clock(schedule, config.schedule, fleet, loads)
+    schedule = timed(schedule, config, hospitals, network.size)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
@@ -445,6 +442,14 @@ def waits_for_all(config: RunConfig) -> bool:
     """Whether every round ends with the updates of all who were asked."""
     lossless = config.clock.dropout == 0 and not any(one.dropout for one in config.clock.devices)
     return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
+
+
+def timed(schedule: Schedule, config: RunConfig, hospitals: Sequence[HospitalData], parameters: int) -> Schedule:
+    """The schedule on the virtual clock, where one is kept."""
+    if not config.clock.runs:
+        return schedule
+    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
+    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals), loads)
 
 
 def load_of(config: RunConfig, beats: int, parameters: int) -> Load:

@@ -299,9 +299,10 @@ class Hospital:
         if _hash_of(params, self._layout) != notice.model:
             raise LedgerError("the model that was given is not the one that would be signed for")
         self._signer.check(notice)
-        if start is not None and start.params is not params:
-            if vector_hash(start.params, self._layout) != self._signer.model_after(notice, start.round):
-                raise LedgerError(f"the model that was given is not the one after round {start.round}")
+        if start is None or start.params is params:
+            return
+        if vector_hash(start.params, self._layout) != self._signer.model_after(notice, start.round):
+            raise LedgerError(f"the model that was given is not the one after round {start.round}")
 
     def _do_sign(self, round: int, params: np.ndarray, notice: Notice | None, outcome: Outcome) -> Outcome:
         watch = Stopwatch()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class Absent(NamedTuple):
 
     hospital: int
     number: int
-    kind: str
+    kind: Literal["dropped", "late"]
     start: int
 
 
@@ -109,6 +109,9 @@ class Pace(NamedTuple):
     line: Timeline = Timeline()
     arrived: tuple[Job, ...] = ()
     absent: tuple[Absent, ...] = ()
+
+
+NO_TIME = Pace()
 
 
 class Start(NamedTuple):
@@ -148,7 +151,7 @@ class Asked:
     model: bytes = b""
     crafted: Mapping[int, Crafted] = field(default_factory=dict)
     starts: Mapping[int, Start] = field(default_factory=dict)
-    pace: Pace = Pace()
+    pace: Pace = NO_TIME
 
     def start_of(self, hospital: int) -> Start:
         """Where this hospital's work begins."""

@@ -13,8 +13,8 @@ from engine.config import OWN_KEYS, RunConfig
 from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
-from engine.schedule.config import ASYNCHRONOUS, SCHEDULE_KEYS
 from engine.privacy.config import PLAIN, PrivacyConfig
+from engine.schedule.config import ASYNCHRONOUS, SCHEDULE_KEYS
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -51,13 +51,26 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
     **{
         f"schedule.{key}": ({"schedule.mode": tuple(mode for mode, keys in SCHEDULE_KEYS.items() if key in keys)},)
-        for key in ("first", "deadline", "buffer", "mixing", "least", "slack", "max_staleness", "staleness", "correction")
+        for key in (
+            "first",
+            "deadline",
+            "buffer",
+            "mixing",
+            "least",
+            "slack",
+            "max_staleness",
+            "staleness",
+            "correction",
+        )
     },
     "schedule.exponent": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("polynomial",)},),
     "schedule.hinge": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
     "schedule.slope": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
     "schedule.cap": ({"schedule.mode": ASYNCHRONOUS, "schedule.correction": ("rate",)},),
-    **{f"clock.{key}": (_TIMED,) for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")},
+    **{
+        f"clock.{key}": (_TIMED,)
+        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")
+    },
     **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
     **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
     "clock.dropout": ({"clock.fleet": ("equal", "stragglers", "bpfish")},),

@@ -92,7 +92,9 @@ def run_rounds(
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
         summary = summarise(asked, taken, blind, scores, watch, parts.pool.width)
-        record = RoundRecord(round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older)
+        record = RoundRecord(
+            round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older
+        )
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
             observer.round_finished(record)

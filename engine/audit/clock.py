@@ -24,7 +24,9 @@ def check(case: Case) -> Iterator[Told]:
     beats = rounds_of(case)
     if beats is None:
         if clocked(case):
-            yield Note("the virtual clock was not recomputed: configuration or sizes are not told", unchecked=case.finished)
+            yield Note(
+                "the virtual clock was not recomputed: configuration or sizes are not told", unchecked=case.finished
+            )
         return
     for number, entry in sorted(case.rounds.items()):
         if number in beats:
@@ -46,7 +48,9 @@ def rounds_of(case: Case) -> Mapping[int, Beat] | None:
         return None
     found: dict[int, Beat] = {}
     try:
-        clock = Clock(case.config["schedule"], case.config["clock"], seed, _sizes(case, trainers), places, _hospitals(case))
+        clock = Clock(
+            case.config["schedule"], case.config["clock"], seed, _sizes(case, trainers), places, _hospitals(case)
+        )
         for number in range(1, case.last + 1):
             found[number] = _copied(clock.next(number))
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError):
@@ -111,7 +115,9 @@ def _check_words(case: Case, number: int, entry: Round) -> Iterator[Told]:
         digest = spec.typed_digest("Absence", {"federation": case.federation.id, **values}, case.domain)
         yield from check_signature(digest, signature, case.coordinator, "absence", "signature", where)
     if entry.absent and CLOCK not in entry.digests:
-        yield finding("absence", "clock", "a digest", None, "jobs came to nothing in a round without a clock", round=number)
+        yield finding(
+            "absence", "clock", "a digest", None, "jobs came to nothing in a round without a clock", round=number
+        )
 
 
 def _check_round(case: Case, number: int, entry: Round, beat: Beat) -> Iterator[Told]:

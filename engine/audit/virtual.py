@@ -118,7 +118,11 @@ class Clock:
             self.under_way.remove(job)
             self.now = job.ends
             total = self.totals[job.slot]
-            total.busy, total.compute, total.radio = total.busy + job.busy, total.compute + job.compute, total.radio + job.radio
+            total.busy, total.compute, total.radio = (
+                total.busy + job.busy,
+                total.compute + job.compute,
+                total.radio + job.radio,
+            )
             if not job.lost:
                 came.append(job)
                 total.delivered += 1
@@ -153,7 +157,9 @@ class Clock:
             return idle
         if wanted == 0:
             return []
-        return sorted(_stream(self.seed, "participation", number).choice(np.array(idle), wanted, replace=False).tolist())
+        return sorted(
+            _stream(self.seed, "participation", number).choice(np.array(idle), wanted, replace=False).tolist()
+        )
 
     def _over(self, mode: str, began: int, came: Sequence[_Job]) -> bool:
         self.left -= 1

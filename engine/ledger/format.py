@@ -87,7 +87,8 @@ RUN = Journal(
         "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "absences": Table(
-            {**_OF_UPDATE, "job": INTEGER, "kind": TEXT, "start": INTEGER, "signature": BLOB}, (("round", "slot", "job"),)
+            {**_OF_UPDATE, "job": INTEGER, "kind": TEXT, "start": INTEGER, "signature": BLOB},
+            (("round", "slot", "job"),),
         ),
         "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
         "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),

@@ -21,7 +21,18 @@ from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import BEFORE, BEFORE_THAT, CLOCK, DECISIONS, GENESIS, NO_ROUND, SERVER, ZERO, tensor_name, vectors_name
+from engine.ledger.format import (
+    BEFORE,
+    BEFORE_THAT,
+    CLOCK,
+    DECISIONS,
+    GENESIS,
+    NO_ROUND,
+    SERVER,
+    ZERO,
+    tensor_name,
+    vectors_name,
+)
 from engine.ledger.keystore import read_rotations
 from engine.ledger.recount import Began, Digests, Shown, packed, server_digest
 from engine.ledger.run import RunLedger
@@ -280,7 +291,9 @@ class LedgerObserver:
         archive.write_before(self._folder, before, began)
         vectors = (self._folder / vectors_name(entry.round)).resolve()
         updates = packed(entry.updates, entry.openings)
-        return Shown(entry.round, before.params, vectors, updates, before.server, previous, digests, before.older, began)
+        return Shown(
+            entry.round, before.params, vectors, updates, before.server, previous, digests, before.older, began
+        )
 
     def _show_again(self, again: Again) -> None:
         """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
@@ -293,7 +306,9 @@ class LedgerObserver:
         before, began = fitting[0] if fitting else (self._before_again(last, digests[0], again), {})
         updates = self._ledger.submit(_packed, last.round).result()
         vectors, previous = (self._folder / vectors_name(last.round)).resolve(), self._headers[last.round - 1]
-        shown = Shown(last.round, before.params, vectors, updates, before.server, previous, digests, before.older, began)
+        shown = Shown(
+            last.round, before.params, vectors, updates, before.server, previous, digests, before.older, began
+        )
         self._shown, self._digests = self._writer.submit(lambda: shown), digests[1]
 
     def _fits(self, before: Global, last: Header, digests: Mapping[str, bytes]) -> bool:

@@ -150,7 +150,9 @@ def weighed(
         start, discount = shown.began.get(slot, (header.round - 1, 1.0))
         model = header.parent_model if start == header.round - 1 else names.get(start)
         if model != record.parent_model:
-            raise LedgerError(f"{what}: the model that its work is said to have begun from is not the one that it signed")
+            raise LedgerError(
+                f"{what}: the model that its work is said to have begun from is not the one that it signed"
+            )
         found.append(Weighed(slot, samples, vector, start, discount))
     if root(leaves) != header.root:
         raise LedgerError(f"{where}: the updates that are shown are not those under the head")

@@ -26,7 +26,6 @@ from engine.schedule.sampled import Sampled
 from engine.schedule.staleness import discount
 from engine.timing.fleet import MICRO, NEVER, Fleet, Load
 
-DROPPED, LATE = "dropped", "late"
 _PARTS = 64  # fedcompass hands out work in such parts
 
 
@@ -131,7 +130,7 @@ class _Run:
             self._arrived.append(job)
             self._count(job, delivered=1, pace=round((job.ends - job.began) / job.work))
             return
-        self._absent.append(Absent(job.hospital, job.number, DROPPED, job.start))
+        self._absent.append(Absent(job.hospital, job.number, "dropped", job.start))
         self._count(job, dropped=1, wasted=job.busy)
         if self._waits:
             self._lost.append(job.hospital)
@@ -140,7 +139,11 @@ class _Run:
 
     def flush(self) -> Pace:
         """The end of the round."""
-        if self._heap and self._config.mode == "semi-synchronous" and len(self._arrived) < (self._config.first or NEVER):
+        if (
+            self._heap
+            and self._config.mode == "semi-synchronous"
+            and len(self._arrived) < (self._config.first or NEVER)
+        ):
             self._now = self._deadline()
         going = []
         for _, _, job in self._heap:
@@ -164,10 +167,12 @@ class _Run:
         spent = min(self._now - job.began, job.busy)
         part = spent / job.busy
         cut = job._replace(busy=spent, compute=round(job.compute * part), radio=0)
-        self._absent.append(Absent(job.hospital, job.number, LATE, job.start))
+        self._absent.append(Absent(job.hospital, job.number, "late", job.start))
         self._count(cut, late=1, wasted=spent)
 
-    def _count(self, job: Job, delivered: int = 0, dropped: int = 0, late: int = 0, wasted: int = 0, pace: int = 0) -> None:
+    def _count(
+        self, job: Job, delivered: int = 0, dropped: int = 0, late: int = 0, wasted: int = 0, pace: int = 0
+    ) -> None:
         was = self._tallies[job.hospital]
         self._tallies[job.hospital] = Tally(
             was.jobs,

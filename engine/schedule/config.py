@@ -33,17 +33,27 @@ class ScheduleConfig(OwnSection):
         "buffer holds, one, or a group whose work was cut so that it meets; or one of your own",
     )
     parameters: Parameters = own_parameters()
-    first: int | None = Field(None, ge=1, description="semi-synchronous: updates that end a round; null: only the deadline does")
+    first: int | None = Field(
+        None, ge=1, description="semi-synchronous: updates that end a round; null: only the deadline does"
+    )
     deadline: float | None = Field(
-        None, gt=0, le=1e9, description="semi-synchronous: virtual seconds after which a round ends with the updates it has"
+        None,
+        gt=0,
+        le=1e9,
+        description="semi-synchronous: virtual seconds after which a round ends with the updates it has",
     )
     buffer: int = Field(5, ge=1, description="buffered: updates that end a round")
     mixing: float = Field(0.6, gt=0, le=1, description="fedasync: share of the hospital's model in the new one")
     least: float = Field(0.2, gt=0, le=1, description="fedcompass: least share of the local work that is handed out")
-    slack: float = Field(0.2, ge=0, le=10, description="fedcompass: how much longer a group waits, as a share of its time")
-    max_staleness: int = Field(20, ge=1, le=1000, description="rounds that an update's model may be behind; older work is given up")
+    slack: float = Field(
+        0.2, ge=0, le=10, description="fedcompass: how much longer a group waits, as a share of its time"
+    )
+    max_staleness: int = Field(
+        20, ge=1, le=1000, description="rounds that an update's model may be behind; older work is given up"
+    )
     staleness: Literal["constant", "hinge", "polynomial"] = Field(
-        "polynomial", description="what an update counts that is s rounds behind: 1, 1 / (slope * (s - hinge) + 1), (1 + s)^-exponent"
+        "polynomial",
+        description="what an update counts that is s rounds behind: 1, 1 / (slope * (s - hinge) + 1), (1 + s)^-exponent",
     )
     exponent: float = Field(0.5, ge=0, le=10, description="of the polynomial")
     hinge: int = Field(4, ge=0, description="hinge: rounds that count in full")

@@ -26,9 +26,7 @@ class Sampled:
     min_hospitals: int | None = None
     policy: Policy = random
 
-    def select(
-        self, round: int, history: Sequence[RoundSummary] = (), busy: Set[int] = frozenset()
-    ) -> tuple[int, ...]:
+    def select(self, round: int, history: Sequence[RoundSummary] = (), busy: Set[int] = frozenset()) -> tuple[int, ...]:
         """The hospitals of a round, ascending; drawn from (seed, round) and history alone, so a resumed run draws the same.
 
         Args:

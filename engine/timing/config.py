@@ -33,10 +33,14 @@ class ClockConfig(Section):
         "a path ending in .csv: those of a file with the columns of `devices`, one row a hospital; none: no time is kept",
     )
     devices: tuple[DeviceConfig, ...] = Field((), description="fleet listed: one for each hospital")
-    share: float = Field(0.2, ge=0, le=1, description="stragglers: share of the hospitals that are slow, drawn by the seed")
+    share: float = Field(
+        0.2, ge=0, le=1, description="stragglers: share of the hospitals that are slow, drawn by the seed"
+    )
     slow: tuple[int, ...] | None = Field(None, description="stragglers: ids of those; null: as many as `share` says")
     factor: float = Field(10.0, ge=1, le=1e6, description="stragglers: how much longer they compute and send")
-    cycles: float = Field(20_000.0, gt=0, le=1e12, description="equal, stragglers: CPU cycles for the gradient of one beat")
+    cycles: float = Field(
+        20_000.0, gt=0, le=1e12, description="equal, stragglers: CPU cycles for the gradient of one beat"
+    )
     frequency: float = Field(2e9, gt=0, le=1e12, description="equal, stragglers: CPU cycles a second")
     gradient_seconds: float | None = Field(
         None, gt=0, le=1e6, description="measured seconds for the gradient of one batch; null: by cycles and frequency"
@@ -53,7 +57,9 @@ class ClockConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of all jobs that are lost, unless the fleet is listed")
     on: float | None = Field(None, gt=0, le=1e9, description="mean seconds between absences; null: there are none")
     off: float = Field(60.0, gt=0, le=1e9, description="mean seconds of an absence; both are exponential")
-    night: float = Field(0.0, ge=0, le=0.95, description="share of each day in which a hospital is away, at hours of its own")
+    night: float = Field(
+        0.0, ge=0, le=0.95, description="share of each day in which a hospital is away, at hours of its own"
+    )
     day: float = Field(86_400.0, gt=0, le=1e9, description="seconds of a day")
     block: float = Field(0.0, ge=0, le=1e6, description="seconds until a round's model is on the ledger")
 

@@ -356,7 +356,9 @@ class Rounds(Subject):
                 (number, header.parent_model, header.model, header.count, header.root, header.annex, header.head)
             ],
             "annexes": [(number, name, entry.digests[name]) for name in named(entry.digests)],
-            "absences": [(*one, book.chain.sign_digest(digest(_absence(federation.id, one), domain))) for one in entry.absent],
+            "absences": [
+                (*one, book.chain.sign_digest(digest(_absence(federation.id, one), domain))) for one in entry.absent
+            ],
             **entry.rows,
         }
         direct = self._require_open(entry)

@@ -1,7 +1,7 @@
 """Rounds on the virtual clock: traces that can be followed by hand, and the same traces by the audit's own arithmetic."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from engine.schedule.staleness import discount
 from engine.timing.config import ClockConfig
 from engine.timing.fleet import MICRO, Fleet, Load
 
+NO_CHANGE: Mapping[str, Any] = {}
 SECOND = {"cycles": 1e9, "frequency": 1e9, "uplink": 1e15, "downlink": 1e15}  # for each beat
 
 
-def clocked(beats: Sequence[int], clock: dict[str, Any] = {}, places: int | None = None, **schedule: Any) -> Clocked:
+def clocked(
+    beats: Sequence[int], clock: Mapping[str, Any] = NO_CHANGE, places: int | None = None, **schedule: Any
+) -> Clocked:
     """Hospitals whose jobs take as many seconds as they have beats."""
     loads = {h: Load(n, 1, 1) for h, n in enumerate(beats)}
     fleet = Fleet(ClockConfig(**{"fleet": "equal", **SECOND, **clock}), 0, len(beats))

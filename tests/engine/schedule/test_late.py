@@ -133,7 +133,9 @@ def test_models_are_mixed_as_fedasync_says_and_recomputed(tiny_config: Callable[
         ({"schedule.mode": "fedasync", "ledger.reputation": "peers"}, "no two updates meet"),
     ],
 )
-def test_what_cannot_be_on_a_clock_is_refused(tiny_config: Callable[..., RunConfig], keys: dict[str, Any], message: str):
+def test_what_cannot_be_on_a_clock_is_refused(
+    tiny_config: Callable[..., RunConfig], keys: dict[str, Any], message: str
+):
     with pytest.raises(ConfigError, match=message) as error:
         tiny_config(**{**LATE, **keys})
     assert "\n" not in str(error.value)

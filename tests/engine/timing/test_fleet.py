@@ -69,7 +69,9 @@ def test_an_absent_hospital_pauses():
 
 def test_at_night_nothing_happens():
     fleet = Fleet(ClockConfig(fleet="equal", night=0.25, day=100.0), 3, 1)
-    assert fleet.end(0, 0, 750 * MICRO) in range(975 * MICRO, 1025 * MICRO + 1)  # ten days but for the night at either end
+    assert fleet.end(0, 0, 750 * MICRO) in range(
+        975 * MICRO, 1025 * MICRO + 1
+    )  # ten days but for the night at either end
     ends = [fleet.end(0, t * MICRO, 1) for t in range(0, 200)]
     assert sum(end - 1 != t * MICRO for t, end in enumerate(ends)) in range(49, 52)  # a quarter of two days waits
 
