@@ -29,11 +29,20 @@ from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
+from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, Schedule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
-from engine.outputs import assemble, draw_picture, predictions, predictions_digest, privacy_report, write_outputs
+from engine.outputs import (
+    assemble,
+    draw_picture,
+    predictions,
+    predictions_digest,
+    privacy_report,
+    privacy_terms,
+    write_outputs,
+)
 from engine.own.reference import digests, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
@@ -537,4 +546,6 @@ def open_ledger(
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
     described = {"name": rule.name, **rule.spec}
-    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds)
+    privacy = terms_digest(privacy_terms(config))
+    rounds = config.federation.rounds
+    return LedgerObserver(home, federation, described, config.ledger, actor, rounds, privacy=privacy)

@@ -17,7 +17,7 @@ from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.picture import confusion_svg
-from engine.privacy.plan import mechanism_of
+from engine.privacy.plan import Mechanism, mechanism_of
 from engine.privacy.report import told
 from engine.result import (
     MODEL,
@@ -132,6 +132,15 @@ def clock_report(line: Timeline) -> ClockReport | None:
     )
 
 
+def privacy_terms(config: RunConfig) -> dict[str, Any] | None:
+    """What every record of the privacy mechanism says; None where no account is kept."""
+    return _mechanism(config).record() if config.privacy.noised else None
+
+
+def _mechanism(config: RunConfig) -> Mechanism:
+    return mechanism_of(config.privacy, noised_samples(config.federation, config.personalisation, config.privacy.steps))
+
+
 def privacy_report(
     config: RunConfig, cohort: Cohort, spent: Mapping[int, Mapping[str, Any] | None]
 ) -> PrivacyReport | None:
@@ -142,7 +151,6 @@ def privacy_report(
     """
     if not config.privacy.noised:
         return None
-    budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
     counts = {hospital: None if said is None else tuple(said["spent"]) for hospital, said in spent.items()}
     patients = np.array([record["patient"] for record in cohort.beats.records])
     most = 0
@@ -150,7 +158,7 @@ def privacy_report(
         of = patients[np.asarray(cohort.beats.record[hospital.train])]
         most = max(most, int(np.unique(of, return_counts=True)[1].max(initial=0)))
     peers = config.ledger.reputation == "peers"
-    return PrivacyReport.model_validate(told(mechanism_of(config.privacy, budget), counts, most, peers))
+    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, peers))
 
 
 def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:

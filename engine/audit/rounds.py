@@ -10,7 +10,7 @@ from engine.audit.case import Case, Round, Update
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
-from engine.ledger.format import CLOCK, DECISIONS, MEAN, REWARDS, SCHEMA, SCORES, SERVER
+from engine.ledger.format import CLOCK, DECISIONS, MEAN, PRIVACY, REWARDS, SCHEMA, SCORES, SERVER
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -120,9 +120,10 @@ def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
 
 
 def _check_annex(number: int, entry: Round) -> Iterator[Told]:
-    for name in sorted(entry.digests.keys() - {CLOCK, DECISIONS, REWARDS, SCORES, SERVER}):
+    known_names = (CLOCK, DECISIONS, PRIVACY, REWARDS, SCORES, SERVER)
+    for name in sorted(entry.digests.keys() - set(known_names)):
         message = f"nobody knows what the {name} of a round are"
-        known = ", ".join((CLOCK, DECISIONS, REWARDS, SCORES, SERVER))
+        known = ", ".join(known_names)
         yield finding("annex", "name", known, name, message, round=number)
     if list(entry.digests) != sorted(entry.digests, key=lambda name: name.encode()):
         message = "the digests of the round are not in the order of their names"

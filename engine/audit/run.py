@@ -15,8 +15,9 @@
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
-    15        the virtual clock: who came in, who did not, in what time, from which models              clock.py
-    16        copies of a user's own parts are the sources whose digests were signed                        own.py
+    15        copies of a user's own parts are the sources whose digests were signed                        own.py
+    16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
+    17        the virtual clock: who came in, who did not, in what time, from which models              clock.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -40,6 +41,7 @@ from engine.audit import (
     outcomes,
     own,
     policy,
+    privacy,
     quality,
     registry,
     reputation,
@@ -78,8 +80,9 @@ CHECKS: tuple[Check, ...] = (
     numbers.check,  # 12
     selection.check,  # 13
     witnesses.check,  # 14
-    clock.check,  # 15
-    own.check,  # 16
+    own.check,  # 15
+    privacy.check,  # 16
+    clock.check,  # 17
 )
 
 

@@ -253,8 +253,10 @@ SCHEMA = 2  # of a ModelUpdate
 
 # Names of digests in an annex: hash chain of all decisions on synthetic data so far; root over the round's verdicts and
 # the peers' scores behind them; root over the rewards of all hospitals after the round; hash of what the server's optimiser
-# remembers after the round, named tensors float64[P] as a model's.
-DECISIONS, SCORES, REWARDS, SERVER = "decisions", "scores", "rewards", "server"
+# remembers after the round, named tensors float64[P] as a model's; hash of the JSON of a privacy mechanism and its budget,
+# `PRIVACY_TERMS` of what each update says of it.
+DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
+PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
 # Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
 CLOCK = "clock"
 ABSENCES = ("dropped", "late")  # why a job on the virtual clock came to nothing: lost, or given up

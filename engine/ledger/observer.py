@@ -28,6 +28,7 @@ from engine.ledger.format import (
     DECISIONS,
     GENESIS,
     NO_ROUND,
+    PRIVACY,
     SERVER,
     ZERO,
     tensor_name,
@@ -80,17 +81,20 @@ class LedgerObserver:
         actor: bool,
         rounds: int,
         clock: Clock = REAL,
+        privacy: bytes = ZERO,
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
+            privacy: digest of the mechanism and budget that every round names; zero without.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
         """
         self._clock, started = clock, clock.now()
         self._folder, self._federation, self._rounds = folder, federation, rounds
+        self._privacy = {PRIVACY: privacy}
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -172,7 +176,12 @@ class LedgerObserver:
             record.model,
             tuple(one.update for one in signed),
             tuple(one.opening for one in signed),
-            digests={DECISIONS: self._decisions, **remembered, **reputation.digests(record.round, judged, after)},
+            digests={
+                DECISIONS: self._decisions,
+                **self._privacy,
+                **remembered,
+                **reputation.digests(record.round, judged, after),
+            },
             rows=judged.rows(record.round),
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
             absent=tuple(Absent(record.round, a.hospital, a.number, a.kind, a.start) for a in record.asked.pace.absent),

@@ -118,7 +118,14 @@ def dp_sgd(mechanism: Mechanism, beats: int, secret: bytes, round: int, params: 
         state: private, with the account so far.
     """
     others = [state[name] for name in sorted(state) if not name.startswith("privacy.")]
-    one = _Release(mechanism, beats, release_seed(secret, round, [params, *others]), state)
+    return from_seed(mechanism, beats, release_seed(secret, round, [params, *others]), state)
+
+
+def from_seed(mechanism: Mechanism, beats: int, seed: bytes, state: State) -> Privacy:
+    """The mechanism of a release whose seed is known: the hospital's own, or, after a dispute, that of an inspector who is shown
+    the seed and the data, and computes the update again; `opens` says whether it is the seed that was committed to.
+    """
+    one = _Release(mechanism, beats, seed, state)
     return Privacy("dp-sgd", one.batches, one.gradient, one.noise, one.price, steps=mechanism.steps, memory=one.memory)
 
 

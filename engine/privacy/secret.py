@@ -39,6 +39,11 @@ def commitment(seed: bytes) -> bytes:
     return hashlib.sha256(b"PulseLedger noise seed 1" + seed).digest()
 
 
+def opens(seed: bytes, committed: bytes) -> bool:
+    """Whether a seed is the one that was committed to."""
+    return hmac.compare_digest(commitment(seed), committed)
+
+
 def drawn(seed: bytes, purpose: bytes, numbers: tuple[int, ...], count: int) -> np.ndarray:
     """uint64[count] of the block that `numbers` name."""
     name = seed + purpose + b"".join(number.to_bytes(8, "big") for number in numbers)

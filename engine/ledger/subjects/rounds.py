@@ -11,9 +11,10 @@ from engine.ledger.chain.base import ChainTrouble
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
-from engine.ledger.format import ABSENCES, NO_ROUND, PHASES, RING, ROUND_STATUS, SCHEMA
+from engine.ledger.format import ABSENCES, NO_ROUND, PHASES, PRIVACY, RING, ROUND_STATUS, SCHEMA, ZERO
 from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
+from engine.ledger.subjects.privacy import require_spent
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
     Absence,
@@ -298,6 +299,7 @@ class Rounds(Subject):
             signed_digest = digest(record, domain)
             holder = self._registry.holder(record.slot, entry.round)
             require_digest_signer(where, signed_digest, signed.signature, domain, holder)
+            require_spent(where, opening.privacy, entry.digests.get(PRIVACY, ZERO))
             leaves[record.slot] = leaf_of(signed, signed_digest)
         return leaves
 
