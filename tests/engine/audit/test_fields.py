@@ -75,7 +75,7 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
 JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
 
 
-ASIDE = ("meta", "erasures")  # tables with tests of their own
+ASIDE = ("meta", "erasures", "absences")  # tables with tests of their own
 COLUMNS = [(table, column) for table, what in RUN.tables.items() if table not in ASIDE for column in what.columns]
 
 
