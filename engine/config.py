@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.aggregation.config import AggregationConfig
+from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
+from engine.committee.config import CommitteeConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -20,7 +21,7 @@ from engine.own.call import OwnSection
 from engine.own.reference import is_own, titled
 from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
-from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.timing.config import ClockConfig
@@ -40,6 +41,8 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     clock: ClockConfig = ClockConfig()
     selection: SelectionConfig = SelectionConfig()
+    committee: CommitteeConfig = CommitteeConfig()
+    update: UpdateConfig = UpdateConfig()
     aggregation: AggregationConfig = AggregationConfig()
     attack: AttackConfig = AttackConfig()
     privacy: PrivacyConfig = PrivacyConfig()
@@ -67,6 +70,7 @@ class RunConfig(Section):
         yield from self._of_own_parts()
         yield from self._of_attackers()
         yield from self._of_time()
+        yield from self._of_committee()
         yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
@@ -77,6 +81,9 @@ class RunConfig(Section):
 
     def _of_classes(self) -> Iterator[Mistake]:
         labels = self.data.labels
+        if unknown := [name for name in self.balance.weights or () if name not in labels]:
+            says = f"balance.weights: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
+            yield Mistake(says, ["balance.weights", "data.classes"])
         for key, names in (("balance", self.balance.classes), ("balance.policy", self.balance.policy.classes)):
             if unknown := [name for name in names or () if name not in labels]:
                 says = f"{key}.classes: {unknown[0]!r} is no class; allowed: {', '.join(labels)}"
@@ -106,6 +113,12 @@ class RunConfig(Section):
         elif mode != "synchronous" and not is_own(mode) and not self.clock.runs:
             says = f"schedule.mode {mode} needs a virtual clock: clock.fleet equal, stragglers, bpfish or listed"
             yield Mistake(says, ["schedule.mode", "clock.fleet"])
+        if self.clock.runs and self.committee.method != "none":
+            says = "committee.method: who judges has no job on the virtual clock; allowed with a committee: clock.fleet none"
+            yield Mistake(says, ["committee.method", "clock.fleet"])
+        if self.clock.runs and self.selection.policy != "random":
+            says = f"clock.fleet needs selection.policy random, not {titled(self.selection.policy)}: nobody could draw it again"
+            yield Mistake(says, ["selection.policy", "clock.fleet"])
         if says := self.clock.problem(self.cohort.hospitals):
             yield Mistake(says, ["clock.fleet", "cohort.hospitals"])
         at_once = max(1, round(self.federation.participation * self.cohort.hospitals))
@@ -129,14 +142,38 @@ class RunConfig(Section):
             says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
             yield Mistake(says, ["schedule.mode", "ledger.reputation"])
 
+    def _of_committee(self) -> Iterator[Mistake]:
+        if self.committee.method == "none":
+            if self.selection.policy in BY_VERDICTS:
+                says = f"selection.policy {self.selection.policy} goes by verdicts on updates, but committee.method is none"
+                yield Mistake(says, ["selection.policy", "committee.method"])
+            if self.ledger.reputation == "committee":
+                says = "ledger.reputation committee needs a committee, but committee.method is none"
+                yield Mistake(says, ["ledger.reputation", "committee.method"])
+            return
+        if says := self.committee.problem(self.cohort.hospitals):
+            yield Mistake(says, ["committee.method", "committee.size", "cohort.hospitals"])
+        if self.federation.algorithm in ("local", "centralised"):
+            says = f"committee.method judges updates, of which algorithm {self.federation.algorithm} makes no model"
+            yield Mistake(says, ["committee.method", "federation.algorithm"])
+        if self.schedule.mode != "synchronous":
+            says = f"committee.method needs schedule.mode synchronous, not {titled(self.schedule.mode)}"
+            yield Mistake(says, ["committee.method", "schedule.mode"])
+        if self.committee.gate and self.aggregation.problem(1):
+            says = "committee.gate leaves fewer updates than are known beforehand; allowed with it: a rule that takes any number, as mean"
+            yield Mistake(says, ["committee.gate", "aggregation.rule", "aggregation.byzantine"])
+        if self.ledger.reputation == "peers":
+            says = "ledger.reputation peers has all hospitals of a round judge each other; with a committee it is committee or none"
+            yield Mistake(says, ["ledger.reputation", "committee.method"])
+
     def _of_privacy(self) -> Iterator[Mistake]:
         """What a mechanism that keeps an account cannot account for."""
         if not self.privacy.noised:
             return
         federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
-        if self.balance.method != "none":
+        if self.balance.method not in ("none", "public_weights"):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
-            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none"
+            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
         if is_own(federation.algorithm):
             says = (
@@ -223,6 +260,9 @@ def config_hash(config: RunConfig) -> str:
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
+    values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
+    values["selection"] = config.selection.used()
+    values["update"] = config.update.used()
     values["balance"] = {key: values["balance"][key] for key in ("method", *balance_keys(config.balance.method))}
     return json_hash(values).hex()

@@ -37,12 +37,17 @@ def read_json(text: Any) -> Any:
     """
     if not isinstance(text, str):
         raise ValueError(f"expected text, found {type(text).__name__}")
+    require_shallow(text)
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def require_shallow(text: str) -> None:
+    """Raises ValueError for JSON that is nested too deeply to be read, see `read_json`."""
     depth = 0
     for token in _JSON_BRACKETS.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
         if depth > 100:
             raise ValueError("nested too deeply")
-    return json.loads(text, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
+from engine.committee.build import build_committee, seat, trainers_of
 from engine.config import RunConfig, config_hash
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData, build_cohort
@@ -346,13 +347,15 @@ def join(
     write_config(folder / CONFIG, config)
 
     rule = rule_of(config)
-    per_round = max(1, round(config.federation.participation * len(trainers)))
+    wanted = max(1, round(config.federation.participation * len(trainers)))
+    per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
-    keep = ledger.wants_vectors or rule.partial is None or bool(enemies)
+    judged = config.committee.method != "none"
+    keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
     task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
@@ -364,20 +367,26 @@ def join(
     validators = tuple(h.id for h in cohort.hospitals if len(h.validation))
     scoring = tuple(h for h in validators if h not in enemies)
     least = config.federation.min_hospitals
-    judges: Judges = Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
-    participants = config.federation.validation == "participants"
+    seats = tuple(h for h in trainers if h in validators)
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
+    participants = config.federation.validation == "participants"
     schedule = timed(schedule, config, hospitals, network.size)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
-        schedule=schedule,
+        schedule=seat(config.committee, schedule, seats, lambda params: vector_hash(params, network.layout)),
         rule=rule,
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
-        judges=judges,
+        judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+
+
+def _judges(config: RunConfig, pool: Pool, validators: Sequence[int], ledger: LoopLedger) -> Judges:
+    if config.committee.method != "none":
+        return build_committee(config.committee, pool, validators, ledger.notice)
+    return Peers(pool, validators) if config.ledger.reputation == "peers" else nobody
 
 
 def require_network(config: RunConfig, beats: Beats) -> None:
@@ -545,7 +554,8 @@ def open_ledger(
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor = config.execution.pool == "ray"
-    described = {"name": rule.name, **rule.spec}
+    gate = {"gate": True} if config.committee.gate else {}
+    described = {"name": rule.name, **rule.spec, **gate}
     privacy = terms_digest(privacy_terms(config))
     rounds = config.federation.rounds
     return LedgerObserver(home, federation, described, config.ledger, actor, rounds, privacy=privacy)

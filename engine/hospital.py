@@ -2,7 +2,7 @@
 
 import functools
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
 from engine.attacks.own import build_attack
-from engine.attacks.poison import HONEST, Conduct, conduct, hostile
+from engine.attacks.poison import HONEST, Conduct, conduct, hostile, target_of, with_trigger
 from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
@@ -24,11 +24,26 @@ from engine.data.samples import Samples
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
+from engine.ledger.sitting import counted
+from engine.ledger.subjects.committee import require_said, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import NEWEST, Asked, Global, Measured, Opinion, Outcome, Signed, Start, State, Update
+from engine.messages import (
+    NEWEST,
+    Asked,
+    Commitment,
+    Global,
+    Measured,
+    Opinion,
+    Outcome,
+    Signed,
+    Start,
+    State,
+    Update,
+    Vote,
+)
 from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
-from engine.oracles.base import Oracle
+from engine.oracles.base import Batch, Oracle
 from engine.own.call import OwnPartError, is_of_own, told
 from engine.own.source import Source
 from engine.privacy.base import NONE
@@ -119,6 +134,7 @@ class Hospital:
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
+        self._votes: dict[int, Vote] = {}  # round -> what it found of its updates, of the last one that it judged
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
         """Signed requests for synthetic beats; see `Workshop`."""
@@ -160,6 +176,20 @@ class Hospital:
         """Scores the models that the other updates of a round make on the validation part; with a ledger, signed."""
         return self._guard(asked.round, "judge", lambda: self._do_judge(asked, updates))
 
+    def commit(self, asked: Asked, updates: Sequence[Update], notice: Notice | None) -> Commitment:
+        """As a judge of a committee, scores the updates of a round and commits to the scores."""
+        return self._guard(asked.round, "judge", lambda: self._do_commit(asked, updates, notice))
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Notice | None,
+    ) -> Vote:
+        """Tells the scores, once everybody's commitments are shown."""
+        return self._guard(asked.round, "judge", lambda: self._do_reveal(asked, updates, commitments, notice))
+
     def validate(self, round: int, params: np.ndarray) -> np.ndarray:
         """Confusion matrix of `params`, the model after a round, on the validation part."""
         self._curve[round] = self._guard(round, "validate", lambda: self._confusion(params, self._validation))
@@ -186,6 +216,8 @@ class Hospital:
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         honest, memory = self._rule.encode(result.update, self.state)
         sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, start.params, self.state)
+        if sent is not honest:
+            sent = self._rule.form(sent)  # whoever attacks sends in the same form
         self.state = {**result.state, **memory, **tricks, **self._privacy.memory()}
         self._gradients[asked.round] = result.gradient_evaluations
         watch.lap("train")
@@ -233,6 +265,10 @@ class Hospital:
             Update(u.slot, u.vector, u.samples, 0.0, 0, discount=u.discount, start=u.start)
             for u in self._signer.weighed(notice, self._layout)
         ]
+        if self._task.config.committee.gate:
+            committee = self._task.config.committee
+            said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent)
+            updates = counted(updates, said)
         after = self._rule.again(header.round, before, updates)
         found = vector_hash(after.params, self._layout)
         if found != header.model:
@@ -249,6 +285,42 @@ class Hospital:
             return Opinion(scores, b"")
         said = [(h, vector_hash(others[h], self._layout), *scores[h]) for h in sorted(others)]
         return Opinion(scores, self._signer.scores(asked.round, said))
+
+    def _do_commit(self, asked: Asked, updates: Sequence[Update], notice: Notice | None) -> Commitment:
+        vote = self._vote(asked, updates)
+        if self._signer is None or notice is None:
+            return Commitment(b"", b"")
+        if not self._signer.has_signed(notice):  # who trained in the round has checked before it did
+            self._check(asked.round - 1, asked.params, notice)
+        return Commitment(*self._signer.commitment(notice, self._said(vote, updates)))
+
+    def _do_reveal(
+        self, asked: Asked, updates: Sequence[Update], commitments: Mapping[int, Commitment], notice: Notice | None
+    ) -> Vote:
+        vote = self._vote(asked, updates)
+        if self._signer is None or notice is None:
+            return vote
+        shown = {judge: one.digest for judge, one in commitments.items()}
+        signature = self._signer.revealed(notice, self._said(vote, updates), shown)
+        return vote._replace(salt=self._signer.scores_salt(asked.round), signature=signature)
+
+    def _vote(self, asked: Asked, updates: Sequence[Update]) -> Vote:
+        """What this judge finds of the others' updates; found once a round, and again where its process was lost."""
+        if asked.round not in self._votes:
+            others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
+            tables = {h: self._confusion(asked.params + vector, self._validation) for h, vector in others.items()}
+            counts = np.bincount(self._validation.labels(), minlength=len(self._classes))
+            each = self._task.config.committee.scores == "classes"
+
+            def told(numbers: np.ndarray) -> tuple[int, ...]:
+                return tuple(int(n) for n in (numbers if each else [numbers.sum()]))
+
+            self._votes = {asked.round: Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})}
+        return self._votes[asked.round]
+
+    def _said(self, vote: Vote, updates: Sequence[Update]) -> bytes:
+        hashes = {u.hospital: vector_hash(u.vector, self._layout) for u in updates if u.vector is not None}
+        return said_digest(vote.totals, {h: (hashes[h], right) for h, right in vote.correct.items()})
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         samples = self._to_train_on()
@@ -330,11 +402,24 @@ class Hospital:
             predicted={name: self._predict(model, self._test) for name, model in models.items()},
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
+            triggered=self._triggered(models),
         )
 
-    def _predict(self, params: np.ndarray, samples: Samples) -> np.ndarray:
+    def _triggered(self, models: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+        """Of a simulated backdoor: test beats of other classes that each model calls the target under the trigger, and all such beats."""
+        attack = self._task.config.attack
+        if attack.method != "backdoor":
+            return {}
+        target = target_of(attack, self._classes)
+        others = self._test.labels() != target
+        said = {name: self._predict(model, self._test, with_trigger) for name, model in models.items()}
+        return {name: (int((found[others] == target).sum()), int(others.sum())) for name, found in said.items()}
+
+    def _predict(
+        self, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
+    ) -> np.ndarray:
         # in blocks, so that a large hospital does not copy all of its mapped beats at once
-        blocks = [samples.batch(slice(i, i + 4096)) for i in range(0, len(samples), 4096)]
+        blocks = [seen(samples.batch(slice(i, i + 4096))) for i in range(0, len(samples), 4096)]
         return np.concatenate(
             [self._oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
         )

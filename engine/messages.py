@@ -1,18 +1,19 @@
 """What crosses walls: between hospital, pool, loop, ledger and checkpoint. Plain frozen data, and the loop's protocols."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from engine.errors import HospitalError, PulseLedgerError
-from engine.result import RoundSummary, SyntheticRow
+from engine.result import CommitteeRow, RoundSummary, SyntheticRow, VerdictRow
 
 State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
 # hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part
 Verdicts = Mapping[int, Mapping[int, tuple[int, int]]]
 NEWEST = -1  # in the place of a round: the last
+Column = Mapping[int, tuple[int | None, ...]]  # of one judge: hospital of the update -> its share of each class
 
 
 class Signed(NamedTuple):
@@ -143,6 +144,7 @@ class Asked:
         crafted: hostile hospital -> what it sends.
         starts: hospital -> where it began, of those for whom it is not the plain model of the round.
         pace: the round on the virtual clock.
+        judges: of the round, who do not train; () where none are seated.
     """
 
     round: int
@@ -152,6 +154,7 @@ class Asked:
     crafted: Mapping[int, Crafted] = field(default_factory=dict)
     starts: Mapping[int, Start] = field(default_factory=dict)
     pace: Pace = NO_TIME
+    judges: tuple[int, ...] = ()
 
     def start_of(self, hospital: int) -> Start:
         """Where this hospital's work begins."""
@@ -225,11 +228,83 @@ class Opinion(NamedTuple):
     signature: bytes
 
 
+class Commitment(NamedTuple):
+    """To scores that a judge has not yet told, 32 bytes, with its signature; both b"" without a ledger."""
+
+    digest: bytes
+    signature: bytes
+
+
+class Vote(NamedTuple):
+    """What a judge of a committee reveals.
+
+    Attributes:
+        totals: beats of each class in its validation part; of all of them together where classes are not told apart.
+        correct: hospital of the update -> right predictions of each.
+        salt, signature: what opens its commitment, and its word on all that; b"" without a ledger.
+    """
+
+    totals: tuple[int, ...]
+    correct: Mapping[int, tuple[int, ...]]
+    salt: bytes = b""
+    signature: bytes = b""
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A committee's work in a round.
+
+    Attributes:
+        members: who owed scores, ascending.
+        commitments: of those who committed to scores, by judge.
+        votes: of those who revealed scores that can be, by judge.
+        columns: their shares: judge -> hospital of the update -> of each class, in parts of 10,000; None where there is none.
+        scores: of each update, in parts of 10,000.
+        qualified: hospitals whose updates are good enough.
+        percent: of the best score that this took.
+    """
+
+    members: tuple[int, ...] = ()
+    commitments: Mapping[int, Commitment] = field(default_factory=dict)
+    votes: Mapping[int, Vote] = field(default_factory=dict)
+    columns: Mapping[int, Column] = field(default_factory=dict)
+    scores: Mapping[int, int] = field(default_factory=dict)
+    qualified: frozenset[int] = frozenset()
+    percent: int = 0
+
+    @property
+    def row(self) -> CommitteeRow | None:
+        """As a round's record holds it; None where no committee sat."""
+        if not self.scores:
+            return None
+        verdicts = (
+            VerdictRow(hospital=h, score=s, qualified=h in self.qualified) for h, s in sorted(self.scores.items())
+        )
+        absent = tuple(judge for judge in self.members if judge not in self.votes)
+        return CommitteeRow(judges=self.members, absent=absent, verdicts=tuple(verdicts))
+
+
+NO_SITTING = Sitting()
+
+
 class Judged(NamedTuple):
-    """What all judges say of a round's updates; `signatures` are theirs, by judge."""
+    """What all judges say of a round's updates; `signatures` are theirs, by judge.
+
+    Attributes:
+        sitting: of a committee.
+        out: hospitals whose updates are not to go into the model.
+    """
 
     verdicts: Verdicts
     signatures: Mapping[int, bytes] = {}
+    sitting: Sitting = NO_SITTING
+    out: frozenset[int] = frozenset()
+
+    def counted(self, taken: Taken) -> Taken:
+        """What goes into the model; sums of hosts hold everybody's updates, so they do where nobody is out."""
+        if not self.out:
+            return taken
+        return Taken(tuple(u for u in taken.updates if u.hospital not in self.out), taken.lost, None)
 
 
 class Measured(NamedTuple):
@@ -256,6 +331,7 @@ class Outcome:
         predicted: int8[n] under "global" and "personal".
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
+        triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
         signed: the hospital's word on all this and on the last head; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
     """
@@ -267,6 +343,7 @@ class Outcome:
     predicted: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
+    triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     signed: Any = None
     sign_seconds: float = 0.0
 
@@ -392,6 +469,23 @@ class Pool(Protocol):
         """Each of these hospitals of a round scores the models that the others' updates make."""
         ...
 
+    def commit(
+        self, asked: Asked, updates: Sequence[Update], notice: Any, ids: Sequence[int]
+    ) -> Sequence[Commitment | HospitalError]:
+        """Each of these judges scores the updates of a round and commits to its scores; `notice` as for `train`."""
+        ...
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Any,
+        ids: Sequence[int],
+    ) -> Sequence[Vote | HospitalError]:
+        """Each of these judges tells its scores, once it is shown everybody's commitments."""
+        ...
+
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         """Confusion matrices on the validation parts, int64[classes, classes] each."""
         ...
@@ -442,6 +536,7 @@ class Rule:
         join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
         direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
         step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+        form: what a vector becomes on its way, of whatever is sent in its place, too.
         remembers: name under which the direction joins the server's state, for rules that start from the last one; "" for
             the others.
     """
@@ -454,9 +549,14 @@ class Rule:
     direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
     step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
     remembers: str = ""
+    form: Callable[[np.ndarray], np.ndarray] = lambda vector: vector
 
     def merge(self, state: LoopState, taken: Taken, verdicts: Verdicts) -> tuple[np.ndarray, State]:
         """The next global model, float32[parameters] in a new array, and the state of the server's optimiser."""
+        if not taken.updates:
+            return state.params.copy(), state.server
+        if taken.summed is None and self.partial is not None:  # what hosts have added up is not what counts
+            taken = replace(taken, summed=self._added(taken.updates, state))
         direction = self.direction(state, taken, verdicts)
         if direction is None:
             return state.params.copy(), state.server
@@ -469,11 +569,15 @@ class Rule:
         Raises:
             HospitalError: an update cannot be added.
         """
-        summed, refused = (None, {}) if self.partial is None else self.partial(updates, len(before.params))
-        for hospital, why in refused.items():
-            raise HospitalError(hospital, round, "aggregate", why)
         state = LoopState(round - 1, before.params, server=before.server, older=before.older)
-        return Global(*self.merge(state, Taken(tuple(updates), (), summed), {}))
+        return Global(*self.merge(state, Taken(tuple(updates), (), None), {}))
+
+    def _added(self, updates: Sequence[Update], state: LoopState) -> np.ndarray:
+        assert self.partial is not None
+        summed, refused = self.partial(updates, len(state.params))
+        for hospital, why in refused.items():
+            raise HospitalError(hospital, state.round + 1, "aggregate", why)
+        return summed
 
 
 def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[Any, ...], tuple[HospitalError, ...]]:

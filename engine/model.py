@@ -3,6 +3,7 @@
 Everything outside works on the flat vector: algorithms are vector algebra, the ledger hashes the named views.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ class ModelConfig(OwnSection):
 
     PART = "network"
 
-    network: Literal["cnn"] | Own = Field(
+    network: Literal["cnn", "features"] | Own = Field(
         "cnn",
         union_mode="left_to_right",
-        description="the small 1-D CNN of engine/model.py, or a torch module of your own",
+        description="the small 1-D CNN of engine/model.py; features: frozen random ReLU features and a linear head, for privacy; "
+        "or a torch module of your own",
     )
     parameters: Parameters = own_parameters()
     channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
@@ -40,6 +42,8 @@ class ModelConfig(OwnSection):
     hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
     groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
     pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
+    features: int = Field(3000, ge=1, le=100_000, description="features: number of them")
+    features_seed: int = Field(0, ge=0, lt=2**63, description="features: what they are drawn from; known to everybody")
 
     def clashes(self) -> Iterator[Mistake]:
         """What makes no network."""
@@ -98,6 +102,51 @@ class Network:
 
 
 @dataclass(frozen=True)
+class FeatureNetwork:
+    """Everything that fixes the `features` network: frozen random ReLU features (Rahimi, Recht 2008) under a linear head.
+
+    Of a beat, its windows and RR features in a row, z = relu(W (row, 1)) less its mean, over its length. Only the head is trained,
+    so there are few parameters to add noise to, and every beat's features are one long: clipping acts evenly (normalisation
+    as of Zhao et al., IEEE Internet of Things Journal 2021, over one beat's own values).
+
+    Attributes:
+        leads, window, rr, classes: as of `Network`.
+        features: number of them.
+        seed: of W, which everybody knows.
+    """
+
+    leads: int
+    window: int
+    rr: int
+    classes: int
+    features: int
+    seed: int
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in a row."""
+        return self.leads * self.window + self.rr
+
+    @property
+    def layout(self) -> Layout:
+        """Name and shape of each tensor, in the order of the flat vector."""
+        return (("head.weight", (self.classes, self.features)), ("head.bias", (self.classes,)))
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.classes * (self.features + 1)
+
+
+@functools.lru_cache(maxsize=2)
+def frozen_features(network: FeatureNetwork) -> np.ndarray:
+    """W transposed, float32[inputs + 1, features]; the last row is what is added. Signal and RR features weigh the same."""
+    draw, signal = generator(network.seed, "random features"), network.leads * network.window
+    scale = np.concatenate([np.full(signal, signal**-0.5), np.full(network.rr, max(network.rr, 1) ** -0.5), [1.0]])
+    return (scale[:, None] * draw.standard_normal((network.inputs + 1, network.features))).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class OwnNetwork:
     """A network of the user's own, a torch module; see `engine/own/network.py`.
 
@@ -126,11 +175,13 @@ class OwnNetwork:
         return self.leads, self.window, self.rr, self.classes
 
 
-AnyNetwork = Network | OwnNetwork
+AnyNetwork = Network | FeatureNetwork | OwnNetwork
 
 
 def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes: int) -> AnyNetwork:
     """The network of `config` for windows of `leads` signals of `window` samples, `rr` RR features and `classes` classes."""
+    if config.network == "features":
+        return FeatureNetwork(leads, window, rr, classes, config.features, config.features_seed)
     if config.network != "cnn":
         from engine.own.network import layout_of
 

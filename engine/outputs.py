@@ -8,6 +8,7 @@ import numpy as np
 
 from engine import checkpoint
 from engine.algorithms.budget import noised_samples
+from engine.attacks.poison import target_of
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
@@ -25,10 +26,9 @@ from engine.result import (
     PREDICTIONS,
     RESULT,
     VERSION,
+    Backdoor,
     BothScores,
-    ClockReport,
     CohortReport,
-    HospitalTime,
     LedgerSummary,
     PersonalScores,
     PrivacyReport,
@@ -38,6 +38,7 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
+from engine.timing.report import ClockReport, HospitalTime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,6 +98,7 @@ def assemble(
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
+        backdoor=_backdoor(config, classes, honest),
         clock=clock_report(state.timeline),
     )
 
@@ -130,6 +132,20 @@ def clock_report(line: Timeline) -> ClockReport | None:
         late=sum(one.late for one in tallies),
         hospitals=tuple(rows) if len(rows) <= MOST_CLOCK_ROWS else (),
     )
+
+
+def _backdoor(config: RunConfig, classes: Sequence[str], honest: Sequence[Outcome]) -> Backdoor | None:
+    if config.attack.method != "backdoor":
+        return None
+    counts = {
+        model: [one.triggered[model] for one in honest if model in one.triggered] for model in ("global", "personal")
+    }
+    shares = {
+        model: sum(h for h, _ in of) / n if (n := sum(n for _, n in of)) else None for model, of in counts.items()
+    }
+    beats = sum(n for _, n in counts["global"])
+    target = classes[target_of(config.attack, classes)]
+    return Backdoor(target=target, beats=beats, global_=shares["global"], personal=shares["personal"])
 
 
 def privacy_terms(config: RunConfig) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.privacy.config import PLAIN, PrivacyConfig
-from engine.schedule.config import ASYNCHRONOUS, SCHEDULE_KEYS
+from engine.schedule.config import ASYNCHRONOUS, FLOORED, SCHEDULE_KEYS
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -30,6 +30,7 @@ _TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
+_OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
 _TIMED: Clause = {"clock.fleet": ("equal", "stragglers", "bpfish", "listed")}
@@ -97,11 +98,20 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "update.share": ({"update.compression": ("top-k",)},),
+    "selection.floor": ({"selection.policy": FLOORED},),
+    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     "personalisation.learning_rate": (_TUNES,),
-    **{f"model.{name}": ({"model.network": ("cnn",)},) for name in ModelConfig.model_fields if name not in _OF_MODEL},
+    **{
+        f"model.{name}": ({"model.network": ("cnn",)},)
+        for name in ModelConfig.model_fields
+        if name not in (*_OF_MODEL, *_OF_FEATURES)
+    },
+    **{f"model.{name}": ({"model.network": ("features",)},) for name in _OF_FEATURES},
     **{f"data.{name}": (_OF_RECORDS,) for name in OF_RECORDS},
     "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),

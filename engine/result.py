@@ -15,16 +15,11 @@ there is no such number, such as the recall of a class without beats.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    Strict,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -32,30 +27,14 @@ from engine.config import RunConfig
 from engine.encoding import read_json
 from engine.errors import DataError
 from engine.files import read_text, write_text
+from engine.part import Many, Part
 from engine.settings import sentence
+from engine.timing.report import ClockReport, Virtual
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
 VERSION: Literal[3] = 3
 
-Item = TypeVar("Item")
-Many = Annotated[tuple[Item, ...], Strict(False)]  # JSON has lists
 Model = Literal["global", "personal"]
-
-
-class Part(BaseModel):
-    """A record of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False, populate_by_name=True)
-
-    def document(self) -> dict[str, Any]:
-        """As it is written: plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        absent = {name for name, field in fields.items() if field.default is None and getattr(self, name) is None}
-        return {name: value for name, value in plain(self).items() if name not in absent}
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -206,62 +185,24 @@ class CohortReport(Part):
 # --- Rounds, ledger, time ---------------------------------------------------------------------------------------------
 
 
-class Arrival(Part):
-    """An update that came in on the virtual clock: what its job took, and the rounds that were done when it began."""
+class VerdictRow(Part):
+    """What a committee found of one update: its score in parts of 10,000."""
 
-    id: int
-    seconds: float
-    start: int
-
-
-class Absence(Part):
-    """A job that came to nothing: "dropped", or "late" and given up."""
-
-    id: int
-    job: int
-    why: Literal["dropped", "late"]
-    start: int
+    hospital: int
+    score: int
+    qualified: bool
 
 
-class Virtual(Part):
-    """A round on the virtual clock.
+class CommitteeRow(Part):
+    """Who judged the updates of a round, and how.
 
     Attributes:
-        seconds: at its end, since the first round began.
-        compute_joules, radio_joules: of all hospitals until then, for jobs that have ended.
+        judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
     """
 
-    seconds: float
-    compute_joules: float
-    radio_joules: float
-    arrived: Many[Arrival]
-    absent: Many[Absence]
-
-
-class HospitalTime(Part):
-    """One hospital on the virtual clock: its jobs that ended, and what they took; `wasted_seconds` came to nothing."""
-
-    id: int
-    delivered: int
-    dropped: int
-    late: int
-    busy_seconds: float
-    wasted_seconds: float
-    compute_joules: float
-    radio_joules: float
-
-
-class ClockReport(Part):
-    """The virtual clock after the last round; energies are of jobs that have ended, whatever came of them."""
-
-    virtual_seconds: float
-    compute_joules: float
-    radio_joules: float
-    wasted_share: float
-    delivered: int
-    dropped: int
-    late: int
-    hospitals: Many[HospitalTime]
+    judges: Many[int]
+    absent: Many[int]
+    verdicts: Many[VerdictRow]
 
 
 class RoundSummary(Part):
@@ -276,6 +217,7 @@ class RoundSummary(Part):
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
         virtual: on the virtual clock; None where none is kept.
+        committee: who judged and how; None where no committee sits.
     """
 
     round: int
@@ -290,6 +232,7 @@ class RoundSummary(Part):
     gradient_evaluations: int
     validation: Scores
     virtual: Virtual | None = None
+    committee: CommitteeRow | None = None
 
 
 class Standing(Part):
@@ -442,6 +385,20 @@ class PrivacyReport(Part):
     hospitals: Many[PrivacySpent]
 
 
+class Backdoor(Part):
+    """How often a simulated backdoor opens.
+
+    Attributes:
+        beats: test beats of honest hospitals of other classes than the target, all seen with the trigger.
+        global_, personal: the share of them that the models call the target; None without such beats.
+    """
+
+    target: str
+    beats: int
+    global_: float | None = Field(validation_alias="global", serialization_alias="global")
+    personal: float | None
+
+
 # --- The whole --------------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +416,7 @@ class Result(Part):
         clock: the virtual clock after the last round; None where none is kept.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
         privacy: what was spent; None where no account is kept.
+        backdoor: how often one opens; None where no attack plants one.
     """
 
     version: Literal[3]
@@ -478,6 +436,7 @@ class Result(Part):
     hostile: Many[int] | None = None
     clock: ClockReport | None = None
     privacy: PrivacyReport | None = None
+    backdoor: Backdoor | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

@@ -25,7 +25,8 @@ from engine.messages import (
     survivors,
 )
 from engine.metrics import federation_scores
-from engine.result import Absence, Arrival, RoundSummary, Scores, Virtual
+from engine.result import CommitteeRow, RoundSummary, Scores
+from engine.timing.report import Absence, Arrival, Virtual
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
 
@@ -83,7 +84,7 @@ def run_rounds(
         watch.lap("train")
         judged = parts.judges(asked, taken)
         watch.lap("peer")
-        params, server = parts.rule.merge(state, taken, judged.verdicts)
+        params, server = parts.rule.merge(state, judged.counted(taken), judged.verdicts)
         watch.lap("train")
         parent, model = model, parts.ledger.name(params)
         watch.lap("hash")
@@ -91,7 +92,7 @@ def run_rounds(
         how = parts.validation
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
-        summary = summarise(asked, taken, blind, scores, watch, parts.pool.width)
+        summary = summarise(asked, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
         record = RoundRecord(
             round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older
         )
@@ -145,7 +146,13 @@ def _mean_loss(updates: Sequence[Update]) -> float | None:
 
 
 def summarise(
-    asked: Asked, taken: Taken, blind: Sequence[HospitalError], validation: Scores, watch: Stopwatch, width: int
+    asked: Asked,
+    taken: Taken,
+    blind: Sequence[HospitalError],
+    validation: Scores,
+    watch: Stopwatch,
+    width: int,
+    committee: CommitteeRow | None = None,
 ) -> RoundSummary:
     """One round's record; hospitals check and sign at the same time, `width` of them."""
     updates, laps = taken.updates, watch.laps
@@ -161,6 +168,7 @@ def summarise(
         train_loss=_mean_loss(updates),
         gradient_evaluations=sum(u.gradient_evaluations for u in updates),
         validation=validation,
+        committee=committee,
         virtual=virtual(asked.pace),
     )
 

@@ -6,6 +6,7 @@ counts          part -> beats of each class
 validation      "global" and "personal" -> confusion matrix on its validation part; `test` likewise
 predictions     SHA-256, hex, over its rows of predictions.parquet: record, sample, true and predicted class
 gradients       evaluations, of its updates in all `rounds`, and of its `personalisation`
+triggered       "global" and "personal" -> [test beats that a simulated backdoor led to its target, of how many]; else absent
 privacy         what its privacy mechanism says of the whole run; absent without one
 curve           (round, confusion matrix of the global model after it) of each round whose model it scored
 """
@@ -42,8 +43,12 @@ def statement(
     size = len(beats.classes)
     test = {model: confusion(outcome.true, predicted, size) for model, predicted in outcome.predicted.items()}
     priced = {} if outcome.privacy is None else {"privacy": dict(outcome.privacy)}
+    opened = (
+        {"triggered": {name: list(counts) for name, counts in outcome.triggered.items()}} if outcome.triggered else {}
+    )
     return {
         **priced,
+        **opened,
         "data": beats_digest(parts),
         "classes": list(beats.classes),
         "counts": {name: np.bincount(part.labels(), minlength=size).tolist() for name, part in parts.items()},

@@ -227,7 +227,7 @@ def _trials(study: StudyConfig, source: str, flags: Sequence[str]) -> Iterator[s
             ]
             problems += [f"{where}{why}" for why in (impossible_cohort(config), too_large(config, all_memory())) if why]
             if kind != "baseline" and study.pruner.method not in ("none", "wilcoxon"):
-                problems += _no_rung(study, where, config)
+                problems += [*_no_rung(study, where, config), *_pruned(study, where, config)]
         problems += _unread_tuned(study, place, where, used, source) if not problems else []
         if configs and not problems:
             problems += [
@@ -274,6 +274,14 @@ def _unread_tuned(study: StudyConfig, place: Condition, where: str, used: set[st
                 other = why.partition(" is ")[0]
                 add = f"give it `when` ({read_with(key)})" if other in {*keys, *place.keys} else "take it out"
                 yield f"{where}search.{key} is not read when {why}; {add}"
+
+
+def _pruned(study: StudyConfig, where: str, config: RunConfig) -> Iterator[str]:
+    if config.privacy.noised:
+        yield (
+            f"{where}pruner.method {study.pruner.method} looks at models on the way, and with privacy.method "
+            f"{config.privacy.method} each look is a release that no budget has room for; use none"
+        )
 
 
 def _no_rung(study: StudyConfig, where: str, config: RunConfig) -> Iterator[str]:

@@ -138,11 +138,14 @@ class Driver:
 
     def _loop(self) -> None:
         while True:
+            there = self._slots.look()
             self._obey()
             self._unpark()
-            waits = self._fill()
+            waits = not there or self._fill()
             if not self._running:
                 if waits and not self._stopping.urgency:
+                    if not there:
+                        self._clock.sleep(self._limits.tick)
                     continue
                 return
             calls = [trial.call for trial in self._running]
@@ -247,7 +250,6 @@ class Driver:
     def _look(self) -> None:
         """Shows the rounds of the running trials, and notices one that does not move."""
         self._anchors.look()
-        self._slots.look()
         limit = self._limits.start + ATTEMPTS * self._study.execution.deadline
         for trial in self._running:
             if (seen := read_progress(trial.order.folder)) not in (trial.seen, NOT_SEEN):

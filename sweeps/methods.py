@@ -15,7 +15,6 @@ ADDED = (
     ("aggregation", "mix", "none"),
     ("schedule", "mode", "synchronous"),
     ("selection", "policy", "random"),
-    ("privacy", "method", "none"),
 )
 ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
 
@@ -46,6 +45,17 @@ class Named(NamedTuple):
         return self.algorithm == "centralised"
 
 
+def _privacy(config: RunConfig) -> list[str]:
+    """How private it is asked to be, which is what two such methods differ by."""
+    private, own = config.privacy, reference(config.privacy.method)
+    if private.method == "none":
+        return []
+    if own is not None:
+        return [own.brief]
+    asked = f"epsilon {private.epsilon:g}" if private.epsilon is not None else f"noise {private.noise:g}"
+    return [asked if private.unit == "beat" else f"{asked} a {private.unit}"]
+
+
 def method_of(config: RunConfig) -> Named:
     """The method of a run.
 
@@ -65,4 +75,5 @@ def method_of(config: RunConfig) -> Named:
         if (value := getattr(getattr(config, section), key)) != neutral:
             own = reference(value)
             words.append(own.brief if own is not None else value.replace("_", " "))
+    words += _privacy(config)
     return Named(" + ".join(words), algorithm, plain.trains_global, adapts and plain.trains_global)

@@ -4,12 +4,13 @@ Only the driver uses this; readers have `sweeps.folder`.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.definition import CODE, DEFINITION, code, definition
 from sweeps.folder import OWNER, optuna_names, refuse_another
@@ -20,24 +21,19 @@ from sweeps.stored import StoredTrial, stored
 from sweeps.tuned import build_sampler, drawn, grid, suggest
 
 Opened = list[tuple[optuna.Study, Condition | None]]
-ENQUEUED = "enqueued"  # attribute of an Optuna study whose queue is complete
 
 
 def open_studies(study: StudyConfig, folder: Path, storage: BaseStorage) -> Opened:
     """Makes or finds the Optuna studies of a folder, one for each condition, or a single one for all of them with `joint`.
 
-    Every baseline, then every point of the design and of a grid, is enqueued once.
-
     Raises:
         StudyError: the database is damaged or away, the disk is full, or a study of this name has another folder.
     """
     with one_sentence(study, folder):
-        return [(_open(study, folder, storage, name, condition), condition) for name, condition in optuna_names(study)]
+        return [(_open(study, folder, storage, name), condition) for name, condition in optuna_names(study)]
 
 
-def _open(
-    study: StudyConfig, folder: Path, storage: BaseStorage, name: str, condition: Condition | None
-) -> optuna.Study:
+def _open(study: StudyConfig, folder: Path, storage: BaseStorage, name: str) -> optuna.Study:
     made = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -60,11 +56,6 @@ def _open(
         # a driver, of another release perhaps, may have ended before its first trial: what begins is this, and it is registered
         for name, value in noted.items():
             made.set_user_attr(name, value)
-    if ENQUEUED not in made.user_attrs:
-        # a driver that was killed here left the first of them; nobody asks before the mark is set
-        for params, attributes in wanted_first(study, condition)[len(made.get_trials(deepcopy=False)) :]:
-            made.enqueue_trial(params, user_attrs=attributes)
-        made.set_user_attr(ENQUEUED, True)
     return made
 
 
@@ -77,6 +68,11 @@ def wanted_first(study: StudyConfig, condition: Condition | None) -> list[tuple[
         rows += [(fixed, {"baseline": keys}) for keys in study.baselines]
         rows += [({**fixed, **point}, {}) for point in (*study.design, *grid(study, place))]
     return rows
+
+
+def _enqueued(trials: Sequence[FrozenTrial]) -> int:
+    """How many of `wanted_first` are in an Optuna study; what was put back into its queue is none of them."""
+    return sum("fixed_params" in trial.system_attrs and "instead_of" not in trial.user_attrs for trial in trials)
 
 
 class Entry:
@@ -127,8 +123,9 @@ class Entry:
 class Queue:
     """All trials of a study, and which comes next.
 
-    What has begun is remembered here and read one by one: to ask Optuna for all trials reads, each time, every one that
-    waits in its queue, of which a grid of a thousand points has a thousand.
+    What has begun is remembered here and read one by one. Every baseline, then every point of the design and of a grid is
+    enqueued once, when its turn has come: whatever is asked of Optuna reads every trial that waits in its queue, so that a
+    grid of a thousand points would cost a thousand times a thousand.
     """
 
     def __init__(self, study: StudyConfig, opened: Opened) -> None:
@@ -141,6 +138,10 @@ class Queue:
             for (made, _), trials in zip(opened, there, strict=True)
         ]
         self._waiting = [sum(t.state == TrialState.WAITING for t in trials) for trials in there]
+        self._first = [
+            wanted_first(study, condition)[_enqueued(trials) :]
+            for (_, condition), trials in zip(opened, there, strict=True)
+        ]
 
     def trials(self) -> list[StoredTrial]:
         """All that got as far as having a configuration, which are those that count."""
@@ -163,6 +164,10 @@ class Queue:
         counts = [len(entries) for entries in self._entries]
         for index in sorted(range(len(counts)), key=lambda i: (counts[i], i)):
             study, condition = self._opened[index]
+            if not self._waiting[index] and self._first[index]:
+                params, attributes = self._first[index].pop(0)
+                study.enqueue_trial(params, user_attrs=attributes)
+                self._waiting[index] += 1
             if self._study.sampler == "grid" and not self._waiting[index]:
                 continue  # this condition's grid is used up
             study.sampler = build_sampler(self._study, counts[index], index)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import sweeps.exhibits as exhibits
+import sweeps.judged as judged
 import sweeps.plots as plots
 from engine import __version__
 from engine.files import whole, write_text
@@ -98,6 +99,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.importance(material),
         exhibits.slices(material),
         exhibits.spread(material, looks),
+        *judged.sections(material),
         _ledger(material, looks),
         _unfinished(material),
         runs_section(material, folder, _relative(folder, out)),
@@ -141,6 +143,8 @@ def _warnings(material: Material) -> list[str]:
     said = [f"Leaky: {text}" for text in leaky]
     attacks = dict.fromkeys(trial.outcome.attack for trial in material.trials if trial.outcome.attack)
     said += [f"Simulated attack: {text}" for text in attacks]
+    private = dict.fromkeys(trial.outcome.privacy for trial in material.trials if trial.outcome.privacy)
+    said += [f"Privacy: {text}." for text in private]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:

@@ -31,9 +31,10 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, TRIVIAL, objectives
+from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, SCORES, SPENT, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
+from sweeps.verdicts import verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +83,8 @@ class Outcome:
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
+        privacy: what must be known of its epsilon; "" where no account is kept.
+        judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
 
@@ -97,6 +100,8 @@ class Outcome:
     digest: str
     leaky: tuple[str, ...]
     attack: str = ""
+    privacy: str = ""
+    judged: str = ""
     unit: str = "beats"
 
     def mean(self, path: str) -> float | None:
@@ -285,6 +290,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
+        privacy="; ".join(dict.fromkeys(filter(None, map(_privacy, results)))),
+        judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
 
@@ -293,11 +300,35 @@ def _attack(result: Result) -> str:
     if not result.hostile:
         return ""
     who = f"{'hospital' if len(result.hostile) == 1 else 'hospitals'} {', '.join(map(str, result.hostile))}"
-    return f"{result.config.attack.method} by {who}, which no score is over"
+    opened = ""
+    if result.backdoor is not None and result.backdoor.global_ is not None:
+        door = result.backdoor
+        opened = f"; it leads {_share(door.global_)} of marked test beats to {door.target}, {_share(door.personal)} after adaptation"
+    return f"{result.config.attack.method} by {who}, which no score is over{opened}"
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.0f} %"
+
+
+def _privacy(result: Result) -> str:
+    """What must stand beside an epsilon; without the numbers, which differ from trial to trial."""
+    said = result.privacy
+    if said is None:
+        return ""
+    secret = (
+        "simulated: whoever knows the seed can take the noise off" if said.secret == "simulated" else "of the hospitals"
+    )
+    return (
+        f"epsilon is of one {said.unit} of one hospital at delta {said.delta:g}; of a patient, who has up to "
+        f"{said.most_beats_of_a_patient} train beats there, it says nothing. Secrets are {secret}. Validation and test scores, and "
+        "what is chosen by them, are not protected"
+    )
 
 
 def _paths(result: Result, method: Named) -> list[str]:
-    every = (*objectives(tuple(result.final.personal.recall)), *ASIDE, *TRIVIAL)
+    spent = SPENT if result.privacy is not None else ()
+    every = (*objectives(tuple(result.final.personal.recall)), *ASIDE, *spent, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 
@@ -320,11 +351,12 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 
 def _exchanged(result: Result, method: Named) -> float:
-    """Bytes of float32 parameters: to and from each participant of a round, and the last model to everybody."""
+    """Bytes of models to each participant of a round, of its update back, and of the last model to everybody."""
     if not method.trains_global:
         return 0.0
-    sent = sum(2 * row.participants for row in result.rounds) + len(result.cohort.hospitals)
-    return 4.0 * result.parameters * sent
+    took = sum(row.participants for row in result.rounds)
+    update = result.config.update.size(result.parameters)
+    return 4.0 * result.parameters * (took + len(result.cohort.hospitals)) + update * took
 
 
 def all_of_class(
@@ -385,6 +417,8 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         ],
         "leaky": list(outcome.leaky),
         "attack": outcome.attack,
+        "privacy": outcome.privacy,
+        "judged": outcome.judged,
     }
 
 

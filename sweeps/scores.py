@@ -25,6 +25,7 @@ PLAIN = (
     *COSTS,
 )
 ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
+SPENT = ("privacy/epsilon", "privacy/delta")  # of runs whose privacy mechanism keeps an account
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
@@ -122,6 +123,8 @@ SHOWN = {
     "local_majority_macro_f1": Shown(
         "macro-F1 local majority", 1.0, 3, "macro-F1 of always saying each hospital's commonest train class"
     ),
+    "epsilon": Shown("epsilon", 1.0, 2, "what the hospital that released most has spent of privacy, an upper bound"),
+    "delta": Shown("delta", 1.0, 6, "probability that epsilon does not speak of"),
     "global_majority_accuracy": Shown(
         "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
     ),

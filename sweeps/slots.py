@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,10 +70,12 @@ class Slots:
         clock: Clock = REAL,
         start_seconds: float = START_SECONDS,
         memory: float | None = None,
+        head: Callable[[], str] | None = None,
     ) -> None:
         """
         Args:
             memory: bytes that this machine has; None asks it.
+            head: what is wrong with the head of a cluster just now, "" for nothing; None asks that of the Ray that was joined.
 
         Raises:
             ResourceError: a trial does not fit.
@@ -95,25 +97,33 @@ class Slots:
             )
         self._idle: list[Slot] = []
         self._asked: _Asked | None = None
-        self._head, self._is_lost = joined_ray(), False
+        self._where = joined_ray()
+        self._head = head or (lambda: lost(self._where))
+        self._is_away = False
+        self._left: list[Slot] = []  # to be ended when the head is back
         self._heard = self._looked = clock.now()
 
-    def look(self) -> None:
-        """Looks after the head of a cluster that was joined, which Ray itself waits for a minute for, and then ends without a word.
+    def look(self) -> bool:
+        """Looks after the head of a cluster that was joined; tells whether it is there.
+
+        Ray itself waits a minute for it, in whatever it is asked, and then ends the process without a word.
 
         Raises:
             RayLost: it has been away for `HEAD_SECONDS`.
         """
         now = self._clock.now()
-        if not self._head or now - self._looked < _LOOK_SECONDS:
-            return
+        if now - self._looked < _LOOK_SECONDS:
+            return not self._is_away
         self._looked = now
-        problem = lost(self._head)
+        problem = self._head()
+        self._is_away = bool(problem)
         if not problem:
             self._heard = now
+            while self._left:
+                self.end(self._left.pop())
         elif now - self._heard > HEAD_SECONDS:
-            self._is_lost = True
-            raise RayLost(f"its head at {self._head} does not answer: {problem}")
+            raise RayLost(f"its head at {self._where} does not answer: {problem}")
+        return not self._is_away
 
     def take(self, trial: int, config: RunConfig, others: bool = False) -> Slot | None:
         """A slot for a trial: one that is idle and has its size, else a new one; None while Ray has no room for it.
@@ -145,8 +155,9 @@ class Slots:
 
     def end(self, slot: Slot) -> None:
         """Ends a slot with all that runs in it."""
-        if self._is_lost:
-            return  # nobody is there to do it, and Ray would wait
+        if self._is_away:
+            self._left.append(slot)  # nobody is there to do it, and Ray would wait
+            return
         self.end_runner(slot)
         with contextlib.suppress(Exception):
             self._ray.util.remove_placement_group(slot.group)
@@ -201,10 +212,10 @@ class Slots:
 
     def _forget(self) -> None:
         """Takes back what Ray was asked for and has not given."""
-        if self._asked is not None:
+        if self._asked is not None and not self._is_away:
             with contextlib.suppress(Exception):
                 self._ray.util.remove_placement_group(self._asked.group)
-            self._asked = None
+        self._asked = None
 
     def _is_there(self, group: Any) -> bool:
         lost = "no node is left"

@@ -34,6 +34,7 @@ from sweeps.trust import driven, require_trusted
 
 DATABASE = "optuna.db"  # in a study's folder
 AWAY_SECONDS = 600.0  # that a database may be away before the driver stops
+_TABLES = {"alembic_version", "studies", "trials"}  # that others may have, too
 LOCK_SECONDS = 5.0  # that SQLite itself waits for another program
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one is repeated
 # A connection that died without a word is noticed within a minute at both ends.
@@ -45,12 +46,20 @@ CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,
     "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
-READ_ONLY = {**CONNECT, "options": f"{CONNECT['options']} -c default_transaction_read_only=on"}
+_READ_ONLY = "-c default_transaction_read_only=on"
 
 
 def storage_url(study: StudyConfig, folder: Path) -> str:
     """The address of the study's Optuna database; holds no password, which comes from PGPASSWORD or ~/.pgpass."""
     return study.storage or sqlite_uri((folder / DATABASE).resolve())
+
+
+def connecting(address: str, only_reading: bool = False) -> dict[str, Any]:
+    """What PostgreSQL's driver is given with an address, whose own parameters come before ours."""
+    query = sqlalchemy.make_url(address).query
+    own = query.get("options", ())
+    said = [CONNECT["options"], *((own,) if isinstance(own, str) else own), *([_READ_ONLY] if only_reading else [])]
+    return {**{name: value for name, value in CONNECT.items() if name not in query}, "options": " ".join(said)}
 
 
 def hush_optuna() -> None:
@@ -70,8 +79,10 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
     if study.storage is not None:
         require_trusted(study.storage, "storage", folder)
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
-        options: dict[str, Any] = {"connect_args": READ_ONLY}
-        if study.storage is None:
+        options: dict[str, Any] = {}
+        if study.storage is not None:
+            options = {"connect_args": connecting(study.storage, only_reading=True)}
+        else:
             _require_whole(folder)
             if not (folder / DATABASE).exists():
                 yield None
@@ -124,13 +135,13 @@ def driver_storage(
 
         driven(study.storage)
         # makes the tables, and checks their version, for which Optuna wants two connections
-        _open(study.storage, {"connect_args": CONNECT}).engine.dispose()
+        _open(study.storage, {"connect_args": connecting(study.storage)}).engine.dispose()
         lock = _Lock(study.name, clock)
 
         def connect() -> psycopg.Connection:
             # the driver's own words for the same address; SQLAlchemy has put its dialect into the scheme
             address = str(study.storage).replace("+psycopg", "", 1)
-            made = psycopg.connect(address, application_name=lock.owner, **CONNECT)
+            made = psycopg.connect(address, application_name=lock.owner, **connecting(address))
             try:
                 lock.take(made)
             except BaseException:
@@ -200,10 +211,29 @@ def _note_lock(context: Any) -> None:
 
 
 def _open(url: str, options: dict[str, Any] | None, skip_table_creation: bool = False) -> RDBStorage:
+    _require_optunas(url, options or {})
     try:
         return RDBStorage(url, options, skip_table_creation=skip_table_creation)
     except RuntimeError as error:  # the tables are those of another release of Optuna
         raise StudyError(f"{url}: cannot be used ({first_line(error)}).") from None
+
+
+def _require_optunas(url: str, options: dict[str, Any]) -> None:
+    """Optuna would make its tables between another program's, and then take them for those of another release.
+
+    Raises:
+        StudyError: the database has tables with names of Optuna's that are not its own.
+    """
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        with engine.connect() as connection:
+            found = set(sqlalchemy.inspect(connection).get_table_names())
+    finally:
+        engine.dispose()
+    if foreign := sorted(found & _TABLES if "version_info" not in found else ()):
+        raise StudyError(
+            f"{url}: cannot be used (its table {foreign[0]} is another program's; Optuna wants a database of its own, as MLflow does)."
+        )
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from rich.text import Text
 from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import ASIDE, CLOCKED, shown
+from sweeps.scores import ASIDE, CLOCKED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
@@ -118,6 +118,11 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"leaky: {text}", "yellow")
         for text in dict.fromkeys(outcome.attack for outcome in outcomes if outcome.attack):
             _say(console, f"simulated attack: {text}", "yellow")
+        for text in dict.fromkeys(outcome.privacy for outcome in outcomes if outcome.privacy):
+            _say(console, f"privacy: {text}", "yellow")
+        for row in group:
+            if row.outcome is not None and row.outcome.judged:
+                _say(console, f"trial {row.trial} {row.outcome.judged}")
         console.print()
     if left_out:
         _say(console, "more columns: --wide, all of them: --csv or --json", "dim")
@@ -235,7 +240,8 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     for place, path in enumerate(objectives):
         cells = [shown(path).number(_objective(row, path), MISSING) for row in group]
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
-    for path in ORDER:
+    spent = SPENT[:1] if any(outcome.privacy for outcome in outcomes) else ()
+    for path in (*spent, *ORDER):
         classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives or (
@@ -244,7 +250,7 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
                 continue
             cells = [_cell(row.outcome, name) for row in group]
             ends = [shown(name).number(scores.get(name), "") for _, scores in lines]
-            rank = 0 if path == ESSENTIAL else 1 + RANKS.index(path) * 2 if path in RANKS else 12
+            rank = 0 if path in (ESSENTIAL, *spent) else 1 + RANKS.index(path) * 2 if path in RANKS else 12
             columns.append(Column(shown(name).title, (*cells, *ends), rank))
     sent = [
         MISSING if row.outcome is None or row.outcome.exchanged is None else megabytes(row.outcome.exchanged)

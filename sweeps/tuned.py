@@ -190,7 +190,7 @@ def is_there(study: StudyConfig, condition: Condition, keys: Mapping[str, Any], 
 def grid(study: StudyConfig, condition: Condition) -> list[dict[str, Any]]:
     """All points of the grid in a condition, in the order of the file; none for other samplers.
 
-    They are enqueued: Optuna's own GridSampler stops the study from inside `tell`, which ask-and-tell does not allow.
+    Each is enqueued in its turn: Optuna's own GridSampler stops the study from inside `tell`, which ask-and-tell does not allow.
     """
     if study.sampler != "grid":
         return []

@@ -186,6 +186,7 @@ PASSING: dict[str, Fault] = {
     "page": body("<html>maintenance</html>"),
     "empty": body(""),
     "cut": cut,
+    "deep": body("[" * 200_000),
     "text": body('"rate limited"'),
     "list": body("[]"),
     "object": body("{}"),

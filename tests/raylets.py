@@ -1,6 +1,6 @@
 """Several raylets on this machine, held by a process of their own, so that no other Ray of the tests meets them.
 
-As a program it reads commands, one a line: `add NAME CPUS`, `kill NAME`; the end of its input ends everything.
+As a program it reads commands, one a line: `add NAME CPUS`, `kill NAME`, `behead`; the end of its input ends everything.
 """
 
 import contextlib
@@ -37,6 +37,10 @@ class Raylets:
     def kill(self, name: str) -> None:
         """SIGKILL for the node's raylet."""
         self._ask(f"kill {name}")
+
+    def behead(self) -> None:
+        """SIGKILL for what answers at the head's address."""
+        self._ask("behead")
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
@@ -82,6 +86,9 @@ def _serve() -> None:
                     print("->", nodes[name].node_id, flush=True)
                 case ["kill", name]:
                     cluster.remove_node(nodes.pop(name), allow_graceful=False)
+                    print("-> killed", flush=True)
+                case ["behead"]:
+                    cluster.head_node.kill_gcs_server()
                     print("-> killed", flush=True)
     finally:
         cluster.shutdown()

@@ -24,7 +24,7 @@ def free_port() -> int:
 class Postgres:
     """A cluster of databases in a folder of its own, with a user `pulseledger` whose password is asked for."""
 
-    PASSWORD = "not-a-secret"
+    PASSWORD = "not: a/s€cret? %41 @'#\"\\$&=+"
 
     def __init__(self, folder: Path) -> None:
         places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))

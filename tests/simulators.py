@@ -50,6 +50,7 @@ from engine.ledger.signer import Notice, Signer, Signing
 from engine.ledger.signing import address, hospital_key, salt, sign
 from engine.ledger.store import Store
 from engine.ledger.subjects.closing import HospitalResult, RunClosing, SignedResult, text_digest
+from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment
 from engine.ledger.subjects.registry import Federation, KeyRotation, SignedRotation
 from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
@@ -430,8 +431,8 @@ class Memory:
     def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         self.rows[seq] = replace(self.rows[seq], receipt=receipt)
 
-    def before(self, account: str, nonce: int) -> Iterator[bytes]:
-        known = {decode_transaction(row.raw)["nonce"]: row.raw for row in self.rows}
+    def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
+        known = {decode_transaction(row.raw)["nonce"]: row for row in self.rows}
         yield from (known[number] for number in sorted(known, reverse=True) if number < nonce)
 
     def of(self, round: int) -> list[JournalTransaction]:
@@ -485,6 +486,9 @@ TYPES: dict[type[Record], str] = {
     "bytes32 parentHead,bytes32 update,bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,"
     "uint64 deadline)",
     PeerScores: "PeerScores(bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 scores)",
+    ScoreCommitment: "ScoreCommitment(bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitment)",
+    RevealedScores: "RevealedScores(bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitments,"
+    "bytes32 scores)",
     HospitalResult: "HospitalResult(bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content)",
     RunClosing: "RunClosing(bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,"
     "bytes32 result,bytes32 predictions,bytes32 config,bytes32 data,bytes32 code)",

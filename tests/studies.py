@@ -129,8 +129,8 @@ def write_study(folder: Path, values: dict[str, Any], points: list[dict[str, Any
         ):
             keys = {k: v for k, v in given.items() if k not in ("state", "error", "attributes", "broken")}
             tuned = given not in study.baselines
-            if tuned:
-                opened.enqueue_trial({**keys, "condition": condition.label} if study.joint else keys)
+            place = {"condition": condition.label} if study.joint else {}
+            opened.enqueue_trial({**place, **(keys if tuned else {})}, {} if tuned else {"baseline": keys})
             asked = opened.ask()
             if study.joint:
                 asked.suggest_categorical("condition", [place.label for place in places])

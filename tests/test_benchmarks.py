@@ -306,3 +306,27 @@ def test_what_the_default_policy_decides_by_hand(tables: ModuleType):
     assert (
         tables.by_default(row(50, 90, repeated=37)) == "90 granted, rejected: too many of the beats repeat one another"
     )
+
+
+@pytest.fixture
+def incentive(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/incentive.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("incentive")
+
+
+def test_points_of_a_game_by_hand(incentive: ModuleType):
+    """Always accepted: reputations 11 and 12, as many points. Never: 0 at once, and nothing; who rejoins stands at 10 again."""
+    draw, sure = np.random.default_rng(0), incentive.Strategy(1.0)
+    points, worked = incentive.played([sure] * 3, 2, draw)
+    assert (points.tolist(), worked.tolist()) == ([23] * 3, [2] * 3)
+    never, again = incentive.Strategy(0.0), incentive.Strategy(0.0, work=0.0, idle=1.0, rejoin=10)
+    points, worked = incentive.played([sure, never, again], 2, draw)
+    assert (points.tolist(), worked.tolist()) == ([23, 0, 23], [2, 2, 0])
+
+
+def test_honesty_is_the_best_reply_to_honesty(incentive: ModuleType):
+    honest = [incentive.STRATEGIES["honest"]]
+    left = {name: incentive.games(one, honest, 12, 5.0)[1].mean() for name, one in incentive.STRATEGIES.items()}
+    assert max(left, key=left.__getitem__) == "honest"
+    assert left["hostile"] < left["free-rider"] < left["lazy"]

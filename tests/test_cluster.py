@@ -178,6 +178,27 @@ def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
 
 
 @pytest.mark.long
+def test_a_head_that_is_lost_ends_the_study_in_a_sentence_within_seconds(tmp_path: Path):
+    folder = tmp_path / "headless"
+    keys = {"execution": {"placement": "spread"}, "tracking": {"backend": "none"}, "trials": 4}
+    slow = {"federation": {"rounds": 200, "local_epochs": 2}}
+    with raylets() as cluster:
+        cluster.add("a", 2)
+        process = command({**VALUES, **keys, **slow}, folder, cluster)
+        try:
+            until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), process)
+            cluster.behead()
+            began = time.monotonic()
+            said = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert time.monotonic() - began < 30
+    assert process.returncode == 2, said
+    assert f"Ray was lost (its head at {cluster.address} does not answer: " in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.long
 def test_a_trial_waits_for_a_site_that_joins_later(three, tmp_path: Path):
     cluster, _ = three
     folder = tmp_path / "late"

@@ -8,6 +8,7 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
  * @notice The annex of a round's header: the root of a tree over named digests, so that whatever is to be bound to a
  * round needs a name and no field of its own. Names in use:
  *
+ * - "committee": digest of what the judges of the round said of its updates;
  * - "decisions": head of the chain of decisions on synthetic data;
  * - "rewards": root over the cumulative rewards after the round;
  * - "scores": root over the verdicts of the round.

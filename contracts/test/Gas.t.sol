@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {ICommitteeLedger} from "../src/ICommitteeLedger.sol";
 import {IReputationLedger} from "../src/IReputationLedger.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {StudyLedger} from "../src/StudyLedger.sol";
 import {Tree} from "./Base.sol";
+import {CommitteeBase} from "./CommitteeBase.sol";
+import {Paired} from "./Paired.sol";
 import {ReputationBase} from "./ReputationBase.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
@@ -12,12 +15,11 @@ import {SyntheticBase} from "./SyntheticBase.sol";
  * @dev Writes snapshots/*.json, which are in version control: what each transaction costs, with the 21,000 of a
  * transaction and its call data. Run with FOUNDRY_PROFILE=gas, which makes every call a transaction of its own.
  */
-contract GasSnapshot is SyntheticBase, ReputationBase {
-    bytes32[] internal none;
-
+contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     function setUp() public {
         deploySynthetic();
         deployReputation();
+        deployCommittee();
     }
 
     /// @dev A federation of this many slots, its leaves all drawn; sealed with every field set.
@@ -116,6 +118,49 @@ contract GasSnapshot is SyntheticBase, ReputationBase {
 
     function nth(uint64 round) internal pure returns (string memory) {
         return round == 1 ? "first" : "next";
+    }
+
+    /// @dev A committee of this many beside its trainers, or, where they are the same, all of a round, with five classes.
+    function judgeRound(uint32 first, uint32 judges, uint32 trainers, string memory name) internal {
+        bytes32 federation = keccak256(bytes(name));
+        vm.prank(coordinator);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW);
+        uint32[] memory judging = new uint32[](judges);
+        uint32[] memory training = new uint32[](trainers);
+        uint16[] memory shares = new uint16[](uint256(judges) * trainers * 5);
+        for (uint32 i = 0; i < judges; ++i) {
+            judging[i] = first + i;
+        }
+        for (uint32 i = 0; i < trainers; ++i) {
+            training[i] = i;
+        }
+        for (uint256 i = 0; i < shares.length; ++i) {
+            bool own = judging[i / 5 / trainers] == training[(i / 5) % trainers];
+            shares[i] = own ? NO_SHARE : uint16(uint256(keccak256(abi.encode(i))) % 10_001);
+        }
+        for (uint64 round = 1; round <= 2; ++round) {
+            ICommitteeLedger.Sitting memory sitting = sittingOf(judging, training, 5);
+            sitting.round = round;
+            sitting.shares = packed(shares);
+            IRoundLedger.FederationState memory state = ledger.federationState(federation);
+            bytes32 annex = Paired.named("committee", committees.digest(sitting));
+            IRoundLedger.Header memory header = IRoundLedger.Header(
+                round, state.head, keccak256("root"), state.model, keccak256(abi.encode(round)), trainers, annex
+            );
+            vm.prank(coordinator);
+            ledger.openRound(federation, round, state.model, uint64(block.timestamp + 1 hours));
+            vm.prank(coordinator);
+            ledger.sealRound(federation, header, 0, type(uint64).max);
+            committees.judgeRound(federation, header, sitting, none);
+            vm.snapshotGasLastCall("committee", string.concat("judgeRound, ", name, ", ", nth(round)));
+        }
+    }
+
+    function testCommittee() public {
+        judgeRound(16, 4, 16, "04 judges, 16 updates");
+        judgeRound(90, 10, 90, "10 judges, 90 updates");
+        judgeRound(0, 5, 5, "05 judge each other");
+        judgeRound(0, 20, 20, "20 judge each other");
     }
 
     function testSynthetic() public {

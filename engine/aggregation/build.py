@@ -1,12 +1,14 @@
 """From the configuration to a rule of aggregation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.aggregation import mean, robust
+from engine.aggregation.compression import compressed, form_of
 from engine.aggregation.config import AggregationConfig
 from engine.aggregation.server import build_step, plain
 from engine.algorithms.build import build_algorithm
@@ -72,7 +74,8 @@ def rule_of(config: RunConfig) -> Rule:
     rules = config.aggregation.model_copy(update={"rule": "mean"}) if algorithm.pooled else config.aggregation
     schedule = config.schedule
     ages = Ages(schedule.max_staleness, schedule.mode == "fedasync") if schedule.is_asynchronous else FRESH
-    return build_rule(rules, algorithm.weighting, ages)
+    rule = build_rule(rules, algorithm.weighting, ages)
+    return replace(rule, encode=compressed(config.update, rule.encode), form=form_of(config.update))
 
 
 def _own(config: AggregationConfig, weighting: str) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:

@@ -43,6 +43,27 @@ class ServerConfig(Section):
         return {"method": self.method, **{key: getattr(self, key) for key in keys}}
 
 
+class UpdateConfig(Section):
+    """How an update travels, see `engine/aggregation/compression.py`."""
+
+    compression: Literal["none", "int8", "top-k"] = Field(
+        "none",
+        description="of each update: 8 bits an entry, or the largest entries only; what is left out is added to the next",
+    )
+    share: float = Field(0.1, gt=0, le=1, description="top-k: of the entries that are sent")
+
+    def used(self) -> dict[str, Any]:
+        """Only what the compression reads."""
+        share = {"share": self.share} if self.compression == "top-k" else {}
+        return {"compression": self.compression, **share}
+
+    def size(self, parameters: int) -> float:
+        """Bytes of an update: entries of 4 bytes; of 1 and a scale of 1; of 4 and a position of 4."""
+        if self.compression == "int8":
+            return parameters + 1.0
+        return 8.0 * max(1, round(self.share * parameters)) if self.compression == "top-k" else 4.0 * parameters
+
+
 class AggregationConfig(OwnSection):
     """From the hospitals' updates to the next global model."""
 

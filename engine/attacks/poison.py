@@ -74,7 +74,7 @@ def conduct(
         case "label-flip":
             return Conduct(lambda samples: relabelled(samples, flipped(len(classes))), _as_it_is)
         case "backdoor":
-            target = 0 if config.target is None else list(classes).index(config.target)
+            target = target_of(config, classes)
             draw = generator(seed, "backdoor", hospital=hospital)
             return Conduct(lambda samples: triggered(samples, config.force, target, draw), _as_it_is)
         case "sign-flip":
@@ -91,6 +91,11 @@ def conduct(
             )
         case _:
             return HONEST  # attackers that act together: what they send is told to them
+
+
+def target_of(config: AttackConfig, classes: Sequence[str]) -> int:
+    """The class that a backdoor leads to, as a position; the first where none is named."""
+    return 0 if config.target is None else list(classes).index(config.target)
 
 
 def flipped(classes: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from engine.attacks.vectors import Vectors
 from engine.errors import HospitalError
 from engine.messages import (
     Asked,
+    Commitment,
     Crafted,
     LoopState,
     Measured,
@@ -23,6 +24,7 @@ from engine.messages import (
     Taken,
     Trained,
     Update,
+    Vote,
 )
 from engine.result import SyntheticRow
 
@@ -108,6 +110,21 @@ class AttackedPool:
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> Sequence[Opinion | HospitalError]:
         return self._pool.judge(asked, updates, ids)
+
+    def commit(
+        self, asked: Asked, updates: Sequence[Update], notice: Any, ids: Sequence[int]
+    ) -> Sequence[Commitment | HospitalError]:
+        return self._pool.commit(asked, updates, notice, ids)
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Any,
+        ids: Sequence[int],
+    ) -> Sequence[Vote | HospitalError]:
+        return self._pool.reveal(asked, updates, commitments, notice, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)

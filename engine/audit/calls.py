@@ -14,7 +14,7 @@ from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
 from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
-_WITH_HEADER = ("seal", "reputation", "claim", "resolve")
+_WITH_HEADER = ("seal", "reputation", "claim", "judge", "resolve")
 
 
 def check(case: Case) -> Iterator[Told]:

@@ -15,6 +15,7 @@ from engine.audit.evidence import Evidence
 from engine.audit.execution import Execute, Executed, RunState, execute_run
 from engine.audit.known import NOTHING, Known
 from engine.audit.records import read_yaml
+from engine.audit.sittings import Sitting, Vote
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction
 from engine.encoding import read_json
@@ -53,6 +54,7 @@ class Rule:
     Attributes:
         settings: of a rule other than the mean.
         part, parameters: of a user's own rule.
+        gate: only updates that the committee of the round found good count.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Rule:
     settings: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Round:
-    """A row of the rounds, and what belongs to it; `judges` are signatures over the peers' scores, by judge."""
+    """A row of the rounds, and what belongs to it; `judges` are signatures over the peers' scores, by judge, `votes` of a committee."""
 
     parent_model: bytes
     model: bytes
@@ -127,6 +130,13 @@ class Round:
     peers: tuple[Peer, ...]
     judges: Mapping[int, bytes]
     absent: tuple[tuple[int, int, str, int, bytes], ...] = ()  # slot, job, kind, start, signature
+    sitting: Sitting | None = None
+    votes: Mapping[int, Vote] = field(default_factory=dict)
+
+    def counted(self, gate: bool) -> set[int]:
+        """Slots whose updates go into the model: all, or only those that a committee found good."""
+        good = set() if self.sitting is None else self.sitting.qualified
+        return {*self.updates} & good if gate else {*self.updates}
 
     @property
     def judged(self) -> dict[int, bool]:
@@ -144,6 +154,7 @@ class Statement:
         trained, personalised: evaluations of gradients.
         curve: round -> confusion matrix of the model after it on the validation part.
         privacy: what its mechanism says of the whole run; None without one.
+        triggered: model -> beats that a simulated backdoor led to its target, and of how many; empty without one.
     """
 
     data: str
@@ -156,6 +167,7 @@ class Statement:
     personalised: int
     curve: Mapping[int, Matrix]
     privacy: Mapping[str, Any] | None = None
+    triggered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

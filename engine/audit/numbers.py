@@ -83,6 +83,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         "name": case.config.get("name"),
         "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
         "hostile": sorted(enemies) or None,
+        "backdoor": _backdoor(case, list(honest.values()), classes),
         "lost": [reason for _, reason in sorted(missing_of(case).items())],
         "timing.personalisation_gradient_evaluations": sum(one.personalised for one in own.values()),
         "timing.gradient_evaluations": _evaluations(case, stated) + sum(one.personalised for one in own.values()),
@@ -97,6 +98,19 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         expected |= _round(case, position, {h: one for h, one in stated.items() if h not in enemies}, classes, scored)
     expected["rounds.length"] = len(case.rounds)
     return expected | _cohort(case, own, honest, classes, scored)
+
+
+def _backdoor(case: Case, honest: Sequence[Statement], classes: Sequence[str]) -> dict[str, Any] | None:
+    """How often a simulated backdoor opened at the honest hospitals."""
+    if _look(case.config, "attack", "method") != "backdoor":
+        return None
+    target = _look(case.config, "attack", "target")
+    found: dict[str, Any] = {"target": classes[0] if target is None else target}
+    for model in ("global", "personal"):
+        counts = [one.triggered[model] for one in honest if one.triggered]
+        beats = sum(of for _, of in counts)
+        found |= {"beats": beats, model: sum(hit for hit, _ in counts) / beats if beats else None}
+    return found
 
 
 def _evaluations(case: Case, stated: Mapping[int, Statement]) -> int:

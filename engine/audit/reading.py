@@ -26,13 +26,14 @@ from engine.audit.case import (
     Verdicts,
 )
 from engine.audit.evidence import Evidence
-from engine.audit.records import read_object, read_record
+from engine.audit.records import Absence, read_absence, read_object, read_record
 from engine.audit.report import Reading, finding, text
+from engine.audit.sittings import Sitting, Vote, read_sitting, read_vote
 from engine.audit.spec import Domain, Record
 from engine.audit.transactions import read_transactions
 from engine.encoding import canonical_json
 from engine.errors import LedgerError
-from engine.ledger.format import ABSENCES, GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
+from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
 SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
@@ -61,13 +62,14 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     peers = yield from _peers(evidence, rows, slots)
     judges = yield from _judges(evidence, rows, slots)
     absent = yield from _absences(evidence, rows, slots)
+    sittings, votes = yield from _sittings(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         belongs = (openings.get(place), receipts.get(place), erasures.get(place))
         whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], absent=absent[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number], absent=absent[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -142,8 +144,10 @@ def _rule(text: Any) -> Rule:
     own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
     aged = ("settings",) if isinstance(said, dict) and "settings" in said else ()
     more = ("part", "parameters") if own else aged if mean else ("settings",)
-    values = read_object(text, "name", "weighting", "server", *more)
-    kinds = {"name": str, "weighting": str, "server": dict, "part": str, "parameters": dict, "settings": dict}
+    gate = ("gate",) if "gate" in said else ()
+    values = read_object(text, "name", "weighting", "server", *more, *gate)
+    words = {"name": str, "weighting": str, "part": str}
+    kinds = {**words, "server": dict, "parameters": dict, "settings": dict, "gate": bool}
     for key, value in values.items():
         if not isinstance(value, kinds[key]):
             raise ValueError(f"the {key} of a rule is no {kinds[key].__name__}")
@@ -393,19 +397,41 @@ def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[in
     return found
 
 
-def _absences(
-    evidence: Evidence, rounds: Rounds, slots: range
-) -> Reading[dict[int, tuple[tuple[int, int, str, int, bytes], ...]]]:
-    found: dict[int, list[tuple[int, int, str, int, bytes]]] = {number: [] for number in rounds}
+def _absences(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int, tuple[Absence, ...]]]:
+    found: dict[int, list[Absence]] = {number: [] for number in rounds}
     for (number, slot), row in (yield from _placed(evidence, "absences", "absence", rounds, slots)):
-        job, kind, start = row["job"], row["kind"], row["start"]
-        right = kind in ABSENCES and all(type(value) is int and 0 <= value < 1 << 63 for value in (job, start))
-        if right:
-            found[number].append((slot, job, kind, start, spec.hex_bytes(row["signature"])))
-        else:
-            where = {"round": number, "hospital": slot}
-            yield finding("absence", "absences", "a job", [job, kind, start], "an absence is damaged", **where)
+        one = yield from read_absence(number, slot, row)
+        found[number] += [] if one is None else [one]
     return {number: tuple(sorted(rows)) for number, rows in found.items()}
+
+
+def _sittings(
+    evidence: Evidence, rounds: Rounds, slots: range
+) -> Reading[tuple[dict[int, Sitting], dict[int, dict[int, Vote]]]]:
+    sittings: dict[int, Sitting] = {}
+    votes: dict[int, dict[int, Vote]] = {number: {} for number in rounds}
+    for one in evidence.rows("sittings"):
+        number = one["round"]
+        if type(number) is not int or number not in rounds or number in sittings:
+            message = "what a committee said belongs to no recorded round, or to one that has another"
+            yield finding("committee", "round", "a recorded round", number, message)
+            continue
+        try:
+            sittings[number] = read_sitting(one["sitting"])
+        except ValueError as error:
+            message = f"what the committee said is damaged: {error}"
+            yield finding("committee", "sitting", "readable words", one["sitting"], message, round=number)
+    for (number, slot), row in (yield from _placed(evidence, "votes", "committee", rounds, slots)):
+        where = {"round": number, "hospital": slot}
+        if slot in votes[number]:
+            yield finding("committee", "slot", "one vote", "two", "a judge voted twice", **where)
+        try:
+            votes[number][slot] = read_vote(row)
+        except ValueError as error:
+            yield finding(
+                "committee", "scores", "readable scores", row["scores"], f"a vote is damaged: {error}", **where
+            )
+    return sittings, votes
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------
@@ -434,8 +460,8 @@ def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
 
 def _statement(text: Any) -> Statement:
     names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
-    privacy = ("privacy",) if "privacy" in read_object(text) else ()
-    values = read_object(text, *names, *privacy)
+    said = read_object(text)
+    values = read_object(text, *names, *(name for name in ("privacy", "triggered") if name in said))
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
@@ -456,6 +482,9 @@ def _statement(text: Any) -> Statement:
         _number(gradients["personalisation"]),
         {_number(number): _matrix(table, size) for number, table in values["curve"]},
         _object(values.get("privacy", {})) or None,
+        {name: _numbers(row, 2) for name, row in _members(values["triggered"], "global", "personal").items()}
+        if "triggered" in values
+        else {},
     )
 
 

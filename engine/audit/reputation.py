@@ -156,7 +156,12 @@ def _update(entry: Round, slot: int) -> bytes:
 def _check_scores(number: int, entry: Round) -> Iterator[Told]:
     """The verdicts follow from the scores, and both stand under the annex."""
     leaves = [spec.verdicts_leaf(number, *astuple(one)) for one in entry.verdicts]
-    if entry.verdicts and not entry.peers:
+    if entry.verdicts and entry.sitting is not None:
+        expected = packed(accepted_by_committee(entry), entry.verdicts[0].threshold)
+        if entry.verdicts != expected:
+            message = "the verdicts do not follow from what the committee said"
+            yield finding("scores", "verdicts", expected, entry.verdicts, message, round=number)
+    elif entry.verdicts and not entry.peers:
         message = "verdicts were given, but no hospital scored an update"
         yield finding("scores", "peers", "scores", None, message, round=number)
     if entry.peers:
@@ -181,6 +186,14 @@ def accepted_by_peers(peers: Sequence[Peer]) -> dict[int, bool]:
     return {slot: 2 * median >= max(medians.values()) for slot, median in medians.items()}
 
 
+def accepted_by_committee(entry: Round) -> dict[int, bool]:
+    """Slot of each hospital that trained or owed scores -> whether it did well: its update qualified, its scores came."""
+    if entry.sitting is None:
+        return {}
+    good = entry.sitting.qualified
+    return {slot: slot in good for slot in entry.sitting.trainers} | dict.fromkeys(entry.sitting.absent, False)
+
+
 def packed(accepted: Mapping[int, bool], threshold: int) -> tuple[Verdicts, ...]:
     """Verdicts as the journal and the contract hold them: sixteen hospitals in a word, ascending, none empty."""
     found = []
@@ -192,7 +205,7 @@ def packed(accepted: Mapping[int, bool], threshold: int) -> tuple[Verdicts, ...]
 
 def _check_verdicts(number: int, entry: Round, level: int) -> Iterator[Told]:
     judged = entry.judged
-    if judged.keys() != entry.updates.keys():
+    if judged.keys() != entry.updates.keys() | {*(entry.sitting.absent if entry.sitting else ())}:
         message = "verdicts were not given on exactly the updates of the round"
         yield finding("scores", "participated", sorted(entry.updates), sorted(judged), message, round=number)
     for one in entry.verdicts:

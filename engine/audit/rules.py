@@ -199,6 +199,8 @@ def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combi
     Raises:
         ValueError: the updates cannot be added up.
     """
+    if not updates:
+        return model  # none was good enough
     step, names = SERVERS[rule.server["method"]]
     with np.errstate(all="ignore"):  # of somebody else's numbers; what comes of them is compared
         direction: np.ndarray | None

@@ -14,6 +14,7 @@
     11        final model, result.json and the bundle's result are those of the ledger                      result.py
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
+    13        committees: drawn from the models, committed before they revealed, verdicts from scores          committee.py
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
     16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
@@ -36,6 +37,7 @@ from engine.audit import (
     calls,
     clock,
     closing,
+    committee,
     copies,
     numbers,
     outcomes,
@@ -79,6 +81,7 @@ CHECKS: tuple[Check, ...] = (
     result.check,  # 11
     numbers.check,  # 12
     selection.check,  # 13
+    committee.check,  # 13
     witnesses.check,  # 14
     own.check,  # 15
     privacy.check,  # 16

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.audit.case import Case
+from engine.audit import policies
+from engine.audit.case import Case, Round
 from engine.audit.draws import stream
-from engine.audit.report import Count, Told, finding
+from engine.audit.report import Count, Note, Told, finding
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -17,9 +18,22 @@ def check(case: Case) -> Iterator[Told]:
     if not trainers or (isinstance(section, Mapping) and section.get("fleet") != "none"):
         return  # on the virtual clock, who is asked follows from who is free: see clock.py
     lost = _lost(case)
+    policy, floor = _look(case.config, "selection", "policy"), _look(case.config, "selection", "floor")
+    if policy in policies.NAMES and (not isinstance(floor, int | float) or not policies.replayable(case)):
+        words = (
+            f"who was asked by policy {policy} was not computed again: not every hospital has signed what it measured"
+        )
+        yield Note(words, unchecked=True)
+        return
     for number, entry in sorted(case.rounds.items()):
         yield Count("selections")
-        asked = selected(trainers, per_round, seed, number)
+        judges = _judges(case, entry)
+        free = [slot for slot in trainers if slot not in judges]
+        if policy in policies.NAMES and per_round < len(free):
+            known, draw = policies.known(case, free, number), stream(seed, b"participation", number)
+            asked = policies.chosen(policy, known, number, per_round, floor, draw)
+        else:
+            asked = selected(free, per_round, seed, number)
         for slot in sorted(entry.updates.keys() - asked):
             message = "the hospital sent an update in a round for which it was not drawn"
             yield finding("round", "selection", sorted(asked), slot, message, round=number, hospital=slot)
@@ -86,6 +100,12 @@ def schedule_of(case: Case, told: Any = None) -> tuple[list[int], int, int]:
     if type(seed) is not int or seed < 0 or not isinstance(share, int | float) or not 0 < share <= 1:
         return [], 0, 0
     return trainers, max(1, round(share * len(trainers))), seed
+
+
+def _judges(case: Case, entry: Round) -> set[int]:
+    """Who does not train, as it sits in the round's committee."""
+    drawn = _look(case.config, "committee", "method") == "drawn" and entry.sitting is not None
+    return {*entry.sitting.members} if drawn and entry.sitting is not None else set()
 
 
 def _look(values: Any, section: str, key: str) -> Any:

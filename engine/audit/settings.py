@@ -1,9 +1,10 @@
 """What identifies a configuration, computed a second time from the text of config.yaml."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from engine.audit import robust, spec
+from engine.audit import policies, robust, spec
 from engine.audit.case import Rule
 from engine.ledger.format import MEAN, OWN_RULE
 
@@ -15,6 +16,7 @@ _SMOTE = (*_ADDED, "neighbours", "policy")
 _BALANCE = {
     "none": (),
     "class_weighted": ("max_weight",),
+    "public_weights": ("weights",),
     "logit_adjustment": ("tau",),
     "oversample": _ADDED,
     "smote": _SMOTE,
@@ -41,6 +43,7 @@ _UNREAD_CLOCK = {
     "bpfish": ("devices", "share", "slow", "factor", *_PLAIN),
     "listed": ("share", "slow", "factor", "dropout", *_PLAIN),
 }
+_JUDGED = ("scores", "percent", "gate")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -65,7 +68,10 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "attack": _attack(values["attack"]),
                 "schedule": _schedule(values["schedule"]),
                 "clock": _clock(values["clock"]),
+                "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
+                "selection": _selection(values["selection"]),
+                "update": _update(values["update"]),
                 "balance": {name: balance[name] for name in read},
                 "aggregation": {name: value for name, value in merging.items() if name not in unread},
             }
@@ -101,6 +107,25 @@ def _clock(clock: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in clock.items() if name not in _UNREAD_CLOCK[fleet]}
 
 
+def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy reads of its section."""
+    floored = ("floor",) if selection["policy"] in policies.NAMES else ()
+    return {name: selection[name] for name in ("policy", "parameters", *floored)}
+
+
+def _update(update: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compression reads of its section."""
+    share = ("share",) if update["compression"] == "top-k" else ()
+    return {name: update[name] for name in ("compression", *share)}
+
+
+def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
+    """What a committee reads of its section."""
+    method = committee["method"]
+    drawn = ("size", "election") if method == "drawn" else ()
+    return {name: committee[name] for name in ("method", *drawn, *(_JUDGED if method != "none" else ()))}
+
+
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
     return (
@@ -110,6 +135,12 @@ def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
 
 def rule(config: Mapping[str, Any]) -> Rule | None:
     """How updates become a model in a run of this configuration; None where it does not say."""
+    found = _ungated(config)
+    gate = config.get("committee")
+    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True)
+
+
+def _ungated(config: Mapping[str, Any]) -> Rule | None:
     try:
         merging, federation = config["aggregation"], config["federation"]
         algorithm, weighting = federation["algorithm"], federation["weighting"]

@@ -25,6 +25,8 @@ TYPES = {
     "bytes32 samples,bytes32 metrics,bytes32 privacy,bytes32 configHash,uint64 nonce,uint64 deadline",
     "HospitalResult": "bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content",
     "PeerScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 scores",
+    "ScoreCommitment": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitment",
+    "RevealedScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitments,bytes32 scores",
     "RunClosing": "bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,bytes32 result,"
     "bytes32 predictions,bytes32 config,bytes32 data,bytes32 code",
     "Absence": "bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import clock, limits, own, rules, spec
+from engine.audit import clock, compression, limits, own, rules, spec
 from engine.audit.case import Case, Round
 from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
@@ -44,7 +44,9 @@ def check(case: Case) -> Iterator[Told]:
             models.pop(number - 2 - (case.rule.settings.get("max_staleness", 0) if case.rule.name == MEAN else 0), None)
             of_round = (began or {}).get(number, {})
             aged = [u._replace(**_aged(models, number, *of_round[s])) if s in of_round else u for s, u in updates]
-            model = yield from _check_aggregate(case, number, entry, model, aged, combine)
+            good = entry.counted(case.rule.gate)
+            merged = [one for slot, one in zip(sorted(entry.updates), aged, strict=True) if slot in good]
+            model = yield from _check_aggregate(case, number, entry, model, merged, combine)
     yield from _check_files(case)
 
 
@@ -140,6 +142,8 @@ def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[tuple[
             message = "the archived vector is not the one that the hospital signed"
             yield finding("archive", "update", update.record["update"], found, message, **where)
             whole = False
+        if wrong := compression.problem(case.config, tensors[name]):
+            yield finding("archive", "compression", "the form that is configured", None, wrong, **where)
         samples = None if update.opening is None else update.opening.samples
         if samples is None and case.rule.weighting == "samples":
             if not case.public:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, keccak, read_json
@@ -27,6 +27,8 @@ from engine.ledger.chain.base import (
     Chain,
     ChainReceipt,
     ChainTrouble,
+    ContractRevert,
+    NoContract,
     NonceProblem,
     receipt_from_json,
     receipt_to_json,
@@ -43,6 +45,9 @@ from engine.ledger.typed import Domain, address_bytes, record_from_json, record_
 _BEGINNINGS = 5  # times that a ledger begins anew whose contract lost its number
 _RESTORES = 3  # a chain can reorganise while it is being brought to the journal's state
 _LOOK_SECONDS = 0.1  # between two looks for the receipt of another account's transaction
+
+
+Answer = TypeVar("Answer")
 
 
 class _Key(NamedTuple):
@@ -135,6 +140,7 @@ class Book:
         self._done: dict[_Key, JournalTransaction] = {}
         self._created: dict[str, str] = {}  # purpose -> address of the contract
         self._open: _Key | None = None  # what was written down last, if the chain has not answered
+        self._is_telling = False
         self._turn, self._unsent = ExitStack(), False  # held from the signing of a transaction until it is sent
         self._numbers: dict[
             str, dict[int, int]
@@ -185,8 +191,14 @@ class Book:
         return list(self._transactions.values())
 
     def query(self, contract: str, address: str, function: str, *arguments: Any) -> Any:
-        """Ask a contract of the chain, see `contracts.query`."""
-        return query(self.chain, address, function, *arguments, contract=contract)
+        """Ask a contract of the chain, see `contracts.query`; the chain gets back what it has lost."""
+        try:
+            return query(self.chain, address, function, *arguments, contract=contract)
+        except NoContract:
+            if self._is_telling or self.is_new:
+                raise
+            self.restore()
+            return query(self.chain, address, function, *arguments, contract=contract)
 
     def create(self, meta: Mapping[str, str], deploy: bytes, calls: Callable[[str], Sequence[Call]]) -> None:
         """Begin a new journal.
@@ -256,15 +268,14 @@ class Book:
         """Bring the chain to what the journal holds, in order; most often it is there already.
 
         Raises:
-            Refused, Contradiction: it cannot be brought there, and that was no reorganisation in between.
+            Refused, Contradiction, NoContract: it cannot be brought there, and that was no reorganisation in between.
         """
         for again in range(_RESTORES, -1, -1):
             try:
                 self._replay()
-                for subject in self._subjects:
-                    subject.restored()
+                self._tell(lambda subject: subject.restored())
                 return
-            except (Refused, Contradiction):
+            except (Refused, Contradiction, NoContract):
                 if not again:
                     raise
 
@@ -287,8 +298,14 @@ class Book:
         try:
             return self._settle(key, live=True)
         except Refused:
-            self._open = None
-            raise
+            if not self._catch_up() or call.key not in self._done:
+                self._open = None
+                raise
+        except (Contradiction, NoContract):
+            self.restore()
+            if call.key not in self._done:
+                raise
+        return self._done[call.key]
 
     def check(self, call: Call) -> None:
         """Refuse a call that the contract refuses now, once everything before it has come to its end.
@@ -297,8 +314,31 @@ class Book:
             ContractRevert: it does.
         """
         self.finish()
-        if call.to is not None:
-            self.chain.call(call.to, call.data, self.account(call.purpose))
+        if call.to is None:
+            return
+        for again in range(_RESTORES, -1, -1):
+            try:
+                self.chain.call(call.to, call.data, self.account(call.purpose))
+                return
+            except ContractRevert:
+                # what was refused may be right after what the chain has lost
+                if not again or not self._catch_up():
+                    raise
+
+    def settled(self, ask: Callable[[], Answer]) -> Answer:
+        """What is answered by a chain that has everything: asked again if it has lost something meanwhile."""
+        while True:
+            found = ask()
+            if not self._catch_up():
+                return found
+
+    def _catch_up(self) -> bool:
+        """As `restore`, if the chain has lost the last transaction that it had; tells whether it had."""
+        last = next(reversed(self._done.values()), None)
+        if last is None or self.chain.receipt(last.hash) is not None:
+            return False
+        self.restore()
+        return True
 
     def account(self, purpose: str) -> str:
         """The account that signs transactions of a purpose; raises LedgerError when nobody here knows it."""
@@ -340,11 +380,13 @@ class Book:
             return
         try:
             self._settle(key, live=True)
-        except (Refused, Contradiction):
-            if not self._purposes[key.purpose].required:
-                self._open = None
-                return
+        except Refused:
             # A reorganisation may have taken what was before it away.
+            if self._purposes[key.purpose].required:
+                self.restore()
+            elif not self._catch_up():
+                self._open = None
+        except (Contradiction, NoContract):
             self.restore()
 
     def created(self, purpose: str) -> str | None:
@@ -385,11 +427,11 @@ class Book:
         self._transactions[seq] = replace(self._transactions[seq], receipt=receipt)
         self._number(self._transactions[seq])
 
-    def before(self, account: str, nonce: int) -> Iterator[bytes]:
+    def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
         """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
         numbers = self._numbers.get(account, {})
         for number in sorted((n for n in numbers if n < nonce), reverse=True):
-            yield self._transactions[numbers[number]].raw
+            yield self._transactions[numbers[number]]
 
     def _add(self, purpose: str, round: int, hash: bytes, raw: bytes, rows: Rows) -> JournalTransaction:
         transaction = JournalTransaction(next(reversed(self._transactions), 0) + 1, purpose, round, hash, raw, None)
@@ -516,9 +558,17 @@ class Book:
         if not self._purposes[key.purpose].function:
             self._created[key.purpose] = created_contract(sender_of(done.raw), done.raw)
         self._open = None
-        for subject in self._subjects:
-            subject.settled(done, live)
+        self._tell(lambda subject: subject.settled(done, live))
         return done
+
+    def _tell(self, what: Callable[[Subject], None]) -> None:
+        """Tell all subjects: what they ask meanwhile must not have everything told again in the middle of it."""
+        self._is_telling = True
+        try:
+            for subject in self._subjects:
+                what(subject)
+        finally:
+            self._is_telling = False
 
     def _pass_on(self, transaction: JournalTransaction) -> ChainReceipt:
         """Send the transaction of another account, once; it is not ours to sign again."""

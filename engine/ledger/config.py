@@ -66,8 +66,9 @@ class LedgerConfig(Section):
     checks: int = Field(
         1, ge=0, le=1000, description="hospitals, drawn each round, that compute its model again; they see all updates"
     )
-    reputation: Literal["none", "peers"] = Field(
-        "none", description="peers: each round's hospitals score each other's updates on their own validation beats"
+    reputation: Literal["none", "peers", "committee"] = Field(
+        "none",
+        description="peers: each round's hospitals score each other's updates on their own validation beats; committee: as it finds",
     )
     federation: Name = Field("", max_length=200, description="label that tells apart equal runs on one contract")
 

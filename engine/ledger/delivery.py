@@ -59,7 +59,7 @@ class Transactions(Protocol):
     def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
         """Write down what the chain answered."""
 
-    def before(self, account: str, nonce: int) -> Iterator[bytes]:
+    def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
         """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
 
 
@@ -113,6 +113,7 @@ class _Delivery:
         self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
         self._signed = self._raised = 0
         self._problem = ""
+        self._displaced = float("inf")  # when the newest attempt's number was first seen used by another
         self._since = self._clock.now()  # when the newest attempt began to wait
         self._sent: dict[bytes, tuple[float, float]] = {}  # raw -> when to send it again, and the pause after that
 
@@ -154,8 +155,14 @@ class _Delivery:
         where = [chain.where(attempt.raw) for attempt in waiting]
         if "mined" in where:
             return None, False
-        newest = where[-1] if waiting and waiting[-1] is self._attempts[-1] else "displaced"
-        if newest == "displaced":
+        has_ended = not waiting or waiting[-1] is not self._attempts[-1]
+        newest = "displaced" if has_ended else where[-1]
+        if newest != "displaced":
+            self._displaced = float("inf")
+        else:
+            self._displaced = float("-inf") if has_ended else min(self._displaced, self._clock.now())
+            if self._is_doubtful(_AGAIN_SECONDS):
+                return None, False
             # An earlier attempt with the same nonce may have got into a block after we asked for it.
             displaced = all(chain.where(attempt.raw) != "mined" for attempt in waiting)
             return None, displaced and self._sign_again()
@@ -169,20 +176,28 @@ class _Delivery:
         return None, self._fill_gap()
 
     def _fill_gap(self) -> bool:
-        """Send what stands before the newest attempt again if the chain lost it; take a missing number that is not ours."""
-        lost = []
-        for raw in self._journal.before(self._by, decode_transaction(self._attempts[-1].raw)["nonce"]):
-            where = self._chain.where(raw)
+        """Send what stands before the newest attempt again if the chain lost it; take a missing number that is not ours.
+
+        Raises:
+            Contradiction: something is lost that was in a block: others may depend on it, and have their order.
+        """
+        lost: list[JournalTransaction] = []
+        for one in self._journal.before(self._by, decode_transaction(self._attempts[-1].raw)["nonce"]):
+            where = self._chain.where(one.raw)
             if where in ("mined", "pending"):
                 break  # and so is everything before it
-            if where == "displaced":
-                raise self._lost(raw)
-            lost.append(raw)
+            if where == "displaced" or one.receipt is not None:
+                raise self._lost(one.raw)
+            lost.append(one)
         if lost:
-            sent = [self._send(raw) for raw in reversed(lost)]
+            sent = [self._send(one.raw) for one in reversed(lost)]
             return any(sent)
         waited = self._clock.now() - self._since
         return waited >= min(_GAP_SECONDS, self._chain.timeout) and self._sign_again()
+
+    def _is_doubtful(self, seconds: float) -> bool:
+        """Whether a number was used so lately that it may be by ourselves: a node may count a block before it shows what is in it."""
+        return self._clock.now() - self._displaced < min(seconds, self._chain.timeout / 4)
 
     def _is_stuck(self) -> bool:
         return self._clock.now() - self._since > self._chain.timeout / 10
@@ -257,6 +272,8 @@ class _Delivery:
             try:
                 chain.call(to, self._content["data"], self._by)
             except ContractRevert as error:
+                if self._is_doubtful(_GAP_SECONDS):
+                    return False
                 raise Refused(f"the contract refuses to {self._what}: {error}") from error
         if self._signed == ATTEMPTS:
             raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")

@@ -19,6 +19,8 @@ Tables of a run's journal:
     scores        Verdicts, one row for 16 hospitals, by ascending index
     peers         PeerScore, what the verdicts follow from
     judges        of a hospital over PeerScores, all that it found of the updates of a round
+    sittings      what the committee of a round said, as the CommitteeLedger takes it
+    votes         of each of its members: commitment to its scores, what opens it, both signed; empty where it gave none
     synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
     transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
 
@@ -114,6 +116,18 @@ RUN = Journal(
             {**_OF_UPDATE, "judge": INTEGER, "correct": INTEGER, "total": INTEGER}, (("round", "slot", "judge"),)
         ),
         "judges": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "sittings": Table({"round": INTEGER, "sitting": TEXT}, (("round",),)),
+        "votes": Table(
+            {
+                **_OF_UPDATE,
+                "commitment": BLOB,
+                "committed": BLOB,
+                "salt": BLOB,
+                "scores": TEXT,
+                "signature": BLOB,
+            },
+            (("round", "slot"),),
+        ),
         "synthetic": Table(
             {
                 "seq": INTEGER,
@@ -221,6 +235,8 @@ PURPOSES = {
     "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "reputation": Purpose("ReputationLedger", "updateReputation"),
     "claim": Purpose("ReputationLedger", "claimReward"),
+    "deploy-committee": Purpose("CommitteeLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
+    "judge": Purpose("CommitteeLedger", "judgeRound", gas=12_000_000),
     "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     **{
         kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
@@ -254,8 +270,9 @@ SCHEMA = 2  # of a ModelUpdate
 # Names of digests in an annex: hash chain of all decisions on synthetic data so far; root over the round's verdicts and
 # the peers' scores behind them; root over the rewards of all hospitals after the round; hash of what the server's optimiser
 # remembers after the round, named tensors float64[P] as a model's; hash of the JSON of a privacy mechanism and its budget,
-# `PRIVACY_TERMS` of what each update says of it.
+# `PRIVACY_TERMS` of what each update says of it; what the round's committee said.
 DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
+COMMITTEE = "committee"
 PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
 # Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
 CLOCK = "clock"
@@ -274,6 +291,9 @@ WEIGHTINGS = ("samples", "uniform", "none")
 BASE_REPUTATION, MAX_REPUTATION = 10, 100
 WORD = 16
 PARTS = 1_000_000
+
+# Of a committee: a whole share, and what stands in the place of one that there is not; percent of the best score.
+SHARE_PARTS, NO_SHARE = 10_000, 2**16 - 1
 
 # --- What a closing binds ---------------------------------------------------------------------------------------------
 

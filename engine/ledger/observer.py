@@ -16,7 +16,7 @@ from engine.background import Answer, Background
 from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
 from engine.errors import DataError, LedgerError
-from engine.ledger import archive
+from engine.ledger import archive, sitting
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
@@ -40,6 +40,7 @@ from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
 from engine.ledger.subjects.closing import SignedResult, bound, text_digest
+from engine.ledger.subjects.committee import said_from
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Absent, Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
@@ -94,6 +95,7 @@ class LedgerObserver:
         """
         self._clock, started = clock, clock.now()
         self._folder, self._federation, self._rounds = folder, federation, rounds
+        self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
         self._privacy = {PRIVACY: privacy}
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
@@ -168,6 +170,9 @@ class LedgerObserver:
         signed = [u.signed for u in record.updates if u.signed is not None]
         present = [u.hospital for u in record.updates]
         judged = reputation.judge(record.judged.verdicts, present, self._standing, record.judged.signatures)
+        sat = record.judged.sitting
+        if sat.scores and self._by_committee:
+            judged = sitting.verdicts(sat, self._standing)
         after = self._standing.after(judged.verdicts)
         remembered = {SERVER: server_digest(record.servers[1]), **clock_digest(record.asked.pace)}
         entry = RoundEntry(
@@ -181,8 +186,9 @@ class LedgerObserver:
                 **self._privacy,
                 **remembered,
                 **reputation.digests(record.round, judged, after),
+                **sitting.digests(record.round, sat),
             },
-            rows=judged.rows(record.round),
+            rows={**judged.rows(record.round), **sitting.rows(record.round, sat)},
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
             absent=tuple(Absent(record.round, a.hospital, a.number, a.kind, a.start) for a in record.asked.pace.absent),
         )
@@ -300,8 +306,9 @@ class LedgerObserver:
         archive.write_before(self._folder, before, began)
         vectors = (self._folder / vectors_name(entry.round)).resolve()
         updates = packed(entry.updates, entry.openings)
+        text = next((row[1] for row in entry.rows.get("sittings", ())), "")
         return Shown(
-            entry.round, before.params, vectors, updates, before.server, previous, digests, before.older, began
+            entry.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
         )
 
     def _show_again(self, again: Again) -> None:
@@ -315,8 +322,9 @@ class LedgerObserver:
         before, began = fitting[0] if fitting else (self._before_again(last, digests[0], again), {})
         updates = self._ledger.submit(_packed, last.round).result()
         vectors, previous = (self._folder / vectors_name(last.round)).resolve(), self._headers[last.round - 1]
+        text = self._ledger.submit(_sitting, last.round).result()
         shown = Shown(
-            last.round, before.params, vectors, updates, before.server, previous, digests, before.older, began
+            last.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
         )
         self._shown, self._digests = self._writer.submit(lambda: shown), digests[1]
 
@@ -341,6 +349,8 @@ class LedgerObserver:
                 signed = zip(*self._ledger.submit(_signed, number).result(), strict=True)
                 slots = [(update.record.slot, opening.samples) for update, opening in signed]
                 updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
+                if self._gated:
+                    updates = sitting.counted(updates, said_from(self._ledger.submit(_sitting, number).result()))
                 before = again(number, before, updates)
             fits = self._fits(before, last, digests)
         except (KeyError, ValueError, DataError):
@@ -362,8 +372,10 @@ class LedgerObserver:
         self._last.update(dict.fromkeys(leaves, (entry.round, closed.tree)))
         sealed = self._ledger.submit(RunLedger.append, entry, closed)
         judged = reputation.verdicts_in(entry.rows)
-        posted = (self._ledger.submit(_post_verdicts, entry.round),) if judged else ()
-        self._open.append(_Submitted(entry, sealed, posted, self._ledger.submit(_receipts, entry.round)))
+        posted = [self._ledger.submit(_post_verdicts, entry.round)] if judged else []
+        if entry.rows.get("sittings"):
+            posted.append(self._ledger.submit(_judge, entry.round))
+        self._open.append(_Submitted(entry, sealed, tuple(posted), self._ledger.submit(_receipts, entry.round)))
 
     def _collect(self) -> None:
         while self._open and self._open[0].receipts.done():
@@ -398,6 +410,14 @@ def _take(ledger: RunLedger, step: Step) -> Governed:
 
 def _post_verdicts(ledger: RunLedger, round: int) -> None:
     ledger.reputation.update(round)
+
+
+def _judge(ledger: RunLedger, round: int) -> None:
+    ledger.committees.judge(round)
+
+
+def _sitting(ledger: RunLedger, round: int) -> str:
+    return ledger.committees.sitting(round)
 
 
 def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:

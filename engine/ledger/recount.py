@@ -47,6 +47,7 @@ class Shown:
         server: what the server's optimiser remembered then.
         previous: header of the round before; None before round 1.
         digests: behind the annexes of the round before and of this one.
+        sitting: what its committee said, see `subjects/committee.py`; "" where none sat.
         older: rounds that were done -> float32[parameters], models that updates of this round may have begun from.
         began: slot -> where its work began; of those that are missing, with the model before the round.
     """
@@ -58,6 +59,7 @@ class Shown:
     server: Mapping[str, np.ndarray] = field(default_factory=dict)
     previous: Header | None = None
     digests: Digests = field(default_factory=lambda: ({}, {}))
+    sitting: str = ""
     older: Mapping[int, np.ndarray] = field(default_factory=dict)
     began: Mapping[int, Began] = field(default_factory=dict)
 

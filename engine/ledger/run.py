@@ -24,6 +24,7 @@ from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.subjects.closing import Closing
+from engine.ledger.subjects.committee import Committees
 from engine.ledger.subjects.disputes import Disputes
 from engine.ledger.subjects.registry import (
     Federation,
@@ -64,7 +65,7 @@ class RunLedger:
     """One federation's ledger in one folder; one writer at a time.
 
     Attributes:
-        book, registry, rounds, closing, disputes, reputation, synthetic: its parts.
+        book, registry, rounds, closing, disputes, reputation, committees, synthetic: its parts.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class RunLedger:
             self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)
+            self.committees = Committees(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
             if not book.is_new:
                 self._require_same(rule)
@@ -176,7 +178,7 @@ class RunLedger:
 
     def _finality(self) -> dict[str, Any]:
         """Whether all rounds are final, and from when on they can be made so: by the node's clock, or by that on the wall."""
-        state = self.rounds.state(self.domain.contract)
+        state = self.book.settled(lambda: self.rounds.state(self.domain.contract))
         wall = self.book.chain.name == "embedded"  # its own clock stands still between two blocks
         sealed = int(time.time()) if wall else state["sealedAt"]
         return {"final": state["finalized"] == len(self.rounds.seals), "final_after": sealed + state["window"]}

@@ -21,12 +21,14 @@ from engine.ledger.signing import (
     SALT_PRIVACY,
     SALT_REAL_COUNT,
     SALT_SAMPLES,
+    SALT_SCORES,
     hospital_key,
     recover_digest,
     salt,
     sign,
 )
 from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_digest
+from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment, commitment_of, commitments_digest
 from engine.ledger.subjects.reputation import PeerScores, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
 from engine.ledger.subjects.updates import (
@@ -162,6 +164,11 @@ class Signer:
         if notice.shown is None and self.is_drawn(notice):
             round = notice.headers[-1].round
             raise LedgerError(f"this hospital is drawn to compute round {round} again, but is not shown its updates")
+
+    def has_signed(self, notice: Notice) -> bool:
+        """Whether this hospital has sent an update over the last head of the notice."""
+        header, last = notice.headers[-1], self.memory
+        return last is not None and (last.round, last.parent_head) == (header.round + 1, header.head)
 
     def is_drawn(self, notice: Notice) -> bool:
         """Whether this hospital must compute the last round again before it signs."""
@@ -308,6 +315,34 @@ class Signer:
             raise LedgerError(f"this hospital did not take part in round {round}, whose updates it is to judge")
         federation, head = self._signing.federation, self.memory.parent_head
         record = PeerScores(federation, round, self._slot, head, said_digest(said))
+        return sign(record, self._signing.domain, self._key)
+
+    def commitment(self, notice: Notice, said: bytes) -> tuple[bytes, bytes]:
+        """Commit to scores of the round after the last of the notice: commitment and signature; call `check` first.
+
+        Args:
+            said: digest of the scores.
+        """
+        federation, header = self._signing.federation, notice.headers[-1]
+        found = commitment_of(self.scores_salt(header.round + 1), said)
+        record = ScoreCommitment(federation, header.round + 1, self._slot, header.head, found)
+        return found, sign(record, self._signing.domain, self._key)
+
+    def scores_salt(self, round: int) -> bytes:
+        """What opens, with its scores, a judge's commitment of a round, 32 bytes."""
+        return salt(self._key, self._signing.federation, round, SALT_SCORES)
+
+    def revealed(self, notice: Notice, said: bytes, commitments: Mapping[int, bytes]) -> bytes:
+        """Sign scores, and with them that everybody's commitments were there before.
+
+        Raises:
+            LedgerError: the commitment of this hospital is not among them, or is another one.
+        """
+        federation, header = self._signing.federation, notice.headers[-1]
+        if commitments.get(self._slot) != commitment_of(self.scores_salt(header.round + 1), said):
+            raise LedgerError("this hospital's commitment to its scores is not among those that it is shown")
+        shown = commitments_digest(commitments)
+        record = RevealedScores(federation, header.round + 1, self._slot, header.head, shown, said)
         return sign(record, self._signing.domain, self._key)
 
     def result(self, notice: Notice, content: str) -> SignedResult:

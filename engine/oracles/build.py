@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.model import AnyNetwork, Network
+from engine.model import AnyNetwork, FeatureNetwork, Network, OwnNetwork
 from engine.oracles.base import Oracle
 from engine.oracles.torch import TorchOracle
 from engine.pools.config import ExecutionConfig
@@ -19,11 +19,14 @@ def choose_oracle(execution: ExecutionConfig, network: AnyNetwork, note: Callabl
     Raises:
         PulseLedgerError: what was asked for is not to be had here.
     """
-    if not isinstance(network, Network):
+    if isinstance(network, OwnNetwork):
         if execution.oracle not in ("auto", "torch"):
             raise ConfigError(f"execution.oracle is {execution.oracle}, but a network of your own needs torch.")
         return "torch"
-    if execution.oracle == "stacked" or (execution.oracle == "auto" and execution.pool == "inprocess" and _has_gpu()):
+    if isinstance(network, FeatureNetwork) and execution.oracle == "stacked":
+        raise ConfigError("execution.oracle is stacked, but model.network features needs native or torch.")
+    in_step = execution.oracle == "auto" and execution.pool == "inprocess" and _has_gpu()
+    if isinstance(network, Network) and (execution.oracle == "stacked" or in_step):
         return "stacked"
     if execution.oracle in ("auto", "native"):
         from engine.oracles.native import NativeUnavailable, compile_kernel
@@ -40,13 +43,13 @@ def choose_oracle(execution: ExecutionConfig, network: AnyNetwork, note: Callabl
 
 def build_oracle(name: str, network: AnyNetwork) -> Oracle:
     """The oracle that `choose_oracle` named; one for each process, shared by its hospitals."""
-    if not isinstance(network, Network):
+    if isinstance(network, OwnNetwork):
         return TorchOracle(network)
     if name == "native":
         from engine.oracles.native import NativeOracle
 
         return NativeOracle(network)
-    if name == "stacked":
+    if name == "stacked" and isinstance(network, Network):
         from engine.oracles.stacked import Lockstep, StackedOracle
 
         device = "cuda" if _has_gpu() else "cpu"

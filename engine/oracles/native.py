@@ -17,11 +17,12 @@ import numpy as np
 
 from engine.errors import DataError, PulseLedgerError
 from engine.files import is_own, own_cache
-from engine.model import Network
+from engine.model import FeatureNetwork, Network, frozen_features
 from engine.oracles.base import Batch, Clipped, require_clip
 from engine.oracles.torch import TorchOracle
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCE, FEATURES = (Path(__file__).with_name(f"{name}.cpp") for name in ("native", "features"))
+Compiled = Network | FeatureNetwork
 # Not -ffast-math: it would let the compiler drop NaN, and a library linked with it changes the rounding of the process.
 FLAGS = tuple(
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC".split()
@@ -32,7 +33,7 @@ class NativeUnavailable(PulseLedgerError):
     """The kernel cannot be built or loaded here. The message is one sentence; TorchOracle does the same, slower."""
 
 
-def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> Path:
+def compile_kernel(network: Compiled, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> Path:
     """The library for `network`, from the cache or compiled now. Several processes may call this at once.
 
     Args:
@@ -42,39 +43,46 @@ def compile_kernel(network: Network, flags: Sequence[str] = FLAGS, compiler: str
         NativeUnavailable: there is no compiler, it fails, or the cache folder cannot be written.
     """
     command = _find_compiler(compiler)
-    sizes = {
-        "LEADS": network.leads,
-        "WINDOW": network.window,
-        "RR": network.rr,
-        "CLASSES": network.classes,
-        **{f"CHANNELS{i}": channels for i, channels in enumerate(network.channels, 1)},
-        **{f"KERNEL{i}": kernel for i, kernel in enumerate(network.kernels, 1)},
-        "HIDDEN": network.hidden,
-        "GROUPS": network.groups,
-        "POOLED": network.pooled,
-    }
+    source, sizes = _sizes(network)
     arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
     version = _run([*command, "--version"])
-    key = json.dumps([SOURCE.read_text(), command, arguments, version, _cpu()])
+    key = json.dumps([source.read_text(), command, arguments, version, _cpu()])
     try:
         path = own_cache("native") / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
     except DataError as error:
         raise NativeUnavailable(f"The native kernel cannot be kept in {error}") from None
     try:
         if not _intact(path):
-            _build([*command, *arguments], path)
+            _build([*command, *arguments], source, path)
     except OSError as error:
         raise NativeUnavailable(f"The native kernel cannot be kept in {path.parent}: {error}.") from error
     return path
 
 
+def _sizes(network: Compiled) -> tuple[Path, dict[str, int]]:
+    """The source for a network, and what it is compiled with."""
+    common = {"RR": network.rr, "CLASSES": network.classes}
+    if isinstance(network, FeatureNetwork):
+        return FEATURES, {**common, "INPUTS": network.inputs, "FEATURES": network.features}
+    return SOURCE, {
+        **common,
+        "LEADS": network.leads,
+        "WINDOW": network.window,
+        **{f"CHANNELS{i}": channels for i, channels in enumerate(network.channels, 1)},
+        **{f"KERNEL{i}": kernel for i, kernel in enumerate(network.kernels, 1)},
+        "HIDDEN": network.hidden,
+        "GROUPS": network.groups,
+        "POOLED": network.pooled,
+    }
+
+
 class NativeOracle:
-    """The oracle of a `cnn`, by its compiled kernel. Any number of threads may call it; the GIL is free meanwhile.
+    """The oracle of a `cnn` or of `features`, by its compiled kernel. Any number of threads may call it; the GIL is free meanwhile.
 
     Same input, same library: same bits. Against TorchOracle the gradient differs by rounding.
     """
 
-    def __init__(self, network: Network, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
+    def __init__(self, network: Compiled, flags: Sequence[str] = FLAGS, compiler: str | None = None) -> None:
         """Raises NativeUnavailable, see `compile_kernel`."""
         path = compile_kernel(network, flags, compiler)
         try:
@@ -82,11 +90,14 @@ class NativeOracle:
         except OSError as error:
             raise NativeUnavailable(f"The native kernel {path} cannot be loaded: {error}.") from error
         pointer, count = ctypes.c_void_p, ctypes.c_int64
-        library.loss_gradient.argtypes = [pointer, pointer, pointer, pointer, count, pointer, pointer, pointer]
+        self._frozen = None if isinstance(network, Network) else _padded(network, library.features_padded())
+        self._first = () if self._frozen is None else (self._frozen.ctypes.data,)  # argument of every call
+        before = [pointer] * len(self._first)
+        library.loss_gradient.argtypes = [*before, *[pointer] * 4, count, pointer, pointer, pointer]
         library.loss_gradient.restype = ctypes.c_double
-        library.clipped_gradient.argtypes = [*[pointer] * 4, count, ctypes.c_double, pointer, pointer, pointer]
+        library.clipped_gradient.argtypes = [*before, *[pointer] * 4, count, ctypes.c_double, *[pointer] * 3]
         library.clipped_gradient.restype = None
-        library.scores.argtypes = [pointer, pointer, pointer, count, pointer]
+        library.scores.argtypes = [*before, *[pointer] * 3, count, pointer]
         library.scores.restype = None
         self._library = library
         self._network = network
@@ -105,6 +116,7 @@ class NativeOracle:
         added = None if offset is None else _floats("logit_offset", offset, classes)
         gradient = np.empty(self._size, np.float32)
         loss = self._library.loss_gradient(
+            *self._first,
             params.ctypes.data,
             x.ctypes.data,
             rr.ctypes.data,
@@ -128,6 +140,7 @@ class NativeOracle:
         scale = None if weight is None else _floats("class_weight", weight, (self._network.classes,))[y]
         total, counts = np.empty(self._size, np.float32), np.empty(2, np.int64)
         self._library.clipped_gradient(
+            *self._first,
             params.ctypes.data,
             x.ctypes.data,
             rr.ctypes.data,
@@ -150,7 +163,9 @@ class NativeOracle:
         x = _floats("x", x, (len(x), self._network.leads, self._network.window))
         rr = _floats("rr", rr, (len(x), self._network.rr))
         logits = np.empty((len(x), self._network.classes), np.float32)
-        self._library.scores(params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data)
+        self._library.scores(
+            *self._first, params.ctypes.data, x.ctypes.data, rr.ctypes.data, len(x), logits.ctypes.data
+        )
         return logits
 
     @functools.cached_property
@@ -172,6 +187,13 @@ class NativeOracle:
         )
 
 
+def _padded(network: FeatureNetwork, columns: int) -> np.ndarray:
+    """The frozen weights as the kernel reads them: with columns of zeros up to whole vectors."""
+    frozen = np.zeros((network.inputs + 1, columns), np.float32)
+    frozen[:, : network.features] = frozen_features(network)
+    return frozen
+
+
 def _floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     array = np.ascontiguousarray(array, np.float32)
     if array.shape != shape:
@@ -191,12 +213,12 @@ def _find_compiler(named: str | None) -> list[str]:
     raise NativeUnavailable("There is no C++ compiler (g++, c++, clang++ or the one that CXX names) for the kernel.")
 
 
-def _build(command: list[str], path: Path) -> None:
+def _build(command: list[str], source: Path, path: Path) -> None:
     """Compiles to `path`: the library and, behind it, its SHA-256, as loading half a file would kill the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / "kernel.so"
-        _run([*command, str(SOURCE), "-o", str(made)])
+        _run([*command, str(source), "-o", str(made)])
         library = made.read_bytes()
         made.write_bytes(library + hashlib.sha256(library).digest())
         made.replace(path)

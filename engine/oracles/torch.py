@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.model import AnyNetwork, Network, unflatten
+from engine.model import AnyNetwork, FeatureNetwork, Network, frozen_features, unflatten
 from engine.oracles.base import Batch, Clipped, require_clip
 from engine.own.network import module_of
 
@@ -105,6 +105,8 @@ def forward_of(network: AnyNetwork) -> Callable[[Iterable[Any], Any, Any], Any]:
     """What gives the logits of a network: a function of tensors in the order and shapes of its layout, x and rr."""
     if isinstance(network, Network):
         return functools.partial(forward, network)
+    if isinstance(network, FeatureNetwork):
+        return functools.partial(features_forward, network)
     from torch.func import functional_call
 
     module = module_of(network.part, network.sizes, network.parameters)
@@ -140,6 +142,19 @@ def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
     joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
     hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
     return F.linear(hidden, next(parameters), next(parameters))
+
+
+def features_forward(net: FeatureNetwork, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
+    """As `forward`, of the `features` network."""
+    import torch
+
+    weight, bias = parameters
+    frozen = torch.from_numpy(frozen_features(net)).to(x.device)
+    rows = torch.cat([x.flatten(1), rr], 1)
+    features = torch.relu(rows @ frozen[:-1] + frozen[-1])
+    features = features - features.mean(1, keepdim=True)
+    features = features / (features.square().sum(1, keepdim=True) + 1e-12).sqrt()
+    return torch.nn.functional.linear(features, weight, bias)
 
 
 def as_module(network: AnyNetwork, params: np.ndarray) -> Any:

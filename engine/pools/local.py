@@ -15,7 +15,7 @@ from engine.errors import HospitalError
 from engine.hospital import Hospital, Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
+from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
 from engine.own.source import know
@@ -70,6 +70,21 @@ class InProcessPool:
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
         return self._each("judge", ids, asked, updates)
+
+    def commit(
+        self, asked: Asked, updates: Sequence[Update], notice: Notice | None, ids: Sequence[int]
+    ) -> list[Commitment | HospitalError]:
+        return self._each("commit", ids, asked, updates, notice)
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Notice | None,
+        ids: Sequence[int],
+    ) -> list[Vote | HospitalError]:
+        return self._each("reveal", ids, asked, updates, commitments, notice)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)

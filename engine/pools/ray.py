@@ -21,7 +21,7 @@ from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerE
 from engine.hospital import Task
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Measured, Opinion, Outcome, State, Trained, Update
+from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.result import SyntheticRow
@@ -89,9 +89,27 @@ class RayPool:
         return Trained([answers[h] for h in asked.hospitals], summed)
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
-        # what the judges need of an update, and no hospital's state
-        plain = [replace(update, state={}, signed=None) for update in updates]
-        return self._each("judge", ids, asked.round, asked, self._ray.put(plain))
+        return self._each("judge", ids, asked.round, asked, self._bare(updates))
+
+    def commit(
+        self, asked: Asked, updates: Sequence[Update], notice: Notice | None, ids: Sequence[int]
+    ) -> list[Commitment | HospitalError]:
+        return self._each("commit", ids, asked.round, asked, self._bare(updates), self._ray.put(notice))
+
+    def reveal(
+        self,
+        asked: Asked,
+        updates: Sequence[Update],
+        commitments: Mapping[int, Commitment],
+        notice: Notice | None,
+        ids: Sequence[int],
+    ) -> list[Vote | HospitalError]:
+        told = (asked, commitments)
+        return self._each("reveal", ids, asked.round, told, self._bare(updates), self._ray.put(notice))
+
+    def _bare(self, updates: Sequence[Update]) -> Any:
+        """What judges need of updates, and no hospital's state, in Ray's store."""
+        return self._ray.put([replace(update, state={}, signed=None) for update in updates])
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         answers = self._each("validate", ids, round, params)
@@ -298,6 +316,22 @@ class _Host:
         self, round: int, asked: Asked, updates: Sequence[Update], ids: Sequence[int]
     ) -> list[Opinion | HospitalError]:
         return self._pool.judge(asked, updates, ids)
+
+    def commit(
+        self, round: int, asked: Asked, updates: Sequence[Update], notice: Notice | None, ids: Sequence[int]
+    ) -> list[Commitment | HospitalError]:
+        return self._pool.commit(asked, updates, notice, ids)
+
+    def reveal(
+        self,
+        round: int,
+        told: tuple[Asked, Mapping[int, Commitment]],
+        updates: Sequence[Update],
+        notice: Notice | None,
+        ids: Sequence[int],
+    ) -> list[Vote | HospitalError]:
+        asked, commitments = told
+        return self._pool.reveal(asked, updates, commitments, notice, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)

@@ -61,7 +61,7 @@ class Clocked:
         """What happens on the clock until a round ends."""
         busy = frozenset(job.hospital for job in line.jobs)
         run = _Run(self, round, line)
-        run.begin(self.sampled.select(round, history, busy))
+        run.begin(self.sampled.select(round, history, busy=busy))
         while not run.is_over():
             run.step()
         return run.flush()

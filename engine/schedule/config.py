@@ -34,7 +34,7 @@ class ScheduleConfig(OwnSection):
     )
     parameters: Parameters = own_parameters()
     first: int | None = Field(
-        None, ge=1, description="semi-synchronous: updates that end a round; null: only the deadline does"
+        10, ge=1, description="semi-synchronous: updates that end a round; null: only the deadline does"
     )
     deadline: float | None = Field(
         None,
@@ -85,12 +85,29 @@ class ScheduleConfig(OwnSection):
         return {name: values[name] for name in ("mode", *read)}
 
 
+BY_VERDICTS = ("thompson", "reputation")  # policies that want a committee
+FLOORED = ("round-robin", "power-of-choice", "oort", "ucb", *BY_VERDICTS)  # policies with a floor
+
+
 class SelectionConfig(OwnSection):
     """Who is asked in a round, where not all are."""
 
     PART = "policy"
 
-    policy: Literal["random"] | Own = Field(
-        "random", union_mode="left_to_right", description="drawn anew for each round; or one of your own"
+    policy: Literal["random", "round-robin", "power-of-choice", "oort", "ucb", "thompson", "reputation"] | Own = Field(
+        "random",
+        union_mode="left_to_right",
+        description="drawn anew for each round; by turns; those with most wrong; by utility; by bandits; or one of your own",
+    )
+    floor: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="all built-in policies but random: who was asked for less than this share of an even part goes first",
     )
     parameters: Parameters = own_parameters()
+
+    def used(self) -> dict[str, Any]:
+        """Only what the policy reads."""
+        floor = {"floor": self.floor} if self.policy in FLOORED else {}
+        return {"policy": self.policy, "parameters": self.parameters, **floor}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from engine.messages import Asked, LoopState, Taken, Trained, survivors
+from engine.messages import Asked, LoopState, Measured, Taken, Trained, survivors
 from engine.result import RoundSummary
 from engine.schedule.selection import Choice, Policy, random
 from engine.seeds import generator
@@ -26,7 +26,13 @@ class Sampled:
     min_hospitals: int | None = None
     policy: Policy = random
 
-    def select(self, round: int, history: Sequence[RoundSummary] = (), busy: Set[int] = frozenset()) -> tuple[int, ...]:
+    def select(
+        self,
+        round: int,
+        history: Sequence[RoundSummary] = (),
+        measured: Sequence[Measured] = (),
+        busy: Set[int] = frozenset(),
+    ) -> tuple[int, ...]:
         """The hospitals of a round, ascending; drawn from (seed, round) and history alone, so a resumed run draws the same.
 
         Args:
@@ -39,10 +45,10 @@ class Sampled:
         if wanted == 0:
             return ()
         draw = generator(self.seed, "participation", round)
-        return tuple(sorted(self.policy(Choice(round, idle, wanted, draw, history))))
+        return tuple(sorted(self.policy(Choice(round, idle, wanted, draw, history, measured))))
 
     def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
-        return Asked(round, self.select(round, state.history), state.params, model)
+        return Asked(round, self.select(round, state.history, state.measured), state.params, model)
 
     def take(self, asked: Asked, trained: Trained) -> Taken:
         updates, lost = survivors(trained.answers, self.min_hospitals)

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.messages import Measured
 from engine.own.call import guarded, make, require
 from engine.own.reference import reference
 from engine.result import RoundSummary
+from engine.schedule import policies
 from engine.schedule.config import SelectionConfig
 
 
@@ -20,6 +22,7 @@ class Choice(NamedTuple):
         wanted: how many are asked, fewer than there are.
         draw: random numbers of this round alone.
         history: of the rounds before.
+        measured: in them, by hospital.
     """
 
     round: int
@@ -27,6 +30,7 @@ class Choice(NamedTuple):
     wanted: int
     draw: np.random.Generator
     history: Sequence[RoundSummary]
+    measured: Sequence[Measured] = ()
 
 
 Policy = Callable[[Choice], Sequence[int]]  # as many different trainers as are wanted
@@ -40,8 +44,17 @@ def random(choice: Choice) -> Sequence[int]:
 def build_policy(config: SelectionConfig) -> Policy:
     """The policy of a configuration."""
     own = reference(config.policy)
-    if own is None:
+    if own is None and config.policy == "random":
         return random
+    if own is None:
+        return lambda choice: policies.chosen(
+            config.policy,
+            policies.facts(choice.trainers, choice.measured, choice.history),
+            choice.round,
+            choice.wanted,
+            config.floor,
+            choice.draw,
+        )
     policy = make("a selection policy", config.policy, {}, config.parameters)
     require(config.policy, callable(policy), f"made a {type(policy).__name__}, not a function of a Choice")
 

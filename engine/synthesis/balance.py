@@ -35,6 +35,9 @@ def balanced(
     match settings.method:
         case "class_weighted":
             return replace(samples, class_weight=class_weights(labels, len(classes), settings.max_weight))
+        case "public_weights":
+            weights = [(settings.weights or {}).get(name, 1.0) for name in classes]
+            return replace(samples, class_weight=np.array(weights, np.float32))
         case "logit_adjustment":
             return replace(samples, logit_offset=logit_offsets(labels, len(classes), settings.tau))
         case "oversample":

@@ -1,5 +1,6 @@
 """Settings of balancing, of generators, and of the policy for synthetic beats."""
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from pydantic import Field, field_validator
@@ -7,7 +8,7 @@ from pydantic import Field, field_validator
 from engine.data.config import CLASSES, ClassNames
 from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own, is_own
-from engine.settings import Section
+from engine.settings import Mistake, Section
 
 Generator = Literal["oversample", "smote", "borderline", "adasyn", "timegan"]
 GENERATORS: tuple[Generator, ...] = get_args(Generator)  # numbered from 1 in records and contract, in this order
@@ -128,7 +129,7 @@ class BalanceConfig(OwnSection):
 
     PART = "method"
 
-    method: Literal["none", "class_weighted", "logit_adjustment", Generator] | Own = Field(
+    method: Literal["none", "class_weighted", "public_weights", "logit_adjustment", Generator] | Own = Field(
         "none",
         union_mode="left_to_right",
         description="change the loss, repeat real beats, or add synthetic ones, also by a generator of your own",
@@ -147,10 +148,24 @@ class BalanceConfig(OwnSection):
     seed: int | None = Field(
         None, ge=0, description="seed of repeated and synthetic beats; null: the run's. Given, repeats share generators"
     )
+    weights: dict[str, float] | None = Field(
+        None,
+        description="public_weights: factor on the loss of each class's beats, 1 for the others; not counted from any data",
+    )
     max_weight: float = Field(20.0, ge=1, description="class_weighted: largest weight of a class")
     tau: float = Field(1.0, ge=0, description="logit_adjustment: factor on the logarithm of the class shares")
     timegan: TimeGanConfig = TimeGanConfig()
     policy: PolicyConfig = PolicyConfig()
+
+    def clashes(self) -> Iterator[Mistake]:
+        """Weights that are missing or impossible."""
+        yield from super().clashes()
+        if self.method == "public_weights" and self.weights is None:
+            yield Mistake(
+                "balance.method public_weights needs balance.weights, such as {S: 5, V: 2}", ["method", "weights"]
+            )
+        if any(not 0 <= weight <= 1e6 for weight in (self.weights or {}).values()):
+            yield Mistake("balance.weights must be numbers from 0 to 1e6", ["weights"])
 
     @field_validator("classes")
     @classmethod
@@ -163,6 +178,7 @@ _ADDING = ("classes", "target", "ratio", "quota", "budget", "seed")
 BALANCE_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),
     "class_weighted": ("max_weight",),
+    "public_weights": ("weights",),
     "logit_adjustment": ("tau",),
     "oversample": _ADDING,
     "smote": (*_ADDING, "neighbours", "policy"),

@@ -6,8 +6,9 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.provenance import provenance
-from engine.result import CohortReport, Result, RoundSummary, SyntheticRow, Virtual
+from engine.result import CohortReport, Result, RoundSummary, SyntheticRow
 from engine.settings import Section
+from engine.timing.report import Virtual
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 VIEW = "pulseledger"  # name of the view of an experiment's runs
@@ -78,6 +79,8 @@ def final_metrics(result: Result) -> dict[str, float | None]:
                 f"hospital/{row.id:02d}/accuracy": row.accuracy,
                 f"hospital/{row.id:02d}/macro_f1": row.macro_f1,
             }
+    if result.privacy is not None:
+        metrics |= {f"privacy/{name}": getattr(result.privacy, name) for name in ("epsilon", "delta", "pld", "rdp")}
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics

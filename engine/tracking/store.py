@@ -7,7 +7,6 @@ runs.
 import contextlib
 import json
 import logging
-import socket
 import sqlite3
 import tempfile
 import urllib.parse
@@ -36,6 +35,7 @@ from engine.tracking.queue import (
     Tags,
     first_line,
 )
+from engine.tracking.server import problem
 from engine.tracking.sqlite import ARTIFACTS, BESIDE, ready_store
 
 STORE = "mlflow.db"  # beside the runs, or in a study's folder
@@ -432,8 +432,8 @@ def check_store(uri: str) -> None:
     parts = urllib.parse.urlsplit(uri)
     try:
         if parts.scheme in ("http", "https"):
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=5).close()
+            if wrong := problem(uri):
+                raise ValueError(wrong)
         elif parts.scheme == "sqlite":
             path = sqlite_path(uri)
             if not path.parent.is_dir():

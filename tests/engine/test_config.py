@@ -51,6 +51,7 @@ OTHER: dict[str, Any] = {
     "data.other.annotator": "qrs",
     "data.other.patients": r"^(\d+)",
     "attack.share": 0.4,
+    "committee.size": 3,
     "attack.target": "V",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
@@ -63,6 +64,7 @@ OTHER: dict[str, Any] = {
     "model.groups": 4,
     "balance.classes": "SV",
     "balance.max_weight": 5.0,
+    "balance.weights": {"S": 5.0},
     "balance.policy.classes": "SV",
     "balance.policy.min_real": {"smote": 3},
     "ledger.backend": "none",
@@ -107,6 +109,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     set_key(values, key, value)
     if key == "data.other.source":  # the two go together
         set_key(values, "cohort.split", "other-database")
+    if value == "public_weights":
+        values["balance"]["weights"] = {"V": 2.0}
     if key == "privacy.method":
         values["privacy"]["noise"] = 1.0
     elif key.startswith("privacy.") and key != "privacy.parameters":
@@ -115,6 +119,12 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["noise"] = None
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+    if key == "update.share":
+        values["update"]["compression"] = "top-k"
+    if key == "selection.floor":
+        values["selection"]["policy"] = "oort"
+    if key.startswith("committee.") and key != "committee.method":
+        values["committee"] |= {"method": "drawn"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
@@ -448,6 +458,8 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
+    everything["selection"] = {"policy": "oort", "floor": 0.25}
+    everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
@@ -555,7 +567,10 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
     values["privacy"] = {"method": "none", "parameters": {}}
-    values["balance"] = values["attack"] = values["aggregation"]["server"] = {"method": "none"}  # reads nothing else
+    for section in ("balance", "attack", "committee"):
+        values[section] = {"method": "none"}  # reads nothing else
+    values["aggregation"]["server"] = {"method": "none"}
+    del values["selection"]["floor"], values["update"]["share"]
     values["aggregation"] = {
         name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum", "server")
     }

@@ -104,7 +104,7 @@ def test_a_grid_with_baselines_repeats_and_a_failure(done: Path, tmp_path: Path)
 
 
 def a_grid_with_a_failure(base: dict[str, Any], done: Path, tmp_path: Path, means: Means) -> None:
-    """One driver died after it had taken a trial out of the queue, and before that trial had a configuration."""
+    """Two drivers died after they had taken a baseline out of the queue, and before it had a configuration."""
     values = {
         **base,
         "baselines": [{"federation.learning_rate": 1e30}, {"federation.algorithm": "local"}],
@@ -117,22 +117,23 @@ def a_grid_with_a_failure(base: dict[str, Any], done: Path, tmp_path: Path, mean
     claim(tmp_path, "study", WRITTEN)
     with driver_storage(study, tmp_path, print) as storage:
         ((opened, _),) = open_studies(study, tmp_path, storage)
-        for _ in range(2):
-            opened.ask()  # the first baseline and the second, lost
+        for keys in values["baselines"]:
+            opened.enqueue_trial({}, user_attrs={"baseline": keys})
+            opened.ask()
     start_study(study, tmp_path, quiet=True, means=means)
     trials = trials_of(tmp_path)
-    wanted = [{"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}, *values["baselines"]]
+    wanted = [*values["baselines"], {"federation.algorithm": "fedavg"}, {"federation.algorithm": "perfedavg"}]
     assert [t.keys for t in trials] == wanted
-    assert [t.state for t in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert [t.state for t in trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     rows = rows_of(tmp_path)
-    assert rows[-1].trial == 2  # what failed comes last, with its reason
+    assert rows[-1].trial == 0  # what failed comes last, with its reason
     assert rows[-1].error.startswith("HospitalError: hospital 0, round 1, train")
-    failed = trials[2]
+    failed = trials[0]
     assert failed.reason == rows[-1].error
     assert (failed.failure.hospital, failed.failure.round, failed.failure.stage) == (0, 1, "train")
     assert "in _do_train" in failed.failure.traceback  # where it happened, in another process
-    assert "\x1b" not in (trial_folder(tmp_path, 2) / "error.txt").read_text()
-    assert [row.baseline for row in sorted(rows, key=lambda r: r.trial)] == [False, False, True, True]
+    assert "\x1b" not in (trial_folder(tmp_path, 0) / "error.txt").read_text()
+    assert [row.baseline for row in sorted(rows, key=lambda r: r.trial)] == [True, True, False, False]
     for trial in (t for t in trials if t.state == "COMPLETE"):
         results = results_of(tmp_path, trial.number)
         assert [r.config.seed for r in results] == [0, 1]
@@ -152,18 +153,18 @@ def a_grid_with_a_failure(base: dict[str, Any], done: Path, tmp_path: Path, mean
     client, runs = runs_of(done, base["tracking"]["experiment"])
     by_number = {run.data.tags.get("number"): run for run in runs}
     assert len(runs) == 5
-    assert by_number["2"].info.status == "FAILED"
-    tags = by_number["2"].data.tags
+    assert by_number["0"].info.status == "FAILED"
+    tags = by_number["0"].data.tags
     assert "hospital 0, round 1, train" in tags["error"]
     assert [tags[f"error.{key}"] for key in ("hospital", "round", "stage")] == ["0", "1", "train"]
-    assert "error.txt" in [a.path for a in client.list_artifacts(by_number["2"].info.run_id)]
-    (first,) = [row.outcome for row in rows if row.trial == 0]
+    assert "error.txt" in [a.path for a in client.list_artifacts(by_number["0"].info.run_id)]
+    (first,) = [row.outcome for row in rows if row.trial == 2]
     assert first is not None
-    shown = by_number["0"].data.metrics
+    shown = by_number["2"].data.metrics
     for path in ("final/personal/macro_f1", "final/global/rare_recall", "validation/personal/macro_f1"):
         assert shown[path] == pytest.approx(first.mean(path))  # the same number as in `compare`, under the same name
     assert shown["sd/final/personal/macro_f1"] == pytest.approx(first.scores["final/personal/macro_f1"].sd)
-    alone = by_number["3"].data
+    alone = by_number["1"].data
     assert alone.tags["method"] == "local-only"
     assert not [name for name in alone.metrics if "/global/" in name or name.startswith("val/")]
     assert by_number[None].data.metrics["sweep/n_complete"] == 3.0

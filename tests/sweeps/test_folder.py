@@ -25,7 +25,7 @@ from engine.settings import dump_yaml
 from sweeps import Study
 from sweeps.__main__ import main
 from sweeps.folder import STUDY_FILE, WRITTEN, Seen, read_groups, read_progress, read_study, read_trials, write_progress
-from sweeps.queue import open_studies
+from sweeps.queue import open_studies, wanted_first
 from sweeps.records import require_same
 from sweeps.rows import rows_of
 from sweeps.storage import DATABASE, driver_storage, reading_storage
@@ -156,24 +156,26 @@ def in_database(folder: Path) -> int:
 
 
 def begin(folder: Path) -> None:
-    """A study as a driver leaves it that is killed when it has just opened it."""
+    """A study as drivers leave it that are killed before they ask for the trial that they have just enqueued."""
     study = study_of(OPENED)
     claim(folder, "study", WRITTEN)
     (folder / STUDY_FILE).write_text(dump_yaml(study))
     with driver_storage(study, folder, print) as storage:
         require_same(study, folder)
-        open_studies(study, folder, storage)
+        for opened, condition in open_studies(study, folder, storage):
+            if not opened.get_trials():
+                params, attributes = wanted_first(study, condition)[0]
+                opened.enqueue_trial(params, user_attrs=attributes)
 
 
 def test_a_study_that_is_just_being_opened_stays_as_it_is(tmp_path: Path, capsys):
-    """The queue of the last condition and its mark are not there yet: 9 of 12 trials, and 9 they stay."""
+    """The trial of the last condition is not there yet: 3 of 4, and 3 they stay."""
     folder = tmp_path / "study"
     begin(folder)
-    assert in_database(folder) == 12
+    assert in_database(folder) == 4
     with sqlite3.connect(folder / DATABASE) as connection:
         connection.execute("DELETE FROM trials WHERE study_id = 4")
-        connection.execute("DELETE FROM study_user_attributes WHERE study_id = 4 AND key = 'enqueued'")
-    assert in_database(folder) == 9
+    assert in_database(folder) == 3
     before = snapshot(folder)
     for what in READS:
         # there are no requests, and without a ledger there is nothing that an audit could hold the study against
@@ -181,10 +183,10 @@ def test_a_study_that_is_just_being_opened_stays_as_it_is(tmp_path: Path, capsys
         assert main(words(what, folder, tmp_path / "out")) == wanted, what
     assert len(Study(folder).results()) == 0
     assert snapshot(folder) == before
-    assert in_database(folder) == 9
+    assert in_database(folder) == 3
     begin(folder)  # the next driver completes it
-    assert in_database(folder) == 12
-    assert [len(group.trials) for group in read_groups(read_study(folder), folder)] == [3] * 4
+    assert in_database(folder) == 4
+    assert [len(group.trials) for group in read_groups(read_study(folder), folder)] == [1] * 4
     capsys.readouterr()
 
 
@@ -249,7 +251,7 @@ def test_a_commit_that_a_kill_tore_is_read_as_it_was_before_and_left_to_the_driv
     assert snapshot(tmp_path) == before
     begin(tmp_path)  # a driver rolls it back
     assert not journal.exists()
-    assert in_database(tmp_path) == 12
+    assert in_database(tmp_path) == 4
 
 
 def test_a_reader_cannot_write_even_if_it_wants_to(tmp_path: Path):

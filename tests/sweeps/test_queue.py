@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import pytest
 from optuna.trial import TrialState
 from studies import BASE, study_of
 
@@ -16,30 +15,20 @@ GRID = {**BASE, "search": {"federation.batch_size": {"choice": [8, 16, 32]}}, "s
 FIRST = {"federation.algorithm": "local"}
 
 
-class _Full(optuna.storages.InMemoryStorage):
-    """A storage in which only so many trials can be made."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-
-    def create_new_trial(self, *args: Any, **options: Any) -> int:
-        if not self.room:
-            raise KeyboardInterrupt
-        self.room -= 1
-        return super().create_new_trial(*args, **options)
-
-
-def test_a_queue_that_was_half_written_is_completed(tmp_path: Path):
-    study, storage = study_of(GRID, baselines=[FIRST]), _Full(2)
-    with pytest.raises(KeyboardInterrupt):
-        open_studies(study, tmp_path, storage)
-    storage.room = 99
-    for _ in range(2):
-        ((opened, _),) = open_studies(study, tmp_path, storage)
-        fixed = [t.system_attrs["fixed_params"] for t in opened.get_trials()]
-        assert fixed == [{}, *({"federation.batch_size": size} for size in (8, 16, 32))]
-        assert [t.user_attrs for t in opened.get_trials()] == [{"baseline": FIRST}, {}, {}, {}]
+def test_what_was_enqueued_is_never_enqueued_again(tmp_path: Path):
+    """Trials wait one at a time; a driver that died before it asked for the one that waits left it for the next."""
+    study, storage = study_of(GRID, baselines=[FIRST]), optuna.storages.InMemoryStorage()
+    ((made, _),) = open_studies(study, tmp_path, storage)
+    assert not made.get_trials()
+    made.enqueue_trial({}, user_attrs={"baseline": FIRST})
+    for _ in range(5):
+        queue = Queue(study, open_studies(study, tmp_path, storage))
+        queue.ask()
+        fixed = [t.system_attrs["fixed_params"] for t in made.get_trials()]
+        assert fixed == [{}, *({"federation.batch_size": size} for size in (8, 16, 32))][: len(fixed)]
+        assert all(t.state == TrialState.RUNNING for t in made.get_trials())
+    assert [t.user_attrs.get("baseline") for t in made.get_trials()] == [FIRST, None, None, None]
+    assert queue.ask() is None
 
 
 def test_the_program_that_is_noted_is_the_one_that_began_the_first_trial(tmp_path: Path):
@@ -94,6 +83,7 @@ def test_what_a_dead_driver_had_taken_is_adopted_or_put_back(tmp_path: Path):
     ((database, _),) = open_studies(study, tmp_path, storage)
     first = Queue(study, [(database, conditions(study)[0])]).ask()
     assert first is not None
+    database.enqueue_trial({}, user_attrs={"baseline": {"federation.algorithm": "fedprox"}})
     lost = database.ask()
     queue = Queue(study, open_studies(study, tmp_path, storage))
     for _ in range(2):
@@ -102,12 +92,12 @@ def test_what_a_dead_driver_had_taken_is_adopted_or_put_back(tmp_path: Path):
         states = [trial.state for trial in database.get_trials()]
         assert states.count(TrialState.FAIL) == 1
         assert states[lost.number] == TrialState.FAIL
-        assert len(states) == 6  # five that were wanted, and one instead of the lost
+        assert len(states) == 3  # the two that were asked for, and one instead of the lost
     keys = []
     while (entry := queue.ask()) is not None:
         keys.append(entry.read().keys)
     sizes = [{"federation.batch_size": size} for size in (8, 16, 32)]
-    assert keys == [*sizes, {"federation.algorithm": "fedprox"}]
+    assert keys == [{"federation.algorithm": "fedprox"}, *sizes]
 
 
 def test_an_entry_notes_reports_and_tells_again_without_harm(tmp_path: Path):

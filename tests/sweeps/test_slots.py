@@ -128,6 +128,37 @@ def test_a_ray_without_nodes_is_lost():
         slots.take(0, study_of())
 
 
+def test_a_head_that_is_away_for_a_moment_is_waited_for_and_then_ends_the_study():
+    """Nothing is asked of Ray meanwhile: it would wait a minute, and then end the process."""
+    clock, said = JumpingClock(), [""]
+    ray = SimulatedRay(clock)
+    slots = Slots(ray, study_of(concurrency=1), clock=clock, head=lambda: said[0])
+    one = slots.take(0, study_of())
+    assert slots.look()
+    said[0] = "refused"
+    clock.sleep(5.0)
+    assert not slots.look()
+    slots.end(one)
+    assert one.runner.alive
+    said[0] = ""
+    clock.sleep(5.0)
+    assert slots.look()
+    assert not one.runner.alive
+    assert ray.groups == 0
+    said[0] = "refused"
+    began = clock.now()
+
+    def wait() -> None:
+        while clock.now() < began + 60:
+            slots.look()
+            clock.sleep(0.5)
+
+    with pytest.raises(RayLost, match=r"its head at .* does not answer: refused"):
+        wait()
+    assert 10.0 < clock.now() - began < 13.0
+    slots.close()
+
+
 def test_memory_bounds_the_trials_at_a_time():
     ray = SimulatedRay(JumpingClock(), cpus=8)
     joined = study_of(execution={"address": "auto", "hospitals_per_actor": 3})

@@ -1,6 +1,7 @@
 """Studies whose trials are in PostgreSQL and whose runs are on an MLflow server: real ones, which also go away."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from simulated_ray import simulated
 from studies import ALONE, BASE
 
 from engine.clock import JumpingClock
-from engine.errors import ConfigError, NotTrusted, StudyError
+from engine.errors import ConfigError, NotTrusted, PulseLedgerError, StudyError
 from engine.homes import claim
 from sweeps.__main__ import main
 from sweeps.commands import ask, commands
@@ -32,7 +33,7 @@ from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study
 from sweeps.queue import open_studies
 from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
-from sweeps.storage import Away, Patient, driver_storage, reading_storage
+from sweeps.storage import Away, Patient, connecting, driver_storage, reading_storage
 from sweeps.trust import trusting
 
 ROUNDS = 12
@@ -71,7 +72,9 @@ def server() -> Iterator[Postgres]:
 @pytest.fixture
 def url(server: Postgres, request: pytest.FixtureRequest) -> str:
     """An empty database of this test's own."""
-    name = request.node.name.replace("[", "_").replace("]", "").lower()[:60]
+    name = re.sub(
+        r"\W", "_", f"d{len(server.sql('postgres', 'SELECT 1 FROM pg_database'))}_{request.node.name}".lower()
+    )[:60]
     server.create(name)
     return server.url(name)
 
@@ -253,6 +256,111 @@ def test_a_reader_can_change_nothing(url: str, tmp_path: Path):
                 reading.set_study_user_attr(number, "mine", True)
             assert "read-only transaction" in str(error.value.__cause__)
         assert "mine" not in opened.user_attrs
+
+
+def test_a_role_that_may_only_read_compares_and_reports(
+    server: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """The address names no user, so that everybody comes as himself."""
+    database = url.rpartition("/")[2]
+    address = url.replace("pulseledger@", "")
+    monkeypatch.setenv("PGUSER", "pulseledger")
+    study = study_of(storage=address, execution=ALONE["execution"], federation={"rounds": 2}, trials=2)
+    start_study(study, tmp_path, Heard(), means=simulated())
+    role = f"reader_{database}"
+    server.sql(
+        database,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'r€ad/only'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+    )
+    monkeypatch.setenv("PGUSER", role)
+    monkeypatch.setenv("PGPASSWORD", "r€ad/only")
+    for words in (["compare"], ["report"]):
+        assert main([*words, str(tmp_path), "--trust", address]) == 0, capsys.readouterr().err
+    with pytest.raises(StudyError, match=r"cannot be used \(.*permission denied.*\)\.$") as error:
+        resume_study(tmp_path, Heard(), means=simulated())
+    assert "\n" not in str(error.value)
+
+
+def test_parameters_of_the_address_come_before_ours(server: Postgres, url: str, tmp_path: Path):
+    """A schema of one's own for each study in a shared database."""
+    database = url.rpartition("/")[2]
+    server.sql(database, "CREATE SCHEMA lab")
+    address = f"{url}?options=-c%20search_path%3Dlab&keepalives_idle=7"
+    assert connecting(address, True)["options"].endswith("-c search_path=lab -c default_transaction_read_only=on")
+    assert "keepalives_idle" not in connecting(address)
+    study = study_of(storage=address)
+    with driver_storage(study, tmp_path, quiet) as held:
+        assert open_studies(study, tmp_path, held)
+    where = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename IN ('studies', 'alembic_version')"
+    assert server.sql(database, where) == [("lab",)]
+    (group,) = read_groups(study, tmp_path)
+    assert len(group.trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ("CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('a1'); CREATE TABLE runs (a int)",
+         "its table alembic_version is another program's; Optuna wants a database of its own"),
+        ("CREATE TABLE studies (a int)", "its table studies is another program's"),
+    ],
+)  # fmt: skip
+def test_foreign_tables_are_told_and_nothing_is_made_between_them(
+    server: Postgres, url: str, tmp_path: Path, tables: str, words: str
+):
+    database = url.rpartition("/")[2]
+    server.sql(database, tables)
+    before = server.sql(database, "SELECT tablename FROM pg_tables ORDER BY 1")
+    with pytest.raises(StudyError, match=words) as error:
+        start_study(study_of(storage=url), tmp_path, Heard(), means=simulated())
+    assert "\n" not in str(error.value)
+    assert server.sql(database, "SELECT tablename FROM pg_tables ORDER BY 1") == before
+    if "alembic" in tables:
+        with trusting([url]), pytest.raises(StudyError, match=words):
+            read_groups(study_of(storage=url), tmp_path)
+
+
+def test_tables_of_another_release_of_optuna_are_told(server: Postgres, url: str, tmp_path: Path):
+    study = study_of(storage=url)
+    with driver_storage(study, tmp_path, quiet) as held:
+        open_studies(study, tmp_path, held)
+    for version in ("v9.9.0.a", "v2.6.0.a"):
+        server.sql(url.rpartition("/")[2], f"UPDATE alembic_version SET version_num = '{version}'")
+        for use in (lambda: driver_storage(study, tmp_path, quiet), lambda: reading_storage(study, tmp_path)):
+            with (
+                pytest.raises(StudyError, match=r"cannot be used \(The runtime optuna version .*\)\.$") as error,
+                use(),
+            ):
+                pass
+            assert "\n" not in str(error.value)
+
+
+def test_results_that_are_gone_are_told_and_made_again(url: str, tmp_path: Path, capsys):
+    """And a copy of the folder is told that the database goes on without it."""
+    study = study_of(storage=url, execution=ALONE["execution"], federation={"rounds": 2}, trials=2)
+    folder, copy = tmp_path / "a", tmp_path / "copy"
+    start_study(study, folder, Heard(), means=simulated())
+    shutil.copytree(folder, copy)
+    before = outcome(folder)
+    shutil.rmtree(folder / "trials/0000")
+    for verb in ("compare", "report"):
+        assert main([verb, str(folder)]) in (0, 2)
+        assert "trial 0" in "".join(capsys.readouterr())
+    heard = Heard()
+    resume_study(folder, heard, means=simulated())
+    assert "trial 0: its results are gone, it is run again" in heard.notes
+    assert outcome(folder) == before
+    resume_study(folder, Heard(), means=simulated(), trials=3)
+    assert main(["compare", str(copy)]) in (0, 2)
+    assert "trial 2" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "ftp://x/y"])
+def test_an_address_of_mlflow_is_looked_at_whatever_the_database_is(url: str, tmp_path: Path, address: str):
+    study = study_of(storage=url, tracking={"backend": "mlflow", "uri": address})
+    for _ in range(2):
+        with pytest.raises(PulseLedgerError, match=r"^tracking\.uri: no MLflow store at"):
+            start_study(study, tmp_path / "x", Heard(), means=simulated())
 
 
 class _LosesAnswers:

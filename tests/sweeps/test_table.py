@@ -72,6 +72,15 @@ def test_below_the_table_stands_how_each_trial_ended(marked: Path):
     assert "local-only" in text  # as a reader calls it
 
 
+def test_an_epsilon_stands_in_the_table_and_below_it_what_it_does_not_say():
+    private = outcome("fedavg", {0: 0.7, 1: 0.6}, common=0.6, privacy="epsilon is of one beat; Secrets are simulated")
+    private = replace(private, scores={**private.scores, "privacy/epsilon": Spread(7.99)})
+    text = printed([*condition(private), *condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8))])
+    assert "7.99" in text
+    assert "privacy: epsilon is of one beat; Secrets are simulated" in text
+    assert "epsilon" not in printed(condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8)))
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 132, 170])
 def test_no_number_is_cut_at_any_width(marked: Path, width: int):
     """Every cell that is shown is there as a whole; trials, methods, the sorting score and the test score always are."""

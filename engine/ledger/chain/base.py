@@ -60,6 +60,10 @@ class ContractRevert(LedgerError):
     """The contract refused a call. The message names its error and the arguments."""
 
 
+class NoContract(LedgerError):
+    """Nothing lives at the address of a contract: it never did, or a restart or a reorganisation has taken it away."""
+
+
 class ChainTrouble(LedgerError):
     """Nothing is wrong with the run: the same work goes on once the node, the way to it or the account is mended."""
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.chain.base import Chain, Log
+from engine.ledger.chain.base import Chain, Log, NoContract
 from engine.ledger.typed import checksum_address
 
-CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger")
+CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "StudyLedger")
 
 _BUILDS = Path(__file__).parents[1] / "artefacts"
 
@@ -100,6 +100,7 @@ def query(chain: Chain, address: str, function: str, *arguments: Any, contract: 
 
     Raises:
         ContractRevert: the contract refuses.
+        NoContract: nothing lives at the address.
         LedgerError: what lives at the address does not answer as this contract.
     """
     answer = chain.call(address, call_data(function, *arguments, contract=contract))
@@ -107,6 +108,8 @@ def query(chain: Chain, address: str, function: str, *arguments: Any, contract: 
         values = _decode(_entry("function", function, contract)["outputs"], answer)
         return values if len(values) > 1 else next(iter(values.values()), None)
     except LedgerError as error:
+        if not answer and not chain.code(address):
+            raise NoContract(f"there is no contract at {address} on the {chain.name} chain (any more)") from error
         raise LedgerError(f"{address} on the {chain.name} chain does not answer as a {contract}") from error
 
 

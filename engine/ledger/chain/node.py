@@ -21,6 +21,7 @@ from web3 import HTTPProvider
 from web3.exceptions import Web3Exception
 
 from engine.clock import Clock
+from engine.encoding import require_shallow
 from engine.ledger.chain.address import hidden, origin
 from engine.ledger.chain.base import ContractRevert, NodeRefuses, NodeUnreachable
 from engine.ledger.chain.contracts import explain_revert
@@ -228,6 +229,10 @@ class _Bounded(HTTPAdapter):
             if self.clock.now() > self.until:
                 response.close()
                 raise Timeout
+        try:
+            require_shallow(body.decode("utf-8", "replace"))
+        except ValueError as error:
+            raise InvalidJSONError(str(error)) from None
         if not response.ok or response.is_redirect:
             raise _Status(response, bytes(body))
         response.raw = io.BytesIO(body)

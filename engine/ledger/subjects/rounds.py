@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
-from engine.ledger.chain.base import ChainTrouble
+from engine.ledger.chain.base import NoContract
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
@@ -372,12 +372,7 @@ class Rounds(Subject):
 
     def _require_open(self, entry: RoundEntry) -> int:
         """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
-        try:
-            state = self.state(self._book.domain.contract)
-        except ChainTrouble:
-            raise
-        except LedgerError:
-            state = {"head": None}
+        state = self.state(self._book.domain.contract)
         if state["head"] != self.head:
             # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
             self._book.restore()
@@ -452,11 +447,13 @@ class Rounds(Subject):
         """Refuse an address without this version's contract, or where this account may not seal rounds.
 
         Raises:
-            LedgerError: it is one of these.
+            LedgerError: it is one of these; NoContract of an address without any.
         """
         chain = self._book.chain
-        if not is_deployed(chain.code(contract)):
-            raise LedgerError(f"the code at {contract} on the {chain.name} chain is not this version's RoundLedger")
+        code = chain.code(contract)
+        if not is_deployed(code):
+            kind = LedgerError if code else NoContract
+            raise kind(f"the code at {contract} on the {chain.name} chain is not this version's RoundLedger")
         if not self._book.query("RoundLedger", contract, "hasRole", keccak(b"COORDINATOR_ROLE"), chain.sender):
             raise LedgerError(f"account {chain.sender} is not a coordinator of contract {contract}")
 

@@ -15,7 +15,7 @@ from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, json_hash, keccak, read_json
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call, Subject
-from engine.ledger.chain.base import Chain
+from engine.ledger.chain.base import Chain, NoContract
 from engine.ledger.chain.contracts import call_data, deploy_data, is_deployed
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import Contradiction
@@ -180,8 +180,10 @@ class StudyLedger(Subject):
 
     def restored(self) -> None:
         chain, contract = self._book.chain, self.domain.contract
-        if not is_deployed(chain.code(contract), "StudyLedger"):
-            raise LedgerError(f"the code at {contract} on the {chain.name} chain is not this version's StudyLedger")
+        code = chain.code(contract)
+        if not is_deployed(code, "StudyLedger"):
+            kind = LedgerError if code else NoContract
+            raise kind(f"the code at {contract} on the {chain.name} chain is not this version's StudyLedger")
         for design in self._designs:
             state = self._book.query("StudyLedger", contract, "studyState", design.study)
             found, held = (state["head"], state["sequence"]), self._heads[design.study]

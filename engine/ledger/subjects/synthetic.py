@@ -396,7 +396,8 @@ class Synthetic:
         row = (None, step.kind, identity, *content)  # SQLite numbers it
         done = self._book.send(Call(step.kind, 0, domain.contract, data, {"synthetic": [row]}))
         assert done.receipt is not None
-        return Governed(identity, done.receipt.transaction, done.receipt.gas, self.decisions)
+        decisions = self._book.settled(lambda: self.decisions)
+        return Governed(identity, done.receipt.transaction, done.receipt.gas, decisions)
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """Ask the contract, see `contracts.query`."""

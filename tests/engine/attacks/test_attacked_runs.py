@@ -93,3 +93,23 @@ def test_flipped_signs_move_the_mean_and_not_the_median(tiny_config, tmp_path: P
         scores[rule] = [row.train_loss for row in run(tiny_config(**changes), tmp_path / rule).rounds]
     assert scores["median"][-1] < scores["median"][0]
     assert scores["mean"][-1] > scores["median"][-1]
+
+
+def test_how_often_a_backdoor_opens_follows_from_what_honest_hospitals_signed(tiny_config, tmp_path: Path):
+    """All three hostile ones call every marked beat S: the global model learns it; one that nobody plants opens seldom."""
+    attack = {"attack.method": "backdoor", "attack.target": "S", "attack.strength": 1.0, "attack.hospitals": [1, 2, 3]}
+    result = run(tiny_config(**{**FIVE, **LEDGER, **attack}), tmp_path)
+    assert result.backdoor is not None
+    honest = [h for h in result.cohort.hospitals if h.id in (0, 4)]
+    assert result.backdoor.target == "S"
+    assert 0 < result.backdoor.beats <= sum(h.test for h in honest)
+    assert result.backdoor.global_ is not None
+    assert audit(tmp_path).verdict is Verdict.CLEAN
+    path = tmp_path / "result.json"
+    text = path.read_text()
+    for name, wrong in (("beats", 1), ("global", 0.123), ("personal", None), ("target", "N")):
+        told = json.loads(text)
+        told["backdoor"][name] = wrong
+        path.write_text(json.dumps(told))
+        assert f"backdoor.{name}" in {finding.field for finding in audit(tmp_path).findings}
+    path.write_text(text)

@@ -26,6 +26,7 @@ from engine import encoding
 from engine.ledger.erasure import erase
 from engine.ledger.format import RUN
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
+from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment
 from engine.ledger.subjects.registry import Federation, KeyRotation
 from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.synthetic import (
@@ -75,7 +76,7 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
 JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
 
 
-ASIDE = ("meta", "erasures", "absences")  # tables with tests of their own
+ASIDE = ("meta", "erasures", "sittings", "votes", "absences")  # tables with tests of their own
 COLUMNS = [(table, column) for table, what in RUN.tables.items() if table not in ASIDE for column in what.columns]
 
 
@@ -185,7 +186,7 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
     # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
-    elsewhere = {Receipt, PeerScores, Erasure, Availability, Header}
+    elsewhere = {Receipt, PeerScores, ScoreCommitment, RevealedScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
@@ -277,7 +278,7 @@ def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value:
         assert "aggregates were not recomputed from round 1 on" in report.unchecked
 
 
-@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings")])
+@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings", "sittings", "votes")])
 def test_a_missing_row_is_found(folder: Path, table: str):
     if table == "erasures":
         erase(folder / "ledger", 2, 2, lambda federation: Run(folder).keys[2])

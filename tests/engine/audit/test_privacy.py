@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished import other
 from simulators import Run
 
 from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
-from engine.audit import accountant, privacy
+from engine.audit import accountant, closing, privacy, result
 from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
@@ -36,6 +38,7 @@ from engine.privacy.accountant import Event, pld_epsilon
 from engine.privacy.dpsgd import from_seed
 from engine.privacy.plan import mechanism_of
 from engine.privacy.secret import opens, release_seed, simulated_secret
+from engine.result import PrivacyReport
 
 DELTA = 1e-5
 KEYS = {
@@ -217,6 +220,30 @@ def reported(case: Case, change: Callable[[dict[str, Any]], Any]) -> Case:
 )
 def test_a_result_that_says_something_else_is_named(case: Case, change: Callable[[Any], Any], field: str):
     assert field in [name for *_, name in found(reported(case, change))]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of all values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, each in items for place in places(each, (*path, key))] or [path]
+
+
+def test_every_value_of_it_is_bound(folder: Path, tmp_path: Path):
+    """Also those that no epsilon follows from, and that are in no statement."""
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    said = json.loads((copy / "result.json").read_text())
+    assert {path[0] for path in places(said["privacy"])} == {*PrivacyReport.model_fields}
+    with Evidence(copy) as evidence:
+        read_case, _ = collected(read(evidence))
+        for path in places(said["privacy"]):
+            document = json.loads(json.dumps(said))
+            here = document["privacy"]
+            for key in path[:-1]:
+                here = here[key]
+            here[path[-1]] = other(here[path[-1]])
+            (copy / "result.json").write_text(json.dumps(document))
+            told = [one for check in (closing.check, result.check) for one in check(replace(read_case))]
+            assert any(isinstance(one, Finding) for one in told), path
 
 
 def test_a_result_without_its_privacy_and_an_annex_without_its_name_are_named(case: Case):

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from reference import ROOT
 
-from engine.model import Network, initial_parameters
+from engine.model import FeatureNetwork, Network, initial_parameters
 from engine.oracles import native
 from engine.oracles.base import Batch
 from engine.oracles.native import FLAGS, NativeOracle, NativeUnavailable, compile_kernel
@@ -254,6 +254,53 @@ def test_no_broken_parameter_is_swallowed(name: str) -> None:
     assert np.isnan(oracle(STANDARD).gradient(params, beats(STANDARD, 2))[0])
 
 
+RANDOM = FeatureNetwork(2, 30, 4, 3, 70, 5)  # 70 features fill no vectors
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 13])
+def test_the_features_network_agrees_with_torch(n: int) -> None:
+    params = np.random.default_rng(1).standard_normal(RANDOM.size).astype(np.float32)
+    batch = beats(RANDOM, n)._replace(class_weight=np.float32([1, 2, 0.5]), logit_offset=np.float32([0, 1, -1]))
+    (loss, gradient), (right, wanted) = (made(RANDOM).gradient(params, batch) for made in (oracle, reference))
+    assert loss == pytest.approx(right, rel=1e-5)
+    assert distance(gradient, wanted) <= TOLERANCE
+    one, other = (made(RANDOM).scores(params, batch.x, batch.rr) for made in (oracle, reference))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    plain = batch._replace(logit_offset=None)
+    (total, longer, zeroed), wanted = (
+        made(RANDOM).clipped_gradient(params, plain, 0.9) for made in (oracle, reference)
+    )
+    assert distance(total, wanted.total) <= TOLERANCE
+    assert (longer, zeroed) == (wanted.longer, 0)
+
+
+def test_features_are_one_long_and_each_beat_s_do_not_depend_on_the_others() -> None:
+    """With a head of ones for a class, weights of a single feature show the features themselves."""
+    batch = beats(RANDOM, 9)
+    shown = []
+    for feature in range(RANDOM.features):
+        params = np.zeros(RANDOM.size, np.float32)
+        params[feature] = 1
+        shown.append(oracle(RANDOM).scores(params, batch.x, batch.rr)[:, 0])
+    features = np.array(shown).T
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(features.mean(1), 0, atol=1e-6)
+    params = np.ones(RANDOM.size, np.float32)
+    together = oracle(RANDOM).scores(params, batch.x, batch.rr)
+    alone = [oracle(RANDOM).scores(params, batch.x[i : i + 1], batch.rr[i : i + 1])[0] for i in range(9)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_beat_that_is_not_finite_has_no_part_in_the_features_network_s_sum() -> None:
+    params, batch = np.zeros(RANDOM.size, np.float32), beats(RANDOM, 7)
+    wanted = oracle(RANDOM).clipped_gradient(params, Batch(*(np.delete(part, 3, axis=0) for part in batch[:3])), 1.0)
+    batch.x[3, 0, 0] = np.nan
+    found = oracle(RANDOM).clipped_gradient(params, batch, 1.0)
+    assert found.zeroed == 1
+    np.testing.assert_array_equal(found.total, wanted.total)
+    assert np.isnan(oracle(RANDOM).gradient(params, batch)[0])
+
+
 def test_same_bits_again_and_from_two_threads() -> None:
     params = parameters(STANDARD)
     batches = [beats(STANDARD, n, n) for n in (32, 31, 7, 1)]
@@ -376,7 +423,7 @@ def test_the_second_time_nothing_is_compiled(fresh: Path, monkeypatch: pytest.Mo
 def test_key_depends_on_all_that_shapes_the_library(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native, "_build", lambda command, path: None)
+    monkeypatch.setattr(native, "_build", lambda command, source, path: None)
     paths = [compile_kernel(SMALL), compile_kernel(ODD), compile_kernel(SMALL, QUICK)]
     monkeypatch.setattr(native, "_cpu", lambda: ["another"])
     paths.append(compile_kernel(SMALL))

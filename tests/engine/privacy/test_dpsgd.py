@@ -212,6 +212,9 @@ REFUSED = {
         "federation.perfedavg.stratified": False,
         "federation.perfedavg.variant": "exact",
     },
+    "balance.weights: 'X' is no class": {"balance.method": "public_weights", "balance.weights": {"X": 2.0}},
+    "public_weights needs balance.weights": {"balance.method": "public_weights"},
+    "balance.weights must be numbers from 0": {"balance.method": "public_weights", "balance.weights": {"V": -1.0}},
     "privacy.secret key needs ledger.keystore": {"privacy.secret": "key"},
     "needs one of privacy.epsilon and privacy.noise, not both": {"privacy.epsilon": 1.0},
     "needs one of privacy.epsilon and privacy.noise, not none": {"privacy.noise": None},
@@ -288,3 +291,12 @@ def test_a_seed_of_the_run_alone_gives_other_noise_for_another_hospital(finished
     assert simulated_secret(0, 0) != simulated_secret(0, 1) != simulated_secret(1, 1)
     assert SPENT.startswith("privacy.")
     assert Beats is not None
+
+
+def test_a_method_is_called_by_its_epsilon(tiny_config):
+    from sweeps.methods import method_of
+
+    asked = {**PRIVATE, "privacy.noise": None, "privacy.epsilon": 8.0}
+    assert method_of(tiny_config(**asked)).title == "FedAvg + fine-tuning + epsilon 8"
+    assert method_of(tiny_config(**PRIVATE)).title == "FedAvg + fine-tuning + noise 1"
+    assert method_of(tiny_config()).title == "FedAvg + fine-tuning"

@@ -36,7 +36,7 @@ def test_generators_have_the_numbers_of_the_contract(tmp_path: Path):
 
 
 def test_every_generator_is_a_method_of_balancing():
-    assert set(BALANCE_KEYS) == {"none", "class_weighted", "logit_adjustment", *GENERATORS}
+    assert set(BALANCE_KEYS) == {"none", "class_weighted", "public_weights", "logit_adjustment", *GENERATORS}
     assert set(SYNTHETIC) == {name for name, keys in BALANCE_KEYS.items() if "policy" in keys}
 
 

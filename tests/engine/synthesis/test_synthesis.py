@@ -364,6 +364,8 @@ def test_balancing_changes_loss_or_beats_and_nothing_else():
     weighted = balanced(part, BalanceConfig(method="class_weighted"), "NS", 0, 0).batch(np.array([1, 41]))
     np.testing.assert_allclose(weighted.class_weight, [44 / 80, 44 / 8], rtol=1e-6)
     assert weighted.logit_offset is None
+    public = balanced(part, BalanceConfig(method="public_weights", weights={"S": 5}), "NS", 0, 0).batch()
+    np.testing.assert_array_equal(public.class_weight, [1, 5])  # whatever the counts
     shifted = balanced(part, BalanceConfig(method="logit_adjustment"), "NS", 0, 0).batch()
     assert shifted.class_weight is None
     np.testing.assert_allclose(shifted.logit_offset, np.log([41 / 46, 5 / 46]), rtol=1e-6)

@@ -217,14 +217,23 @@ def test_a_file_that_is_no_store_is_refused(make, tmp_path: Path):
         run_tracked(make("diary"), tmp_path / "run", tmp_path)
 
 
-def test_a_server_that_is_no_mlflow_does_not_stop_the_training(make, tmp_path: Path):
+@pytest.mark.parametrize("answers", [0, 2])
+def test_a_server_that_is_no_mlflow_is_refused_and_one_that_no_longer_is_does_not_stop_the_training(
+    make, tmp_path: Path, answers: int
+):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    Silent.answers = answers
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         uri = f"http://127.0.0.1:{server.server_port}"
         told: list[str] = []
         place = Place(note=told.append)
+        if not answers:
+            with pytest.raises(PulseLedgerError, match=r"what listens there is no MLflow: HTTP 404 Not Found"):
+                run_tracked(make("deaf", **{"tracking.uri": uri}), tmp_path / "run", tmp_path, place)
+            assert not (tmp_path / "run").exists()
+            return
         result = run_tracked(make("deaf", **{"tracking.uri": uri}), tmp_path / "run", tmp_path, place)
     finally:
         server.shutdown()
@@ -237,9 +246,18 @@ def test_a_server_that_is_no_mlflow_does_not_stop_the_training(make, tmp_path: P
 
 
 class Silent(http.server.BaseHTTPRequestHandler):
-    """Has nothing, and says nothing of it."""
+    """Is MLflow for so many answers; then it has nothing, and says nothing of it."""
+
+    answers = 0
 
     def do_GET(self) -> None:
+        if Silent.answers:
+            Silent.answers -= 1
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            return
         self.send_error(404)
 
     do_POST = do_GET
