@@ -289,7 +289,7 @@ def test_what_nobody_signs_is_listed_once_in_the_report(plain: Path):
 
 def test_a_journal_of_another_format_is_unreadable(plain: Path):
     change(plain, "UPDATE meta SET value = '3' WHERE key = 'format'")
-    with pytest.raises(LedgerError, match="the journal has format 3, this version reads 4"):
+    with pytest.raises(LedgerError, match="the journal has format 3, this version reads 5"):
         audit(plain)
 
 
