@@ -16,7 +16,7 @@ from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
-from engine.committee.build import build_committee, seat, trainers_of
+from engine.committee.build import build_committee, require_room, seat, trainers_of
 from engine.config import RunConfig, config_hash
 from engine.data.beats import Beats
 from engine.data.cohort import Cohort, HospitalData, build_cohort
@@ -532,6 +532,7 @@ def open_ledger(
     """
     if config.ledger.backend == "none":
         return NO_LEDGER
+    require_room(config.committee, per_round, len(config.data.labels))
     if config.ledger.reputation == "peers":
         _require_judges(hospitals, per_round)
     genesis = initial_parameters(network, config.seed)

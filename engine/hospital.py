@@ -15,7 +15,7 @@ from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
 from engine.attacks.own import build_attack
-from engine.attacks.poison import HONEST, Conduct, conduct, hostile, target_of, with_trigger
+from engine.attacks.poison import HONEST, Conduct, conduct, hostile, lied, target_of, with_trigger
 from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
@@ -121,7 +121,8 @@ class Hospital:
         self._layout = task.network.layout
         self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
         self._rule = rule_of(task.config)
-        self._is_hostile = data.id in hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
+        self._hostile = hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
+        self._is_hostile = data.id in self._hostile
         self._attack = build_attack(task.config.attack)
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
         self._mechanisms = self._build_privacy()
@@ -315,7 +316,9 @@ class Hospital:
             def told(numbers: np.ndarray) -> tuple[int, ...]:
                 return tuple(int(n) for n in (numbers if each else [numbers.sum()]))
 
-            self._votes = {asked.round: Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})}
+            vote = Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})
+            lies = self._is_hostile and self._task.config.committee.hostile == "lie"
+            self._votes = {asked.round: lied(vote, self._hostile) if lies else vote}
         return self._votes[asked.round]
 
     def _said(self, vote: Vote, updates: Sequence[Update]) -> bytes:

@@ -100,7 +100,10 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
-    **{f"committee.{key}": ({"committee.method": ("others", "drawn")},) for key in ("scores", "percent", "gate")},
+    **{
+        f"committee.{key}": ({"committee.method": ("others", "drawn")},)
+        for key in ("scores", "percent", "gate", "hostile")
+    },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
     "personalisation.method": ({_ALGORITHM: _MERGED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.audit import evidence
 from engine.audit.known import NOTHING, Known
 from engine.audit.report import Count, Note, Report
 from engine.audit.run import CHECKS, Check, audit
@@ -20,12 +21,12 @@ from engine.own.call import make
 from engine.own.reference import reference
 from engine.own.source import hold
 from engine.paths import load_config
-from engine.result import RESULT, Result
+from engine.result import PICTURE, RESULT, Result
 from engine.settings import parse
 from sweeps import registration, witness
 from sweeps.agreement import check_backend, check_begun, check_database, check_ledgers, check_optuna, check_outcomes
-from sweeps.derived import DRAWN, check_picture, check_summaries
-from sweeps.folder import STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
+from sweeps.derived import DRAWN, PARETO, TRIALS, check_picture, check_summaries
+from sweeps.folder import IDENTITY, STUDY_FILE, Group, is_study, read_groups, read_study, repeat_folder, trial_folder
 from sweeps.records import RECORDS, read_records
 from sweeps.space import StudyConfig, conditions, resolve
 from sweeps.storage import DATABASE
@@ -49,9 +50,14 @@ def audit_folder(path: Path, checks: Sequence[Check] = CHECKS, known: Known = NO
             )
             return report
     report = audit(path, checks, known)
-    for told in check_picture(path):
-        report.add(told)
+    _look_at_picture(path, report)
     return report
+
+
+def _look_at_picture(run: Path, report: Report) -> None:
+    report.unread = [name for name in report.unread if name != PICTURE]
+    for told in check_picture(run):
+        report.add(told)
 
 
 def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = NOTHING) -> Report:
@@ -99,6 +105,7 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
         report.add(told)
     for told in check_summaries(study, folder, list((trials or {}).values())) if report.finished else ():
         report.add(told)
+    report.unread = _unread(folder, [folder / name for name in report.runs])
     return report
 
 
@@ -137,8 +144,7 @@ def _audit_runs(folder: Path, recorded: StudyCase, checks: Sequence[Check], know
         try:
             report.runs[name] = found = audit(run, checks, known.node)
             found.unbound, report.unbound = (), (*UNBOUND, *DRAWN[1:])  # said once
-            for told in check_picture(run):
-                found.add(told)
+            _look_at_picture(run, found)
         except PulseLedgerError as error:
             report.runs[name] = Report(unreadable=str(error))
             continue
@@ -281,6 +287,16 @@ def _data(values: Mapping[str, Any]) -> DataConfig | None:
         return DataConfig.model_validate(values["data"])
     except (KeyError, ValueError):
         return None  # told above
+
+
+def _unread(folder: Path, runs: Sequence[Path]) -> list[str]:
+    """Files of a study that its audit does not read, but those of its runs and what `DRAWN` names."""
+    kept = {
+        f"{name}{ending}" for name in (DATABASE, f"ledger/{STUDY.file}") for ending in ("", "-wal", "-shm", "-journal")
+    }
+    asked = {*kept, STUDY_FILE, RECORDS, IDENTITY, PARETO, TRIALS, witness.FOLDER.as_posix()}
+    left = {"artifacts", "report", *(run.relative_to(folder).as_posix() for run in runs)}
+    return [*evidence.unread(folder, asked, left), *(["artifacts/*"] if (folder / "artifacts").exists() else [])]
 
 
 def own_rule(folder: Path | None, part: str, parameters: Mapping[str, Any]) -> Callable[..., Any]:

@@ -36,10 +36,12 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No processes for a single file, whose tests stay together anyway; else xdist's own answer, one for each CPU."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """No processes for a single file, whose tests stay together anyway; else one for each CPU, and one more, as the tests of
+    Ray and of whole commands wait for other processes most of the time."""
     alone = len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file()
-    return 0 if alone else None
+    wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")  # what xdist itself goes by
+    return 0 if alone else int(wanted) if wanted else len(os.sched_getaffinity(0)) + 1
 
 
 class Together(LoadFileScheduling):

@@ -160,14 +160,20 @@ def cohort(run: Run) -> dict[str, Any]:
     constant = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
     constant[:, 0] = sum(np.array(one["test"]) for one in sizes)  # every hospital has most of N
     lines = scores(constant, CLASSES, SCORED)
+    # a beat of class N of each hospital lies between two parts
+    held = [[sum(column) + (i == 0) for i, column in enumerate(zip(*one.values(), strict=True))] for one in sizes]
+    whole = [sum(column) for column in zip(*held, strict=True)]
     return {
         "digest": DATA,
+        "beats": sum(whole),
+        "classes": dict(zip(CLASSES, whole, strict=True)),
         "scored": list(SCORED),
         "hospitals": [
             {
                 "id": slot,
                 "trains": True,
                 **{part: sum(values) for part, values in one.items()},
+                "classes": dict(zip(CLASSES, held[slot], strict=True)),
                 "local_majority_accuracy": lines["accuracy"],  # the same beats everywhere
                 "local_majority_macro_f1": lines["macro_f1"],
             }

@@ -1,5 +1,6 @@
 """The documents: what they say to type can be typed, what they show is what is printed, and the site is built from them."""
 
+import ast
 import contextlib
 import doctest
 import importlib.util
@@ -287,6 +288,36 @@ def test_no_page_of_the_site_needs_the_network(site: Path, generate: Any, tmp_pa
         "a.html loads //f.g/h.css",
         "b.css loads https://k.l/m.css",
     ]
+
+
+def claims() -> Iterator[tuple[str, list[str]]]:
+    """Each claim of the page on verdicts, and the files of the tests that it cites."""
+    page = (DOCS / "ledger.md").read_text(encoding="utf-8").split("## What each verdict proves, against whom")[1]
+    rows = [line for line in page.split("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+    for claim, *_, tests in ([cell.strip() for cell in row.strip("|").split("|")] for row in rows):
+        yield claim, re.findall(r"`([\w/]+)`", tests)
+
+
+def test_every_claim_of_the_page_on_verdicts_cites_tests_that_run():
+    """In the default suite, each of them; whether they hold is theirs to say."""
+    found = dict(claims())
+    assert len(found) >= 10
+    for claim, names in found.items():
+        assert names, claim
+        for name in names:
+            path = ROOT / "tests" / (f"{name}.py" if "/" in name else f"engine/audit/{name}.py")
+            assert path.is_file(), (claim, name)
+            assert [test for test in tests_of(path) if not is_long(test)], (claim, name)
+
+
+def tests_of(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "pytestmark"], path
+    return [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+
+
+def is_long(test: ast.FunctionDef) -> bool:
+    return any(ast.unparse(mark) == "pytest.mark.long" for mark in test.decorator_list)
 
 
 def test_a_page_from_elsewhere_keeps_its_links(generate: Any):

@@ -9,7 +9,7 @@ import numpy as np
 from engine.attacks.config import AttackConfig
 from engine.attacks.own import Attack, Honest, nobody
 from engine.data.samples import Samples
-from engine.messages import State
+from engine.messages import State, Vote
 from engine.oracles.base import Batch
 from engine.own.reference import is_own
 from engine.seeds import generator
@@ -96,6 +96,16 @@ def conduct(
 def target_of(config: AttackConfig, classes: Sequence[str]) -> int:
     """The class that a backdoor leads to, as a position; the first where none is named."""
     return 0 if config.target is None else list(classes).index(config.target)
+
+
+def lied(vote: Vote, friends: frozenset[int]) -> Vote:
+    """What a hostile judge says: everything is right with its friends' updates, and nothing with the others'.
+
+    >>> lied(Vote((4, 2), {0: (3, 1), 1: (0, 2)}), frozenset({1})).correct
+    {0: (0, 0), 1: (4, 2)}
+    """
+    none = (0,) * len(vote.totals)
+    return vote._replace(correct={h: vote.totals if h in friends else none for h in vote.correct})
 
 
 def flipped(classes: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Steps of governance and changes of keys are compared where their rows are, in `s
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.audit import spec
 from engine.audit.case import Case
 from engine.audit.report import Note, Told, finding
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments
@@ -14,6 +15,8 @@ from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
 from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
+# The roles that this program gives to more accounts than it opens a ledger with; the contract keeps them apart from others.
+_AUDITOR, _REVIEWER = (spec.keccak256(role) for role in (b"AUDITOR_ROLE", b"REVIEWER_ROLE"))
 _WITH_HEADER = ("seal", "reputation", "claim", "judge", "resolve")
 
 
@@ -71,6 +74,8 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
         expected |= _opening(case)
     elif purpose == "open-round":
         expected["round"] = transaction.round
+    elif purpose == "grant":
+        yield from _check_grant(transaction)
     elif purpose == "dispute":
         yield from _check_headers(case, transaction)
     elif purpose == "close":
@@ -89,6 +94,16 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
             argument, name = roots[purpose]
             expected[argument] = digests.get(name)
     yield from compare_arguments(transaction, expected, where)
+
+
+def _check_grant(transaction: Transaction) -> Iterator[Told]:
+    """Nobody but the coordinator that opened the run may seal its rounds; who else decides disputes is told."""
+    role, account = (transaction.arguments.get(name) for name in ("role", "account"))
+    if role == _AUDITOR:
+        yield Note(f"the admin made {account} an auditor, who decides disputes")
+    elif role != _REVIEWER:
+        message = "the admin gave a role away that only the accounts of the beginning have"
+        yield finding("transaction", "role", "AUDITOR_ROLE or REVIEWER_ROLE", role, message, round=transaction.round)
 
 
 def _check_headers(case: Case, transaction: Transaction) -> Iterator[Told]:

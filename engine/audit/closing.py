@@ -97,6 +97,8 @@ def _check_complete(case: Case, closing: Closing) -> Iterator[Told]:
     if case.ending == "complete" and isinstance(wanted, int) and wanted != case.last:
         message = "the run is closed as complete, but it has not the rounds of its configuration"
         yield finding("closing", "rounds", wanted, case.last, message, round=closing.round)
+    if case.ending == "pruned":
+        yield Note(f"the run was closed as pruned after round {case.last} of {wanted}")
     if case.ending == "pruned" and isinstance(wanted, int) and wanted <= case.last:
         message = "the run is closed as pruned, but it has all rounds of its configuration"
         yield finding("closing", "state", "complete", "pruned", message, round=closing.round)

@@ -13,7 +13,7 @@ import sqlite3
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class Evidence:
         self.problems: list[Finding] = []
         self.manifest: dict[str, Any] = {}
         self.folder = None if path.is_file() else path
+        self._asked = {f"ledger/{name}" for name in (RUN.file, f"{RUN.file}-wal", f"{RUN.file}-shm", BUNDLE)}
         with ExitStack() as stack:
             if self.folder is None:
                 self._size = path.stat().st_size
@@ -101,7 +102,7 @@ class Evidence:
         name = vectors_name(number)
         try:
             if self.folder is not None:
-                return read_bytes(self.folder / "ledger" / name, most)
+                return read_bytes(self.file(f"ledger/{name}"), most)
             return self._read(name, most)
         except _DAMAGED:
             return None
@@ -110,7 +111,17 @@ class Evidence:
         """A text of the run's folder; raises OSError or ValueError where there is none of at most `most` bytes, or no folder."""
         if self.folder is None:
             raise FileNotFoundError(name)
-        return read_text(self.folder / name, most)
+        return read_text(self.file(name), most)
+
+    def file(self, name: str) -> Path:
+        """Where something of the run's folder lies; what is never asked for is told to be unread."""
+        assert self.folder is not None
+        self._asked.add(name)
+        return self.folder / name
+
+    def unread(self) -> list[str]:
+        """Files of the folder that nobody has asked for, in folders that were not asked for as a whole either."""
+        return [] if self.folder is None else unread(self.folder, self._asked)
 
     @property
     def config(self) -> str:
@@ -127,7 +138,9 @@ class Evidence:
     def archived(self) -> list[str]:
         """File names of all archived vectors."""
         if self.folder is not None:
-            return sorted(path.name for path in (self.folder / "ledger" / "updates").glob("*.safetensors"))
+            names = sorted(path.name for path in (self.folder / "ledger" / "updates").glob("*.safetensors"))
+            self._asked |= {f"ledger/updates/{name}" for name in names}
+            return names
         return sorted(name.removeprefix("updates/") for name in self._zip.namelist() if name.startswith("updates/"))
 
     def close(self) -> None:
@@ -243,6 +256,23 @@ def _archive(path: Path, stack: ExitStack) -> zipfile.ZipFile:
         return stack.enter_context(zipfile.ZipFile(path))
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise LedgerError(f"{path} is neither a run's folder nor a bundle: {error}") from error
+
+
+def unread(folder: Path, asked: Collection[str], leave: Collection[str] = ()) -> list[str]:
+    """Files below a folder that were not asked for, links as what they are, and not in the folders to `leave` alone.
+
+    Of too many files the rest is one name.
+    """
+    found: list[str] = []
+    for home, folders, files in os.walk(folder):
+        where = Path(home).relative_to(folder)
+        inside = [name for name in folders if (where / name).as_posix() not in (*asked, *leave)]
+        links = [name for name in inside if (Path(home) / name).is_symlink()]
+        folders[:] = sorted(set(inside) - set(links))
+        found += [name for each in sorted(files + links) if (name := (where / each).as_posix()) not in asked]
+        if len(found) > limits.FILES:
+            return [*found[: limits.FILES], "and more"]
+    return found
 
 
 # --- Journals ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ LINE = 1 << 24  # bytes of a row
 TRANSACTIONS = 1_000_000
 SLOTS = 100_000  # hospitals of a federation
 LEAVES = 100_000_000  # slots of all rounds together, which their trees are made of
+FILES = 10_000  # that a folder may hold and nobody reads
 TENSORS = 100_000  # of a model
 PARAMETERS = 1 << 31
 GAS = 50_000_000_000  # limits of all transactions that are executed again

@@ -32,7 +32,18 @@ def check(case: Case) -> Iterator[Told]:
     """Check what the run reports against the hospitals' statements, and the file of the predictions against both."""
     stated = {slot: one.content for slot, one in sorted(case.results.items()) if one.content is not None}
     yield from _check_samples(case, stated)
-    if not case.reported or case.ending != "complete" or len({one.classes for one in stated.values()}) != 1:
+    if not case.reported or case.ending != "complete":
+        return
+    if not stated:
+        if case.federation.slots == range(0) or missing_of(case):
+            words = "no hospital signed a result: every reported score is the coordinator's word"
+            yield Note(words, unchecked=True)
+        return
+    first = next(iter(stated.values())).classes
+    if strange := [slot for slot, one in stated.items() if one.classes != first]:
+        for slot in strange:
+            message = "the hospital states other classes than the first one, so no score can follow from all"
+            yield finding("hospital", "classes", first, stated[slot].classes, message, hospital=slot)
         return
     pooled = _look(case.config, "federation", "algorithm") == "centralised"
     own = dict(list(stated.items())[:-1]) if pooled and case.federation.slots[-1] in stated else stated
@@ -196,6 +207,7 @@ def _cohort(
         lines = scores(guess, classes, scored)
         expected[f"{name}.local_majority_accuracy"] = lines["accuracy"]
         expected[f"{name}.local_majority_macro_f1"] = lines["macro_f1"]
+    expected |= _whole(case, own, classes)
     constant: Matrix = tuple(tuple(sum(test[h][i] for h in honest if majority[h] == j) for j in size) for i in size)
     known = [sum(test[h][i] for h in honest) for i in size]
     commonest = max(size, key=lambda i: (sum(train[h][i] for h in honest), -i))
@@ -208,6 +220,19 @@ def _cohort(
     }
 
 
+def _whole(case: Case, own: Mapping[int, Statement], classes: Sequence[str]) -> dict[str, Any]:
+    """All beats of each class: at least those in a part, as some lie between two parts; the sums over all hospitals."""
+    rows, expected = _look(case.reported, "cohort", "hospitals"), dict[str, Any]()
+    there: list[list[int]] = []
+    for position, one in enumerate(own.values()):
+        found = [_look(rows[position], "classes", name) for name in classes]
+        least = [sum(part[i] for part in one.counts.values()) for i in range(len(classes))]
+        there.append([n if type(n) is int and n >= low else low for n, low in zip(found, least, strict=True)])
+        expected[f"cohort.hospitals.{position}.classes"] = dict(zip(classes, there[-1], strict=True))
+    whole = [sum(column) for column in zip(*there, strict=True)]
+    return expected | {"cohort.classes": dict(zip(classes, whole, strict=True)), "cohort.beats": sum(whole)}
+
+
 # --- Predictions ------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +241,7 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
     folder = case.evidence.folder
     if folder is None:
         return
-    path = folder / _PREDICTIONS
+    path = case.evidence.file(_PREDICTIONS)
     if not path.exists():
         if case.finished:  # else `closing.py` names what is not there
             yield finding("predictions", "file", _PREDICTIONS, None, "the predictions are missing")

@@ -182,7 +182,7 @@ def _check_beats(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
         if outcome.status == ACCEPTED and report is not None:
             accepted[outcome.request["slot"]].append(report)
     for slot, batches in accepted.items():
-        path = None if folder is None else folder / "synthetic" / f"hospital-{slot}.npz"
+        path = None if folder is None else case.evidence.file(f"synthetic/hospital-{slot}.npz")
         if path is None or not path.is_file():
             yield Note(f"the synthetic beats of hospital {slot} are not in the evidence", unchecked=True)
         else:

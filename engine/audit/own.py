@@ -52,7 +52,7 @@ def check(case: Case) -> Iterator[Told]:
         if folder is None:
             yield Note(f"a bundle has no copy of own parts: {where}")
             continue
-        home = folder / "own" / part.digest
+        home = case.evidence.file(f"own/{part.digest}")
         if not home.is_dir():
             yield Note(f"there is no copy of an own part: {where}")
             continue

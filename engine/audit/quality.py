@@ -31,12 +31,12 @@ LADDER = (1, 2, 6, 10, 20, 30, 50)  # and then 1, 2 and 5 times the powers of te
 
 def check(case: Case) -> Iterator[Told]:
     """Check the file behind every signed report, count and review that is there; count those that are not."""
-    folder, asked, missing = case.evidence.folder, requests(case), 0
-    if folder is None:
+    evidence, asked, missing = case.evidence, requests(case), 0
+    if evidence.folder is None:
         if asked:
             yield Note("a bundle has no quality reports, counts of real beats and reasons", unchecked=True)
         return
-    counts = {id: folder / "synthetic" / f"count-{id.hex()[:16]}.json" for id in asked}
+    counts = {id: evidence.file(f"synthetic/count-{id.hex()[:16]}.json") for id in asked}
     if closed := sum(not path.exists() for path in counts.values()):
         yield Note(f"the real beats behind {closed} requests for synthetic ones are not opened", unchecked=True)
     for id, path in counts.items():
@@ -48,12 +48,12 @@ def check(case: Case) -> Iterator[Told]:
         if not isinstance(step.record, Record) or slot is None:
             continue
         if step.kind == "report":
-            path = folder / "synthetic" / evidence_name(id)
+            path = evidence.file(f"synthetic/{evidence_name(id)}")
             missing += not path.exists()
             if path.exists():
                 yield from _check_report(path, slot, step.record, asked[id], class_name(case, asked[id]["class_"]))
         elif step.kind == "review":
-            path = folder / "ledger" / "reviews" / f"{id.hex()}.json"
+            path = evidence.file(f"ledger/reviews/{id.hex()}.json")
             reasons += not path.exists()
             if path.exists():
                 yield from _check_reason(path, slot, step.record)

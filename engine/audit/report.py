@@ -18,6 +18,7 @@ from engine.encoding import one_line
 
 _LONGEST = 200  # characters of a value
 _LONGEST_MESSAGE = 1000
+_LISTED = 20  # files that were not read
 
 
 class Verdict(StrEnum):
@@ -158,6 +159,8 @@ class Report:
         trials: of a study: number, condition, state and reason of every trial, failed and pruned ones included.
         runs: of a study: folder of each trial's run -> the audit of its own ledger.
         unbound: dotted names of what is reported, and nobody signed: whatever it says, it is as it must be.
+        unread: files of the folder that were not read: whatever is in them, it proves nothing. Those of a study's runs are
+            in `runs`.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -170,6 +173,7 @@ class Report:
     trials: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, "Report"] = field(default_factory=dict)
     unbound: tuple[str, ...] = ()
+    unread: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict:
@@ -232,6 +236,8 @@ class Report:
         lines += [f"not verified: {note}" for note in self.unchecked]
         lines += [f"note: {note}" for note in self.notes if note not in self.unchecked]
         lines += [f"not bound: {', '.join(self.unbound)}"] if self.unbound else []
+        more = [f"and {len(self.unread) - _LISTED} more"] if len(self.unread) > _LISTED else []
+        lines += [f"not read: {', '.join([*self.unread[:_LISTED], *more])}"] if self.unread else []
         for name, report in self.runs.items():
             if report.verdict is not Verdict.CLEAN or report.notes:
                 lines += [f"run {name}: {line}" for line in report.lines()]

@@ -18,7 +18,7 @@ from engine.audit.witnesses import checked_rounds
 from engine.encoding import read_json
 from engine.files import read_bytes
 from engine.ledger.chain.contracts import CONTRACTS, artefact_digest
-from engine.ledger.format import BASE_REPUTATION
+from engine.ledger.format import BASE_REPUTATION, OF_LEDGER, UNBOUND
 
 RESULT, MODEL = "result.json", "model.safetensors"
 _ABSENT = object()
@@ -28,10 +28,10 @@ def check(case: Case) -> Iterator[Told]:
     """Check the files of a run that has ended; a run that has not has none of them."""
     folder = case.evidence.folder
     if folder is not None:
-        yield from _check_model(case, folder / MODEL)
+        yield from _check_model(case, case.evidence.file(MODEL))
     yield from _check_manifest(case)
     if folder is not None:
-        yield from _check_result(case, folder / RESULT)
+        yield from _check_result(case, case.evidence.file(RESULT))
 
 
 def _check_model(case: Case, path: Path) -> Iterator[Told]:
@@ -84,13 +84,24 @@ def _check_result(case: Case, path: Path) -> Iterator[Told]:
     except (OSError, ValueError) as error:
         yield finding("result", "file", "readable JSON", "none", f"{RESULT} is damaged: {error}")
         return
-    yield from _compare(result, _expected(case), "result")
+    expected = _expected(case)
+    yield from _compare(result, expected, "result")
+    yield from _check_part(result, {*expected, *UNBOUND})
     kept = case.evidence.manifest.get("result")
     for name, value in kept.items() if isinstance(kept, dict) else ():
         there = bound(result).get(name) if isinstance(result, dict) else None
         if there != value:
             message = f"{name} in {RESULT} is not what the bundle holds"
             yield finding("result", name, _short(value), _short(there), message)
+
+
+def _check_part(result: Any, known: set[str]) -> Iterator[Told]:
+    """The part on the ledger is not hashed: nothing may stand in it that is not counted again, or listed as not bound."""
+    part = result.get(OF_LEDGER) if isinstance(result, Mapping) else None
+    for name, value in sorted(part.items()) if isinstance(part, Mapping) else ():
+        if f"{OF_LEDGER}.{name}" not in known and value is not None:
+            message = f"{name} of the result's part on the ledger is nothing that the ledger holds"
+            yield finding("result", f"{OF_LEDGER}.{name}", None, value, message)
 
 
 def _expected(case: Case) -> dict[str, Any]:

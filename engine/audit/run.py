@@ -117,6 +117,7 @@ def audit(
         report.finished = case.finished
         report.head = text(case.head(case.last))
         report.unbound = UNBOUND
+        report.unread = evidence.unread()
     return report
 
 

@@ -41,6 +41,11 @@ def check(case: Case) -> Iterator[Told]:
         if len(absent) > lost.get(number, 0):
             message = "hospitals that were drawn for the round sent no update, and it does not say that they were lost"
             yield finding("round", "selection", absent, lost.get(number, 0), message, round=number)
+        elif absent:
+            who = ", ".join(map(str, absent))
+            yield Note(
+                f"round {number}: that hospitals {who} were lost is the coordinator's word; a receipt of one shows it"
+            )
 
 
 def selected(trainers: Sequence[int], per_round: int, seed: int, number: int) -> set[int]:

@@ -43,7 +43,7 @@ _UNREAD_CLOCK = {
     "bpfish": ("devices", "share", "slow", "factor", *_PLAIN),
     "listed": ("share", "slow", "factor", "dropout", *_PLAIN),
 }
-_JUDGED = ("scores", "percent", "gate")
+_JUDGED = ("scores", "percent", "gate", "hostile")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 

@@ -1,6 +1,6 @@
 """The contracts' state of a run after all transactions, against the journal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from engine.audit import spec
 from engine.audit.case import Case
@@ -43,6 +43,10 @@ def check(case: Case) -> Iterator[Told]:
 
 def _tell_finality(case: Case, final: int) -> Iterator[Told]:
     """A run that has ended is sealed at first, and final after the window for disputes."""
+    said = case.reported.get("ledger")
+    if isinstance(said, Mapping) and said.get("final") is True and final < case.last:
+        message = "the result says that all rounds are final, and the chain does not"
+        yield finding("result", "ledger.final", False, True, message)
     if case.finished and final < case.last:
         words = f"round {case.last} is" if final + 1 == case.last else f"rounds {final + 1} to {case.last} are"
         yield Note(

@@ -12,10 +12,29 @@ from engine.errors import ConfigError
 from engine.messages import Asked, Judges, Pool, Schedule
 from engine.schedule.sampled import Sampled
 
+MOST_UPDATES = 256  # a verdict has a bit for each
+MOST_SCORES = 8000  # some 1,200 gas each, within the limit of format.py
+
 
 def trainers_of(config: CommitteeConfig, per_round: int, trainers: int) -> int:
     """How many hospitals train in a round: all that are wanted, or that a committee leaves."""
     return min(per_round, trainers - config.size) if config.method == "drawn" else per_round
+
+
+def require_room(config: CommitteeConfig, per_round: int, classes: int) -> None:
+    """
+    Raises:
+        ConfigError: a round has more scores than the contract computes verdicts of within a transaction.
+    """
+    if config.method == "none":
+        return
+    judges = config.size if config.method == "drawn" else per_round
+    scores = judges * per_round * (classes if config.scores == "classes" else 1)
+    if per_round > MOST_UPDATES or scores > MOST_SCORES:
+        raise ConfigError(
+            f"committee: {judges} judges of {per_round} updates give {scores:,} scores a round; the contract takes {MOST_UPDATES} updates "
+            f"and {MOST_SCORES:,} scores: lower federation.participation or committee.size, take committee.scores beats, or no ledger."
+        )
 
 
 def seat(

@@ -30,13 +30,17 @@ class CommitteeConfig(Section):
         50, ge=0, le=100, description="an update qualifies that has so many per cent of the best score of the round"
     )
     gate: bool = Field(False, description="only updates that qualify go into the model")
+    hostile: Literal["honest", "lie"] = Field(
+        "honest",
+        description="how hospitals that attack judge: as others do, or all right for each other and nothing for the rest",
+    )
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads."""
         if self.method == "none":
             return {"method": "none"}
         drawn = ("size", "election") if self.method == "drawn" else ()
-        return {key: getattr(self, key) for key in ("method", *drawn, "scores", "percent", "gate")}
+        return {key: getattr(self, key) for key in ("method", *drawn, "scores", "percent", "gate", "hostile")}
 
     def clashes(self) -> Iterator[Mistake]:
         if self.gate and self.method == "none":

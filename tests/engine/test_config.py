@@ -463,7 +463,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         if (value := another(key)) is not None:
             set_key(everything, key, value)
     everything["federation"]["algorithm"] = OWN
-    for section in ("data", "balance", "aggregation", "attack"):  # other parts stand there
+    for section in ("data", "balance", "aggregation", "attack", "model"):  # other parts stand there
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["selection"] = {"policy": "oort", "floor": 0.25}
@@ -512,7 +512,7 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
     parts = ("balance.", "attack.", "aggregation.", "schedule.")
     kept = (
         ".method",
-        ".mode",
+        "schedule.mode",
         ".rule",
         ".worker_momentum",
         ".parameters",

@@ -76,6 +76,15 @@ def test_folders_of_no_repeat_and_of_no_trial_are_named(copy: Path):
     assert {(0, "seed-2"), (1, "seed-x"), (1, "seed-²"), (None, "²"), (None, "\\x1b[2J")} <= found
 
 
+def test_what_nobody_reads_of_a_study_is_listed(copy: Path):
+    (copy / "better.json").write_text("7")
+    report = audited(copy)
+    assert report.clean or not report.findings
+    assert {"better.json", "ledger/admin.key", "trials/0000/progress.json", "mlflow.db"} <= set(report.unread)
+    assert not {"study.yaml", "optuna.db", "ledger/study.sqlite"} & set(report.unread)
+    assert not [name for name in report.unread if name.startswith("trials/0000/seed-0")]
+
+
 def test_what_is_made_of_a_study_for_people_is_made_again(copy: Path):
     assert audited(copy).unchecked == []
     for name in ("pareto.json", "trials/0000/seed-0/confusion.svg"):

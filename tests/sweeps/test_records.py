@@ -16,7 +16,6 @@ from engine.data.config import DataConfig
 from engine.errors import PulseLedgerError, StudyError
 from engine.result import RESULT, Result
 from engine.settings import set_key
-from sweeps.__main__ import main
 from sweeps.audit import audit_study
 from sweeps.checks import load_study
 from sweeps.folder import repeat_folder, trial_folder
@@ -80,7 +79,7 @@ def test_a_clean_study_is_clean_and_goes_on(done: Path, copy: Path) -> None:
     assert read_records(copy) == read_records(done / "study")
 
 
-def test_a_study_does_not_go_on_with_other_records(done: Path, copy: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_study_does_not_go_on_with_other_records(done: Path, copy: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(done / "records", tmp_path / "records"))
     study = study_of(other)
     require_same(study, copy)  # a copy elsewhere is the same
@@ -93,8 +92,8 @@ def test_a_study_does_not_go_on_with_other_records(done: Path, copy: Path, tmp_p
     assert str(caught.value).endswith("; put them back, or begin in another folder.")
     text = (copy / "study.yaml").read_text().replace(str(done / "records"), str(other))
     (copy / "study.yaml").write_text(text)
-    assert main(["resume", str(copy)]) == 2
-    assert "the records of condition normalise=record have changed" in capsys.readouterr().err
+    with pytest.raises(StudyError, match="the records of condition normalise=record have changed"):
+        resume_study(copy, Heard(), means=simulated())
 
 
 def test_records_that_are_not_there_end_a_study_before_it_begins(tmp_path: Path) -> None:

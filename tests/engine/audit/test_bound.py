@@ -16,12 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished import audit, names, other, places
+from finished import audit, change, names, other, places, remembered, row_of
 from results import whole
 
-from engine.audit import closing, numbers, result, selection
+from engine.audit import closing, numbers, result, selection, state
 from engine.audit.case import Case
 from engine.audit.evidence import Evidence
+from engine.audit.execution import Executed, RunState
 from engine.audit.reading import read
 from engine.audit.report import Finding, collected
 from engine.audit.run import CHECKS
@@ -164,6 +165,8 @@ SIGNED_BY_HOSPITALS: dict[str, Path_] = {
     "cohort.global_majority_accuracy": ("cohort", "global_majority_accuracy"),
     "cohort.hospitals.0.test": ("cohort", "hospitals", 0, "test"),
     "cohort.scored": ("cohort", "scored", 0),
+    "cohort.beats": ("cohort", "beats"),
+    "cohort.classes": ("cohort", "classes", "S"),
     "rounds.1.validation": ("rounds", 1, "validation", "accuracy"),
     "rounds.0.train_loss": ("rounds", 0, "train_loss"),
     "rounds.0.gradient_evaluations": ("rounds", 0, "gradient_evaluations"),
@@ -183,6 +186,37 @@ def test_a_number_that_does_not_follow_from_what_hospitals_signed_is_named(folde
     put(folder, changed(said, path, other(at(said, path))))
     found = [field for record, field in names(audit(folder, (numbers.check,))) if record == "result"]
     assert any(field.startswith(name) for field in found), found
+
+
+def test_a_hospital_of_other_classes_does_not_keep_scores_from_being_checked(folder: Path):
+    def renamed(content: str) -> str:
+        return content.replace('"N"', '"M"')
+
+    _, row = row_of(folder, "results", "slot = 1")
+    change(folder, "UPDATE results SET content = ? WHERE slot = 1", arguments=(renamed(row["content"]),))
+    assert ("hospital", "classes") in names(audit(folder, (numbers.check,)))
+
+
+def test_fewer_beats_of_a_class_than_its_hospital_has_signed_for_are_named(folder: Path):
+    said = document(folder)
+    said["cohort"]["hospitals"][1]["classes"]["V"] = 1
+    put(folder, said)
+    assert ("result", "cohort.hospitals.1.classes.V") in names(audit(folder, (numbers.check,)))
+
+
+def test_what_the_ledger_does_not_hold_has_no_place_in_the_part_on_it(folder: Path):
+    said = document(folder)
+    said["ledger"] |= {"witnesses": 7, "final": True}
+    put(folder, said)
+    assert ("result", "ledger.witnesses") in names(audit(folder, (result.check,)))
+    (case,) = case_of(folder)
+    unsettled = replace(case, execute=lambda *given: _not_final(remembered(*given)))
+    assert ("result", "ledger.final") in {(f.record, f.field) for f in state.check(unsettled) if isinstance(f, Finding)}
+
+
+def _not_final(executed: Executed[RunState]) -> Executed[RunState]:
+    assert executed.state is not None
+    return replace(executed, state=replace(executed.state, federation={**executed.state.federation, "finalized": 1}))
 
 
 @pytest.mark.parametrize(

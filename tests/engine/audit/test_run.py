@@ -54,12 +54,15 @@ from engine.model import vector_hash
 # --- Clean ------------------------------------------------------------------------------------------------------------
 
 
+LOST = "round {}: that hospitals 1 were lost is the coordinator's word; a receipt of one shows it"
+
+
 def test_a_clean_folder_is_clean_and_stays_as_it_is(tmp_path: Path):
     folder = finish(Run(tmp_path))
     before = contents(folder)
     report = audit(folder)
     assert report.findings == []
-    assert report.notes == []
+    assert report.notes == [LOST.format(number) for number in (2, 4)]
     assert contents(folder) == before
     assert report.counts.pop("numbers") > 100  # one for each key of the configuration, and the scores
     assert report.counts == {
@@ -99,7 +102,7 @@ def test_another_rule_than_the_configuration_s_is_the_only_finding_where_all_els
 
 def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     report = audit(original)
-    assert (report.findings, report.notes) == ([], [])
+    assert (report.findings, report.notes) == ([], [LOST.format(number) for number in (2, 4)])
     assert {"governance", "quotas", "rotations", "verdicts", "reputations"} <= report.counts.keys()
     assert report.counts["governance"] == 15
     alone = audit(original / "ledger" / BUNDLE)
@@ -206,6 +209,26 @@ def test_a_run_that_began_from_a_model_of_somebody_s_choice_is_named(tmp_path: P
     assert places(audit(finish(run))) == {(0, None, "meta", "genesis_model")}
 
 
+def test_scores_of_hospitals_that_signed_nothing_are_not_verified(tmp_path: Path):
+    """Where nobody has stated anything, any score follows from nothing."""
+    lie = finish(Run(tmp_path), missing=dict.fromkeys(range(3), "it did not answer"))
+    report = audit(lie)
+    assert report.verdict is not Verdict.CLEAN
+    assert "no hospital signed a result: every reported score is the coordinator's word" in report.unchecked
+
+
+@pytest.mark.parametrize(("role", "found"), [("AUDITOR_ROLE", set()), ("COORDINATOR_ROLE", {("transaction", "role")})])
+def test_who_was_given_a_role_is_told(tmp_path: Path, role: str, found: set[tuple[str, str]]):
+    run = Run(tmp_path)
+    folder, friend = finish(run), address(b"\x32" * 32)
+    with run.open() as ledger:
+        ledger.rounds.grant(role, friend)
+    change(folder, "UPDATE meta SET key = key")  # writes the bundle anew
+    report = audit(folder)
+    assert names(report) == found
+    assert (f"the admin made {friend} an auditor, who decides disputes" in report.notes) is (not found)
+
+
 def test_an_end_that_was_signed_twice_shows_against_another_copy(tmp_path: Path, simple: Path):
     """By itself a coordinator's word that a hospital is missing cannot be told from the truth."""
     lie = finish(Run(tmp_path / "a"), missing={2: "it did not answer"})
@@ -287,9 +310,24 @@ def test_what_nobody_signs_is_listed_once_in_the_report(plain: Path):
     assert line == f"not bound: {', '.join(UNBOUND)}"
 
 
+def test_what_nobody_reads_is_listed_and_changes_nothing(folder: Path, original: Path):
+    """Whatever is in such a file, it proves nothing; who looks at the folder is told which those are."""
+    assert audit(original).unread == ["ledger/journal.lock"]
+    more = ("better.json", "ledger/admin.key", "ledger/updates/notes.txt", "synthetic/hospital-2.npz", "own/ab/x.py")
+    for name in more:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("7")
+    (folder / "away").symlink_to("/")
+    report = audit(folder)
+    assert report.clean
+    assert set(report.unread) == {*more, "ledger/journal.lock", "away"}
+    (line,) = [line for line in report.lines() if line.startswith("not read: ")]
+    assert "synthetic/hospital-2.npz" in line
+
+
 def test_a_journal_of_another_format_is_unreadable(plain: Path):
     change(plain, "UPDATE meta SET value = '3' WHERE key = 'format'")
-    with pytest.raises(LedgerError, match="the journal has format 3, this version reads 5"):
+    with pytest.raises(LedgerError, match=f"the journal has format 3, this version reads {RUN.format}"):
         audit(plain)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.audit import sittings
-from engine.committee.build import seat
+from engine.committee.build import require_room, seat
 from engine.committee.config import CommitteeConfig
 from engine.committee.judges import Committee
 from engine.committee.schedule import Seated
@@ -79,6 +79,15 @@ def test_judges_do_not_train_and_a_schedule_made_anew_seats_the_same():
 def test_a_committee_larger_than_what_can_judge_is_refused():
     with pytest.raises(ConfigError, match=r"committee\.size is 3; of 4 hospitals that train, 2 have validation"):
         seat(CommitteeConfig(method="drawn", size=3), Sampled(0, (0, 1, 2, 3), 1), (0, 1), bytes)
+
+
+def test_more_scores_than_the_contract_takes_are_refused_before_anything_begins():
+    drawn = CommitteeConfig(method="drawn", size=16)
+    require_room(drawn, 100, 5)
+    for config, updates in ((drawn, 101), (CommitteeConfig(method="drawn", size=1, scores="beats"), 257)):
+        with pytest.raises(ConfigError, match="the contract takes 256 updates and 8,000 scores"):
+            require_room(config, updates, 5)
+    require_room(CommitteeConfig(), 1000, 5)
 
 
 class Pool:

@@ -41,6 +41,28 @@ def test_a_gated_run_goes_on_bit_for_bit_and_is_clean(committee, tiny_config, tm
     assert report.verdict is Verdict.CLEAN
 
 
+def test_one_lying_judge_among_five_turns_nobody_honest_away(tiny_config, tmp_path: Path):
+    """Of four judges of an update one lies; a majority of hostile ones rules the verdicts, which the median cannot help."""
+    lie = {**FIVE, **OTHERS, "federation.rounds": 2, "committee.hostile": "lie", "attack.method": "free-rider"}
+    one = run(tiny_config(**lie, **{"attack.hospitals": [1]}), tmp_path / "one")
+    plain = run(tiny_config(**{**FIVE, **OTHERS, "federation.rounds": 2}), tmp_path / "plain")
+    found, expected = (scores_of(result) for result in (one, plain))
+    assert all(
+        found[h] <= expected[h] for h in (0, 2, 3, 4)
+    )  # a lie of nothing moves a lower median down, to a neighbour
+    assert min(found[h] for h in (0, 2, 3, 4)) > 0
+    most = run(tiny_config(**lie, **{"attack.hospitals": [1, 2, 3, 4]}), tmp_path / "most")
+    assert scores_of(most)[0] == 0
+    assert most.rounds[0].committee is not None
+    assert {one.hospital for one in most.rounds[0].committee.verdicts if one.qualified} == {1, 2, 3, 4}
+
+
+def scores_of(result: Result) -> dict[int, int]:
+    committee = result.rounds[0].committee
+    assert committee is not None
+    return {one.hospital: one.score for one in committee.verdicts}
+
+
 @pytest.mark.long
 def test_the_pool_changes_no_bit(tiny_config, tmp_path: Path, ray2):
     changes = {**FIVE, **DRAWN, **LEDGER, "committee.gate": True}

@@ -22,7 +22,7 @@ from eth_utils import decode_hex, keccak, to_checksum_address
 from hexbytes import HexBytes
 from reference import ROOT
 
-NAMES = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "StudyLedger")
+NAMES = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "StudyLedger")
 ARTEFACTS = {name: json.loads((ROOT / f"engine/ledger/artefacts/{name}.json").read_text()) for name in NAMES}
 
 ZERO = bytes(32)
@@ -347,6 +347,7 @@ def deployed() -> World:
     address = world.rounds.address
     world.reputations = Contract(tester, "ReputationLedger", world.admin, ["address"], [address])
     world.synthetic = Contract(tester, "SyntheticLedger", world.admin, ["address", "uint48"], [address, 60])
+    world.committees = Contract(tester, "CommitteeLedger", world.admin, ["address"], [address])
     world.studies = Contract(tester, "StudyLedger", world.admin, kinds[:2], [world.admin, world.registrar])
     world.rounds.send(world.admin, "grantRole", REVIEWER_ROLE, world.reviewer)
     world.synthetic.send(world.admin, "setReviewer", world.reviewer, keccak(text="university"))
@@ -464,6 +465,14 @@ def judged(world: World) -> tuple:
     scores = verdict_root(1)
     header = sealed(world, annex=named("scores", scores))
     return FEDERATION, header, scores, [], *VERDICT, []
+
+
+def sat(world: World) -> tuple:
+    """Judge 2 gives the updates of hospitals 0 and 1 60 % and 29.99 % of one class."""
+    shares = (2999 << 16 | 6000).to_bytes(32, "big")
+    said = b"".join(n.to_bytes(32, "big") for n in (1, 50, 1, 1, 0, 2, 2, 0, 1)) + shares
+    header = sealed(world, annex=named("committee", keccak(said)))
+    return FEDERATION, header, (1, 50, 1, [2], [], [0, 1], [shares]), []
 
 
 def disputed(world: World) -> tuple:
@@ -591,6 +600,8 @@ def rows() -> Iterator[Row]:
     yield Row("reputations", "updateReputation", "coordinator", judged)
     yield Row("reputations", "claimReward", None, rewarded, lambda w, a: claim(w, account=w.stranger))
 
+    yield Row("committees", "judgeRound", None, sat, lambda w, a: (*a[:2], (1, 49, *a[2][2:]), []))
+
     policy = (0b110, 0b100, True, *[1] * 12, [0] * 8)
     yield Row("synthetic", "setPolicy", "admin", lambda w: (FEDERATION, policy, POLICY))
     yield Row("synthetic", "setReviewer", "admin", lambda w: (w.stranger, CONFIG))
@@ -630,7 +641,7 @@ def rows() -> Iterator[Row]:
 
 
 ROWS = list(rows())
-ATTRIBUTES = dict(zip(NAMES, ("rounds", "reputations", "synthetic", "studies"), strict=True))
+ATTRIBUTES = dict(zip(NAMES, ("rounds", "reputations", "synthetic", "committees", "studies"), strict=True))
 
 
 def test_every_function_that_writes_has_a_row():
@@ -672,7 +683,7 @@ def test_nobody_else_may_call(world: World, row: Row):
 def test_every_error_is_provoked_by_the_contract_tests():
     """Each error that is our own appears in a forge test, which names it with its arguments."""
     tests = "".join(path.read_text() for path in (ROOT / "contracts/test").glob("*.t.sol"))
-    for source in ("IRoundLedger", "IReputationLedger", "Annex", "ISyntheticLedger", "StudyLedger"):
+    for source in ("IRoundLedger", "IReputationLedger", "Annex", "ISyntheticLedger", "ICommitteeLedger", "StudyLedger"):
         text = (ROOT / f"contracts/src/{source}.sol").read_text()
         names = re.findall(r"^    error (\w+)\(", text, flags=re.MULTILINE)
         assert names

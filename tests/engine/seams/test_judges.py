@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.messages import Asked, Judges, Opinion, Taken, Update
+from engine.committee.config import CommitteeConfig
+from engine.committee.judges import Committee
+from engine.messages import Asked, Commitment, Judges, Opinion, Taken, Update, Vote
 from engine.schedule.judges import Peers, nobody
 
 JUDGES: dict[str, Callable[[Any], Judges]] = {
     "nobody": lambda pool: nobody,
     "peers": lambda pool: Peers(pool, (0, 1, 2)),
+    "committee": lambda pool: Committee(pool, CommitteeConfig(method="others"), (0, 1, 2), lambda asked: None),
 }
 
 
@@ -23,6 +26,14 @@ class Pool:
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion]:
         return [Opinion({u.hospital: (3, 4) for u in updates if u.hospital != judge}, b"") for judge in ids]
+
+    def commit(self, asked: Asked, updates: Sequence[Update], notice: Any, ids: Sequence[int]) -> list[Commitment]:
+        return [Commitment(b"", b"") for _ in ids]
+
+    def reveal(
+        self, asked: Asked, updates: Sequence[Update], shown: Any, notice: Any, ids: Sequence[int]
+    ) -> list[Vote]:
+        return [Vote((4,), {u.hospital: (3,) for u in updates if u.hospital != judge}) for judge in ids]
 
 
 @pytest.fixture(params=JUDGES)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from reference import ROOT
 
+from engine.committee.schedule import Seated
 from engine.errors import HospitalError, PulseLedgerError
 from engine.messages import LoopState, Schedule, Trained, Update
 from engine.schedule.build import build_schedule
-from engine.schedule.config import ScheduleConfig, SelectionConfig
+from engine.schedule.config import FLOORED, ScheduleConfig, SelectionConfig
 from engine.schedule.sampled import Sampled
 
 TRAINERS = (0, 1, 2, 3, 5)
@@ -18,6 +19,15 @@ TURNS = SelectionConfig(policy=f"{ROOT}/examples/parts/selection.py:turns")
 SCHEDULES: dict[str, Callable[[int | None], Schedule]] = {
     "all": lambda least: Sampled(3, TRAINERS, 5, least),
     "some": lambda least: Sampled(3, TRAINERS, 2, least),
+    **{
+        policy: lambda least, policy=policy: build_schedule(  # type: ignore[misc]
+            ScheduleConfig(), SelectionConfig(policy=policy), 3, TRAINERS, 2, least
+        )
+        for policy in FLOORED
+    },
+    "seated": lambda least: Seated(
+        Sampled(3, TRAINERS, 3, least), TRAINERS, 2, "random", lambda params: params.tobytes()
+    ),
     "own": lambda least: build_schedule(GROWING, TURNS, 3, TRAINERS, 3, least),
 }
 
