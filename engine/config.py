@@ -70,6 +70,7 @@ class RunConfig(Section):
         yield from self._of_own_parts()
         yield from self._of_attackers()
         yield from self._of_time()
+        yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
@@ -142,6 +143,28 @@ class RunConfig(Section):
             says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
             yield Mistake(says, ["schedule.mode", "ledger.reputation"])
 
+    def _of_scaffold(self) -> Iterator[Mistake]:
+        """SCAFFOLD reads the mean of all corrections off the global models, which takes equal work of everybody, each round."""
+        if self.federation.algorithm != "scaffold":
+            return
+        if self.federation.local_steps is None:
+            says = "algorithm scaffold needs federation.local_steps, a number: all hospitals must take as many steps"
+            yield Mistake(says, ["federation.algorithm", "federation.local_steps"])
+        wanted = (
+            ("federation.participation", self.federation.participation, 1.0),
+            ("federation.min_hospitals", self.federation.min_hospitals, None),
+            ("aggregation.rule", self.aggregation.rule, "mean"),
+            ("aggregation.worker_momentum", self.aggregation.worker_momentum, 0.0),
+            ("aggregation.server.method", self.aggregation.server.method, "none"),
+            ("schedule.mode", self.schedule.mode, "synchronous"),
+            ("clock.fleet", self.clock.fleet, "none"),
+        )
+        for key, found, only in wanted:
+            if found != only:
+                allowed = "null" if only is None else only
+                says = f"{key} is {found}, and algorithm scaffold goes only with {allowed}"
+                yield Mistake(says, ["federation.algorithm", key])
+
     def _of_committee(self) -> Iterator[Mistake]:
         if self.committee.method == "none":
             if self.selection.policy in BY_VERDICTS:
@@ -175,6 +198,16 @@ class RunConfig(Section):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
             wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
+        if federation.algorithm in ("scaffold", "ditto", "fedper", "fedrep", "fedbn"):
+            says = f"algorithm {federation.algorithm} takes gradients that are not accounted for; {what} goes with "
+            says += "fedavg, fedprox, perfedavg, local and centralised"
+            yield Mistake(says, ["federation.algorithm", "privacy.method"])
+        for key, chooses in (
+            ("personalisation.method", adapting.method == "safeguarded"),
+            ("personalisation.keep", adapting.keep == "best-on-validation"),
+        ):
+            if chooses:
+                yield Mistake(f"{key} chooses by beats without noise, which {what} excludes", [key, "privacy.method"])
         if is_own(federation.algorithm):
             says = (
                 f"what an algorithm of your own takes of the beats cannot be accounted for; {what} needs a built-in one"
@@ -195,7 +228,7 @@ class RunConfig(Section):
             yield Mistake(says, [key, "privacy.method"])
         if federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
             key = "federation.perfedavg.variant"
-            says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or hessian-free"
+            says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or difference"
             yield Mistake(says, [key, "privacy.method"])
         if self.privacy.secret == "key" and self.ledger.keystore is None:
             says = "privacy.secret key needs ledger.keystore, which holds the hospitals' keys"

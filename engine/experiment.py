@@ -477,13 +477,16 @@ def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
     """
     federation, bits = config.federation, 32 * parameters
     batches = federation.local_epochs * -(-beats // federation.batch_size)
+    whole = federation.local_epochs * beats
+    if federation.local_steps is not None:
+        batches, whole = federation.local_steps, federation.local_steps * min(federation.batch_size, beats)
     if config.privacy.noised:
         return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
     if federation.algorithm == "perfedavg":
         cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
         batches = cost * (tau or max(1, batches // cost))
         return Load(batches * min(federation.batch_size, beats), batches, bits)
-    return Load(federation.local_epochs * beats, batches, bits)
+    return Load(whole, batches, bits)
 
 
 def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:

@@ -20,7 +20,7 @@ from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.data.samples import Samples
+from engine.data.samples import Samples, predicted
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
@@ -328,7 +328,9 @@ class Hospital:
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         samples = self._to_train_on()
         self._privacy = self._mechanisms(round, params, self.state, len(samples))
-        return Work(self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy)
+        return Work(
+            self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation
+        )
 
     def _conduct(self, round: int) -> Conduct:
         """Honest, but in a simulated attack."""
@@ -421,11 +423,7 @@ class Hospital:
     def _predict(
         self, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
     ) -> np.ndarray:
-        # in blocks, so that a large hospital does not copy all of its mapped beats at once
-        blocks = [seen(samples.batch(slice(i, i + 4096))) for i in range(0, len(samples), 4096)]
-        return np.concatenate(
-            [self._oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
-        )
+        return predicted(self._oracle, params, samples, seen)
 
     def _confusion(self, params: np.ndarray, samples: Samples) -> np.ndarray:
         return confusion(samples.labels(), self._predict(params, samples), len(self._classes))

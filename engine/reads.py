@@ -23,10 +23,13 @@ OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
 
 _ALGORITHM = "federation.algorithm"
-_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
-_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
-_MANY = ("fedavg", "fedprox", "perfedavg", OWN)
-_TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_FEDERATED = ("fedavg", "fedprox", "scaffold", "perfedavg", "ditto", "fedper", "fedrep", "fedbn")
+_MANY = (*_FEDERATED, OWN)
+_MERGED = (*_FEDERATED, "centralised", OWN)
+_BY_EPOCHS = (*(name for name in _FEDERATED if name != "perfedavg"), "local", "centralised", OWN)
+_ADAPTED = tuple(name for name in _MERGED if name != "ditto")  # whose own models are its personal ones
+_TUNES: Clause = {"personalisation.method": ("finetune", "lp-ft", "safeguarded"), _ALGORITHM: _ADAPTED}
+_FINE = {**_TUNES, "personalisation.method": ("finetune", "lp-ft")}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
@@ -43,11 +46,17 @@ _PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over t
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
-    "federation.local_epochs": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
+    "federation.local_epochs": (
+        {**_PASSES, _ALGORITHM: _BY_EPOCHS, "federation.local_steps": (None,)},
+        {**_PASSES, _ALGORITHM: ("perfedavg",), "federation.local_steps": (None,), "federation.perfedavg.tau": (None,)},
+    ),
+    "federation.local_steps": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
     "federation.batch_size": (_PASSES,),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
+    "federation.ditto_lambda": ({_ALGORITHM: ("ditto", OWN)},),
+    "federation.fedrep": ({_ALGORITHM: ("fedrep", OWN)},),
     "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
     **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
     **{
@@ -76,7 +85,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
     "clock.dropout": ({"clock.fleet": ("equal", "stragglers", "bpfish")},),
     "clock.devices": ({"clock.fleet": ("listed",)},),
-    "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
+    "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("difference",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.rule": ({_ALGORITHM: _MANY},),
     "aggregation.mix": (_ROBUST,),
@@ -105,10 +114,12 @@ READ: dict[str, tuple[Clause, ...]] = {
         for key in ("scores", "percent", "gate", "hostile")
     },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
-    "personalisation.method": ({_ALGORITHM: _MERGED},),
+    "personalisation.method": ({_ALGORITHM: _ADAPTED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
-    "personalisation.learning_rate": (_TUNES,),
+    **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
+    "personalisation.keep": (_FINE,),
+    "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
     **{
         f"model.{name}": ({"model.network": ("cnn",)},)
         for name in ModelConfig.model_fields

@@ -352,7 +352,7 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 def _exchanged(result: Result, method: Named) -> float:
     """Bytes of models to each participant of a round, of its update back, and of the last model to everybody."""
-    if not method.trains_global:
+    if method.alone:
         return 0.0
     took = sum(row.participants for row in result.rounds)
     update = result.config.update.size(result.parameters)

@@ -12,8 +12,8 @@ from engine.audit.settings import ASYNCHRONOUS
 from engine.audit.virtual import Beat, Clock, Size
 from engine.ledger.format import ABSENCES, CLOCK
 
-# variant of Per-FedAvg -> gradients of a batch in a meta-step; the Hessian-vector product counts as two
-_META = {"first-order": 2, "hessian-free": 4, "exact": 4}
+# variant of Per-FedAvg -> gradients of a batch in a meta-step; a Hessian-vector product counts as three
+_META = {"first-order": 2, "difference": 4, "exact": 5}
 _ROWS = 1000  # with more hospitals, the clock does not list them
 
 
@@ -88,6 +88,9 @@ def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
     found, epochs, size = {}, int(federation["local_epochs"]), int(federation["batch_size"])
     for slot in trainers:
         batches, beats = epochs * -(-train[slot] // size), epochs * train[slot]
+        if federation["local_steps"] is not None:
+            batches = int(federation["local_steps"])
+            beats = batches * min(size, train[slot])
         if case.config["privacy"]["method"] == "dp-sgd":
             batches = int(case.config["privacy"]["steps"])
             beats = batches * min(size, train[slot])
