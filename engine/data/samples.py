@@ -1,11 +1,11 @@
 """One hospital's beats of one part, and the orders in which batches pass through them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from engine.oracles.base import Batch
+from engine.oracles.base import Batch, Oracle
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,21 @@ class Samples:
             both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
             parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
         return Batch(*parts, self.class_weight, self.logit_offset)
+
+
+_NONE = np.zeros(0, np.float32)
+NO_SAMPLES = Samples(_NONE, _NONE, np.zeros(0, np.int8), np.zeros(0, np.int64))
+_BLOCK = 4096  # beats scored at a time, so that a large hospital does not copy all of its mapped beats at once
+
+
+def predicted(
+    oracle: Oracle, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
+) -> np.ndarray:
+    """int8[n], the class that the parameters give each beat, as it is or as it is `seen`."""
+    blocks = [seen(samples.batch(slice(i, i + _BLOCK))) for i in range(0, len(samples), _BLOCK)]
+    return np.concatenate(
+        [oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
+    )
 
 
 def passes(n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:

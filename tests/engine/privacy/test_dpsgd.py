@@ -166,9 +166,9 @@ def test_three_gradients_of_one_sample_are_refused():
         ({"algorithm": "local"}, (8, 0), 0),
         ({"algorithm": "centralised"}, (8, 0), 3),
         ({"algorithm": "perfedavg", "perfedavg": {"variant": "first-order", "stratified": False}}, (8, 0), 3),
-        ({"algorithm": "perfedavg", "perfedavg": {"variant": "hessian-free", "stratified": False}}, (4, 2), 3),
+        ({"algorithm": "perfedavg", "perfedavg": {"variant": "difference", "stratified": False}}, (4, 2), 3),
         (
-            {"algorithm": "perfedavg", "perfedavg": {"variant": "hessian-free", "stratified": False, "tau": 5}},
+            {"algorithm": "perfedavg", "perfedavg": {"variant": "difference", "stratified": False, "tau": 5}},
             (10, 5),
             3,
         ),

@@ -100,6 +100,18 @@ def test_noise_and_account_are_those_of_this_process(keys: dict[str, Any], cohor
     assert len(set(found[0])) == 6
 
 
+def test_judges_reveal_the_same_wherever_they_are_and_whether_or_not_their_process_has_committed(
+    pool: Pool, reference_pool: Pool, cohort: Cohort, tiny_config
+):
+    asked = Asked(1, (0, 2), start(cohort, tiny_config))
+    updates = reference_pool.train(asked, None).answers
+    expected = reference_pool.reveal(asked, updates, {}, None, [2, 1])  # as one that was started anew
+    assert [len(vote.correct) for vote in expected] == [1, 2]
+    committed = pool.commit(asked, updates, None, [2, 1])
+    assert len(committed) == 2
+    assert pool.reveal(asked, updates, dict(zip([2, 1], committed, strict=True)), None, [2, 1]) == expected
+
+
 def test_answers_come_in_the_order_of_the_ids(pool: Pool, cohort: Cohort, tiny_config):
     params = start(cohort, tiny_config)
     sizes = [int(table.sum()) for table in pool.validate(1, params, [2, 0, 1])]
