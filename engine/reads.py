@@ -14,7 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.privacy.config import PLAIN, PrivacyConfig
-from engine.schedule.config import FLOORED
+from engine.schedule.config import ASYNCHRONOUS, FLOORED, SCHEDULE_KEYS
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -23,16 +23,21 @@ OWN = FORMS  # stands in a clause for every part of a user's own
 Clause = Mapping[str, tuple[Any, ...]]
 
 _ALGORITHM = "federation.algorithm"
-_BY_EPOCHS = ("fedavg", "fedprox", "local", "centralised", OWN)
-_MERGED = ("fedavg", "fedprox", "perfedavg", "centralised", OWN)
-_MANY = ("fedavg", "fedprox", "perfedavg", OWN)
-_TUNES: Clause = {"personalisation.method": ("finetune",), _ALGORITHM: _MERGED}
+_FEDERATED = ("fedavg", "fedprox", "scaffold", "perfedavg", "ditto", "fedper", "fedrep", "fedbn")
+_MANY = (*_FEDERATED, OWN)
+_MERGED = (*_FEDERATED, "centralised", OWN)
+_BY_EPOCHS = (*(name for name in _FEDERATED if name != "perfedavg"), "local", "centralised", OWN)
+_ADAPTED = tuple(name for name in _MERGED if name != "ditto")  # whose own models are its personal ones
+_TUNES: Clause = {"personalisation.method": ("finetune", "lp-ft", "safeguarded"), _ALGORITHM: _ADAPTED}
+_FINE = {**_TUNES, "personalisation.method": ("finetune", "lp-ft")}
 _BALANCING = {**BALANCE_KEYS, OWN: OWN_BALANCE}
 _OF_RECORDS: Clause = {"data.source": get_args(Source)}
 _OF_MODEL = ("network", "parameters")
 _OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
+_TIMED: Clause = {"clock.fleet": ("equal", "stragglers", "bpfish", "listed")}
+_PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth", "watts")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -41,14 +46,46 @@ _PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over t
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
     "federation.learning_rate": ({_ALGORITHM: _BY_EPOCHS},),
-    "federation.local_epochs": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
+    "federation.local_epochs": (
+        {**_PASSES, _ALGORITHM: _BY_EPOCHS, "federation.local_steps": (None,)},
+        {**_PASSES, _ALGORITHM: ("perfedavg",), "federation.local_steps": (None,), "federation.perfedavg.tau": (None,)},
+    ),
+    "federation.local_steps": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
     "federation.batch_size": (_PASSES,),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
+    "federation.ditto_lambda": ({_ALGORITHM: ("ditto", OWN)},),
+    "federation.fedrep": ({_ALGORITHM: ("fedrep", OWN)},),
     "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
     **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
-    "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("hessian-free",)},),
+    **{
+        f"schedule.{key}": ({"schedule.mode": tuple(mode for mode, keys in SCHEDULE_KEYS.items() if key in keys)},)
+        for key in (
+            "first",
+            "deadline",
+            "buffer",
+            "mixing",
+            "least",
+            "slack",
+            "max_staleness",
+            "staleness",
+            "correction",
+        )
+    },
+    "schedule.exponent": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("polynomial",)},),
+    "schedule.hinge": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
+    "schedule.slope": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
+    "schedule.cap": ({"schedule.mode": ASYNCHRONOUS, "schedule.correction": ("rate",)},),
+    **{
+        f"clock.{key}": (_TIMED,)
+        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")
+    },
+    **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
+    **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
+    "clock.dropout": ({"clock.fleet": ("equal", "stragglers", "bpfish")},),
+    "clock.devices": ({"clock.fleet": ("listed",)},),
+    "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("difference",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.rule": ({_ALGORITHM: _MANY},),
     "aggregation.mix": (_ROBUST,),
@@ -70,6 +107,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
     **{
@@ -77,10 +115,12 @@ READ: dict[str, tuple[Clause, ...]] = {
         for key in ("scores", "percent", "gate", "hostile")
     },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
-    "personalisation.method": ({_ALGORITHM: _MERGED},),
+    "personalisation.method": ({_ALGORITHM: _ADAPTED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
-    "personalisation.learning_rate": (_TUNES,),
+    **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
+    "personalisation.keep": (_FINE,),
+    "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
     **{
         f"model.{name}": ({"model.network": ("cnn",)},)
         for name in ModelConfig.model_fields

@@ -16,7 +16,7 @@ ADDED = (
     ("schedule", "mode", "synchronous"),
     ("selection", "policy", "random"),
 )
-ADAPTS = ("perfedavg", "local")  # their last local steps are part of the method, not something added to it
+ADAPTS = ("perfedavg", "ditto", "local")  # their last local steps are part of the method, not something added to it
 
 
 class Named(NamedTuple):
@@ -25,7 +25,7 @@ class Named(NamedTuple):
     Attributes:
         title: its name in sentences, tables, pictures and MLflow.
         algorithm: its key.
-        trains_global: whether there is a global model to speak of.
+        trains_global: whether there is a whole global model to speak of.
         adapts: whether the personal models are others than the global one.
     """
 

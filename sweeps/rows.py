@@ -352,7 +352,7 @@ def _hospitals(result: Result, method: Named) -> dict[int, Hospital]:
 
 def _exchanged(result: Result, method: Named) -> float:
     """Bytes of models to each participant of a round, of its update back, and of the last model to everybody."""
-    if not method.trains_global:
+    if method.alone:
         return 0.0
     took = sum(row.participants for row in result.rounds)
     update = result.config.update.size(result.parameters)
@@ -480,7 +480,8 @@ def rounds_frame(folder: Path) -> "pd.DataFrame":
             scores = summary.validation
             rows.append(
                 where
-                | {name: value for name, value in summary.document().items() if name not in ("validation", "lost")}
+                | {n: value for n, value in summary.document().items() if n not in ("validation", "lost", "virtual")}
+                | ({} if summary.virtual is None else {"virtual_seconds": summary.virtual.seconds})
                 | {name: getattr(scores, name) if trained else None for name in SCORES}
                 | {f"recall_{c}": value if trained else None for c, value in scores.recall.items()}
                 | {"lost": len(summary.lost)}

@@ -26,6 +26,8 @@ STUDY_KEYS = (
     "baselines",
     "design",
     "repeats",
+    "vary",
+    "claims",
     "objectives",
     "constraints",
     "allow_test_tuning",
@@ -74,6 +76,15 @@ class StudyConfig(RunConfig):
         [], description="points that are run first in each condition: dotted keys of `search` with their values"
     )
     repeats: int = Field(1, ge=1, le=1000, description="seeds of each trial: seed, seed + 1, ... of the run")
+    vary: Literal["seed", "seed and cohort"] = Field(
+        "seed",
+        description="what a repeat changes: the run's seed, or that of partition and split (cohort.seed) as well",
+    )
+    claims: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the claims that it is to decide; see pulseledger claims --hash",
+    )
     objectives: dict[str, Literal["maximize", "minimize"]] = Field(
         {"validation/personal/macro_f1": "maximize"}, description="what is tuned for, and in which direction"
     )
@@ -209,6 +220,8 @@ def resolve(
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     values["seed"] = study.seed + repeat
+    if study.vary == "seed and cohort":
+        values["cohort"]["seed"] += repeat
     return parse(RunConfig, values, where)
 
 

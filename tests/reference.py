@@ -108,8 +108,8 @@ def samples(x: Any, y: Any = None) -> Samples:
 
 
 def work(oracle: Any, params: np.ndarray, data: Samples, round: int = 0, seed: int = 0, state=None) -> Work:
-    """One hospital's work; the parameters are one tensor."""
-    return Work(oracle, (("w", params.shape),), params, state or {}, data, np.random.default_rng(seed), round)
+    """One hospital's work; the parameters are one tensor, which is a norm and a head as well."""
+    return Work(oracle, (("norm.w", params.shape),), params, state or {}, data, np.random.default_rng(seed), round)
 
 
 def merged(params: np.ndarray, updates: Sequence[tuple[int, np.ndarray]], weighting: str) -> np.ndarray:

@@ -15,6 +15,6 @@ def noised_samples(federation: FederationConfig, adapting: PersonalisationConfig
     if federation.algorithm == "perfedavg":
         meta_steps = meta.tau or max(1, steps // COST[meta.variant])
         # support and query are samples of their own; both ends of the difference are taken on a third one
-        ones, twos = 2 * meta_steps, meta_steps if meta.variant == "hessian-free" else 0
+        ones, twos = 2 * meta_steps, meta_steps if meta.variant == "difference" else 0
     is_kept = adapting.method == "none" or federation.algorithm == "local"
     return federation.rounds * ones + (0 if is_kept else adapting.steps), federation.rounds * twos

@@ -4,17 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.algorithms.base import Algorithm, LocalResult, Personalise, Work, sgd
+from engine.algorithms.adaptation import adaptation
+from engine.algorithms.base import Algorithm, LocalResult, Personalise, Work
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.algorithms.ditto import both, personal
 from engine.algorithms.fedavg import alone, epochs, own_model
+from engine.algorithms.partial import head_first, keeping, with_own
+from engine.algorithms.parts import head, norms
 from engine.algorithms.perfedavg import meta_steps
+from engine.algorithms.scaffold import corrected
 from engine.own.call import make, require, wrapped
 
 
 def build_algorithm(federation: FederationConfig, personalisation: PersonalisationConfig) -> Algorithm:
     """The algorithm of a configuration."""
     weighting = "samples" if federation.weighting == "auto" else federation.weighting
-    adapt = finetune(federation, personalisation)
+    adapt = adaptation(federation, personalisation)
     match federation.algorithm:
         case "fedavg":
             return Algorithm(epochs(federation), adapt, weighting)
@@ -25,7 +30,17 @@ def build_algorithm(federation: FederationConfig, personalisation: Personalisati
             uniform = "uniform" if federation.weighting == "auto" else federation.weighting
             return Algorithm(meta_steps(federation), adapt, uniform)
         case "local":
-            return Algorithm(alone(federation), own_model, "none")
+            return Algorithm(alone(federation), own_model(federation), "none")
+        case "scaffold":
+            return Algorithm(corrected(federation), adapt, weighting)
+        case "ditto":
+            return Algorithm(both(federation), personal(federation), weighting)
+        case "fedper":
+            return Algorithm(keeping(federation, head), with_own(head, adapt), weighting)
+        case "fedrep":
+            return Algorithm(head_first(federation), with_own(head, adapt), weighting)
+        case "fedbn":
+            return Algorithm(keeping(federation, norms), with_own(norms, adapt), weighting)
         case "centralised":
             return Algorithm(epochs(federation), adapt, "samples", pooled=True)
         case _:
@@ -74,25 +89,3 @@ def _kind(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return "nothing" if value is None else f"a {type(value).__name__}"
-
-
-def finetune(federation: FederationConfig, personalisation: PersonalisationConfig) -> Personalise:
-    """Personalisation by plain SGD from the global model; for Per-FedAvg that is its adaptation, at rate alpha."""
-    rate = personalisation.learning_rate
-    if rate is None:
-        meta = federation.algorithm == "perfedavg"
-        rate = federation.perfedavg.alpha if meta else federation.learning_rate
-
-    def personalise(work: Work) -> tuple[np.ndarray, int]:
-        steps = personalisation.steps
-        if personalisation.epochs is not None:
-            steps = max(1, round(personalisation.epochs * work.samples.batches(federation.batch_size)))
-        personal, _ = sgd(work, steps, federation.batch_size, rate)
-        return personal, steps
-
-    return keep if personalisation.method == "none" else personalise
-
-
-def keep(work: Work) -> tuple[np.ndarray, int]:
-    """No personalisation: the global model as it is."""
-    return work.params, 0

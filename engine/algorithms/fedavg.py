@@ -5,19 +5,35 @@ FedAvg: McMahan et al. 2017 (arXiv 1602.05629). FedProx: Li et al. 2020 (arXiv 1
 
 import numpy as np
 
-from engine.algorithms.base import Local, LocalResult, Work, sgd
+from engine.algorithms.base import Bend, Local, LocalResult, Personalise, Work, pulled, sgd, straight
 from engine.algorithms.config import FederationConfig
+
+
+def steps_of(config: FederationConfig, work: Work) -> int:
+    """SGD steps of a hospital's round."""
+    if config.local_steps is not None and work.privacy.steps is None:
+        return work.cut(config.local_steps)
+    return work.steps(config.local_epochs, config.batch_size)
+
+
+def rate_of(config: FederationConfig, round: int) -> float:
+    """Rate of local SGD in a round."""
+    return config.learning_rate * config.decay ** (round - 1)
+
+
+def trained(config: FederationConfig, work: Work, bend: Bend = straight) -> tuple[np.ndarray, float, int]:
+    """A round's plain SGD: parameters, mean loss, steps."""
+    steps = steps_of(config, work)
+    params, loss = sgd(work, steps, config.batch_size, rate_of(config, work.round), bend)
+    return params, loss, steps
 
 
 def epochs(config: FederationConfig, mu: float = 0.0) -> Local:
     """Local work: `local_epochs` passes of SGD from the global model, with FedProx's pull when mu > 0."""
 
     def local(work: Work) -> LocalResult:
-        steps = work.steps(config.local_epochs, config.batch_size)
-        rate = config.learning_rate * config.decay ** (work.round - 1)
-        anchor = (work.params, mu) if mu > 0 else None
-        trained, loss = sgd(work, steps, config.batch_size, rate, anchor)
-        return LocalResult(trained - work.params, loss, steps)
+        params, loss, steps = trained(config, work, pulled(work.params, mu))
+        return LocalResult(params - work.params, loss, steps)
 
     return local
 
@@ -35,6 +51,25 @@ def alone(config: FederationConfig) -> Local:
     return local
 
 
-def own_model(work: Work) -> tuple[np.ndarray, int]:
-    """The personal model of local-only: what the hospital trained; one that never trained keeps the given model."""
-    return work.state.get("params", work.params), 0
+def own_model(config: FederationConfig) -> Personalise:
+    """The personal model of local-only: what the hospital trained.
+
+    One that never trained, as one that was not there, trains on its own minutes now, for as many rounds as the others.
+    """
+    train = alone(config)
+
+    def personalise(work: Work) -> tuple[np.ndarray, int]:
+        if "params" in work.state:
+            return work.state["params"], 0
+        return rounds_alone(config, work, train, "params")
+
+    return personalise
+
+
+def rounds_alone(config: FederationConfig, work: Work, train: Local, name: str) -> tuple[np.ndarray, int]:
+    """What a hospital that was not there comes to in as many rounds as the others had: its private `name`, and the cost."""
+    state, spent = dict(work.state), 0
+    for round in range(1, config.rounds + 1):
+        result = train(Work(**{**vars(work), "state": state, "round": round}))
+        state, spent = {**state, **result.state}, spent + result.gradient_evaluations
+    return state[name], spent

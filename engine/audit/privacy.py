@@ -18,7 +18,7 @@ from engine.encoding import canonical_json
 from engine.ledger.format import PRIVACY, PRIVACY_TERMS
 
 _UNITS = {"rate": 10**9, "sigma": 10**6, "clip": 10**6, "delta": 10**12}
-_COST = {"first-order": (2, 0), "hessian-free": (2, 1)}  # samples of a meta-step: of one gradient, of two
+_COST = {"first-order": (2, 0), "difference": (2, 1)}  # samples of a meta-step: of one gradient, of two
 _OF_METHOD = {"dp-sgd": "dp-sgd/1"}
 _SLACK, _LOOSE = 1e-5, 0.02  # of an epsilon: that it is below ours, by rounding; that it is above
 _WORD = "that noise was added is each hospital's word, which nothing outside it can confirm"

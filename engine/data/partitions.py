@@ -297,7 +297,8 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
     if config.split == "patients" or (config.split != "chronological" and not _have_clocks(beats)):
         _by_patient(beats, hospital, trains, config, part)
         return part, trains
-    train, validation, _test = config.fractions
+    choosing = _choosing(beats, hospital, trains, config)
+    shares = _shares(config, bool(choosing.any()))
     # Only beat-dirichlet puts one record's beats into hospitals that train and into one that does not.
     learning, adapting = (hospital >= 0) & trains[hospital], (hospital >= 0) & ~trains[hospital]
     for side, (r, record) in itertools.product((learning, adapting), enumerate(beats.records)):
@@ -308,14 +309,60 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         if side is adapting:
             early = sample < config.adapt_minutes * 60 * record["sampling_rate"]
             parts = np.where(early, TRAIN, TEST).astype(np.int8)
-        elif config.split in UNSEEN_AFTER:
-            # the training side keeps no test part: its patients are tested nowhere
-            known = train + validation
-            parts = _parts(len(members), (train / known, validation / known, 0.0))
+        elif choosing[members].any():
+            parts = np.where(choosing[members], VALIDATION, TRAIN).astype(np.int8)
         else:
-            parts = _parts(len(members), config.fractions)
+            parts = _parts(len(members), shares)
         part[members] = _with_gap(parts, sample, sum(beats.window))
     return part, trains
+
+
+def _shares(config: CohortConfig, chosen: bool) -> tuple[float, float, float]:
+    """Train, validation, test of a record that trains; `chosen`: patients of their own validate."""
+    train, validation, tested = config.fractions
+    if config.split in UNSEEN_AFTER:
+        # the training side keeps no test part: its patients are tested nowhere
+        known = train + validation
+        train, validation, tested = train / known, validation / known, 0.0
+    return (1.0 - tested, 0.0, tested) if chosen else (train, validation, tested)
+
+
+DRAWS = 200  # sets of patients that are drawn, of which the most even one validates
+
+
+def _choosing(beats: Beats, hospital: np.ndarray, trains: np.ndarray, config: CohortConfig) -> np.ndarray:
+    """bool[beats], true for the beats of whole patients of the training hospitals who validate and do not train.
+
+    What is tested are patients that nobody has seen, so what is chosen by must be, too. Of some sets of patients, drawn
+    evenly, the one is taken whose share of each class is nearest to the share of validation; every hospital keeps a
+    patient to train on. Nobody is chosen, and minutes validate, where no patients are unseen, where the share is less than
+    half a patient, each hospital has one only, or a patient is in several.
+    """
+    result, wanted = np.zeros(len(beats), bool), config.fractions[1] / sum(config.fractions[:2])
+    if trains.all():
+        return result
+    names = np.unique([record["patient"] for record in beats.records], return_inverse=True)[1][beats.record]
+    learning = (hospital >= 0) & trains[hospital]
+    patients, home = np.unique(np.stack([names[learning], hospital[learning]]), axis=1)
+    spare = len(patients) - len(np.unique(home))
+    count = min(spare, round(len(patients) * wanted))
+    if not count or len(np.unique(patients)) < len(patients):
+        return result
+    classes = len(beats.classes)
+    table = np.bincount(
+        names[learning] * classes + np.asarray(beats.y)[learning], minlength=(names.max() + 1) * classes
+    )
+    table = table.reshape(-1, classes)[patients]
+    table = table[:, table.any(0)] / table.sum(0)[table.any(0)]
+    draw, best, chosen = generator(config.seed, "split"), np.inf, np.zeros(0, int)
+    for _ in range(DRAWS):
+        order = draw.permutation(len(patients))
+        keepers = [np.flatnonzero(home[order] == h)[0] for h in np.unique(home)]  # the first of each hospital trains
+        some = np.delete(order, keepers)[:count]
+        off = np.abs(table[some].sum(0) - wanted).sum()
+        if off < best:
+            best, chosen = off, some
+    return learning & np.isin(names, patients[chosen])
 
 
 def _have_clocks(beats: Beats) -> bool:

@@ -1,11 +1,11 @@
 """One hospital's beats of one part, and the orders in which batches pass through them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from engine.oracles.base import Batch
+from engine.oracles.base import Batch, Oracle
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Samples:
     Attributes:
         added: synthetic beats, at positions from len(index).
         class_weight, logit_offset: of every batch, see `Batch`.
+        patient: int[beats], a number of the patient of every beat in the arrays; None where nobody wants to know.
         budget: number of beats whose batches make an epoch; None: of all that are there.
     """
 
@@ -26,6 +27,7 @@ class Samples:
     class_weight: np.ndarray | None = None
     logit_offset: np.ndarray | None = None
     budget: int | None = None
+    patient: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index) + (len(self.added.y) if self.added is not None else 0)
@@ -44,6 +46,8 @@ class Samples:
         if self.added is None:
             rows = self.index[positions]
             parts = (self.x[rows], self.rr[rows], self.y[rows])
+            if self.patient is not None:
+                return Batch(*parts, self.class_weight, self.logit_offset, self.patient[rows])
         else:
             wanted = np.arange(len(self))[positions]
             real = wanted < len(self.index)
@@ -52,6 +56,21 @@ class Samples:
             both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
             parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
         return Batch(*parts, self.class_weight, self.logit_offset)
+
+
+_NONE = np.zeros(0, np.float32)
+NO_SAMPLES = Samples(_NONE, _NONE, np.zeros(0, np.int8), np.zeros(0, np.int64))
+_BLOCK = 4096  # beats scored at a time, so that a large hospital does not copy all of its mapped beats at once
+
+
+def predicted(
+    oracle: Oracle, params: np.ndarray, samples: Samples, seen: Callable[[Batch], Batch] = lambda batch: batch
+) -> np.ndarray:
+    """int8[n], the class that the parameters give each beat, as it is or as it is `seen`."""
+    blocks = [seen(samples.batch(slice(i, i + _BLOCK))) for i in range(0, len(samples), _BLOCK)]
+    return np.concatenate(
+        [oracle.scores(params, b.x, b.rr).argmax(1).astype(np.int8) for b in blocks] or [np.zeros(0, np.int8)]
+    )
 
 
 def passes(n: int, batch_size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:

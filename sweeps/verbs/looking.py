@@ -1,4 +1,4 @@
-"""compare, report, ui: what only reads."""
+"""compare, report, claims, ui: what only reads."""
 
 import argparse
 import hashlib
@@ -33,6 +33,15 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--out", type=Path, help="where page and pictures go; the study's folder/report by default")
     sub.add_argument("--no-audit", action="store_true", help="do not audit the study for the verdict on the page")
     trusts(sub)
+    sub = verbs.add(
+        "claims",
+        claims,
+        "verdicts on claims that were written down beforehand, by the test beats of a study's patients",
+    )
+    sub.add_argument("folder", type=Path, help="of a study")
+    sub.add_argument("file", type=Path, help="the claims, YAML")
+    sub.add_argument("--out", type=Path, help="where page and data go; the study's folder/claims by default")
+    sub.add_argument("--hash", action="store_true", help="only print the hash of the file, for the study's key claims")
     sub = verbs.add("ui", ui, "MLflow on a folder's store, on those of several folders together, or on a shared one")
     sub.add_argument("folders", type=Path, nargs="*", metavar="folder", help="of a study or run")
     sub.add_argument("--store", metavar="URI", help="MLflow store that several studies share, in place of folders")
@@ -61,6 +70,20 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
 
     written = write_report(options.folder, options.out, None if options.no_audit else _verdict)
     print(f"{written[0]} and {len(written) - 1} pictures beside it")
+    return 0
+
+
+def claims(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.hash:
+        from sweeps.claims import read_claims
+
+        print(read_claims(options.file)[1])
+        return 0
+    from sweeps.claims_page import told, write_claims
+
+    found, written = write_claims(options.folder, options.file, options.out)
+    print(told(found))
+    print(" and ".join(map(str, written)))
     return 0
 
 

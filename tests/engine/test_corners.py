@@ -25,7 +25,7 @@ ALGORITHMS = ["fedavg", "fedprox", "perfedavg", "local", "centralised"]
 CHOICES: dict[str, list[Any]] = {
     "cohort.split": SPLITS,
     "federation.algorithm": ALGORITHMS,
-    "personalisation.method": ["none", "finetune"],
+    "personalisation.method": ["none", "finetune", "lp-ft", "safeguarded"],
     "balance.method": ["none", "class_weighted", "oversample", "smote"],
     "data.classes": ["NSVFQ", "NV"],
     "data.leads": [None, [["MLII"], ["V1"]]],
@@ -35,6 +35,9 @@ CHOICES: dict[str, list[Any]] = {
 MORE: dict[str, list[Any]] = {
     **CHOICES,
     "cohort.split": [*SPLITS, "other-database"],
+    "federation.algorithm": [*ALGORITHMS, "scaffold", "ditto", "fedper", "fedrep", "fedbn"],
+    "personalisation.keep": ["last", "half-way", "best-on-validation"],
+    "personalisation.part": ["all", "head"],
     "data.normalise": ["record", "train", "beat"],
     "cohort.partition": [
         "records", "one-record", "consecutive", "pathology", "record-dirichlet", "beat-dirichlet", "quantity",
@@ -132,6 +135,8 @@ def corner(tiny_config: Any, records: Path, row: Row) -> Any:
         keys["data.symbols"] = {"N": "usual", "A": "early", "V": "pvc"}
     if keys.get("ledger.backend", "none") == "none" or keys["federation.algorithm"] == "centralised":
         keys["ledger.reputation"] = "none"  # the settings refuse it
+    if keys["federation.algorithm"] == "scaffold":
+        keys["federation.local_steps"] = 3
     return tiny_config(**keys)
 
 

@@ -455,7 +455,7 @@ def test_keys_tell_range_unit_default_and_when_they_are_read(capsys):
         "  in a study: may stand in conditions, baselines and search",
     ]
     assert main(["keys", "federation.algorithm"]) == 0
-    assert "  allowed: fedavg | fedprox | perfedavg | local | centralised" in capsys.readouterr().out
+    assert "  allowed: fedavg | fedprox | scaffold | perfedavg | ditto | fedper" in capsys.readouterr().out
     assert main(["keys", "seed"]) == 0
     assert "belongs to the study" in capsys.readouterr().out
     assert main(["keys", "objectives"]) == 0

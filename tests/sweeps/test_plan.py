@@ -33,7 +33,7 @@ def test_plan_counts_actors_memory_and_time_by_hand():
     assert "  condition hospitals=3, skew=pathology: 3 hospitals of " in out
     assert "classes N S V F Q; in the trial's runner" in out
     assert "of them: 2 baselines (1 in each of 2 conditions), 2 tuned\n" in out
-    assert "    methods: local-only, FedAvg, Per-FedAvg hessian-free\n" in out
+    assert "    methods: local-only, FedAvg, Per-FedAvg difference\n" in out
     assert "actors: up to 5 processes" in out
     # 1.5 GB * 0.7 / 0.65 GB = 1.6
     assert "about 0.65 GB a trial, 1.3 GB in all, 1.5 GB are free; enough for 1 at a time, and no more will run" in out

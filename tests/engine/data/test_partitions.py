@@ -469,6 +469,47 @@ def test_inter_patient_by_hand(beats_of: Make) -> None:
     assert shorter[beats.record == 0].tolist() == [TRAIN] * 3 + [TEST] * 17
 
 
+def whole_patients(beats: Beats, owner: np.ndarray, part: np.ndarray, hospitals: int) -> list[str]:
+    """The records that validate; none of their beats does anything else, and no others validate."""
+    learning = (owner >= 0) & (owner < hospitals)
+    chosen = [r for r in range(len(beats.records)) if (part[(beats.record == r) & learning] == VALIDATION).any()]
+    for r in chosen:
+        assert (part[(beats.record == r) & learning] == VALIDATION).all()
+    return [beats.records[r]["name"] for r in chosen]
+
+
+def test_patients_that_nobody_trains_on_validate_where_patients_are_unseen(beats_of: Make) -> None:
+    # 14 training patients, 60 % and 10 % of what is not tested: 2 validate. S lies in four of them, so that none or two
+    # of these would be further from a seventh of S than one is.
+    seen = {f"p{i:02}": "N" * 12 + "S" * 8 * (i in (0, 1, 2, 3)) for i in range(14)}
+    unseen = {f"q{i}": "N" * 20 for i in range(14)}
+    mixed = {name: text for pair in zip(seen.items(), unseen.items(), strict=True) for name, text in pair}
+    beats = beats_of(mixed, interval=MINUTE // 2)
+    config = CohortConfig(hospitals=4, partition="consecutive", split="inter-patient")
+    owner = partition(beats, config)
+    part, _ = split(beats, owner, config)
+    chosen = whole_patients(beats, owner, part, 4)
+    assert len(chosen) == 2
+    assert sum(name in ("p00", "p01", "p02", "p03") for name in chosen) == 1
+    assert all((part[owner == h] == TRAIN).any() for h in range(4))
+    assert set(part[(owner >= 0) & (owner < 4)].tolist()) == {TRAIN, VALIDATION}
+    assert np.array_equal(part, split(beats, owner, config)[0])
+    others = [split(beats, owner, config.model_copy(update={"seed": seed}))[0] for seed in range(1, 6)]
+    assert any(not np.array_equal(part, other) for other in others)
+
+
+def test_the_hospitals_that_train_beside_a_held_out_one_validate_by_patient(beats_of: Make) -> None:
+    beats = beats_of(dict.fromkeys("abcdefgh", "N" * 20), interval=MINUTE // 2)
+    config = CohortConfig(hospitals=2, partition="consecutive", split="leave-one-hospital-out", held_out=1)
+    owner = partition(beats, config)
+    part, _ = split(beats, owner, config)
+    (name,) = whole_patients(beats, owner, part, 1)  # round(4 / 7)
+    for letter in set("abcd") - {name}:
+        assert part[beats.record == "abcdefgh".index(letter)].tolist() == [TRAIN] * 14 + [TEST] * 6
+    none = config.model_copy(update={"fractions": (0.7, 0.0, 0.3)})
+    assert not (split(beats, owner, none)[0] == VALIDATION).any()
+
+
 def test_inter_patient_keeps_adaptation_and_test_windows_apart(beats_of: Make) -> None:
     beats = beats_of({"100": "N" * 4, "101": "N" * 4}, window=40, database="mitdb")
     edge = 5 * MINUTE

@@ -335,10 +335,25 @@ def test_other_layouts_and_types_are_taken() -> None:
 
 
 def test_hessian_vector_is_torchs() -> None:
-    params, batch = parameters(SMALL), beats(SMALL, 4)
-    vector = parameters(SMALL, 1)
-    wanted = reference(SMALL).hessian_vector(params, batch, vector)
-    assert distance(oracle(SMALL).hessian_vector(params, batch, vector), wanted) <= TOLERANCE
+    network = ODD
+    params, batch, vector = parameters(network), beats(network, 4), parameters(network, 1)
+    draw = np.random.default_rng(2)
+    changed = batch._replace(
+        class_weight=draw.uniform(0.5, 2, network.classes).astype(np.float32),
+        logit_offset=draw.standard_normal(network.classes).astype(np.float32),
+    )
+    for one in (batch, changed):
+        wanted = reference(network).hessian_vector(params, one, vector)
+        assert distance(oracle(network).hessian_vector(params, one, vector), wanted) <= TOLERANCE
+
+
+def test_a_hessian_is_linear_and_symmetric() -> None:
+    params, batch = parameters(ODD), beats(ODD, 6)
+    u, v = parameters(ODD, 1), parameters(ODD, 2)
+    one, other = (oracle(ODD).hessian_vector(params, batch, w) for w in (u, v))
+    assert distance(oracle(ODD).hessian_vector(params, batch, 2 * u - v), 2 * one - other) <= TOLERANCE
+    assert float(v.astype(float) @ one) == pytest.approx(float(u.astype(float) @ other), rel=1e-4)
+    np.testing.assert_array_equal(oracle(ODD).hessian_vector(params, batch, np.zeros_like(u)), np.zeros_like(u))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -425,6 +440,7 @@ def test_key_depends_on_all_that_shapes_the_library(
 ) -> None:
     monkeypatch.setattr(native, "_build", lambda command, source, path: None)
     paths = [compile_kernel(SMALL), compile_kernel(ODD), compile_kernel(SMALL, QUICK)]
+    paths.append(compile_kernel(SMALL, product=True))
     monkeypatch.setattr(native, "_cpu", lambda: ["another"])
     paths.append(compile_kernel(SMALL))
     monkeypatch.setattr(native, "_run", lambda command: "version 99")

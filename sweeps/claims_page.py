@@ -1,0 +1,73 @@
+"""The page of `pulseledger claims`: a sentence and a picture for each claim, and `claims.json`."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from engine.files import write_text
+from engine.homes import claim as claim_folder
+from sweeps.claims import Found, as_document, judge, read_claims, registered
+from sweeps.page import Page, Picture, Said, Section, Words
+
+PAGE, DATA = "claims.html", "claims.json"
+COLOURS = {"validated": "#2a7f3f", "refuted": "#b3362b", "not shown": "#7a6a2a", "not testable": "#777777"}
+HOW = (
+    "Every number is of test predictions, patient by patient. A claim is validated where the paired test over patients (after Holm, over "
+    "all claims of the file) and the interval of resampled patients both say so, refuted where the interval excludes it, and not testable "
+    "where there are too few beats or patients. A point is a patient's own difference, mean over seeds."
+)
+
+
+def write_claims(folder: Path, file: Path, out: Path | None = None) -> tuple[list[Found], list[Path]]:
+    """Judges the claims of a file by a study's predictions; writes page and data.
+
+    Raises:
+        PulseLedgerError: file or study is wrong, or the folder for the page is somebody else's.
+    """
+    claims, digest = read_claims(file)
+    found, standing = judge(claims, folder), registered(folder, digest)
+    out = out or folder / "claims"
+    claim_folder(out, "report", (PAGE, DATA))
+    sections, drawn = [], {}
+    for one in found:
+        parts: list[Words | Picture] = [Words(one.sentence, "lead")]
+        if one.difference is not None:
+            picture = Picture(f"claim-{one.claim.id}", forest(one), f"{one.claim.id}: {one.verdict}")
+            buffer = io.BytesIO()
+            picture.figure.savefig(buffer, format="png", dpi=120)
+            drawn[picture.stem] = buffer.getvalue()
+            parts.append(picture)
+        sections.append(Section(f"{one.claim.id} {one.verdict}", tuple(parts)))
+    said = [Said(one.sentence, (), COLOURS[one.verdict]) for one in found]
+    page = Page(
+        f"Claims: {file.name}", said, HOW, [("claims", f"SHA-256 {digest}"), ("standing", standing)], sections, drawn
+    )
+    write_text(out / PAGE, page.html())
+    write_text(out / DATA, as_document(found, digest, standing))
+    return found, [out / PAGE, out / DATA]
+
+
+def forest(found: Found) -> Figure:
+    """Each patient's difference, and the pooled one with its interval under them, in points."""
+    assert found.difference is not None
+    order = sorted(range(len(found.each)), key=lambda i: found.each[i])
+    figure = Figure(figsize=(6.4, 1.2 + 0.16 * len(order)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    if margin := found.claim.margin:
+        axes.axvspan(-100 * margin, 100 * margin, color="#eeeeee", zorder=0)
+    axes.plot([100 * found.each[i] for i in order], range(1, len(order) + 1), "o", markersize=3, color="#444444")
+    value, low, high = (100 * number for number in found.difference)
+    colour = COLOURS[found.verdict]
+    axes.plot([low, high], [0, 0], color=colour, linewidth=2)
+    axes.plot([value], [0], "D", color=colour)
+    axes.set_yticks(range(len(order) + 1), ["all", *(found.patients[i] for i in order)], fontsize=6)
+    axes.set_xlabel(f"points of {found.claim.endpoint.replace('_', '-')}, subject less other")
+    return figure
+
+
+def told(found: Sequence[Found]) -> str:
+    """What the command prints."""
+    return "\n".join(one.sentence for one in found)
