@@ -1,7 +1,8 @@
 """The state of the loop after a round, in one file that appears whole or not at all."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.numpy import save_file
 
 from engine.errors import DataError, StudyError
 from engine.files import whole
-from engine.messages import LoopState, Measured
+from engine.messages import Job, LoopState, Measured, Tally, Timeline
 from engine.result import RoundSummary, read_rounds
 
 NAME = "checkpoint.safetensors"
@@ -41,10 +42,13 @@ def save(
     tensors |= {f"server/{name}": array for name, array in state.server.items()}
     for hospital, own in state.states.items():
         tensors |= {f"state/{hospital}/{name}": array for name, array in own.items()}
+    tensors |= {f"older/{number}": params for number, params in state.older.items()}
     tensors |= _measured_to_tensors(state.measured)
     history = [row.document() for row in state.history]
     meta = {"round": state.round, "history": history, "config_hash": config_hash, "ledger": list(ledger_entries)}
     meta["data"] = data
+    meta["models"] = {str(number): _digest(params) for number, params in state.older.items()}
+    meta["timeline"] = _timeline_to_json(state.timeline)
     with whole(folder / NAME, mode=0o600) as part:  # rounds that wait for the ledger have their openings in it
         save_file(tensors, part, {"state": json.dumps(meta)})
 
@@ -87,7 +91,12 @@ def load(folder: Path, config_hash: str, data: str | None = None) -> tuple[LoopS
         measured = _measured_from_tensors(tensors, meta["round"])
     except (KeyError, ValueError, IndexError) as error:
         raise DataError(f"{path}: is not a readable checkpoint (measured: {error}).") from None
-    return LoopState(meta["round"], tensors["params"], states, server, rows, measured), meta["ledger"]
+    older = {int(name.removeprefix("older/")): array for name, array in tensors.items() if name.startswith("older/")}
+    try:
+        line = _timeline_from_json(meta["timeline"], meta["models"], older)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: is not a readable checkpoint (virtual clock: {error}).") from None
+    return LoopState(meta["round"], tensors["params"], states, server, rows, measured, line, older), meta["ledger"]
 
 
 def history(folder: Path) -> tuple[RoundSummary, ...]:
@@ -127,6 +136,23 @@ def _measured_from_tensors(tensors: dict[str, np.ndarray], rounds: int) -> tuple
         classes = int(len(row) ** 0.5)
         tables[row[0] - 1][int(row[1])] = row[2:].reshape(classes, classes)
     return tuple(Measured(i + 1, gradients[i], tables[i]) for i in range(rounds))
+
+
+def _timeline_to_json(line: Timeline) -> dict[str, Any]:
+    tallies = {str(hospital): list(one) for hospital, one in line.tallies.items()}
+    return {"now": line.now, "begun": line.begun, "jobs": [list(job) for job in line.jobs], "tallies": tallies}
+
+
+def _timeline_from_json(values: Any, digests: Any, older: Mapping[int, np.ndarray]) -> Timeline:
+    """The clock, whose jobs began from the last model or from one of `older`, each under its digest."""
+    if {str(number): _digest(params) for number, params in older.items()} != digests:
+        raise ValueError("an older model is not the one that was kept")
+    tallies = {int(hospital): Tally(*one) for hospital, one in values["tallies"].items()}
+    return Timeline(values["now"], tuple(Job(*job) for job in values["jobs"]), values["begun"], tallies)
+
+
+def _digest(params: np.ndarray) -> str:
+    return hashlib.sha256(params.tobytes()).hexdigest()
 
 
 def fence(folder: Path, attempt: int) -> None:

@@ -24,6 +24,7 @@ from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
+from engine.timing.config import ClockConfig
 from engine.tracking.config import TrackingConfig, has_password
 
 
@@ -38,6 +39,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    clock: ClockConfig = ClockConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
     update: UpdateConfig = UpdateConfig()
@@ -67,6 +69,7 @@ class RunConfig(Section):
         yield from self._of_sites()
         yield from self._of_own_parts()
         yield from self._of_attackers()
+        yield from self._of_time()
         yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
@@ -102,6 +105,44 @@ class RunConfig(Section):
         if merges and (says := self.aggregation.problem(in_a_round)):
             yield Mistake(says, ["aggregation.rule", "aggregation.byzantine", "cohort.hospitals"])
 
+    def _of_time(self) -> Iterator[Mistake]:
+        """A schedule without a clock, and one that no round of this run can keep."""
+        mode = self.schedule.mode
+        if self.clock.runs and is_own(mode):
+            says = "clock.fleet: a schedule of your own keeps no virtual time; allowed with it: none"
+            yield Mistake(says, ["clock.fleet", "schedule.mode"])
+        elif mode != "synchronous" and not is_own(mode) and not self.clock.runs:
+            says = f"schedule.mode {mode} needs a virtual clock: clock.fleet equal, stragglers, bpfish or listed"
+            yield Mistake(says, ["schedule.mode", "clock.fleet"])
+        if self.clock.runs and self.committee.method != "none":
+            says = "committee.method: who judges has no job on the virtual clock; allowed with a committee: clock.fleet none"
+            yield Mistake(says, ["committee.method", "clock.fleet"])
+        if self.clock.runs and self.selection.policy != "random":
+            says = f"clock.fleet needs selection.policy random, not {titled(self.selection.policy)}: nobody could draw it again"
+            yield Mistake(says, ["selection.policy", "clock.fleet"])
+        if says := self.clock.problem(self.cohort.hospitals):
+            yield Mistake(says, ["clock.fleet", "cohort.hospitals"])
+        at_once = max(1, round(self.federation.participation * self.cohort.hospitals))
+        for key, wanted in (("first", "semi-synchronous"), ("buffer", "buffered")):
+            many = getattr(self.schedule, key)
+            if mode == wanted and many is not None and many > at_once:
+                says = f"schedule.{key} is {many}, but only {at_once} hospitals work at a time"
+                yield Mistake(says, [f"schedule.{key}", "cohort.hospitals", "federation.participation"])
+        if not self.schedule.is_asynchronous:
+            return
+        if self.federation.algorithm in ("local", "centralised"):
+            says = f"schedule.mode {mode}: with federation.algorithm {self.federation.algorithm} no models are merged"
+            yield Mistake(says, ["schedule.mode", "federation.algorithm"])
+        if self.aggregation.rule != "mean":
+            says = f"schedule.mode {mode} needs aggregation.rule mean: no other rule knows what an old update counts"
+            yield Mistake(says, ["schedule.mode", "aggregation.rule"])
+        if mode == "fedcompass" and self.privacy.noised:
+            says = f"schedule.mode fedcompass hands out shares of the work, and privacy.method {self.privacy.method} accounts for all"
+            yield Mistake(says, ["schedule.mode", "privacy.method"])
+        if mode == "fedasync" and self.ledger.reputation == "peers":
+            says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
+            yield Mistake(says, ["schedule.mode", "ledger.reputation"])
+
     def _of_scaffold(self) -> Iterator[Mistake]:
         """SCAFFOLD reads the mean of all corrections off the global models, which takes equal work of everybody, each round."""
         if self.federation.algorithm != "scaffold":
@@ -118,6 +159,7 @@ class RunConfig(Section):
             ("schedule.mode", self.schedule.mode, "synchronous"),
             ("update.compression", self.update.compression, "none"),
             ("committee.gate", self.committee.gate, False),
+            ("clock.fleet", self.clock.fleet, "none"),
         )
         for key, found, only in wanted:
             if found != only:
@@ -252,6 +294,7 @@ def config_hash(config: RunConfig) -> str:
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
     values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
     values["attack"] = config.attack.used()
+    values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["selection"] = config.selection.used()

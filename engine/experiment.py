@@ -12,6 +12,7 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
+from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
@@ -31,7 +32,7 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
+from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, Schedule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import (
@@ -43,7 +44,7 @@ from engine.outputs import (
     privacy_terms,
     write_outputs,
 )
-from engine.own.reference import digests, is_own, require_same, titled
+from engine.own.reference import digests, require_same, titled
 from engine.own.source import FOLDER as OWN_FOLDER
 from engine.own.source import hold, of_digests
 from engine.parts import require_parts
@@ -51,12 +52,13 @@ from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
-from engine.schedule.build import build_schedule
+from engine.schedule.build import build_schedule, on_clock
 from engine.schedule.judges import Peers, nobody
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
+from engine.timing.fleet import Fleet, Load
 
 CONFIG = "config.yaml"  # in a run's folder: what it really used
 
@@ -368,6 +370,7 @@ def join(
     seats = tuple(h for h in trainers if h in validators)
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
     participants = config.federation.validation == "participants"
+    schedule = timed(schedule, config, hospitals, network.size)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
@@ -453,6 +456,39 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
+def waits_for_all(config: RunConfig) -> bool:
+    """Whether every round ends with the updates of all who were asked."""
+    lossless = config.clock.dropout == 0 and not any(one.dropout for one in config.clock.devices)
+    return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
+
+
+def timed(schedule: Schedule, config: RunConfig, hospitals: Sequence[HospitalData], parameters: int) -> Schedule:
+    """The schedule on the virtual clock, where one is kept."""
+    if not config.clock.runs:
+        return schedule
+    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
+    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals), loads)
+
+
+def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
+    """What a job is on the virtual clock: of as many gradients as the algorithm is configured to take on the real train beats.
+
+    Beats that balancing adds are not counted: how many there will be is not known before the training.
+    """
+    federation, bits = config.federation, 32 * parameters
+    batches = federation.local_epochs * -(-beats // federation.batch_size)
+    whole = federation.local_epochs * beats
+    if federation.local_steps is not None:
+        batches, whole = federation.local_steps, federation.local_steps * min(federation.batch_size, beats)
+    if config.privacy.noised:
+        return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
+    if federation.algorithm == "perfedavg":
+        cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
+        batches = cost * (tau or max(1, batches // cost))
+        return Load(batches * min(federation.batch_size, beats), batches, bits)
+    return Load(whole, batches, bits)
+
+
 def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
     """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
     return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
@@ -514,7 +550,7 @@ def open_ledger(
         genesis_model=vector_hash(genesis, network.layout),
         layout=network.layout,
         organisations=organisations,
-        quorum=min(config.federation.min_hospitals or (1 if is_own(config.schedule.mode) else per_round), per_round),
+        quorum=min(config.federation.min_hospitals or (per_round if waits_for_all(config) else 1), per_round),
         window=config.ledger.window,
         checks=_drawn_slots(config.ledger.checks, len(hospitals), per_round),
     )

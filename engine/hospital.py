@@ -27,7 +27,20 @@ from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.sitting import counted
 from engine.ledger.subjects.committee import require_said, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
-from engine.messages import Asked, Commitment, Global, Measured, Opinion, Outcome, Signed, State, Update, Vote
+from engine.messages import (
+    NEWEST,
+    Asked,
+    Commitment,
+    Global,
+    Measured,
+    Opinion,
+    Outcome,
+    Signed,
+    Start,
+    State,
+    Update,
+    Vote,
+)
 from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Batch, Oracle
@@ -74,6 +87,13 @@ def _mapped(folder: Path) -> Beats:
     return open_beats(folder)
 
 
+@functools.lru_cache(maxsize=4)
+def _patients(folder: Path) -> np.ndarray:
+    """int64[beats]: a number of each beat's patient."""
+    beats = _mapped(folder)
+    return np.unique([record["patient"] for record in beats.records], return_inverse=True)[1][beats.record]
+
+
 @functools.cache
 def _beside() -> ThreadPoolExecutor:
     """Where hospitals of this process compute rounds again while they train."""
@@ -116,8 +136,11 @@ class Hospital:
         self._privacy = NONE  # of the work under way
         beats = _mapped(task.beats)
         self._classes = beats.classes
+        private = task.config.privacy
+        patients = _patients(task.beats) if private.noised and private.unit == "patient" else None
         self._train, self._validation, self._test = (
-            Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
+            Samples(beats.x, beats.rr, beats.y, index, patient=patients)
+            for index in (data.train, data.validation, data.test)
         )
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
@@ -191,19 +214,19 @@ class Hospital:
         return self._guard(round, "ledger", lambda: self._do_sign(round, params, notice, outcome))
 
     def _do_train(self, asked: Asked, notice: Notice | None) -> Update:
-        watch = Stopwatch()
+        watch, start = Stopwatch(), asked.start_of(self.id)
         if self._signer is not None:
-            self._guard(asked.round, "ledger", lambda: self._check(asked.round - 1, asked.params, notice))
+            self._guard(asked.round, "ledger", lambda: self._check(asked.round - 1, asked.params, notice, start))
         recounted = self._recounting(notice)
         watch.lap("sign")
         draw = generator(self._seed, "batches", asked.round, self.id)
         conduct = self._conduct(asked.round)
-        work = self._work(asked.params, draw, asked.round)
+        work = replace(self._work(start.params, draw, asked.round), round=start.tick, share=start.work)
         result = self._algorithm.local(replace(work, samples=conduct.beats(work.samples)))
         if not np.isfinite(result.update).all():
             raise FloatingPointError("the update is not finite; try a smaller learning rate")
         honest, memory = self._rule.encode(result.update, self.state)
-        sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, asked.params, self.state)
+        sent, tricks = asked.crafted.get(self.id) or conduct.send(honest, start.params, self.state)
         if sent is not honest:
             sent = self._rule.form(sent)  # whoever attacks sends in the same form
         self.state = {**result.state, **memory, **tricks, **self._privacy.memory()}
@@ -218,7 +241,7 @@ class Hospital:
             }
             price = self._privacy.price(result.gradient_evaluations)
             digest = vector_hash(sent, self._layout)
-            signed = Signed(*self._signer.update(notice, digest, len(self._train), metrics, price))
+            signed = Signed(*self._signer.update(notice, digest, len(self._train), metrics, price, start.round))
         watch.lap("sign")
         return Update(
             hospital=self.id,
@@ -229,6 +252,8 @@ class Hospital:
             state=self.state,
             signed=signed,
             sign_seconds=watch.laps["sign"],
+            discount=start.discount,
+            start=start.round if start.round < asked.round - 1 else NEWEST,
         )
 
     def _recounting(self, notice: Notice | None) -> Callable[[], None]:
@@ -245,10 +270,14 @@ class Hospital:
         """
         assert self._signer is not None
         assert notice.shown is not None
-        header, before = notice.headers[-1], Global(notice.shown.before, dict(notice.shown.server))
-        updates = [Update(u.slot, u.vector, u.samples, 0.0, 0) for u in self._signer.weighed(notice, self._layout)]
+        header, shown = notice.headers[-1], notice.shown
+        before = Global(shown.before, dict(shown.server), shown.older)
+        updates = [
+            Update(u.slot, u.vector, u.samples, 0.0, 0, discount=u.discount, start=u.start)
+            for u in self._signer.weighed(notice, self._layout)
+        ]
         if self._task.config.committee.gate:
-            committee, shown = self._task.config.committee, notice.shown
+            committee = self._task.config.committee
             said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent)
             updates = counted(updates, said)
         after = self._rule.again(header.round, before, updates)
@@ -308,7 +337,7 @@ class Hospital:
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         samples = self._to_train_on()
-        self._privacy = self._mechanisms(round, params, self.state, len(samples))
+        self._privacy = self._mechanisms(round, params, self.state, samples)
         return Work(
             self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation
         )
@@ -349,14 +378,18 @@ class Hospital:
         """This hospital's own; where no ledger is kept, one for what is asked and reported."""
         return self._signer if self._signer is not None else Signer(self.id, terms.signing, self._seed)
 
-    def _check(self, round: int, params: np.ndarray, notice: Notice | None) -> None:
-        """Requires the ledger to stand after `round`, with this model."""
+    def _check(self, round: int, params: np.ndarray, notice: Notice | None, start: Start | None = None) -> None:
+        """Requires the ledger to stand after `round`, with this model, and `start` to be one that it has sealed."""
         assert self._signer is not None
         if notice is None or not notice.headers or notice.headers[-1].round != round:
             raise LedgerError(f"the coordinator does not show the head of round {round}")
         if _hash_of(params, self._layout) != notice.model:
             raise LedgerError("the model that was given is not the one that would be signed for")
         self._signer.check(notice)
+        if start is None or start.params is params:
+            return
+        if vector_hash(start.params, self._layout) != self._signer.model_after(notice, start.round):
+            raise LedgerError(f"the model that was given is not the one after round {start.round}")
 
     def _do_sign(self, round: int, params: np.ndarray, notice: Notice | None, outcome: Outcome) -> Outcome:
         watch = Stopwatch()
@@ -371,7 +404,7 @@ class Hospital:
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
         personal, cost = params, 0
-        self._privacy = self._mechanisms(0, params, self.state, len(self._train))
+        self._privacy = self._mechanisms(0, params, self.state, self._train)
         if len(self._validation) or len(self._test):  # else nobody would look at a personal model
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from engine.result import CommitteeRow, RoundSummary, SyntheticRow, VerdictRow
 State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
 # hospital of the update -> judge -> (correct predictions, beats) on the judge's validation part
 Verdicts = Mapping[int, Mapping[int, tuple[int, int]]]
+NEWEST = -1  # in the place of a round: the last
 Column = Mapping[int, tuple[int | None, ...]]  # of one judge: hospital of the update -> its share of each class
 
 
@@ -36,6 +37,101 @@ class Crafted(NamedTuple):
     memory: State
 
 
+class Job(NamedTuple):
+    """A hospital's work that is under way on the virtual clock; times in microseconds, energies in nanojoules.
+
+    Attributes:
+        number: of the hospital's jobs, from 1.
+        start: rounds that were done when it began, which names the model that it was given.
+        tick: rounds that so many jobs would have been with everybody in time; decay of rates goes by it.
+        work: share of the configured local work.
+        meets: when its group is to arrive; 0 without groups.
+        busy: that the job takes, without absences.
+        lost: whether nothing will arrive.
+    """
+
+    hospital: int
+    number: int
+    start: int
+    tick: int
+    work: float
+    began: int
+    ends: int
+    meets: int
+    busy: int
+    compute: int
+    radio: int
+    lost: bool
+
+
+class Tally(NamedTuple):
+    """What a hospital's jobs came to, until now: how many of each kind, microseconds, nanojoules.
+
+    Attributes:
+        delivered: taken into a round.
+        dropped: that it lost; late: that were given up, as the others did not wait.
+        busy: microseconds of all, whatever came of them; `wasted` of those that came to nothing.
+        pace: microseconds that a whole job took last; 0 where none has ended.
+    """
+
+    jobs: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    late: int = 0
+    busy: int = 0
+    wasted: int = 0
+    compute: int = 0
+    radio: int = 0
+    pace: int = 0
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The virtual clock between two rounds: microseconds, jobs under way, jobs that ever began, tallies by hospital."""
+
+    now: int = 0
+    jobs: tuple[Job, ...] = ()
+    begun: int = 0
+    tallies: Mapping[int, Tally] = field(default_factory=dict)
+
+
+class Absent(NamedTuple):
+    """A job that ended in a round and is not in it: "dropped" or "late", and the rounds that were done when it began."""
+
+    hospital: int
+    number: int
+    kind: Literal["dropped", "late"]
+    start: int
+
+
+class Pace(NamedTuple):
+    """A round on the virtual clock: how it leaves the clock, what came in, who is not in it; nothing where no time is kept."""
+
+    line: Timeline = Timeline()
+    arrived: tuple[Job, ...] = ()
+    absent: tuple[Absent, ...] = ()
+
+
+NO_TIME = Pace()
+
+
+class Start(NamedTuple):
+    """Where a hospital's work of a round began, if not with the last model, and what it counts.
+
+    Attributes:
+        round: rounds that were done then.
+        params: float32[parameters].
+        tick, work: as of `Job`.
+        discount: factor on the weight of the update.
+    """
+
+    round: int
+    params: np.ndarray
+    tick: int
+    work: float
+    discount: float
+
+
 @dataclass(frozen=True)
 class Asked:
     """Who works in a round, and from which model.
@@ -46,6 +142,8 @@ class Asked:
         params: float32[parameters], the model to start from.
         model: its name on the ledger; b"" where none is kept.
         crafted: hostile hospital -> what it sends.
+        starts: hospital -> where it began, of those for whom it is not the plain model of the round.
+        pace: the round on the virtual clock.
         judges: of the round, who do not train; () where none are seated.
     """
 
@@ -54,7 +152,13 @@ class Asked:
     params: np.ndarray
     model: bytes = b""
     crafted: Mapping[int, Crafted] = field(default_factory=dict)
+    starts: Mapping[int, Start] = field(default_factory=dict)
+    pace: Pace = NO_TIME
     judges: tuple[int, ...] = ()
+
+    def start_of(self, hospital: int) -> Start:
+        """Where this hospital's work begins."""
+        return self.starts.get(hospital) or Start(self.round - 1, self.params, self.round, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +173,8 @@ class Update:
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
         signed: the hospital's word on it; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
+        discount: factor on its weight, as the schedule has set it.
+        start: rounds that were done when it began; NEWEST: all.
     """
 
     hospital: int
@@ -79,6 +185,8 @@ class Update:
     state: State = field(default_factory=dict)
     signed: Signed | None = None
     sign_seconds: float = 0.0
+    discount: float = 1.0
+    start: int = NEWEST
 
 
 class Trained(NamedTuple):
@@ -271,6 +379,8 @@ class LoopState:
         server: state of the server's optimiser.
         history: one record for each round, as in `result.json`.
         measured: of each round.
+        timeline: the virtual clock after it.
+        older: rounds that were done -> float32[parameters], the models that jobs under way began from, without the last.
     """
 
     round: int
@@ -279,13 +389,16 @@ class LoopState:
     server: State = field(default_factory=dict)
     history: tuple[RoundSummary, ...] = ()
     measured: tuple[Measured, ...] = ()
+    timeline: Timeline = Timeline()
+    older: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 class Global(NamedTuple):
-    """The global model, float32[parameters], and what the server's optimiser remembers with it."""
+    """The global model, float32[parameters], what the server's optimiser remembers with it, and models before it."""
 
     params: np.ndarray
     server: State
+    older: Mapping[int, np.ndarray] = {}
 
 
 @dataclass(frozen=True)
@@ -297,6 +410,8 @@ class RoundRecord:
         servers: state of the server's optimiser before and after.
         judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
+        asked: who was, and from which models.
+        older: as of `LoopState`, before the round.
     """
 
     round: int
@@ -306,6 +421,8 @@ class RoundRecord:
     judged: Judged
     summary: RoundSummary
     servers: tuple[State, State]
+    asked: Asked
+    older: Mapping[int, np.ndarray]
 
 
 class Observer(Protocol):
@@ -452,7 +569,7 @@ class Rule:
         Raises:
             HospitalError: an update cannot be added.
         """
-        state = LoopState(round - 1, before.params, server=before.server)
+        state = LoopState(round - 1, before.params, server=before.server, older=before.older)
         return Global(*self.merge(state, Taken(tuple(updates), (), None), {}))
 
     def _added(self, updates: Sequence[Update], state: LoopState) -> np.ndarray:

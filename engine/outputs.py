@@ -14,7 +14,7 @@ from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
-from engine.messages import LoopState, Outcome
+from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.picture import confusion_svg
@@ -38,9 +38,12 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
+from engine.timing.report import ClockReport, HospitalTime
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MOST_CLOCK_ROWS = 1000  # with more hospitals, the clock does not list them
 
 
 def assemble(
@@ -96,6 +99,38 @@ def assemble(
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        clock=clock_report(state.timeline),
+    )
+
+
+def clock_report(line: Timeline) -> ClockReport | None:
+    """The virtual clock after a round; None where none is kept."""
+    if not line.tallies:
+        return None
+    rows = [
+        HospitalTime(
+            id=hospital,
+            delivered=one.delivered,
+            dropped=one.dropped,
+            late=one.late,
+            busy_seconds=one.busy / 10**6,
+            wasted_seconds=one.wasted / 10**6,
+            compute_joules=one.compute / 10**9,
+            radio_joules=one.radio / 10**9,
+        )
+        for hospital, one in sorted(line.tallies.items())
+    ]
+    tallies = line.tallies.values()
+    busy = sum(one.busy for one in tallies)
+    return ClockReport(
+        virtual_seconds=line.now / 10**6,
+        compute_joules=sum(one.compute for one in tallies) / 10**9,
+        radio_joules=sum(one.radio for one in tallies) / 10**9,
+        wasted_share=sum(one.wasted for one in tallies) / busy if busy else 0.0,
+        delivered=sum(one.delivered for one in tallies),
+        dropped=sum(one.dropped for one in tallies),
+        late=sum(one.late for one in tallies),
+        hospitals=tuple(rows) if len(rows) <= MOST_CLOCK_ROWS else (),
     )
 
 
@@ -138,8 +173,12 @@ def privacy_report(
     for hospital in cohort.hospitals:
         of = patients[np.asarray(cohort.beats.record[hospital.train])]
         most = max(most, int(np.unique(of, return_counts=True)[1].max(initial=0)))
-    peers = config.ledger.reputation == "peers"
-    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, peers))
+    besides = []
+    if config.ledger.reputation == "peers" or config.committee.method != "none":
+        besides.append("scores that hospitals give each other on their validation beats")
+    if cohort.report["patients_shared"]:
+        besides.append("patients whose beats lie in several hospitals: each hospital's epsilon counts alone")
+    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, besides))
 
 
 def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:

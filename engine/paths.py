@@ -21,6 +21,7 @@ from engine.settings import load_yaml, yaml_text
 
 PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file", "ledger.admin_key_file")
 TABLES = ("data.patients", "data.other.patients")  # a path if it names a .csv file
+LISTS = ("clock.fleet",)  # as well, but its content counts, not its name
 STORES = ("tracking.uri",)  # a path if it is SQLite's
 SQLITE = "sqlite:///"
 
@@ -89,7 +90,7 @@ def changed(
         return value
     if key in OWN_KEYS:
         return own(key, value)
-    if key in PATHS or (key in TABLES and value.lower().endswith(".csv")):
+    if key in PATHS or (key in (*TABLES, *LISTS) and value.lower().endswith(".csv")):
         return change(value)
     if key in STORES and value.startswith(SQLITE):
         return sqlite_uri(Path(change(str(sqlite_path(value)))))

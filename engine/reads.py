@@ -14,7 +14,7 @@ from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
 from engine.privacy.config import PLAIN, PrivacyConfig
-from engine.schedule.config import FLOORED
+from engine.schedule.config import ASYNCHRONOUS, FLOORED, SCHEDULE_KEYS
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
 from engine.synthesis.config import OWN_KEYS as OWN_BALANCE
@@ -36,6 +36,8 @@ _OF_MODEL = ("network", "parameters")
 _OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
+_TIMED: Clause = {"clock.fleet": ("equal", "stragglers", "bpfish", "listed")}
+_PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth", "watts")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
@@ -57,6 +59,32 @@ READ: dict[str, tuple[Clause, ...]] = {
     "federation.fedrep": ({_ALGORITHM: ("fedrep", OWN)},),
     "federation.perfedavg": ({_ALGORITHM: ("perfedavg", OWN)},),
     **{f"{key.rpartition('.')[0]}.parameters": ({key: (OWN,)},) for key in OWN_KEYS},
+    **{
+        f"schedule.{key}": ({"schedule.mode": tuple(mode for mode, keys in SCHEDULE_KEYS.items() if key in keys)},)
+        for key in (
+            "first",
+            "deadline",
+            "buffer",
+            "mixing",
+            "least",
+            "slack",
+            "max_staleness",
+            "staleness",
+            "correction",
+        )
+    },
+    "schedule.exponent": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("polynomial",)},),
+    "schedule.hinge": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
+    "schedule.slope": ({"schedule.mode": ASYNCHRONOUS, "schedule.staleness": ("hinge",)},),
+    "schedule.cap": ({"schedule.mode": ASYNCHRONOUS, "schedule.correction": ("rate",)},),
+    **{
+        f"clock.{key}": (_TIMED,)
+        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")
+    },
+    **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
+    **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
+    "clock.dropout": ({"clock.fleet": ("equal", "stragglers", "bpfish")},),
+    "clock.devices": ({"clock.fleet": ("listed",)},),
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("difference",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
     "aggregation.rule": ({_ALGORITHM: _MANY},),
@@ -79,6 +107,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
     **{

@@ -15,16 +15,11 @@ there is no such number, such as the recall of a class without beats.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    Strict,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -32,30 +27,14 @@ from engine.config import RunConfig
 from engine.encoding import read_json
 from engine.errors import DataError
 from engine.files import read_text, write_text
+from engine.part import Many, Part
 from engine.settings import sentence
+from engine.timing.report import ClockReport, Virtual
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
 VERSION: Literal[3] = 3
 
-Item = TypeVar("Item")
-Many = Annotated[tuple[Item, ...], Strict(False)]  # JSON has lists
 Model = Literal["global", "personal"]
-
-
-class Part(BaseModel):
-    """A record of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False, populate_by_name=True)
-
-    def document(self) -> dict[str, Any]:
-        """As it is written: plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        absent = {name for name, field in fields.items() if field.default is None and getattr(self, name) is None}
-        return {name: value for name, value in plain(self).items() if name not in absent}
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -237,6 +216,7 @@ class RoundSummary(Part):
         train_loss: mean over the participants' beats; None where a privacy mechanism keeps it back.
         validation: of the global model after the round.
         peer_seconds: in which judges scored the updates.
+        virtual: on the virtual clock; None where none is kept.
         committee: who judged and how; None where no committee sits.
     """
 
@@ -251,6 +231,7 @@ class RoundSummary(Part):
     train_loss: float | None
     gradient_evaluations: int
     validation: Scores
+    virtual: Virtual | None = None
     committee: CommitteeRow | None = None
 
 
@@ -432,6 +413,7 @@ class Result(Part):
         validation: scores on the validation beats.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
+        clock: the virtual clock after the last round; None where none is kept.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
         privacy: what was spent; None where no account is kept.
         backdoor: how often one opens; None where no attack plants one.
@@ -452,6 +434,7 @@ class Result(Part):
     synthesis: Many[SyntheticRow] | None = None
     lost: Many[str]
     hostile: Many[int] | None = None
+    clock: ClockReport | None = None
     privacy: PrivacyReport | None = None
     backdoor: Backdoor | None = None
 

@@ -15,6 +15,7 @@ from engine.messages import (
     LoopState,
     Measured,
     Observer,
+    Pace,
     Pool,
     RoundRecord,
     Rule,
@@ -25,6 +26,7 @@ from engine.messages import (
 )
 from engine.metrics import federation_scores
 from engine.result import CommitteeRow, RoundSummary, Scores
+from engine.timing.report import Absence, Arrival, Virtual
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
 
@@ -90,8 +92,10 @@ def run_rounds(
         how = parts.validation
         scores = Scores.model_validate(federation_scores(tables, how.classes, most_rows=ROWS, scored=how.scored))
         watch.lap("validate")
-        summary = summarise(round, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
-        record = RoundRecord(round, parent, model, taken.updates, judged, summary, (state.server, server))
+        summary = summarise(asked, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
+        record = RoundRecord(
+            round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older
+        )
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):
             observer.round_finished(record)
@@ -108,6 +112,9 @@ def advanced(
 ) -> LoopState:
     """The state after a round."""
     measured = Measured(record.round, {u.hospital: u.gradient_evaluations for u in record.updates}, tables)
+    line = record.asked.pace.line
+    wanted = {job.start for job in line.jobs}
+    older = {number: model for number, model in {**state.older, state.round: state.params}.items() if number in wanted}
     return replace(
         state,
         round=record.round,
@@ -116,6 +123,8 @@ def advanced(
         server=server,
         history=(*state.history, record.summary),
         measured=(*state.measured, measured),
+        timeline=line,
+        older=older,
     )
 
 
@@ -137,7 +146,7 @@ def _mean_loss(updates: Sequence[Update]) -> float | None:
 
 
 def summarise(
-    round: int,
+    asked: Asked,
     taken: Taken,
     blind: Sequence[HospitalError],
     validation: Scores,
@@ -148,7 +157,7 @@ def summarise(
     """One round's record; hospitals check and sign at the same time, `width` of them."""
     updates, laps = taken.updates, watch.laps
     return RoundSummary(
-        round=round,
+        round=asked.round,
         seconds=watch.total,
         train_seconds=laps["train"],
         peer_seconds=laps["peer"],
@@ -160,4 +169,21 @@ def summarise(
         gradient_evaluations=sum(u.gradient_evaluations for u in updates),
         validation=validation,
         committee=committee,
+        virtual=virtual(asked.pace),
+    )
+
+
+def virtual(pace: Pace) -> Virtual | None:
+    """A round on the virtual clock, as it is reported; None where no time is kept."""
+    if not pace.arrived:
+        return None
+    tallies = pace.line.tallies.values()
+    return Virtual(
+        seconds=pace.line.now / 10**6,
+        compute_joules=sum(one.compute for one in tallies) / 10**9,
+        radio_joules=sum(one.radio for one in tallies) / 10**9,
+        arrived=tuple(
+            Arrival(id=job.hospital, seconds=(job.ends - job.began) / 10**6, start=job.start) for job in pace.arrived
+        ),
+        absent=tuple(Absence(id=a.hospital, job=a.number, why=a.kind, start=a.start) for a in pace.absent),
     )

@@ -51,6 +51,15 @@ def curves(material: Material, looks: Looks) -> Section:
     return Section(title, pictures("curves", plots.learning_curves(material.trials, looks), caption))
 
 
+def over_time(material: Material) -> Section:
+    caption = (
+        f"Macro-F1 of the global model on the validation beats against the virtual clock, from {how_many(material.trials)}: what "
+        "hospitals' work, links and absences take by the configuration, whatever the machine that computed it. A line for each "
+        "run, a colour for each condition."
+    )
+    return Section("Virtual time", pictures("time", plots.over_time(material.trials), caption))
+
+
 def recalls(material: Material, looks: Looks) -> Section:
     title = "Recall of each class"
     if not material.trials:

@@ -29,6 +29,7 @@ class Finished:
         keys: dotted keys of its condition.
         results: of each repeat, without their rounds, which are most of a result.
         curves: of each repeat, the global model's validation macro-F1 by round.
+        times: of each repeat, the virtual seconds at the end of each round; empty where no time is kept.
     """
 
     row: Row
@@ -36,6 +37,7 @@ class Finished:
     keys: dict[str, Any]
     results: tuple[Result, ...]
     curves: tuple[tuple[float | None, ...], ...]
+    times: tuple[tuple[float, ...], ...] = ()
 
     @property
     def condition(self) -> str:
@@ -160,9 +162,14 @@ def finished_trials(study: StudyConfig, folder: Path, rows: Iterable[Row]) -> li
                 keys.get(row.condition, {}),
                 tuple(result.model_copy(update={"rounds": ()}) for result in results),
                 tuple(tuple(summary.validation.macro_f1 for summary in result.rounds) for result in results),
+                tuple(times for result in results if (times := _times(result))),
             )
         )
     return found
+
+
+def _times(result: Result) -> tuple[float, ...]:
+    return tuple(summary.virtual.seconds for summary in result.rounds if summary.virtual is not None)
 
 
 def best_of_each(trials: Iterable[Finished]) -> list[Finished]:

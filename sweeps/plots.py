@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 
 from sweeps.drawing import (
     COLOURS,
+    DASHES,
     GREY,
     PANELS,
     POINTS,
@@ -95,6 +96,35 @@ def learning_curves(trials: Sequence[Finished], looks: Looks) -> list[Figure]:
         legend(figure, looks, {t.method for t in trials if t.condition in labels})
         figures.append(figure)
     return figures
+
+
+@matplotlib.rc_context(STYLE)
+def over_time(trials: Sequence[Finished]) -> list[Figure]:
+    """Validation macro-F1 of the global model against virtual seconds, of those that keep them; a line for each run."""
+    labels = list(dict.fromkeys(t.condition for t in trials if t.times))
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for place, label in enumerate(labels):
+        runs = [
+            run
+            for t in trials
+            if t.condition == label and t.trains_global
+            for run in zip(t.times, t.curves, strict=True)
+        ]
+        for position, (times, curve) in enumerate(runs):
+            kept = [(time, score) for time, score in zip(times, curve, strict=False) if score is not None]
+            axes.step(
+                *zip(*kept, strict=True) if kept else ([], []),
+                where="post",
+                color=COLOURS[place % len(COLOURS)],
+                linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
+                label=label if position == 0 else None,
+                linewidth=1,
+            )
+    axes.set(xlabel="virtual seconds", ylabel="macro-F1 (validation)", ylim=(0, 1.02))
+    axes.set_xlim(left=0)
+    axes.legend(loc="lower right")
+    return [figure]
 
 
 @matplotlib.rc_context(STYLE)

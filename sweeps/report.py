@@ -41,7 +41,7 @@ from sweeps.page import (
 )
 from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
-from sweeps.scores import shown
+from sweeps.scores import CLOCKED, shown
 from sweeps.space import TUNED_ON_TEST, conditions
 from sweeps.text import leads_read, listed, settings, short, spoken
 from sweeps.tuned import total_trials
@@ -58,11 +58,12 @@ ORDER = (
     "final/global/macro_f1",
     "final/personal/hurt_share",
     "timing/gradient_evaluations",
+    *CLOCKED,
     "ledger/overhead_share",
     "timing/total_seconds",
 )
 WITH_SD = (ORDER[0], ORDER[3])
-DRAWN = "curves recall hospitals skew pareto importance slices slopes spread ledger".split()
+DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread ledger".split()
 NO_AUDIT = "not checked here: pulseledger audit DIR recomputes everything"
 
 
@@ -91,6 +92,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.recalls(material, looks),
         _cohorts(material),
         exhibits.curves(material, looks),
+        *([exhibits.over_time(material)] if any(t.times for t in material.trials) else ()),
         exhibits.against(material, looks, "hospitals"),
         exhibits.against(material, looks, "skew"),
         exhibits.pareto(material, looks),
@@ -234,7 +236,8 @@ def _how_to_read(material: Material) -> str:
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Looks, home: str) -> Table:
-    paths = [path for path in ORDER if path not in objectives]
+    timed = CLOCKED if any(trial.times for trial in group) else ()
+    paths = [path for path in ORDER if path not in objectives and (path in timed or path not in CLOCKED)]
     heads = ["trial", "method", "settings", *(shown(path).title for path in (*objectives, *paths))]
     lines = [_trial_line(trial, objectives, paths, looks, home) for trial in group[:ROWS]]
     outcome = group[0].outcome

@@ -480,7 +480,8 @@ def rounds_frame(folder: Path) -> "pd.DataFrame":
             scores = summary.validation
             rows.append(
                 where
-                | {name: value for name, value in summary.document().items() if name not in ("validation", "lost")}
+                | {n: value for n, value in summary.document().items() if n not in ("validation", "lost", "virtual")}
+                | ({} if summary.virtual is None else {"virtual_seconds": summary.virtual.seconds})
                 | {name: getattr(scores, name) if trained else None for name in SCORES}
                 | {f"recall_{c}": value if trained else None for c, value in scores.recall.items()}
                 | {"lost": len(summary.lost)}

@@ -16,7 +16,9 @@ MODELS: tuple[Model, ...] = ("global", "personal")
 COSTS = (
     *(f"ledger/{name}" for name in ("overhead_share", "critical_path_seconds", "gas_per_round")),
     *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
+    *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
 )
+CLOCKED = COSTS[-3:]
 PLAIN = (
     *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
     *(f"{part}/personal/hurt_share" for part in PARTS),
@@ -53,6 +55,8 @@ def impossible(name: str, config: RunConfig) -> str:
         return "there is no ledger (ledger.backend is none)"
     if part == "validation" and config.cohort.fractions[1] == 0:
         return "there are no validation beats (the second of cohort.fractions is 0)"
+    if part == "clock" and not config.clock.runs:
+        return "no virtual time is kept (clock.fleet is none)"
     of_class = rest.rpartition("/")[2]
     if "/recall/" in name and of_class not in config.data.classes:
         return f"class {of_class} is not among data.classes ({', '.join(config.data.classes)})"
@@ -108,6 +112,11 @@ SHOWN = {
     "gradient_evaluations": Shown(
         "gradients", 1.0, 0, "gradients of one batch, of all hospitals, personalisation included"
     ),
+    "virtual_seconds": Shown("virtual s", 1.0, 1, "seconds on the virtual clock until the last round has ended"),
+    "compute_joules": Shown(
+        "J computing", 1.0, 3, "energy of the hospitals' computing on the virtual clock, until then"
+    ),
+    "radio_joules": Shown("J sending", 1.0, 3, "energy of sending updates on the virtual clock, until then"),
     "local_majority_accuracy": Shown(
         "accuracy % local majority", 100.0, 2, "accuracy of always saying each hospital's commonest train class"
     ),

@@ -19,7 +19,7 @@ from rich.text import Text
 from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import ASIDE, SPENT, shown
+from sweeps.scores import ASIDE, CLOCKED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
@@ -40,6 +40,7 @@ ORDER = (
     "final/global/macro_f1",
     "final/personal/hurt_share",
     "timing/gradient_evaluations",
+    *CLOCKED,
     "ledger/overhead_share",
     *ASIDE,
     "ledger/gas_per_round",
@@ -163,7 +164,7 @@ def _side_by_side(lines: Sequence[tuple[str, Standing]]) -> list[Column]:
         Column("trial", tuple(str(standing.trial) for _, standing in lines)),
     ]
     for path in ORDER:
-        if path != RECALLS:
+        if path != RECALLS and (path not in CLOCKED or any(s.outcome.mean(path) is not None for _, s in lines)):
             rank = 0 if path == ESSENTIAL else 1 + RANKS.index(path) if path in RANKS else len(RANKS) + 1
             columns.append(Column(shown(path).title, tuple(_cell(s.outcome, path) for _, s in lines), rank))
     return columns
@@ -243,7 +244,9 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     for path in (*spent, *ORDER):
         classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
-            if name in objectives:
+            if name in objectives or (
+                name in CLOCKED and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
+            ):
                 continue
             cells = [_cell(row.outcome, name) for row in group]
             ends = [shown(name).number(scores.get(name), "") for _, scores in lines]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,10 +23,21 @@ AGGREGATE = "aggregate"  # in the server's state: where the model went in the la
 SENT = "sent"  # in a hospital's state: what it sent last, float32[parameters]
 
 
-def build_rule(config: AggregationConfig, weighting: str) -> Rule:
+class Ages(NamedTuple):
+    """How many rounds an update's model may be behind, and whether models are averaged in the place of changes."""
+
+    most: int = 0
+    of_models: bool = False
+
+
+FRESH = Ages()
+
+
+def build_rule(config: AggregationConfig, weighting: str, ages: Ages = FRESH) -> Rule:
     """The rule of a configuration.
 
     Args:
+        ages: how old updates may be.
         weighting: of the algorithm: "samples", "uniform" or "none", under which the model never moves. Rules other than
             the mean count every update the same.
     """
@@ -35,7 +47,9 @@ def build_rule(config: AggregationConfig, weighting: str) -> Rule:
     encode = as_it_is if config.worker_momentum == 0 else running_mean(config.worker_momentum)
     step = plain if still else build_step(config.server)
     if config.rule == "mean" or still:
-        return Rule(mean.NAME, spec, encode, mean.partial(weighting), mean.total, mean.direction(weighting), step)
+        towards = mean.direction(weighting, ages.of_models)
+        aged = {} if ages.most == 0 else {"settings": {"max_staleness": ages.most, "of_models": ages.of_models}}
+        return Rule(mean.NAME, {**spec, **aged}, encode, mean.partial(weighting), mean.total, towards, step)
     if not config.bears:
         own = {**spec, "part": config.rule, "parameters": config.parameters}
         return Rule(OWN_RULE, own, encode, None, mean.total, _own(config, weighting), step)
@@ -58,7 +72,9 @@ def rule_of(config: RunConfig) -> Rule:
     """
     algorithm = build_algorithm(config.federation, config.personalisation)
     rules = config.aggregation.model_copy(update={"rule": "mean"}) if algorithm.pooled else config.aggregation
-    rule = build_rule(rules, algorithm.weighting)
+    schedule = config.schedule
+    ages = Ages(schedule.max_staleness, schedule.mode == "fedasync") if schedule.is_asynchronous else FRESH
+    rule = build_rule(rules, algorithm.weighting, ages)
     return replace(rule, encode=compressed(config.update, rule.encode), form=form_of(config.update))
 
 

@@ -73,7 +73,7 @@ def partial(weighting: str) -> Callable[[Sequence[Update], int], tuple[np.ndarra
         for update in updates:
             assert update.vector is not None
             try:
-                bound += add(result, weight(weighting, update.samples), update.vector)
+                bound += add(result, weight(weighting, update.samples) * update.discount, update.vector)
             except PulseLedgerError as error:
                 refused[update.hospital] = str(error)
         require_room(bound)
@@ -82,12 +82,26 @@ def partial(weighting: str) -> Callable[[Sequence[Update], int], tuple[np.ndarra
     return summed
 
 
-def direction(weighting: str) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:
-    """The mean itself: the sum divided by 2^36 times the sum of the weights, in float64; None when that is zero."""
+def direction(weighting: str, of_models: bool = False) -> Callable[[LoopState, Taken, Verdicts], np.ndarray | None]:
+    """The mean itself: the sum divided by 2^36 times the sum of the weights, in float64; None when that is zero.
+
+    The weights in the divisor are those without the schedule's discount: a buffer of old updates makes a small step.
+
+    Args:
+        of_models: what is averaged are the hospitals' models, not their changes: what began from an older model pulls back
+            towards it.
+    """
 
     def mean(state: LoopState, taken: Taken, verdicts: Verdicts) -> np.ndarray | None:
         weights = sum(weight(weighting, update.samples) for update in taken.updates)
         assert taken.summed is not None
-        return None if weights == 0.0 else np.asarray(taken.summed / (SCALE * weights))
+        if weights == 0.0:
+            return None
+        found = np.asarray(taken.summed / (SCALE * weights))
+        for update in taken.updates if of_models else ():
+            if update.start in state.older:
+                back = state.older[update.start].astype(np.float64) - state.params
+                found = found + weight(weighting, update.samples) * update.discount / weights * back
+        return found
 
     return mean

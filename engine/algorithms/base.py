@@ -24,9 +24,10 @@ class Work:
         state: the hospital's private state after its last round; never written to.
         samples: its train beats.
         draw: random numbers of this round and hospital.
-        round: from 1; 0 when the final model is personalised.
+        round: from 1, or as many as its jobs would be in time with the others; 0 when the final model is personalised.
         privacy: the mechanism that every gradient goes through.
         validation: its validation beats, to choose by; no gradient is taken of them.
+        share: of the configured work that is to be done; 1 but where the schedule cuts it.
     """
 
     oracle: Oracle
@@ -38,6 +39,7 @@ class Work:
     round: int = 0
     privacy: Privacy = NONE
     validation: Samples = NO_SAMPLES
+    share: float = 1.0
 
     def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         """Loss and gradient at `params`, float32[parameters], through the privacy mechanism."""
@@ -52,7 +54,11 @@ class Work:
         """Gradients in so many passes over the beats, or as the mechanism says."""
         if self.privacy.steps is not None:
             return self.privacy.steps
-        return epochs * self.samples.batches(batch_size)
+        return self.cut(epochs * self.samples.batches(batch_size))
+
+    def cut(self, steps: int) -> int:
+        """The share of so many steps that is to be done."""
+        return min(steps, max(1, round(self.share * steps)))
 
     def starting_from(self, params: np.ndarray) -> "Work":
         """The same work from other parameters."""

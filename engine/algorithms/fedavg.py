@@ -12,7 +12,7 @@ from engine.algorithms.config import FederationConfig
 def steps_of(config: FederationConfig, work: Work) -> int:
     """SGD steps of a hospital's round."""
     if config.local_steps is not None and work.privacy.steps is None:
-        return config.local_steps
+        return work.cut(config.local_steps)
     return work.steps(config.local_epochs, config.batch_size)
 
 

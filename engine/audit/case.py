@@ -129,6 +129,7 @@ class Round:
     verdicts: tuple[Verdicts, ...]
     peers: tuple[Peer, ...]
     judges: Mapping[int, bytes]
+    absent: tuple[tuple[int, int, str, int, bytes], ...] = ()  # slot, job, kind, start, signature
     sitting: Sitting | None = None
     votes: Mapping[int, Vote] = field(default_factory=dict)
 
@@ -323,6 +324,12 @@ class Case:
     def head(self, number: int) -> bytes:
         """Head after a round; that of round 0 where the journal has no such round."""
         return self.rounds[number].head if number in self.rounds else self.genesis_head
+
+    def model_after(self, number: int) -> bytes | None:
+        """The model after a round, 0 for the genesis; None where the journal has no such round."""
+        if number == 0:
+            return self.federation.genesis_model
+        return self.rounds[number].model if number in self.rounds else None
 
     def known_before(self, number: int) -> bool:
         """Whether the journal holds what a round follows on."""

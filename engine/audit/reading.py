@@ -26,7 +26,7 @@ from engine.audit.case import (
     Verdicts,
 )
 from engine.audit.evidence import Evidence
-from engine.audit.records import read_object, read_record
+from engine.audit.records import Absence, read_absence, read_object, read_record
 from engine.audit.report import Reading, finding, text
 from engine.audit.sittings import Sitting, Vote, read_sitting, read_vote
 from engine.audit.spec import Domain, Record
@@ -61,6 +61,7 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     verdicts = yield from _verdicts(evidence, rows)
     peers = yield from _peers(evidence, rows, slots)
     judges = yield from _judges(evidence, rows, slots)
+    absent = yield from _absences(evidence, rows, slots)
     sittings, votes = yield from _sittings(evidence, rows, slots)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
@@ -68,7 +69,7 @@ def read(evidence: Evidence) -> Reading[Case | None]:
         belongs = (openings.get(place), receipts.get(place), erasures.get(place))
         whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number], absent=absent[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -141,7 +142,8 @@ def read_domain(text: Any) -> Domain:
 def _rule(text: Any) -> Rule:
     said = read_object(text)
     own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
-    more = ("part", "parameters") if own else () if mean else ("settings",)
+    aged = ("settings",) if isinstance(said, dict) and "settings" in said else ()
+    more = ("part", "parameters") if own else aged if mean else ("settings",)
     gate = ("gate",) if "gate" in said else ()
     values = read_object(text, "name", "weighting", "server", *more, *gate)
     words = {"name": str, "weighting": str, "part": str}
@@ -393,6 +395,14 @@ def _judges(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[in
             yield finding("scores", "slot", "one signature", "two", message, round=number, hospital=slot)
         found[number][slot] = spec.hex_bytes(row["signature"])
     return found
+
+
+def _absences(evidence: Evidence, rounds: Rounds, slots: range) -> Reading[dict[int, tuple[Absence, ...]]]:
+    found: dict[int, list[Absence]] = {number: [] for number in rounds}
+    for (number, slot), row in (yield from _placed(evidence, "absences", "absence", rounds, slots)):
+        one = yield from read_absence(number, slot, row)
+        found[number] += [] if one is None else [one]
+    return {number: tuple(sorted(rows)) for number, rows in found.items()}
 
 
 def _sittings(

@@ -11,8 +11,10 @@ from engine.audit import spec
 from engine.audit.report import Reading, finding
 from engine.audit.spec import Record
 from engine.encoding import read_json, require_size
+from engine.ledger.format import ABSENCES
 
 Place = Mapping[str, Any]  # round and hospital of a finding
+Absence = tuple[int, int, str, int, bytes]  # slot, job, kind, start, signature
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
 
@@ -80,3 +82,13 @@ def check_signature(digest: bytes, signature: bytes, who: str, record: str, fiel
     if signer != who:
         yield finding(record, field, who, signer, problem, **where)
     return signer == who
+
+
+def read_absence(number: int, slot: int, row: Mapping[str, Any]) -> Reading[Absence | None]:
+    """A row of the absences of a round."""
+    job, kind, start = row["job"], row["kind"], row["start"]
+    if kind in ABSENCES and all(type(value) is int and 0 <= value < 1 << 63 for value in (job, start)):
+        return slot, job, kind, start, spec.hex_bytes(row["signature"])
+    where = {"round": number, "hospital": slot}
+    yield finding("absence", "absences", "a job", [job, kind, start], "an absence is damaged", **where)
+    return None

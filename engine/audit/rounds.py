@@ -10,7 +10,7 @@ from engine.audit.case import Case, Round, Update
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
-from engine.ledger.format import COMMITTEE, DECISIONS, PRIVACY, REWARDS, SCHEMA, SCORES, SERVER
+from engine.ledger.format import CLOCK, COMMITTEE, DECISIONS, MEAN, PRIVACY, REWARDS, SCHEMA, SCORES, SERVER
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -37,6 +37,10 @@ def _check_update(case: Case, number: int, slot: int, update: Update) -> Iterato
         "parent_head": case.head(number - 1),
         "config_hash": case.federation.config_hash,
     }
+    most = case.rule.settings.get("max_staleness") if case.rule.name == MEAN else 0
+    oldest = number - 1 - most if type(most) is int and 0 < most <= 1000 else number - 1
+    if record["parent_model"] in {case.model_after(n) for n in range(max(0, oldest), number - 1)}:
+        del expected["parent_model"]  # from which of them its work began, the clock says
     for name, value in expected.items():
         if record[name] != value:
             message = f"{name} of the signed record is not that of the run"
@@ -116,7 +120,7 @@ def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
 
 
 def _check_annex(number: int, entry: Round) -> Iterator[Told]:
-    known_names = (COMMITTEE, DECISIONS, PRIVACY, REWARDS, SCORES, SERVER)
+    known_names = (CLOCK, COMMITTEE, DECISIONS, PRIVACY, REWARDS, SCORES, SERVER)
     for name in sorted(entry.digests.keys() - set(known_names)):
         message = f"nobody knows what the {name} of a round are"
         known = ", ".join(known_names)

@@ -6,6 +6,8 @@ that is written; a model is float32 before and after.
     mean/fixed-36   w: samples of each update ("samples"), 1 ("uniform"), or 0 ("none")
                     d = sum(round(w * u * 2^36)) / 2^36 / sum(w), ties to even, the sum in integers
                     where sum(w) is zero there is no d: model and memory stay
+                    late updates: round(w * c * u * 2^36) with c what the schedule has it count, divided by sum(w) as it is;
+                    `of_models`: + w * c / sum(w) * (s - x), one after another, with s the model that its work began from
 
     none            x = x + d
     momentum        m = b1 * m + d                             x = x + r * m
@@ -44,10 +46,17 @@ Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Weighted(NamedTuple):
-    """An update float32[P] and the number of samples behind it; None if nobody can tell any more."""
+    """An update float32[P] and the number of samples behind it; None if nobody can tell any more.
+
+    Attributes:
+        discount: factor on its weight, of a schedule in which updates may be late.
+        start: float32[P], the model that its work began from, where that is not the last.
+    """
 
     samples: int | None
     vector: np.ndarray
+    discount: float = 1.0
+    start: np.ndarray | None = None
 
 
 def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
@@ -61,7 +70,7 @@ def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
         return None
     total, bound = np.zeros(len(updates[0].vector), np.int64), 0
     for weight, update in zip(weights, updates, strict=True):
-        units = np.rint(np.ldexp(update.vector.astype(np.float64) * weight, 36))
+        units = np.rint(np.ldexp(update.vector.astype(np.float64) * (weight * update.discount), 36))
         largest = float(np.abs(units).max(initial=0.0))
         if not largest < LARGEST:  # not a number, too
             raise ValueError(f"an update times its weight of {weight} reaches {largest / 2**36:.3g}")
@@ -70,6 +79,16 @@ def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
     if bound >= 2**63:
         raise ValueError("the updates of the round are too large to be added up")
     return np.ldexp(total.astype(np.float64), -36) / sum(weights)
+
+
+def _of_models(weighting: str, model: Model, updates: Sequence[Weighted], d: np.ndarray) -> np.ndarray:
+    """The mean of models in the place of changes: what began from an older model pulls back towards it."""
+    whole = sum(_weight(weighting, update) for update in updates)
+    for update in updates:
+        if update.start is not None:
+            share = _weight(weighting, update) * update.discount / whole
+            d = d + share * (update.start.astype(np.float64) - model.params)
+    return d
 
 
 def _weight(weighting: str, update: Weighted) -> int:
@@ -152,7 +171,11 @@ def problem(rule: Rule) -> str:
     robustly = rule.name not in (MEAN, OWN_RULE)
     if robustly and (wrong := robust.problem(rule.name, rule.settings)):
         return wrong
-    if (not robustly and rule.settings) or (robustly and rule.weighting != "uniform"):
+    if rule.name == MEAN and rule.settings:
+        most, of_models = rule.settings.get("max_staleness"), rule.settings.get("of_models")
+        if len(rule.settings) != 2 or type(most) is not int or not 0 < most <= 1000 or type(of_models) is not bool:
+            return "the mean takes max_staleness, 1 to 1000, and of_models, or no settings"
+    elif (not robustly and rule.settings) or (robustly and rule.weighting != "uniform"):
         return "only rules that bear hostile updates take settings, and they count all updates the same"
     method = rule.server.get("method")
     if not isinstance(method, str) or method not in SERVERS:
@@ -185,6 +208,8 @@ def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combi
             direction = _combined(own, rule, model, updates)
         elif rule.name == MEAN:
             direction = mean(rule.weighting, updates)
+            if direction is not None and rule.settings.get("of_models"):
+                direction = _of_models(rule.weighting, model, updates, direction)
         else:
             direction = robust.direction(rule.name, rule.settings, [u.vector for u in updates], model.d)
         if direction is None:

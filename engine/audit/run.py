@@ -18,6 +18,7 @@
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
     16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
+    17        the virtual clock: who came in, who did not, in what time, from which models              clock.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -34,6 +35,7 @@ from pathlib import Path
 
 from engine.audit import (
     calls,
+    clock,
     closing,
     committee,
     copies,
@@ -83,6 +85,7 @@ CHECKS: tuple[Check, ...] = (
     witnesses.check,  # 14
     own.check,  # 15
     privacy.check,  # 16
+    clock.check,  # 17
 )
 
 

@@ -14,8 +14,9 @@ from engine.audit.report import Count, Note, Told, finding
 def check(case: Case) -> Iterator[Told]:
     """Check each round of a run whose configuration and cohort say who could be asked."""
     trainers, per_round, seed = schedule_of(case)
-    if not trainers:
-        return
+    section = case.config.get("clock")
+    if not trainers or (isinstance(section, Mapping) and section.get("fleet") != "none"):
+        return  # on the virtual clock, who is asked follows from who is free: see clock.py
     lost = _lost(case)
     policy, floor = _look(case.config, "selection", "policy"), _look(case.config, "selection", "floor")
     if policy in policies.NAMES and (not isinstance(floor, int | float) or not policies.replayable(case)):
@@ -78,10 +79,15 @@ def _drawn(of: Sequence[int], many: int, seed: int, purpose: bytes, number: int 
     return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
 
 
-def schedule_of(case: Case) -> tuple[list[int], int, int]:
-    """Who may be asked, how many in a round, and the seed; nobody where that is not said."""
+def schedule_of(case: Case, told: Any = None) -> tuple[list[int], int, int]:
+    """Who may be asked, how many in a round, and the seed; nobody where that is not said.
+
+    Args:
+        told: rows of the cohort for a run that reports none.
+    """
     federation, cohort = case.config.get("federation"), case.reported.get("cohort")
     rows = cohort.get("hospitals") if isinstance(cohort, Mapping) else None
+    rows = rows or told
     if not isinstance(federation, Mapping) or not isinstance(rows, list):
         return [], 0, 0
     attack: Any = case.config.get("attack")

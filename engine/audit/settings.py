@@ -27,6 +27,22 @@ _BALANCE = {
 _STRENGTH = ("sign-flip", "noise", "ipm", "alie", "backdoor")
 _RULE_KEYS = ("byzantine", "keep", "radius", "iterations", "mix", "bucket")
 _OWN = (*_ADDED, "parameters", "policy")  # of a generator of the user's own, FILE.py:NAME@DIGEST
+ASYNCHRONOUS = ("buffered", "fedasync", "fedcompass")  # modes in which updates may begin from older models
+_AGES = ("max_staleness", "staleness", "exponent", "hinge", "slope", "correction", "cap")
+_SCHEDULE = {
+    "synchronous": (),
+    "semi-synchronous": ("first", "deadline"),
+    "buffered": ("buffer", *_AGES),
+    "fedasync": ("mixing", *_AGES),
+    "fedcompass": ("least", "slack", *_AGES),
+}
+_PLAIN = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth", "watts")
+_UNREAD_CLOCK = {
+    "equal": ("devices", "share", "slow", "factor"),
+    "stragglers": ("devices",),
+    "bpfish": ("devices", "share", "slow", "factor", *_PLAIN),
+    "listed": ("share", "slow", "factor", "dropout", *_PLAIN),
+}
 _JUDGED = ("scores", "percent", "gate", "hostile")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
@@ -50,6 +66,8 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 **values,
                 "data": data,
                 "attack": _attack(values["attack"]),
+                "schedule": _schedule(values["schedule"]),
+                "clock": _clock(values["clock"]),
                 "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
                 "selection": _selection(values["selection"]),
@@ -72,6 +90,21 @@ def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
     goal = ("target",) if method == "backdoor" else ()
     own = ("parameters",) if "@" in method else ()
     return {name: attack[name] for name in ("method", *own, who, "start", *how, *goal)}
+
+
+def _schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mode reads of its section."""
+    mode = schedule["mode"]
+    read = ("parameters",) if "@" in mode else _SCHEDULE[mode]
+    return {name: schedule[name] for name in ("mode", *read)}
+
+
+def _clock(clock: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fleet reads of its section."""
+    fleet = clock["fleet"]
+    if fleet == "none":
+        return {"fleet": fleet}
+    return {name: value for name, value in clock.items() if name not in _UNREAD_CLOCK[fleet]}
 
 
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,10 +159,18 @@ def _ungated(config: Mapping[str, Any]) -> Rule | None:
         elif weighting == "auto":
             weighting = "uniform" if algorithm == "perfedavg" else "samples"
         if merging["rule"] == "mean" or pooled:
-            return Rule(MEAN, weighting, steps)
+            return Rule(MEAN, weighting, steps, ages(config))
         return Rule(OWN_RULE, weighting, steps, part=merging["rule"], parameters=merging["parameters"])
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def ages(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How old the mean lets updates be; {} where all are of the last model."""
+    schedule = config["schedule"]
+    if schedule["mode"] not in ASYNCHRONOUS:
+        return {}
+    return {"max_staleness": schedule["max_staleness"], "of_models": schedule["mode"] == "fedasync"}
 
 
 def _rule_keys(merging: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ TYPES = {
     "RevealedScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitments,bytes32 scores",
     "RunClosing": "bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,bytes32 result,"
     "bytes32 predictions,bytes32 config,bytes32 data,bytes32 code",
+    "Absence": "bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start",
     "Receipt": "bytes32 federation,uint64 round,uint32 slot,bytes32 leaf",
     "KeyRotation": "bytes32 federation,uint32 slot,address from,address to,uint64 round",
     "SyntheticRequest": "bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,"

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import compression, limits, own, rules, spec
+from engine.audit import clock, compression, limits, own, rules, spec
 from engine.audit.case import Case, Round
 from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.rules import Combine, Model, Weighted
-from engine.ledger.format import GENESIS, OWN_RULE, SERVER, tensor_name, vectors_name
+from engine.ledger.format import GENESIS, MEAN, OWN_RULE, SERVER, tensor_name, vectors_name
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -26,6 +27,11 @@ def check(case: Case) -> Iterator[Told]:
     combine = yield from own.rule_of(case)
     stopped = problem or (case.rule.name == OWN_RULE and combine is None)
     model = yield from _genesis(case)
+    began, models = clock.discounts(case), dict[int, np.ndarray]()
+    if began is None and not stopped:
+        words = "what late updates count is not told, so aggregates were not recomputed"
+        yield Note(words, unchecked=case.finished)
+        model = None
     for number, entry in sorted(case.rounds.items()):
         updates = yield from _check_vectors(case, number, entry)
         if model is None:
@@ -34,10 +40,19 @@ def check(case: Case) -> Iterator[Told]:
             yield Note(f"aggregates were not recomputed from round {number} on", unchecked=True)
             model = None
         else:
+            models[number - 1] = model.params
+            models.pop(number - 2 - (case.rule.settings.get("max_staleness", 0) if case.rule.name == MEAN else 0), None)
+            of_round = (began or {}).get(number, {})
+            aged = [u._replace(**_aged(models, number, *of_round[s])) if s in of_round else u for s, u in updates]
             good = entry.counted(case.rule.gate)
-            merged = [one for slot, one in zip(sorted(entry.updates), updates, strict=True) if slot in good]
+            merged = [one for slot, one in zip(sorted(entry.updates), aged, strict=True) if slot in good]
             model = yield from _check_aggregate(case, number, entry, model, merged, combine)
     yield from _check_files(case)
+
+
+def _aged(models: Mapping[int, np.ndarray], number: int, start: int, discount: float) -> dict[str, Any]:
+    """Of an update: what it counts, and the model that its work began from, if that is not the last."""
+    return {"discount": discount, "start": None if start == number - 1 else models.get(start)}
 
 
 def _genesis(case: Case) -> Reading[Model | None]:
@@ -101,7 +116,7 @@ def _check_aggregate(
     return model
 
 
-def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[Weighted] | None]:
+def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[tuple[int, Weighted]] | None]:
     """Check the vectors of one round; returns them by slot if all are there and right."""
     tensors = yield from _tensors(case, number)
     if tensors is None:
@@ -135,7 +150,7 @@ def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[Weight
                 words = "the number of samples was erased, so the aggregate is not recomputed"
                 yield Note(f"round {number}, hospital {slot}: {words}", unchecked=True)
             whole = False
-        updates.append(Weighted(samples, tensors[name]))
+        updates.append((slot, Weighted(samples, tensors[name])))
     return updates if whole else None
 
 

@@ -3,7 +3,8 @@
 updates/00000.safetensors   tensor "genesis": the parameters before round 1
 updates/00007.safetensors   tensors "slot-0003": the change that hospital 3 sent in round 7
 before.safetensors          tensor "genesis": the parameters before the last round, for a run that goes on; "server/m", "server/v":
-                            what the server's optimiser remembered with them
+                            what the server's optimiser remembered with them; "older/3": the parameters after round 3, from which
+                            an update of the last round began; "began": slot, round and discount of each
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from safetensors.numpy import load_file, save
 
 from engine.errors import LedgerError
 from engine.files import whole
-from engine.ledger.format import BEFORE, GENESIS, tensor_name, vectors_name
+from engine.ledger.format import BEFORE, BEFORE_THAT, GENESIS, tensor_name, vectors_name
+from engine.messages import Global
 
-_SERVER = "server/"
+_SERVER, _OLDER, _BEGAN = "server/", "older/", "began"
 
 
 def write_genesis(folder: Path, vector: np.ndarray) -> Path:
@@ -47,28 +49,39 @@ def read(folder: Path, round: int) -> dict[str, np.ndarray]:
         raise LedgerError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def write_before(folder: Path, vector: np.ndarray, server: Mapping[str, np.ndarray]) -> Path:
-    """Write the parameters f32[P] before the last round, over those before an earlier one; no part of the archive.
+def write_before(folder: Path, before: Global, began: Mapping[int, tuple[int, float]]) -> Path:
+    """Write what the last round started from, over that of an earlier one; no part of the archive.
+
+    Where updates begin from older models, that of one round before stays: a checkpoint may be so much behind.
 
     Args:
-        server: what the server's optimiser remembered then, f64[P] each.
+        began: as of `recount.Shown`.
     """
-    return _write(
-        folder / BEFORE, {GENESIS: vector, **{_SERVER + name: kept for name, kept in server.items()}}, durable=False
-    )
+    if began and (folder / BEFORE).exists():
+        (folder / BEFORE).replace(folder / BEFORE_THAT)
+    server = {_SERVER + name: kept for name, kept in before.server.items()}
+    older = {f"{_OLDER}{number}": params for number, params in before.older.items()}
+    rows = {_BEGAN: np.array([(slot, *one) for slot, one in sorted(began.items())], np.float64)} if began else {}
+    return _write(folder / BEFORE, {GENESIS: before.params, **server, **older, **rows}, durable=False)
 
 
-def read_before(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+def read_before(path: Path) -> tuple[Global, dict[int, tuple[int, float]]] | None:
     """Read what `write_before` has written; None where there is nothing."""
     try:
-        tensors = load_file(folder / BEFORE)
-        return tensors.pop(GENESIS), {name.removeprefix(_SERVER): kept for name, kept in tensors.items()}
+        tensors = load_file(path)
+        rows = tensors.pop(_BEGAN, np.zeros((0, 3)))
+        server = {n.removeprefix(_SERVER): kept for n, kept in tensors.items() if n.startswith(_SERVER)}
+        older = {int(n.removeprefix(_OLDER)): kept for n, kept in tensors.items() if n.startswith(_OLDER)}
+        began = {int(slot): (int(start), float(discount)) for slot, start, discount in rows}
+        return Global(tensors[GENESIS], server, older), began
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray], durable: bool = True) -> Path:
     for name, vector in tensors.items():
+        if name == _BEGAN:
+            continue
         if vector.ndim != 1 or vector.dtype != (np.float64 if name.startswith(_SERVER) else np.float32):
             raise LedgerError(f"{name} of {path.name} is {vector.dtype} of shape {vector.shape}, expected flat float32")
     try:

@@ -9,6 +9,7 @@ Tables of a run's journal:
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
+    absences      of the coordinator over Absence(federation, round, slot, job, kind, start): `kind` is one of `ABSENCES`
     receipts      of the coordinator over Receipt(federation, round, slot, leaf)
     results       HospitalResult of the last round, signed by its hospital; `content` is what it states of itself
     closings      RunClosing, signed by the coordinator, one row at most; `content` names the hospitals without a result
@@ -87,6 +88,10 @@ RUN = Journal(
         "openings": Table({**_OF_UPDATE, "opening": TEXT}, (("round", "slot"),)),
         "erasures": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "receipts": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
+        "absences": Table(
+            {**_OF_UPDATE, "job": INTEGER, "kind": TEXT, "start": INTEGER, "signature": BLOB},
+            (("round", "slot", "job"),),
+        ),
         "results": Table({"slot": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("slot",),)),
         "closings": Table({"round": INTEGER, "record": TEXT, "signature": BLOB, "content": TEXT}, (("round",),)),
         "rounds": Table(
@@ -269,9 +274,13 @@ SCHEMA = 2  # of a ModelUpdate
 DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
 COMMITTEE = "committee"
 PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
+# Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
+CLOCK = "clock"
+ABSENCES = ("dropped", "late")  # why a job on the virtual clock came to nothing: lost, or given up
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,
-# "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py. The mean is a sum in integers,
+# "server": {"method": "none"}}, and "settings" for other rules, see engine/audit/robust.py; of the mean only where updates may
+# begin from older models: {"max_staleness": rounds, "of_models": whether models are averaged in the place of changes}. The mean is a sum in integers,
 # of entries times weight in units of 2^-36: see engine/aggregation/mean.py. A change of the arithmetic needs a new name.
 # A user's own rule is {"name": OWN_RULE, "weighting", "server", "part": FILE.py:NAME@DIGEST of its source, "parameters": {...}}.
 MEAN = "mean/fixed-36"
@@ -316,7 +325,7 @@ RESULT_VERSION = 3  # of result.json
 BUNDLE, BUNDLE_FORMAT = "bundle.plb", 1
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
 GENESIS = "genesis"
-BEFORE = "before.safetensors"  # beside the journal, while a run goes on
+BEFORE, BEFORE_THAT = "before.safetensors", "before-that.safetensors"  # beside the journal, while a run goes on
 
 
 def rows_name(table: str) -> str:

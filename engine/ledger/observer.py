@@ -21,21 +21,33 @@ from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
-from engine.ledger.format import BEFORE, DECISIONS, GENESIS, NO_ROUND, PRIVACY, SERVER, ZERO, tensor_name, vectors_name
+from engine.ledger.format import (
+    BEFORE,
+    BEFORE_THAT,
+    CLOCK,
+    DECISIONS,
+    GENESIS,
+    NO_ROUND,
+    PRIVACY,
+    SERVER,
+    ZERO,
+    tensor_name,
+    vectors_name,
+)
 from engine.ledger.keystore import read_rotations
-from engine.ledger.recount import Digests, Shown, packed, server_digest
+from engine.ledger.recount import Began, Digests, Shown, packed, server_digest
 from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
 from engine.ledger.subjects.closing import SignedResult, bound, text_digest
 from engine.ledger.subjects.committee import said_from
 from engine.ledger.subjects.registry import Federation
-from engine.ledger.subjects.rounds import Closed, RoundEntry, Seal, close
+from engine.ledger.subjects.rounds import Absent, Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
 from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, SignedUpdate, update_leaf
 from engine.ledger.trees import Levels, path
 from engine.ledger.typed import record_from_json, record_to_json
-from engine.messages import Asked, Ending, Global, RoundRecord, Update
+from engine.messages import Asked, Ending, Global, Pace, RoundRecord, Update
 from engine.model import vector_hash
 from engine.provenance import code_digest
 
@@ -132,7 +144,8 @@ class LedgerObserver:
         self._collect()
         slots = asked.hospitals
         seen = {slot: self._last[slot] for slot in slots if slot in self._last}
-        first = min((round for round, _ in seen.values()), default=len(self._headers) - 1)
+        began = [start.round for start in asked.starts.values()]
+        first = min((*(round for round, _ in seen.values()), *began), default=len(self._headers) - 1)
         notice = Notice(
             asked.model,
             tuple(self._headers[first:]),
@@ -161,7 +174,7 @@ class LedgerObserver:
         if sat.scores and self._by_committee:
             judged = sitting.verdicts(sat, self._standing)
         after = self._standing.after(judged.verdicts)
-        remembered = {SERVER: server_digest(record.servers[1])}
+        remembered = {SERVER: server_digest(record.servers[1]), **clock_digest(record.asked.pace)}
         entry = RoundEntry(
             record.round,
             record.parent,
@@ -177,12 +190,14 @@ class LedgerObserver:
             },
             rows={**judged.rows(record.round), **sitting.rows(record.round, sat)},
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
+            absent=tuple(Absent(record.round, a.hospital, a.number, a.kind, a.start) for a in record.asked.pace.absent),
         )
         if self._federation.checks:
             assert self._before is not None
-            before = Global(self._before, record.servers[0])
+            before = Global(self._before, record.servers[0], record.older)
+            began = {h: (start.round, start.discount) for h, start in record.asked.starts.items()}
             digests = (self._digests, entry.digests)
-            self._shown = self._writer.submit(self._show, entry, before, self._headers[-1], digests)
+            self._shown = self._writer.submit(self._show, entry, before, self._headers[-1], digests, began)
         self._digests = entry.digests
         self._submit(entry, {u.hospital: u.signed.leaf for u in record.updates if u.signed is not None})
         self._standing = after
@@ -284,13 +299,17 @@ class LedgerObserver:
             added[rotation.record.slot] = (*added.get(rotation.record.slot, ()), rotation.record.to)
         return tuple((*accounts, *added.get(slot, ())) for slot, accounts in enumerate(known))
 
-    def _show(self, entry: RoundEntry, before: Global, previous: Header, digests: Digests) -> Shown:
+    def _show(
+        self, entry: RoundEntry, before: Global, previous: Header, digests: Digests, began: Mapping[int, Began]
+    ) -> Shown:
         """A round as those who are drawn for it are shown it; also for a run that goes on later."""
-        archive.write_before(self._folder, before.params, before.server)
+        archive.write_before(self._folder, before, began)
         vectors = (self._folder / vectors_name(entry.round)).resolve()
         updates = packed(entry.updates, entry.openings)
         text = next((row[1] for row in entry.rows.get("sittings", ())), "")
-        return Shown(entry.round, before.params, vectors, updates, before.server, previous, digests, text)
+        return Shown(
+            entry.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
+        )
 
     def _show_again(self, again: Again) -> None:
         """Takes up, for a run that goes on, what those who are drawn for the last round must be shown of it."""
@@ -298,14 +317,15 @@ class LedgerObserver:
         if self._federation.checks == 0 or last.round == 0:
             return
         digests = self._ledger.submit(_digests, last.round).result()
-        kept = archive.read_before(self._folder)
-        before = None if kept is None else Global(*kept)
-        if before is None or not self._fits(before, last, digests[0]):
-            before = self._before_again(last, digests[0], again)
+        kept = [archive.read_before(self._folder / name) for name in (BEFORE, BEFORE_THAT)]
+        fitting = [one for one in kept if one is not None and self._fits(one[0], last, digests[0])]
+        before, began = fitting[0] if fitting else (self._before_again(last, digests[0], again), {})
         updates = self._ledger.submit(_packed, last.round).result()
         vectors, previous = (self._folder / vectors_name(last.round)).resolve(), self._headers[last.round - 1]
         text = self._ledger.submit(_sitting, last.round).result()
-        shown = Shown(last.round, before.params, vectors, updates, before.server, previous, digests, text)
+        shown = Shown(
+            last.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
+        )
         self._shown, self._digests = self._writer.submit(lambda: shown), digests[1]
 
     def _fits(self, before: Global, last: Header, digests: Mapping[str, bytes]) -> bool:
@@ -431,6 +451,14 @@ def _finalize(ledger: RunLedger) -> None:
     ledger.rounds.finalize()
 
 
+def clock_digest(pace: Pace) -> dict[str, bytes]:
+    """What the annex of a round says of the virtual clock; {} where none is kept."""
+    if not pace.arrived:
+        return {}
+    absent = [[one.hospital, one.number, one.kind, one.start] for one in pace.absent]
+    return {CLOCK: json_hash({"now": pace.line.now, "absent": absent})}
+
+
 # --- Entries in a checkpoint ------------------------------------------------------------------------------------------
 
 
@@ -447,6 +475,7 @@ def _to_json(entry: RoundEntry) -> dict[str, Any]:
         "digests": {name: hexed(digest) for name, digest in entry.digests.items()},
         "rows": {table: [_values(row) for row in rows] for table, rows in entry.rows.items()},
         "next_deadline": entry.next_deadline,
+        "absent": [list(one) for one in entry.absent],
     }
 
 
@@ -461,6 +490,7 @@ def _from_json(value: Any) -> RoundEntry:
             {name: unhexed(digest) for name, digest in value["digests"].items()},
             {table: [tuple(map(_value, row)) for row in rows] for table, rows in value["rows"].items()},
             value["next_deadline"],
+            tuple(Absent(*one) for one in value["absent"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"the checkpoint's ledger entries are damaged ({error}).") from None

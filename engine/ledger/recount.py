@@ -31,6 +31,7 @@ from engine.ledger.trees import EMPTY, annex_root, root
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 from engine.model import Layout, model_hash, vector_hash
 
+Began = tuple[int, float]  # of an update: rounds that were done when its work began, what the schedule has it count
 Digests = tuple[Mapping[str, bytes], Mapping[str, bytes]]  # by name, of two rounds
 
 
@@ -47,6 +48,8 @@ class Shown:
         previous: header of the round before; None before round 1.
         digests: behind the annexes of the round before and of this one.
         sitting: what its committee said, see `subjects/committee.py`; "" where none sat.
+        older: rounds that were done -> float32[parameters], models that updates of this round may have begun from.
+        began: slot -> where its work began; of those that are missing, with the model before the round.
     """
 
     round: int
@@ -57,14 +60,18 @@ class Shown:
     previous: Header | None = None
     digests: Digests = field(default_factory=lambda: ({}, {}))
     sitting: str = ""
+    older: Mapping[int, np.ndarray] = field(default_factory=dict)
+    began: Mapping[int, Began] = field(default_factory=dict)
 
 
 class Weighed(NamedTuple):
-    """An update of a round: its slot, the number of samples behind it, float32[parameters]."""
+    """An update of a round: its slot, the number of samples behind it, float32[parameters]; start and discount as of `Update`."""
 
     slot: int
     samples: int
     vector: np.ndarray
+    start: int
+    discount: float
 
 
 def drawn(head: bytes, slots: int, many: int) -> frozenset[int]:
@@ -126,6 +133,7 @@ def weighed(
     if shown.round != header.round or vector_hash(shown.before, layout) != header.parent_model:
         raise LedgerError(f"{where}: what is shown starts from another model")
     vectors = _vectors(shown.vectors)
+    names = {number: vector_hash(params, layout) for number, params in shown.older.items()}
     leaves, found = [EMPTY] * len(holders), []
     for signed, samples, salt in _unpacked(shown.updates):
         record, slot = signed.record, signed.record.slot
@@ -141,7 +149,13 @@ def weighed(
         if count_commitment(salt, samples) != record.samples:
             raise LedgerError(f"{what}: the weight that is shown is not the one that it committed to")
         leaves[slot] = leaf_of(signed, signed_digest)
-        found.append(Weighed(slot, samples, vector))
+        start, discount = shown.began.get(slot, (header.round - 1, 1.0))
+        model = header.parent_model if start == header.round - 1 else names.get(start)
+        if model != record.parent_model:
+            raise LedgerError(
+                f"{what}: the model that its work is said to have begun from is not the one that it signed"
+            )
+        found.append(Weighed(slot, samples, vector, start, discount))
     if root(leaves) != header.root:
         raise LedgerError(f"{where}: the updates that are shown are not those under the head")
     return sorted(found, key=lambda one: one.slot)

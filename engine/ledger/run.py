@@ -93,7 +93,8 @@ class RunLedger:
         self.book = book = Book(folder, RUN, PURPOSES, config, config.contract, clock, chain)
         try:
             self.registry = Registry(book, federation)
-            self.rounds = Rounds(book, self.registry, config.deadline)
+            most_stale = rule.get("settings", {}).get("max_staleness", 0)
+            self.rounds = Rounds(book, self.registry, config.deadline, most_stale)
             self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds)

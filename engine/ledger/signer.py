@@ -204,8 +204,12 @@ class Signer:
         samples: int,
         metrics: dict[str, Any],
         privacy: dict[str, Any] | None = None,
+        start: int | None = None,
     ) -> tuple[SignedUpdate, Opening, bytes]:
         """Sign the update of the round after the last of the notice: record, what opens its commitments, and its leaf.
+
+        Args:
+            start: round after which the model was made that the work began from; None: the last.
 
         Raises:
             LedgerError: this hospital has signed another update for this round, or one for a later round.
@@ -219,7 +223,7 @@ class Signer:
             federation=signing.federation,
             round=round,
             slot=self._slot,
-            parent_model=notice.model,
+            parent_model=notice.model if start is None else self.model_after(notice, start),
             parent_head=header.head,
             update=vector_hash,
             samples=committed["samples"],
@@ -235,6 +239,19 @@ class Signer:
         self.memory = Memory(round, leaf, header.head)
         self._promised[round] = leaf
         return signed, opening, leaf
+
+    def model_after(self, notice: Notice, round: int) -> bytes:
+        """The name of the model that work began from after a round, which the notice must show.
+
+        Raises:
+            LedgerError: it does not.
+        """
+        if round == notice.headers[-1].round:
+            return notice.model
+        header = next((header for header in notice.headers if header.round == round), None)
+        if header is None:
+            raise LedgerError(f"round {round}, after which this hospital's work began, is not shown")
+        return header.model
 
     def request(
         self, terms: Terms, class_: int, generator: int, quantity: int, real: int, settings: bytes

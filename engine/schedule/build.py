@@ -1,5 +1,6 @@
 """From the configuration to a schedule."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +8,11 @@ import numpy as np
 from engine.messages import Asked, LoopState, Schedule, Taken, Trained
 from engine.own.call import guarded, make, require
 from engine.own.reference import Reference, reference
+from engine.schedule.clocked import Clocked
 from engine.schedule.config import ScheduleConfig, SelectionConfig
 from engine.schedule.sampled import Sampled
 from engine.schedule.selection import build_policy
+from engine.timing.fleet import Fleet, Load
 
 
 def build_schedule(
@@ -33,6 +36,11 @@ def build_schedule(
             f"made a {type(made).__name__} without a method {method}",
         )
     return _Own(own, config.mode, made, trainers)
+
+
+def on_clock(schedule: Schedule, config: ScheduleConfig, fleet: Fleet, loads: Mapping[int, Load]) -> Schedule:
+    """The schedule on a virtual clock; a user's own keeps none."""
+    return Clocked(schedule, config, fleet, loads) if isinstance(schedule, Sampled) else schedule
 
 
 @dataclass(frozen=True)

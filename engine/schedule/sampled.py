@@ -1,6 +1,6 @@
 """Synchronous rounds of hospitals that are drawn anew each time."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from engine.messages import Asked, LoopState, Measured, Taken, Trained, survivors
@@ -27,13 +27,25 @@ class Sampled:
     policy: Policy = random
 
     def select(
-        self, round: int, history: Sequence[RoundSummary] = (), measured: Sequence[Measured] = ()
+        self,
+        round: int,
+        history: Sequence[RoundSummary] = (),
+        measured: Sequence[Measured] = (),
+        busy: Set[int] = frozenset(),
     ) -> tuple[int, ...]:
-        """The hospitals of a round, ascending; drawn from (seed, round) and history alone, so a resumed run draws the same."""
-        if self.per_round >= len(self.trainers):
-            return self.trainers
+        """The hospitals of a round, ascending; drawn from (seed, round) and history alone, so a resumed run draws the same.
+
+        Args:
+            busy: hospitals that are still at work for an earlier one, and take up its places.
+        """
+        idle = tuple(h for h in self.trainers if h not in busy) if busy else self.trainers
+        wanted = self.per_round - len(busy)
+        if wanted >= len(idle):
+            return idle
+        if wanted == 0:
+            return ()
         draw = generator(self.seed, "participation", round)
-        return tuple(sorted(self.policy(Choice(round, self.trainers, self.per_round, draw, history, measured))))
+        return tuple(sorted(self.policy(Choice(round, idle, wanted, draw, history, measured))))
 
     def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
         return Asked(round, self.select(round, state.history, state.measured), state.params, model)

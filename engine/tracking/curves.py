@@ -8,6 +8,7 @@ from engine.config import RunConfig
 from engine.provenance import provenance
 from engine.result import CohortReport, Result, RoundSummary, SyntheticRow
 from engine.settings import Section
+from engine.timing.report import Virtual
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 VIEW = "pulseledger"  # name of the view of an experiment's runs
@@ -34,7 +35,16 @@ def round_metrics(summary: RoundSummary, trains_global: bool = True) -> dict[str
         "ledger/hash_sign_seconds": summary.hash_seconds + summary.sign_seconds,
         "perf/round_s": summary.seconds,
         "perf/train_s": summary.train_seconds,
+        **_clock(summary.virtual),
     }
+
+
+def _clock(virtual: Virtual | None) -> dict[str, float | None]:
+    """The virtual clock after a round."""
+    if virtual is None:
+        return {}
+    joules = virtual.compute_joules + virtual.radio_joules
+    return {"clock/seconds": virtual.seconds, "clock/joules": joules, "clock/absent": len(virtual.absent)}
 
 
 def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
@@ -47,6 +57,7 @@ def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
         *(f"validation/personal/{name}" for name in test[:3]),
         *(f"ledger/{name}" for name in ("overhead_share", "gas_per_round", "critical_path_seconds")),
         *(f"timing/{name}" for name in ("gradient_evaluations", "total_seconds")),
+        *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
         *(f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1")),
     )
 

@@ -52,6 +52,10 @@ OTHER: dict[str, Any] = {
     "data.other.patients": r"^(\d+)",
     "attack.share": 0.4,
     "committee.size": 3,
+    "clock.fleet": "equal",
+    "clock.slow": [1],
+    "clock.devices": 5 * [{"frequency": 1e9}],
+    "schedule.mode": "semi-synchronous",
     "attack.target": "V",
     "data.classes": "NSV",
     "data.drop_symbols": ["Q"],
@@ -117,12 +121,18 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["privacy"] = {"noise": 1.0, "method": "dp-sgd"} | values["privacy"]
         if key == "privacy.epsilon":
             values["privacy"]["noise"] = None
+        if key == "privacy.beats":
+            values["privacy"]["unit"] = "patient"
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
     if key == "update.share":
         values["update"]["compression"] = "top-k"
     if key == "selection.floor":
         values["selection"]["policy"] = "oort"
+    if key == "schedule.mode":
+        values["clock"], values["schedule"]["first"] = {"fleet": "equal"}, 3
+    if key.startswith("clock.") and key != "clock.fleet":
+        values["clock"]["fleet"] = "listed" if key == "clock.devices" else "stragglers"
     if key.startswith("committee.") and key != "committee.method":
         values["committee"] |= {"method": "drawn"}
     for own in OWN_KEYS:
@@ -459,6 +469,12 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["selection"] = {"policy": "oort", "floor": 0.25}
+    everything["clock"] = {
+        "fleet": "none",
+        "dropout": 0.5,
+        "on": 7.0,
+    }  # a policy keeps no time, and an own schedule neither
+    everything["schedule"] = {"mode": "synchronous", "buffer": 7, "cap": 2.0}
     everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
@@ -492,8 +508,17 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
         return
     changed = with_key(key, value)
     assert changed != RunConfig()
-    parts = ("balance.", "attack.", "aggregation.")
-    kept = (".method", ".rule", ".worker_momentum", ".parameters")  # the rest is not read by "none" and the mean
+    if key.startswith("clock."):  # beside the fleet that reads the key
+        assert config_hash(changed) != config_hash(with_key("clock.fleet", "stragglers"))
+        return
+    parts = ("balance.", "attack.", "aggregation.", "schedule.")
+    kept = (
+        ".method",
+        "schedule.mode",
+        ".rule",
+        ".worker_momentum",
+        ".parameters",
+    )  # the rest is not read by "none" and the mean
     unread = key.startswith(parts) and not key.endswith(kept)
     assert (config_hash(changed) == config_hash(RunConfig())) == (unread or key.startswith(NOT_HASHED))
 
@@ -517,6 +542,8 @@ def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> Non
         private = {"method": "dp-sgd", "noise": 3.0, key.split(".")[1]: value}
         if key == "privacy.epsilon":
             del private["noise"]
+        if key == "privacy.beats":
+            private["unit"] = "patient"
         base = {"ledger": {"keystore": "keys"}, "privacy": {"method": "dp-sgd", "noise": 3.0}}
         changed = parse(RunConfig, {**base, "privacy": private}, "changed")
         assert config_hash(changed) != config_hash(parse(RunConfig, base, "base")), key
@@ -569,6 +596,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
     values["privacy"] = {"method": "none", "parameters": {}}
     for section in ("balance", "attack", "committee"):
         values[section] = {"method": "none"}  # reads nothing else
+    values["schedule"], values["clock"] = {"mode": "synchronous"}, {"fleet": "none"}
     values["aggregation"]["server"] = {"method": "none"}
     del values["selection"]["floor"], values["update"]["share"]
     values["aggregation"] = {

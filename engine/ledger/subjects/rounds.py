@@ -11,12 +11,13 @@ from engine.ledger.chain.base import NoContract
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
-from engine.ledger.format import NO_ROUND, PHASES, PRIVACY, RING, ROUND_STATUS, SCHEMA, ZERO
+from engine.ledger.format import ABSENCES, NO_ROUND, PHASES, PRIVACY, RING, ROUND_STATUS, SCHEMA, ZERO
 from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.privacy import require_spent
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
+    Absence,
     Header,
     ModelUpdate,
     Opening,
@@ -31,6 +32,16 @@ from engine.ledger.trees import EMPTY, Levels, annex_root, levels, named, path
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
 
 
+class Absent(NamedTuple):
+    """A job that ended in a round without an update, as the journal has it; `kind` is one of `format.ABSENCES`."""
+
+    round: int
+    slot: int
+    job: int
+    kind: str
+    start: int
+
+
 @dataclass(frozen=True)
 class RoundEntry:
     """One round as the loop reports it: number from 1, model hashes before and after, updates by ascending slot.
@@ -39,6 +50,7 @@ class RoundEntry:
         openings: one for each update.
         digests: what subjects add to the annex, by name.
         rows: what they write down with the round, by table; plain JSON values.
+        absent: jobs that ended in the round without an update.
         next_deadline: of the next round, which the seal opens: 0 for what the settings say, NO_ROUND opens no round.
     """
 
@@ -50,6 +62,7 @@ class RoundEntry:
     digests: Mapping[str, bytes] = field(default_factory=dict)
     rows: Rows = field(default_factory=dict)
     next_deadline: int = 0
+    absent: tuple[Absent, ...] = ()
 
 
 class Closed(NamedTuple):
@@ -95,6 +108,10 @@ class Proof:
     siblings: tuple[bytes, ...]
 
 
+def _absence(federation: bytes, one: "Absent") -> Absence:
+    return Absence(federation, one.round, one.slot, one.job, ABSENCES.index(one.kind), one.start)
+
+
 _IDLE, _OPEN, _ABORTED = 0, 1, PHASES.index("ABORTED")  # phases of a federation
 
 
@@ -110,11 +127,13 @@ class Rounds(Subject):
         seals: of all rounds that have one.
     """
 
-    def __init__(self, book: Book, registry: Registry, deadline: int = 0) -> None:
+    def __init__(self, book: Book, registry: Registry, deadline: int = 0, most_stale: int = 0) -> None:
         """
         Args:
             deadline: seconds for a round, 0 for no limit.
+            most_stale: rounds that the model of an update may be behind.
         """
+        self._most_stale = most_stale
         self._book, self._federation, self._registry = book, registry.federation, registry
         self._deadline = deadline
         self._model = self._federation.genesis_model
@@ -268,7 +287,7 @@ class Rounds(Subject):
                 "schema": SCHEMA,
                 "federation": federation.id,
                 "round": entry.round,
-                "parent_model": entry.parent_model,
+                "parent_model": self._parent_of(record, entry),
                 "parent_head": self.headers[entry.round - 1].head,
                 "config_hash": federation.config_hash,
                 **commitments(opening),
@@ -283,6 +302,12 @@ class Rounds(Subject):
             require_spent(where, opening.privacy, entry.digests.get(PRIVACY, ZERO))
             leaves[record.slot] = leaf_of(signed, signed_digest)
         return leaves
+
+    def _parent_of(self, record: ModelUpdate, entry: RoundEntry) -> bytes:
+        """The model that an update may have begun from: that of the round, or one that is not too old."""
+        oldest = max(0, entry.round - 1 - self._most_stale)
+        older = {header.model for header in self.headers[oldest : entry.round - 1]}
+        return record.parent_model if record.parent_model in older else entry.parent_model
 
     def _check_entry(self, entry: RoundEntry) -> None:
         updates, openings, quorum = len(entry.updates), len(entry.openings), self._federation.quorum
@@ -333,6 +358,9 @@ class Rounds(Subject):
                 (number, header.parent_model, header.model, header.count, header.root, header.annex, header.head)
             ],
             "annexes": [(number, name, entry.digests[name]) for name in named(entry.digests)],
+            "absences": [
+                (*one, book.chain.sign_digest(digest(_absence(federation.id, one), domain))) for one in entry.absent
+            ],
             **entry.rows,
         }
         direct = self._require_open(entry)

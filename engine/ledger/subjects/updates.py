@@ -7,6 +7,7 @@ from engine.encoding import json_hash, keccak
 from engine.ledger.format import SCHEMA, ZERO
 from engine.ledger.subjects.registry import Federation, registry_root
 from engine.ledger.typed import (
+    U8,
     U16,
     U32,
     U64,
@@ -72,6 +73,24 @@ class Receipt(Record):
     round: U64
     slot: U32
     leaf: Bytes32
+
+
+@dataclass(frozen=True)
+class Absence(Record):
+    """The coordinator's word that a hospital's job ended in this round without an update: it was lost, or given up as late.
+
+    Attributes:
+        job: number of the job among the hospital's, from 1.
+        kind: position in `format.ABSENCES`.
+        start: rounds that were done when it began.
+    """
+
+    federation: Bytes32
+    round: U64
+    slot: U32
+    job: U64
+    kind: U8
+    start: U64
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
 JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
 
 
-ASIDE = ("meta", "erasures", "sittings", "votes")  # tables with tests of their own
+ASIDE = ("meta", "erasures", "sittings", "votes", "absences")  # tables with tests of their own
 COLUMNS = [(table, column) for table, what in RUN.tables.items() if table not in ASIDE for column in what.columns]
 
 

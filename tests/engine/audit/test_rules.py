@@ -186,9 +186,11 @@ def test_a_robust_rule_weighs_nobody_and_the_mean_takes_no_settings():
     assert "they count all updates the same" in problem(
         Rule("median", "samples", PLAIN, AggregationConfig(rule="median").used())
     )
-    assert "only rules that bear hostile updates take settings" in problem(
-        Rule(MEAN, "samples", PLAIN, {"byzantine": 1})
-    )
+    for settings in ({"byzantine": 1}, {"max_staleness": 0, "of_models": False}, {"max_staleness": 5, "of_models": 1}):
+        assert "the mean takes max_staleness, 1 to 1000, and of_models" in problem(
+            Rule(MEAN, "samples", PLAIN, settings)
+        )
+    assert problem(Rule(MEAN, "samples", PLAIN, {"max_staleness": 5, "of_models": True})) == ""
 
 
 @pytest.mark.parametrize(("name", "byzantine"), [("krum", 1), ("median", 2), ("trimmed-mean", 2)])

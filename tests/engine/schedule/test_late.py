@@ -1,0 +1,141 @@
+"""Whole runs in which updates are late: ledger, audit, interruption; the same wherever hospitals live."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.audit.report import Verdict
+from engine.audit.run import audit
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.experiment import Place, run
+from engine.ledger.format import RUN
+from engine.messages import RoundRecord
+from engine.result import Result
+
+LATE = {
+    "cohort.hospitals": 4,
+    "ledger.backend": "embedded",
+    "federation.rounds": 6,
+    "clock.fleet": "stragglers",
+    "clock.slow": [1],
+    "clock.dropout": 0.1,
+    "schedule.mode": "buffered",
+    "schedule.buffer": 2,
+}
+
+
+class Interrupted(Exception):
+    """As of a machine that stops."""
+
+
+class StopAfter:
+    """Interrupts a run between a round and its checkpoint."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+
+    def round_finished(self, record: RoundRecord) -> None:
+        if record.round == self.round:
+            raise Interrupted
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    folder = tmp_path_factory.mktemp("late")
+    return run(tiny_config(**LATE), folder / "run"), folder / "run"
+
+
+def numbers(result: Result) -> tuple[Any, ...]:
+    return result.model_hash, result.ledger.head, result.clock, [row.virtual for row in result.rounds], result.final
+
+
+def change(folder: Path, statement: str, copy: Path) -> Path:
+    shutil.copytree(folder, copy)
+    with sqlite3.connect(copy / "ledger" / RUN.file) as journal:
+        assert journal.execute(statement).rowcount > 0
+    journal.close()
+    return copy
+
+
+def test_late_updates_name_the_model_that_they_began_from_and_the_audit_computes_all_of_it_again(
+    finished: tuple[Result, Path],
+):
+    result, folder = finished
+    report = audit(folder)
+    assert (report.findings, report.clean) == ([], True)
+    assert report.counts["clocks"] == 6
+    assert report.counts["aggregates"] == 6
+    assert report.counts["absences"] == sum(len(row.virtual.absent) for row in result.rounds if row.virtual) > 0
+    assert any(one.start < row.round - 1 for row in result.rounds if row.virtual for one in row.virtual.arrived)
+    assert result.clock is not None
+    assert result.clock.virtual_seconds == result.rounds[-1].virtual.seconds  # type: ignore[union-attr]
+    assert result.score("clock/virtual_seconds") == result.clock.virtual_seconds
+    assert result.clock.compute_joules > 0
+
+
+def test_an_interrupted_run_with_jobs_under_way_goes_on_bit_for_bit(
+    finished: tuple[Result, Path], tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    for stop in (2, 4):
+        with pytest.raises(Interrupted):
+            run(tiny_config(**LATE), tmp_path, Place(observers=(StopAfter(stop),)))
+        assert audit(tmp_path).verdict is Verdict.UNFINISHED
+    assert numbers(run(tiny_config(**LATE), tmp_path)) == numbers(finished[0])
+    assert audit(tmp_path).clean
+
+
+def test_threads_give_the_same(finished: tuple[Result, Path], tiny_config: Callable[..., RunConfig], tmp_path: Path):
+    other = run(tiny_config(**LATE, **{"execution.pool": "threads", "execution.cpus": 2}), tmp_path)
+    assert numbers(other) == numbers(finished[0])
+
+
+def test_silence_about_a_job_and_a_word_about_none_are_named(finished: tuple[Result, Path], tmp_path: Path):
+    silent = change(finished[1], "DELETE FROM absences WHERE rowid = 1", tmp_path / "silent")
+    found = {(one.record, one.field, one.message.partition(" job")[0]) for one in audit(silent).findings}
+    assert ("absence", "job", "by the clock") in found
+    said = "UPDATE absences SET job = job + 7 WHERE rowid = 1"
+    found = {(one.record, one.field) for one in audit(change(finished[1], said, tmp_path / "said")).findings}
+    assert ("absence", "signature") in found
+    assert ("absence", "job") in found
+
+
+def test_a_result_that_claims_another_time_is_named(finished: tuple[Result, Path], tmp_path: Path):
+    shutil.copytree(finished[1], tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    document = json.loads(path.read_text())
+    document["clock"]["virtual_seconds"] /= 2
+    path.write_text(json.dumps(document))
+    assert "clock.virtual_seconds" in {one.field for one in audit(tmp_path / "run").findings}
+
+
+def test_models_are_mixed_as_fedasync_says_and_recomputed(tiny_config: Callable[..., RunConfig], tmp_path: Path):
+    result = run(tiny_config(**{**LATE, "schedule.mode": "fedasync", "schedule.staleness": "hinge"}), tmp_path)
+    assert [row.participants for row in result.rounds] == [1] * 6
+    report = audit(tmp_path)
+    assert (report.findings, report.counts["aggregates"]) == ([], 6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"clock.fleet": "none"}, "schedule.mode buffered needs a virtual clock"),
+        ({"schedule.buffer": 5}, "schedule.buffer is 5, but only 4 hospitals work at a time"),
+        ({"aggregation.rule": "median"}, "needs aggregation.rule mean"),
+        ({"federation.algorithm": "local"}, "no models are merged"),
+        ({"clock.slow": [4]}, "there is no hospital 4"),
+        ({"schedule.mode": "semi-synchronous", "schedule.first": None}, "needs first, deadline or both"),
+        ({"schedule.mode": "fedasync", "ledger.reputation": "peers"}, "no two updates meet"),
+    ],
+)
+def test_what_cannot_be_on_a_clock_is_refused(
+    tiny_config: Callable[..., RunConfig], keys: dict[str, Any], message: str
+):
+    with pytest.raises(ConfigError, match=message) as error:
+        tiny_config(**{**LATE, **keys})
+    assert "\n" not in str(error.value)
