@@ -258,6 +258,7 @@ def test_a_reader_can_change_nothing(url: str, tmp_path: Path):
         assert "mine" not in opened.user_attrs
 
 
+@pytest.mark.long
 def test_a_role_that_may_only_read_compares_and_reports(
     server: Postgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -343,9 +344,9 @@ def test_results_that_are_gone_are_told_and_made_again(url: str, tmp_path: Path,
     shutil.copytree(folder, copy)
     before = outcome(folder)
     shutil.rmtree(folder / "trials/0000")
-    for verb in ("compare", "report"):
-        assert main([verb, str(folder)]) in (0, 2)
-        assert "trial 0" in "".join(capsys.readouterr())
+    assert main(["compare", str(folder)]) == 0
+    assert "trial 0" in "".join(capsys.readouterr())
+    assert main(["report", str(folder)]) == 0
     heard = Heard()
     resume_study(folder, heard, means=simulated())
     assert "trial 0: its results are gone, it is run again" in heard.notes

@@ -12,7 +12,8 @@ from nodes import KEY, Meanwhile, Node, of_key, pending, until
 from simulators import Run
 
 from engine.errors import LedgerError
-from engine.ledger.chain.base import ChainTrouble, NodeUnreachable
+from engine.ledger.accounts import COORDINATOR
+from engine.ledger.chain.base import ChainTrouble, NodeRefuses, NodeUnreachable
 from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.config import LedgerConfig
@@ -120,16 +121,36 @@ def test_a_node_that_takes_transactions_and_loses_them_is_not_asked_for_ever(ser
     assert len(sent) < 60  # a few times each of the dearer ones
 
 
+@pytest.mark.parametrize("clock", ["1000000000", "4000000000"])
+def test_the_clock_of_a_network_may_be_odd(start: Callable[..., Node], tmp_path: Path, clock: str):
+    """Decades behind, decades ahead: deadlines are by the network's own."""
+    run = fresh(tmp_path)
+    with run.open(backend="rpc", url=start("anvil", "--timestamp", clock).url, deadline=600) as ledger:
+        assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
+        assert 0 <= ledger.rounds.state(ledger.domain.contract)["deadline"] - int(clock) - 600 < 60
+
+
 def test_what_the_network_leaves_out_is_done_without(server: Faulty, tmp_path: Path):
-    """Blocks of a network with proof of authority have more extra data, older ones no base fee; clocks may be odd."""
+    """Blocks of a network with proof of authority have more extra data, older ones no base fee."""
 
     def block(found: dict) -> dict:
         return {name: value for name, value in found.items() if name != "baseFeePerGas"} | {
-            "extraData": "0x" + "ab" * 278
+            "extraData": "0x" + "ab" * 278,
         }
 
     server.fault("eth_getBlockByNumber", edited(block))
     assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_an_account_without_money_is_told_and_goes_on_when_it_has_some(node: Node, tmp_path: Path):
+    run = fresh(tmp_path)
+    account = of_key(KEY).address(COORDINATOR)
+    node("anvil_setBalance", account, "0x1")
+    with pytest.raises(NodeRefuses, match=rf"account {account} has 1 wei, and this transaction may cost \d+ wei"):
+        run.open(backend="rpc", url=node.url)
+    node("anvil_setBalance", account, hex(10**20))
+    with run.open(backend="rpc", url=node.url) as ledger:
+        assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
 
 
 def test_a_count_that_is_behind_is_waited_for(server: Faulty, tmp_path: Path):
