@@ -87,6 +87,13 @@ def _mapped(folder: Path) -> Beats:
     return open_beats(folder)
 
 
+@functools.lru_cache(maxsize=4)
+def _patients(folder: Path) -> np.ndarray:
+    """int64[beats]: a number of each beat's patient."""
+    beats = _mapped(folder)
+    return np.unique([record["patient"] for record in beats.records], return_inverse=True)[1][beats.record]
+
+
 @functools.cache
 def _beside() -> ThreadPoolExecutor:
     """Where hospitals of this process compute rounds again while they train."""
@@ -129,8 +136,11 @@ class Hospital:
         self._privacy = NONE  # of the work under way
         beats = _mapped(task.beats)
         self._classes = beats.classes
+        private = task.config.privacy
+        patients = _patients(task.beats) if private.noised and private.unit == "patient" else None
         self._train, self._validation, self._test = (
-            Samples(beats.x, beats.rr, beats.y, index) for index in (data.train, data.validation, data.test)
+            Samples(beats.x, beats.rr, beats.y, index, patient=patients)
+            for index in (data.train, data.validation, data.test)
         )
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
@@ -327,7 +337,7 @@ class Hospital:
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
         samples = self._to_train_on()
-        self._privacy = self._mechanisms(round, params, self.state, len(samples))
+        self._privacy = self._mechanisms(round, params, self.state, samples)
         return Work(
             self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation
         )
@@ -394,7 +404,7 @@ class Hospital:
 
     def _do_finish(self, round: int, params: np.ndarray) -> Outcome:
         personal, cost = params, 0
-        self._privacy = self._mechanisms(0, params, self.state, len(self._train))
+        self._privacy = self._mechanisms(0, params, self.state, self._train)
         if len(self._validation) or len(self._test):  # else nobody would look at a personal model
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))

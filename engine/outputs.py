@@ -173,8 +173,12 @@ def privacy_report(
     for hospital in cohort.hospitals:
         of = patients[np.asarray(cohort.beats.record[hospital.train])]
         most = max(most, int(np.unique(of, return_counts=True)[1].max(initial=0)))
-    peers = config.ledger.reputation == "peers"
-    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, peers))
+    besides = []
+    if config.ledger.reputation == "peers" or config.committee.method != "none":
+        besides.append("scores that hospitals give each other on their validation beats")
+    if cohort.report["patients_shared"]:
+        besides.append("patients whose beats lie in several hospitals: each hospital's epsilon counts alone")
+    return PrivacyReport.model_validate(told(_mechanism(config), counts, most, besides))
 
 
 def _both(tables: dict[str, dict[int, np.ndarray]], classes: Sequence[str], scored: Sequence[str]) -> BothScores:

@@ -9,6 +9,7 @@ from engine.aggregation.build import rule_of
 from engine.algorithms.budget import noised_samples
 from engine.attacks.own import build_attack
 from engine.config import RunConfig
+from engine.data.samples import Samples
 from engine.own.call import found, require_signature
 from engine.own.reference import reference
 from engine.privacy.build import build_privacy
@@ -23,7 +24,9 @@ def require_parts(config: RunConfig) -> None:
     rule_of(config)  # and with it the algorithm
     build_attack(config.attack)
     budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
-    build_privacy(config.privacy, budget, np.random.default_rng, lambda: bytes(32))(0, np.zeros(1, np.float32), {}, 1)
+    mechanisms = build_privacy(config.privacy, budget, np.random.default_rng, lambda: bytes(32))
+    none = np.zeros(0, np.int64)
+    mechanisms(0, np.zeros(1, np.float32), {}, Samples(none, none, none, none))
     trainers = tuple(range(config.cohort.hospitals))
     build_schedule(config.schedule, config.selection, config.seed, trainers, 1, config.federation.min_hospitals)
     # what these are made from is known only when there are data

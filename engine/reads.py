@@ -107,6 +107,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),
     **{

@@ -307,10 +307,10 @@ def test_every_claim_of_the_page_on_verdicts_cites_tests_that_run():
         for name in names:
             path = ROOT / "tests" / (f"{name}.py" if "/" in name else f"engine/audit/{name}.py")
             assert path.is_file(), (claim, name)
-            assert [test for test in tests_of(path) if not is_long(test)], (claim, name)
+            assert [test for test in functions_that_test(path) if not is_long(test)], (claim, name)
 
 
-def tests_of(path: Path) -> list[ast.FunctionDef]:
+def functions_that_test(path: Path) -> list[ast.FunctionDef]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "pytestmark"], path
     return [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]

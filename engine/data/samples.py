@@ -15,6 +15,7 @@ class Samples:
     Attributes:
         added: synthetic beats, at positions from len(index).
         class_weight, logit_offset: of every batch, see `Batch`.
+        patient: int[beats], a number of the patient of every beat in the arrays; None where nobody wants to know.
         budget: number of beats whose batches make an epoch; None: of all that are there.
     """
 
@@ -26,6 +27,7 @@ class Samples:
     class_weight: np.ndarray | None = None
     logit_offset: np.ndarray | None = None
     budget: int | None = None
+    patient: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index) + (len(self.added.y) if self.added is not None else 0)
@@ -44,6 +46,8 @@ class Samples:
         if self.added is None:
             rows = self.index[positions]
             parts = (self.x[rows], self.rr[rows], self.y[rows])
+            if self.patient is not None:
+                return Batch(*parts, self.class_weight, self.logit_offset, self.patient[rows])
         else:
             wanted = np.arange(len(self))[positions]
             real = wanted < len(self.index)

@@ -15,6 +15,7 @@ class Batch(NamedTuple):
     Attributes:
         class_weight: float32[classes], factor on the loss of each class's beats. The mean is over n all the same.
         logit_offset: float32[classes], added to the logits in the loss, not in `scores`.
+        patient: int[n], a number of each beat's patient, where somebody wants to know.
     """
 
     x: np.ndarray
@@ -22,6 +23,7 @@ class Batch(NamedTuple):
     y: np.ndarray
     class_weight: np.ndarray | None = None
     logit_offset: np.ndarray | None = None
+    patient: np.ndarray | None = None
 
 
 def require_clip(clip: float, batch: Batch) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from engine.data.samples import Samples
 from engine.messages import State
 from engine.own.call import make
 from engine.privacy.base import NONE, Privacy
@@ -11,8 +12,8 @@ from engine.privacy.config import PrivacyConfig
 from engine.privacy.dpsgd import dp_sgd
 from engine.privacy.plan import mechanism_of
 
-# (round, 0 for the adaptation; parameters that the work starts from; private state; train beats) -> mechanism of this work
-Mechanisms = Callable[[int, np.ndarray, State, int], Privacy]
+# (round, 0 for the adaptation; parameters that the work starts from; private state; train part) -> mechanism of this work
+Mechanisms = Callable[[int, np.ndarray, State, Samples], Privacy]
 
 
 def build_privacy(
@@ -30,13 +31,18 @@ def build_privacy(
         secret: 32 bytes that only the hospital knows.
     """
     if config.method == "none":
-        return lambda round, params, state, beats: NONE
+        return lambda round, params, state, samples: NONE
     if config.noised:
         mechanism, own = mechanism_of(config, budget), secret()
-        return lambda round, params, state, beats: dp_sgd(mechanism, beats, own, round, params, state)
+        return lambda round, params, state, samples: dp_sgd(mechanism, _patients(samples), own, round, params, state)
 
-    def made(round: int, params: np.ndarray, state: State, beats: int) -> Privacy:
+    def made(round: int, params: np.ndarray, state: State, samples: Samples) -> Privacy:
         one: Privacy = make("a privacy mechanism", config.method, {"draw": draw(round)}, config.parameters, Privacy)
         return one._replace(name=config.method)
 
     return made
+
+
+def _patients(samples: Samples) -> np.ndarray:
+    """Of each beat of a part; where nobody asked for them, one for all."""
+    return np.zeros(len(samples), np.int64) if samples.patient is None else samples.patient[samples.index]

@@ -24,7 +24,15 @@ class PrivacyConfig(OwnSection):
         "your own, whose noise is drawn from the run's seed: a simulation, no protection",
     )
     parameters: Parameters = own_parameters()
-    unit: Literal["beat"] = Field("beat", description="dp-sgd: what is protected, one of a hospital's train beats")
+    unit: Literal["beat", "patient"] = Field(
+        "beat", description="dp-sgd: what is protected, one of a hospital's train beats, or all of a patient's there"
+    )
+    beats: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="dp-sgd, unit patient: so many beats of a sampled patient at most, in one gradient",
+    )
     epsilon: float | None = Field(
         None, gt=0, le=1000, description="dp-sgd: what a hospital spends at most; the noise follows from it"
     )
@@ -39,7 +47,7 @@ class PrivacyConfig(OwnSection):
         0.05,
         ge=1e-6,
         le=1,
-        description="dp-sgd: probability of each beat to be in a batch, in place of federation.batch_size; read to 1e-9",
+        description="dp-sgd: probability of each beat, or patient, to be in a batch, in place of federation.batch_size; to 1e-9",
     )
     steps: int = Field(
         20, ge=1, le=100_000, description="dp-sgd: noised gradients of a hospital in a round, in place of local_epochs"

@@ -2,7 +2,8 @@
 
     sample     each train beat with probability q, anew for every batch; an empty one is released as well
     gradient   sum of the beats' gradients, each shortened to norm C; one that is not finite counts zero
-    noise      + N(0, sigma^2 C^2) for each parameter, then divided by q n, with the public number n of train beats
+               (unit patient: patients are sampled; of each the mean gradient of at most so many beats, shortened to norm C)
+    noise      + N(0, sigma^2 C^2) for each parameter, then divided by q n, with the public number n of train beats, or patients
 
 A round of L steps with noise at each, or of one step for a server's optimiser: both are functions of these sums alone. The
 account is the hospital's: it counts every release, also of a round whose update is lost, and refuses one beyond the budget.
@@ -21,7 +22,7 @@ from engine.messages import State
 from engine.oracles.base import Batch, Oracle
 from engine.privacy.base import Privacy
 from engine.privacy.plan import CLIP, RATE, SIGMA, USES, Counts, Mechanism
-from engine.privacy.secret import commitment, normal, release_seed, sampled
+from engine.privacy.secret import commitment, drawn, normal, release_seed, sampled
 
 # Names in a hospital's private state: samples by uses so far; those of the last release; commitment to its seed; gradients
 # that were not finite so far, which nobody is told.
@@ -35,8 +36,11 @@ class _Release:
     A repeated release has the same bits as before, and is counted once.
     """
 
-    def __init__(self, mechanism: Mechanism, beats: int, seed: bytes, state: State) -> None:
-        self.mechanism, self.beats, self.seed = mechanism, beats, seed
+    def __init__(self, mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State) -> None:
+        self.mechanism, self.seed = mechanism, seed
+        of_beat = np.arange(len(patients)) if mechanism.unit == "beat" else patients
+        names, self.unit = np.unique(of_beat, return_inverse=True)
+        self.units = len(names)
         self.named = np.frombuffer(commitment(seed), np.uint8)
         none = np.zeros(USES, np.int64)
         before = state.get(SPENT, none)
@@ -53,24 +57,53 @@ class _Release:
         stream, batch = self.streams, 0
         self.streams += 1
         while True:
-            yield sampled(self.seed, stream, batch, n, self.mechanism.rate, RATE)
+            units = sampled(self.seed, stream, batch, self.units, self.mechanism.rate, RATE)
+            yield units if self.mechanism.unit == "beat" else self._some_of(units, stream, batch)
             batch += 1
+
+    def _some_of(self, units: np.ndarray, stream: int, batch: int) -> np.ndarray:
+        """At most so many beats of each of these patients, drawn anew; ascending."""
+        found = [np.zeros(0, np.int64)]
+        for unit in units.tolist():
+            positions = np.flatnonzero(self.unit == unit)
+            order = np.argsort(drawn(self.seed, b"beats", (stream, batch, unit), len(positions)), kind="stable")
+            found.append(positions[order[: self.mechanism.beats]])
+        return np.sort(np.concatenate(found))
 
     def gradient(self, oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
         """The clipped sum, float32[parameters]; its noise must follow."""
         self._count(batch)
         if not len(batch.y):
             return math.nan, np.zeros(len(params), np.float32)
-        found = oracle.clipped_gradient(params, batch, self.mechanism.clip / CLIP * _SHORT)
-        self.zeroed += found.zeroed
-        return math.nan, found.total
+        clip = self.mechanism.clip / CLIP * _SHORT
+        if self.mechanism.unit == "beat":
+            found = oracle.clipped_gradient(params, batch, clip)
+            self.zeroed += found.zeroed
+            return math.nan, found.total
+        return math.nan, self._of_patients(oracle, params, batch, clip)
+
+    def _of_patients(self, oracle: Oracle, params: np.ndarray, batch: Batch, clip: float) -> np.ndarray:
+        """The sum over the patients of the mean gradient of their beats, each shortened to the norm."""
+        assert batch.patient is not None
+        total = np.zeros(len(params))
+        for patient in np.unique(batch.patient):
+            own = batch.patient == patient
+            _, gradient = oracle.gradient(
+                params, batch._replace(x=batch.x[own], rr=batch.rr[own], y=batch.y[own], patient=None)
+            )
+            norm = float(np.linalg.norm(gradient.astype(np.float64)))
+            if math.isfinite(norm):
+                total += gradient * min(1.0, clip / max(norm, 1e-300))
+            else:
+                self.zeroed += 1
+        return total.astype(np.float32)
 
     def noise(self, total: np.ndarray) -> np.ndarray:
-        """The sum with noise, over the expected number of beats."""
+        """The sum with noise, over the expected number of beats, or patients, in it."""
         scale = self.mechanism.sigma / SIGMA * self.mechanism.clip / CLIP
         noised = total + scale * normal(self.seed, self.gradients, len(total))
         self.gradients += 1
-        return (noised / (self.mechanism.rate / RATE * self.beats)).astype(np.float32)
+        return (noised / (self.mechanism.rate / RATE * self.units)).astype(np.float32)
 
     def _count(self, batch: Batch) -> None:
         """Raises PrivacyError where this gradient is one too many."""
@@ -107,25 +140,27 @@ class _Release:
         return {SPENT: spent, LAST: self.taken.copy(), NAMED: self.named, ZEROED: zeroed}
 
 
-def dp_sgd(mechanism: Mechanism, beats: int, secret: bytes, round: int, params: np.ndarray, state: State) -> Privacy:
+def dp_sgd(
+    mechanism: Mechanism, patients: np.ndarray, secret: bytes, round: int, params: np.ndarray, state: State
+) -> Privacy:
     """The mechanism of one hospital for one release.
 
     Args:
-        beats: n, number of its train beats.
+        patients: of each of its train beats, by number; for the unit beat only how many there are counts.
         secret: of the hospital, 32 bytes.
         round: 0 for the adaptation.
         params: float32[parameters] that the work starts from.
         state: private, with the account so far.
     """
     others = [state[name] for name in sorted(state) if not name.startswith("privacy.")]
-    return from_seed(mechanism, beats, release_seed(secret, round, [params, *others]), state)
+    return from_seed(mechanism, patients, release_seed(secret, round, [params, *others]), state)
 
 
-def from_seed(mechanism: Mechanism, beats: int, seed: bytes, state: State) -> Privacy:
+def from_seed(mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State) -> Privacy:
     """The mechanism of a release whose seed is known: the hospital's own, or, after a dispute, that of an inspector who is shown
     the seed and the data, and computes the update again; `opens` says whether it is the seed that was committed to.
     """
-    one = _Release(mechanism, beats, seed, state)
+    one = _Release(mechanism, patients, seed, state)
     return Privacy("dp-sgd", one.batches, one.gradient, one.noise, one.price, steps=mechanism.steps, memory=one.memory)
 
 

@@ -23,6 +23,7 @@ class Mechanism(NamedTuple):
 
     Attributes:
         rate, sigma, clip, delta: in parts of one, see above.
+        beats: of a sampled patient, at most; read for the unit patient.
         steps: noised gradients of a round.
         budget: samples by uses, of all rounds and the adaptation.
         secret: where its random numbers come from, as configured.
@@ -33,6 +34,7 @@ class Mechanism(NamedTuple):
     sigma: int
     clip: int
     delta: int
+    beats: int
     steps: int
     budget: Counts
     secret: str
@@ -76,6 +78,7 @@ def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
         sigma=0,
         clip=round(privacy.clip * CLIP),
         delta=round(privacy.delta * DELTA),
+        beats=privacy.beats,
         steps=privacy.steps,
         budget=budget,
         secret=privacy.secret,

@@ -1,6 +1,6 @@
 """What a result says of privacy: what each hospital has spent, and what nothing protects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.privacy.accountant import pld_epsilon, rdp_epsilon
@@ -12,17 +12,18 @@ _ALWAYS = (
     "choices: what was chosen by looking at such scores, as the best of several trials, rounds or settings",
     "the lowest bits of a noised gradient: its noise is drawn in floating point",
 )
-_PEERS = "scores that hospitals give each other on their validation beats"
 _SIMULATED = "everything, in truth: the secrets are simulated, noise and sampling follow from the run's seed"
 
 
-def told(mechanism: Mechanism, spent: Mapping[int, Counts | None], of_patient: int, peers: bool) -> dict[str, Any]:
+def told(
+    mechanism: Mechanism, spent: Mapping[int, Counts | None], of_patient: int, besides: Sequence[str] = ()
+) -> dict[str, Any]:
     """The values of `result.PrivacyReport`.
 
     Args:
         spent: hospital -> its noised samples by uses; None where it did not say, which counts as all of the budget.
         of_patient: most train beats of one patient in a hospital.
-        peers: whether hospitals score each other.
+        besides: what else leaves a hospital, in words.
     """
     counts = {hospital: mechanism.budget if one is None else one for hospital, one in sorted(spent.items())}
     delta = mechanism.delta / DELTA
@@ -48,6 +49,6 @@ def told(mechanism: Mechanism, spent: Mapping[int, Counts | None], of_patient: i
         "budget": list(mechanism.budget),
         "secret": mechanism.secret,
         "most_beats_of_a_patient": of_patient,
-        "not_protected": [*([_SIMULATED] if simulated else []), *_ALWAYS, *([_PEERS] if peers else [])],
+        "not_protected": [*([_SIMULATED] if simulated else []), *_ALWAYS, *besides],
         "hospitals": rows,
     }

@@ -121,6 +121,8 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["privacy"] = {"noise": 1.0, "method": "dp-sgd"} | values["privacy"]
         if key == "privacy.epsilon":
             values["privacy"]["noise"] = None
+        if key == "privacy.beats":
+            values["privacy"]["unit"] = "patient"
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
     if key == "update.share":
@@ -540,6 +542,8 @@ def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> Non
         private = {"method": "dp-sgd", "noise": 3.0, key.split(".")[1]: value}
         if key == "privacy.epsilon":
             del private["noise"]
+        if key == "privacy.beats":
+            private["unit"] = "patient"
         base = {"ledger": {"keystore": "keys"}, "privacy": {"method": "dp-sgd", "noise": 3.0}}
         changed = parse(RunConfig, {**base, "privacy": private}, "changed")
         assert config_hash(changed) != config_hash(parse(RunConfig, base, "base")), key

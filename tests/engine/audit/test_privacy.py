@@ -323,7 +323,7 @@ def test_an_opened_seed_lets_an_inspector_compute_that_update_again(folder: Path
     samples = Samples(beats.x, beats.rr, beats.y, cohort.hospitals[1].train)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
-    mechanism = from_seed(mechanism_of(config.privacy, budget), len(samples), seed, {})
+    mechanism = from_seed(mechanism_of(config.privacy, budget), np.zeros(len(samples)), seed, {})
     oracle = build_oracle(case.config["execution"]["oracle"], network)
     nothing = np.random.default_rng(0)
     work = Work(oracle, network.layout, genesis, {}, samples, nothing, 1, mechanism)

@@ -15,6 +15,7 @@ from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.audit.run import audit
 from engine.checkpoint import NAME as CHECKPOINT
 from engine.data.beats import Beats
 from engine.errors import ConfigError, PrivacyError, Stopped
@@ -50,9 +51,10 @@ def mechanism(**changes: Any) -> Mechanism:
 
 
 def release(
-    one: Mechanism, beats: int = 1000, round: int = 1, params: np.ndarray | None = None, state: Any = None
+    one: Mechanism, round: int = 1, params: np.ndarray | None = None, state: Any = None, patients: Any = None
 ) -> Any:
-    return dp_sgd(one, beats, SECRET, round, f32(0) if params is None else params, state or {})
+    patients = np.zeros(1000) if patients is None else patients
+    return dp_sgd(one, patients, SECRET, round, f32(0) if params is None else params, state or {})
 
 
 def take(privacy: Any, batch: Batch, size: int = 1) -> np.ndarray:
@@ -183,15 +185,69 @@ def test_the_budget_is_what_an_algorithm_takes(settings: dict[str, Any], round: 
     algorithm, state, seed = build_algorithm(federation, adapt), {}, functools.partial(np.random.default_rng, 0)
     nobody: Any = Ones()
     for number in (1, 2):
-        privacy = dp_sgd(one, 10, SECRET, number, f32(number), state)
+        privacy = dp_sgd(one, np.zeros(10), SECRET, number, f32(number), state)
         work = Work(nobody, (("w", (1,)),), f32(number), state, samples([1.0] * 10), seed(), number, privacy)
         result = algorithm.local(work)
         assert privacy.price(0)["steps"] == list(round)
         assert result.gradient_evaluations == round[0] + 2 * round[1]
         state = {**result.state, **privacy.memory()}
-    privacy = dp_sgd(one, 10, SECRET, 0, f32(5), state)
+    privacy = dp_sgd(one, np.zeros(10), SECRET, 0, f32(5), state)
     algorithm.personalise(replace(work, params=f32(5), state=state, privacy=privacy))
     assert privacy.price(0)["spent"] == list(budget)
+
+
+# --- Patients ---------------------------------------------------------------------------------------------------------
+
+
+class Shifted:
+    """Gradient of a batch: the mean of its windows, in two parameters."""
+
+    def gradient(self, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+        return 0.0, np.full(2, batch.x[:, 0].mean(), np.float32)
+
+
+def of_patients(beats: list[float], patients: list[int]) -> Batch:
+    return replace(samples(beats), patient=np.array(patients)).batch()
+
+
+def test_a_patient_counts_at_most_the_norm_whatever_beats_it_has():
+    one, params, oracle = mechanism(unit="patient", clip=1_000_000), np.zeros(2, np.float32), Shifted()
+    beats, patients = [0.1, 0.3, 50.0, 70.0, -0.2, 900.0], [0, 0, 1, 1, 2, 3]
+    _, everybody = release(one, patients=np.array(patients)).gradient(oracle, params, of_patients(beats, patients))
+    assert np.linalg.norm(everybody) == pytest.approx(2, abs=1e-4)  # 0.28 + 1 - 0.28 + 1
+    for patient in range(4):
+        kept = [i for i, one_of in enumerate(patients) if one_of != patient]
+        others = of_patients([beats[i] for i in kept], [patients[i] for i in kept])
+        _, without = release(one, patients=np.array(patients)).gradient(oracle, params, others)
+        assert np.linalg.norm(everybody - without) <= 1
+
+
+def test_patients_are_sampled_as_a_whole_with_a_few_beats_of_each():
+    patients = np.repeat(np.arange(40), 25)
+    privacy = release(mechanism(unit="patient", rate=250_000_000, beats=10), patients=patients)
+    batches = privacy.batches(1000, 32, np.random.default_rng(0))
+    counts = np.array([np.bincount(patients[next(batches)], minlength=40) for _ in range(50)])
+    assert set(np.unique(counts).tolist()) == {0, 10}
+    assert binomtest(int((counts > 0).sum()), counts.size, 0.25).pvalue > 1e-3
+    total = privacy.noise(np.zeros(20_000, np.float32))
+    assert np.std(total) == pytest.approx(2 / (0.25 * 40), rel=0.05)  # over the expected number of patients
+
+
+def test_a_patient_whose_gradient_is_not_finite_counts_zero():
+    privacy = release(mechanism(unit="patient"), patients=np.array([0, 0, 1]))
+    _, found = privacy.gradient(Shifted(), np.zeros(2, np.float32), of_patients([np.nan, 1.0, 0.5], [0, 0, 1]))
+    assert found.tolist() == [0.5, 0.5]
+    assert privacy.memory()[ZEROED].tolist() == [1]
+
+
+def test_a_run_of_patients_is_audited(tiny_config, tmp_path: Path):
+    keys = {**PRIVATE, "privacy.unit": "patient", "privacy.beats": 8, "privacy.sampling_rate": 0.5}
+    result = run(tiny_config(**keys, **{"ledger.backend": "embedded"}), tmp_path / "run")
+    assert (result.privacy.unit, result.privacy.hospitals[0].samples) == ("patient", (8, 0))
+    assert audit(tmp_path / "run").lines()[-1].endswith("clean")
+
+
+# --- The whole run ----------------------------------------------------------------------------------------------------
 
 
 def test_the_noise_follows_from_epsilon():
