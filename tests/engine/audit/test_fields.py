@@ -35,6 +35,7 @@ from engine.ledger.subjects.synthetic import (
     SyntheticReview,
 )
 from engine.ledger.subjects.updates import (
+    Absence,
     Availability,
     Erasure,
     Header,
@@ -186,7 +187,7 @@ def test_a_change_of_any_field_of_a_signed_record_is_found_and_named(folder: Pat
 def test_every_record_of_a_journal_is_covered():
     journaled = {kind for kind in Record.__subclasses__() if kind.__module__.startswith("engine.ledger.subjects")}
     # Only signatures of the first three are kept, the fourth goes into a dispute, the last is the table of rounds.
-    elsewhere = {Receipt, PeerScores, ScoreCommitment, RevealedScores, Erasure, Availability, Header}
+    elsewhere = {Absence, Receipt, PeerScores, ScoreCommitment, RevealedScores, Erasure, Availability, Header}
     assert journaled == {*RECORDS.values(), *JSON.values(), *elsewhere}
     assert Domain in Record.__subclasses__()  # covered with the journal's meta rows
 
@@ -278,7 +279,9 @@ def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value:
         assert "aggregates were not recomputed from round 1 on" in report.unchecked
 
 
-@pytest.mark.parametrize("table", [t for t in RUN.tables if t not in ("meta", "openings", "sittings", "votes")])
+@pytest.mark.parametrize(
+    "table", [t for t in RUN.tables if t not in ("meta", "openings", "sittings", "votes", "absences")]
+)
 def test_a_missing_row_is_found(folder: Path, table: str):
     if table == "erasures":
         erase(folder / "ledger", 2, 2, lambda federation: Run(folder).keys[2])
