@@ -123,6 +123,7 @@ print("->", json.dumps([within, ask()]))
 """
 
 
+@pytest.mark.long
 def test_each_hospital_is_at_its_site(three):
     cluster, nodes = three
     sites = dict(enumerate("abba"))
@@ -163,6 +164,7 @@ def ended(process: subprocess.Popen[str], folder: Path, again: Path) -> None:
     assert there.ledger.head == alone.ledger.head
 
 
+@pytest.mark.long
 def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
     cluster, _ = three
     folder = tmp_path / "spread"

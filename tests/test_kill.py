@@ -159,6 +159,7 @@ def calm(store: Path, experiment: str, folder: Path, keys: dict[str, Any]) -> li
     return found
 
 
+@pytest.mark.long
 def test_whatever_is_killed_the_study_is_the_same(ray2, store: Path, tmp_path: Path):
     """A hospital, the tracker, a ledger and a runner are killed, then Ctrl-C stops the driver at a checkpoint."""
     folder, file = tmp_path / "study", tmp_path / "study.yaml"

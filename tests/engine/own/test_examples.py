@@ -67,6 +67,7 @@ def test_the_table_of_visits_runs_and_its_audit_is_clean(tmp_path: Path):
     assert module(torch.tensor(example)).shape == (2, 3)
 
 
+@pytest.mark.long
 def test_all_other_kinds_run_together_and_the_audit_says_what_it_takes_their_word_for(tmp_path: Path):
     config = configured("parts.yaml", **{"federation.rounds": 2})
     assert method_of(config).title.count("@") == 7  # the attack is no part of the method

@@ -45,7 +45,9 @@ def cohort(tiny_config) -> Cohort:
     return build_cohort(config.data, config.cohort)
 
 
-@pytest.fixture(params=POOLS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.long] * (name == "ray, an actor each")) for name in POOLS]
+)
 def keys(request: pytest.FixtureRequest) -> dict[str, Any]:
     if "ray" in request.param:
         request.getfixturevalue("ray2")

@@ -421,7 +421,10 @@ def test_wrong_settings_are_one_sentence(tiny_config: Callable[..., RunConfig], 
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["class_weighted", "logit_adjustment", "oversample", "smote"])
+@pytest.mark.parametrize(
+    "method",
+    ["smote", *(pytest.param(m, marks=pytest.mark.long) for m in ("class_weighted", "logit_adjustment", "oversample"))],
+)
 def test_a_balanced_run_gives_the_same_numbers_wherever_hospitals_live(
     tiny_config: Callable[..., RunConfig], tmp_path: Path, method: str
 ):
