@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import ModelUpdate, Opening, SignedUpdate, commitments
 from engine.messages import LoopState, Taken, Update
 from engine.metrics import federation_scores, scores
-from engine.model import vector_hash
+from engine.model import initial_parameters, vector_hash
 from engine.provenance import code_digest
 from engine.result import VERSION
 from engine.settings import dump_yaml
@@ -43,6 +43,13 @@ RULE = build_rule(AggregationConfig(), "samples")
 SEED, DATA = 5, "dd" * 32
 CLASSES = "NSVFQ"
 TABLE = np.diag([90, 5, 3, 1, 1])  # every confusion matrix of every hospital
+
+
+class Shapes(NamedTuple):
+    """What of a network decides what a model begins with."""
+
+    layout: tuple[tuple[str, tuple[int, ...]], ...]
+
 
 AUDIT = """
 import json, resource, sys, time
@@ -56,14 +63,20 @@ print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "memory_mb": memory, "
 """
 
 
+def parts(slot: int) -> dict[str, list[int]]:
+    """A hospital's beats of each class: part -> int[classes]."""
+    size = TABLE.sum(1).tolist()
+    return {"train": [96 + slot, 1, 1, 1, 1], "validation": size, "test": size}
+
+
 def statement(rounds: int, slot: int) -> dict[str, Any]:
     """What a hospital states at the end; it scored the model of every round."""
-    table, size = TABLE.tolist(), TABLE.sum(1).tolist()
+    table = TABLE.tolist()
     both = {"global": table, "personal": table}
     return {
         "data": DATA,
         "classes": list(CLASSES),
-        "counts": {"train": [96 + slot, 1, 1, 1, 1], "validation": size, "test": size},
+        "counts": parts(slot),
         "validation": both,
         "test": both,
         "predictions": DATA,
@@ -83,8 +96,11 @@ def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, param
         "global": federation_scores(tables, CLASSES, scored=CLASSES),
         "personal": federation_scores(tables, CLASSES, tables, scored=CLASSES),
     }
+    counts = [parts(slot) for slot in range(hospitals)]
+    beats = np.array([list(one.values()) for one in counts]).sum(1)  # int[hospitals, classes]
     sizes = [
-        {"train": 100 + slot, "validation": int(TABLE.sum()), "test": int(TABLE.sum())} for slot in range(hospitals)
+        {name: sum(part) for name, part in one.items()} | {"classes": dict(zip(CLASSES, row, strict=True))}
+        for one, row in zip(counts, beats.tolist(), strict=True)
     ]
     row = {
         "participants": hospitals,
@@ -102,6 +118,8 @@ def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, param
         "parameters": parameters,
         "cohort": {
             "digest": DATA,
+            "beats": int(beats.sum()),
+            "classes": dict(zip(CLASSES, beats.sum(0).tolist(), strict=True)),
             "scored": list(CLASSES),
             "hospitals": [{"id": slot, **one, **trivial} for slot, one in enumerate(sizes)],
             "global_majority_accuracy": lines["accuracy"],
@@ -128,7 +146,7 @@ def make(folder: Path, rounds: int, hospitals: int, parameters: int) -> Path:
     home.mkdir()
     layout = (("weight", (parameters,)),)
     draw = np.random.default_rng(1)
-    params = draw.standard_normal(parameters).astype(np.float32)
+    params = initial_parameters(Shapes(layout), settings.seed)  # type: ignore[arg-type]
     drawn = draw.standard_normal((hospitals, parameters)).astype(np.float32)
     keys = [hospital_key(SEED, identity, slot) for slot in range(hospitals)]
     federation = Federation(identity, configured, tuple(map(address, keys)), vector_hash(params, layout), layout)

@@ -140,7 +140,7 @@ def make_data(folder: Path, workload: Workload) -> None:
         "window": sum(WINDOW),
         "rr": RR,
         "classes": CLASSES,
-        **model.model_dump(mode="json", exclude={"network", "parameters"}),
+        **model.model_dump(mode="json", exclude={"network", "parameters", "features", "features_seed"}),
     }
     (folder / "task.json").write_text(json.dumps(task))
 

@@ -109,7 +109,8 @@ class Run:
         started = time.perf_counter()
         self.round += 1
         slots = tuple(range(len(self.signers)))
-        notice = self.observer.notice(Asked(self.round, slots, self.vectors[0], self.model))
+        asked = Asked(self.round, slots, self.vectors[0], self.model)
+        notice = self.observer.notice(asked)
         updates = []
         for slot, (signer, vector) in enumerate(zip(self.signers, self.vectors, strict=True)):
             signer.check(notice)
@@ -119,7 +120,7 @@ class Run:
         parent, self.model = self.model, vector_hash(self.vectors[self.round % len(self.vectors)], self.layout)
         nothing = RoundSummary.model_construct()  # the ledger reads no score
         self.observer.round_finished(
-            RoundRecord(self.round, parent, self.model, tuple(updates), Judged({}), nothing, ({}, {}))
+            RoundRecord(self.round, parent, self.model, tuple(updates), Judged({}), nothing, ({}, {}), asked, {})
         )
         return time.perf_counter() - started
 

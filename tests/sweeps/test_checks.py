@@ -129,7 +129,8 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "of one method among two": (
         {"search": {**RATE, "federation.algorithm": {"choice": ["fedavg", "perfedavg"]}}, "trials": 2},
         "search.federation.learning_rate is not read when federation.algorithm is perfedavg; give it `when` "
-        "(federation.algorithm: fedavg | fedprox | local | centralised | FILE.py:NAME or PACKAGE.MODULE:NAME)",
+        "(federation.algorithm: fedavg | fedprox | scaffold | ditto | fedper | fedrep | fedbn | local | centralised | "
+        "FILE.py:NAME or PACKAGE.MODULE:NAME)",
     ),
     "of one condition's method": (
         {"conditions": {"federation.algorithm": ["fedavg", "perfedavg"]}, "search": RATE, "trials": 2},

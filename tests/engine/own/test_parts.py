@@ -23,12 +23,12 @@ from engine.settings import parse, set_key
 from sweeps.audit import own_rule
 
 PROX = """
-from engine.algorithms.base import Algorithm, LocalResult, sgd
+from engine.algorithms.base import Algorithm, LocalResult, pulled, sgd
 
 def prox(settings, adapt, *, pull=0.1):
     def local(work):
         steps = settings.local_epochs * work.samples.batches(settings.batch_size)
-        trained, loss = sgd(work, steps, settings.batch_size, settings.learning_rate, (work.params, pull))
+        trained, loss = sgd(work, steps, settings.batch_size, settings.learning_rate, pulled(work.params, pull))
         return LocalResult(trained - work.params, loss, steps)
     return Algorithm(local, adapt, "samples")
 

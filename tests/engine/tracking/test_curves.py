@@ -38,7 +38,12 @@ def test_a_round_is_one_point_of_each_curve():
         "ledger/hash_sign_seconds": 1.75,
         "perf/round_s": 1.5,
         "perf/train_s": 1.5,
+        "clock/seconds": 1.5,
+        "clock/joules": 3.0,
+        "clock/absent": 1,
     }
+    without = round_metrics(summary.model_copy(update={"virtual": None}))
+    assert not any(name.startswith("clock/") for name in without)  # a run without a virtual clock has no time on it
 
 
 def test_final_scores_are_those_of_the_personal_models():
