@@ -56,6 +56,7 @@ from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
 from engine.ledger.subjects.synthetic import Policy, SyntheticReport, SyntheticRequest, SyntheticReview
 from engine.ledger.subjects.updates import (
+    Absence,
     Availability,
     Erasure,
     ModelUpdate,
@@ -492,6 +493,7 @@ TYPES: dict[type[Record], str] = {
     HospitalResult: "HospitalResult(bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content)",
     RunClosing: "RunClosing(bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,"
     "bytes32 result,bytes32 predictions,bytes32 config,bytes32 data,bytes32 code)",
+    Absence: "Absence(bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start)",
     Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     Availability: "Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     Erasure: "Erasure(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",

@@ -30,7 +30,7 @@ from engine.homes import claim
 from sweeps.__main__ import main
 from sweeps.commands import ask, commands
 from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study
-from sweeps.queue import open_studies
+from sweeps.queue import Queue, open_studies
 from sweeps.space import StudyConfig
 from sweeps.start import resume_study, start_study
 from sweeps.storage import Away, Patient, connecting, driver_storage, reading_storage
@@ -175,12 +175,13 @@ def test_a_name_belongs_to_the_folder_where_it_was_begun(url: str, tmp_path: Pat
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     with driver_storage(study, tmp_path / "a", quiet) as held:
-        open_studies(study, tmp_path / "a", held)
+        Queue(study, open_studies(study, tmp_path / "a", held)).ask()
     with driver_storage(study, tmp_path / "b", quiet) as held, pytest.raises(StudyError, match="another folder"):
         open_studies(study, tmp_path / "b", held)
     (tmp_path / "a").rename(tmp_path / "moved")
     (group,) = read_groups(study, tmp_path / "moved")
-    assert len(group.trials) == 1  # the baseline
+    (trial,) = group.trials
+    assert trial.user_attrs["baseline"] == study.baselines[0]
     for other in ("b", "c"):  # one that was opened, and one where nothing was begun
         (tmp_path / other).mkdir(exist_ok=True)
         with pytest.raises(StudyError, match="another folder"):
@@ -291,7 +292,7 @@ def test_parameters_of_the_address_come_before_ours(server: Postgres, url: str, 
     assert "keepalives_idle" not in connecting(address)
     study = study_of(storage=address)
     with driver_storage(study, tmp_path, quiet) as held:
-        assert open_studies(study, tmp_path, held)
+        assert Queue(study, open_studies(study, tmp_path, held)).ask() is not None
     where = "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename IN ('studies', 'alembic_version')"
     assert server.sql(database, where) == [("lab",)]
     (group,) = read_groups(study, tmp_path)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finished import audit, change, names, other, places, remembered, row_of
+from paths import Path_, at, changed, general, leaves
 from results import whole
 
 from engine.audit import closing, numbers, result, selection, state
@@ -60,41 +61,6 @@ def put(folder: Path, value: Any) -> None:
 
 # --- Every value of result.json ---------------------------------------------------------------------------------------
 
-Path_ = tuple[Any, ...]
-
-
-def leaves(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """Places of all values; of a list the first and the last."""
-    if isinstance(value, dict) and value:
-        for key, each in value.items():
-            yield from leaves(each, (*path, key))
-    elif isinstance(value, list) and value:
-        for i in sorted({0, len(value) - 1}):
-            yield from leaves(value[i], (*path, i))
-    else:
-        yield path
-
-
-def general(path: Path_) -> str:
-    """A place with a star for the items of lists."""
-    return ".".join("*" if isinstance(key, int) else str(key) for key in path)
-
-
-def at(value: Any, path: Path_) -> Any:
-    for key in path:
-        value = value[key]
-    return value
-
-
-def changed(value: Any, path: Path_, new: Any) -> Any:
-    """A copy with one value in place of another."""
-    if not path:
-        return new
-    key, *rest = path
-    copy = list(value) if isinstance(value, list) else dict(value)
-    copy[key] = changed(value[key], tuple(rest), new)
-    return copy
-
 
 def different(value: Any) -> Any:
     return [*value, 1] if isinstance(value, list) else other(value)
@@ -122,14 +88,14 @@ def test_every_value_of_a_result_is_bound_or_listed_as_not_bound(folder: Path):
     assert len(set(unbound)) >= 12
 
 
-ASIDE = {"config", "hostile", "backdoor", "committee", "privacy"}  # changed elsewhere
+ASIDE = {"config", "hostile", "backdoor", "committee", "privacy", "clock", "virtual"}  # changed elsewhere
 
 
 def test_no_field_of_a_result_lacks_coverage(original: Path):
     """All fields of the model are in the run of this test: what one adds is changed above.
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
-    tests/engine/committee, and what was spent of privacy in tests/engine/audit/test_privacy.
+    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, and the virtual clock in tests/engine/schedule/test_late.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}
     model = {general(path) for path in leaves(whole(Result)) if not ASIDE & {*path}}

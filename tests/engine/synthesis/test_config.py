@@ -57,5 +57,6 @@ def test_wrong_policies_are_one_sentence(tiny_config: Callable[..., RunConfig], 
 
 def test_only_runs_with_synthetic_beats_have_the_policy_in_their_hash(tiny_config: Callable[..., RunConfig]):
     for method in BALANCE_KEYS:
-        one, other = (tiny_config(**{"balance.method": method, "balance.policy.quota": q}) for q in (5, 6))
+        given = {"balance.weights": {"S": 5, "V": 2}} if method == "public_weights" else {}
+        one, other = (tiny_config(**{"balance.method": method, "balance.policy.quota": q, **given}) for q in (5, 6))
         assert (config_hash(one) != config_hash(other)) == (method in SYNTHETIC)
