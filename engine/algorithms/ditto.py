@@ -5,11 +5,9 @@ The global model is FedAvg's. The personal one minimises f_i(v) + lambda / 2 |v 
 
 from dataclasses import replace
 
-import numpy as np
-
 from engine.algorithms.base import Local, LocalResult, Personalise, Work, pulled
 from engine.algorithms.config import FederationConfig
-from engine.algorithms.fedavg import rounds_alone, trained
+from engine.algorithms.fedavg import kept_or_alone, trained
 
 
 def both(config: FederationConfig) -> Local:
@@ -38,11 +36,4 @@ def _own(config: FederationConfig) -> Local:
 
 def personal(config: FederationConfig) -> Personalise:
     """The hospital's own model; one that never trained comes to it now, pulled towards the last global model."""
-    own = _own(config)
-
-    def personalise(work: Work) -> tuple[np.ndarray, int]:
-        if "personal" in work.state:
-            return work.state["personal"], 0
-        return rounds_alone(config, work, own, "personal")
-
-    return personalise
+    return kept_or_alone(config, _own(config), "personal")

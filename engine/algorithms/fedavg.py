@@ -56,12 +56,16 @@ def own_model(config: FederationConfig) -> Personalise:
 
     One that never trained, as one that was not there, trains on its own minutes now, for as many rounds as the others.
     """
-    train = alone(config)
+    return kept_or_alone(config, alone(config), "params")
+
+
+def kept_or_alone(config: FederationConfig, train: Local, name: str) -> Personalise:
+    """The model `name` of a hospital's private state; one that has none comes to it now, by itself."""
 
     def personalise(work: Work) -> tuple[np.ndarray, int]:
-        if "params" in work.state:
-            return work.state["params"], 0
-        return rounds_alone(config, work, train, "params")
+        if name in work.state:
+            return work.state[name], 0
+        return rounds_alone(config, work, train, name)
 
     return personalise
 
