@@ -11,6 +11,7 @@ import numpy as np
 from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
+from engine.aggregation.masked import weights
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
@@ -28,6 +29,7 @@ from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.ledger.keystore import read_registry
+from engine.ledger.masking import build_masking
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
@@ -54,6 +56,7 @@ from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Re
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.build import build_schedule, on_clock
 from engine.schedule.judges import Peers, nobody
+from engine.secure.vault import FOLDER as SECURE_FOLDER
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
@@ -155,7 +158,18 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
+    written = (
+        CONFIG,
+        RESULT,
+        MODEL,
+        PREDICTIONS,
+        PICTURE,
+        checkpoint.NAME,
+        "ledger",
+        SYNTHETIC_FOLDER,
+        SECURE_FOLDER,
+        OWN_FOLDER,
+    )
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
@@ -357,8 +371,9 @@ def join(
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
+    secure = (folder / SECURE_FOLDER).absolute()
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, secure, sources)
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
@@ -379,6 +394,7 @@ def join(
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
+        masking=build_masking(config, pool, ledger.signing, weights(rule.spec["weighting"]), per_round),
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
 
