@@ -11,7 +11,6 @@ import numpy as np
 from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
-from engine.aggregation.masked import weights
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.perfedavg import COST
 from engine.attacks.poison import hostile
@@ -371,8 +370,9 @@ def join(
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
-    secure = (folder / SECURE_FOLDER).absolute()
-    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
+    secure, synthetic = (
+        (folder / name).absolute() for name in (SECURE_FOLDER, SYNTHETIC_FOLDER)
+    )  # other processes may stand in other folders
     task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, secure, sources)
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
@@ -394,7 +394,7 @@ def join(
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
-        masking=build_masking(config, pool, ledger.signing, weights(rule.spec["weighting"]), per_round),
+        masking=build_masking(config, pool, ledger.signing, rule, per_round),
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
 

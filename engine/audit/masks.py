@@ -25,7 +25,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from engine.audit.evidence import Evidence
 from engine.audit.records import read_object
+from engine.audit.report import Reading, finding
 from engine.encoding import unhexed
 
 _LABEL = b"PulseLedger masks 1|"
@@ -93,6 +95,23 @@ def read_said(text: Any) -> Said:
     if not isinstance(members, list) or not all(_is_slot(one) for one in members) or type(threshold) is not int:
         raise ValueError("members and threshold are no slots and no number")
     return Said(tuple(members), threshold, advertised, dealt, masked, agreed, revealed, text)
+
+
+def read_maskings(evidence: Evidence, rounds: Mapping[int, Any]) -> Reading[dict[int, tuple[Said, ...]]]:
+    """Read all rows, by round."""
+    found: dict[int, dict[int, Said]] = {number: {} for number in rounds}
+    for one in evidence.rows("maskings"):
+        number, bucket = one["round"], one["bucket"]
+        if type(number) is not int or number not in rounds or bucket != len(found[number]) or type(bucket) is not int:
+            message = "what was said of a masked sum belongs to no recorded round, or is not the next one of its round"
+            yield finding("masks", "round", "a recorded round", number, message)
+            continue
+        try:
+            found[number][bucket] = read_said(one["said"])
+        except ValueError as error:
+            message = f"what was said of a masked sum is damaged: {error}"
+            yield finding("masks", "said", "readable words", one["said"], message, round=number)
+    return {number: tuple(rows.values()) for number, rows in found.items()}
 
 
 def _is_slot(value: Any) -> bool:

@@ -85,6 +85,8 @@ def judge(case: Case, number: int, slot: int, document: Any, bound: float | None
     try:
         if kind == "whole":
             numbers = np.frombuffer(unhexed(document["update"]), "<i8").astype(np.int64)
+            if not len(numbers):
+                raise ValueError("no numbers")
             reasons = [*_of_whole(case, number, slot, said, context, numbers, document)]
             opened = chunks = -(-len(numbers) // CHUNK)
         else:

@@ -26,7 +26,7 @@ from engine.audit.case import (
     Verdicts,
 )
 from engine.audit.evidence import Evidence
-from engine.audit.masks import Said, read_said
+from engine.audit.masks import read_maskings
 from engine.audit.records import Absence, read_absence, read_object, read_record
 from engine.audit.report import Reading, finding, text
 from engine.audit.sittings import Sitting, Vote, read_sitting, read_vote
@@ -64,7 +64,7 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     judges = yield from _judges(evidence, rows, slots)
     absent = yield from _absences(evidence, rows, slots)
     sittings, votes = yield from _sittings(evidence, rows, slots)
-    maskings = yield from _maskings(evidence, rows)
+    maskings = yield from read_maskings(evidence, rows)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
@@ -434,22 +434,6 @@ def _sittings(
                 "committee", "scores", "readable scores", row["scores"], f"a vote is damaged: {error}", **where
             )
     return sittings, votes
-
-
-def _maskings(evidence: Evidence, rounds: Rounds) -> Reading[dict[int, tuple[Said, ...]]]:
-    found: dict[int, dict[int, Said]] = {number: {} for number in rounds}
-    for one in evidence.rows("maskings"):
-        number, bucket = one["round"], one["bucket"]
-        if type(number) is not int or number not in rounds or bucket != len(found[number]) or type(bucket) is not int:
-            message = "what was said of a masked sum belongs to no recorded round, or is not the next one of its round"
-            yield finding("masks", "round", "a recorded round", number, message)
-            continue
-        try:
-            found[number][bucket] = read_said(one["said"])
-        except ValueError as error:
-            message = f"what was said of a masked sum is damaged: {error}"
-            yield finding("masks", "said", "readable words", one["said"], message, round=number)
-    return {number: tuple(rows.values()) for number, rows in found.items()}
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------

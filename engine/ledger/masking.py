@@ -1,11 +1,12 @@
 """From masked sums in the loop to what is written down of them, and back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from engine.aggregation.masked import weights
 from engine.config import RunConfig
 from engine.encoding import canonical_json, hexed, read_json, unhexed
 from engine.errors import ConfigError, LedgerError, MaskError
@@ -13,7 +14,7 @@ from engine.ledger.format import MASKS
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.store import Rows
 from engine.ledger.subjects.masks import StepVoice, masks_digest
-from engine.messages import Update
+from engine.messages import Rule
 from engine.secure import protocol
 from engine.secure.config import SecureConfig
 from engine.secure.part import Place, terms_of
@@ -21,13 +22,10 @@ from engine.secure.protocol import Dealt, Keys, Masked, Revealed, Terms, Transcr
 from engine.secure.round import Masking, Masks, plain
 
 
-def build_masking(
-    config: RunConfig, pool: Any, signing: Signing | None, weights: Callable[[Sequence[Update]], int], per_round: int
-) -> Masking:
+def build_masking(config: RunConfig, pool: Any, signing: Signing | None, rule: Rule, per_round: int) -> Masking:
     """What hides the updates of a run.
 
     Args:
-        weights: as of `Masks`.
         per_round: hospitals of a round.
 
     Raises:
@@ -46,7 +44,7 @@ def build_masking(
     def voice(at: Place) -> StepVoice:
         return StepVoice(signing.domain, at.federation, at.round, at.head, signing.holders)
 
-    return Masks(pool, secure, place, voice, weights, config.federation.min_hospitals)
+    return Masks(pool, secure, place, voice, weights(rule.spec["weighting"]), config.federation.min_hospitals)
 
 
 def text_of(said: Transcript) -> str:

@@ -48,7 +48,8 @@ class SecureConfig(Section):
         smallest, largest = hospitals // self.groups, -(-hospitals // self.groups)
         if smallest < least:
             parts = f" in each of {self.groups} buckets" if self.groups > 1 else ""
-            return f"{what} needs at least {least} hospitals in a round{parts}, not {hospitals}: with two, the sum less one's own update is the other's"
+            why = ": with two, the sum less one's own update is the other's" if least == FEWEST else ""
+            return f"{what} needs at least {least} hospitals in a round{parts}, not {hospitals}{why}"
         if self.threshold != "auto" and not threshold_of(largest) <= self.threshold <= smallest:
             return (
                 f"aggregation.secure.threshold is {self.threshold}; allowed: auto, or {threshold_of(largest)} (more than two thirds of "

@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data, deploy_data
-from engine.ledger.format import ANSWER_TIME, CHALLENGES
+from engine.ledger.format import ANSWER_TIME, CHALLENGES, ZERO
 from engine.ledger.signing import sign
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
@@ -39,6 +39,8 @@ class Challenges:
 
     def state(self, round: int, slot: int) -> dict[str, Any]:
         """How a challenge stands: `status` is one of `format.CHALLENGES`, `deadline`, `opening`, `reasons`."""
+        if not any(one.purpose == "deploy-masks" for one in self._book.transactions):
+            return {"status": CHALLENGES[0], "deadline": 0, "opening": ZERO, "reasons": ZERO}
         place = (self._federation.id, round, slot)
         found: dict[str, Any] = self._book.query("MaskLedger", self.contract, "challengeState", *place)
         return {**found, "status": CHALLENGES[found["status"]]}
