@@ -80,7 +80,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "schedule.cap": ({"schedule.mode": ASYNCHRONOUS, "schedule.correction": ("rate",)},),
     **{
         f"clock.{key}": (_TIMED,)
-        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")
+        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block", "target")
     },
     **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
     **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},

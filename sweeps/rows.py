@@ -31,7 +31,19 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import ASIDE, MODELS, OF_A_CLASS, OF_A_HOSPITAL, SCORES, SPENT, TRIVIAL, details, objectives, shown
+from sweeps.scores import (
+    ASIDE,
+    MODELS,
+    OF_A_CLASS,
+    OF_A_HOSPITAL,
+    REACHED,
+    SCORES,
+    SPENT,
+    TRIVIAL,
+    details,
+    objectives,
+    shown,
+)
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 from sweeps.verdicts import verdicts_of
@@ -292,6 +304,9 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
     usual = labels_of(first.config.data.classes)[0]
     guesses = [all_of_class(usual, result.final.personal.support, result.cohort.scored) for result in results]
     scores = {path: _spread([result.score(path) for result in results]) for path in _paths(first, method)}
+    for path in REACHED:
+        if any(result.score(path) is None for result in results):
+            scores[path] = NOTHING  # the mean of those that got there would be too small
     return Outcome(
         repeats=len(results),
         method=method,
@@ -346,7 +361,7 @@ def _privacy(result: Result) -> str:
 def _paths(result: Result, method: Named) -> list[str]:
     spent = SPENT if result.privacy is not None else ()
     classes = tuple(result.final.personal.recall)
-    every = (*objectives(classes), *details(classes), *ASIDE, *spent, *TRIVIAL)
+    every = (*objectives(classes), *details(classes), *REACHED, *ASIDE, *spent, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 

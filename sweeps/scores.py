@@ -18,7 +18,8 @@ COSTS = (
     *(f"timing/{name}" for name in ("total_seconds", "rounds_seconds", "gradient_evaluations")),
     *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
 )
-CLOCKED = COSTS[-3:]
+REACHED = ("clock/target_seconds", "clock/target_joules")  # of runs that reached `clock.target`
+CLOCKED = (*COSTS[-3:], *REACHED)
 PLAIN = (
     *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
     *(f"{part}/personal/hurt_share" for part in PARTS),
@@ -133,6 +134,13 @@ SHOWN = {
         "J computing", 1.0, 3, "energy of the hospitals' computing on the virtual clock, until then"
     ),
     "radio_joules": Shown("J sending", 1.0, 3, "energy of sending updates on the virtual clock, until then"),
+    "target_seconds": Shown(
+        "s to target",
+        1.0,
+        2,
+        "seconds on the virtual clock until a global model first reached clock.target on validation beats",
+    ),
+    "target_joules": Shown("J to target", 1.0, 3, "energy of computing and sending on the virtual clock until then"),
     "local_majority_accuracy": Shown(
         "accuracy % local majority", 100.0, 2, "accuracy of always saying each hospital's commonest train class"
     ),

@@ -59,7 +59,10 @@ def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
         *(f"validation/personal/{name}" for name in test[:3]),
         *(f"ledger/{name}" for name in ("overhead_share", "gas_per_round", "critical_path_seconds")),
         *(f"timing/{name}" for name in ("gradient_evaluations", "total_seconds")),
-        *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
+        *(
+            f"clock/{name}"
+            for name in ("virtual_seconds", "compute_joules", "radio_joules", "target_seconds", "target_joules")
+        ),
         *(f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1")),
     )
 
