@@ -20,7 +20,7 @@ from engine.clock import Stopwatch
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.data.samples import Samples, predicted
+from engine.data.samples import Samples, judged, predicted
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
@@ -409,12 +409,14 @@ class Hospital:
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))
         models = {"global": params, "personal": personal}
+        told = {name: judged(self._oracle, model, self._test) for name, model in models.items()}
         return Outcome(
             hospital=self.id,
             validation={name: self._confusion(model, self._validation) for name, model in models.items()},
             rows=self._test.index,
             true=self._test.labels(),
-            predicted={name: self._predict(model, self._test) for name, model in models.items()},
+            predicted={name: classes for name, (classes, _) in told.items()},
+            confidence={name: sure for name, (_, sure) in told.items()},
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
             triggered=self._triggered(models),

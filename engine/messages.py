@@ -329,6 +329,7 @@ class Outcome:
         rows: positions of the test beats in the beat arrays, int64[n].
         true: int8[n].
         predicted: int8[n] under "global" and "personal".
+        confidence: int32[n] likewise: softmax of the predicted class, in parts of 10,000.
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
         triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
@@ -341,6 +342,7 @@ class Outcome:
     rows: np.ndarray
     true: np.ndarray
     predicted: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
     triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
