@@ -31,14 +31,19 @@ MISSING = "-"
 # the numbers of a table by rank: which of them there is room for; recalls of the classes stand where RECALLS is
 ESSENTIAL, USEFUL = "final/personal/macro_f1", ("final/personal/mean_hospital_macro_f1", "final/personal/rare_recall")
 RECALLS = "final/personal/recall"
+OF_CLASSES = (RECALLS, "final/personal/precision", "final/personal/f1")
 WITH_SD = (ESSENTIAL, "final/personal/accuracy")
 ORDER = (
     ESSENTIAL,
     *USEFUL,
     "final/personal/accuracy",
-    RECALLS,
+    *OF_CLASSES,
     "final/global/macro_f1",
     "final/personal/hurt_share",
+    "final/personal/worst_hospital_macro_f1",
+    "final/personal/worst_tenth_macro_f1",
+    "final/personal/jain_index",
+    "final/personal/variance_hospital_macro_f1",
     "timing/gradient_evaluations",
     *CLOCKED,
     "ledger/overhead_share",
@@ -112,6 +117,8 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"best first by {shown(path).title}", "dim")
         for outcome in outcomes[:1]:
             _say(console, f"macro-F1 is the mean over the classes {', '.join(outcome.scored)}", "dim")
+        for text in [outcome.untestable for outcome in outcomes[:1] if outcome.untestable]:
+            _say(console, f"in brackets: {text}", "dim")
         if any(outcome.repeats > 1 for outcome in outcomes):
             _say(console, "± is the standard deviation over the repeats", "dim")
         for text in outcomes[0].leaky if outcomes else ():
@@ -164,7 +171,7 @@ def _side_by_side(lines: Sequence[tuple[str, Standing]]) -> list[Column]:
         Column("trial", tuple(str(standing.trial) for _, standing in lines)),
     ]
     for path in ORDER:
-        if path != RECALLS and (path not in CLOCKED or any(s.outcome.mean(path) is not None for _, s in lines)):
+        if path not in OF_CLASSES and (path not in CLOCKED or any(s.outcome.mean(path) is not None for _, s in lines)):
             rank = 0 if path == ESSENTIAL else 1 + RANKS.index(path) if path in RANKS else len(RANKS) + 1
             columns.append(Column(shown(path).title, tuple(_cell(s.outcome, path) for _, s in lines), rank))
     return columns
@@ -242,7 +249,7 @@ def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
     spent = SPENT[:1] if any(outcome.privacy for outcome in outcomes) else ()
     for path in (*spent, *ORDER):
-        classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
+        classes = [""] if path not in OF_CLASSES else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives or (
                 name in CLOCKED and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
@@ -280,7 +287,7 @@ def _cell(outcome: Outcome | None, path: str) -> str:
     if outcome is None:
         return MISSING
     spread = outcome.scores.get(path, NOTHING)
-    text = shown(path).number(spread.mean, MISSING)
+    text = outcome.text(path, MISSING)
     return text if spread.sd is None or path not in WITH_SD else f"{text} ±{shown(path).number(spread.sd)}"
 
 

@@ -111,6 +111,7 @@ MAY: dict[str, str] = {
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.settings engine.errors",
     "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",
+    "engine/secure": "engine.secure.* engine.messages engine.config engine.settings engine.encoding engine.errors engine.files",
     "engine/part.py": "",
     "engine/timing": "engine.timing.* engine.part engine.seeds engine.errors engine.settings",
     "engine/ledger/format.py": "",
