@@ -38,7 +38,7 @@ from engine.result import (
     SyntheticRow,
     Timing,
 )
-from engine.timing.report import ClockReport, HospitalTime
+from engine.timing.report import ClockReport, HospitalTime, Virtual
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,14 +99,23 @@ def assemble(
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
-        clock=clock_report(state.timeline),
+        clock=clock_report(state.timeline, config.clock.target, rows),
     )
 
 
-def clock_report(line: Timeline) -> ClockReport | None:
-    """The virtual clock after a round; None where none is kept."""
+def reached(target: float | None, history: Sequence[RoundSummary]) -> Virtual | None:
+    """The first round whose global model has a validation macro-F1 of `target`, on the clock; None where none has."""
+    if target is None:
+        return None
+    good = (row.virtual for row in history if (row.validation.macro_f1 or 0.0) >= target)
+    return next(good, None)
+
+
+def clock_report(line: Timeline, target: float | None, history: Sequence[RoundSummary]) -> ClockReport | None:
+    """The virtual clock after the last round; None where none is kept."""
     if not line.tallies:
         return None
+    there = reached(target, history)
     rows = [
         HospitalTime(
             id=hospital,
@@ -131,6 +140,8 @@ def clock_report(line: Timeline) -> ClockReport | None:
         dropped=sum(one.dropped for one in tallies),
         late=sum(one.late for one in tallies),
         hospitals=tuple(rows) if len(rows) <= MOST_CLOCK_ROWS else (),
+        target_seconds=None if there is None else there.seconds,
+        target_joules=None if there is None else there.compute_joules + there.radio_joules,
     )
 
 

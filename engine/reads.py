@@ -52,6 +52,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     ),
     "federation.local_steps": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
     "federation.batch_size": (_PASSES,),
+    "federation.decay": ({"federation.rate": ("decay", "steps")},),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
@@ -79,7 +80,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "schedule.cap": ({"schedule.mode": ASYNCHRONOUS, "schedule.correction": ("rate",)},),
     **{
         f"clock.{key}": (_TIMED,)
-        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block")
+        for key in ("gradient_seconds", "kappa", "jitter", "on", "off", "night", "day", "block", "target")
     },
     **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
     **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
@@ -98,6 +99,7 @@ READ: dict[str, tuple[Clause, ...]] = {
         for key in ("keep", "radius", "iterations")
     },
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
+    "aggregation.server.rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),
     "aggregation.server.tau": ({"aggregation.server.method": ("adam", "yogi")},),
@@ -119,6 +121,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
+    "personalisation.batch_size": ({**_TUNES, **_PASSES},),
     "personalisation.keep": (_FINE,),
     "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
     **{

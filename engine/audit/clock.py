@@ -156,7 +156,7 @@ def _check_report(case: Case, beats: Mapping[int, Beat]) -> Iterator[Told]:
         found = row.get("virtual") if isinstance(row, Mapping) else None
         yield from _compare(f"rounds.{number - 1}.virtual", _virtual(beat), found, number)
     if beats:
-        yield from _compare("clock", _report(beats[max(beats)]), report, None)
+        yield from _compare("clock", {**_report(beats[max(beats)]), **_target(case, beats)}, report, None)
 
 
 def _compare(name: str, wanted: Mapping[str, Any], found: Any, number: int | None) -> Iterator[Told]:
@@ -208,6 +208,25 @@ def _report(beat: Beat) -> dict[str, Any]:
         "late": sum(one.late for one in totals),
         "hospitals": rows if len(rows) <= _ROWS else [],
     }
+
+
+def _target(case: Case, beats: Mapping[int, Beat]) -> dict[str, float | None]:
+    """Time and energy until the first round that reaches the target, by scores that `numbers.py` computes from what hospitals signed."""
+    target, rows = case.config["clock"].get("target"), case.reported.get("rounds")
+    scores = dict(enumerate(map(_macro_f1, rows if isinstance(rows, list) else ()), 1))
+    there = [n for n in sorted(beats) if target is not None and scores.get(n, 0.0) >= target]
+    if not there:
+        return {"target_seconds": None, "target_joules": None}
+    return {"target_seconds": beats[there[0]].now / 1e6, "target_joules": sum(_joules(beats[there[0]]).values())}
+
+
+def _macro_f1(row: Any) -> float:
+    score = (
+        row["validation"]["macro_f1"]
+        if isinstance(row, Mapping) and isinstance(row.get("validation"), Mapping)
+        else None
+    )
+    return score if isinstance(score, float) else 0.0
 
 
 def discounts(case: Case) -> Mapping[int, Mapping[int, tuple[int, float]]] | None:

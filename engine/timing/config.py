@@ -62,6 +62,12 @@ class ClockConfig(Section):
     )
     day: float = Field(86_400.0, gt=0, le=1e9, description="seconds of a day")
     block: float = Field(0.0, ge=0, le=1e6, description="seconds until a round's model is on the ledger")
+    target: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="validation macro-F1 of the global model; the result tells when a round first reached it, and for how many joules",
+    )
 
     @model_validator(mode="before")
     @classmethod

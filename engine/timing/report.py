@@ -51,7 +51,11 @@ class HospitalTime(Part):
 
 
 class ClockReport(Part):
-    """The virtual clock after the last round; energies are of jobs that have ended, whatever came of them."""
+    """The virtual clock after the last round; energies are of jobs that have ended, whatever came of them.
+
+    Attributes:
+        target_seconds, target_joules: at the end of the first round whose model reaches `clock.target`; None where none does.
+    """
 
     virtual_seconds: float
     compute_joules: float
@@ -61,3 +65,5 @@ class ClockReport(Part):
     dropped: int
     late: int
     hospitals: Many[HospitalTime]
+    target_seconds: float | None = None
+    target_joules: float | None = None

@@ -24,6 +24,7 @@ from engine.experiment import Place, run
 from engine.ledger.format import RUN
 from engine.messages import RoundRecord
 from engine.result import Result
+from sweeps.rows import outcome_of
 
 LATE = {
     "cohort.hospitals": 4,
@@ -32,6 +33,7 @@ LATE = {
     "clock.fleet": "stragglers",
     "clock.slow": [1],
     "clock.dropout": 0.1,
+    "clock.target": 0.2,
     "schedule.mode": "buffered",
     "schedule.buffer": 2,
 }
@@ -84,6 +86,20 @@ def test_late_updates_name_the_model_that_they_began_from_and_the_audit_computes
     assert result.clock.virtual_seconds == result.rounds[-1].virtual.seconds  # type: ignore[union-attr]
     assert result.score("clock/virtual_seconds") == result.clock.virtual_seconds
     assert result.clock.compute_joules > 0
+    first = next(row.virtual for row in result.rounds if row.validation.macro_f1 >= 0.2)
+    assert first is not None
+    assert result.clock.target_seconds == first.seconds
+    assert result.clock.target_joules == first.compute_joules + first.radio_joules
+
+
+def test_a_target_that_no_model_reaches_has_no_time_and_its_mean_over_seeds_is_not_that_of_the_others(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, finished: tuple[Result, Path]
+):
+    result = run(tiny_config(**{**LATE, "clock.target": 0.999, "ledger.backend": "none"}), tmp_path)
+    assert result.clock is not None
+    assert (result.clock.target_seconds, result.clock.target_joules) == (None, None)
+    assert outcome_of([finished[0]]).mean("clock/target_seconds") == finished[0].score("clock/target_seconds")
+    assert outcome_of([finished[0], result]).mean("clock/target_seconds") is None
 
 
 def test_an_interrupted_run_with_jobs_under_way_goes_on_bit_for_bit(
