@@ -512,9 +512,9 @@ def judged(world: World) -> tuple:
 def sat(world: World) -> tuple:
     """Judge 2 gives the updates of hospitals 0 and 1 60 % and 29.99 % of one class."""
     shares = (2999 << 16 | 6000).to_bytes(32, "big")
-    said = b"".join(n.to_bytes(32, "big") for n in (1, 50, 1, 1, 0, 2, 2, 0, 1)) + shares
+    said = b"".join(n.to_bytes(32, "big") for n in (1, 50, 1, 0, 0, 1, 0, 2, 2, 0, 1)) + shares
     header = sealed(world, annex=named("committee", keccak(said)))
-    return FEDERATION, header, (1, 50, 1, [2], [], [0, 1], [shares]), []
+    return FEDERATION, header, (1, 50, 1, 0, 0, [2], [], [0, 1], [shares]), []
 
 
 def disputed(world: World) -> tuple:
