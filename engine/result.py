@@ -212,11 +212,13 @@ class CommitteeRow(Part):
 
     Attributes:
         judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
+        leader: hospital whose update was found best; None where nobody leads.
     """
 
     judges: Many[int]
     absent: Many[int]
     verdicts: Many[VerdictRow]
+    leader: int | None = None
 
 
 class RoundSummary(Part):

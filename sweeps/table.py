@@ -111,10 +111,10 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
     for condition in dict.fromkeys(row.condition for row in rows):
         group = [row for row in rows if row.condition == condition]
         outcomes = [row.outcome for row in group if row.outcome is not None]
-        left_out |= _print_columns(condition, _columns(group, outcomes), console, wide)
+        left_out |= _print_columns(condition, columns_of(group, outcomes), console, wide)
         for row in group:
             # below the table, where there is room for it
-            said = [_ending(row)] if row.outcome is None else []
+            said = [ending(row)] if row.outcome is None else []
             said += [f"breaks {name} by {row.constraints[name]:.3g}" for name in row.violated]
             for text in said:
                 _say(console, f"trial {row.trial} {text}")
@@ -234,7 +234,7 @@ def _no_formula(value: Any) -> Any:
 # --- Columns ----------------------------------------------------------------------------------------------------------
 
 
-def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
+def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     """The columns of one condition, below the trials' cells those of the lines that need no model."""
     lines = _lines(outcomes[0]) if outcomes else []
     blank = ("",) * len(lines)
@@ -379,7 +379,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(one_line(text), style), soft_wrap=True)
 
 
-def _ending(row: Row) -> str:
+def ending(row: Row) -> str:
     """How a trial without a result ended, or where it is, in one line."""
     where = f"round {row.round} of {row.rounds}"
     if row.state == "PRUNED":
