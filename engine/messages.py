@@ -329,8 +329,7 @@ class Outcome:
         validation: confusion matrices of the validation part, under "global" and "personal".
         rows: positions of the test beats in the beat arrays, int64[n].
         true: int8[n].
-        predicted: int8[n] under "global" and "personal".
-        confidence: int32[n] likewise: softmax of the predicted class, in parts of 10,000.
+        predicted, confidence: under "global" and "personal": int8[n], and its softmax in parts of 10,000, int32[n].
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
         triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
