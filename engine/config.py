@@ -293,7 +293,8 @@ def config_hash(config: RunConfig) -> str:
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     merging = config.aggregation
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
-    values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used(), **merging.secure.used()}
+    server = merging.server.used(config.federation.rounds)
+    values["aggregation"] = {**kept, "server": server, **merging.used(), **merging.secure.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
     values["committee"] = config.committee.used()

@@ -52,6 +52,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     ),
     "federation.local_steps": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
     "federation.batch_size": (_PASSES,),
+    "federation.decay": ({"federation.rate": ("decay", "steps")},),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
@@ -98,6 +99,7 @@ READ: dict[str, tuple[Clause, ...]] = {
         for key in ("keep", "radius", "iterations")
     },
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
+    "aggregation.server.rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),
     "aggregation.server.tau": ({"aggregation.server.method": ("adam", "yogi")},),
@@ -112,13 +114,15 @@ READ: dict[str, tuple[Clause, ...]] = {
     "selection.floor": ({"selection.policy": FLOORED},),
     **{
         f"committee.{key}": ({"committee.method": ("others", "drawn")},)
-        for key in ("scores", "percent", "gate", "hostile")
+        for key in ("scores", "measure", "percent", "gate", "leader", "hostile")
     },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
+    **{f"committee.{key}": ({"committee.leader": (True,)},) for key in ("own", "cap")},
     "personalisation.method": ({_ALGORITHM: _ADAPTED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
+    "personalisation.batch_size": ({**_TUNES, **_PASSES},),
     "personalisation.keep": (_FINE,),
     "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
     **{

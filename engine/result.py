@@ -28,11 +28,12 @@ from engine.encoding import read_json
 from engine.errors import DataError
 from engine.files import read_text, write_text
 from engine.part import Many, Part
+from engine.people.report import BothCalibration, BothFairness, Patient
 from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 
 Model = Literal["global", "personal"]
 
@@ -49,6 +50,8 @@ class HospitalScores(Part):
     macro_f1: float | None
     recall_min: float | None
     recall: dict[str, float | None]
+    precision: dict[str, float | None]
+    f1: dict[str, float | None]
     support: dict[str, int]
 
 
@@ -61,6 +64,7 @@ class Scores(Part):
         recall, precision, f1, support: by class.
         confusion: rows are true classes, columns predicted ones.
         per_hospital: hospitals that have beats here; none in a round of many hospitals.
+        worst_tenth_macro_f1, variance_hospital_macro_f1, jain_index: how even the hospitals' macro-F1 are.
     """
 
     accuracy: float | None
@@ -77,6 +81,9 @@ class Scores(Part):
     mean_hospital_macro_f1: float | None
     worst_hospital_macro_f1: float | None
     worst_hospital_accuracy: float | None
+    worst_tenth_macro_f1: float | None
+    variance_hospital_macro_f1: float | None
+    jain_index: float | None
 
 
 SCORES = tuple(
@@ -109,7 +116,11 @@ class BothScores(Part):
 
 
 class HospitalReport(Part):
-    """A hospital's share of the data: its records, beats in each part, beats of each class, beats left out and why."""
+    """A hospital's share of the data: its records, beats in each part, beats of each class, beats left out and why.
+
+    Attributes:
+        not_testable: classes with fewer of its test beats than `cohort.min_support`.
+    """
 
     id: int
     records: Many[str]
@@ -120,6 +131,7 @@ class HospitalReport(Part):
     classes: dict[str, int]
     local_majority_accuracy: float | None
     local_majority_macro_f1: float | None
+    not_testable: Many[str]
     left_out: dict[str, int]
 
 
@@ -138,6 +150,7 @@ class CohortReport(Part):
 
     Attributes:
         scored: classes with validation and test beats: those that macro-F1 and balanced accuracy are means over.
+        not_testable: classes with fewer test beats of all hospitals than `cohort.min_support`.
         leaky: what lets test beats be known, or cannot be excluded to, in sentences.
         unit: what the samples are called: beats, or what a data source of the user's own says.
         shape: leads and length of a sample; 1 and the number of columns where it is features.
@@ -157,6 +170,7 @@ class CohortReport(Part):
     digest: str
     classes: dict[str, int]
     scored: Many[str]
+    not_testable: Many[str]
     hospitals: Many[HospitalReport]
     heterogeneity: Heterogeneity
     missing: dict[str, Many[int]]
@@ -198,11 +212,13 @@ class CommitteeRow(Part):
 
     Attributes:
         judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
+        leader: hospital whose update was found best; None where nobody leads.
     """
 
     judges: Many[int]
     absent: Many[int]
     verdicts: Many[VerdictRow]
+    leader: int | None = None
 
 
 class RoundSummary(Part):
@@ -411,6 +427,8 @@ class Result(Part):
         parameters: number of them.
         final: scores on the test beats. Nothing is chosen by them.
         validation: scores on the validation beats.
+        fairness, calibration: on the test beats of honest hospitals.
+        patients: likewise; () with very many.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
         clock: the virtual clock after the last round; None where none is kept.
@@ -419,7 +437,7 @@ class Result(Part):
         backdoor: how often one opens; None where no attack plants one.
     """
 
-    version: Literal[3]
+    version: Literal[4]
     name: str
     config_hash: str
     config: RunConfig
@@ -428,6 +446,9 @@ class Result(Part):
     cohort: CohortReport
     final: BothScores
     validation: BothScores
+    fairness: BothFairness
+    calibration: BothCalibration
+    patients: Many[Patient]
     rounds: Many[RoundSummary]
     ledger: LedgerSummary
     timing: Timing

@@ -20,9 +20,11 @@ that is written; a model is float32 before and after.
     masked sums     S and W of each group (`engine/audit/masks.py`): the mean has d = sum(S) / 2^36 / sum(w); other rules take the
                     S / (2^36 * W) of the groups in the place of updates
 
-with r `learning_rate`, b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
+with r `learning_rate`, in round n of `rounds` times 1 - (n - 1) / rounds (`rate` falling), or half a cosine in units of 2^-20
+(cosine: floor(2^20 (1/2 + cos(pi (n - 1) / rounds) / 2) + 1/2) / 2^20), b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from engine.audit import robust
 from engine.audit.case import Rule
 from engine.ledger.format import MEAN, OWN_RULE
 
+RATE = "learning_rate"
 LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's update beyond that was never taken
 
 
@@ -185,9 +188,23 @@ def problem(rule: Rule) -> str:
     if not isinstance(method, str) or method not in SERVERS:
         return f"the server's optimiser is none that this version knows: {', '.join(SERVERS)}"
     names = SERVERS[method][1]
-    if set(rule.server) != {"method", *names} or not all(_number(rule.server[name]) for name in names):
+    falling = {"rate", "rounds"} & rule.server.keys() if names else set()
+    if set(rule.server) != {"method", *names, *falling} or not all(_number(rule.server[name]) for name in names):
         return f"the server's optimiser {method} takes {', '.join(names) or 'nothing'}"
+    rate, rounds = rule.server.get("rate"), rule.server.get("rounds")
+    if falling and (rate not in ("falling", "cosine") or type(rounds) is not int or rounds < 1):
+        return "the rate of the server's optimiser is falling or cosine, over a number of rounds"
     return ""
+
+
+def _falls(rule: Rule, number: int) -> float:
+    """What is left of the server's rate in a round."""
+    if "rate" not in rule.server:
+        return 1.0
+    done = min((number - 1) / rule.server["rounds"], 1.0)
+    if rule.server["rate"] == "falling":
+        return 1.0 - done
+    return math.floor(2**20 * (0.5 + 0.5 * math.cos(math.pi * done)) + 0.5) / 2**20
 
 
 def _number(value: Any) -> bool:
@@ -221,11 +238,13 @@ def next_model(
     model: Model,
     updates: Sequence[Weighted],
     own: Combine | None = None,
+    number: int = 1,
     sums: np.ndarray | None = None,
 ) -> Model:
     """The model after a round, by a rule without a `problem`.
 
     Args:
+        number: of the round.
         own: a user's own rule, which is none of `RULES`.
         sums: beneath masked updates, see `of_sums`; None where nothing was hidden.
 
@@ -249,5 +268,8 @@ def next_model(
             direction = robust.direction(rule.name, rule.settings, [u.vector for u in updates], model.d)
         if direction is None:
             return model
-        moved = step(model, direction, **{name: rule.server[name] for name in names})
+        settings = {name: rule.server[name] for name in names}
+        if RATE in settings:
+            settings[RATE] = settings[RATE] * _falls(rule, number)
+        moved = step(model, direction, **settings)
         return moved._replace(d=direction)

@@ -104,7 +104,7 @@ def _check_aggregate(
         yield Note(f"aggregates were not recomputed from round {number} on: its masks cannot be lifted", unchecked=True)
         return None
     try:
-        model = rules.next_model(case.rule, model, updates, combine, sums)
+        model = rules.next_model(case.rule, model, updates, combine, number, sums)
     except ValueError as error:
         yield finding("archive", "update", "updates that can be added up", "none", str(error), round=number)
         return None

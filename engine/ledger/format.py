@@ -299,6 +299,7 @@ WEIGHTINGS = ("samples", "uniform", "none")
 
 # Of hospitals: reputation before the first verdict, and at most; verdicts in one word of the contract; a score of 1.
 BASE_REPUTATION, MAX_REPUTATION = 10, 100
+LEADER_REWARD = 100  # points of whoever leads a round, beside those of its update
 WORD = 16
 PARTS = 1_000_000
 
@@ -328,7 +329,7 @@ UNBOUND = (
     "ledger.final_after",
 )
 OF_LEDGER = "ledger"
-RESULT_VERSION = 3  # of result.json
+RESULT_VERSION = 4  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

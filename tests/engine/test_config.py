@@ -83,9 +83,9 @@ OTHER: dict[str, Any] = {
 # what each optimiser of the server reads
 SERVER_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "momentum": ("learning_rate", "momentum"),
-    "adam": ("learning_rate", "momentum", "beta2", "tau"),
-    "yogi": ("learning_rate", "momentum", "beta2", "tau"),
+    "momentum": ("learning_rate", "rate", "momentum"),
+    "adam": ("learning_rate", "rate", "momentum", "beta2", "tau"),
+    "yogi": ("learning_rate", "rate", "momentum", "beta2", "tau"),
 }
 
 
@@ -134,7 +134,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     if key.startswith("clock.") and key != "clock.fleet":
         values["clock"]["fleet"] = "listed" if key == "clock.devices" else "stragglers"
     if key.startswith("committee.") and key != "committee.method":
-        values["committee"] |= {"method": "drawn"}
+        led = key in ("committee.leader", "committee.own", "committee.cap")
+        values["committee"] |= {"method": "others", "leader": True} if led else {"method": "drawn"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
