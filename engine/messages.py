@@ -137,8 +137,7 @@ class Asked:
     """Who works in a round, and from which model.
 
     Attributes:
-        round: from 1.
-        hospitals: ids, ascending.
+        round, hospitals: from 1; ids, ascending.
         params: float32[parameters], the model to start from.
         model: its name on the ledger; b"" where none is kept.
         crafted: hostile hospital -> what it sends.
@@ -413,8 +412,7 @@ class RoundRecord:
         judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
         asked: who was, and from which models.
-        older: as of `LoopState`, before the round.
-        masking: what was said of masked sums, see `engine/secure`.
+        older, masking: as of `LoopState`, before the round; what was said of masked sums, see `engine/secure`.
     """
 
     round: int
