@@ -339,8 +339,7 @@ def join(
 ) -> tuple[Federation, LoopState]:
     """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
     cohort = place.cohort(config.data, config.cohort, place.note)
-    beats = cohort.beats
-    hospitals = cohort.hospitals
+    beats, hospitals = cohort.beats, cohort.hospitals
     enemies = hostile(config.attack, len(hospitals), config.seed)
     if build_algorithm(config.federation, config.personalisation).pooled:
         hospitals = (*hospitals, _pooled(hospitals))
@@ -359,8 +358,7 @@ def join(
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     write_config(folder / CONFIG, config)
 
-    rule = rule_of(config)
-    wanted = max(1, round(config.federation.participation * len(trainers)))
+    rule, wanted = rule_of(config), max(1, round(config.federation.participation * len(trainers)))
     per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
@@ -370,10 +368,9 @@ def join(
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
-    secure, synthetic = (
-        (folder / name).absolute() for name in (SECURE_FOLDER, SYNTHETIC_FOLDER)
-    )  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, secure, sources)
+    home = folder.absolute()  # other processes may stand in other folders
+    own = (home / SYNTHETIC_FOLDER, home / SECURE_FOLDER)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, *own, sources)
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
