@@ -13,6 +13,7 @@ from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
 from engine.algorithms.perfedavg import COST
+from engine.association.build import NO_MINERS, Miners, build_association
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
@@ -27,6 +28,7 @@ from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
+from engine.ledger.format import ZERO
 from engine.ledger.keystore import read_registry
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
@@ -238,6 +240,7 @@ class Federation:
     network: AnyNetwork
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
+    miners: Miners
 
     @property
     def config_text(self) -> str:
@@ -276,7 +279,8 @@ class Federation:
         enemies = hostile(self.config.attack, len(self.cohort.hospitals), self.config.seed)
         said = {one.hospital: one.privacy for one in good}
         privacy = privacy_report(self.config, self.cohort, {h.id: said.get(h.id) for h in self.hospitals})
-        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy), scored
+        miners = self.miners.report(state.history[-1].train_loss if state.history else None)
+        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy, miners), scored
 
     def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
@@ -327,14 +331,8 @@ def join(
     """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
     cohort = place.cohort(config.data, config.cohort, place.note)
     beats = cohort.beats
-    hospitals = cohort.hospitals
-    enemies = hostile(config.attack, len(hospitals), config.seed)
-    if build_algorithm(config.federation, config.personalisation).pooled:
-        hospitals = (*hospitals, _pooled(hospitals))
-        trainers: tuple[int, ...] = (hospitals[-1].id,)
-    else:
-        left_out = enemies if config.attack.method == "left-out" else frozenset()
-        trainers = tuple(h.id for h in hospitals if h.trains and h.id not in left_out)
+    enemies = hostile(config.attack, len(cohort.hospitals), config.seed)
+    hospitals, trainers = _trainers(config, cohort.hospitals, enemies)
     require_network(config, beats)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
@@ -346,19 +344,19 @@ def join(
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     write_config(folder / CONFIG, config)
 
-    rule = rule_of(config)
+    rule, miners = rule_of(config), miners_of(config, hospitals, trainers, network.size)
+    trainers = miners.trainers(trainers)
     wanted = max(1, round(config.federation.participation * len(trainers)))
     per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
-    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
+    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round, miners.digest())
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
-    sources = of_digests(digests(config))
     synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, of_digests(digests(config)))
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
@@ -369,18 +367,29 @@ def join(
     least = config.federation.min_hospitals
     seats = tuple(h for h in trainers if h in validators)
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
-    participants = config.federation.validation == "participants"
-    schedule = timed(schedule, config, hospitals, network.size)
+    schedule = timed(schedule, config, hospitals, network.size, miners.rates)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
         schedule=seat(config.committee, schedule, seats, lambda params: vector_hash(params, network.layout)),
         rule=rule,
-        validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
+        validation=Validation(
+            scoring, beats.classes, cohort.scored, config.federation.validation == "participants", least
+        ),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
     )
-    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests, miners), state
+
+
+def _trainers(
+    config: RunConfig, hospitals: tuple[HospitalData, ...], enemies: frozenset[int]
+) -> tuple[tuple[HospitalData, ...], tuple[int, ...]]:
+    """All hospitals, the imaginary one of pooled data among them, and the ids of those who may train."""
+    if build_algorithm(config.federation, config.personalisation).pooled:
+        return (*hospitals, _pooled(hospitals)), (len(hospitals),)
+    left_out = enemies if config.attack.method == "left-out" else frozenset()
+    return hospitals, tuple(h.id for h in hospitals if h.trains and h.id not in left_out)
 
 
 def _judges(config: RunConfig, pool: Pool, validators: Sequence[int], ledger: LoopLedger) -> Judges:
@@ -462,12 +471,29 @@ def waits_for_all(config: RunConfig) -> bool:
     return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
 
 
-def timed(schedule: Schedule, config: RunConfig, hospitals: Sequence[HospitalData], parameters: int) -> Schedule:
-    """The schedule on the virtual clock, where one is kept."""
+def timed(
+    schedule: Schedule,
+    config: RunConfig,
+    hospitals: Sequence[HospitalData],
+    parameters: int,
+    rates: Mapping[int, float],
+) -> Schedule:
+    """The schedule on the virtual clock, where one is kept; `rates` are those of links to miners."""
     if not config.clock.runs:
         return schedule
     loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
-    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals), loads)
+    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals, rates), loads)
+
+
+def miners_of(config: RunConfig, hospitals: Sequence[HospitalData], trainers: Sequence[int], parameters: int) -> Miners:
+    """The association of those who may train with miners, where there are some."""
+    if not config.association.runs:
+        return NO_MINERS
+    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals if h.id in trainers}
+    fleet = Fleet(config.clock, config.seed, config.cohort.hospitals)
+    beats = {h.id: len(h.train) for h in hospitals}
+    rounds, kappa = config.federation.rounds, config.clock.kappa
+    return build_association(config.association, config.seed, rounds, kappa, fleet.devices, loads, beats)
 
 
 def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
@@ -527,6 +553,7 @@ def open_ledger(
     hospitals: Sequence[HospitalData],
     rule: Rule,
     per_round: int,
+    association: bytes = ZERO,
 ) -> LoopLedger:
     """The ledger of a run: opened or created in its folder, or the one that keeps nothing.
 
@@ -562,4 +589,6 @@ def open_ledger(
     described = {"name": rule.name, **rule.spec, **gate}
     privacy = terms_digest(privacy_terms(config))
     rounds = config.federation.rounds
-    return LedgerObserver(home, federation, described, config.ledger, actor, rounds, privacy=privacy)
+    return LedgerObserver(
+        home, federation, described, config.ledger, actor, rounds, privacy=privacy, association=association
+    )

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine import checkpoint
 from engine.algorithms.budget import noised_samples
+from engine.association.report import AssociationReport
 from engine.attacks.poison import target_of
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
@@ -59,6 +60,7 @@ def assemble(
     lost: Sequence[str] = (),
     hostile: frozenset[int] = frozenset(),
     privacy: PrivacyReport | None = None,
+    association: AssociationReport | None = None,
 ) -> Result:
     """The result of a run after the rounds of `state`.
 
@@ -66,6 +68,7 @@ def assemble(
         lost: hospitals that could not be tested, in sentences.
         hostile: ids of hospitals that play attackers, which are not scored.
         privacy: what was spent.
+        association: with miners.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
@@ -99,6 +102,7 @@ def assemble(
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        association=association,
         clock=clock_report(state.timeline, config.clock.target, rows),
     )
 

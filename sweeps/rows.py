@@ -31,7 +31,7 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import ASIDE, MODELS, OF_A_HOSPITAL, REACHED, SCORES, SPENT, TRIVIAL, objectives
+from sweeps.scores import ASIDE, MATCHED, MODELS, OF_A_HOSPITAL, REACHED, SCORES, SPENT, TRIVIAL, objectives
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 from sweeps.verdicts import verdicts_of
@@ -331,7 +331,7 @@ def _privacy(result: Result) -> str:
 
 def _paths(result: Result, method: Named) -> list[str]:
     spent = SPENT if result.privacy is not None else ()
-    every = (*objectives(tuple(result.final.personal.recall)), *REACHED, *ASIDE, *spent, *TRIVIAL)
+    every = (*objectives(tuple(result.final.personal.recall)), *REACHED, *MATCHED, *ASIDE, *spent, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 

@@ -113,6 +113,7 @@ MAY: dict[str, str] = {
     "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",
     "engine/part.py": "",
     "engine/timing": "engine.timing.* engine.part engine.seeds engine.errors engine.settings",
+    "engine/association": "engine.association.* engine.part engine.seeds engine.errors engine.settings engine.encoding engine.timing.*",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",

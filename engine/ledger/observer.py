@@ -22,6 +22,7 @@ from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
 from engine.ledger.desk import LedgerDesk
 from engine.ledger.format import (
+    ASSOCIATION,
     BEFORE,
     BEFORE_THAT,
     CLOCK,
@@ -83,12 +84,14 @@ class LedgerObserver:
         rounds: int,
         clock: Clock = REAL,
         privacy: bytes = ZERO,
+        association: bytes = ZERO,
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
             privacy: digest of the mechanism and budget that every round names; zero without.
+            association: that of the association with miners, likewise.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -96,7 +99,7 @@ class LedgerObserver:
         self._clock, started = clock, clock.now()
         self._folder, self._federation, self._rounds = folder, federation, rounds
         self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
-        self._privacy = {PRIVACY: privacy}
+        self._named = {PRIVACY: privacy, ASSOCIATION: association}
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -183,7 +186,7 @@ class LedgerObserver:
             tuple(one.opening for one in signed),
             digests={
                 DECISIONS: self._decisions,
-                **self._privacy,
+                **self._named,
                 **remembered,
                 **reputation.digests(record.round, judged, after),
                 **sitting.digests(record.round, sat),
