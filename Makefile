@@ -20,7 +20,7 @@ test-long: install ## what takes minutes
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy engine sweeps pulseledger
+	$(BIN)/mypy engine sweeps dashboard pulseledger
 
 docs: install ## the documentation's site; builds without a network, any warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs

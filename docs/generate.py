@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 from engine.config import RunConfig
 from sweeps.__main__ import build_parser
 from sweeps.keys import Key, all_keys
-from sweeps.scores import ASIDE, PLAIN, SPENT, TRIVIAL, shown
+from sweeps.scores import ASIDE, PLAIN, SPENT, TRIVIAL, details, shown
 from sweeps.verbs.completion import verbs_of
 
 HERE = Path(__file__).parent
@@ -126,6 +126,7 @@ def scores_page() -> str:
             "",
             "## Shown, but not to be tuned for",
             *head,
+            *(_score(path, f"{path[:-1]}CLASS") for path in details(("N",)) if "/personal/" in path),
             *(_score(path) for path in (*ASIDE, *SPENT, *TRIVIAL)),
             "",
         ]

@@ -300,7 +300,7 @@ def config_hash(config: RunConfig) -> str:
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     merging = config.aggregation
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
-    values["aggregation"] = {**kept, "server": merging.server.used(), **merging.used()}
+    values["aggregation"] = {**kept, "server": merging.server.used(config.federation.rounds), **merging.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
     values["association"] = config.association.used()

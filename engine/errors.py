@@ -33,6 +33,10 @@ class PrivacyError(PulseLedgerError):
     """A privacy budget is spent, or something was asked for that no account can be kept of."""
 
 
+class MaskError(PulseLedgerError):
+    """A step of secure aggregation is refused: too few hospitals, a signature, key, share or set that is not what it must be."""
+
+
 class StudyError(PulseLedgerError):
     """A study cannot go on: another driver holds it, or its definition changed."""
 

@@ -535,7 +535,7 @@ class Rule:
             updates that are not in it, by hospital); None: all updates travel.
         join: the sums of several hosts -> the sum of all; updates may be added in any groups with the same bits.
         direction: state, what was taken, verdicts -> where the model goes, float64[parameters]; None: it stays.
-        step: the server's optimiser: parameters, direction, its state -> float32[parameters], its state after.
+        step: the server's optimiser: parameters, direction, its state, round -> float32[parameters], its state after.
         form: what a vector becomes on its way, of whatever is sent in its place, too.
         remembers: name under which the direction joins the server's state, for rules that start from the last one; "" for
             the others.
@@ -547,7 +547,7 @@ class Rule:
     partial: Callable[[Sequence[Update], int], tuple[np.ndarray, dict[int, str]]] | None
     join: Callable[[Sequence[np.ndarray], int], np.ndarray]
     direction: Callable[[LoopState, Taken, Verdicts], np.ndarray | None]
-    step: Callable[[np.ndarray, np.ndarray, State], tuple[np.ndarray, State]]
+    step: Callable[[np.ndarray, np.ndarray, State, int], tuple[np.ndarray, State]]
     remembers: str = ""
     form: Callable[[np.ndarray], np.ndarray] = lambda vector: vector
 
@@ -560,7 +560,7 @@ class Rule:
         direction = self.direction(state, taken, verdicts)
         if direction is None:
             return state.params.copy(), state.server
-        params, server = self.step(state.params, direction, state.server)
+        params, server = self.step(state.params, direction, state.server, state.round + 1)
         return params, {**server, self.remembers: direction} if self.remembers else server
 
     def again(self, round: int, before: Global, updates: Sequence[Update]) -> Global:

@@ -55,9 +55,11 @@ def federation_scores(
     most_rows: int | None = None,
     scored: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Pooled scores of all hospitals, each hospital's own, their mean, the worst one, and the share that was hurt.
+    """Pooled scores of all hospitals, each hospital's own, how even these are, and the share that was hurt.
 
-    Rare recall is the mean recall of the scored classes but the one with the most beats here.
+    Rare recall is the mean recall of the scored classes but the one with the most beats here. Of the hospitals' macro-F1: mean,
+    lowest, variance (over n), Jain's index (sum squared over n times the sum of squares; 1 where all are equal, 1/n where one has
+    all; Jain, Chiu, Hawe 1984), and the mean of the lowest tenth, of one hospital at least.
 
     Args:
         tables: hospital id -> confusion matrix. A hospital without test beats is left out of the rows.
@@ -66,7 +68,7 @@ def federation_scores(
         scored: classes that are scored, as of `scores`. A hospital with beats of others only has no macro-F1.
     """
     rows = [
-        {"id": h, **{k: v for k, v in scores(table, classes, scored).items() if k not in ("precision", "f1")}}
+        {"id": h, **scores(table, classes, scored)}
         for h, table in sorted(tables.items() if most_rows is None or len(tables) <= most_rows else ())
         if table.sum()
     ]
@@ -81,6 +83,10 @@ def federation_scores(
     result["mean_hospital_macro_f1"] = _mean(own)
     result["worst_hospital_macro_f1"] = min(own, default=None)
     result["worst_hospital_accuracy"] = min((row["accuracy"] for row in rows), default=None)
+    result["worst_tenth_macro_f1"] = _mean(sorted(own)[: -(-len(own) // 10)])
+    result["variance_hospital_macro_f1"] = _mean([(f1 - sum(own) / len(own)) ** 2 for f1 in own])
+    squares = sum(f1 * f1 for f1 in own)
+    result["jain_index"] = sum(own) ** 2 / (len(own) * squares) if squares else None
     if reference is not None:
         hurt = [
             row["macro_f1"] < scores(reference[row["id"]], classes, scored)["macro_f1"]

@@ -53,6 +53,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     ),
     "federation.local_steps": ({**_PASSES, _ALGORITHM: _BY_EPOCHS}, {**_PASSES, "federation.perfedavg.tau": (None,)}),
     "federation.batch_size": (_PASSES,),
+    "federation.decay": ({"federation.rate": ("decay", "steps")},),
     "federation.mu": ({_ALGORITHM: ("fedprox", OWN)},),
     "federation.weighting": ({_ALGORITHM: _MANY, "aggregation.rule": ("mean", OWN)},),
     "federation.participation": ({_ALGORITHM: (*_MANY, "local")},),
@@ -105,6 +106,7 @@ READ: dict[str, tuple[Clause, ...]] = {
         for key in ("keep", "radius", "iterations")
     },
     "aggregation.server.learning_rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
+    "aggregation.server.rate": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.momentum": ({"aggregation.server.method": ("momentum", "adam", "yogi")},),
     "aggregation.server.beta2": ({"aggregation.server.method": ("adam", "yogi")},),
     "aggregation.server.tau": ({"aggregation.server.method": ("adam", "yogi")},),
@@ -126,6 +128,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),
     **{f"personalisation.{name}": (_TUNES,) for name in ("learning_rate", "rate", "pull")},
+    "personalisation.batch_size": ({**_TUNES, **_PASSES},),
     "personalisation.keep": (_FINE,),
     "personalisation.part": ({**_TUNES, "personalisation.method": ("finetune", "safeguarded")},),
     **{

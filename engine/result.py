@@ -33,7 +33,7 @@ from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 
 Model = Literal["global", "personal"]
 
@@ -50,6 +50,8 @@ class HospitalScores(Part):
     macro_f1: float | None
     recall_min: float | None
     recall: dict[str, float | None]
+    precision: dict[str, float | None]
+    f1: dict[str, float | None]
     support: dict[str, int]
 
 
@@ -62,6 +64,7 @@ class Scores(Part):
         recall, precision, f1, support: by class.
         confusion: rows are true classes, columns predicted ones.
         per_hospital: hospitals that have beats here; none in a round of many hospitals.
+        worst_tenth_macro_f1, variance_hospital_macro_f1, jain_index: how even the hospitals' macro-F1 are.
     """
 
     accuracy: float | None
@@ -78,6 +81,9 @@ class Scores(Part):
     mean_hospital_macro_f1: float | None
     worst_hospital_macro_f1: float | None
     worst_hospital_accuracy: float | None
+    worst_tenth_macro_f1: float | None
+    variance_hospital_macro_f1: float | None
+    jain_index: float | None
 
 
 SCORES = tuple(
@@ -110,7 +116,11 @@ class BothScores(Part):
 
 
 class HospitalReport(Part):
-    """A hospital's share of the data: its records, beats in each part, beats of each class, beats left out and why."""
+    """A hospital's share of the data: its records, beats in each part, beats of each class, beats left out and why.
+
+    Attributes:
+        not_testable: classes with fewer of its test beats than `cohort.min_support`.
+    """
 
     id: int
     records: Many[str]
@@ -121,6 +131,7 @@ class HospitalReport(Part):
     classes: dict[str, int]
     local_majority_accuracy: float | None
     local_majority_macro_f1: float | None
+    not_testable: Many[str]
     left_out: dict[str, int]
 
 
@@ -139,6 +150,7 @@ class CohortReport(Part):
 
     Attributes:
         scored: classes with validation and test beats: those that macro-F1 and balanced accuracy are means over.
+        not_testable: classes with fewer test beats of all hospitals than `cohort.min_support`.
         leaky: what lets test beats be known, or cannot be excluded to, in sentences.
         unit: what the samples are called: beats, or what a data source of the user's own says.
         shape: leads and length of a sample; 1 and the number of columns where it is features.
@@ -158,6 +170,7 @@ class CohortReport(Part):
     digest: str
     classes: dict[str, int]
     scored: Many[str]
+    not_testable: Many[str]
     hospitals: Many[HospitalReport]
     heterogeneity: Heterogeneity
     missing: dict[str, Many[int]]
@@ -421,7 +434,7 @@ class Result(Part):
         backdoor: how often one opens; None where no attack plants one.
     """
 
-    version: Literal[3]
+    version: Literal[4]
     name: str
     config_hash: str
     config: RunConfig

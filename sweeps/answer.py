@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from sweeps.rows import Outcome, Row
-from sweeps.scores import MIN_SUPPORT
 from sweeps.text import listed, megabytes, signed, spoken
 
 LEVEL = 0.95
 UNEVEN = 1.1  # methods whose gradients differ by more than this factor were not compared at equal work
+MOST_NAMED = 6  # hospitals; of more only the number is told
 WIDE = 1.0  # of an interval of differences in macro-F1, which are from -1 to 1
 MEAN = "final/personal/mean_hospital_macro_f1"
 HOW = (
@@ -385,9 +385,12 @@ def _notes(answer: Answer, held: Standing, lone: Standing | None, rows: Sequence
         for s in above
         if s.title in answer.against
     ]
-    few = [f"{c} ({n})" for c, n in outcome.support.items() if c in outcome.scored and n < MIN_SUPPORT]
-    if few:
-        notes.append(f"Fewer than {MIN_SUPPORT} test beats, too few to speak of: {listed(few)}.")
+    if outcome.untestable:
+        notes.append(f"{outcome.untestable[0].upper()}{outcome.untestable[1:]}.")
+    if few := _few_in_hospitals(outcome):
+        notes.append(
+            f"Not testable within single hospitals, where a class has fewer than {outcome.min_support}: {few}."
+        )
     unscored = [f"{c} ({n})" for c, n in outcome.support.items() if c not in outcome.scored and n]
     if unscored:
         notes.append(f"In no macro-F1, as they have no validation beats: {listed(unscored)} test beats.")
@@ -406,3 +409,17 @@ def _notes(answer: Answer, held: Standing, lone: Standing | None, rows: Sequence
     if left := sum(row.state in ("RUNNING", "WAITING") for row in rows):
         notes.append(f"Interim: {left} trial{'s' * (left > 1)} still under way.")
     return notes
+
+
+def _few_in_hospitals(outcome: Outcome) -> str:
+    """Class by class the hospitals with too few of its test beats, of classes that are testable in all together."""
+    who = {
+        c: [h for h, own in outcome.seeds[0].items() if 0 < own.support[c] < outcome.min_support]
+        for c in outcome.scored
+        if c not in outcome.not_testable
+    }
+    return "; ".join(f"{c} in {_some(hospitals)}" for c, hospitals in who.items() if hospitals)
+
+
+def _some(hospitals: Sequence[int]) -> str:
+    return listed(hospitals) if len(hospitals) <= MOST_NAMED else f"{len(hospitals)} hospitals"

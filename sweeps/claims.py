@@ -23,7 +23,6 @@ from engine.settings import Name, Section, load_yaml, parse
 from sweeps import statistics
 from sweeps.folder import read_study, repeat_folder, trial_folder
 from sweeps.rows import Row, rows_of
-from sweeps.scores import MIN_SUPPORT
 from sweeps.statistics import Interval
 
 Verdict = Literal["validated", "refuted", "not shown", "not testable"]
@@ -64,6 +63,7 @@ class Claims(Section):
     claims: tuple[Claim, ...] = Field(..., min_length=1, description="the family: p-values are Holm's over all of them")
     resamples: int = Field(10_000, ge=100, le=1_000_000, description="of patients, for each interval")
     seed: int = Field(0, ge=0, description="of the resampling")
+    min_support: int = Field(50, ge=1, description="a class with fewer test beats of all patients: not testable")
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ def _measured(claim: Claim, claims: Claims, rows: Sequence[Row], folder: Path, c
         return nothing(f"{claim.subject.method} and {claim.against.method} were tested on other beats")
     chosen = [ours.classes.index(name) for name in claim.classes]
     support = {name: int(truth[0][0][:, i].sum()) for name, i in zip(claim.classes, chosen, strict=True)}
-    if few := [name for name, beats in support.items() if beats < MIN_SUPPORT]:
-        return nothing(f"{few[0]} has {support[few[0]]} test beats, fewer than {MIN_SUPPORT}", support)
+    if few := [name for name, beats in support.items() if beats < claims.min_support]:
+        return nothing(f"{few[0]} has {support[few[0]]} test beats, fewer than {claims.min_support}", support)
     has = truth[0][:, :, chosen].sum((0, 2)) > 0
     if has.sum() < claim.patients:
         return nothing(f"{has.sum()} patients have such beats, fewer than {claim.patients}", support)

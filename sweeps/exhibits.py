@@ -10,7 +10,7 @@ from sweeps.answer import Answer
 from sweeps.drawing import ONLY, Looks
 from sweeps.material import Finished, Material, best_of_each
 from sweeps.page import Picture, Section, Table, Words, cell, cells, pictures
-from sweeps.scores import shown
+from sweeps.scores import OF_A_CLASS, shown
 from sweeps.text import listed, settings
 from sweeps.tuned import search_space
 
@@ -60,8 +60,8 @@ def over_time(material: Material) -> Section:
     return Section("Virtual time", pictures("time", plots.over_time(material.trials), caption))
 
 
-def recalls(material: Material, looks: Looks) -> Section:
-    title = "Recall of each class"
+def classes(material: Material, looks: Looks) -> Section:
+    title = "Recall, precision and F1 of each class"
     if not material.trials:
         return Section(title, missing="no trial has finished")
     chosen = best_of_each(material.trials)
@@ -70,23 +70,23 @@ def recalls(material: Material, looks: Looks) -> Section:
         f"condition by {shown(first_objective(material)).title} ({trial_numbers(chosen)}), mean over its seeds. "
         "A cell is empty where the class has no test beat."
     )
-    classes = list(dict.fromkeys(c for trial in chosen for c in trial.outcome.support))
+    names = list(dict.fromkeys(c for trial in chosen for c in trial.outcome.support))
+    paths = [f"final/personal/{score}/{c}" for c in names for score in OF_A_CLASS]
     several = len({trial.condition for trial in chosen}) > 1
     lines = [
         [
             *([cell(trial.condition)] if several else []),
             cell(trial.method, colour=looks[trial.method].colour),
-            *(
-                cell(shown(f"final/personal/recall/{c}").number(trial.outcome.mean(f"final/personal/recall/{c}"), NONE))
-                for c in classes
-            ),
+            *(cell(trial.outcome.text(path, NONE)) for path in paths),
         ]
         for trial in chosen
     ]
-    heads = [*(["condition"] if several else []), "method", *(f"test recall {c}" for c in classes)]
+    heads = [*(["condition"] if several else []), "method", *(shown(path).title for path in paths)]
     words = (0, 1) if several else (0,)
+    few = dict.fromkeys(trial.outcome.untestable for trial in chosen if trial.outcome.untestable)
+    said = [Words(f"In brackets: {'; '.join(few)}.")] if few else []
     drawn = pictures("recall", plots.recall_map(material.trials), caption)
-    return Section(title, (*drawn, Table(heads, lines, words=words)))
+    return Section(title, (*drawn, Table(heads, lines, words=words), *said))
 
 
 def against(material: Material, looks: Looks, axis: str) -> Section:

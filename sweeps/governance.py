@@ -35,7 +35,7 @@ def runs_with_requests(folder: Path) -> list[Path]:
 def requests(folder: Path) -> list[tuple[Path, SyntheticRow]]:
     """All requests below a folder, each with the folder of its run; those that wait come first."""
     rows = [(run, row) for run in runs_with_requests(folder) for row in read_state(run).requests]
-    return sorted(rows, key=lambda found: _status(*found) != "pending")
+    return sorted(rows, key=lambda found: status_of(*found) != "pending")
 
 
 def find(folder: Path, start: str) -> tuple[Path, SyntheticRow]:
@@ -70,7 +70,7 @@ def review(
     run, row = find(folder, start)
     amount = row.allowed if granted is None else granted
     signer = None if key is None else read_key_file(key)
-    if granted is not None and not 1 <= granted <= row.allowed and _status(run, row) == "pending":
+    if granted is not None and not 1 <= granted <= row.allowed and status_of(run, row) == "pending":
         raise ConfigError(f"--granted {granted}: the policy allows 1 to {row.allowed} beats now.")
     write_review(run, row, approve, amount, str(reason), signer)
     if as_json:
@@ -95,7 +95,7 @@ def print_requests(folder: Path, as_json: bool) -> None:
     from rich.text import Text
 
     several = len({run for run, _ in rows}) > 1
-    waiting = sum(_status(run, row) == "pending" for run, row in rows)
+    waiting = sum(status_of(run, row) == "pending" for run, row in rows)
     table = Table(title=f"{len(rows)} requests, {waiting} wait for a reviewer", box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = ("hospital", "asked", "allowed now", "granted", "accepted")
     for name in ("request", *(("run",) if several else ()), "hospital", "class", "generator", *numbers[1:], "status"):
@@ -105,7 +105,7 @@ def print_requests(folder: Path, as_json: bool) -> None:
         home = (str(run.relative_to(folder)),) if several else ()
         amounts = (amount if amount else "-" for amount in (row.wanted, row.allowed, row.granted, row.accepted))
         words = (row.request[:SHORT], *home, row.hospital, row.class_, row.generator, *amounts)
-        table.add_row(*(Text(one_line(str(word))) for word in (*words, _status(run, row), row.reasons)))
+        table.add_row(*(Text(one_line(str(word))) for word in (*words, status_of(run, row), row.reasons)))
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(table)
     for run in dict.fromkeys(run for run, _ in rows):
@@ -138,13 +138,13 @@ def print_policy(folder: Path, as_json: bool) -> None:
     _print({run: policy for same in policies.values() for run, policy in same.items()}, as_json)
 
 
-def _status(run: Path, row: SyntheticRow) -> str:
+def status_of(run: Path, row: SyntheticRow) -> str:
     """As reviewers see it: one that is decided no longer waits for them, though the run has not taken the decision."""
     return "decided" if row.status == "pending" and decided(run, row.request) else row.status
 
 
 def _document(run: Path, row: SyntheticRow) -> dict[str, Any]:
-    return {**row.document(), "status": _status(run, row), "run": str(run)}
+    return {**row.document(), "status": status_of(run, row), "run": str(run)}
 
 
 def _print(value: dict[str, Any], as_json: bool) -> None:

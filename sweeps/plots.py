@@ -154,7 +154,9 @@ def recall_map(trials: Sequence[Finished]) -> list[Figure]:
         axes.set_yticks(range(len(rows)), names)
         support = [sorted({r.final.personal.support.get(c, 0) for t in rows for r in t.results}) for c in classes]
         counts = [f"{s[0]:,}" if s[0] == s[-1] else f"{s[0]:,}–{s[-1]:,}" for s in support]
-        axes.set_xticks(range(len(classes)), [f"{c}\n{n}" for c, n in zip(classes, counts, strict=True)])
+        few = {c for trial in rows for c in trial.outcome.not_testable}
+        marks = ["\nnot testable" if c in few and s[-1] else "" for c, s in zip(classes, support, strict=True)]
+        axes.set_xticks(range(len(classes)), [f"{c}\n{n}{m}" for c, n, m in zip(classes, counts, marks, strict=True)])
         axes.set_xlabel(spoken("class, and its number of test beats", rows[0].outcome.unit))
         for i in range(1, len(rows)):
             if rows[i].condition != rows[i - 1].condition:

@@ -260,8 +260,8 @@ class StudyProgress:
         if self._already:
             words.append(f"{self._already} before")
         left = self.remaining_seconds()
-        words.append(f"{_duration(self._clock.now() - self._began)} so far")
-        words.append(f"about {_duration(left)} to go" if left is not None else "time to go not known yet")
+        words.append(f"{duration(self._clock.now() - self._began)} so far")
+        words.append(f"about {duration(left)} to go" if left is not None else "time to go not known yet")
         return ", ".join(words)
 
 
@@ -274,7 +274,12 @@ def scores_as_text(values: Mapping[str, float]) -> str:
     return ", ".join(f"{shown(name).title} {shown(name).number(value)}" for name, value in values.items())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(75)
+    '1 min 15 s'
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

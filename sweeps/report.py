@@ -89,7 +89,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
     sections = [
         _results(material, looks, _relative(folder, out)),
         exhibits.who_gains(material, found, looks),
-        exhibits.recalls(material, looks),
+        exhibits.classes(material, looks),
         _cohorts(material),
         exhibits.curves(material, looks),
         *([exhibits.over_time(material)] if any(t.times for t in material.trials) else ()),

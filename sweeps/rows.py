@@ -31,7 +31,20 @@ from sweeps.folder import (
     trial_folder,
 )
 from sweeps.methods import Named, method_of
-from sweeps.scores import ASIDE, MATCHED, MODELS, OF_A_HOSPITAL, REACHED, SCORES, SPENT, TRIVIAL, objectives
+from sweeps.scores import (
+    ASIDE,
+    MATCHED,
+    MODELS,
+    OF_A_CLASS,
+    OF_A_HOSPITAL,
+    REACHED,
+    SCORES,
+    SPENT,
+    TRIVIAL,
+    details,
+    objectives,
+    shown,
+)
 from sweeps.space import StudyConfig, conditions
 from sweeps.stored import NO_FAILURE, Failure, Interval, StoredTrial, interval
 from sweeps.verdicts import verdicts_of
@@ -79,6 +92,7 @@ class Outcome:
         seeds: of each repeat: hospital -> what it came to.
         scored: the classes that macro-F1 is a mean over.
         support: class -> test beats of all hospitals, of the first repeat.
+        not_testable: classes with fewer of them than `min_support`.
         exchanged: bytes of models that went to hospitals and back; None where data are pooled instead.
         digest: of the beats, of the first repeat.
         leaky: what of the split lets test beats be known, in sentences.
@@ -99,6 +113,8 @@ class Outcome:
     exchanged: float | None
     digest: str
     leaky: tuple[str, ...]
+    not_testable: tuple[str, ...]
+    min_support: int
     attack: str = ""
     privacy: str = ""
     judged: str = ""
@@ -107,6 +123,18 @@ class Outcome:
     def mean(self, path: str) -> float | None:
         """Over the repeats; None where there is no such number."""
         return self.scores.get(path, NOTHING).mean
+
+    def text(self, path: str, missing: str) -> str:
+        """A number as tables show it, in brackets where it is of a class with too few test beats."""
+        plain, (*before, last) = shown(path).number(self.mean(path), missing), path.split("/")
+        bracketed = before[:1] == ["final"] and before[-1] in OF_A_CLASS and last in self.not_testable
+        return f"({plain})" if bracketed and plain != missing else plain
+
+    @property
+    def untestable(self) -> str:
+        """What the brackets mean, in a sentence without a full stop; "" where no class has too few test beats."""
+        few = [f"{c} ({self.support[c]})" for c in self.not_testable if self.support[c]]
+        return f"not testable, with fewer than {self.min_support} test beats: {', '.join(few)}" if few else ""
 
     @property
     def gradients(self) -> float:
@@ -292,6 +320,8 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         exchanged=None if method.pools else statistics.fmean(_exchanged(result, method) for result in results),
         digest=first.cohort.digest,
         leaky=first.cohort.leaky,
+        not_testable=first.cohort.not_testable,
+        min_support=first.config.cohort.min_support,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
         privacy="; ".join(dict.fromkeys(filter(None, map(_privacy, results)))),
         judged=verdicts_of(results),
@@ -331,7 +361,8 @@ def _privacy(result: Result) -> str:
 
 def _paths(result: Result, method: Named) -> list[str]:
     spent = SPENT if result.privacy is not None else ()
-    every = (*objectives(tuple(result.final.personal.recall)), *REACHED, *MATCHED, *ASIDE, *spent, *TRIVIAL)
+    classes = tuple(result.final.personal.recall)
+    every = (*objectives(classes), *details(classes), *REACHED, *MATCHED, *ASIDE, *spent, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 
@@ -412,6 +443,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "all_usual_macro_f1": outcome.all_usual[1],
         "scored": list(outcome.scored),
         "support": dict(outcome.support),
+        "not_testable": list(outcome.not_testable),
         "exchanged_bytes": outcome.exchanged,
         "hospitals": [
             {"id": h, "records": list(own.records), "support": dict(own.support)}
@@ -517,7 +549,8 @@ def hospitals_frame(folder: Path) -> "pd.DataFrame":
             for model, each in tested.items():
                 own = each.get(hospital.id)  # without test beats there are no scores
                 row |= {f"{model}_{name}": getattr(own, name) if own else None for name in OF_A_HOSPITAL}
-                row |= {f"{model}_recall_{c}": own.recall[c] if own else None for c in hospital.classes}
+                for name in OF_A_CLASS:
+                    row |= {f"{model}_{name}_{c}": getattr(own, name)[c] if own else None for c in hospital.classes}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -34,12 +34,16 @@ SPENT = ("privacy/epsilon", "privacy/delta")  # of runs whose privacy mechanism 
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
 )
-MIN_SUPPORT = 50  # test beats of a class, under which its scores say little
 
 
 def objectives(classes: Sequence[str]) -> tuple[str, ...]:
     """All scores of a study with these classes that may be tuned for."""
     return (*PLAIN, *(f"{part}/{model}/recall/{c}" for part in PARTS for model in MODELS for c in classes))
+
+
+def details(classes: Sequence[str]) -> tuple[str, ...]:
+    """Numbers of the test beats that are shown and not tuned for."""
+    return tuple(f"final/{model}/{name}/{c}" for model in MODELS for name in ("precision", "f1") for c in classes)
 
 
 def known_scores(classes: Sequence[str], near: str = "") -> str:
@@ -101,6 +105,18 @@ SHOWN = {
     "worst_hospital_accuracy": Shown(
         "accuracy % worst hospital", 100.0, 2, "accuracy of the hospital that has the lowest"
     ),
+    "worst_tenth_macro_f1": Shown(
+        "macro-F1 worst tenth",
+        1.0,
+        3,
+        "mean macro-F1 of the tenth of the hospitals that has the lowest, of one at least",
+    ),
+    "variance_hospital_macro_f1": Shown(
+        "macro-F1 variance", 1.0, 4, "variance of the hospitals' macro-F1 over hospitals"
+    ),
+    "jain_index": Shown(
+        "Jain index", 1.0, 3, "of the hospitals' macro-F1: 1 where all are equal, 1 / hospitals where one has all"
+    ),
     "rare_recall": Shown("rare recall", 1.0, 3, f"mean recall of {_THESE}, but for the commonest"),
     "recall_min": Shown("lowest recall", 1.0, 3, f"lowest recall of {_THESE}"),
     "hurt_share": Shown(
@@ -144,7 +160,11 @@ SHOWN = {
         "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
     ),
 }
-RECALL = Shown("recall", 1.0, 3, "share of the beats of this class that are recognised")
+OF_A_CLASS = {
+    "recall": Shown("recall", 1.0, 3, "share of the beats of this class that are recognised"),
+    "precision": Shown("precision", 1.0, 3, "share of the beats that are called this class that are of it"),
+    "f1": Shown("F1", 1.0, 3, "twice the recognised beats of this class, by its beats and those that are called it"),
+}
 OF_A_HOSPITAL = ("accuracy", "macro_f1", "balanced_accuracy")  # what a single hospital has, too
 
 
@@ -155,7 +175,8 @@ def shown(path: str) -> Shown:
     ['validation macro-F1', 'test recall S global', 'ledger %']
     """
     parts = path.split("/")
-    plain = RECALL._replace(title=f"recall {parts[-1]}") if "recall" in parts[:-1] else SHOWN[parts[-1]]
+    of_class = OF_A_CLASS.get(parts[-2]) if len(parts) > 1 else None
+    plain = SHOWN[parts[-1]] if of_class is None else of_class._replace(title=f"{of_class.title} {parts[-1]}")
     if parts[0] not in PARTS:
         return plain
     part = "test" if parts[0] == "final" else parts[0]

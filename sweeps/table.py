@@ -31,14 +31,19 @@ MISSING = "-"
 # the numbers of a table by rank: which of them there is room for; recalls of the classes stand where RECALLS is
 ESSENTIAL, USEFUL = "final/personal/macro_f1", ("final/personal/mean_hospital_macro_f1", "final/personal/rare_recall")
 RECALLS = "final/personal/recall"
+OF_CLASSES = (RECALLS, "final/personal/precision", "final/personal/f1")
 WITH_SD = (ESSENTIAL, "final/personal/accuracy")
 ORDER = (
     ESSENTIAL,
     *USEFUL,
     "final/personal/accuracy",
-    RECALLS,
+    *OF_CLASSES,
     "final/global/macro_f1",
     "final/personal/hurt_share",
+    "final/personal/worst_hospital_macro_f1",
+    "final/personal/worst_tenth_macro_f1",
+    "final/personal/jain_index",
+    "final/personal/variance_hospital_macro_f1",
     "timing/gradient_evaluations",
     *CLOCKED,
     "ledger/overhead_share",
@@ -101,10 +106,10 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
     for condition in dict.fromkeys(row.condition for row in rows):
         group = [row for row in rows if row.condition == condition]
         outcomes = [row.outcome for row in group if row.outcome is not None]
-        left_out |= _print_columns(condition, _columns(group, outcomes), console, wide)
+        left_out |= _print_columns(condition, columns_of(group, outcomes), console, wide)
         for row in group:
             # below the table, where there is room for it
-            said = [_ending(row)] if row.outcome is None else []
+            said = [ending(row)] if row.outcome is None else []
             said += [f"breaks {name} by {row.constraints[name]:.3g}" for name in row.violated]
             for text in said:
                 _say(console, f"trial {row.trial} {text}")
@@ -112,6 +117,8 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"best first by {shown(path).title}", "dim")
         for outcome in outcomes[:1]:
             _say(console, f"macro-F1 is the mean over the classes {', '.join(outcome.scored)}", "dim")
+        for text in [outcome.untestable for outcome in outcomes[:1] if outcome.untestable]:
+            _say(console, f"in brackets: {text}", "dim")
         if any(outcome.repeats > 1 for outcome in outcomes):
             _say(console, "± is the standard deviation over the repeats", "dim")
         for text in outcomes[0].leaky if outcomes else ():
@@ -164,7 +171,7 @@ def _side_by_side(lines: Sequence[tuple[str, Standing]]) -> list[Column]:
         Column("trial", tuple(str(standing.trial) for _, standing in lines)),
     ]
     for path in ORDER:
-        if path != RECALLS and (path not in CLOCKED or any(s.outcome.mean(path) is not None for _, s in lines)):
+        if path not in OF_CLASSES and (path not in CLOCKED or any(s.outcome.mean(path) is not None for _, s in lines)):
             rank = 0 if path == ESSENTIAL else 1 + RANKS.index(path) if path in RANKS else len(RANKS) + 1
             columns.append(Column(shown(path).title, tuple(_cell(s.outcome, path) for _, s in lines), rank))
     return columns
@@ -222,7 +229,7 @@ def _no_formula(value: Any) -> Any:
 # --- Columns ----------------------------------------------------------------------------------------------------------
 
 
-def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
+def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
     """The columns of one condition, below the trials' cells those of the lines that need no model."""
     lines = _lines(outcomes[0]) if outcomes else []
     blank = ("",) * len(lines)
@@ -242,7 +249,7 @@ def _columns(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column]:
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
     spent = SPENT[:1] if any(outcome.privacy for outcome in outcomes) else ()
     for path in (*spent, *ORDER):
-        classes = [""] if path != RECALLS else outcomes[0].support if outcomes else []
+        classes = [""] if path not in OF_CLASSES else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives or (
                 name in CLOCKED and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
@@ -280,7 +287,7 @@ def _cell(outcome: Outcome | None, path: str) -> str:
     if outcome is None:
         return MISSING
     spread = outcome.scores.get(path, NOTHING)
-    text = shown(path).number(spread.mean, MISSING)
+    text = outcome.text(path, MISSING)
     return text if spread.sd is None or path not in WITH_SD else f"{text} ±{shown(path).number(spread.sd)}"
 
 
@@ -363,7 +370,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(one_line(text), style), soft_wrap=True)
 
 
-def _ending(row: Row) -> str:
+def ending(row: Row) -> str:
     """How a trial without a result ended, or where it is, in one line."""
     where = f"round {row.round} of {row.rounds}"
     if row.state == "PRUNED":

@@ -43,8 +43,11 @@ def outcome(
         "exchanged": 0.0 if algorithm == "local" else None if algorithm == "centralised" else 2_000_000.0,
         "digest": "d",
         "leaky": (),
+        "min_support": 50,
     }
-    return Outcome(**{**values, **fields})
+    values |= fields
+    few = tuple(c for c, beats in values["support"].items() if beats < values["min_support"])
+    return Outcome(**{"not_testable": few, **values})
 
 
 def row(trial: int, found: Outcome | None, condition: str = "all", state: str = "COMPLETE", **fields: Any) -> Row:

@@ -108,7 +108,7 @@ def document(run: Run, rounds: int) -> dict[str, Any]:
     """The result of a made-up run, without the part on the ledger."""
     slots = range(run.hospitals)
     found: dict[str, Any] = {
-        "version": 3,
+        "version": 4,
         "name": SETTINGS.name,
         "config_hash": config_hash(SETTINGS),
         "config": SETTINGS.model_dump(mode="json"),
@@ -168,6 +168,7 @@ def cohort(run: Run) -> dict[str, Any]:
         "beats": sum(whole),
         "classes": dict(zip(CLASSES, whole, strict=True)),
         "scored": list(SCORED),
+        "not_testable": list(CLASSES),  # 50 test beats of a class are needed
         "hospitals": [
             {
                 "id": slot,
@@ -176,6 +177,7 @@ def cohort(run: Run) -> dict[str, Any]:
                 "classes": dict(zip(CLASSES, held[slot], strict=True)),
                 "local_majority_accuracy": lines["accuracy"],  # the same beats everywhere
                 "local_majority_macro_f1": lines["macro_f1"],
+                "not_testable": list(CLASSES),
             }
             for slot, one in enumerate(sizes)
         ],

@@ -33,19 +33,20 @@ class Ages(NamedTuple):
 FRESH = Ages()
 
 
-def build_rule(config: AggregationConfig, weighting: str, ages: Ages = FRESH) -> Rule:
+def build_rule(config: AggregationConfig, weighting: str, ages: Ages = FRESH, rounds: int = 1) -> Rule:
     """The rule of a configuration.
 
     Args:
         ages: how old updates may be.
         weighting: of the algorithm: "samples", "uniform" or "none", under which the model never moves. Rules other than
             the mean count every update the same.
+        rounds: of the run, over which a server's rate may fall.
     """
     still = weighting == "none"
-    server = {"method": "none"} if still else config.server.used()
+    server = {"method": "none"} if still else config.server.used(rounds)
     spec = {"weighting": weighting, "server": server}
     encode = as_it_is if config.worker_momentum == 0 else running_mean(config.worker_momentum)
-    step = plain if still else build_step(config.server)
+    step = plain if still else build_step(config.server, rounds)
     if config.rule == "mean" or still:
         towards = mean.direction(weighting, ages.of_models)
         aged = {} if ages.most == 0 else {"settings": {"max_staleness": ages.most, "of_models": ages.of_models}}
@@ -74,7 +75,7 @@ def rule_of(config: RunConfig) -> Rule:
     rules = config.aggregation.model_copy(update={"rule": "mean"}) if algorithm.pooled else config.aggregation
     schedule = config.schedule
     ages = Ages(schedule.max_staleness, schedule.mode == "fedasync") if schedule.is_asynchronous else FRESH
-    rule = build_rule(rules, algorithm.weighting, ages)
+    rule = build_rule(rules, algorithm.weighting, ages, config.federation.rounds)
     return replace(rule, encode=compressed(config.update, rule.encode), form=form_of(config.update))
 
 

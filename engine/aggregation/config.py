@@ -24,6 +24,9 @@ RULE_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
+NUMBERS = ("learning_rate", "momentum", "beta2", "tau")  # of a server's optimiser
+
+
 class ServerConfig(Section):
     """The server's optimiser: it takes the mean of the updates for a negative gradient."""
 
@@ -35,12 +38,18 @@ class ServerConfig(Section):
     beta2: float = Field(0.99, ge=0, lt=1, description="adam, yogi: weight of the past in the squares")
     tau: float = Field(1e-3, gt=0, description="adam, yogi: added to the root; large is close to momentum")
 
-    def used(self) -> dict[str, Any]:
-        """Only what the method reads."""
-        keys = {"none": (), "momentum": ("learning_rate", "momentum")}.get(
-            self.method, tuple(ServerConfig.model_fields)
-        )
-        return {"method": self.method, **{key: getattr(self, key) for key in keys}}
+    rate: Literal["constant", "falling", "cosine"] = Field(
+        "constant",
+        description="momentum, adam, yogi: the rate over the rounds, in a line or along half a cosine to zero",
+    )
+
+    def used(self, rounds: int) -> dict[str, Any]:
+        """Only what the method reads, in a run of so many rounds."""
+        if self.method == "none":
+            return {"method": "none"}
+        keys = ("learning_rate", "momentum") if self.method == "momentum" else NUMBERS
+        falls = {} if self.rate == "constant" else {"rate": self.rate, "rounds": rounds}
+        return {"method": self.method, **{key: getattr(self, key) for key in keys}, **falls}
 
 
 class UpdateConfig(Section):

@@ -49,7 +49,7 @@ class _Descent:
     def __init__(self, federation: FederationConfig, config: PersonalisationConfig) -> None:
         meta = federation.algorithm == "perfedavg"
         self._config = config
-        self._batch_size = federation.batch_size
+        self._batch_size = config.batch_size or federation.batch_size
         self._rate = config.learning_rate or (federation.perfedavg.alpha if meta else federation.learning_rate)
         guarded = config.method == "safeguarded"
         self._pull = config.pull if config.pull is not None else GUARDED_PULL if guarded else 0.0

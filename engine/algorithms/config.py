@@ -1,5 +1,6 @@
 """Settings of the federated loop, of the algorithms and of personalisation; how readers call each algorithm."""
 
+import math
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -88,7 +89,11 @@ class FederationConfig(OwnSection):
     )
     batch_size: int = Field(32, ge=1, le=65536, description="beats in a batch")
     learning_rate: float = Field(0.1, gt=0, description="rate of local SGD")
-    decay: float = Field(1.0, gt=0, le=1, description="factor on the rates after each round")
+    decay: float = Field(1.0, gt=0, le=1, description="factor on the rates after each round, or step")
+    rate: Literal["decay", "cosine", "steps"] = Field(
+        "decay",
+        description="how rates fall: by decay after each round, along half a cosine to zero, or by decay after each third of the rounds",
+    )
     mu: float = Field(0.01, ge=0, description="FedProx: weight of the proximal term")
     ditto_lambda: float = Field(
         0.1, ge=0, description="Ditto: how strongly personal models are pulled to the global one"
@@ -102,6 +107,17 @@ class FederationConfig(OwnSection):
     min_hospitals: int | None = Field(None, ge=1, description="go on with this many when hospitals fail; null: all")
     perfedavg: PerFedAvgConfig = PerFedAvgConfig()
     fedrep: FedRepConfig = FedRepConfig()
+
+    def falls(self, round: int) -> float:
+        """Factor on the rates in a round, counted from 1.
+
+        >>> [FederationConfig(rounds=6, decay=0.5, rate="steps").falls(round) for round in (1, 2, 3, 5, 6)]
+        [1.0, 1.0, 0.5, 0.25, 0.25]
+        """
+        if self.rate == "decay":
+            return self.decay ** (round - 1)
+        done = min((round - 1) / self.rounds, 1.0)
+        return 0.5 + 0.5 * math.cos(math.pi * done) if self.rate == "cosine" else self.decay ** min(int(3 * done), 2)
 
     @property
     def method(self) -> Method:
@@ -128,6 +144,7 @@ class PersonalisationConfig(Section):
     learning_rate: float | None = Field(
         None, gt=0, description="null: perfedavg.alpha for Per-FedAvg, else federation.learning_rate"
     )
+    batch_size: int | None = Field(None, ge=1, le=65536, description="beats in a batch; null: federation.batch_size")
     rate: Literal["constant", "falling"] | None = Field(
         None, description="the rate over the steps, falling to zero; null: constant with finetune, else falling"
     )

@@ -18,7 +18,7 @@ def steps_of(config: FederationConfig, work: Work) -> int:
 
 def rate_of(config: FederationConfig, round: int) -> float:
     """Rate of local SGD in a round."""
-    return config.learning_rate * config.decay ** (round - 1)
+    return config.learning_rate * config.falls(round)
 
 
 def trained(config: FederationConfig, work: Work, bend: Bend = straight) -> tuple[np.ndarray, float, int]:

@@ -63,7 +63,7 @@ def meta_steps(config: FederationConfig) -> Local:
     def local(work: Work) -> LocalResult:
         cost = COST[settings.variant]
         tau = max(1, steps_of(config, work) // cost) if settings.tau is None else work.cut(settings.tau)
-        decay = config.decay ** (work.round - 1)
+        decay = config.falls(work.round)
         # three streams that share nothing but the generator: the batches of a meta-step are independent
         streams = [_batches(work, config.batch_size, settings.stratified, child) for child in work.draw.spawn(3)]
         trained = work.params.copy()

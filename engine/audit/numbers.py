@@ -204,6 +204,7 @@ def _cohort(
         for part in ("train", "validation", "test"):
             expected[f"{name}.{part}"] = sum(one.counts[part])
         guess: Matrix = tuple(tuple(test[h][i] if j == majority[h] else 0 for j in size) for i in size)
+        expected[f"{name}.not_testable"] = _not_testable(case, classes, test[h])
         lines = scores(guess, classes, scored)
         expected[f"{name}.local_majority_accuracy"] = lines["accuracy"]
         expected[f"{name}.local_majority_macro_f1"] = lines["macro_f1"]
@@ -214,10 +215,17 @@ def _cohort(
     lines = scores(constant, classes, scored)
     return expected | {
         "cohort.scored": list(scored),
+        "cohort.not_testable": _not_testable(case, classes, [sum(test[h][i] for h in own) for i in size]),
         "cohort.local_majority_accuracy": lines["accuracy"],
         "cohort.local_majority_macro_f1": lines["macro_f1"],
         "cohort.global_majority_accuracy": share(known[commonest], sum(known)),
     }
+
+
+def _not_testable(case: Case, classes: Sequence[str], beats: Sequence[int]) -> list[str]:
+    """The classes with too few test beats to speak of."""
+    least = _look(case.config, "cohort", "min_support")
+    return [name for name, n in zip(classes, beats, strict=True) if not isinstance(least, int) or n < least]
 
 
 def _whole(case: Case, own: Mapping[int, Statement], classes: Sequence[str]) -> dict[str, Any]:

@@ -17,9 +17,11 @@ that is written; a model is float32 before and after.
 
     other rules     d as in `engine/audit/robust.py`; it is remembered for the next round
 
-with r `learning_rate`, b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
+with r `learning_rate`, in round n of `rounds` times 1 - (n - 1) / rounds (`rate` falling), or half a cosine in units of 2^-20
+(cosine: floor(2^20 (1/2 + cos(pi (n - 1) / rounds) / 2) + 1/2) / 2^20), b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from engine.audit import robust
 from engine.audit.case import Rule
 from engine.ledger.format import MEAN, OWN_RULE
 
+RATE = "learning_rate"
 LARGEST = 2**60  # of an entry in units of 2^-36, which is 2^24: a hospital's update beyond that was never taken
 
 
@@ -181,19 +184,36 @@ def problem(rule: Rule) -> str:
     if not isinstance(method, str) or method not in SERVERS:
         return f"the server's optimiser is none that this version knows: {', '.join(SERVERS)}"
     names = SERVERS[method][1]
-    if set(rule.server) != {"method", *names} or not all(_number(rule.server[name]) for name in names):
+    falling = {"rate", "rounds"} & rule.server.keys() if names else set()
+    if set(rule.server) != {"method", *names, *falling} or not all(_number(rule.server[name]) for name in names):
         return f"the server's optimiser {method} takes {', '.join(names) or 'nothing'}"
+    rate, rounds = rule.server.get("rate"), rule.server.get("rounds")
+    if falling and (rate not in ("falling", "cosine") or type(rounds) is not int or rounds < 1):
+        return "the rate of the server's optimiser is falling or cosine, over a number of rounds"
     return ""
+
+
+def _falls(rule: Rule, number: int) -> float:
+    """What is left of the server's rate in a round."""
+    if "rate" not in rule.server:
+        return 1.0
+    done = min((number - 1) / rule.server["rounds"], 1.0)
+    if rule.server["rate"] == "falling":
+        return 1.0 - done
+    return math.floor(2**20 * (0.5 + 0.5 * math.cos(math.pi * done)) + 0.5) / 2**20
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combine | None = None) -> Model:
+def next_model(
+    rule: Rule, model: Model, updates: Sequence[Weighted], own: Combine | None = None, number: int = 1
+) -> Model:
     """The model after a round, by a rule without a `problem`.
 
     Args:
+        number: of the round.
         own: a user's own rule, which is none of `RULES`.
 
     Raises:
@@ -214,5 +234,8 @@ def next_model(rule: Rule, model: Model, updates: Sequence[Weighted], own: Combi
             direction = robust.direction(rule.name, rule.settings, [u.vector for u in updates], model.d)
         if direction is None:
             return model
-        moved = step(model, direction, **{name: rule.server[name] for name in names})
+        settings = {name: rule.server[name] for name in names}
+        if RATE in settings:
+            settings[RATE] = settings[RATE] * _falls(rule, number)
+        moved = step(model, direction, **settings)
         return moved._replace(d=direction)

@@ -64,18 +64,27 @@ def federation_scores(
     found |= {
         "rare_recall": _mean([found["recall"][name] for name in scored if name != common]),
         "confusion": [list(row) for row in whole],
-        "per_hospital": [
-            {"id": slot, **{name: value for name, value in one.items() if name not in ("precision", "f1")}}
-            for slot, one in own.items()
-        ],
+        "per_hospital": [{"id": slot, **one} for slot, one in own.items()],
         "mean_hospital_macro_f1": _mean([*f1.values()]),
         "worst_hospital_macro_f1": min(f1.values(), default=None),
         "worst_hospital_accuracy": min((one["accuracy"] for one in own.values()), default=None),
+        **_evenness([*f1.values()]),
     }
     if reference is not None:
         hurt = [value < scores(reference[slot], classes, scored)["macro_f1"] for slot, value in f1.items()]
         found["hurt_share"] = share(sum(hurt), len(hurt))
     return found
+
+
+def _evenness(f1: Sequence[float]) -> dict[str, float | None]:
+    """Of the hospitals' macro-F1: mean of the lowest tenth, variance, Jain's index."""
+    n, total, squares = len(f1), sum(f1), sum(one * one for one in f1)
+    lowest = sorted(f1)[: (n + 9) // 10]
+    return {
+        "worst_tenth_macro_f1": _mean(lowest),
+        "variance_hospital_macro_f1": _mean([(one - total / n) ** 2 for one in f1]),
+        "jain_index": total**2 / (n * squares) if squares else None,
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -58,8 +58,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
             "method",
             *(_OWN if "@" in balance["method"] else _BALANCE[balance["method"]]),
         )
-        kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
-        merging = {**values["aggregation"], "server": {name: server[name] for name in kept}}
+        merging = {**values["aggregation"], "server": _steps(server, values["federation"]["rounds"])}
         unread = {name for name in _RULE_KEYS if name not in _rule_keys(merging)}
         return spec.json_hash(
             {
@@ -79,6 +78,13 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         )
     except (KeyError, TypeError, AttributeError):
         return None
+
+
+def _steps(server: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """What a server's optimiser reads of its section, and over how many rounds its rate falls."""
+    names = _SERVER.get(server["method"], ("learning_rate", "momentum", "beta2", "tau"))
+    falls = {"rate": server["rate"], "rounds": rounds} if names and server["rate"] != "constant" else {}
+    return {"method": server["method"], **{name: server[name] for name in names}, **falls}
 
 
 def _attack(attack: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,9 +165,7 @@ def _ungated(config: Mapping[str, Any]) -> Rule | None:
             return None
         if algorithm == "local":
             return Rule(MEAN, "none", {"method": "none"})
-        server = merging["server"]
-        kept = ("method", *_SERVER.get(server["method"], tuple(name for name in server if name != "method")))
-        steps = {name: server[name] for name in kept}
+        steps = _steps(merging["server"], federation["rounds"])
         pooled = algorithm == "centralised"
         if merging["rule"] in robust.NAMES and not pooled:
             return Rule(merging["rule"], "uniform", steps, {name: merging[name] for name in _rule_keys(merging)})

@@ -94,7 +94,7 @@ def _check_aggregate(
     """Compute one round again; returns the model, None if the next round does not start from it."""
     yield Count("aggregates")
     try:
-        model = rules.next_model(case.rule, model, updates, combine)
+        model = rules.next_model(case.rule, model, updates, combine, number)
     except ValueError as error:
         yield finding("archive", "update", "updates that can be added up", "none", str(error), round=number)
         return None

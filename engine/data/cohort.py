@@ -107,13 +107,14 @@ def describe(
     classes = beats.classes
     table, train, validation, test = _tables(beats, hospitals, owner)
     scored = scored_classes(classes, validation.sum(0), test.sum(0))
-    rows, shared = _rows(beats, hospitals, owner, table, test, train.argmax(1), scored)
+    rows, shared = _rows(beats, hospitals, owner, table, test, train.argmax(1), scored, config.min_support)
     return {
         "beats": int((owner >= 0).sum()),
         "edge_beats": sum(record["edge"] for record in beats.records),
         "digest": beats.digest,
         "classes": dict(zip(classes, table.sum(0).tolist(), strict=True)),
         "scored": list(scored),
+        "not_testable": not_testable(classes, test.sum(0), config.min_support),
         "hospitals": rows,
         "heterogeneity": heterogeneity(table),
         "missing": {c: [h.id for h in hospitals if not table[h.id, i]] for i, c in enumerate(classes)},
@@ -159,6 +160,15 @@ def scored_classes(classes: Sequence[str], validation: np.ndarray, test: np.ndar
     return tuple(c for c, scored in zip(classes, there.tolist(), strict=True) if scored)
 
 
+def not_testable(classes: Sequence[str], test: np.ndarray, least: int) -> list[str]:
+    """The classes with fewer test beats than that.
+
+    >>> not_testable("NSV", np.array([90, 50, 49]), 50)
+    ['V']
+    """
+    return [c for c, few in zip(classes, (test < least).tolist(), strict=True) if few]
+
+
 def _tables(
     beats: Beats, hospitals: tuple[HospitalData, ...], owner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -184,6 +194,7 @@ def _rows(
     test: np.ndarray,
     majority: np.ndarray,
     scored: Sequence[str],
+    least: int,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for each hospital, and the patients that more than one has. Beats left out are those of its records."""
     rows: list[dict[str, Any]] = []
@@ -205,6 +216,7 @@ def _rows(
                 "classes": dict(zip(beats.classes, table[h.id].tolist(), strict=True)),
                 "local_majority_accuracy": _share(test[h.id, majority[h.id]], test[h.id].sum()),
                 "local_majority_macro_f1": scores(guess, beats.classes, scored)["macro_f1"],
+                "not_testable": not_testable(beats.classes, test[h.id], least),
                 "left_out": {reason: sum(record[reason] for record in records) for reason in LEFT_OUT},
             }
         )

@@ -381,6 +381,9 @@ class CohortConfig(Section):
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")
+    min_support: int = Field(
+        50, ge=1, le=100_000, description="test beats of a class, under which its scores are marked as not testable"
+    )
     adapt_minutes: float = Field(5.0, gt=0, description="minutes at the start of an unseen record used to adapt")
     seed: int = Field(0, ge=0, description="seed of partition and split, apart from the run's seed")
 

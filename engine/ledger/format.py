@@ -320,7 +320,7 @@ UNBOUND = (
     "ledger.final_after",
 )
 OF_LEDGER = "ledger"
-RESULT_VERSION = 3  # of result.json
+RESULT_VERSION = 4  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """What is known of a run's requests for synthetic beats, and what reviewers decide on them.
 
     synthetic/governance.json       how everything stands, for reviewers and the next start of the run
-    ledger/reviews/<request>.json   a reviewer's signed decision; .refused.json if it could not be taken
+    ledger/reviews/<request>.json   a reviewer's signed decision; .refused.json if it could not be taken, .withdrawn.json if
+                                    the reviewer took it back before the run took it
 
 Whoever reviews reads the first and leaves the second; no lock is needed. The run takes the decision when it goes on.
 """
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from engine.encoding import hexed, unhexed
 from engine.errors import DataError, LedgerError
-from engine.files import write_text
+from engine.files import read_text, write_text
 from engine.ledger.signing import address, recover, reviewer_key, sign
 from engine.ledger.subjects.synthetic import SignedReview, SyntheticRequest, SyntheticReview
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
@@ -136,6 +137,29 @@ def write_review(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1, allow_nan=False))
     return review
+
+
+def withdraw(folder: Path, row: SyntheticRow) -> None:
+    """Takes back a decision that the run has not taken yet; what it said stays beside, as .withdrawn.json.
+
+    Raises:
+        LedgerError: there is none, or it was taken.
+    """
+    path, short = _review_file(folder, row.request), f"request {row.request[:16]}"
+    aside = path.with_suffix(".withdrawn.json")
+    if not path.exists():
+        raise LedgerError(f"{short}: nothing is decided that could be withdrawn")
+    path.replace(aside)
+    now = next((one.status for one in read_state(folder).requests if one.request == row.request), "gone")
+    if now != "pending":
+        aside.replace(path)
+        raise LedgerError(f"{short} is {now}: the run has taken the decision, which stands")
+
+
+def receipt(folder: Path, request: str) -> str:
+    """A reviewer's decision as it was signed, JSON; "" where there is none."""
+    path = _review_file(folder, request)
+    return read_text(path) if path.exists() else ""
 
 
 def left_review(

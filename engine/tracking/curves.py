@@ -12,6 +12,7 @@ from engine.timing.report import Virtual
 
 HOSPITALS_SHOWN = 20  # with more than this, single hospitals are left to the files
 VIEW = "pulseledger"  # name of the view of an experiment's runs
+EVENNESS = ("worst_hospital_macro_f1", "worst_tenth_macro_f1", "jain_index", "variance_hospital_macro_f1")
 CURVES = ("train/loss", "sweep/n_complete")  # one of them has every step of a run
 
 
@@ -51,9 +52,10 @@ def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
     """Which numbers of a result MLflow shows, under the paths that everybody else knows them by, the telling ones first."""
     test = ("macro_f1", "mean_hospital_macro_f1", "rare_recall", "accuracy", "balanced_accuracy", "recall_min")
     return (
-        *(f"final/personal/{name}" for name in (*test, "worst_hospital_macro_f1", "hurt_share")),
-        *(f"final/personal/recall/{c}" for c in classes),
+        *(f"final/personal/{name}" for name in (*test, "hurt_share", *EVENNESS)),
+        *(f"final/personal/{name}/{c}" for c in classes for name in ("recall", "precision", "f1")),
         *(f"final/global/{name}" for name in test[:4]),
+        *(f"final/global/{name}/{c}" for c in classes for name in ("recall", "precision", "f1")),
         *(f"validation/personal/{name}" for name in test[:3]),
         *(f"ledger/{name}" for name in ("overhead_share", "gas_per_round", "critical_path_seconds")),
         *(f"timing/{name}" for name in ("gradient_evaluations", "total_seconds")),

@@ -85,9 +85,9 @@ OTHER: dict[str, Any] = {
 # what each optimiser of the server reads
 SERVER_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "momentum": ("learning_rate", "momentum"),
-    "adam": ("learning_rate", "momentum", "beta2", "tau"),
-    "yogi": ("learning_rate", "momentum", "beta2", "tau"),
+    "momentum": ("learning_rate", "rate", "momentum"),
+    "adam": ("learning_rate", "rate", "momentum", "beta2", "tau"),
+    "yogi": ("learning_rate", "rate", "momentum", "beta2", "tau"),
 }
 
 

@@ -96,6 +96,23 @@ def test_pooled_scores_are_not_the_mean_of_the_hospitals():
     assert "hurt_share" not in found
 
 
+def test_how_even_hospitals_are():
+    def table(hits: int) -> np.ndarray:  # N only: F1 is 2 hits / (10 + hits)
+        return np.array([[hits, 10 - hits], [0, 0]])
+
+    found = federation_scores({0: table(10), 1: table(5), 2: table(5), 3: table(0)}, "NV")
+    assert [row["f1"]["N"] for row in found["per_hospital"]] == [1.0, 2 / 3, 2 / 3, 0.0]
+    assert found["mean_hospital_macro_f1"] == pytest.approx(7 / 12)
+    assert found["variance_hospital_macro_f1"] == pytest.approx((25 + 1 + 1 + 49) / 144 / 4)
+    assert found["jain_index"] == pytest.approx((7 / 3) ** 2 / (4 * (1 + 4 / 9 + 4 / 9)))
+    assert found["worst_tenth_macro_f1"] == 0.0
+    many = federation_scores({h: table(min(h, 10)) for h in range(11)}, "NV")  # a tenth of eleven are two
+    assert many["worst_tenth_macro_f1"] == pytest.approx((0 + 2 / 11) / 2)
+    even = federation_scores({h: table(7) for h in range(3)}, "NV")
+    assert (even["jain_index"], even["variance_hospital_macro_f1"]) == (pytest.approx(1.0), pytest.approx(0.0))
+    assert federation_scores({0: table(0)}, "NV")["jain_index"] is None
+
+
 def test_hurt_are_hospitals_that_the_personal_model_made_worse():
     before = {i: np.array([[2, 2], [2, 2]]) for i in range(4)}
     after = {

@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, result: Result):
     assert Result.read(folder) == result
     document = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     assert document == result.document()
-    assert document["version"] == VERSION == 3
+    assert document["version"] == VERSION == 4
 
 
 def test_a_whole_document_is_written_as_it_was_read(tmp_path: Path):
@@ -142,6 +142,9 @@ def test_every_single_score_of_every_model_has_a_path(tmp_path: Path):
         "mean_hospital_macro_f1",
         "worst_hospital_macro_f1",
         "worst_hospital_accuracy",
+        "worst_tenth_macro_f1",
+        "variance_hospital_macro_f1",
+        "jain_index",
     )
     result = Result.read(put(tmp_path, WHOLE))
     for model in ("global", "personal"):
@@ -242,7 +245,7 @@ def test_files_of_another_version_say_so(tmp_path: Path):
         ("[]", "it holds a list, not a result"),
         ("null", "it holds a NoneType, not a result"),
         ('"result"', "it holds a str, not a result"),
-        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 3"),
+        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 4"),
         ("[" * 5000 + "]" * 5000, "it is no JSON: nested too deeply"),
     ],
     ids=["empty", "text", "list", "null", "string", "object", "deep"],

@@ -124,6 +124,7 @@ def test_the_whole_sentence_of_a_clear_case():
     )
     assert found.notes == (
         "One seed: intervals are over hospitals only, and another seed may turn what is close.",
+        "Not testable within single hospitals, where a class has fewer than 50: F in 0, 1 and 2.",
         "Not at equal gradients: from 1,000 to 1,200.",
     )
     assert (found.best, found.level, found.subject) == ("FedAvg", (), "FedAvg")
@@ -189,7 +190,7 @@ def test_other_beats_and_broken_constraints_are_left_out_aloud():
 def test_classes_with_too_few_test_beats_are_named():
     short = outcome("fedavg", {0: 0.5, 1: 0.5}, support={"N": 900, "S": 49, "V": 50, "F": 3}, scored=("N", "S", "V"))
     (found,) = answers(condition(short))
-    assert "Fewer than 50 test beats, too few to speak of: S (49)." in found.notes
+    assert "Not testable, with fewer than 50 test beats: S (49), F (3)." in found.notes
     assert "In no macro-F1, as they have no validation beats: F (3) test beats." in found.notes
 
 

@@ -36,7 +36,7 @@ SHOWN = [
     "The answer",
     "Results",
     "Who gains, hospital by hospital",
-    "Recall of each class",
+    "Recall, precision and F1 of each class",
     "Cohorts",
     "Learning curves",
     "Scores against the number of hospitals",
@@ -208,8 +208,11 @@ def test_the_recalls_are_those_of_the_best_trials(wide: Path, page: _Page):
     for (condition, method), outcome in best.items():
         (line,) = [row for row in page.rows if row[:2] == [condition, method] and len(row) == len(heads)]
         for head, cell in zip(heads[2:], line[2:], strict=True):
-            recall = outcome.mean(f"final/personal/recall/{head[-1]}")
-            assert cell == ("–" if recall is None else f"{recall:.3f}")
+            _, score, name = head.split()
+            found = outcome.mean(f"final/personal/{score.lower()}/{name}")
+            plain = "–" if found is None else f"{found:.3f}"
+            assert cell in (plain, f"({plain})")
+            assert cell.startswith("(") == (found is not None and outcome.support[name] < 50)
 
 
 def test_the_lines_that_need_no_model(wide: Path, page: _Page):

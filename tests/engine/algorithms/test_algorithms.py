@@ -97,6 +97,21 @@ def test_rates_decay_from_round_to_round():
     assert result.update == pytest.approx([0.5 * 0.8 * 0.8])
 
 
+def test_rates_fall_along_half_a_cosine_or_in_three_steps():
+    # as above; of four rounds (1 + cos) / 2 at 0, 45, 90, 135 degrees, and of six two at each of 1, 1/2, 1/4
+    for rate, rounds, factors in (
+        ("cosine", 4, [1, 0.8535534, 0.5, 0.1464466]),
+        ("steps", 6, [1, 1, 0.5, 0.5, 0.25, 0.25]),
+    ):
+        settings = {"learning_rate": 0.4, "decay": 0.5, "rounds": rounds, "rate": rate}
+        found = [train(settings, Towards(), f32(0), samples([1]), round).update[0] for round in range(1, rounds + 1)]
+        assert found == pytest.approx([0.4 * factor for factor in factors])
+    # a hospital that has had more jobs than there are rounds takes none beyond the end
+    assert (
+        train({"learning_rate": 0.4, "rounds": 2, "rate": "cosine"}, Towards(), f32(0), samples([1]), 9).update == 0.0
+    )
+
+
 def test_a_pass_visits_every_beat_once():
     batches = passes(10, 4, np.random.default_rng(0))
     first, second = list(islice(batches, 3)), list(islice(batches, 3))

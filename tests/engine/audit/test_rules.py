@@ -85,18 +85,19 @@ def test_adam_and_yogi_by_hand():
         assert model.params.tolist() == [np.float32(2.0 / (np.sqrt(second) + 2.0))]
 
 
-@given(st.integers(0, 2**32), st.sampled_from(sorted(SERVERS)))
-def test_the_servers_optimisers_are_the_writers_to_the_last_bit(seed: int, method: str):
+@given(st.integers(0, 2**32), st.sampled_from(sorted(SERVERS)), st.sampled_from(["constant", "falling", "cosine"]))
+def test_the_servers_optimisers_are_the_writers_to_the_last_bit(seed: int, method: str, rate: str):
     draw = np.random.default_rng(seed)
-    config = ServerConfig(method=method, learning_rate=0.3, momentum=0.85, beta2=0.97, tau=3e-3)
-    rule, step, memory = Rule(MEAN, "uniform", config.used()), build_step(config), {}
+    config = ServerConfig(method=method, learning_rate=0.3, momentum=0.85, beta2=0.97, tau=3e-3, rate=rate)
+    rule, step, memory = Rule(MEAN, "uniform", config.used(4)), build_step(config, 4), {}
+    assert problem(rule) == ""
     params = draw.standard_normal(9).astype(np.float32)
     model = Model(params)
-    for _ in range(4):
+    for number in range(1, 5):
         row = (draw.standard_normal(9) * 10.0 ** draw.integers(-6, 2)).astype(np.float32)
         direction = mean("uniform", [Weighted(1, row)])
-        params, memory = step(params, direction, memory)
-        model = next_model(rule, model, [Weighted(1, row)])
+        params, memory = step(params, direction, memory, number)
+        model = next_model(rule, model, [Weighted(1, row)], number=number)
         assert model.params.tobytes() == params.tobytes()
 
 
@@ -125,7 +126,7 @@ def test_a_rule_that_cannot_be_executed_is_one_sentence(name: str, server: dict[
 
 def test_every_rule_that_a_configuration_can_name_can_be_executed():
     for method in ServerConfig.model_fields["method"].annotation.__args__:
-        assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used())) == ""
+        assert problem(Rule(MEAN, "samples", ServerConfig(method=method).used(3))) == ""
     assert words(AggregationConfig.model_fields["rule"].annotation) == ("mean", *robust.NAMES)
 
 

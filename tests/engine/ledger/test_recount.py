@@ -171,9 +171,9 @@ def test_of_a_server_s_optimiser_the_model_and_what_it_remembers_are_computed_ag
         joined, state = join(config, config_hash(config), tmp_path / "memory", HERE, stack)
         honest, calls = joined.parts.rule.step, []
 
-        def step(params: np.ndarray, direction: np.ndarray, server: State) -> tuple[np.ndarray, State]:
+        def step(params: np.ndarray, direction: np.ndarray, server: State, round: int) -> tuple[np.ndarray, State]:
             calls.append(1)
-            moved, kept = honest(params, direction, server)
+            moved, kept = honest(params, direction, server, round)
             return moved, {"m": kept["m"] + 1e-9, **{n: kept[n] for n in kept if n != "m"}} if len(calls) == 2 else kept
 
         with pytest.raises(HospitalError, match="remembers something else after round 2 than follows") as refused:
