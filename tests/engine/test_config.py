@@ -139,7 +139,8 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["clock"] = {"fleet": "equal"}
         values["association"] = {"method": "capacity"} | values["association"]
     if key.startswith("committee.") and key != "committee.method":
-        values["committee"] |= {"method": "drawn"}
+        led = key in ("committee.leader", "committee.own", "committee.cap")
+        values["committee"] |= {"method": "others", "leader": True} if led else {"method": "drawn"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN
