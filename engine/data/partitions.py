@@ -414,7 +414,8 @@ def _by_patient(beats: Beats, hospital: np.ndarray, trains: np.ndarray, config: 
             tests = np.array([sizes[np.argsort(order)] == TEST for order in orders])
             labels = np.asarray(beats.y[members])
             table = np.zeros((len(patients), len(beats.classes)), int)
-            np.add.at(table, ([patients.index(name) for name in owner[members].tolist()], labels), 1)
+            who = np.array([patients.index(name) for name in owner[members].tolist()])
+            np.add.at(table, (who, labels), 1)
             chosen = drawn_evenly(table, tests, shares[2], config.min_support)
         parts[orders[chosen]] = sizes
         part[members] = parts[[patients.index(name) for name in owner[members].tolist()]]
