@@ -12,8 +12,7 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
-from engine.algorithms.perfedavg import COST
-from engine.association.build import NO_MINERS, Miners, build_association
+from engine.association.build import Miners
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
@@ -28,13 +27,14 @@ from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
-from engine.ledger.format import ZERO
+from engine.ledger.format import ASSOCIATION, PRIVACY, ZERO
 from engine.ledger.keystore import read_registry
+from engine.ledger.masking import build_masking
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, Schedule, survivors
+from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import (
@@ -54,13 +54,14 @@ from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
-from engine.schedule.build import build_schedule, on_clock
+from engine.schedule.build import build_schedule
 from engine.schedule.judges import Peers, nobody
+from engine.secure.vault import FOLDER as SECURE_FOLDER
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
-from engine.timing.fleet import Fleet, Load
+from engine.virtual import miners_of, timed, waits_for_all
 
 CONFIG = "config.yaml"  # in a run's folder: what it really used
 
@@ -157,7 +158,18 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
+    written = (
+        CONFIG,
+        RESULT,
+        MODEL,
+        PREDICTIONS,
+        PICTURE,
+        checkpoint.NAME,
+        "ledger",
+        SYNTHETIC_FOLDER,
+        SECURE_FOLDER,
+        OWN_FOLDER,
+    )
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
@@ -355,8 +367,9 @@ def join(
     place.note(f"starting {len(hospitals)} hospitals")
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
-    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, of_digests(digests(config)))
+    home = folder.absolute()  # other processes may stand in other folders
+    own = (home / SYNTHETIC_FOLDER, home / SECURE_FOLDER)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, *own, of_digests(digests(config)))
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
@@ -378,6 +391,7 @@ def join(
         ),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
+        masking=build_masking(config, pool, ledger.signing, rule, per_round),
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests, miners), state
 
@@ -465,56 +479,6 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
-def waits_for_all(config: RunConfig) -> bool:
-    """Whether every round ends with the updates of all who were asked."""
-    lossless = config.clock.dropout == 0 and not any(one.dropout for one in config.clock.devices)
-    return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
-
-
-def timed(
-    schedule: Schedule,
-    config: RunConfig,
-    hospitals: Sequence[HospitalData],
-    parameters: int,
-    rates: Mapping[int, float],
-) -> Schedule:
-    """The schedule on the virtual clock, where one is kept; `rates` are those of links to miners."""
-    if not config.clock.runs:
-        return schedule
-    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
-    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals, rates), loads)
-
-
-def miners_of(config: RunConfig, hospitals: Sequence[HospitalData], trainers: Sequence[int], parameters: int) -> Miners:
-    """The association of those who may train with miners, where there are some."""
-    if not config.association.runs:
-        return NO_MINERS
-    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals if h.id in trainers}
-    fleet = Fleet(config.clock, config.seed, config.cohort.hospitals)
-    beats = {h.id: len(h.train) for h in hospitals}
-    rounds, kappa = config.federation.rounds, config.clock.kappa
-    return build_association(config.association, config.seed, rounds, kappa, fleet.devices, loads, beats)
-
-
-def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
-    """What a job is on the virtual clock: of as many gradients as the algorithm is configured to take on the real train beats.
-
-    Beats that balancing adds are not counted: how many there will be is not known before the training.
-    """
-    federation, bits = config.federation, 32 * parameters
-    batches = federation.local_epochs * -(-beats // federation.batch_size)
-    whole = federation.local_epochs * beats
-    if federation.local_steps is not None:
-        batches, whole = federation.local_steps, federation.local_steps * min(federation.batch_size, beats)
-    if config.privacy.noised:
-        return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
-    if federation.algorithm == "perfedavg":
-        cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
-        batches = cost * (tau or max(1, batches // cost))
-        return Load(batches * min(federation.batch_size, beats), batches, bits)
-    return Load(whole, batches, bits)
-
-
 def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
     """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
     return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
@@ -587,8 +551,5 @@ def open_ledger(
     actor = config.execution.pool == "ray"
     gate = {"gate": True} if config.committee.gate else {}
     described = {"name": rule.name, **rule.spec, **gate}
-    privacy = terms_digest(privacy_terms(config))
-    rounds = config.federation.rounds
-    return LedgerObserver(
-        home, federation, described, config.ledger, actor, rounds, privacy=privacy, association=association
-    )
+    named = {PRIVACY: terms_digest(privacy_terms(config)), ASSOCIATION: association}
+    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds, named=named)

@@ -15,6 +15,7 @@ from engine.ledger.format import (
     CLOCK,
     COMMITTEE,
     DECISIONS,
+    MASKS,
     MEAN,
     PRIVACY,
     REWARDS,
@@ -131,7 +132,7 @@ def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
 
 
 def _check_annex(number: int, entry: Round) -> Iterator[Told]:
-    known_names = (ASSOCIATION, CLOCK, COMMITTEE, DECISIONS, PRIVACY, REWARDS, SCORES, SERVER)
+    known_names = (ASSOCIATION, CLOCK, COMMITTEE, DECISIONS, MASKS, PRIVACY, REWARDS, SCORES, SERVER)
     for name in sorted(entry.digests.keys() - set(known_names)):
         message = f"nobody knows what the {name} of a round are"
         known = ", ".join(known_names)
