@@ -73,7 +73,6 @@ def assemble(
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
-    adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
         model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in honest}
         for model in ("global", "personal")
@@ -95,13 +94,7 @@ def assemble(
         patients=people.patients,
         rounds=rows,
         ledger=ledger,
-        timing=Timing(
-            train_seconds=sum(row.train_seconds for row in rows),
-            rounds_seconds=sum(row.seconds for row in rows),
-            gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
-            personalisation_gradient_evaluations=adapting,
-            total_seconds=total_seconds,
-        ),
+        timing=_timing(rows, sum(outcome.gradient_evaluations for outcome in outcomes), total_seconds),
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
@@ -109,6 +102,16 @@ def assemble(
         backdoor=_backdoor(config, classes, honest),
         association=association,
         clock=clock_report(state.timeline, config.clock.target, rows),
+    )
+
+
+def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:
+    return Timing(
+        train_seconds=sum(row.train_seconds for row in rows),
+        rounds_seconds=sum(row.seconds for row in rows),
+        gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
+        personalisation_gradient_evaluations=adapting,
+        total_seconds=total_seconds,
     )
 
 
