@@ -15,6 +15,7 @@ from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
+from engine.levels.report import TopologyReport, topology_report
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
@@ -101,8 +102,21 @@ def assemble(
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
         association=association,
+        topology=_topology(config, network.size, rows, test, classes, scored),
         clock=clock_report(state.timeline, config.clock.target, rows),
     )
+
+
+def _topology(
+    config: RunConfig,
+    parameters: int,
+    rows: Sequence[RoundSummary],
+    test: Mapping[str, Mapping[int, np.ndarray]],
+    classes: Sequence[str],
+    scored: Sequence[str],
+) -> TopologyReport | None:
+    came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
+    return topology_report(config.topology.levels, config.cohort.hospitals, parameters, came, test, classes, scored)
 
 
 def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:

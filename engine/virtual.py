@@ -6,6 +6,7 @@ from engine.algorithms.perfedavg import COST
 from engine.association.build import NO_MINERS, Miners, build_association
 from engine.config import RunConfig
 from engine.data.cohort import HospitalData
+from engine.levels.tree import seconds
 from engine.messages import Schedule
 from engine.schedule.build import on_clock
 from engine.timing.fleet import Fleet, Load
@@ -28,7 +29,9 @@ def timed(
     if not config.clock.runs:
         return schedule
     loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
-    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals, rates), loads)
+    hops = sum(seconds(config.topology.levels, parameters))
+    fleet = Fleet(config.clock, config.seed, config.cohort.hospitals, rates, hops)
+    return on_clock(schedule, config.schedule, fleet, loads)
 
 
 def miners_of(config: RunConfig, hospitals: Sequence[HospitalData], trainers: Sequence[int], parameters: int) -> Miners:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.audit import association, spec
+from engine.audit import association, levels, spec
 from engine.audit.association import Market
 from engine.audit.case import Case, Round
 from engine.audit.records import check_signature
@@ -34,6 +34,7 @@ def check(case: Case) -> Iterator[Told]:
         if number in beats:
             yield from _check_round(case, number, entry, beats[number])
     if case.reported and case.ending == "complete" and len(beats) == len(case.rounds):
+        yield from levels.check(case, {number: [*beat.came] for number, beat in beats.items()}, _parameters(case))
         yield from _check_report(case, beats)
 
 
@@ -56,7 +57,16 @@ def rounds_of(case: Case) -> Mapping[int, Beat] | None:
             rates = {slot: association.links(case.config["association"], seed, slot)[m] for slot, m in pairs.items()}
             sizes = {slot: size for slot, size in sizes.items() if slot in pairs}
             places = max(1, round(case.config["federation"]["participation"] * len(sizes)))
-        clock = Clock(case.config["schedule"], case.config["clock"], seed, sizes, places, _hospitals(case), rates=rates)
+        clock = Clock(
+            case.config["schedule"],
+            case.config["clock"],
+            seed,
+            sizes,
+            places,
+            _hospitals(case),
+            rates=rates,
+            hops=sum(levels.hops(levels.levels_of(case), _parameters(case))),
+        )
         for number in range(1, case.last + 1):
             found[number] = _copied(clock.next(number))
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError):
@@ -109,7 +119,7 @@ def _hospitals(case: Case) -> int:
 def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
     """Work of a job of each trainer: gradients that its algorithm is configured to take on its real train beats."""
     federation, train = case.config["federation"], _train(case)
-    bits = 32 * sum(_product(shape) for _, shape in case.federation.layout)
+    bits = 32 * _parameters(case)
     found, epochs, size = {}, int(federation["local_epochs"]), int(federation["batch_size"])
     for slot in trainers:
         batches, beats = epochs * -(-train[slot] // size), epochs * train[slot]
@@ -134,6 +144,10 @@ def _train(case: Case) -> dict[int, int]:
     train[len(rows)] = sum(int(row["train"]) for row in rows if row["trains"])
     # a pruned run has no result, but what its hospitals have signed
     return train | {s: sum(one.content.counts["train"]) for s, one in case.results.items() if one.content is not None}
+
+
+def _parameters(case: Case) -> int:
+    return sum(_product(shape) for _, shape in case.federation.layout)
 
 
 def _product(shape: Any) -> int:

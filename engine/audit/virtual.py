@@ -84,6 +84,7 @@ class Clock:
         places: hospitals that work at a time.
         hospitals: of the cohort.
         rates: slot -> bit/s of its link to a miner, in the place of its own.
+        hops: seconds that levels add to each round.
     """
 
     schedule: Mapping[str, Any]
@@ -97,6 +98,7 @@ class Clock:
     totals: dict[int, Total] = field(default_factory=dict)
     left: int = _EVENTS
     rates: Mapping[int, float] = field(default_factory=dict)
+    hops: float = 0.0
     _away: dict[int, tuple[list[int], np.random.Generator]] = field(default_factory=dict)
 
     def next(self, number: int) -> Beat:
@@ -147,7 +149,7 @@ class Clock:
             spent, total = min(self.now - job.began, job.busy), self.totals[job.slot]
             total.late, total.busy, total.wasted = total.late + 1, total.busy + spent, total.wasted + spent
             total.compute += round(job.compute * (spent / job.busy))
-        self.now += round(self.clock["block"] * 1e6)
+        self.now += round(self.clock["block"] * 1e6) + round(self.hops * 1e6)
         found = {j.slot: Came(j.start, j.ends - j.began, self._discount(number, j, counts)) for j in came}
         return Beat(self.now, dict(sorted(found.items())), sorted(absent), self.totals)
 

@@ -60,15 +60,24 @@ class Fleet:
     """The hospitals of one run on the clock."""
 
     def __init__(
-        self, config: ClockConfig, seed: int, hospitals: int, rates: Mapping[int, float] = MappingProxyType({})
+        self,
+        config: ClockConfig,
+        seed: int,
+        hospitals: int,
+        rates: Mapping[int, float] = MappingProxyType({}),
+        hops: float = 0.0,
     ) -> None:
-        """Args: rates: hospital -> bit/s both ways, in the place of its device's."""
+        """
+        Args:
+            rates: hospital -> bit/s both ways, in the place of its device's.
+            hops: seconds that levels between hospitals and coordinator add to each round.
+        """
         self._config, self._seed = config, seed
         self.devices = tuple(
             one._replace(uplink=rates[h], downlink=rates[h]) if h in rates else one
             for h, one in enumerate(devices(config, seed, hospitals))
         )
-        self.block = round(config.block * MICRO)
+        self.block = round(config.block * MICRO) + round(hops * MICRO)  # between two rounds
         self._absences: dict[int, _Absences] = {}
         self._day, self._up = round(config.day * MICRO), round(config.day * (1 - config.night) * MICRO)
         self._phases: dict[int, int] = {}

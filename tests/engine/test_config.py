@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "clock.fleet": "equal",
     "clock.slow": [1],
     "clock.devices": 5 * [{"frequency": 1e9}],
+    "topology.levels": [{"nodes": 2}],
     "association.sinr": [3.0, 5.0],
     "association.blocks": [2, 3],
     "schedule.mode": "semi-synchronous",
@@ -135,6 +136,8 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["clock"], values["schedule"]["first"] = {"fleet": "equal"}, 3
     if key.startswith("clock.") and key != "clock.fleet":
         values["clock"]["fleet"] = "listed" if key == "clock.devices" else "stragglers"
+    if key == "topology.levels":
+        values["clock"] = {"fleet": "equal"}
     if key.startswith("association."):
         values["clock"] = {"fleet": "equal"}
         values["association"] = {"method": "capacity"} | values["association"]
@@ -482,6 +485,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         "on": 7.0,
     }  # a policy keeps no time, and an own schedule neither
     everything["schedule"] = {"mode": "synchronous", "buffer": 7, "cap": 2.0}
+    del everything["topology"]  # nor levels
     everything["association"] = {"miners": 3, "blocks": [2, 3]}  # without a clock no miners
     everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it

@@ -97,6 +97,7 @@ ASIDE = {
     "clock",
     "virtual",
     "association",
+    "topology",
 }  # changed elsewhere
 
 
