@@ -11,6 +11,7 @@ from pydantic import Field
 
 from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.association.config import AssociationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
 from engine.data.config import CohortConfig, DataConfig
@@ -40,6 +41,7 @@ class RunConfig(Section):
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clock: ClockConfig = ClockConfig()
+    association: AssociationConfig = AssociationConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
     update: UpdateConfig = UpdateConfig()
@@ -121,6 +123,12 @@ class RunConfig(Section):
         if self.clock.runs and self.selection.policy != "random":
             says = f"clock.fleet needs selection.policy random, not {titled(self.selection.policy)}: nobody could draw it again"
             yield Mistake(says, ["selection.policy", "clock.fleet"])
+        if self.association.runs and not self.clock.runs:
+            says = f"association.method {self.association.method} needs machines and links: clock.fleet equal, stragglers, bpfish or listed"
+            yield Mistake(says, ["association.method", "clock.fleet"])
+        if self.association.runs and self.federation.algorithm in ("local", "centralised"):
+            says = f"association.method: algorithm {self.federation.algorithm} sends no updates to miners; allowed with it: none"
+            yield Mistake(says, ["association.method", "federation.algorithm"])
         if says := self.clock.problem(self.cohort.hospitals):
             yield Mistake(says, ["clock.fleet", "cohort.hospitals"])
         at_once = max(1, round(self.federation.participation * self.cohort.hospitals))
@@ -297,6 +305,7 @@ def config_hash(config: RunConfig) -> str:
     values["aggregation"] = {**kept, "server": server, **merging.used(), **merging.secure.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
+    values["association"] = config.association.used()
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["selection"] = config.selection.used()
