@@ -13,6 +13,7 @@ from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
+from engine.data.augment import AugmentConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -48,6 +49,7 @@ class RunConfig(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
+    augment: AugmentConfig = AugmentConfig()
     ledger: LedgerConfig = LedgerConfig()
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()
