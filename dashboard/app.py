@@ -19,7 +19,7 @@ from engine.errors import PulseLedgerError
 from sweeps.verbs.border import unforeseen
 
 OPEN = ("/login", "/static/{name}")  # what nobody must have come in for
-FILES = {"style.css": "text/css", "live.js": "text/javascript"}
+FILES = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 def build(desk: Desk, origins: Collection[str]) -> ASGIApp:

@@ -25,11 +25,12 @@ class Work:
         self._jobs: dict[Hashable, Future[Any]] = {}
         self._lock = threading.Lock()
 
-    def ask(self, key: Hashable, job: Callable[[], T]) -> T:
+    def ask(self, key: Hashable, job: Callable[[], T], patience: float | None = None) -> T:
         """What a job returns, or raises.
 
         Args:
             key: everything that the answer depends on.
+            patience: seconds to wait for it; None are those of all.
 
         Raises:
             Busy: it is not done yet.
@@ -43,7 +44,7 @@ class Work:
             for old in done[: max(0, len(self._jobs) - KEPT)]:
                 del self._jobs[old]
         try:
-            answer: T = future.result(self._patience)
+            answer: T = future.result(self._patience if patience is None else patience)
         except Late:
             if not future.done():
                 raise Busy from None
