@@ -17,10 +17,11 @@ from engine.algorithms.build import build_algorithm
 from engine.attacks.own import build_attack
 from engine.attacks.poison import HONEST, Conduct, conduct, hostile, lied, target_of, with_trigger
 from engine.clock import Stopwatch
+from engine.committee.verdicts import PARTS
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.data.samples import Samples, predicted
+from engine.data.samples import Samples, believed, judged, predicted
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
@@ -278,7 +279,7 @@ class Hospital:
         ]
         if self._task.config.committee.gate:
             committee = self._task.config.committee
-            said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent)
+            said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent, committee.claims)
             updates = counted(updates, said)
         after = self._rule.again(header.round, before, updates)
         found = vector_hash(after.params, self._layout)
@@ -316,18 +317,26 @@ class Hospital:
         return vote._replace(salt=self._signer.scores_salt(asked.round), signature=signature)
 
     def _vote(self, asked: Asked, updates: Sequence[Update]) -> Vote:
-        """What this judge finds of the others' updates; found once a round, and again where its process was lost."""
+        """What this judge finds of the updates, of its own only where one leads; found once a round, and again where its process was lost."""
         if asked.round not in self._votes:
-            others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
-            tables = {h: self._confusion(asked.params + vector, self._validation) for h, vector in others.items()}
-            counts = np.bincount(self._validation.labels(), minlength=len(self._classes))
-            each = self._task.config.committee.scores == "classes"
+            how, labels = self._task.config.committee, self._validation.labels()
+            vectors = {u.hospital: u.vector for u in updates if u.vector is not None}
+            models = {h: asked.params + v for h, v in vectors.items() if h != self.id or how.leader}
 
             def told(numbers: np.ndarray) -> tuple[int, ...]:
-                return tuple(int(n) for n in (numbers if each else [numbers.sum()]))
+                return tuple(int(n) for n in (numbers if how.scores == "classes" else [numbers.sum()]))
 
-            vote = Vote(told(counts), {h: told(np.diag(t)) for h, t in tables.items()})
-            lies = self._is_hostile and self._task.config.committee.hostile == "lie"
+            def right(params: np.ndarray) -> np.ndarray:
+                """Right predictions of each class, or the probabilities of the true one in parts of 10,000."""
+                if how.measure == "accuracy":
+                    return np.diag(self._confusion(params, self._validation))
+                found = believed(self._oracle, params, self._validation)
+                return np.floor(PARTS * np.bincount(labels, found, len(self._classes)))
+
+            unit = 1 if how.measure == "accuracy" else PARTS
+            counts = unit * np.bincount(labels, minlength=len(self._classes))
+            vote = Vote(told(counts), {h: told(right(params)) for h, params in models.items()})
+            lies = self._is_hostile and how.hostile == "lie"
             self._votes = {asked.round: lied(vote, self._hostile) if lies else vote}
         return self._votes[asked.round]
 
@@ -409,12 +418,14 @@ class Hospital:
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))
         models = {"global": params, "personal": personal}
+        told = {name: judged(self._oracle, model, self._test) for name, model in models.items()}
         return Outcome(
             hospital=self.id,
             validation={name: self._confusion(model, self._validation) for name, model in models.items()},
             rows=self._test.index,
             true=self._test.labels(),
-            predicted={name: self._predict(model, self._test) for name, model in models.items()},
+            predicted={name: classes for name, (classes, _) in told.items()},
+            confidence={name: sure for name, (_, sure) in told.items()},
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
             triggered=self._triggered(models),

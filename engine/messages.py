@@ -239,8 +239,8 @@ class Vote(NamedTuple):
     """What a judge of a committee reveals.
 
     Attributes:
-        totals: beats of each class in its validation part; of all of them together where classes are not told apart.
-        correct: hospital of the update -> right predictions of each.
+        totals: beats of each class in its validation part, or of all; 10,000 for each with the measure mae.
+        correct: hospital of the update -> right predictions of each, or 10,000 times the probabilities of the true class.
         salt, signature: what opens its commitment, and its word on all that; b"" without a ledger.
     """
 
@@ -259,9 +259,9 @@ class Sitting:
         commitments: of those who committed to scores, by judge.
         votes: of those who revealed scores that can be, by judge.
         columns: their shares: judge -> hospital of the update -> of each class, in parts of 10,000; None where there is none.
-        scores: of each update, in parts of 10,000.
-        qualified: hospitals whose updates are good enough.
+        scores, qualified: of each update, in parts of 10,000, and hospitals whose updates are good enough.
         percent: of the best score that this took.
+        claims, leader: weight and cap of claims of one's own update, 0 without, and who leads the round, None without.
     """
 
     members: tuple[int, ...] = ()
@@ -271,17 +271,18 @@ class Sitting:
     scores: Mapping[int, int] = field(default_factory=dict)
     qualified: frozenset[int] = frozenset()
     percent: int = 0
+    claims: tuple[int, int] = (0, 0)
+    leader: int | None = None
 
     @property
     def row(self) -> CommitteeRow | None:
         """As a round's record holds it; None where no committee sat."""
         if not self.scores:
             return None
-        verdicts = (
-            VerdictRow(hospital=h, score=s, qualified=h in self.qualified) for h, s in sorted(self.scores.items())
-        )
+        good = self.qualified
+        rows = tuple(VerdictRow(hospital=h, score=s, qualified=h in good) for h, s in sorted(self.scores.items()))
         absent = tuple(judge for judge in self.members if judge not in self.votes)
-        return CommitteeRow(judges=self.members, absent=absent, verdicts=tuple(verdicts))
+        return CommitteeRow(judges=self.members, absent=absent, verdicts=rows, leader=self.leader)
 
 
 NO_SITTING = Sitting()
@@ -328,7 +329,7 @@ class Outcome:
         validation: confusion matrices of the validation part, under "global" and "personal".
         rows: positions of the test beats in the beat arrays, int64[n].
         true: int8[n].
-        predicted: int8[n] under "global" and "personal".
+        predicted, confidence: under "global" and "personal": int8[n], and its softmax in parts of 10,000, int32[n].
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
         triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
@@ -341,6 +342,7 @@ class Outcome:
     rows: np.ndarray
     true: np.ndarray
     predicted: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
     triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from engine.files import whole, write_text
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
+from engine.people.examine import examined, groups_of
 from engine.picture import confusion_svg
 from engine.privacy.plan import Mechanism, mechanism_of
 from engine.privacy.report import told
@@ -75,6 +76,7 @@ def assemble(
         for model in ("global", "personal")
     }
     validation = {model: {o.hospital: o.validation[model] for o in honest} for model in ("global", "personal")}
+    people = examined(predictions(cohort, honest), classes, scored, config.cohort.min_support)
     return Result(
         version=VERSION,
         name=config.name,
@@ -85,6 +87,9 @@ def assemble(
         cohort=CohortReport.model_validate(report_without(cohort, hostile) if hostile else cohort.report),
         final=_both(test, classes, scored),
         validation=_both(validation, classes, scored),
+        fairness=people.fairness,
+        calibration=people.calibration,
+        patients=people.patients,
         rounds=rows,
         ledger=ledger,
         timing=Timing(
@@ -214,7 +219,7 @@ def predictions_digest(table: "pa.Table") -> str:
 
 
 def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
-    """A row for each test beat and model."""
+    """A row for each test beat and model; of a patient's sex and age only the group (`people.examine.groups_of`)."""
     import pyarrow as pa
 
     # not left to be guessed: an unseen hospital may have no test beats, and nothing has no type
@@ -227,12 +232,15 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
             ("model", pa.string()),
             ("true", pa.string()),
             ("predicted", pa.string()),
+            ("confidence", pa.int32()),
+            ("sex", pa.string()),
+            ("age", pa.string()),
         ]
     )
     beats = cohort.beats
     classes = np.array(beats.classes)
     names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
-    tables = []
+    groups, tables = groups_of(beats.records), []
     for outcome in outcomes:
         record = np.asarray(beats.record[outcome.rows])
         for model, predicted in outcome.predicted.items():
@@ -244,6 +252,9 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
                 "model": [model] * len(record),
                 "true": classes[outcome.true].tolist(),
                 "predicted": classes[predicted].tolist(),
+                "confidence": outcome.confidence[model],
+                "sex": [groups[name][0] for name in patients[record].tolist()],
+                "age": [groups[name][1] for name in patients[record].tolist()],
             }
             tables.append(pa.table(columns, schema))
     return pa.concat_tables(tables) if tables else schema.empty_table()

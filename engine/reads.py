@@ -114,9 +114,10 @@ READ: dict[str, tuple[Clause, ...]] = {
     "selection.floor": ({"selection.policy": FLOORED},),
     **{
         f"committee.{key}": ({"committee.method": ("others", "drawn")},)
-        for key in ("scores", "percent", "gate", "hostile")
+        for key in ("scores", "measure", "percent", "gate", "leader", "hostile")
     },
     **{f"committee.{key}": ({"committee.method": ("drawn",)},) for key in ("size", "election")},
+    **{f"committee.{key}": ({"committee.leader": (True,)},) for key in ("own", "cap")},
     "personalisation.method": ({_ALGORITHM: _ADAPTED},),
     "personalisation.steps": ({**_TUNES, "personalisation.epochs": (None,)},),
     "personalisation.epochs": (_TUNES,),

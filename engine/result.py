@@ -28,6 +28,7 @@ from engine.encoding import read_json
 from engine.errors import DataError
 from engine.files import read_text, write_text
 from engine.part import Many, Part
+from engine.people.report import BothCalibration, BothFairness, Patient
 from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
@@ -211,11 +212,13 @@ class CommitteeRow(Part):
 
     Attributes:
         judges: hospitals that owed scores, ascending; `absent` those of them that gave none.
+        leader: hospital whose update was found best; None where nobody leads.
     """
 
     judges: Many[int]
     absent: Many[int]
     verdicts: Many[VerdictRow]
+    leader: int | None = None
 
 
 class RoundSummary(Part):
@@ -424,6 +427,8 @@ class Result(Part):
         parameters: number of them.
         final: scores on the test beats. Nothing is chosen by them.
         validation: scores on the validation beats.
+        fairness, calibration: on the test beats of honest hospitals.
+        patients: likewise; () with very many.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
         clock: the virtual clock after the last round; None where none is kept.
@@ -441,6 +446,9 @@ class Result(Part):
     cohort: CohortReport
     final: BothScores
     validation: BothScores
+    fairness: BothFairness
+    calibration: BothCalibration
+    patients: Many[Patient]
     rounds: Many[RoundSummary]
     ledger: LedgerSummary
     timing: Timing

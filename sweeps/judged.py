@@ -15,7 +15,7 @@ def sections(material: Material) -> list[Section]:
         return []
     text = (
         "Score of each hospital’s update in per cent, as the committee of the round found it, in the first seed of the best trial of "
-        "each method; × is one that did not qualify. A hospital that judged and did not train is marked as judge; one that owed "
+        "each method; × is one that did not qualify, ↑ one that led the round. A hospital that judged and did not train is marked as judge; one that owed "
         "scores, as absent. * plays an attacker."
     )
     parts: list[Part] = [Words(text)]
@@ -42,7 +42,10 @@ def _table(trial: Finished) -> Table:
 def _mark(committee: CommitteeRow | None, hospital: int) -> str:
     if committee is None:
         return ""
-    scores = {one.hospital: f"{one.score / 100:.0f}{'' if one.qualified else ' ×'}" for one in committee.verdicts}
+    scores = {
+        one.hospital: f"{one.score / 100:.0f}{'' if one.qualified else ' ×'}{' ↑' * (one.hospital == committee.leader)}"
+        for one in committee.verdicts
+    }
     absent = "absent" if hospital in committee.absent else ""
     judge = "judge" if hospital in committee.judges and hospital not in scores else ""
     return " ".join(filter(None, (scores.get(hospital, ""), absent or judge)))

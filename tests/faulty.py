@@ -8,14 +8,16 @@
 """
 
 import contextlib
+import gzip
 import json
 import socket
 import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 
@@ -171,6 +173,23 @@ def edited(change: Callable[[Any], Any]) -> Fault:
     return fault
 
 
+def of_another(question: Question, passed: Passed) -> Reply:
+    """The answer to somebody else's question."""
+    return said({"jsonrpc": "2.0", "id": question["id"] + 1, "result": "0x7"})
+
+
+def batch(question: Question, passed: Passed) -> Reply:
+    """As if several had been asked."""
+    return said([{"jsonrpc": "2.0", "id": question["id"], "result": "0x7"}])
+
+
+def packed(plain: bytes, encoding: str) -> Fault:
+    """An answer in an encoding, packed once for each comma and once more."""
+    for _ in encoding.split(","):
+        plain = gzip.compress(plain, mtime=0)
+    return lambda question, passed: Reply(plain, headers=(("Content-Encoding", encoding),))
+
+
 PASSING: dict[str, Fault] = {
     "dropped": dropped,
     "answer lost": answer_lost,
@@ -189,6 +208,10 @@ PASSING: dict[str, Fault] = {
     "deep": body("[" * 200_000),
     "text": body('"rate limited"'),
     "list": body("[]"),
+    "batch": batch,
+    "another": of_another,
+    "packed twice": packed(b"{}", "gzip, gzip"),
+    "torn pack": status(200, b"\x1f\x8b no", ("Content-Encoding", "gzip")),
     "object": body("{}"),
     "number": result(7),
     "word": result("0xzz"),
@@ -202,3 +225,35 @@ LASTING: dict[str, Fault] = {
     "no method": error(-32601, "the method does not exist/is not available"),
     "unauthorized": error(-32000, "Unauthorized"),
 }
+
+
+# --- Below HTTP -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def talking(*parts: bytes, pause: float = 0.05) -> Iterator[str]:
+    """A server that says these parts to everybody, the last one again and again, with pauses; yields its address."""
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            for part in chain(parts, repeat(parts[-1])):
+                if done.wait(pause):
+                    return
+                connection.sendall(part)
+
+    def listen() -> None:
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            done.set()
+            listener.join()

@@ -429,7 +429,7 @@ class Memory:
         self.rows.append(JournalTransaction(len(self.rows), purpose, round, hash, raw, None))
         return self.rows[-1]
 
-    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
+    def set_receipt(self, seq: int, receipt: ChainReceipt | None) -> None:
         self.rows[seq] = replace(self.rows[seq], receipt=receipt)
 
     def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
@@ -440,9 +440,9 @@ class Memory:
         return [row for row in self.rows if row.round == round]
 
 
-# calldataload(0) == sload(0) + 1 ? sstore(0, calldataload(0)) : revert
-COUNTER_CODE = bytes.fromhex("60003580600054600101146013576000" + "6000fd5b60005500")
-COUNTER_CREATION = bytes.fromhex("6018600c60003960186000f3") + COUNTER_CODE
+# calldataload(0) == sload(0) + 1 ? sstore(0, calldataload(0)) and log0 of nothing : revert
+COUNTER_CODE = bytes.fromhex("60003580600054600101146013576000" + "6000fd5b600055" + "60006000a000")
+COUNTER_CREATION = bytes.fromhex("601d600c600039601d6000f3") + COUNTER_CODE
 COUNTER_GAS = 200_000
 
 

@@ -46,7 +46,7 @@ contract CommitteeLedger is ICommitteeLedger {
      * - slots must ascend, so that no judge counts twice, and exist.
      * - as {verdicts}.
      *
-     * Emits a {RoundJudged} event.
+     * Emits a {RoundJudged} event, and a {LeaderElected} event where somebody leads.
      *
      * @param federation Identifier of the federation.
      * @param header What the head of the round was hashed from.
@@ -74,6 +74,8 @@ contract CommitteeLedger is ICommitteeLedger {
         judged[federation] = header.round;
         (uint16[] memory scores, uint256 qualified) = CommitteeVerdicts.verdicts(sitting);
         emit RoundJudged(federation, header.round, said, sitting.trainers, scores, qualified, sitting.absent);
+        (bool found, uint32 slot, uint256 merit) = CommitteeVerdicts.leader(sitting, qualified);
+        if (found) emit LeaderElected(federation, header.round, slot, merit);
     }
 
     /**
@@ -84,6 +86,20 @@ contract CommitteeLedger is ICommitteeLedger {
      */
     function verdicts(Sitting memory sitting) external pure returns (uint16[] memory scores, uint256 qualified) {
         return CommitteeVerdicts.verdicts(sitting);
+    }
+
+    /**
+     * @notice Finds who leads a round by the scores of a committee; changes nothing.
+     * @param sitting What the judges said.
+     * @return found Whether anybody leads.
+     * @return slot Its slot.
+     * @return merit What its update was found to be, in parts of 1,000,000.
+     */
+    function leader(Sitting memory sitting) external pure returns (bool found, uint32 slot, uint256 merit) {
+        // The scores are not needed.
+        // slither-disable-next-line unused-return
+        (, uint256 qualified) = CommitteeVerdicts.verdicts(sitting);
+        return CommitteeVerdicts.leader(sitting, qualified);
     }
 
     /**

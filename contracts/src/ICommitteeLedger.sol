@@ -14,6 +14,10 @@ interface ICommitteeLedger {
         uint8 percent;
         /// Shares that each judge gives each update: one for each class.
         uint8 classes;
+        /// Per cent that a hospital's own claim weighs in who leads; 0: nobody leads, and nobody scores its own update.
+        uint8 own;
+        /// How far from the others' median a claim counts, in parts of 10,000.
+        uint16 cap;
         /// Slots of the judges that revealed their scores, ascending.
         uint32[] judges;
         /// Slots of the judges that owed scores and gave none, ascending.
@@ -21,7 +25,7 @@ interface ICommitteeLedger {
         /// Slots with an update, ascending.
         uint32[] trainers;
         /// Shares in parts of 10,000 by judge, trainer and class, 16 in a word, the first in the lowest bits;
-        /// `NO_SHARE` for a class that the judge has no beats of, and for its own update.
+        /// `NO_SHARE` for a class that the judge has no beats of, and, where nobody leads, for its own update.
         bytes32[] shares;
     }
 
@@ -45,6 +49,15 @@ interface ICommitteeLedger {
         uint32[] absent
     );
 
+    /**
+     * @notice A hospital leads a round: of those whose updates qualified, the one whose update was found best.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot of the hospital.
+     * @param merit What its update was found to be, in parts of 1,000,000.
+     */
+    event LeaderElected(bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, uint256 merit);
+
     /// @notice The sitting is of another round than the header.
     error SittingOfOtherRound(bytes32 federation, uint64 expected, uint64 given);
 
@@ -63,8 +76,11 @@ interface ICommitteeLedger {
     /// @notice A share must be one of 10,000 parts, or none.
     error ShareOutOfRange(uint32 judge, uint32 trainer, uint256 share);
 
-    /// @notice A judge may not score its own update.
+    /// @notice A judge may not score its own update where nobody leads.
     error OwnUpdateScored(uint32 judge);
+
+    /// @notice A claim weighs at most 100 per cent, and is capped within 10,000 parts.
+    error ClaimOutOfRange(uint8 own, uint16 cap);
 
     /// @notice A judge cannot have revealed its scores and be absent.
     error JudgeAbsent(uint32 judge);

@@ -170,7 +170,8 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
      *
      * - `account` must hold the slot in the RoundLedger and must have signed the request.
      * - the request's deadline must not have passed, its quantity must not be zero, its floor must be on the ladder.
-     * - the request must be new.
+     * - the request must be new, and must not name a version of the policy that does not exist so far: after a
+     *   reorganisation it may come before the policy, and would be denied for good.
      *
      * Emits a {SyntheticRequested} and a {SyntheticStatusChanged} event.
      *
@@ -191,6 +192,9 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         if (request.quantity == 0) revert QuantityIsZero(request.federation, request.slot);
         if (!_isLadderStep(request.realFloor)) revert FloorNotOnLadder(request.realFloor);
         _requireTime(request.deadline);
+        if (request.policyVersion > _policies[request.federation].length) {
+            revert PolicyUnknown(request.federation, request.policyVersion);
+        }
         if (!ROUNDS.isHospital(request.federation, request.slot, account, organisation, proof)) {
             revert NotHospital(request.federation, request.slot, account);
         }

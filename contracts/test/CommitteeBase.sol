@@ -42,7 +42,7 @@ abstract contract CommitteeBase is Base {
         returns (ICommitteeLedger.Sitting memory)
     {
         bytes32[] memory shares = packed(new uint16[](judges.length * trainers.length * classes));
-        return ICommitteeLedger.Sitting(1, 50, classes, judges, new uint32[](0), trainers, shares);
+        return ICommitteeLedger.Sitting(1, 50, classes, 0, 0, judges, new uint32[](0), trainers, shares);
     }
 
     /// @dev Four judges, of which one has trained, three updates, two classes; the second class at two judges only.

@@ -62,6 +62,90 @@ contract CommitteeLedgerTest is CommitteeBase {
         check(least <= scores[0] && scores[0] <= most, "within");
     }
 
+    // --- Who leads ---------------------------------------------------------------------------------------------------
+
+    /// @dev Three that judge each other and themselves: the table of tests/engine/committee/test_quality.py, by hand.
+    function led(uint8 own, uint16 cap) internal pure returns (ICommitteeLedger.Sitting memory sitting) {
+        uint32[] memory slots = new uint32[](3);
+        (slots[1], slots[2]) = (1, 2);
+        sitting = sittingOf(slots, slots, 2);
+        uint16[18] memory shares = [
+            uint16(10_000),
+            10_000,
+            8000,
+            6000,
+            9000,
+            7000,
+            8000,
+            7000,
+            9000,
+            9000,
+            9000,
+            8000,
+            7000,
+            NO_SHARE,
+            6000,
+            NO_SHARE,
+            8000,
+            NO_SHARE
+        ];
+        uint16[] memory lanes = new uint16[](18);
+        for (uint256 i = 0; i < 18; ++i) {
+            lanes[i] = shares[i];
+        }
+        sitting.shares = packed(lanes);
+        (sitting.own, sitting.cap) = (own, cap);
+    }
+
+    function testTheBestUpdateLeadsByHand() public view {
+        (bool found, uint32 slot, uint256 merit) = committees.leader(led(50, 500));
+        check(found && slot == 2 && merit == 50 * 8000 + 50 * 8250, "its own 8000, the others' 8000 and 8500");
+        (found, slot, merit) = committees.leader(led(100, 10_000));
+        check(found && slot == 0 && merit == 100 * 10_000, "by claims alone");
+        (found, slot, merit) = committees.leader(led(100, 0));
+        check(found && slot == 2 && merit == 100 * 8000, "by lower medians alone");
+        (uint16[] memory scores,) = committees.verdicts(led(50, 500));
+        check(scores[0] == 7000 && scores[1] == 6000 && scores[2] == 8000, "claims move no score");
+    }
+
+    function testALeaderIsElectedWithItsRound() public {
+        ICommitteeLedger.Sitting memory sitting = led(50, 500);
+        IRoundLedger.Header memory header = sealSitting(sitting);
+        vm.expectEmit(address(committees));
+        emit ICommitteeLedger.LeaderElected(FEDERATION, 1, 2, 812_500);
+        committees.judgeRound(FEDERATION, header, sitting, none);
+    }
+
+    function testClaimsWithoutALeaderAreRefused() public {
+        ICommitteeLedger.Sitting memory sitting = led(0, 0);
+        refuse(ICommitteeLedger.OwnUpdateScored.selector, abi.encode(0));
+        committees.verdicts(sitting);
+        sitting = led(101, 0);
+        refuse(ICommitteeLedger.ClaimOutOfRange.selector, abi.encode(101, 0));
+        committees.verdicts(sitting);
+        sitting = led(50, 10_001);
+        refuse(ICommitteeLedger.ClaimOutOfRange.selector, abi.encode(50, 10_001));
+        committees.verdicts(sitting);
+    }
+
+    function testNobodyLeadsWithoutAClaimOrWithoutOthers() public view {
+        ICommitteeLedger.Sitting memory sitting = sittingOf(slotsOf(2), slotsOf(0, 1), 1);
+        sitting.shares[0] = bytes32(uint256(10_000) << 16 | 9000);
+        (sitting.own, sitting.cap) = (50, 500);
+        (bool found,,) = committees.leader(sitting);
+        check(!found, "no claim");
+    }
+
+    /// @dev Whatever a hospital says of its own update, it gains `own` per cent of the cap over the others' median.
+    function testFuzzAClaimIsCapped(uint16 claim, uint16 other, uint8 own, uint16 cap) public view {
+        (claim, other, cap, own) = (claim % 10_001, other % 10_000 + 1, cap % 10_001, own % 100 + 1);
+        ICommitteeLedger.Sitting memory sitting = sittingOf(slotsOf(0, 1), slotsOf(0), 1);
+        sitting.shares[0] = bytes32(uint256(other) << 16 | claim);
+        (sitting.own, sitting.cap) = (own, cap);
+        (bool found,, uint256 merit) = committees.leader(sitting);
+        check(found && merit <= uint256(100) * other + uint256(own) * cap, "capped");
+    }
+
     // --- A sealed round ----------------------------------------------------------------------------------------------
 
     function testRoundIsJudged() public {

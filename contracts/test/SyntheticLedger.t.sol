@@ -55,7 +55,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         uint16 nothing = synthetic.MIN_REAL() | synthetic.RATIO() | synthetic.SHARE();
         outcome(requestOf(1, V, SMOTE, 5, 0), denied, 0, nothing);
         ISyntheticLedger.SyntheticRequest memory stale = requestOf(1, V, SMOTE, 5, 10);
-        stale.policyVersion = 2;
+        stale.policyVersion = 0;
         outcome(stale, denied, 0, synthetic.POLICY_VERSION());
         check(used(1) == 0, "a denial uses nothing");
     }
@@ -67,9 +67,13 @@ contract SyntheticLedgerTest is SyntheticBase {
         ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 1, 0);
         ISyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 5, 10);
         request.federation = other;
+        bytes memory signature = sign(keyOf(1), requestId(request));
+        refuse(ISyntheticLedger.PolicyUnknown.selector, abi.encode(other, 1));
+        synthetic.requestSynthetic(request, signature, hospitalOf(1), organisation(1), registryProof(1));
+        request.policyVersion = 0;
         bytes32 id = requestId(request);
         bytes32 head = keccak256(abi.encode(bytes32(0), id, ISyntheticLedger.Status.DENIED, 0, id));
-        uint16 reasons = synthetic.NO_POLICY() | synthetic.POLICY_VERSION();
+        uint16 reasons = synthetic.NO_POLICY();
         vm.expectEmit(address(synthetic));
         emit ISyntheticLedger.SyntheticStatusChanged(id, other, ISyntheticLedger.Status.DENIED, 0, reasons, id, head);
         ask(request);

@@ -43,9 +43,12 @@ def check(case: Case) -> Iterator[Told]:
 
 def _check_sitting(number: int, entry: Round, sitting: Sitting, settings: Mapping[str, Any]) -> Iterator[Told]:
     percent = settings.get("percent", sitting.percent)
+    leads = settings.get("leader") is True
     for name, expected, found in (
         ("round", number, sitting.round),
         ("percent", percent, sitting.percent),
+        ("own", settings.get("own") if leads else 0, sitting.own),
+        ("cap", settings.get("cap") if leads else 0, sitting.cap),
         ("trainers", sorted(entry.updates), list(sitting.trainers)),
     ):
         if expected != found:
@@ -120,7 +123,7 @@ def _check_votes(case: Case, number: int, entry: Round, sitting: Sitting) -> Ite
             )
         digest = spec.typed_digest("RevealedScores", {**signer, "commitments": shown, "scores": said}, case.domain)
         yield from check_signature(digest, vote.signature, case.holder(slot, number), "committee", "signature", where)
-        given += vote.shares(slot, sitting.trainers)
+        given += vote.shares(slot, sitting.trainers, sitting.own > 0)
     if tuple(given) != sitting.shares:
         message = "the shares are not those of the scores that judges gave"
         yield finding("committee", "shares", given, list(sitting.shares), message, round=number)
@@ -145,7 +148,7 @@ def _check_shown(case: Case, number: int, sitting: Sitting) -> Iterator[Told]:
     for transaction in shown:
         given = transaction.arguments.get("sitting")
         given = given if isinstance(given, Mapping) else {}
-        for name in ("round", "percent", "classes", "judges", "absent", "trainers", "shares"):
+        for name in ("round", "percent", "classes", "own", "cap", "judges", "absent", "trainers", "shares"):
             expected = sitting.words if name == "shares" else getattr(sitting, name)
             found = given.get(name)
             if _plain(found) != _plain(expected):
@@ -159,11 +162,12 @@ def _plain(value: Any) -> Any:
 
 def _check_row(number: int, sitting: Sitting, row: Any) -> Iterator[Told]:
     """What the result says of the committee of a round."""
-    good = sitting.qualified
+    good, leads = sitting.qualified, sitting.leader
     expected = {
         "judges": sitting.members,
         "absent": list(sitting.absent),
         "verdicts": [{"hospital": s, "score": score, "qualified": s in good} for s, score in sitting.scores.items()],
+        **({} if leads is None else {"leader": leads}),
     }
     if row != expected:
         message = "what the result says of the committee is not what its judges said"

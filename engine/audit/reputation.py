@@ -10,7 +10,8 @@ hospitals before it, rounded down:
     g > h, rejected        g - 1
     g = h, rejected        0
 
-An accepted update earns as many points as its hospital's reputation after the round.
+An accepted update earns as many points as its hospital's reputation after the round; whoever leads a round by what its committee
+said earns `LEADER_REWARD` more.
 """
 
 from collections import defaultdict
@@ -21,7 +22,7 @@ from engine.audit import spec
 from engine.audit.case import Case, Peer, Round, Verdicts
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Told, finding
-from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
+from engine.ledger.format import BASE_REPUTATION, LEADER_REWARD, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
 
 
 class Standing:
@@ -69,7 +70,7 @@ def check(case: Case) -> Iterator[Told]:
         if entry.verdicts:
             yield Count("verdicts")
             yield from _check_verdicts(number, entry, standing.threshold([*entry.judged]))
-            _move(standing, entry.verdicts)
+            _move(standing, entry)
         yield from _compare(number, entry, REWARDS, standing.rewards_root, "rewards that follow from all verdicts")
 
 
@@ -77,7 +78,7 @@ def standing_after(case: Case) -> Standing:
     """Reputations and rewards after the last round, by the recorded verdicts."""
     standing = Standing()
     for _, entry in sorted(case.rounds.items()):
-        _move(standing, entry.verdicts)
+        _move(standing, entry)
     return standing
 
 
@@ -87,16 +88,19 @@ def applied(case: Case) -> dict[int, int]:
     standing = Standing()
     found: dict[int, int] = {}
     for number, entry in sorted(case.rounds.items()):
-        _move(standing, entry.verdicts)
+        _move(standing, entry)
         if number in shown:
             found |= {slot: standing.reputations[slot] for slot in entry.judged}
     return found
 
 
-def _move(standing: Standing, verdicts: Sequence[Verdicts]) -> None:
-    for one in verdicts:
+def _move(standing: Standing, entry: Round) -> None:
+    for one in entry.verdicts:
         for slot, accepted in one.judged.items():
             standing.judge(slot, accepted, one.threshold)
+    leads = entry.sitting.leader if entry.sitting is not None and entry.verdicts else None
+    if leads is not None:
+        standing.rewards[leads] = standing.rewards.get(leads, 0) + LEADER_REWARD
 
 
 def _check_peers(number: int, entry: Round) -> Iterator[Told]:

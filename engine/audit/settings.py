@@ -43,7 +43,7 @@ _UNREAD_CLOCK = {
     "bpfish": ("devices", "share", "slow", "factor", *_PLAIN),
     "listed": ("share", "slow", "factor", "dropout", *_PLAIN),
 }
-_JUDGED = ("scores", "percent", "gate", "hostile")
+_JUDGED = ("scores", "measure", "percent", "gate", "leader", "hostile")
 _SERVER = {"none": (), "momentum": ("learning_rate", "momentum")}
 
 
@@ -129,7 +129,8 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
     """What a committee reads of its section."""
     method = committee["method"]
     drawn = ("size", "election") if method == "drawn" else ()
-    return {name: committee[name] for name in ("method", *drawn, *(_JUDGED if method != "none" else ()))}
+    leads = ("own", "cap") if method != "none" and committee["leader"] else ()
+    return {name: committee[name] for name in ("method", *drawn, *leads, *(_JUDGED if method != "none" else ()))}
 
 
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:

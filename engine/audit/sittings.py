@@ -1,10 +1,15 @@
 """What committees said, read and computed a second time from `contracts/src/CommitteeVerdicts.sol`.
 
-share          floor(10,000 * right / beats) of a class; none where the judge has no beats of it, and for its own update;
-               0 for an update that it left out
-of a class     the shares that were given, in order s_1 <= ... <= s_k: s_ceil(k / 2)
+share          floor(10,000 * right / beats) of a class; none where the judge has no beats of it, and, where nobody leads, for its
+               own update; 0 for an update that it left out
+of a class     the shares that others than the update's hospital gave, in order s_1 <= ... <= s_k: s_ceil(k / 2)
 score          floor of the mean of those over the classes with k > 0; 0 if there is none
 qualified      score > 0, 100 * score >= percent * best score, and the hospital owes no scores
+quality        floor of the mean of a judge's shares of an update, over the classes of which it gave one
+claim          an update's quality in its own hospital's eyes, c, between m - cap and m + cap, where q_1 <= ... <= q_k are the
+               others' qualities and m = q_ceil(k / 2)
+merit          own * c + (100 - own) * floor(mean of q_1 ... q_k)
+leader         where own > 0: the qualified update with a claim and k > 0 of the largest merit, of equals the lowest slot
 lot            SHA-256("PulseLedger committee 1", model, round as 8 bytes, slot as 4 bytes)
 committee      the first `size` of the candidates by (rank, -score with election "score", lot); rank 0 qualified in the round
                before, 1 all others, 2 sat in it, 3 owed scores
@@ -31,6 +36,8 @@ class Sitting:
     round: int
     percent: int
     classes: int
+    own: int
+    cap: int
     judges: tuple[int, ...]
     absent: tuple[int, ...]
     trainers: tuple[int, ...]
@@ -51,7 +58,17 @@ class Sitting:
     def digest(self) -> bytes:
         """As the annex names it."""
         sizes = [len(self.judges), len(self.absent), len(self.trainers)]
-        numbers = [self.round, self.percent, self.classes, *sizes, *self.judges, *self.absent, *self.trainers]
+        numbers = [
+            self.round,
+            self.percent,
+            self.classes,
+            self.own,
+            self.cap,
+            *sizes,
+            *self.judges,
+            *self.absent,
+            *self.trainers,
+        ]
         return spec.keccak256(spec.words(*numbers) + b"".join(self.words))
 
     @cached_property
@@ -62,7 +79,8 @@ class Sitting:
             middle = []
             for class_ in range(self.classes):
                 lanes = range(position * self.classes + class_, len(self.shares), len(self.trainers) * self.classes)
-                given = sorted(share for lane in lanes if (share := self.shares[lane]) is not None)
+                others = [lane for judge, lane in zip(self.judges, lanes, strict=True) if judge != slot]
+                given = sorted(share for lane in others if (share := self.shares[lane]) is not None)
                 middle += given[(len(given) + 1) // 2 - 1 : (len(given) + 1) // 2] if given else []
             found[slot] = sum(middle) // len(middle) if middle else 0
         return found
@@ -73,6 +91,28 @@ class Sitting:
         best = max([0, *self.scores.values()])
         good = {slot for slot, score in self.scores.items() if score and 100 * score >= self.percent * best}
         return good - {*self.absent}
+
+    @property
+    def leader(self) -> int | None:
+        """Slot of the hospital that leads; None where nobody does."""
+        best, found = -1, None
+        for slot in sorted(self.qualified) if self.own else ():
+            qualities = {judge: self._quality(i, self.trainers.index(slot)) for i, judge in enumerate(self.judges)}
+            others = sorted(q for judge, q in qualities.items() if q is not None and judge != slot)
+            claim = qualities.get(slot)
+            if claim is None or not others:
+                continue
+            middle = others[(len(others) + 1) // 2 - 1]
+            claim = middle - self.cap if claim < middle - self.cap else min(claim, middle + self.cap)
+            merit = self.own * claim + (100 - self.own) * (sum(others) // len(others))
+            if merit > best:
+                best, found = merit, slot
+        return found
+
+    def _quality(self, judge: int, trainer: int) -> int | None:
+        first = (judge * len(self.trainers) + trainer) * self.classes
+        given = [share for share in self.shares[first : first + self.classes] if share is not None]
+        return sum(given) // len(given) if given else None
 
     @property
     def members(self) -> list[int]:
@@ -90,26 +130,27 @@ class Vote(NamedTuple):
     totals: tuple[int, ...] | None
     correct: Mapping[int, tuple[int, ...]]
 
-    def shares(self, judge: int, trainers: Iterable[int]) -> list[int | None]:
-        """What this judge gave each of these updates, class by class."""
+    def shares(self, judge: int, trainers: Iterable[int], claims: bool) -> list[int | None]:
+        """What this judge gave each of these updates, class by class; its own among them where `claims` count."""
         totals, found = self.totals or (), []
         for slot in trainers:
             right = self.correct.get(slot, (0,) * len(totals))
             pairs = zip(right, totals, strict=True)
-            found += [SHARE_PARTS * r // t if t and slot != judge else None for r, t in pairs]
+            found += [SHARE_PARTS * r // t if t and (claims or slot != judge) else None for r, t in pairs]
         return found
 
 
 def read_sitting(text: Any) -> Sitting:
     """Read the row of a round; raises ValueError for anything that no writer leaves."""
-    values = read_object(text, "round", "percent", "classes", *LISTS)
+    values = read_object(text, "round", "percent", "classes", "own", "cap", *LISTS)
     for name in LISTS:
         if not isinstance(values[name], list):
             raise ValueError(f"{name} is no list")
         values[name] = tuple(values[name])
     spec.encode("uint64", values["round"])
-    for number in (values["percent"], values["classes"]):
+    for number in (values["percent"], values["classes"], values["own"]):
         spec.encode("uint8", number)
+    spec.encode("uint16", values["cap"])
     for name in LISTS[:3]:
         for slot in values[name]:
             spec.encode("uint32", slot)

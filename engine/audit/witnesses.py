@@ -41,10 +41,12 @@ def _check_shown(case: Case) -> Iterator[Told]:
 
 
 def checked_rounds(case: Case) -> list[int]:
-    """The rounds that a drawn hospital has computed again: one that has signed on, over their heads."""
+    """The rounds that a drawn hospital, or their leader, has computed again: one that has signed on, over their heads."""
     federation, found = case.federation, []
     for number, entry in sorted(case.rounds.items()):
         drawn = spec.drawn(entry.head, len(federation.hospitals), federation.checks)
+        if federation.checks and entry.sitting is not None and entry.sitting.leader is not None:
+            drawn.add(entry.sitting.leader)
         after = case.rounds.get(number + 1)
         signers = set(after.updates) if after is not None else set(case.results)
         if drawn & signers:

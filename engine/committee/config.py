@@ -26,10 +26,22 @@ class CommitteeConfig(Section):
     scores: Literal["classes", "beats"] = Field(
         "classes", description="an update's share of right predictions, of each class by itself or of all beats"
     )
+    measure: Literal["accuracy", "mae"] = Field(
+        "accuracy",
+        description="accuracy: share of right predictions; mae: 1 less the mean absolute error, the mean probability of the true class",
+    )
     percent: int = Field(
         50, ge=0, le=100, description="an update qualifies that has so many per cent of the best score of the round"
     )
     gate: bool = Field(False, description="only updates that qualify go into the model")
+    leader: bool = Field(
+        False,
+        description="whoever's update is found best, by itself and by others, leads the round (proof of training quality)",
+    )
+    own: int = Field(50, ge=1, le=100, description="leader: per cent that a hospital's claim of its own update weighs")
+    cap: int = Field(
+        500, ge=0, le=10_000, description="leader: how far from the others' median a claim counts, in parts of 10,000"
+    )
     hostile: Literal["honest", "lie"] = Field(
         "honest",
         description="how hospitals that attack judge: as others do, or all right for each other and nothing for the rest",
@@ -40,11 +52,21 @@ class CommitteeConfig(Section):
         if self.method == "none":
             return {"method": "none"}
         drawn = ("size", "election") if self.method == "drawn" else ()
-        return {key: getattr(self, key) for key in ("method", *drawn, "scores", "percent", "gate", "hostile")}
+        leads = ("own", "cap") if self.leader else ()
+        always = ("scores", "measure", "percent", "gate", "leader", *leads, "hostile")
+        return {key: getattr(self, key) for key in ("method", *drawn, *always)}
+
+    @property
+    def claims(self) -> tuple[int, int]:
+        """What a claim weighs, and how far it counts; 0 where nobody leads."""
+        return (self.own, self.cap) if self.leader else (0, 0)
 
     def clashes(self) -> Iterator[Mistake]:
         if self.gate and self.method == "none":
             yield Mistake("gate needs judges, but method is none; allowed: others, drawn", ["gate", "method"])
+        if self.leader and self.method != "others":
+            says = f"leader wants hospitals that score their own update, too; with method {self.method} none does; allowed: others"
+            yield Mistake(says, ["leader", "method"])
 
     def problem(self, hospitals: int) -> str:
         """Why so many hospitals cannot be judged like this; "" if they can."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.committee.config import CommitteeConfig
+from engine.committee.quality import leader
 from engine.committee.verdicts import column, qualified, scores
 from engine.errors import HospitalError
 from engine.messages import Asked, Column, Commitment, Judged, Pool, Sitting, Taken, Vote
@@ -44,12 +45,14 @@ class Committee:
         columns: dict[int, Column] = {}
         for judge, vote in votes.items():
             try:
-                columns[judge] = column(judge, vote, present)
+                columns[judge] = column(judge, vote, present, self.config.leader)
             except ValueError:
                 continue  # a judge that says what cannot be has said nothing
         found = scores(columns, present)
         absent = tuple(judge for judge in members if judge not in columns)
         good = qualified(found, self.config.percent, absent)
         kept = {judge: votes[judge] for judge in columns}
-        sitting = Sitting(members, committed, kept, columns, found, good, self.config.percent)
+        claims = self.config.claims
+        leads = leader(columns, good, *claims)
+        sitting = Sitting(members, committed, kept, columns, found, good, self.config.percent, claims, leads)
         return Judged({}, {}, sitting, frozenset(present) - good if self.config.gate else frozenset())

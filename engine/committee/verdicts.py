@@ -4,9 +4,9 @@ Committee consensus as in Li et al. 2020, "A Blockchain-based Decentralized Fede
 (arXiv 2004.00773), with scores of each class by itself: a good update of a hospital with a rare class scores low with judges that
 do not have the class, and would be turned away by a plain mean.
 
-    share      10,000 * right predictions // beats of the class at the judge; no share of a class that the judge has not, nor of
-               a judge's own update
-    of a class the lower median of the shares that the judges gave the update
+    share      10,000 * right predictions // beats of the class at the judge; no share of a class that the judge has not. With the
+               measure mae probabilities of the true class are added up in the place of right predictions
+    of a class the lower median of the shares that the judges gave the update, its own hospital left out
     score      the mean over the classes of which anybody gave it a share, rounded down; 0 without any
     qualified  100 * score >= percent * best score, score > 0, and its hospital owes no scores
 
@@ -21,8 +21,11 @@ from engine.messages import Column, Vote
 PARTS = 10_000
 
 
-def column(judge: int, vote: Vote, hospitals: Sequence[int]) -> dict[int, tuple[int | None, ...]]:
+def column(judge: int, vote: Vote, hospitals: Sequence[int], claims: bool = False) -> dict[int, tuple[int | None, ...]]:
     """A judge's shares of each update; what it left out counts as nothing right.
+
+    Args:
+        claims: whether it scores its own update, too; see `quality`.
 
     Raises:
         ValueError: it says something that no validation part can give.
@@ -34,7 +37,7 @@ def column(judge: int, vote: Vote, hospitals: Sequence[int]) -> dict[int, tuple[
     if (
         not totals
         or any(total < 0 for total in totals)
-        or judge in vote.correct
+        or (judge in vote.correct and not claims)
         or not vote.correct.keys() <= {*hospitals}
     ):
         raise ValueError(f"judge {judge} scores what it cannot score")
@@ -43,8 +46,10 @@ def column(judge: int, vote: Vote, hospitals: Sequence[int]) -> dict[int, tuple[
         right = vote.correct.get(hospital, (0,) * len(totals))
         if len(right) != len(totals) or any(not 0 <= r <= t for r, t in zip(right, totals, strict=True)):
             raise ValueError(f"judge {judge} found more right predictions than beats")
-        shares = (PARTS * r // t if t and hospital != judge else None for r, t in zip(right, totals, strict=True))
-        found[hospital] = tuple(shares)
+        unscored = hospital == judge and not claims
+        found[hospital] = tuple(
+            PARTS * r // t if t and not unscored else None for r, t in zip(right, totals, strict=True)
+        )
     return found
 
 
@@ -58,7 +63,7 @@ def median(values: Sequence[int]) -> int:
 
 
 def scores(columns: Mapping[int, Column], hospitals: Sequence[int]) -> dict[int, int]:
-    """Score of each update.
+    """Score of each update, from what others than its hospital say.
 
     Args:
         columns: by judge.
@@ -68,7 +73,7 @@ def scores(columns: Mapping[int, Column], hospitals: Sequence[int]) -> dict[int,
     """
     found = {}
     for hospital in hospitals:
-        by_class = zip(*(one[hospital] for one in columns.values()), strict=True)
+        by_class = zip(*(one[hospital] for judge, one in columns.items() if judge != hospital), strict=True)
         medians = [median(given) for shares in by_class if (given := [share for share in shares if share is not None])]
         found[hospital] = sum(medians) // len(medians) if medians else 0
     return found

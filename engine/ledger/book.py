@@ -421,9 +421,9 @@ class Book:
         """Write down another attempt."""
         return self._add(purpose, round, hash, raw, {})
 
-    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
-        """Write down what the chain answered."""
-        self._store.set_receipt(seq, receipt_to_json(receipt))
+    def set_receipt(self, seq: int, receipt: ChainReceipt | None) -> None:
+        """Write down what the chain answered; None where it has taken its answer back."""
+        self._store.set_receipt(seq, None if receipt is None else receipt_to_json(receipt))
         self._transactions[seq] = replace(self._transactions[seq], receipt=receipt)
         self._number(self._transactions[seq])
 

@@ -56,8 +56,8 @@ class Transactions(Protocol):
     def add_transaction(self, purpose: str, round: int, hash: bytes, raw: bytes) -> JournalTransaction:
         """Write down another attempt."""
 
-    def set_receipt(self, seq: int, receipt: ChainReceipt) -> None:
-        """Write down what the chain answered."""
+    def set_receipt(self, seq: int, receipt: ChainReceipt | None) -> None:
+        """Write down what the chain answered; None where it has taken its answer back."""
 
     def before(self, account: str, nonce: int) -> Iterator[JournalTransaction]:
         """Transactions of an account with smaller numbers, one for each number, from the greatest downwards."""
@@ -277,12 +277,20 @@ class _Delivery:
                 raise Refused(f"the contract refuses to {self._what}: {error}") from error
         if self._signed == ATTEMPTS:
             raise LedgerError(f"the chain refuses to {self._what}; {ATTEMPTS} attempts are in {self._journal.path}")
+        self._forget()
         with chain.turn(self._by):
             raw = chain.sign(to, self._content["data"], self._gas, by=self._by)
             self._signed += 1
             self._add(raw)
             self._send(raw)
         return True
+
+    def _forget(self) -> None:
+        """Take back what the chain said of attempts that it has no more: the content counts once, by the attempt that comes."""
+        for index, attempt in enumerate(self._attempts):
+            if attempt.receipt is not None and attempt.receipt.status == 1:
+                self._journal.set_receipt(attempt.seq, None)
+                self._attempts[index] = replace(attempt, receipt=None)
 
     def _lost(self, raw: bytes) -> Contradiction:
         return Contradiction(

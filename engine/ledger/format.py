@@ -5,7 +5,7 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "5"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "6"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
@@ -81,7 +81,7 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    5,
+    6,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
@@ -289,6 +289,7 @@ WEIGHTINGS = ("samples", "uniform", "none")
 
 # Of hospitals: reputation before the first verdict, and at most; verdicts in one word of the contract; a score of 1.
 BASE_REPUTATION, MAX_REPUTATION = 10, 100
+LEADER_REWARD = 100  # points of whoever leads a round, beside those of its update
 WORD = 16
 PARTS = 1_000_000
 

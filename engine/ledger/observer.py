@@ -108,8 +108,8 @@ class LedgerObserver:
         self.organisations = federation.organisations
         self._headers = list(opened.headers)
         self._decisions = opened.decisions
-        self._verdicts = dict(opened.verdicts)
-        self._standing = reputation.standing(self._verdicts.values())
+        self._found = dict(opened.found)
+        self._standing = reputation.standing(self._found.values())
         self.signing = Signing(
             federation.id,
             federation.config_hash,
@@ -173,7 +173,7 @@ class LedgerObserver:
         sat = record.judged.sitting
         if sat.scores and self._by_committee:
             judged = sitting.verdicts(sat, self._standing)
-        after = self._standing.after(judged.verdicts)
+        after = self._standing.after(judged.verdicts, sat.leader)
         remembered = {SERVER: server_digest(record.servers[1]), **clock_digest(record.asked.pace)}
         entry = RoundEntry(
             record.round,
@@ -241,10 +241,10 @@ class LedgerObserver:
                 f"{len(self._headers) - 1}"
             )
         del self._headers[known + 1 :]
-        self._standing = reputation.standing(v for round, v in self._verdicts.items() if round <= known)
+        self._standing = reputation.standing(one for round, one in self._found.items() if round <= known)
         for entry in entries:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
-            self._standing = self._standing.after(reputation.verdicts_in(entry.rows))
+            self._standing = self._standing.after(*reputation.found_in(entry.rows, sitting.leader_of))
         self._show_again(again)
         self._last = {}  # hospitals begin anew, too
         for rotation in self._rotations:
@@ -371,8 +371,7 @@ class LedgerObserver:
         self._headers.append(closed.header)
         self._last.update(dict.fromkeys(leaves, (entry.round, closed.tree)))
         sealed = self._ledger.submit(RunLedger.append, entry, closed)
-        judged = reputation.verdicts_in(entry.rows)
-        posted = [self._ledger.submit(_post_verdicts, entry.round)] if judged else []
+        posted = [self._ledger.submit(_post_verdicts, entry.round)] if entry.rows.get("scores") else []
         if entry.rows.get("sittings"):
             posted.append(self._ledger.submit(_judge, entry.round))
         self._open.append(_Submitted(entry, sealed, tuple(posted), self._ledger.submit(_receipts, entry.round)))

@@ -16,8 +16,10 @@ from safetensors.numpy import load_file
 
 from engine.encoding import canonical_json, hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.ledger.format import SERVER, ZERO, tensor_name
+from engine.ledger.format import COMMITTEE, SERVER, ZERO, tensor_name
 from engine.ledger.signing import recover_digest
+from engine.ledger.sitting import leader_of
+from engine.ledger.subjects.committee import said_from
 from engine.ledger.subjects.updates import (
     Header,
     ModelUpdate,
@@ -114,6 +116,19 @@ def remembered(shown: Shown, header: Header, domain: Domain, federation: bytes) 
     if annex_root(shown.digests[1]) != header.annex:
         raise LedgerError(f"{where}: the digests that are shown are not those under the head")
     return shown.digests[1].get(SERVER, ZERO)
+
+
+def led_by(shown: Shown, header: Header) -> int | None:
+    """The hospital that leads a round by what its committee said; None where nobody does.
+
+    Raises:
+        LedgerError: what is shown of the committee is not what the head commits to.
+    """
+    said = said_from(shown.sitting) if shown.sitting else None
+    digest = ZERO if said is None else said.digest
+    if annex_root(shown.digests[1]) != header.annex or digest != shown.digests[1].get(COMMITTEE, ZERO):
+        raise LedgerError(f"round {header.round}: what is shown of its committee is not what the head commits to")
+    return leader_of(shown.sitting)
 
 
 def weighed(

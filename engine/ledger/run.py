@@ -22,6 +22,7 @@ from engine.ledger.chain.contracts import deploy_data
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
+from engine.ledger.sitting import leader_of
 from engine.ledger.store import read_meta, read_only
 from engine.ledger.subjects.closing import Closing
 from engine.ledger.subjects.committee import Committees
@@ -33,7 +34,7 @@ from engine.ledger.subjects.registry import (
     federation_from_json,
     federation_to_json,
 )
-from engine.ledger.subjects.reputation import Reputation, Verdicts
+from engine.ledger.subjects.reputation import Found, Reputation
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Rounds, Seal
 from engine.ledger.subjects.synthetic import Synthetic
 from engine.ledger.subjects.updates import Header
@@ -50,7 +51,7 @@ class Opened:
         holders: for each slot every account that has held it.
         headers: of all rounds so far, the opening of the federation (round 0) first.
         decisions: hash chain of the decisions on synthetic data.
-        verdicts: round -> verdicts, of the rounds that have some.
+        found: round -> what moves reputations, of the rounds that have verdicts.
     """
 
     domain: Domain
@@ -58,7 +59,7 @@ class Opened:
     holders: tuple[tuple[str, ...], ...]
     headers: tuple[Header, ...]
     decisions: bytes
-    verdicts: Mapping[int, tuple[Verdicts, ...]]
+    found: Mapping[int, Found]
 
 
 class RunLedger:
@@ -97,7 +98,7 @@ class RunLedger:
             self.rounds = Rounds(book, self.registry, config.deadline, most_stale)
             self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
-            self.reputation = Reputation(book, self.registry, self.rounds)
+            self.reputation = Reputation(book, self.registry, self.rounds, leader_of)
             self.committees = Committees(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
             if not book.is_new:
@@ -120,9 +121,9 @@ class RunLedger:
 
     def opened(self) -> Opened:
         """Return what hospitals and loop must know to begin or to go on."""
-        headers, verdicts = tuple(self.rounds.headers), self.reputation.verdicts()
+        headers, found = tuple(self.rounds.headers), self.reputation.found()
         who = (self.book.chain.sender, self.registry.holders())
-        return Opened(self.domain, *who, headers, self.synthetic.decisions, verdicts)
+        return Opened(self.domain, *who, headers, self.synthetic.decisions, found)
 
     def append(self, entry: RoundEntry, closed: Closed | None = None) -> Seal:
         """As `Rounds.append`; the time that it takes is summed up."""
@@ -167,13 +168,16 @@ class RunLedger:
         }
 
     def checked(self) -> list[int]:
-        """Return the rounds that a drawn hospital has computed again: one that has signed on, over their heads."""
+        """Return the rounds that a drawn hospital, or their leader, has computed again: one that has signed on, over their heads."""
         federation, last = self._federation, len(self.rounds.seals)
         signers: dict[int, set[int]] = {last + 1: set(self.closing.results())}
         for row in self.book.store.rows("updates"):
             signers.setdefault(row["round"], set()).add(row["slot"])
         headers = self.rounds.headers[1 : last + 1]
         wanted = {h.round: drawn(h.head, len(federation.hospitals), federation.checks) for h in headers}
+        for row in self.book.store.rows("sittings") if federation.checks else ():
+            leader = leader_of(row["sitting"])
+            wanted[row["round"]] |= frozenset() if leader is None else {leader}
         return [round for round, slots in wanted.items() if slots & signers.get(round + 1, set())]
 
     def _finality(self) -> dict[str, Any]:

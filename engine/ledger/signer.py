@@ -15,7 +15,7 @@ import numpy as np
 from engine.encoding import hexed
 from engine.errors import LedgerError
 from engine.ledger.keystore import load_key
-from engine.ledger.recount import Shown, Weighed, drawn, remembered, server_digest, weighed
+from engine.ledger.recount import Shown, Weighed, drawn, led_by, remembered, server_digest, weighed
 from engine.ledger.signing import (
     SALT_METRICS,
     SALT_PRIVACY,
@@ -171,9 +171,16 @@ class Signer:
         return last is not None and (last.round, last.parent_head) == (header.round + 1, header.head)
 
     def is_drawn(self, notice: Notice) -> bool:
-        """Whether this hospital must compute the last round again before it signs."""
-        header = notice.headers[-1]
-        return header.round > 0 and self._slot in _drawn(header.head, self._signing.slots, self._signing.checks)
+        """Whether this hospital must compute the last round again before it signs: it is drawn to, or leads that round.
+
+        Raises:
+            LedgerError: what is shown of the round's committee is not what the head commits to.
+        """
+        header, checks = notice.headers[-1], self._signing.checks
+        if header.round == 0 or not checks:
+            return False
+        leads = notice.shown is not None and led_by(notice.shown, header) == self._slot
+        return leads or self._slot in _drawn(header.head, self._signing.slots, checks)
 
     def weighed(self, notice: Notice, layout: Layout) -> list[Weighed]:
         """The updates of the last round as they are shown, checked against the signatures and the head; see `recount`.

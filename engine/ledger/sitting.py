@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from engine.committee import verdicts as judging
+from engine.committee.quality import leader
+from engine.committee.verdicts import qualified, scores
 from engine.encoding import canonical_json
 from engine.ledger.format import COMMITTEE
 from engine.ledger.store import Rows
 from engine.ledger.subjects import reputation
-from engine.ledger.subjects.committee import Said
+from engine.ledger.subjects.committee import Said, said_from
 from engine.messages import Sitting, Update, Vote
 
 
@@ -19,7 +20,7 @@ def said_of(round: int, sitting: Sitting) -> Said | None:
     rows = [sitting.columns[judge][trainer] for judge in judges for trainer in trainers]
     absent = tuple(judge for judge in sitting.members if judge not in sitting.columns)
     shares = tuple(share for row in rows for share in row)
-    return Said(round, sitting.percent, len(rows[0]) if rows else 0, judges, absent, trainers, shares)
+    return Said(round, sitting.percent, len(rows[0]) if rows else 0, *sitting.claims, judges, absent, trainers, shares)
 
 
 def rows(round: int, sitting: Sitting) -> Rows:
@@ -47,10 +48,20 @@ def digests(round: int, sitting: Sitting) -> dict[str, bytes]:
     return {} if said is None else {COMMITTEE: said.digest}
 
 
+def good_of(said: Said) -> frozenset[int]:
+    """Hospitals whose updates qualify, by what their committee said."""
+    return qualified(scores(said.columns, said.trainers), said.percent, said.absent)
+
+
+def leader_of(text: str) -> int | None:
+    """The hospital that leads a round by what is written down of its committee; None where nobody does."""
+    said = said_from(text) if text else None
+    return None if said is None else leader(said.columns, good_of(said), said.own, said.cap)
+
+
 def counted(updates: Sequence[Update], said: Said) -> list[Update]:
     """The updates that went into the model of a gated round, by what its committee said."""
-    scores = judging.scores(said.columns, said.trainers)
-    good = judging.qualified(scores, said.percent, said.absent)
+    good = good_of(said)
     return [update for update in updates if update.hospital in good]
 
 

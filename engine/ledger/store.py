@@ -116,8 +116,8 @@ class Store:
             self.connection.execute("VACUUM")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def set_receipt(self, seq: int, receipt: str) -> None:
-        """Write what the chain answered to a transaction."""
+    def set_receipt(self, seq: int, receipt: str | None) -> None:
+        """Write what the chain answered to a transaction; None: nothing that it still says."""
         with storage(self.path), self.connection as connection:
             connection.execute("UPDATE transactions SET receipt = ? WHERE seq = ?", (receipt, seq))
 

@@ -134,7 +134,8 @@ def with_key(key: str, value: Any) -> RunConfig:
     if key.startswith("clock.") and key != "clock.fleet":
         values["clock"]["fleet"] = "listed" if key == "clock.devices" else "stragglers"
     if key.startswith("committee.") and key != "committee.method":
-        values["committee"] |= {"method": "drawn"}
+        led = key in ("committee.leader", "committee.own", "committee.cap")
+        values["committee"] |= {"method": "others", "leader": True} if led else {"method": "drawn"}
     for own in OWN_KEYS:
         if key == f"{own.partition('.')[0]}.parameters":
             values[own.partition(".")[0]][own.partition(".")[2]] = OWN

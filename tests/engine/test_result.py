@@ -170,7 +170,19 @@ def test_scores_of_hospitals_without_beats_are_none():
 
 def may_be_absent(path: tuple[str | int, ...]) -> bool:
     """An item of a list, an entry of a mapping with free keys, or a field that does not apply to every run."""
-    everywhere = {"synthesis", "hostile", "closing", "privacy", "committee", "backdoor", "clock", "virtual"}
+    everywhere = {
+        "synthesis",
+        "hostile",
+        "closing",
+        "privacy",
+        "committee",
+        "backdoor",
+        "clock",
+        "virtual",
+        "leader",
+        "target_seconds",
+        "target_joules",
+    }
     optional = everywhere | ({"hospitals"} if path[0] == "ledger" else set())
     return isinstance(path[-1], int) or path[-1] == "N" or path[-1] in optional
 

@@ -4,9 +4,10 @@ An account at a provider is named in the address itself: as user and password, a
 settings hold scheme, host and port at most; an address with more stands in an environment variable, and `env:NAME` in its place.
 """
 
+import base64
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from engine.errors import LedgerError
 
@@ -61,11 +62,17 @@ def origin(url: str) -> str:
 
 
 def hidden(text: str, url: str) -> str:
-    """A text of the node's, in one line, without what the address has beyond host and port."""
+    """A text of the node's, in one line of printable signs, without what the address has beyond host and port."""
     parts = urlsplit(url)
     values = [value for pair in parts.query.split("&") for value in pair.split("=")[1:]]
     secrets = {parts.path, parts.query, parts.username, parts.password, *parts.path.split("/"), *values}
-    known = {form for secret in secrets if secret for form in (secret, unquote(secret)) if len(form) >= _SHORTEST}
+    plain = {unquote(secret) for secret in secrets if secret}
+    known = {form for secret in plain for form in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret))}
+    known |= {secret for secret in secrets if secret}
+    if parts.username is not None:  # as the header has them
+        both = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        known.add(base64.b64encode(both.encode()).decode())
+    known = {form for form in known if len(form) >= _SHORTEST}
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, "...")
-    return " ".join(text.split())[:300]
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))[:300]

@@ -5,15 +5,13 @@ connection breaks, a status such as 429 or 502, a node that limits, that is behi
 pass is said at once: a revert, a refusal, a status such as 401, a certificate that is not trusted.
 """
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from requests import PreparedRequest, Response, Session
-from requests.adapters import HTTPAdapter
+from requests import Session
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import ConnectTimeout, InvalidJSONError, RequestException, SSLError, Timeout
 from urllib3.exceptions import HTTPError
@@ -21,14 +19,12 @@ from web3 import HTTPProvider
 from web3.exceptions import Web3Exception
 
 from engine.clock import Clock
-from engine.encoding import require_shallow
 from engine.ledger.chain.address import hidden, origin
 from engine.ledger.chain.base import ContractRevert, NodeRefuses, NodeUnreachable
 from engine.ledger.chain.contracts import explain_revert
+from engine.ledger.chain.transport import Bounded, Status, Unfit
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between two tries; each doubles the one before
-LONGEST = 16 * 2**20  # bytes of an answer
-_CONNECT, _READ, _LEAST = 5.0, 15.0, 0.5  # seconds for one try, and what it has at least when time is nearly up
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 _OVERRULING = {401, 403, 407, 429}  # whatever is in the body
 
@@ -73,13 +69,14 @@ class Node:
         self.name = origin(url)
         self._until = float("inf")
         session = Session()
+        session.headers["Accept-Encoding"] = "identity"
         parts = urlsplit(url)
         if parts.username is not None:
             # in UTF-8, which requests does for bytes only
             both = (unquote(text or "").encode() for text in (parts.username, parts.password))
             session.auth = HTTPBasicAuth(*both)
             url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
-        self._adapter = _Bounded()
+        self._adapter = Bounded()
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
         self._provider: Any = HTTPProvider(
@@ -127,11 +124,13 @@ class Node:
         self._adapter.close()
 
     def _once(self, method: str, params: tuple[Any, ...], read: Callable[[Any], T], seconds: float) -> T:
-        answer = self._answer(method, params, max(seconds, _LEAST))
+        answer = self._answer(method, params, seconds)
         if not isinstance(answer, dict):
             raise _Passing(f"expected a JSON object, found {self._shown(answer)}")
         if answer.get("error") is not None:
             self._refuse(method, answer["error"])
+        if answer.get("id") is not None and str(answer["id"]) != str(self._adapter.asked):
+            raise _Passing("an answer to another question")
         if "result" not in answer:
             raise _Passing("expected a result, found none")
         try:
@@ -144,7 +143,7 @@ class Node:
         self._adapter.until, self._adapter.clock = self._clock.now() + seconds, self._clock
         try:
             return self._provider.make_request(method, list(params))
-        except _Status as status:
+        except Status as status:
             return self._of_status(method, status)
         except SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -164,9 +163,9 @@ class Node:
         except ValueError:
             raise _Passing("the answer is not JSON") from None
 
-    def _of_status(self, method: str, status: "_Status") -> Any:
+    def _of_status(self, method: str, status: Status) -> Any:
         """The answer that came with a status of HTTP: some nodes send a refusal of theirs with one."""
-        said = f"HTTP {status.code} {status.reason}".strip()
+        said = f"HTTP {status.code} {hidden(status.reason, self._url)}".strip()
         if status.code not in _OVERRULING:
             try:
                 answer = self._provider.decode_rpc_response(status.body)
@@ -177,7 +176,8 @@ class Node:
         if status.code in _PASSING:
             raise _Passing(said, status.after)
         if 300 <= status.code < 400:
-            where = f" to {origin(status.location)}" if origin(status.location) else ""
+            place = hidden(origin(status.location), self._url)
+            where = f" to {place}" if place else ""
             raise NodeRefuses(f"{self.name} is not where the node is: it sends everybody on{where} ({said})")
         hint = "; its address in env:NAME holds the credentials, if it wants some" if status.code in (401, 403) else ""
         raise NodeRefuses(f"the node at {self.name} refuses {method}: {said}{hint}")
@@ -188,7 +188,7 @@ class Node:
         said = problem.get("message", problem) if isinstance(problem, dict) else problem
         text, data = hidden(str(said), self._url), _revert_data(problem)
         if method == "eth_call" and (data is not None or _REVERT_WORDS.search(text)):
-            raise ContractRevert(explain_revert(data) if data else text)
+            raise ContractRevert(hidden(explain_revert(data), self._url) if data else text)
         lasting = _LASTING_WORDS.search(text) or _REVERT_WORDS.search(text)
         if not lasting and (code in _PASSING_CODES or _PASSING_WORDS.search(text)):
             raise _Passing(text)
@@ -197,46 +197,6 @@ class Node:
     def _shown(self, value: Any) -> str:
         text = "nothing" if value is None else hidden(repr(value), self._url)
         return text if len(text) <= 60 else text[:57] + "..."
-
-
-class _Status(Exception):
-    """An answer with a status of HTTP that is no success."""
-
-    def __init__(self, response: Response, body: bytes) -> None:
-        super().__init__(response.status_code)
-        self.code, self.reason, self.body = response.status_code, str(response.reason or "")[:60], body
-        self.location = response.headers.get("Location", "")
-        after = response.headers.get("Retry-After", "")
-        self.after = float(after) if after.isdigit() else 0.0
-
-
-class _Bounded(HTTPAdapter):
-    """Reads answers of at most `LONGEST` bytes, and not longer than until a moment, however slowly they come."""
-
-    until: float
-    clock: Clock
-
-    def send(self, request: PreparedRequest, *args: Any, **named: Any) -> Response:
-        left = max(self.until - self.clock.now(), _LEAST)
-        named |= {"stream": True, "timeout": (min(_CONNECT, left), min(_READ, left))}
-        response = super().send(request, **named)
-        body = bytearray()
-        while part := response.raw.read1(65536, decode_content=True):
-            body += part
-            if len(body) > LONGEST:
-                response.close()
-                raise OSError(f"an answer of more than {LONGEST} bytes")
-            if self.clock.now() > self.until:
-                response.close()
-                raise Timeout
-        try:
-            require_shallow(body.decode("utf-8", "replace"))
-        except ValueError as error:
-            raise InvalidJSONError(str(error)) from None
-        if not response.ok or response.is_redirect:
-            raise _Status(response, bytes(body))
-        response.raw = io.BytesIO(body)
-        return response
 
 
 def _network(error: BaseException) -> str:
@@ -254,7 +214,7 @@ def _network(error: BaseException) -> str:
             return "the connection broke"
         if names[-1] in ("gaierror", "NameResolutionError"):
             return "no host of this name"
-        if type(seen) is OSError and seen.args and "an answer of" in str(seen):
+        if isinstance(seen, Unfit):
             return str(seen)
         inner = next((a for a in getattr(seen, "args", ()) if isinstance(a, BaseException)), None)
         seen = getattr(inner, "reason", inner) or seen.__cause__ or seen.__context__

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
@@ -23,6 +23,7 @@ from engine.ledger.chain.base import (
     FeeTooLow,
     Log,
     NodeRefuses,
+    NodeUnreachable,
     NonceProblem,
     Whereabouts,
 )
@@ -30,11 +31,9 @@ from engine.ledger.chain.transactions import decode_transaction, require_chain_i
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import checksum_address
 
-if TYPE_CHECKING:
-    pass
-
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 FIRST_ANSWER = 20.0  # seconds for a node that has never answered: its address may be wrong
+_OLD_STATE = 2.0  # seconds for a question about an earlier block, which a node may have forgotten
 
 # Copies no bytes from 0 to 0: an instruction that came with Cancun.
 _MCOPY = bytes.fromhex("6000600060005e00")
@@ -170,25 +169,27 @@ class RpcChain:
             raise
 
     def receipt(self, transaction: bytes) -> ChainReceipt | None:
-        found = self._ask("eth_getTransactionReceipt", hexed(transaction), read=_mined("status", "gasUsed"))
-        if found is None:
+        found = self._receipt(transaction)
+        if found is None or self._met_nothing(found):
             return None
         if self._confirmations:
-            depth = self._ask("eth_blockNumber", read=_quantity) - found["blockNumber"]
+            depth = self._ask("eth_blockNumber", read=_quantity) - found.block
             if depth < self._confirmations:
                 return None
-        return ChainReceipt(hexed(transaction), found["status"], found["gasUsed"])
+        return ChainReceipt(hexed(transaction), found.status, found.gas)
 
     def logs(self, transaction: bytes) -> tuple[Log, ...]:
-        return self._ask("eth_getTransactionReceipt", hexed(transaction), read=_logs)
+        found = self._receipt(transaction)
+        return found.logs if found is not None else ()
 
     def where(self, raw: bytes) -> Whereabouts:
         nonce, account = decode_transaction(raw)["nonce"], sender_of(raw)
         used, queued = self._count("latest", account), self._count("pending", account)
         # Last, so that a block in between does not make a transaction look displaced by itself.
-        found = self._ask("eth_getTransactionByHash", hexed(keccak(raw)), read=_known)
+        found = self._ask("eth_getTransactionByHash", hexed(keccak(raw)), read=_of(keccak(raw), "hash", _known))
         if found == "mined":
-            return "mined"
+            mined = self._receipt(keccak(raw))
+            return "displaced" if mined is not None and self._met_nothing(mined) else "mined"
         if used > nonce:
             return "displaced"
         if queued < nonce:
@@ -225,6 +226,24 @@ class RpcChain:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
+
+    def _receipt(self, transaction: bytes) -> "_Receipt | None":
+        read = _of(transaction, "transactionHash", _receipt)
+        return self._ask("eth_getTransactionReceipt", hexed(transaction), read=read)
+
+    def _met_nothing(self, found: "_Receipt") -> bool:
+        """Whether a call went to an address without a contract, where all calls succeed: its number was used for nothing.
+
+        The functions of our contracts say what they did. One that found it done, as a role may be given twice, ran in a
+        contract of an earlier block. Where a node does not know that block any more, to send again does no harm.
+        """
+        if found.to is None or found.logs or found.status != 1:
+            return False
+        try:
+            with self.within(_OLD_STATE):
+                return not self._ask("eth_getCode", found.to, hex(max(found.block - 1, 0)), read=_data)
+        except (NodeRefuses, NodeUnreachable):
+            return True
 
     def _count(self, block: str, account: str) -> int:
         """Number of transactions of an account, which is the next nonce; "pending" counts the pool's as well."""
@@ -281,6 +300,17 @@ def _block(value: Any) -> dict[str, int | None]:
     return found | {"baseFeePerGas": None if base is None else _numbers(value, "baseFeePerGas")["baseFeePerGas"]}
 
 
+def _of(transaction: bytes, name: str, read: Callable[[Any], T]) -> Callable[[Any], T]:
+    """What is about this transaction by its own word, and not about another one."""
+
+    def checked(value: Any) -> T:
+        if isinstance(value, dict) and str(value.get(name, hexed(transaction))).lower() != hexed(transaction):
+            raise ValueError(f"what is about transaction {hexed(transaction)}")
+        return read(value)
+
+    return checked
+
+
 def _known(value: Any) -> Whereabouts:
     """What became of a transaction that is asked for by its hash."""
     if value is None:
@@ -290,25 +320,31 @@ def _known(value: Any) -> Whereabouts:
     return "pending" if value.get("blockNumber") is None else "mined"
 
 
-def _mined(*names: str) -> Callable[[Any], dict[str, int] | None]:
-    """These numbers of a receipt, and its block; None of a transaction that is in none."""
+class _Receipt(NamedTuple):
+    """Of a transaction in a block; `to` is None where it creates a contract."""
 
-    def read(value: Any) -> dict[str, int] | None:
-        if value is None or (isinstance(value, dict) and value.get("blockNumber", "") is None):
-            return None
-        return _numbers(value, "blockNumber", *names)
+    block: int
+    status: int
+    gas: int
+    to: str | None
+    logs: tuple[Log, ...]
 
-    return read
 
-
-def _logs(value: Any) -> tuple[Log, ...]:
+def _receipt(value: Any) -> _Receipt | None:
+    """A receipt; None of a transaction that is in no block."""
+    if value is None or (isinstance(value, dict) and value.get("blockNumber", "") is None):
+        return None
+    numbers = _numbers(value, "blockNumber", "status", "gasUsed")
     try:
-        return tuple(
+        logs = tuple(
             Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))
-            for one in (value or {}).get("logs", ())
+            for one in value["logs"]
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("a receipt with logs") from None
+        to = value.get("to")
+        to = None if to is None else checksum_address(unhexed(to))
+    except (AttributeError, KeyError, TypeError, ValueError, LedgerError):
+        raise ValueError("a receipt with its address and logs") from None
+    return _Receipt(numbers["blockNumber"], numbers["status"], numbers["gasUsed"], to, logs)
 
 
 def _numbers(value: Any, *names: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ the others' scores were fixed. The verdicts that follow are in `engine/committee
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.encoding import canonical_json, hexed, json_hash, keccak, read_json
 from engine.errors import LedgerError
@@ -74,12 +74,16 @@ class Said(NamedTuple):
     """A sitting as the CommitteeLedger takes it; shares in parts of 10,000 by judge, trainer and class, None where there is none.
 
     Attributes:
+        own, cap: per cent that a hospital's claim of its own update weighs in who leads, and how far from the others it counts; 0 where
+            nobody leads.
         judges, absent: who revealed scores, and who owed them.
     """
 
     round: int
     percent: int
     classes: int
+    own: int
+    cap: int
     judges: tuple[int, ...]
     absent: tuple[int, ...]
     trainers: tuple[int, ...]
@@ -96,8 +100,23 @@ class Said(NamedTuple):
     def digest(self) -> bytes:
         """As the annex of the round names it."""
         sizes = (len(self.judges), len(self.absent), len(self.trainers))
-        head = (self.round, self.percent, self.classes, *sizes, *self.judges, *self.absent, *self.trainers)
+        head = (
+            self.round,
+            self.percent,
+            self.classes,
+            self.own,
+            self.cap,
+            *sizes,
+            *self.judges,
+            *self.absent,
+            *self.trainers,
+        )
         return keccak(b"".join(map(word, head)) + b"".join(self.words))
+
+    @property
+    def abi(self) -> tuple[Any, ...]:
+        """As an argument of the contract."""
+        return (*self[:-1], self.words)
 
     @property
     def columns(self) -> dict[int, dict[int, tuple[int | None, ...]]]:
@@ -152,23 +171,28 @@ class Committees:
         """
         said = said_from(self.sitting(round))
         found = self._rounds.digests(round)
-        values = (said.round, said.percent, said.classes, said.judges, said.absent, said.trainers, said.words)
-        arguments = (self._federation.id, self._rounds.sealed(round).abi, values, annex_path(found, COMMITTEE))
+        arguments = (self._federation.id, self._rounds.sealed(round).abi, said.abi, annex_path(found, COMMITTEE))
         data = call_data("judgeRound", *arguments, contract="CommitteeLedger")
         self._book.send(Call("judge", round, self.contract, data))
 
 
-def require_said(round: int, text: str, named: Mapping[str, bytes], percent: int) -> Said:
+def require_said(
+    round: int, text: str, named: Mapping[str, bytes], percent: int, claims: tuple[int, int] = (0, 0)
+) -> Said:
     """What a committee said, as a hospital is shown it.
 
     Args:
         named: digests of the round that its head commits to.
-        percent: of the best score, as the configuration has it.
+        percent, claims: as the configuration has them.
 
     Raises:
         LedgerError: it is not what the head commits to.
     """
     said = said_from(text)
-    if said.digest != named.get(COMMITTEE, ZERO) or (said.round, said.percent) != (round, percent):
+    if said.digest != named.get(COMMITTEE, ZERO) or (said.round, said.percent, said.own, said.cap) != (
+        round,
+        percent,
+        *claims,
+    ):
         raise LedgerError(f"round {round}: what is shown of its committee is not what the head commits to")
     return said

@@ -159,8 +159,12 @@ class Books:
         """Take a request under the version of the policy that is in force; None for the last.
 
         Raises:
-            LedgerError: it was made already, or asks for nothing.
+            LedgerError: it was made already, asks for nothing, or names a version of the policy that is still to come.
         """
+        if request.policy_version > len(self.policies):
+            raise LedgerError(
+                f"request {hexed(id)} names version {request.policy_version} of {len(self.policies)} policies"
+            )
         if id in self.requests:
             raise LedgerError(f"request {hexed(id)} was made already")
         if request.quantity < 1:

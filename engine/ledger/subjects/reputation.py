@@ -8,15 +8,15 @@ scored by the other hospitals of the round on their own validation beats, and th
     (13, 11, 0)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.encoding import hexed, json_hash, keccak
 from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data, deploy_data
-from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
+from engine.ledger.format import BASE_REPUTATION, LEADER_REWARD, MAX_REPUTATION, PARTS, REWARDS, SCORES, WORD
 from engine.ledger.signing import require_signer
 from engine.ledger.store import Rows
 from engine.ledger.subjects.registry import Registry
@@ -148,11 +148,6 @@ class Judged:
         return paired_levels([*leaves, _peers_leaf(round, self.peers)] if self.peers else leaves)
 
 
-def verdicts_in(rows: Rows) -> tuple[Verdicts, ...]:
-    """The verdicts in what is written down with a round."""
-    return tuple(record_from_json(Verdicts, text) for _, text in rows.get("scores", ()))
-
-
 @dataclass(frozen=True)
 class Standing:
     """Where hospitals stand after a round, by slot: reputation (`BASE_REPUTATION` if not named), cumulative reward."""
@@ -164,13 +159,14 @@ class Standing:
         """The mean reputation of a round's participants before it, rounded down."""
         return sum(self.reputations.get(slot, BASE_REPUTATION) for slot in participants) // len(participants)
 
-    def after(self, verdicts: Sequence[Verdicts]) -> "Standing":
-        """After a round with these verdicts: an accepted update earns its hospital's reputation in points."""
+    def after(self, verdicts: Sequence[Verdicts], leader: int | None = None) -> "Standing":
+        """After a round with these verdicts: an accepted update earns its hospital's reputation in points, and `LEADER_REWARD` who leads."""
         if not verdicts:
             return self
         accepted, level = accepted_of(verdicts), verdicts[0].threshold
         held = {s: step(self.reputations.get(s, BASE_REPUTATION), good, level) for s, good in accepted.items()}
-        gains = {slot: self.rewards.get(slot, 0) + held[slot] for slot, good in accepted.items() if good}
+        extra = {} if leader is None else {leader: LEADER_REWARD}
+        gains = {s: self.rewards.get(s, 0) + held[s] + extra.get(s, 0) for s, good in accepted.items() if good}
         return Standing({**self.reputations, **held}, {**self.rewards, **gains})
 
     def tree(self) -> Levels:
@@ -178,11 +174,24 @@ class Standing:
         return paired_levels([_reward_leaf(slot, self.rewards[slot]) for slot in sorted(self.rewards)])
 
 
-def standing(rounds: Iterable[Sequence[Verdicts]]) -> Standing:
-    """Where hospitals stand after the verdicts of these rounds, in their order."""
+class Found(NamedTuple):
+    """What moves reputations and rewards in a round: verdicts, and the hospital that leads it, None without one."""
+
+    verdicts: tuple[Verdicts, ...] = ()
+    leader: int | None = None
+
+
+def found_in(rows: Rows, leader_of: Callable[[str], int | None]) -> Found:
+    """What moves them, in what is written down with a round."""
+    verdicts = tuple(record_from_json(Verdicts, row[1]) for row in rows.get("scores", ()))
+    return Found(verdicts, next((leader_of(row[1]) for row in rows.get("sittings", ())), None))
+
+
+def standing(rounds: Iterable[Found]) -> Standing:
+    """Where hospitals stand after these rounds, in their order."""
     found = Standing()
     for one in rounds:
-        found = found.after(one)
+        found = found.after(*one)
     return found
 
 
@@ -255,8 +264,12 @@ def _reward_leaf(slot: int, cumulative: int) -> bytes:
 class Reputation:
     """Verdicts, reputations and rewards of an open federation."""
 
-    def __init__(self, book: Book, registry: Registry, rounds: Rounds) -> None:
-        self._book, self._registry, self._rounds = book, registry, rounds
+    def __init__(self, book: Book, registry: Registry, rounds: Rounds, leader_of: Callable[[str], int | None]) -> None:
+        """
+        Args:
+            leader_of: the hospital that leads a round by what is written down of its committee.
+        """
+        self._book, self._registry, self._rounds, self._leader_of = book, registry, rounds, leader_of
         self._federation = registry.federation
 
     @property
@@ -275,17 +288,19 @@ class Reputation:
             {row["slot"]: row["signature"] for row in self._book.store.rows("judges", round=round)},
         )
 
-    def verdicts(self) -> dict[int, tuple[Verdicts, ...]]:
-        """Return the verdicts of all rounds that have some, in their order."""
-        found: dict[int, tuple[Verdicts, ...]] = {}
+    def found(self) -> dict[int, Found]:
+        """Return what moves reputations and rewards, of all rounds that have verdicts, in their order."""
+        leaders = {row["round"]: self._leader_of(row["sitting"]) for row in self._book.store.rows("sittings")}
+        found: dict[int, Found] = {}
         for row in self._book.store.rows("scores"):
-            found[row["round"]] = (*found.get(row["round"], ()), record_from_json(Verdicts, row["verdicts"]))
+            round, one = row["round"], record_from_json(Verdicts, row["verdicts"])
+            found[round] = Found((*found.get(round, Found()).verdicts, one), leaders.get(round))
         return found
 
     def standing(self, round: int | None = None) -> Standing:
         """Where hospitals stand after a round, by default the last sealed one."""
         last = len(self._rounds.seals) if round is None else round
-        return standing(verdicts for number, verdicts in self.verdicts().items() if number <= last)
+        return standing(one for number, one in self.found().items() if number <= last)
 
     def update(self, round: int) -> None:
         """Send the verdicts of a sealed round to the contract, one transaction for 16 hospitals.

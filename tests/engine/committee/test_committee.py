@@ -54,7 +54,7 @@ def test_committees_are_whole_never_outsiders_and_the_audit_draws_the_same(data)
         shares = data.draw(st.lists(st.integers(0, 10), min_size=len(trainers), max_size=len(trainers)))
         absent = data.draw(st.sampled_from([(), judges[:1]]))
         there = tuple(j for j in judges if j not in absent)
-        same = sittings.Sitting(round - 1, 50, 1, there, absent, tuple(trainers), tuple(shares) * len(there))
+        same = sittings.Sitting(round - 1, 50, 1, 0, 0, there, absent, tuple(trainers), tuple(shares) * len(there))
         before = row(same.scores, sorted(same.qualified), judges, absent)
         judges = seated(MODEL, round, candidates, size, election, before)
         assert len(judges) == size

@@ -13,6 +13,7 @@ from reference import Interrupted, StopAfter, numbers
 from engine.audit import committee as check
 from engine.audit.report import Verdict
 from engine.experiment import Place, run
+from engine.ledger.format import LEADER_REWARD
 from engine.result import Result
 from sweeps.verdicts import verdicts_of
 
@@ -84,6 +85,69 @@ def test_a_committee_without_a_gate_changes_no_bit(tiny_config, tmp_path: Path):
     judged, plain = (run(tiny_config(**few, **other), tmp_path / str(len(other))) for other in (OTHERS, {}))
     assert judged.model_hash == plain.model_hash
     assert (judged.rounds[1].committee is None, plain.rounds[1].committee is None) == (False, True)
+
+
+LED = {**OTHERS, "committee.leader": True, "committee.measure": "mae", "ledger.checks": 1}
+
+
+@pytest.fixture(scope="module")
+def led(tiny_config, tmp_path_factory) -> Path:
+    """A run whose rounds are led by whose update was found best."""
+    folder = tmp_path_factory.mktemp("led") / "run"
+    run(tiny_config(**FIVE, **LEDGER, **LED), folder)
+    return folder
+
+
+def test_a_round_is_led_by_a_hospital_that_its_audit_finds_too_and_that_earns_more(led: Path):
+    report, result = audit(led), Result.read(led)
+    assert report.findings == []
+    assert report.verdict is Verdict.CLEAN
+    leaders = [row.committee.leader for row in result.rounds if row.committee is not None]
+    assert len(leaders) == 3
+    assert all(leader is not None for leader in leaders)
+    assert result.ledger is not None
+    assert result.ledger.checked == 3
+    assert result.ledger.hospitals is not None
+    rewards = {one.id: one.reward for one in result.ledger.hospitals}
+    # an update that always qualifies earns 11 + 12 + 13, and each led round a hundred
+    assert {h: rewards[h] - LEADER_REWARD * leaders.count(h) for h in rewards}[leaders[0]] <= 36
+    assert sum(rewards.values()) > LEADER_REWARD * 3
+
+
+def test_a_led_run_goes_on_bit_for_bit(led: Path, tiny_config, tmp_path: Path):
+    config = tiny_config(**FIVE, **LEDGER, **LED)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, Place(observers=(StopAfter(2),)))
+    assert numbers(run(config, tmp_path), tmp_path) == numbers(Result.read(led), led)
+    assert audit(tmp_path).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE sittings SET sitting = json_set(sitting, '$.cap', 9999) WHERE round = 2", ("committee", "cap")),
+        ("UPDATE sittings SET sitting = json_set(sitting, '$.own', 100) WHERE round = 2", ("committee", "own")),
+        (
+            "UPDATE annexes SET digest = zeroblob(31) || x'01' WHERE name = 'rewards' AND round = 2",
+            ("annex", "rewards"),
+        ),
+    ],
+    ids=["cap", "own", "rewards"],
+)
+def test_a_change_of_who_leads_is_found(led: Path, tmp_path: Path, statement: str, named: tuple[str, str]):
+    folder = Path(shutil.copytree(led, tmp_path / "run"))
+    change(folder, statement)
+    assert named in names(audit(folder, OFFLINE))
+
+
+def test_the_leader_that_the_result_names_is_held_against_the_votes(led: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(led, tmp_path / "run"))
+    path = folder / "result.json"
+    said = json.loads(path.read_text())
+    row = said["rounds"][1]["committee"]
+    row["leader"] = (row["leader"] + 1) % 5
+    path.write_text(json.dumps(said))
+    assert ("result", "rounds.2.committee") in names(audit(folder, [check.check]))
 
 
 @pytest.fixture(scope="module")

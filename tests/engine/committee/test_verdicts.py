@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.audit import sittings as theirs
+from engine.committee.quality import merit
 from engine.committee.seats import lot
 from engine.committee.verdicts import PARTS, column, qualified, scores
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data, query
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.transactions import created_contract
-from engine.ledger.sitting import said_of
+from engine.ledger.sitting import leader_of, said_of
 from engine.ledger.subjects.committee import Said, said_from
 from engine.messages import Sitting, Vote
 
@@ -99,8 +100,16 @@ def said(draw) -> Said:
     absent = tuple(sorted(draw(st.sets(st.integers(0, 12), max_size=2)) - {*judges}))
     classes = draw(st.integers(1, 4)) if judges else 0
     share = st.one_of(st.none(), st.sampled_from([0, 1, 4999, 5000, PARTS]), shares)
-    lanes = [None if j == t else draw(share) for j in judges for t in trainers for _ in range(classes)]
-    return Said(draw(st.integers(1, 99)), draw(st.integers(0, 100)), classes, judges, absent, trainers, tuple(lanes))
+    own = draw(st.sampled_from([0, 1, 50, 100]))
+    lanes = [None if j == t and not own else draw(share) for j in judges for t in trainers for _ in range(classes)]
+    numbers = (
+        draw(st.integers(1, 99)),
+        draw(st.integers(0, 100)),
+        classes,
+        own,
+        draw(st.sampled_from([0, 500, PARTS])),
+    )
+    return Said(*numbers, judges, absent, trainers, tuple(lanes))
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +124,16 @@ def contract() -> tuple[Chain, str]:
 @settings(max_examples=25)
 @given(said())
 def test_the_contract_finds_the_same(contract: tuple[Chain, str], one: Said):
-    values = (one.round, one.percent, one.classes, one.judges, one.absent, one.trainers, one.words)
-    found = query(*contract, "verdicts", values, contract="CommitteeLedger")
+    found = query(*contract, "verdicts", one.abi, contract="CommitteeLedger")
     expected = scores(one.columns, one.trainers)
     assert dict(zip(one.trainers, found["scores"], strict=True)) == expected
     bits = {slot for i, slot in enumerate(one.trainers) if found["qualified"] >> i & 1}
     assert bits == qualified(expected, one.percent, one.absent)
-    assert query(*contract, "digest", values, contract="CommitteeLedger") == one.digest
+    assert query(*contract, "digest", one.abi, contract="CommitteeLedger") == one.digest
+    leads = query(*contract, "leader", one.abi, contract="CommitteeLedger")
+    assert (leads["slot"] if leads["found"] else None) == leader_of(one.text())
+    if leads["found"]:
+        assert leads["merit"] == merit(one.columns, leads["slot"], one.own, one.cap)
 
 
 def test_lots_are_those_of_the_contract(contract: tuple[Chain, str]):
@@ -130,7 +142,7 @@ def test_lots_are_those_of_the_contract(contract: tuple[Chain, str]):
 
 @settings(max_examples=40)
 @given(said())
-def test_engine_and_audit_agree_on_words_digest_scores_and_who_qualifies(one: Said):
+def test_engine_and_audit_agree_on_words_digest_scores_and_who_qualifies_and_leads(one: Said):
     other = theirs.read_sitting(one.text())
     assert said_from(one.text()) == one
     assert astuple(other) == tuple(one)
@@ -138,9 +150,10 @@ def test_engine_and_audit_agree_on_words_digest_scores_and_who_qualifies(one: Sa
     found = scores(one.columns, one.trainers)
     assert other.scores == found
     assert other.qualified == qualified(found, one.percent, one.absent)
+    assert other.leader == leader_of(one.text())
 
 
 def test_a_committee_of_which_nobody_came_says_so():
     said_ = said_of(4, sitting({}, members=(5, 6)))
-    assert said_ == Said(4, 50, 0, (), (5, 6), (0, 1), ())
+    assert said_ == Said(4, 50, 0, 0, 0, (), (5, 6), (0, 1), ())
     assert (said_.columns, theirs.read_sitting(said_.text()).qualified) == ({}, set())

@@ -2,19 +2,29 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faulty import Faulty, Passed, Question, Reply, pass_on
 from nodes import Node, height
-from simulators import Run
+from simulators import POLICY, REVIEWER, Run, report, request
 
 from engine.config import RunConfig
 from engine.experiment import run
+from engine.ledger.chain.base import receipt_from_json
 from engine.ledger.config import LedgerConfig
+from engine.ledger.format import DECISIONS, RUN
+from engine.ledger.signing import address, sign
+from engine.ledger.store import read_only
+from engine.ledger.subjects.policy import Books
 from engine.ledger.subjects.study import StudyLedger
+from engine.ledger.subjects.synthetic import SetPolicy, SetReviewer, SignedReport, SignedRequest, Step
 
+FUNDED = (
+    "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"  # the second account of the nodes' test phrase
+)
 REORGANISED = (1, 2, 4)  # blocks
 
 
@@ -82,12 +92,52 @@ def trials(folder: Path, url: str) -> Any:
         ledger.close()
 
 
-WORKS = {"rounds": rounds, "trials": trials}
+def governed(folder: Path, url: str) -> Any:
+    """Two accounts send, and what the one sends is refused, or goes nowhere, without what the other has sent."""
+    federation, admin = Run(folder, hospitals=2), folder / "admin.key"
+    folder.mkdir(parents=True)
+    admin.write_text(FUNDED)
+    with federation.open(backend="rpc", url=url, timeout=20.0, admin_key_file=str(admin)) as ledger:
+        domain, books, asked = ledger.synthetic.domain, Books(), request()
+
+        def take(step: Step) -> bytes:
+            books.take(step, domain)
+            done = ledger.synthetic.take(step)
+            assert done.decisions == books.decisions
+            return done.id
+
+        take(SetPolicy(POLICY))
+        take(SetReviewer(address(REVIEWER), b"\x05" * 32))
+        made = report(take(SignedRequest(asked, sign(asked, domain, federation.keys[0]))), 15)
+        take(SignedReport(made, sign(made, domain, federation.keys[0])))
+        entry = federation.entry(1, ledger.domain)
+        ledger.append(replace(entry, digests={DECISIONS: books.decisions}))
+        return books.decisions, ledger.head
 
 
-@pytest.mark.parametrize("name", WORKS)
+WORKS = {"rounds": rounds, "trials": trials, "governed": governed}
+
+
+@pytest.mark.parametrize("name", ["rounds", "trials"])
 def test_what_a_node_forgets_now_and_then_is_there_again(forgetful: Forgetful, url: str, tmp_path: Path, name: str):
     every_moment(WORKS[name], forgetful, url, tmp_path, first=4, step=13)
+
+
+@pytest.mark.parametrize(("purpose", "blocks"), [("policy", 0), ("request", 4)])
+def test_what_goes_nowhere_or_comes_too_early_is_sent_again(
+    forgetful: Forgetful, tmp_path: Path, purpose: str, blocks: int
+):
+    """The contract is gone as the admin's first transaction is sent; or as that is sent which the admin's must precede."""
+    sent = ["deploy", "open", "open-round", "deploy-synthetic", "policy", "grant", "reviewer", "request"]
+    forgetful.begin(sent.index(purpose) + 1, blocks)
+    with Faulty(forgetful.node.url) as server:
+        server.fault("eth_sendRawTransaction", forgetful)
+        governed(tmp_path / "it", server.url)
+    with read_only(tmp_path / "it/ledger" / RUN.file) as journal:
+        rows = journal.execute("SELECT purpose, receipt FROM transactions ORDER BY seq").fetchall()
+    assert list(dict.fromkeys(name for name, _ in rows))[: len(sent)] == sent
+    attempts = [receipt and receipt_from_json(receipt).status for name, receipt in rows if name == purpose]
+    assert attempts == [None if purpose == "policy" else 0, 1]
 
 
 @pytest.mark.long
@@ -100,6 +150,17 @@ def test_what_a_node_forgets_at_any_moment_is_there_again(forgetful: Forgetful, 
 @pytest.mark.long
 def test_a_whole_run_does_not_notice_what_a_node_forgets(forgetful: Forgetful, url: str, tmp_path: Path, tiny_config):
     config = tiny_config(**settings(url), **{"federation.rounds": 2})
+    every_moment(lambda folder, url: heads(config, folder), forgetful, url, tmp_path, step=3)
+
+
+@pytest.mark.long
+def test_a_whole_run_with_synthetic_beats_does_not_notice_what_a_node_forgets(
+    forgetful: Forgetful, url: str, tmp_path: Path, tiny_config
+):
+    admin = tmp_path / "admin.key"
+    admin.write_text(FUNDED)
+    beats = {"ledger.admin_key_file": str(admin), "balance.method": "smote", "balance.classes": "SV"}
+    config = tiny_config(**settings(url), **beats, **{"federation.rounds": 1})
     every_moment(lambda folder, url: heads(config, folder), forgetful, url, tmp_path, step=3)
 
 

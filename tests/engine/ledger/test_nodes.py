@@ -139,6 +139,9 @@ def test_a_reorganisation_that_put_another_transaction_in_our_place(run: Run, st
         assert after[1].transaction != seals[1].transaction
     with opened(run, node) as ledger:
         assert ledger.rounds.seals == after
+        # the receipt that the chain took back counts no more
+        taken = [t.round for t in ledger.book.transactions if t.purpose == "seal" and t.receipt is not None]
+        assert sorted(taken) == [1, 2, 3, 4]
 
 
 def test_a_chain_that_cannot_be_brought_to_the_journal_is_a_contradiction(run: Run, start: Callable[..., Node]):

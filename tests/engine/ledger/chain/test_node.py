@@ -5,18 +5,21 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
-from faulty import LASTING, PASSING, Faulty, Question, Reply, error, result, said, status
+from faulty import LASTING, PASSING, Faulty, Question, Reply, error, packed, result, said, status, talking
 
-from engine.clock import JumpingClock
+from engine.clock import REAL, JumpingClock
 from engine.errors import LedgerError
 from engine.ledger.chain.address import hidden, origin, refusal, resolved
 from engine.ledger.chain.base import ContractRevert, FeeTooLow, NodeRefuses, NodeUnreachable, NonceProblem
-from engine.ledger.chain.node import LAST_PAUSE, LONGEST, Node
+from engine.ledger.chain.node import LAST_PAUSE, Node
 from engine.ledger.chain.rpc import RpcChain
+from engine.ledger.chain.transport import LONGEST
 
 REVERT = "0x08c379a0" + f"{32:064x}{3:064x}" + b"no!".hex().ljust(64, "0")
 
@@ -87,10 +90,76 @@ def test_as_long_as_a_node_asks_for_is_waited(server: Faulty):
     assert clock.now() == 9.0
 
 
-def test_an_endless_answer_is_not_read_to_its_end(server: Faulty):
-    server.fault("eth_gasPrice", lambda question, passed: Reply(b"x" * (LONGEST + 2**20)))
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_an_endless_answer_is_not_read_to_its_end(server: Faulty, encoding: str):
+    plain = b" " * (LONGEST + 2**20)
+    endless = packed(plain, encoding) if encoding else lambda question, passed: Reply(plain)
+    server.fault("eth_gasPrice", endless)
     with pytest.raises(NodeUnreachable, match=f"eth_gasPrice: an answer of more than {LONGEST} bytes"):
         ask(server, seconds=0.0)
+
+
+def test_a_packed_answer_is_read_though_nobody_asked_for_one(server: Faulty):
+    server.fault("eth_gasPrice", packed(b'{"id": null, "result": "0x5"}', "gzip"))
+    assert ask(server) == "0x5"
+    assert server.seen[0]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"HTTP/1.1 200 OK\r\nX: ", b"x"],
+        [b"HTTP/1.1 100 Continue\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n[\r\n"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"["],
+    ],
+)
+def test_an_answer_that_trickles_ends_with_its_time(parts: list[bytes]):
+    """Each byte comes soon after the one before, and there is no last one."""
+    with talking(*parts) as url:
+        began = REAL.now()
+        with pytest.raises(NodeUnreachable, match=r"eth_gasPrice: no answer in time"):
+            Node(url, REAL).ask("eth_gasPrice", read=text, seconds=0.3)
+        assert REAL.now() - began < 1.5
+
+
+def test_one_connection_serves_many_questions():
+    answer = b'{"id": null, "result": "0x5"}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    connections = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            connections.add(self.client_address)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(head + answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
+        Thread(target=there.serve_forever, args=(0.02,), daemon=True).start()
+        node = Node(f"http://127.0.0.1:{there.server_port}", REAL)
+        assert [node.ask("eth_gasPrice", read=text, seconds=5.0) for _ in range(3)] == ["0x5"] * 3
+        assert len(connections) == 1
+        node.close()
+        there.shutdown()
+
+
+def test_what_a_server_says_is_shown_in_plain_signs_and_without_the_address(server: Faulty):
+    key = base64.b64encode(b"alice:s3cret").decode()
+    node = Node(server.url.replace("http://", "http://alice:s3cret@") + "/PATHKEY", JumpingClock())
+    server.fault("eth_call", error(-32000, f"\ud800 \x1b[31m Basic {key}"))
+    with pytest.raises(NodeRefuses, match=r"refuses eth_call: \? \?\[31m Basic \.\.\.$"):
+        node.ask("eth_call", read=text, seconds=1.0)
+    with (
+        talking(b"HTTP/1.1 404 No project PATHKEY\r\nContent-Length: 0\r\n\r\n") as url,
+        pytest.raises(NodeRefuses, match=r"refuses eth_call: HTTP 404 No project \.\.\.$"),
+    ):
+        Node(f"{url}/PATHKEY", REAL).ask("eth_call", read=text, seconds=1.0)
 
 
 @pytest.mark.parametrize(

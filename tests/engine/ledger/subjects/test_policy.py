@@ -120,7 +120,7 @@ def next_step(draw: np.random.Generator, books: Books, run: Run, domain: Domain,
         generator=2 if draw.integers(8) else 5,
         quantity=int(draw.integers(1, 40)),
         real_floor=int(draw.choice([2, 6, 20, 30, 50])),
-        policy_version=1 if draw.integers(8) else 2,
+        policy_version=1 if draw.integers(8) else 0,
         nonce=nonce,
     )
     return SignedRequest(asked, sign(asked, domain, run.keys[asked.slot]))

@@ -12,20 +12,22 @@ from simulators import FEDERATION_ID, Run
 
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
-from engine.ledger.format import BASE_REPUTATION, MAX_REPUTATION, REWARDS, SCORES
+from engine.ledger.format import BASE_REPUTATION, LEADER_REWARD, MAX_REPUTATION, REWARDS, SCORES
 from engine.ledger.run import RunLedger
+from engine.ledger.sitting import leader_of
 from engine.ledger.subjects.reputation import (
+    Found,
     Judged,
     PeerScore,
     Standing,
     Verdicts,
     digests,
+    found_in,
     judge,
     score,
     standing,
     step,
     verdicts,
-    verdicts_in,
     words,
 )
 from engine.ledger.subjects.rounds import RoundEntry
@@ -114,7 +116,14 @@ def test_a_round_of_reputation_and_rewards() -> None:
     second = first.after(words({0: True, 1: True}, level))
     assert (second.reputations, second.rewards) == ({0: 12, 1: 1}, {0: 23, 1: 1})
     assert second.after(()) == second
-    assert standing([words({0: True, 1: False}, BASE_REPUTATION), (), words({0: True, 1: True}, level)]) == second
+    rounds = [words({0: True, 1: False}, BASE_REPUTATION), (), words({0: True, 1: True}, level)]
+    assert standing(Found(one) for one in rounds) == second
+
+
+def test_who_leads_a_round_earns_more() -> None:
+    first = Standing().after(words({0: True, 1: True}, BASE_REPUTATION), leader=1)
+    assert first.rewards == {0: 11, 1: 11 + LEADER_REWARD}
+    assert standing([Found(words({0: True, 1: True}, BASE_REPUTATION), 1)]) == first
 
 
 def test_a_round_is_judged_by_the_scores_of_peers() -> None:
@@ -124,7 +133,7 @@ def test_a_round_is_judged_by_the_scores_of_peers() -> None:
     assert judged.verdicts == (Verdicts(0, 0b111, 0b001, 10),)
     assert judged.peers[:2] == (PeerScore(0, 1, 80, 100), PeerScore(0, 2, 82, 100))
     assert len(judged.peers) == 6
-    assert verdicts_in(judged.rows(4)) == judged.verdicts
+    assert found_in(judged.rows(4), leader_of) == (judged.verdicts, None)
     assert judge(scores, [0, 1], Standing()) == judge({}, [0], Standing()) == Judged()
 
 
