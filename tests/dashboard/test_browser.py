@@ -151,7 +151,7 @@ def test_a_whole_approval_and_a_denial(browser: Any, parked: Path, tmp_path: Pat
 STUDY = nested({key: value for key, value in TINY.items() if key.startswith(("data.", "model."))}) | {
     "name": "watched",
     "cohort": {"hospitals": 3},
-    "federation": {"rounds": 6, "local_epochs": 3},
+    "federation": {"rounds": 20, "local_epochs": 2},
     "tracking": {"backend": "none"},
     "execution": {"cpus": 2, "pool": "inprocess"},
     "baselines": [{"federation.algorithm": "local"}],
@@ -183,7 +183,7 @@ def test_a_study_is_watched_to_its_end_and_its_audit_after_it(browser: Any, tmp_
         form = page.locator("form", has=page.get_by_role("button", name="Have so many"))
         form.get_by_role("spinbutton").fill("5")
         form.get_by_role("button", name="Have so many").click()
-        page.get_by_text("5 of 5 have ended").wait_for()
+        page.get_by_text("5 of 5 have ended").wait_for(timeout=3 * WAIT)
         study.stderr.read()
         assert study.wait() == 0
         page.wait_for_function("document.querySelector('[data-live-state]')?.textContent === 'ended'")
@@ -259,7 +259,7 @@ def test_a_page_of_another_origin_can_neither_read_nor_change_nor_frame(browser:
             evil.goto(address)
             read = "fetch(TARGET, {credentials: 'include'}).then(r => r.text()).then(() => 'read', () => 'refused')"
             assert evil.evaluate(read.replace("TARGET", repr(target))) == "refused"
-            sent = "fetch(TARGET, {method: 'POST', mode: 'no-cors', credentials: 'include', body: new URLSearchParams({verb: 'stop'})}).then(() => 0)"
+            sent = "fetch(TARGET, {method: 'POST', mode: 'no-cors', credentials: 'include', body: new URLSearchParams({verb: 'stop'})}).then(() => 0, () => 0)"
             evil.evaluate(sent.replace("TARGET", repr(f"{target}studies/watched/ask")))
             assert evil.frames[1].evaluate("document.body.innerText.includes('Studies')") is False
             evil.evaluate("document.getElementById('f').submit()")
