@@ -73,6 +73,7 @@ class RunConfig(Section):
         yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
+        yield from self.aggregation.secure.clashes_with(self)
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -292,7 +293,8 @@ def config_hash(config: RunConfig) -> str:
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     merging = config.aggregation
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
-    values["aggregation"] = {**kept, "server": merging.server.used(config.federation.rounds), **merging.used()}
+    server = merging.server.used(config.federation.rounds)
+    values["aggregation"] = {**kept, "server": server, **merging.used(), **merging.secure.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
     values["committee"] = config.committee.used()

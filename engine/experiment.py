@@ -28,6 +28,7 @@ from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
 from engine.ledger.keystore import read_registry
+from engine.ledger.masking import build_masking
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
@@ -54,6 +55,7 @@ from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Re
 from engine.rounds import Parts, Validation, run_rounds
 from engine.schedule.build import build_schedule, on_clock
 from engine.schedule.judges import Peers, nobody
+from engine.secure.vault import FOLDER as SECURE_FOLDER
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
@@ -155,7 +157,18 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
+    written = (
+        CONFIG,
+        RESULT,
+        MODEL,
+        PREDICTIONS,
+        PICTURE,
+        checkpoint.NAME,
+        "ledger",
+        SYNTHETIC_FOLDER,
+        SECURE_FOLDER,
+        OWN_FOLDER,
+    )
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
@@ -326,8 +339,7 @@ def join(
 ) -> tuple[Federation, LoopState]:
     """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
     cohort = place.cohort(config.data, config.cohort, place.note)
-    beats = cohort.beats
-    hospitals = cohort.hospitals
+    beats, hospitals = cohort.beats, cohort.hospitals
     enemies = hostile(config.attack, len(hospitals), config.seed)
     if build_algorithm(config.federation, config.personalisation).pooled:
         hospitals = (*hospitals, _pooled(hospitals))
@@ -346,8 +358,7 @@ def join(
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     write_config(folder / CONFIG, config)
 
-    rule = rule_of(config)
-    wanted = max(1, round(config.federation.participation * len(trainers)))
+    rule, wanted = rule_of(config), max(1, round(config.federation.participation * len(trainers)))
     per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
     ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
@@ -357,8 +368,9 @@ def join(
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
     sources = of_digests(digests(config))
-    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
+    home = folder.absolute()  # other processes may stand in other folders
+    own = (home / SYNTHETIC_FOLDER, home / SECURE_FOLDER)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, *own, sources)
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
@@ -379,6 +391,7 @@ def join(
         validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
+        masking=build_masking(config, pool, ledger.signing, rule, per_round),
     )
     return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
 

@@ -144,8 +144,10 @@ READ: dict[str, tuple[Clause, ...]] = {
     "cohort.adapt_minutes": ({"cohort.split": ("leave-one-hospital-out", "inter-patient", "other-database")},),
     "cohort.seed": (
         {"cohort.partition": ("record-dirichlet", "beat-dirichlet", "quantity")},
-        {"cohort.split": ("random",)},
+        {"cohort.split": ("random", "patients", "inter-patient", "leave-one-hospital-out", "other-database")},
+        {"data.source": (OWN,)},
     ),
+    "cohort.stratify": ({"cohort.split": ("chronological", "random", "patients", "leave-one-hospital-out")},),
     **{
         f"ledger.{name}": (_RPC,)
         for name in (

@@ -60,6 +60,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         )
         merging = {**values["aggregation"], "server": _steps(server, values["federation"]["rounds"])}
         unread = {name for name in _RULE_KEYS if name not in _rule_keys(merging)}
+        unread |= {"secure"} if merging["secure"]["method"] == "none" else set()
         return spec.json_hash(
             {
                 **values,
@@ -143,8 +144,10 @@ def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
 def rule(config: Mapping[str, Any]) -> Rule | None:
     """How updates become a model in a run of this configuration; None where it does not say."""
     found = _ungated(config)
-    gate = config.get("committee")
-    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True)
+    gate, merging = config.get("committee"), config["aggregation"] if found else {}
+    hidden = merging.get("secure")
+    secure = dict(hidden) if isinstance(hidden, Mapping) and hidden.get("method") != "none" else {}
+    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True, secure=secure)
 
 
 def _ungated(config: Mapping[str, Any]) -> Rule | None:

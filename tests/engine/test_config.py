@@ -470,6 +470,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["selection"] = {"policy": "oort", "floor": 0.25}
+    everything["cohort"]["stratify"] = False  # the split says already who is tested
     everything["clock"] = {
         "fleet": "none",
         "dropout": 0.5,
@@ -480,6 +481,7 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
+    everything["aggregation"]["secure"] = {"min_summands": 4}  # masks go with few others
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
     everything["data"]["other"]["leads"] = [["II"], [1]]  # as many

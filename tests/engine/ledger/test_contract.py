@@ -24,7 +24,7 @@ from reference import ROOT
 
 from engine.ledger.format import PURPOSES, STUDY_PURPOSES
 
-NAMES = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "StudyLedger")
+NAMES = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "StudyLedger")
 ARTEFACTS = {name: json.loads((ROOT / f"engine/ledger/artefacts/{name}.json").read_text()) for name in NAMES}
 
 ZERO = bytes(32)
@@ -725,7 +725,15 @@ def test_nobody_else_may_call(world: World, row: Row):
 def test_every_error_is_provoked_by_the_contract_tests():
     """Each error that is our own appears in a forge test, which names it with its arguments."""
     tests = "".join(path.read_text() for path in (ROOT / "contracts/test").glob("*.t.sol"))
-    for source in ("IRoundLedger", "IReputationLedger", "Annex", "ISyntheticLedger", "ICommitteeLedger", "StudyLedger"):
+    for source in (
+        "IRoundLedger",
+        "IReputationLedger",
+        "Annex",
+        "ISyntheticLedger",
+        "ICommitteeLedger",
+        "IMaskLedger",
+        "StudyLedger",
+    ):
         text = (ROOT / f"contracts/src/{source}.sol").read_text()
         names = re.findall(r"^    error (\w+)\(", text, flags=re.MULTILINE)
         assert names
