@@ -97,8 +97,8 @@ def going_on(desk: At, session: Owner, id: str) -> Response:
 def picture(desk: At, session: Owner, id: str, name: str) -> Response:
     """A picture of a study's report."""
     place = _study(desk, id)
-    key = ("picture", name, place.path, reading.stamp(place.path))
-    drawn = desk.work.ask(key, lambda: pictures.draw(place.path, name), DRAWING)
+    work = ("picture", name, place.path)
+    drawn = desk.work.ask(work, reading.stamp(place.path), lambda: pictures.draw(place.path, name), DRAWING)
     return Response(drawn, media_type="image/png")
 
 
