@@ -185,15 +185,15 @@ def test_a_study_is_watched_to_its_end_and_its_audit_after_it(browser: Any, tmp_
         page.get_by_text("5 of 5 have ended").wait_for(timeout=3 * WAIT)
         study.stderr.read()
         assert study.wait() == 0
-        page.wait_for_function("document.querySelector('[data-live-state]')?.textContent === 'ended'")
+        page.locator("[data-live-state]", has_text="ended").wait_for()
         assert len(read_trials(read_study(home / "watched"), home / "watched")) == 5
         page.reload()
         page.get_by_role("heading", name="What it costs").wait_for()
         for picture in page.locator("figure img").all():
             picture.scroll_into_view_if_needed()
-        page.wait_for_function(
-            "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 100)"
-        )
+        drawn = "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 100)"
+        while not page.evaluate(drawn):
+            page.wait_for_timeout(200)
         page.get_by_role("link", name="Audit this study").click()
         page.get_by_text("Verdict: clean (grade 0)").wait_for()
         for width, height in ((360, 740), (3840, 2160)):
