@@ -8,12 +8,14 @@ import numpy as np
 
 from engine import checkpoint
 from engine.algorithms.budget import noised_samples
+from engine.association.report import AssociationReport
 from engine.attacks.poison import target_of
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
+from engine.levels.report import TopologyReport, topology_report
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
@@ -60,6 +62,7 @@ def assemble(
     lost: Sequence[str] = (),
     hostile: frozenset[int] = frozenset(),
     privacy: PrivacyReport | None = None,
+    association: AssociationReport | None = None,
 ) -> Result:
     """The result of a run after the rounds of `state`.
 
@@ -67,10 +70,10 @@ def assemble(
         lost: hospitals that could not be tested, in sentences.
         hostile: ids of hospitals that play attackers, which are not scored.
         privacy: what was spent.
+        association: with miners.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
-    adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
         model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in honest}
         for model in ("global", "personal")
@@ -92,19 +95,37 @@ def assemble(
         patients=people.patients,
         rounds=rows,
         ledger=ledger,
-        timing=Timing(
-            train_seconds=sum(row.train_seconds for row in rows),
-            rounds_seconds=sum(row.seconds for row in rows),
-            gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
-            personalisation_gradient_evaluations=adapting,
-            total_seconds=total_seconds,
-        ),
+        timing=_timing(rows, sum(outcome.gradient_evaluations for outcome in outcomes), total_seconds),
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        association=association,
+        topology=_topology(config, network.size, rows, test, classes, scored),
         clock=clock_report(state.timeline, config.clock.target, rows),
+    )
+
+
+def _topology(
+    config: RunConfig,
+    parameters: int,
+    rows: Sequence[RoundSummary],
+    test: Mapping[str, Mapping[int, np.ndarray]],
+    classes: Sequence[str],
+    scored: Sequence[str],
+) -> TopologyReport | None:
+    came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
+    return topology_report(config.topology.levels, config.cohort.hospitals, parameters, came, test, classes, scored)
+
+
+def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:
+    return Timing(
+        train_seconds=sum(row.train_seconds for row in rows),
+        rounds_seconds=sum(row.seconds for row in rows),
+        gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
+        personalisation_gradient_evaluations=adapting,
+        total_seconds=total_seconds,
     )
 
 

@@ -19,7 +19,10 @@ COSTS = (
     *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
 )
 REACHED = ("clock/target_seconds", "clock/target_joules")  # of runs that reached `clock.target`
-CLOCKED = (*COSTS[-3:], *REACHED)
+MATCHED = tuple(
+    f"association/{name}" for name in ("utility", "energy_joules", "delay_seconds", "objective")
+)  # of runs with miners
+CLOCKED = (*COSTS[-3:], *REACHED, *MATCHED)
 PLAIN = (
     *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
     *(f"{part}/personal/hurt_share" for part in PARTS),
@@ -142,6 +145,10 @@ SHOWN = {
         "J computing", 1.0, 3, "energy of the hospitals' computing on the virtual clock, until then"
     ),
     "radio_joules": Shown("J sending", 1.0, 3, "energy of sending updates on the virtual clock, until then"),
+    "utility": Shown("utility", 1.0, 1, "of hospitals and miners together, eq. 19 of BPFISH, in units"),
+    "energy_joules": Shown("J by plan", 1.0, 3, "energy of all rounds that the association counts with"),
+    "delay_seconds": Shown("s a job", 1.0, 2, "seconds of the slowest associated hospital's job"),
+    "objective": Shown("objective F", 1.0, 2, "rho utility - (1 - rho) loss, eq. 21 of BPFISH"),
     "target_seconds": Shown(
         "s to target",
         1.0,

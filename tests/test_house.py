@@ -114,6 +114,8 @@ MAY: dict[str, str] = {
     "engine/secure": "engine.secure.* engine.messages engine.config engine.settings engine.encoding engine.errors engine.files",
     "engine/part.py": "",
     "engine/timing": "engine.timing.* engine.part engine.seeds engine.errors engine.settings",
+    "engine/association": "engine.association.* engine.part engine.seeds engine.errors engine.settings engine.encoding engine.timing.*",
+    "engine/levels": "engine.levels.* engine.part engine.settings engine.metrics",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",

@@ -68,6 +68,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "attack": _attack(values["attack"]),
                 "schedule": _schedule(values["schedule"]),
                 "clock": _clock(values["clock"]),
+                "association": _association(values["association"]),
                 "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
                 "selection": _selection(values["selection"]),
@@ -112,6 +113,16 @@ def _clock(clock: Mapping[str, Any]) -> dict[str, Any]:
     if fleet == "none":
         return {"fleet": fleet}
     return {name: value for name, value in clock.items() if name not in _UNREAD_CLOCK[fleet]}
+
+
+def _association(association: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method reads of its section."""
+    method = association["method"]
+    if method == "none":
+        return {"method": method}
+    unread = {"capacity"} if method in ("paper", "all-on-one") else set()
+    unread |= {"share"} if method == "paper" else set()
+    return {name: value for name, value in association.items() if name not in unread}
 
 
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:

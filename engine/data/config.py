@@ -144,7 +144,7 @@ class OtherConfig(Section):
 
 # What only WFDB records have, which a source of the user's own does not read.
 OF_RECORDS = tuple(
-    "records exclude annotator patients rate filter window lead leads rr_features rr_context rr_stop symbols drop_symbols "
+    "records exclude annotator patients rate filter window lead leads template template_minutes rr_features rr_context rr_stop symbols drop_symbols "
     "other simulated".split()
 )
 
@@ -193,6 +193,10 @@ class DataConfig(OwnSection):
         "record",
         description="scale by median and spread of the whole record or of its train beats, each beat by its own, or keep mV",
     )
+    template: Literal["none", "leads"] = Field(
+        "none", description="leads: each input lead once more, less the record's median beat of its first minutes"
+    )
+    template_minutes: float = Field(5.0, gt=0, le=60, description="minutes that the median beat is made of")
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
     rr_context: Length = Field(
         10, description="beats on each side that make the local mean of the RR ratios, or a time as '10 s'"

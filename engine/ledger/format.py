@@ -286,6 +286,8 @@ MASKS = "masks"  # what was said of all masked sums of the round
 PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
 # Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
 CLOCK = "clock"
+# Hash of the association with miners that the round works under: canonical JSON, see `engine/association/build.py`.
+ASSOCIATION = "association"
 ABSENCES = ("dropped", "late")  # why a job on the virtual clock came to nothing: lost, or given up
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,

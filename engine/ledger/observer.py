@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from engine.ledger.format import (
     DECISIONS,
     GENESIS,
     NO_ROUND,
-    PRIVACY,
     SERVER,
     ZERO,
     tensor_name,
@@ -85,13 +85,13 @@ class LedgerObserver:
         actor: bool,
         rounds: int,
         clock: Clock = REAL,
-        privacy: bytes = ZERO,
+        named: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
-            privacy: digest of the mechanism and budget that every round names; zero without.
+            named: digests that the annex of every round names, such as that of privacy.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -100,7 +100,7 @@ class LedgerObserver:
         self._folder, self._federation, self._rounds = folder, federation, rounds
         self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
         self._secure = SecureConfig.model_validate(rule.get("secure", {}))
-        self._privacy = {PRIVACY: privacy}
+        self._named = named
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -187,7 +187,7 @@ class LedgerObserver:
             tuple(one.opening for one in signed),
             digests={
                 DECISIONS: self._decisions,
-                **self._privacy,
+                **self._named,
                 **remembered,
                 **reputation.digests(record.round, judged, after),
                 **sitting.digests(record.round, sat),

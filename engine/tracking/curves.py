@@ -65,6 +65,7 @@ def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
             f"clock/{name}"
             for name in ("virtual_seconds", "compute_joules", "radio_joules", "target_seconds", "target_joules")
         ),
+        *(f"association/{name}" for name in ("utility", "energy_joules", "delay_seconds", "objective")),
         *(f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1")),
     )
 

@@ -88,14 +88,24 @@ def test_every_value_of_a_result_is_bound_or_listed_as_not_bound(folder: Path):
     assert len(set(unbound)) >= 12
 
 
-ASIDE = {"config", "hostile", "backdoor", "committee", "privacy", "clock", "virtual"}  # changed elsewhere
+ASIDE = {
+    "config",
+    "hostile",
+    "backdoor",
+    "committee",
+    "privacy",
+    "clock",
+    "virtual",
+    "association",
+    "topology",
+}  # changed elsewhere
 
 
 def test_no_field_of_a_result_lacks_coverage(original: Path):
     """All fields of the model are in the run of this test: what one adds is changed above.
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
-    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, and the virtual clock in tests/engine/schedule/test_late.
+    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, and miners in tests/engine/association.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}
     model = {general(path) for path in leaves(whole(Result)) if not ASIDE & {*path}}
