@@ -39,6 +39,10 @@ class ModelConfig(OwnSection):
     parameters: Parameters = own_parameters()
     channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
     kernels: tuple[int, int, int] = Field((7, 5, 5), description="kernel widths, odd")
+    residual: bool = Field(
+        False,
+        description="cnn: add what goes into the second and third convolution to what comes out; computed by torch",
+    )
     hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
     groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
     pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
@@ -52,6 +56,9 @@ class ModelConfig(OwnSection):
             yield Mistake(
                 f"each of model.channels must be a multiple of model.groups ({self.groups})", ["channels", "groups"]
             )
+        if self.residual and list(self.channels) != sorted(self.channels):
+            says = "model.residual adds a layer's channels to the next one's: model.channels must not fall"
+            yield Mistake(says, ["residual", "channels"])
         if any(k < 1 or k % 2 == 0 for k in self.kernels):
             yield Mistake("model.kernels must be odd numbers, at least 1", ["kernels"])
 
@@ -63,7 +70,8 @@ class Network:
     The window passes three times through convolution, GroupNorm, ReLU; after the first two the time axis is halved by
     a maximum, and the first convolution moves two samples at a time. What is left is averaged over `pooled` stretches
     of time, so that the head still sees where in the beat something happened. The RR features join there, followed by
-    one hidden layer. GroupNorm, because BatchNorm's running statistics would be state that no algorithm averages.
+    one hidden layer. With `residual`, what goes into the second and the third convolution, with channels of zeros behind it, is
+    added to their norm before the ReLU (He et al. 2016, arXiv 1512.03385, option A): no parameter more. GroupNorm, because BatchNorm's running statistics would be state that no algorithm averages.
 
     Attributes:
         leads: signals in a window, which the first convolution sees together.
@@ -81,6 +89,7 @@ class Network:
     hidden: int
     groups: int
     pooled: int
+    residual: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -198,6 +207,7 @@ def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes
         hidden=config.hidden,
         groups=config.groups,
         pooled=config.pooled,
+        residual=config.residual,
     )
 
 
