@@ -106,6 +106,9 @@ def _condition(study: StudyConfig, condition: Condition, cpus: float) -> Iterato
     yield f"  condition {condition.label}: {' or '.join(dict.fromkeys(map(cohort_words, configs)))}; {held}"
     methods = dict.fromkeys(c.federation.method.title for c in configs)
     yield f"    methods: {', '.join(methods)}"
+    yield from (
+        f"    secure aggregation: {text}" for text in dict.fromkeys(c.aggregation.secure.says for c in configs) if text
+    )
     if study.search and len({_space(study, each) for each in conditions(study)}) > 1:
         yield from (f"  {line}" for line in _space(study, condition))
 

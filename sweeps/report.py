@@ -147,6 +147,8 @@ def _warnings(material: Material) -> list[str]:
     said += [f"Simulated attack: {text}" for text in attacks]
     private = dict.fromkeys(trial.outcome.privacy for trial in material.trials if trial.outcome.privacy)
     said += [f"Privacy: {text}." for text in private]
+    hidden = dict.fromkeys(trial.outcome.hidden for trial in material.trials if trial.outcome.hidden)
+    said += [f"Secure aggregation: {text}." for text in hidden]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:

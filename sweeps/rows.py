@@ -98,6 +98,7 @@ class Outcome:
         leaky: what of the split lets test beats be known, in sentences.
         attack: who plays attackers, in a sentence; "" where nobody does.
         privacy: what must be known of its epsilon; "" where no account is kept.
+        hidden: what masks hide and what not, in a sentence; "" without them.
         judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
@@ -117,6 +118,7 @@ class Outcome:
     min_support: int
     attack: str = ""
     privacy: str = ""
+    hidden: str = ""
     judged: str = ""
     unit: str = "beats"
 
@@ -324,6 +326,7 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         min_support=first.config.cohort.min_support,
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
         privacy="; ".join(dict.fromkeys(filter(None, map(_privacy, results)))),
+        hidden=first.config.aggregation.secure.says,
         judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
@@ -389,7 +392,8 @@ def _exchanged(result: Result, method: Named) -> float:
     if method.alone:
         return 0.0
     took = sum(row.participants for row in result.rounds)
-    update = result.config.update.size(result.parameters)
+    secure = result.config.aggregation.secure
+    update = (secure if secure.groups else result.config.update).size(result.parameters)
     return 4.0 * result.parameters * (took + len(result.cohort.hospitals)) + update * took
 
 
@@ -453,6 +457,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "leaky": list(outcome.leaky),
         "attack": outcome.attack,
         "privacy": outcome.privacy,
+        "hidden": outcome.hidden,
         "judged": outcome.judged,
     }
 

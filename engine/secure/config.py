@@ -36,6 +36,21 @@ class SecureConfig(Section):
         """Only what the method reads; nothing without one."""
         return {} if self.method == "none" else {"secure": self.model_dump(mode="json")}
 
+    def size(self, parameters: int) -> float:
+        """Bytes of a masked update, without some kilobytes of keys and shares: 8 for each number, and its weight."""
+        return 8.0 * (parameters + 1)
+
+    @property
+    def says(self) -> str:
+        """What is hidden and what stays visible, in a sentence; "" where nothing is hidden."""
+        if not self.groups:
+            return ""
+        sums = "the sum of each round" if self.groups == 1 else f"{self.groups} sums in each round"
+        return (
+            f"masks hide the update of each hospital; visible are {sums}, of {self.min_summands} or more, who took part, and how many beats "
+            "each trained on. One coordinator routes all messages"
+        )
+
     def threshold_in(self, hospitals: int) -> int:
         """The threshold of a group of so many."""
         return threshold_of(hospitals) if self.threshold == "auto" else int(self.threshold)

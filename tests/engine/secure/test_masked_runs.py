@@ -21,7 +21,10 @@ from engine.experiment import Place, run
 from engine.ledger.bundle import write_bundle
 from engine.messages import Asked, Trained
 from engine.pools.build import build_pool
+from engine.result import Result
 from engine.secure.part import STEPS
+from sweeps.__main__ import main
+from sweeps.rows import outcome_of
 
 FIVE = {"cohort.hospitals": 5, "data.simulated.patients": 6, "ledger.backend": "embedded", "ledger.window": 0}
 MASKS = {"aggregation.secure.method": "masks"}
@@ -137,7 +140,7 @@ def test_a_robust_rule_decides_over_the_means_of_drawn_buckets(tiny_config, tmp_
 def test_the_pool_changes_no_bit(tiny_config, tmp_path: Path, ray2):
     settings = {**FIVE, **MASKS, "federation.rounds": 2}
     here = run(tiny_config(**settings), tmp_path / "one")
-    threads = run(tiny_config(**settings, **{"execution.threads": 3}), tmp_path / "threads")
+    threads = run(tiny_config(**settings, **{"execution.pool": "threads", "execution.cpus": 3}), tmp_path / "threads")
     actors = {"execution.pool": "ray", "execution.cpus": 2, "execution.hospitals_per_actor": 2}
     there = run(tiny_config(**settings, **actors), tmp_path / "ray")
     plain = run(tiny_config(**{**settings, "aggregation.secure.method": "none"}), tmp_path / "plain")
@@ -197,6 +200,19 @@ def test_what_does_not_go_with_masks_is_refused_by_name(what: str, tiny_config):
     changes, says = REFUSED[what]
     with pytest.raises(ConfigError, match=says):
         tiny_config(**{**FIVE, **MASKS, **changes})
+
+
+def test_readers_are_told_what_is_hidden_what_is_not_and_what_it_weighs(original: Path, capsys):
+    result = Result.read(original)
+    [row] = [outcome_of([result])]
+    says = "masks hide the update of each hospital; visible are the sum of each round"
+    assert row.hidden.startswith(says)
+    took = sum(one.participants for one in result.rounds)
+    assert took == 14
+    models = 4 * result.parameters * (took + 5)
+    assert row.exchanged == models + 8 * (result.parameters + 1) * took
+    assert main(["plan", "ready:secure"]) == 0
+    assert says in capsys.readouterr().out
 
 
 def test_a_privacy_budget_goes_with_masks(tiny_config, tmp_path: Path):
