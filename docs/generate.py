@@ -126,7 +126,11 @@ def scores_page() -> str:
             "",
             "## Shown, but not to be tuned for",
             *head,
-            *(_score(path, f"{path[:-1]}CLASS") for path in details(("N",)) if "/personal/" in path),
+            *(
+                _score(path, f"{path[:-1]}CLASS" if path.startswith("final/") else "")
+                for path in details(("N",))
+                if "/personal/" in path
+            ),
             *(_score(path) for path in (*ASIDE, *SPENT, *TRIVIAL)),
             "",
         ]

@@ -11,11 +11,13 @@ from pydantic import Field
 
 from engine.aggregation.config import AggregationConfig, UpdateConfig
 from engine.algorithms.config import FederationConfig, PersonalisationConfig
+from engine.association.config import AssociationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
+from engine.levels.config import TopologyConfig
 from engine.model import ModelConfig
 from engine.own.call import OwnSection
 from engine.own.reference import is_own, titled
@@ -40,6 +42,8 @@ class RunConfig(Section):
     federation: FederationConfig = FederationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clock: ClockConfig = ClockConfig()
+    association: AssociationConfig = AssociationConfig()
+    topology: TopologyConfig = TopologyConfig()
     selection: SelectionConfig = SelectionConfig()
     committee: CommitteeConfig = CommitteeConfig()
     update: UpdateConfig = UpdateConfig()
@@ -73,6 +77,7 @@ class RunConfig(Section):
         yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
+        yield from self.aggregation.secure.clashes_with(self)
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(
                 f"federation.min_hospitals is {self.federation.min_hospitals} but there are only "
@@ -120,6 +125,13 @@ class RunConfig(Section):
         if self.clock.runs and self.selection.policy != "random":
             says = f"clock.fleet needs selection.policy random, not {titled(self.selection.policy)}: nobody could draw it again"
             yield Mistake(says, ["selection.policy", "clock.fleet"])
+        if self.association.runs and not self.clock.runs:
+            says = f"association.method {self.association.method} needs machines and links: clock.fleet equal, stragglers, bpfish or listed"
+            yield Mistake(says, ["association.method", "clock.fleet"])
+        if self.association.runs and self.federation.algorithm in ("local", "centralised"):
+            says = f"association.method: algorithm {self.federation.algorithm} sends no updates to miners; allowed with it: none"
+            yield Mistake(says, ["association.method", "federation.algorithm"])
+        yield from self._of_levels()
         if says := self.clock.problem(self.cohort.hospitals):
             yield Mistake(says, ["clock.fleet", "cohort.hospitals"])
         at_once = max(1, round(self.federation.participation * self.cohort.hospitals))
@@ -142,6 +154,34 @@ class RunConfig(Section):
         if mode == "fedasync" and self.ledger.reputation == "peers":
             says = "ledger.reputation peers: with schedule.mode fedasync no two updates meet that could be compared"
             yield Mistake(says, ["schedule.mode", "ledger.reputation"])
+
+    def _of_levels(self) -> Iterator[Mistake]:
+        """Levels that nothing counts the time of, or that cannot add up what they are sent."""
+        if not self.topology.levels:
+            return
+        wanted = (
+            ("clock.fleet", self.clock.runs, "equal, stragglers, bpfish or listed"),
+            (
+                "schedule.mode",
+                self.schedule.mode in ("synchronous", "semi-synchronous"),
+                "synchronous, semi-synchronous",
+            ),
+            ("aggregation.rule", self.aggregation.rule == "mean", "mean"),
+            (
+                "federation.algorithm",
+                self.federation.algorithm not in ("local", "centralised"),
+                "any but local and centralised",
+            ),
+            (
+                "cohort.hospitals",
+                self.topology.levels[0].nodes <= self.cohort.hospitals,
+                "as many as there are edges, at least",
+            ),
+        )
+        for key, right, allowed in wanted:
+            if not right:
+                says = f"topology.levels: edges add up the updates of a round, and take time; allowed with them: {key} {allowed}"
+                yield Mistake(says, ["topology.levels", key])
 
     def _of_scaffold(self) -> Iterator[Mistake]:
         """SCAFFOLD reads the mean of all corrections off the global models, which takes equal work of everybody, each round."""
@@ -292,9 +332,11 @@ def config_hash(config: RunConfig) -> str:
     values = config.model_dump(mode="json", exclude=_NOT_HASHED)
     merging = config.aggregation
     kept = {name: values["aggregation"][name] for name in ("rule", "parameters", "worker_momentum")}
-    values["aggregation"] = {**kept, "server": merging.server.used(config.federation.rounds), **merging.used()}
+    server = merging.server.used(config.federation.rounds)
+    values["aggregation"] = {**kept, "server": server, **merging.used(), **merging.secure.used()}
     values["attack"] = config.attack.used()
     values["schedule"], values["clock"] = config.schedule.used(), config.clock.used()
+    values["association"] = config.association.used()
     values["committee"] = config.committee.used()
     values["privacy"] = config.privacy.used()
     values["selection"] = config.selection.used()

@@ -12,7 +12,7 @@ from engine import checkpoint
 from engine.actors import start_ray, stop_ray
 from engine.aggregation.build import rule_of
 from engine.algorithms.build import build_algorithm
-from engine.algorithms.perfedavg import COST
+from engine.association.build import Miners
 from engine.attacks.poison import hostile
 from engine.attacks.pool import attacked
 from engine.clock import REAL, Clock
@@ -27,12 +27,14 @@ from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
+from engine.ledger.format import ASSOCIATION, PRIVACY, ZERO
 from engine.ledger.keystore import read_registry
+from engine.ledger.masking import build_masking
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, Schedule, survivors
+from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
 from engine.outputs import (
@@ -52,13 +54,14 @@ from engine.paths import write_config
 from engine.pools.build import build_pool
 from engine.result import MODEL, PICTURE, PREDICTIONS, RESULT, LedgerSummary, Result, SyntheticRow
 from engine.rounds import Parts, Validation, run_rounds
-from engine.schedule.build import build_schedule, on_clock
+from engine.schedule.build import build_schedule
 from engine.schedule.judges import Peers, nobody
+from engine.secure.vault import FOLDER as SECURE_FOLDER
 from engine.settings import load_yaml
 from engine.synthesis.config import makes_beats
 from engine.synthesis.files import FOLDER as SYNTHETIC_FOLDER
 from engine.synthesis.govern import govern
-from engine.timing.fleet import Fleet, Load
+from engine.virtual import miners_of, timed, waits_for_all
 
 CONFIG = "config.yaml"  # in a run's folder: what it really used
 
@@ -155,7 +158,18 @@ def claim_run(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: somebody else's files are there, or a part of the user's own is wrong or was edited.
     """
-    written = (CONFIG, RESULT, MODEL, PREDICTIONS, PICTURE, checkpoint.NAME, "ledger", SYNTHETIC_FOLDER, OWN_FOLDER)
+    written = (
+        CONFIG,
+        RESULT,
+        MODEL,
+        PREDICTIONS,
+        PICTURE,
+        checkpoint.NAME,
+        "ledger",
+        SYNTHETIC_FOLDER,
+        SECURE_FOLDER,
+        OWN_FOLDER,
+    )
     if (folder / RESULT).exists() and not kind_of(folder):
         Result.read(folder)  # of an earlier release, or none of ours
         return
@@ -238,6 +252,7 @@ class Federation:
     network: AnyNetwork
     parts: Parts
     requests: tuple[SyntheticRow, ...] | None
+    miners: Miners
 
     @property
     def config_text(self) -> str:
@@ -276,7 +291,8 @@ class Federation:
         enemies = hostile(self.config.attack, len(self.cohort.hospitals), self.config.seed)
         said = {one.hospital: one.privacy for one in good}
         privacy = privacy_report(self.config, self.cohort, {h.id: said.get(h.id) for h in self.hospitals})
-        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy), scored
+        miners = self.miners.report(state.history[-1].train_loss if state.history else None)
+        return assemble(*run, summary, spent.total(), self.requests, lost, enemies, privacy, miners), scored
 
     def close(self, scored: Scored, result: Result, predictions: Callable[[], str]) -> dict[str, Any]:
         """Closes the ledger over a result and what the hospitals signed; returns what it holds."""
@@ -327,14 +343,8 @@ def join(
     """Joins the parts of a run, and takes up its checkpoint; `stack` lets go of what was opened."""
     cohort = place.cohort(config.data, config.cohort, place.note)
     beats = cohort.beats
-    hospitals = cohort.hospitals
-    enemies = hostile(config.attack, len(hospitals), config.seed)
-    if build_algorithm(config.federation, config.personalisation).pooled:
-        hospitals = (*hospitals, _pooled(hospitals))
-        trainers: tuple[int, ...] = (hospitals[-1].id,)
-    else:
-        left_out = enemies if config.attack.method == "left-out" else frozenset()
-        trainers = tuple(h.id for h in hospitals if h.trains and h.id not in left_out)
+    enemies = hostile(config.attack, len(cohort.hospitals), config.seed)
+    hospitals, trainers = _trainers(config, cohort.hospitals, enemies)
     require_network(config, beats)
     network = build_network(config.model, *beats.shape, beats.rr.shape[1], len(beats.classes))
     loaded = checkpoint.load(folder, hashed, beats.digest)
@@ -346,19 +356,20 @@ def join(
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"oracle": oracle})})
     write_config(folder / CONFIG, config)
 
-    rule = rule_of(config)
+    rule, miners = rule_of(config), miners_of(config, hospitals, trainers, network.size)
+    trainers = miners.trainers(trainers)
     wanted = max(1, round(config.federation.participation * len(trainers)))
     per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
-    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round)
+    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round, miners.digest())
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
     judged = config.committee.method != "none"
     keep = ledger.wants_vectors or rule.partial is None or bool(enemies) or judged
-    sources = of_digests(digests(config))
-    synthetic = (folder / SYNTHETIC_FOLDER).absolute()  # other processes may stand in other folders
-    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, synthetic, sources)
+    home = folder.absolute()  # other processes may stand in other folders
+    own = (home / SYNTHETIC_FOLDER, home / SECURE_FOLDER)
+    task = Task(config, network, beats.folder, ledger.signing, oracle, keep, *own, of_digests(digests(config)))
     pool = attacked(place.pool(hospitals, task), config.attack, enemies, rule)
     stack.callback(pool.close)
     requests = _synthetic(config, identity, folder, place, ledger, pool, _keepers(cohort, hospitals))
@@ -369,18 +380,30 @@ def join(
     least = config.federation.min_hospitals
     seats = tuple(h for h in trainers if h in validators)
     schedule = build_schedule(config.schedule, config.selection, config.seed, trainers, per_round, least)
-    participants = config.federation.validation == "participants"
-    schedule = timed(schedule, config, hospitals, network.size)
+    schedule = timed(schedule, config, hospitals, network.size, miners.rates)
     parts = Parts(
         rounds=config.federation.rounds,
         pool=pool,
         schedule=seat(config.committee, schedule, seats, lambda params: vector_hash(params, network.layout)),
         rule=rule,
-        validation=Validation(scoring, beats.classes, cohort.scored, participants, least),
+        validation=Validation(
+            scoring, beats.classes, cohort.scored, config.federation.validation == "participants", least
+        ),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
+        masking=build_masking(config, pool, ledger.signing, rule, per_round),
     )
-    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests), state
+    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests, miners), state
+
+
+def _trainers(
+    config: RunConfig, hospitals: tuple[HospitalData, ...], enemies: frozenset[int]
+) -> tuple[tuple[HospitalData, ...], tuple[int, ...]]:
+    """All hospitals, the imaginary one of pooled data among them, and the ids of those who may train."""
+    if build_algorithm(config.federation, config.personalisation).pooled:
+        return (*hospitals, _pooled(hospitals)), (len(hospitals),)
+    left_out = enemies if config.attack.method == "left-out" else frozenset()
+    return hospitals, tuple(h.id for h in hospitals if h.trains and h.id not in left_out)
 
 
 def _judges(config: RunConfig, pool: Pool, validators: Sequence[int], ledger: LoopLedger) -> Judges:
@@ -456,39 +479,6 @@ def _pooled(hospitals: Sequence[HospitalData]) -> HospitalData:
     return HospitalData(len(hospitals), train, none, none)
 
 
-def waits_for_all(config: RunConfig) -> bool:
-    """Whether every round ends with the updates of all who were asked."""
-    lossless = config.clock.dropout == 0 and not any(one.dropout for one in config.clock.devices)
-    return config.schedule.mode == "synchronous" and (lossless or not config.clock.runs)
-
-
-def timed(schedule: Schedule, config: RunConfig, hospitals: Sequence[HospitalData], parameters: int) -> Schedule:
-    """The schedule on the virtual clock, where one is kept."""
-    if not config.clock.runs:
-        return schedule
-    loads = {h.id: load_of(config, len(h.train), parameters) for h in hospitals}
-    return on_clock(schedule, config.schedule, Fleet(config.clock, config.seed, config.cohort.hospitals), loads)
-
-
-def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
-    """What a job is on the virtual clock: of as many gradients as the algorithm is configured to take on the real train beats.
-
-    Beats that balancing adds are not counted: how many there will be is not known before the training.
-    """
-    federation, bits = config.federation, 32 * parameters
-    batches = federation.local_epochs * -(-beats // federation.batch_size)
-    whole = federation.local_epochs * beats
-    if federation.local_steps is not None:
-        batches, whole = federation.local_steps, federation.local_steps * min(federation.batch_size, beats)
-    if config.privacy.noised:
-        return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
-    if federation.algorithm == "perfedavg":
-        cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau
-        batches = cost * (tau or max(1, batches // cost))
-        return Load(batches * min(federation.batch_size, beats), batches, bits)
-    return Load(whole, batches, bits)
-
-
 def _federation_id(config: RunConfig, hashed: str, data: str) -> bytes:
     """What every signature commits to: the settings, the digest of the beats, and the names of the run."""
     return json_hash({"config": hashed, "data": data, "name": config.name, "label": config.ledger.federation})
@@ -527,6 +517,7 @@ def open_ledger(
     hospitals: Sequence[HospitalData],
     rule: Rule,
     per_round: int,
+    association: bytes = ZERO,
 ) -> LoopLedger:
     """The ledger of a run: opened or created in its folder, or the one that keeps nothing.
 
@@ -560,6 +551,5 @@ def open_ledger(
     actor = config.execution.pool == "ray"
     gate = {"gate": True} if config.committee.gate else {}
     described = {"name": rule.name, **rule.spec, **gate}
-    privacy = terms_digest(privacy_terms(config))
-    rounds = config.federation.rounds
-    return LedgerObserver(home, federation, described, config.ledger, actor, rounds, privacy=privacy)
+    named = {PRIVACY: terms_digest(privacy_terms(config)), ASSOCIATION: association}
+    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds, named=named)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.aggregation import masked
 from engine.aggregation.build import rule_of
 from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
@@ -21,13 +22,17 @@ from engine.committee.verdicts import PARTS
 from engine.config import RunConfig
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
-from engine.data.samples import Samples, believed, predicted
+from engine.data.samples import Samples, believed, judged, predicted
 from engine.encoding import canonical_json, hexed
 from engine.errors import HospitalError, HospitalLost, LedgerError
+from engine.ledger import masking
+from engine.ledger.recount import Shown
 from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.sitting import counted
 from engine.ledger.subjects.committee import require_said, said_digest
+from engine.ledger.subjects.masks import require_masks
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.updates import Header
 from engine.messages import (
     NEWEST,
     Asked,
@@ -51,6 +56,12 @@ from engine.privacy.base import NONE
 from engine.privacy.build import Mechanisms, build_privacy
 from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
+from engine.secure.part import Hidden, Part, Place
+from engine.secure.protocol import Transcript
+from engine.secure.round import STAGE as MASK
+from engine.secure.round import WITHDRAW
+from engine.secure.vault import FOLDER as SECURE
+from engine.secure.vault import Vault
 from engine.seeds import generator
 from engine.statement import statement
 from engine.synthesis.balance import balanced
@@ -68,6 +79,7 @@ class Task:
         signing: None when no ledger is kept.
         oracle: what computes gradients, from `choose_oracle`.
         keep_vectors: send each update, too; without, only what the rule adds up leaves a host.
+        secure: where hospitals keep what they must not forget of masked sums, see `engine/secure/vault.py`.
         synthetic: where the run's synthetic beats lie, see `engine/synthesis/files.py`.
         sources: of the user's own parts, for processes that have not read their files.
     """
@@ -79,6 +91,7 @@ class Task:
     oracle: str = "torch"
     keep_vectors: bool = True
     synthetic: Path = Path(FOLDER)
+    secure: Path = Path(SECURE)
     sources: tuple[Source, ...] = ()
 
 
@@ -114,6 +127,17 @@ def _hash_of(params: np.ndarray, layout: Layout) -> bytes:
     return value
 
 
+class _Unsent(NamedTuple):
+    """An update whose masked form is not sent yet: its round, what else is signed with it, and the private state before it."""
+
+    round: int
+    words: tuple[int, dict[str, Any], dict[str, Any] | None, int]
+    before: State
+
+
+_NOTHING = _Unsent(0, (0, {}, None, 0), {})
+
+
 class Hospital:
     """One hospital. Only this object reads its data.
 
@@ -146,6 +170,7 @@ class Hospital:
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
+        self._unsent = _NOTHING
         self._votes: dict[int, Vote] = {}  # round -> what it found of its updates, of the last one that it judged
 
     def ask(self, terms: Terms) -> tuple[SignedRequest, ...]:
@@ -170,6 +195,11 @@ class Hospital:
         self._gradients.pop(round, None)
         if self._signer is not None:
             self._signer.withdraw()
+
+    def secure(self, step: str, groups: Sequence[Transcript], notice: Notice) -> Any:
+        """A step of the masked sums of the round after the last of the notice; `WITHDRAW`: without this hospital after all."""
+        round = notice.headers[-1].round + 1
+        return self._guard(round, MASK, lambda: self._do_secure(step, groups, notice, round))
 
     def recall(self, measured: Sequence[Measured]) -> None:
         """Takes up what it measured before an interruption."""
@@ -215,7 +245,7 @@ class Hospital:
         return self._guard(round, "ledger", lambda: self._do_sign(round, params, notice, outcome))
 
     def _do_train(self, asked: Asked, notice: Notice | None) -> Update:
-        watch, start = Stopwatch(), asked.start_of(self.id)
+        watch, start, before = Stopwatch(), asked.start_of(self.id), self.state
         if self._signer is not None:
             self._guard(asked.round, "ledger", lambda: self._check(asked.round - 1, asked.params, notice, start))
         recounted = self._recounting(notice)
@@ -236,17 +266,20 @@ class Hospital:
         signed = None
         self._guard(asked.round, "ledger", recounted)
         if self._signer is not None and notice is not None:
-            metrics = {
+            metrics: dict[str, Any] = {
                 "loss": result.loss if np.isfinite(result.loss) else None,
                 "gradient_evaluations": result.gradient_evaluations,
             }
-            price = self._privacy.price(result.gradient_evaluations)
-            digest = vector_hash(sent, self._layout)
-            signed = Signed(*self._signer.update(notice, digest, len(self._train), metrics, price, start.round))
+            words = (len(self._train), metrics, self._privacy.price(result.gradient_evaluations), start.round)
+            if self._hides:
+                self._part.hold(asked.round, masked.numbers(self._rule.spec["weighting"], len(self._train), sent))
+                self._unsent = _Unsent(asked.round, words, before)
+            else:
+                signed = Signed(*self._signer.update(notice, vector_hash(sent, self._layout), *words))
         watch.lap("sign")
         return Update(
             hospital=self.id,
-            vector=sent,
+            vector=None if self._hides else sent,
             samples=len(self._train),
             loss=result.loss,
             gradient_evaluations=result.gradient_evaluations,
@@ -256,6 +289,36 @@ class Hospital:
             discount=start.discount,
             start=start.round if start.round < asked.round - 1 else NEWEST,
         )
+
+    @property
+    def _hides(self) -> bool:
+        return self._task.config.aggregation.secure.groups > 0
+
+    @functools.cached_property
+    def _part(self) -> Part:
+        """This hospital's part in masked sums."""
+        assert self._signer is not None  # no masks without a ledger
+        vault = Vault(self._task.secure, self.id)
+        drawn = vault.secret() if self._task.config.ledger.keystore is not None else b""
+        return Part(self.id, self._task.config.aggregation.secure, self._signer.mask_secret(drawn), vault)
+
+    def _do_secure(self, step: str, groups: Sequence[Transcript], notice: Notice, round: int) -> Any:
+        assert self._signer is not None
+        assert self._task.signing is not None
+        if step == WITHDRAW:
+            self._part.drop()
+            self._gradients.pop(round, None)
+            if self._unsent.round == round:
+                self.state, self._unsent = self._unsent.before, _NOTHING
+            if self._signer.memory is not None and self._signer.memory.round == round:
+                self._signer.withdraw()
+            return None
+        place = Place(self._task.signing.federation, round, notice.headers[-1].head)
+        answer = self._part.answer(step, groups, place, self._signer.voice(notice))
+        if not isinstance(answer, Hidden):
+            return answer
+        commitment = next(one.keys[self.id].commitment for one in groups if self.id in one.keys)
+        return answer._replace(signed=Signed(*self._signer.update(notice, commitment, *self._unsent.words)))
 
     def _recounting(self, notice: Notice | None) -> Callable[[], None]:
         """Begins to compute the last round again, beside the training; returns what waits for it before this signs on."""
@@ -272,22 +335,36 @@ class Hospital:
         assert self._signer is not None
         assert notice.shown is not None
         header, shown = notice.headers[-1], notice.shown
-        before = Global(shown.before, dict(shown.server), shown.older)
+        before, summed = Global(shown.before, dict(shown.server), shown.older), None
+        groups = self._shown_groups(header, shown)
+
+        def name(slot: int, vector: np.ndarray) -> bytes:
+            return masking.require_named(groups, slot, vector) if groups else vector_hash(vector, self._layout)
+
         updates = [
             Update(u.slot, u.vector, u.samples, 0.0, 0, discount=u.discount, start=u.start)
-            for u in self._signer.weighed(notice, self._layout)
+            for u in self._signer.weighed(notice, self._layout, name)
         ]
+        if groups:
+            summed = masking.sums_of(groups, {u.hospital: u.vector for u in updates if u.vector is not None})
         if self._task.config.committee.gate:
             committee = self._task.config.committee
             said = require_said(header.round, shown.sitting, shown.digests[1], committee.percent, committee.claims)
             updates = counted(updates, said)
-        after = self._rule.again(header.round, before, updates)
+        after = self._rule.again(header.round, before, updates, summed)
         found = vector_hash(after.params, self._layout)
         if found != header.model:
             raise LedgerError(
                 f"the updates of round {header.round} give model {hexed(found)}, the coordinator has made {hexed(header.model)}"
             )
         self._signer.require_remembered(notice, after.server)
+
+    def _shown_groups(self, header: Header, shown: Shown) -> tuple[Transcript, ...]:
+        """What was said of masked sums in the round that is computed again."""
+        require_masks(header.round, shown.masks, shown.digests[1])
+        assert self._task.signing is not None
+        place = Place(self._task.signing.federation, header.round, header.previous_head)
+        return masking.groups_in(shown.masks, self._task.config.aggregation.secure, place)
 
     def _do_judge(self, asked: Asked, updates: Sequence[Update]) -> Opinion:
         others = {u.hospital: u.vector for u in updates if u.hospital != self.id and u.vector is not None}
@@ -418,12 +495,14 @@ class Hospital:
             draw = generator(self._seed, "personalise", round, self.id)
             personal, cost = self._algorithm.personalise(self._work(params, draw))
         models = {"global": params, "personal": personal}
+        told = {name: judged(self._oracle, model, self._test) for name, model in models.items()}
         return Outcome(
             hospital=self.id,
             validation={name: self._confusion(model, self._validation) for name, model in models.items()},
             rows=self._test.index,
             true=self._test.labels(),
-            predicted={name: self._predict(model, self._test) for name, model in models.items()},
+            predicted={name: classes for name, (classes, _) in told.items()},
+            confidence={name: sure for name, (_, sure) in told.items()},
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
             triggered=self._triggered(models),

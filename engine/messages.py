@@ -137,8 +137,7 @@ class Asked:
     """Who works in a round, and from which model.
 
     Attributes:
-        round: from 1.
-        hospitals: ids, ascending.
+        round, hospitals: from 1; ids, ascending.
         params: float32[parameters], the model to start from.
         model: its name on the ledger; b"" where none is kept.
         crafted: hostile hospital -> what it sends.
@@ -166,8 +165,8 @@ class Update:
     """What a hospital sends after a round.
 
     Attributes:
-        vector: what the rule of aggregation has it send, as a rule float32[parameters], the change of the parameters;
-            None where only the sum was wanted.
+        vector: what the rule of aggregation has it send, as a rule float32[parameters], the change of the parameters; under masks
+            int64[parameters + 1]; None where only the sum was wanted.
         samples: number of real train beats; balancing gives a hospital no more weight.
         loss: mean train loss.
         state: private state, kept by the pool to restore a lost hospital; the server does not look into it.
@@ -208,7 +207,7 @@ class Taken:
     Attributes:
         updates: by ascending hospital.
         lost: of hospitals that failed.
-        summed: as of `Trained`, of these updates.
+        summed: as of `Trained`, of these updates; of masked ones int64[groups, parameters + 1].
     """
 
     updates: tuple[Update, ...]
@@ -329,7 +328,7 @@ class Outcome:
         validation: confusion matrices of the validation part, under "global" and "personal".
         rows: positions of the test beats in the beat arrays, int64[n].
         true: int8[n].
-        predicted: int8[n] under "global" and "personal".
+        predicted, confidence: under "global" and "personal": int8[n], and its softmax in parts of 10,000, int32[n].
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
         triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
@@ -342,6 +341,7 @@ class Outcome:
     rows: np.ndarray
     true: np.ndarray
     predicted: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
     triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -412,7 +412,7 @@ class RoundRecord:
         judged: by whom and how; nothing without judges.
         summary: the round's record in `result.json`.
         asked: who was, and from which models.
-        older: as of `LoopState`, before the round.
+        older, masking: as of `LoopState`, before the round; what was said of masked sums, see `engine/secure`.
     """
 
     round: int
@@ -424,6 +424,7 @@ class RoundRecord:
     servers: tuple[State, State]
     asked: Asked
     older: Mapping[int, np.ndarray]
+    masking: tuple[Any, ...] = ()
 
 
 class Observer(Protocol):
@@ -564,14 +565,14 @@ class Rule:
         params, server = self.step(state.params, direction, state.server, state.round + 1)
         return params, {**server, self.remembers: direction} if self.remembers else server
 
-    def again(self, round: int, before: Global, updates: Sequence[Update]) -> Global:
-        """The global model after a round, out of what everybody sent.
+    def again(self, round: int, before: Global, updates: Sequence[Update], summed: np.ndarray | None = None) -> Global:
+        """The global model after a round, out of what everybody sent, or with the sums of that.
 
         Raises:
             HospitalError: an update cannot be added.
         """
         state = LoopState(round - 1, before.params, server=before.server, older=before.older)
-        return Global(*self.merge(state, Taken(tuple(updates), (), None), {}))
+        return Global(*self.merge(state, Taken(tuple(updates), (), summed), {}))
 
     def _added(self, updates: Sequence[Update], state: LoopState) -> np.ndarray:
         assert self.partial is not None

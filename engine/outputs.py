@@ -8,15 +8,18 @@ import numpy as np
 
 from engine import checkpoint
 from engine.algorithms.budget import noised_samples
+from engine.association.report import AssociationReport
 from engine.attacks.poison import target_of
 from engine.config import RunConfig, config_hash
 from engine.data.cohort import Cohort, report_without
 from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
+from engine.levels.report import TopologyReport, topology_report
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
+from engine.people.examine import examined, groups_of
 from engine.picture import confusion_svg
 from engine.privacy.plan import Mechanism, mechanism_of
 from engine.privacy.report import told
@@ -59,6 +62,7 @@ def assemble(
     lost: Sequence[str] = (),
     hostile: frozenset[int] = frozenset(),
     privacy: PrivacyReport | None = None,
+    association: AssociationReport | None = None,
 ) -> Result:
     """The result of a run after the rounds of `state`.
 
@@ -66,15 +70,16 @@ def assemble(
         lost: hospitals that could not be tested, in sentences.
         hostile: ids of hospitals that play attackers, which are not scored.
         privacy: what was spent.
+        association: with miners.
     """
     classes, rows, scored = cohort.beats.classes, state.history, cohort.scored
     honest = [outcome for outcome in outcomes if outcome.hospital not in hostile]
-    adapting = sum(outcome.gradient_evaluations for outcome in outcomes)
     test = {
         model: {o.hospital: confusion(o.true, o.predicted[model], len(classes)) for o in honest}
         for model in ("global", "personal")
     }
     validation = {model: {o.hospital: o.validation[model] for o in honest} for model in ("global", "personal")}
+    people = examined(predictions(cohort, honest), classes, scored, config.cohort.min_support)
     return Result(
         version=VERSION,
         name=config.name,
@@ -85,21 +90,42 @@ def assemble(
         cohort=CohortReport.model_validate(report_without(cohort, hostile) if hostile else cohort.report),
         final=_both(test, classes, scored),
         validation=_both(validation, classes, scored),
+        fairness=people.fairness,
+        calibration=people.calibration,
+        patients=people.patients,
         rounds=rows,
         ledger=ledger,
-        timing=Timing(
-            train_seconds=sum(row.train_seconds for row in rows),
-            rounds_seconds=sum(row.seconds for row in rows),
-            gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
-            personalisation_gradient_evaluations=adapting,
-            total_seconds=total_seconds,
-        ),
+        timing=_timing(rows, sum(outcome.gradient_evaluations for outcome in outcomes), total_seconds),
         synthesis=None if synthesis is None else tuple(synthesis),
         lost=tuple(lost),
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        association=association,
+        topology=_topology(config, network.size, rows, test, classes, scored),
         clock=clock_report(state.timeline, config.clock.target, rows),
+    )
+
+
+def _topology(
+    config: RunConfig,
+    parameters: int,
+    rows: Sequence[RoundSummary],
+    test: Mapping[str, Mapping[int, np.ndarray]],
+    classes: Sequence[str],
+    scored: Sequence[str],
+) -> TopologyReport | None:
+    came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
+    return topology_report(config.topology.levels, config.cohort.hospitals, parameters, came, test, classes, scored)
+
+
+def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:
+    return Timing(
+        train_seconds=sum(row.train_seconds for row in rows),
+        rounds_seconds=sum(row.seconds for row in rows),
+        gradient_evaluations=sum(row.gradient_evaluations for row in rows) + adapting,
+        personalisation_gradient_evaluations=adapting,
+        total_seconds=total_seconds,
     )
 
 
@@ -214,7 +240,7 @@ def predictions_digest(table: "pa.Table") -> str:
 
 
 def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
-    """A row for each test beat and model."""
+    """A row for each test beat and model; of a patient's sex and age only the group (`people.examine.groups_of`)."""
     import pyarrow as pa
 
     # not left to be guessed: an unseen hospital may have no test beats, and nothing has no type
@@ -227,12 +253,15 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
             ("model", pa.string()),
             ("true", pa.string()),
             ("predicted", pa.string()),
+            ("confidence", pa.int32()),
+            ("sex", pa.string()),
+            ("age", pa.string()),
         ]
     )
     beats = cohort.beats
     classes = np.array(beats.classes)
     names, patients = (np.array([r[key] for r in beats.records]) for key in ("name", "patient"))
-    tables = []
+    groups, tables = groups_of(beats.records), []
     for outcome in outcomes:
         record = np.asarray(beats.record[outcome.rows])
         for model, predicted in outcome.predicted.items():
@@ -244,6 +273,9 @@ def predictions(cohort: Cohort, outcomes: Sequence[Outcome]) -> "pa.Table":
                 "model": [model] * len(record),
                 "true": classes[outcome.true].tolist(),
                 "predicted": classes[predicted].tolist(),
+                "confidence": outcome.confidence[model],
+                "sex": [groups[name][0] for name in patients[record].tolist()],
+                "age": [groups[name][1] for name in patients[record].tolist()],
             }
             tables.append(pa.table(columns, schema))
     return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -36,6 +36,7 @@ _OF_MODEL = ("network", "parameters")
 _OF_FEATURES = ("features", "features_seed")
 _ROBUST: Clause = {_ALGORITHM: _MANY, "aggregation.rule": tuple(RULE_KEYS)}
 _ATTACKS = (*(name for name in get_args(Method) if name != "none"), OWN)
+_MINERS = ("paper", "capacity", "random", "all-on-one", "optimal")
 _TIMED: Clause = {"clock.fleet": ("equal", "stragglers", "bpfish", "listed")}
 _PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth", "watts")
 _RPC: Clause = {"ledger.backend": ("rpc",)}
@@ -85,6 +86,12 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{f"clock.{key}": ({"clock.fleet": ("equal", "stragglers")},) for key in _PLAIN_FLEET},
     **{f"clock.{key}": ({"clock.fleet": ("stragglers",)},) for key in ("share", "slow", "factor")},
     "clock.dropout": ({"clock.fleet": ("equal", "stragglers", "bpfish")},),
+    **{
+        f"association.{key}": ({"association.method": _MINERS},)
+        for key in ("miners", "reward", "phi", "rho", "deadline", "sinr", "blocks", "bandwidth")
+    },
+    "association.share": ({"association.method": _MINERS[1:]},),
+    "association.capacity": ({"association.method": ("capacity", "random", "optimal")},),
     "clock.devices": ({"clock.fleet": ("listed",)},),
     "federation.perfedavg.delta": ({"federation.perfedavg.variant": ("difference",)},),
     "aggregation": ({_ALGORITHM: _MERGED},),
@@ -144,8 +151,10 @@ READ: dict[str, tuple[Clause, ...]] = {
     "cohort.adapt_minutes": ({"cohort.split": ("leave-one-hospital-out", "inter-patient", "other-database")},),
     "cohort.seed": (
         {"cohort.partition": ("record-dirichlet", "beat-dirichlet", "quantity")},
-        {"cohort.split": ("random",)},
+        {"cohort.split": ("random", "patients", "inter-patient", "leave-one-hospital-out", "other-database")},
+        {"data.source": (OWN,)},
     ),
+    "cohort.stratify": ({"cohort.split": ("chronological", "random", "patients", "leave-one-hospital-out")},),
     **{
         f"ledger.{name}": (_RPC,)
         for name in (

@@ -23,11 +23,14 @@ from pydantic import (
     model_validator,
 )
 
+from engine.association.report import AssociationReport
 from engine.config import RunConfig
 from engine.encoding import read_json
 from engine.errors import DataError
 from engine.files import read_text, write_text
+from engine.levels.report import TopologyReport
 from engine.part import Many, Part
+from engine.people.report import BothCalibration, BothFairness, Patient
 from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
@@ -426,9 +429,13 @@ class Result(Part):
         parameters: number of them.
         final: scores on the test beats. Nothing is chosen by them.
         validation: scores on the validation beats.
+        fairness, calibration: on the test beats of honest hospitals.
+        patients: likewise; () with very many.
         synthesis: requests for synthetic beats; None where none can be asked for.
         lost: hospitals that could not be tested, in sentences.
         clock: the virtual clock after the last round; None where none is kept.
+        association: of hospitals with miners; None where there are none.
+        topology: levels between hospitals and coordinator; None where there are none.
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
         privacy: what was spent; None where no account is kept.
         backdoor: how often one opens; None where no attack plants one.
@@ -443,6 +450,9 @@ class Result(Part):
     cohort: CohortReport
     final: BothScores
     validation: BothScores
+    fairness: BothFairness
+    calibration: BothCalibration
+    patients: Many[Patient]
     rounds: Many[RoundSummary]
     ledger: LedgerSummary
     timing: Timing
@@ -450,6 +460,8 @@ class Result(Part):
     lost: Many[str]
     hostile: Many[int] | None = None
     clock: ClockReport | None = None
+    association: AssociationReport | None = None
+    topology: TopologyReport | None = None
     privacy: PrivacyReport | None = None
     backdoor: Backdoor | None = None
 

@@ -26,6 +26,7 @@ from engine.messages import (
 )
 from engine.metrics import federation_scores
 from engine.result import CommitteeRow, RoundSummary, Scores
+from engine.secure.round import Masking, plain
 from engine.timing.report import Absence, Arrival, Virtual
 
 ROWS = 20  # with more hospitals, a round's record does not list them one by one; the final scores do
@@ -52,7 +53,8 @@ class Validation:
 
 @dataclass(frozen=True)
 class Parts:
-    """The loop's parts: where hospitals live, who works when, how updates become a model, who judges, who keeps account."""
+    """The loop's parts: where hospitals live, who works when, how updates become a model, who judges, who keeps account, what hides
+    updates."""
 
     rounds: int
     pool: Pool
@@ -61,6 +63,7 @@ class Parts:
     judges: Judges
     ledger: LoopLedger
     validation: Validation
+    masking: Masking = plain
 
 
 def run_rounds(
@@ -78,8 +81,9 @@ def run_rounds(
     for round in range(state.round + 1, parts.rounds + 1):
         watch = Stopwatch()
         asked = parts.schedule.ask(round, state, model)
-        trained = parts.pool.train(asked, parts.ledger.notice(asked))
-        taken = parts.schedule.take(asked, trained)
+        notice = parts.ledger.notice(asked)
+        trained = parts.pool.train(asked, notice)
+        taken, masked = parts.masking(asked, parts.schedule.take(asked, trained), notice)
         parts.ledger.received(round, taken.updates)  # works beside what follows
         watch.lap("train")
         judged = parts.judges(asked, taken)
@@ -94,7 +98,7 @@ def run_rounds(
         watch.lap("validate")
         summary = summarise(asked, taken, blind, scores, watch, parts.pool.width, judged.sitting.row)
         record = RoundRecord(
-            round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older
+            round, parent, model, taken.updates, judged, summary, (state.server, server), asked, state.older, masked
         )
         state = advanced(state, record, params, server, tables)
         for observer in (parts.ledger, *observers):

@@ -4,7 +4,7 @@ data            SHA-256, hex, over its beats: windows, RR features and labels of
 classes         names; counts and confusion matrices are in their order
 counts          part -> beats of each class
 validation      "global" and "personal" -> confusion matrix on its validation part; `test` likewise
-predictions     SHA-256, hex, over its rows of predictions.parquet: record, sample, true and predicted class
+predictions     SHA-256, hex, over its rows of predictions.parquet: record, sample, true and predicted class, confidence
 gradients       evaluations, of its updates in all `rounds`, and of its `personalisation`
 triggered       "global" and "personal" -> [test beats that a simulated backdoor led to its target, of how many]; else absent
 privacy         what its privacy mechanism says of the whole run; absent without one
@@ -78,7 +78,9 @@ def predictions_digest(beats: Beats, outcome: Outcome) -> str:
     samples = beats.sample[outcome.rows].tolist()
     true = _named(beats.classes, outcome.true)
     said = {model: _named(beats.classes, predicted) for model, predicted in outcome.predicted.items()}
-    return json_hash({"record": names, "sample": samples, "true": true, "predicted": said}).hex()
+    sure = {model: values.tolist() for model, values in outcome.confidence.items()}
+    rows = {"record": names, "sample": samples, "true": true, "predicted": said, "confidence": sure}
+    return json_hash(rows).hex()
 
 
 def _named(classes: Sequence[str], values: np.ndarray) -> list[str]:

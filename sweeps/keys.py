@@ -12,7 +12,20 @@ from engine.own.reference import FORMS, Own
 from engine.reads import read_with
 from engine.settings import bare, dotted_keys, near_key
 from sweeps.owners import not_varied
-from sweeps.scores import ASIDE, MODELS, PARTS, PLAIN, REACHED, SPENT, TRIVIAL, details, known_scores, objectives, shown
+from sweeps.scores import (
+    ASIDE,
+    MATCHED,
+    MODELS,
+    PARTS,
+    PLAIN,
+    REACHED,
+    SPENT,
+    TRIVIAL,
+    details,
+    known_scores,
+    objectives,
+    shown,
+)
 from sweeps.space import STUDY_KEYS, StudyConfig
 
 UNITS = {
@@ -111,8 +124,8 @@ def _score(path: str) -> list[str]:
     """A score in lines; those of classes of one's own are called like those of AAMI."""
     part = path.rpartition("/")[0]
     of_class = part in [f"{beats}/{model}/recall" for beats in PARTS for model in MODELS]
-    of_class |= part in [detail.rpartition("/")[0] for detail in details(CLASSES[:1])]
-    if not of_class and path not in (*objectives(CLASSES), *ASIDE, *REACHED, *SPENT, *TRIVIAL):
+    of_class |= part in [one.rpartition("/")[0] for one in details(CLASSES[:1]) if one.startswith("final/")]
+    if not of_class and path not in (*objectives(CLASSES), *details(()), *ASIDE, *MATCHED, *REACHED, *SPENT, *TRIVIAL):
         raise ConfigError(f"keys: {path!r} is no score; {known_scores(CLASSES, path)}.")
     return [path, f"  {shown(path).says}", f"  heading in tables: {shown(path).title}"]
 

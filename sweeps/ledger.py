@@ -100,9 +100,9 @@ def resolve(folder: Path, round: int, voided: bool, key: Path | None) -> dict[st
         key: file with the auditor's key; None is the one that was drawn for this ledger.
     """
     with opened(folder) as ledger:
-        auditor = _auditor(ledger, key)
-        ledger.disputes.resolve(round, voided, auditor)
-        return {"round": round, "status": ledger.rounds.status(round), "auditor": address(auditor)}
+        decides = auditor(ledger, key)
+        ledger.disputes.resolve(round, voided, decides)
+        return {"round": round, "status": ledger.rounds.status(round), "auditor": address(decides)}
 
 
 def export(folder: Path, out: Path) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def witness(folder: Path, round: int, slot: int, file: Path, key: Path | None, o
         if vector.dtype != np.float32 or vector.shape != (sum(math.prod(shape) for _, shape in layout),):
             raise LedgerError(f"{file}: the vector of hospital {slot} has not the form of an update")
         update = vector_hash(vector, layout)
-        signature = ledger.disputes.witness(round, slot, update, _auditor(ledger, key))
+        signature = ledger.disputes.witness(round, slot, update, auditor(ledger, key))
     document = {"leaf": hexed(ZERO), "receipt": hexed(signature)}
     proofs.write(out, document)
     return {"round": round, "hospital": slot, **document}
@@ -238,7 +238,7 @@ def rotate(folder: Path, slot: int, keystore: Path | None) -> dict[str, Any]:
     return {"hospital": slot, "round": number, "from": change.from_, "to": change.to}
 
 
-def _auditor(ledger: RunLedger, file: Path | None) -> bytes:
+def auditor(ledger: RunLedger, file: Path | None) -> bytes:
     """The auditor's key, of an account that has the role."""
     accounts = ledger.book.chain.accounts
     key = accounts.key(accounts.address(AUDITOR)) if file is None else read_key_file(file)

@@ -14,6 +14,7 @@ import numpy as np
 
 import sweeps.exhibits as exhibits
 import sweeps.judged as judged
+import sweeps.people as people
 import sweeps.plots as plots
 from engine import __version__
 from engine.files import whole, write_text
@@ -63,7 +64,7 @@ ORDER = (
     "timing/total_seconds",
 )
 WITH_SD = (ORDER[0], ORDER[3])
-DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread ledger".split()
+DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread abstention ledger".split()
 NO_AUDIT = "not checked here: pulseledger audit DIR recomputes everything"
 
 
@@ -99,6 +100,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.importance(material),
         exhibits.slices(material),
         exhibits.spread(material, looks),
+        *people.sections(material, looks),
         *judged.sections(material),
         _ledger(material, looks),
         _unfinished(material),

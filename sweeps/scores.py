@@ -19,7 +19,10 @@ COSTS = (
     *(f"clock/{name}" for name in ("virtual_seconds", "compute_joules", "radio_joules")),
 )
 REACHED = ("clock/target_seconds", "clock/target_joules")  # of runs that reached `clock.target`
-CLOCKED = (*COSTS[-3:], *REACHED)
+MATCHED = tuple(
+    f"association/{name}" for name in ("utility", "energy_joules", "delay_seconds", "objective")
+)  # of runs with miners
+CLOCKED = (*COSTS[-3:], *REACHED, *MATCHED)
 PLAIN = (
     *(f"{part}/{model}/{score}" for part in PARTS for model in MODELS for score in SCORES),
     *(f"{part}/personal/hurt_share" for part in PARTS),
@@ -39,8 +42,16 @@ def objectives(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def details(classes: Sequence[str]) -> tuple[str, ...]:
-    """Numbers of the test beats that are shown and not tuned for."""
-    return tuple(f"final/{model}/{name}/{c}" for model in MODELS for name in ("precision", "f1") for c in classes)
+    """Numbers of the test beats that are shown and not tuned for.
+
+    >>> [shown(path).title for path in details(("N",))[4::3]]
+    ['calibration error % global', 'gap % by age global']
+    """
+    return (
+        *(f"final/{model}/{name}/{c}" for model in MODELS for name in ("precision", "f1") for c in classes),
+        *(f"calibration/{model}/ece" for model in MODELS),
+        *(f"fairness/{model}/{group}/worst" for model in MODELS for group in ("sex", "age")),
+    )
 
 
 def known_scores(classes: Sequence[str], near: str = "") -> str:
@@ -134,6 +145,10 @@ SHOWN = {
         "J computing", 1.0, 3, "energy of the hospitals' computing on the virtual clock, until then"
     ),
     "radio_joules": Shown("J sending", 1.0, 3, "energy of sending updates on the virtual clock, until then"),
+    "utility": Shown("utility", 1.0, 1, "of hospitals and miners together, eq. 19 of BPFISH, in units"),
+    "energy_joules": Shown("J by plan", 1.0, 3, "energy of all rounds that the association counts with"),
+    "delay_seconds": Shown("s a job", 1.0, 2, "seconds of the slowest associated hospital's job"),
+    "objective": Shown("objective F", 1.0, 2, "rho utility - (1 - rho) loss, eq. 21 of BPFISH"),
     "target_seconds": Shown(
         "s to target",
         1.0,
@@ -141,6 +156,12 @@ SHOWN = {
         "seconds on the virtual clock until a global model first reached clock.target on validation beats",
     ),
     "target_joules": Shown("J to target", 1.0, 3, "energy of computing and sending on the virtual clock until then"),
+    "ece": Shown(
+        "calibration error %", 100.0, 2, "how far confidence and share right are apart on test beats, over 15 bins"
+    ),
+    "worst": Shown(
+        "gap %", 100.0, 1, "largest equalised odds difference between two groups of patients, of the testable classes"
+    ),
     "local_majority_accuracy": Shown(
         "accuracy % local majority", 100.0, 2, "accuracy of always saying each hospital's commonest train class"
     ),
@@ -170,6 +191,9 @@ def shown(path: str) -> Shown:
     parts = path.split("/")
     of_class = OF_A_CLASS.get(parts[-2]) if len(parts) > 1 else None
     plain = SHOWN[parts[-1]] if of_class is None else of_class._replace(title=f"{of_class.title} {parts[-1]}")
+    if parts[0] in ("calibration", "fairness"):
+        by = f" by {parts[2]}" if parts[0] == "fairness" else ""
+        return plain._replace(title=f"{plain.title}{by}{' global' * (parts[1] == 'global')}")
     if parts[0] not in PARTS:
         return plain
     part = "test" if parts[0] == "final" else parts[0]

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
+from sweeps.hurt import ALONE, GLOBAL, hurts
 from sweeps.rows import NOTHING, Outcome, Row, flat
 from sweeps.scores import ASIDE, CLOCKED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
@@ -29,6 +30,7 @@ NARROW = 16  # a column of words is not folded below this
 GAP = 2  # blanks between two columns
 MISSING = "-"
 # the numbers of a table by rank: which of them there is room for; recalls of the classes stand where RECALLS is
+HURT = "final/personal/hurt_share"
 ESSENTIAL, USEFUL = "final/personal/macro_f1", ("final/personal/mean_hospital_macro_f1", "final/personal/rare_recall")
 RECALLS = "final/personal/recall"
 OF_CLASSES = (RECALLS, "final/personal/precision", "final/personal/f1")
@@ -44,6 +46,9 @@ ORDER = (
     "final/personal/worst_tenth_macro_f1",
     "final/personal/jain_index",
     "final/personal/variance_hospital_macro_f1",
+    "calibration/personal/ece",
+    "fairness/personal/sex/worst",
+    "fairness/personal/age/worst",
     "timing/gradient_evaluations",
     *CLOCKED,
     "ledger/overhead_share",
@@ -262,6 +267,10 @@ def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column
     sent = [
         MISSING if row.outcome is None or row.outcome.exchanged is None else megabytes(row.outcome.exchanged)
         for row in group
+    ]
+    harmed = [{} if row.outcome is None else hurts(row.outcome, group) for row in group]
+    columns += [
+        column(name, [shown(HURT).number(each.get(name), MISSING) for each in harmed], 12) for name in (GLOBAL, ALONE)
     ]
     return [*columns, column("models sent", sent, 13)]
 

@@ -15,6 +15,7 @@ from simulators import DATA, SETTINGS, SIZE, Run, opening_metrics
 from engine.config import config_hash
 from engine.encoding import json_hash
 from engine.metrics import confusion, federation_scores, scores
+from engine.people.examine import examined
 
 CLASSES = "NSVFQ"
 SCORED = ("N", "S", "F", "Q")  # with beats in both parts
@@ -47,6 +48,7 @@ def tested(slot: int) -> dict[str, Any]:
         "sample": [50 * i for i in range(len(true))],
         "true": true,
         "predicted": said,
+        "confidence": {model: draw.integers(2_000, 10_001, len(true)) for model in said},
     }
 
 
@@ -74,6 +76,7 @@ def statement(run: Run, slot: int, rounds: int) -> dict[str, Any]:
     beats = tested(slot)
     said = {model: letters(values) for model, values in beats["predicted"].items()}
     rows = {"record": beats["record"], "sample": beats["sample"], "true": letters(beats["true"]), "predicted": said}
+    rows["confidence"] = {model: values.tolist() for model, values in beats["confidence"].items()}
     return {
         "data": f"{slot:064x}",
         "classes": list(CLASSES),
@@ -88,7 +91,19 @@ def statement(run: Run, slot: int, rounds: int) -> dict[str, Any]:
 def predictions(run: Run) -> pa.Table:
     """The file of the predictions."""
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("hospital", "record", "patient", "sample", "model", "true", "predicted")
+        name: []
+        for name in (
+            "hospital",
+            "record",
+            "patient",
+            "sample",
+            "model",
+            "true",
+            "predicted",
+            "confidence",
+            "sex",
+            "age",
+        )
     }
     for slot in range(run.hospitals):
         beats = tested(slot)
@@ -101,6 +116,9 @@ def predictions(run: Run) -> pa.Table:
             columns["model"] += [model] * size
             columns["true"] += letters(beats["true"])
             columns["predicted"] += letters(said)
+            columns["confidence"] += beats["confidence"][model].tolist()
+            columns["sex"] += [("female", "male", "unknown")[slot % 3]] * size
+            columns["age"] += [("<65", ">=65")[slot // 2 % 2]] * size
     return pa.table(columns)
 
 
@@ -125,6 +143,9 @@ def document(run: Run, rounds: int) -> dict[str, Any]:
         },
         "lost": [],
     }
+    people = examined(predictions(run), CLASSES, SCORED, SETTINGS.cohort.min_support)
+    found |= {name: getattr(people, name).document() for name in ("fairness", "calibration")}
+    found["patients"] = [one.document() for one in people.patients]
     for name, part in (("validation", "validation"), ("final", "test")):
         both: Mapping[str, Any] = {m: {s: tables(s)[part][m] for s in slots} for m in ("global", "personal")}
         found[name] = {

@@ -49,8 +49,10 @@ from engine.ledger.run import RunLedger
 from engine.ledger.signer import Notice, Signer, Signing
 from engine.ledger.signing import address, hospital_key, salt, sign
 from engine.ledger.store import Store
+from engine.ledger.subjects.challenges import MaskOpening
 from engine.ledger.subjects.closing import HospitalResult, RunClosing, SignedResult, text_digest
 from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment
+from engine.ledger.subjects.masks import MaskStep
 from engine.ledger.subjects.registry import Federation, KeyRotation, SignedRotation
 from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
@@ -493,6 +495,8 @@ TYPES: dict[type[Record], str] = {
     HospitalResult: "HospitalResult(bytes32 federation,uint64 round,uint32 slot,bytes32 head,bytes32 content)",
     RunClosing: "RunClosing(bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,"
     "bytes32 result,bytes32 predictions,bytes32 config,bytes32 data,bytes32 code)",
+    MaskStep: "MaskStep(bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,uint8 step,bytes32 content)",
+    MaskOpening: "MaskOpening(bytes32 federation,uint64 round,uint32 slot,bytes32 opening)",
     Absence: "Absence(bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start)",
     Receipt: "Receipt(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",
     Availability: "Availability(bytes32 federation,uint64 round,uint32 slot,bytes32 leaf)",

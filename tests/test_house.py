@@ -102,18 +102,20 @@ MAY: dict[str, str] = {
     "engine/settings.py": "engine.errors engine.encoding engine.files",
     "engine/provenance.py": "engine",
     "engine/messages.py": "engine.errors engine.result engine.config engine.model",
-    "engine/rounds.py": "engine.timing.report engine.clock engine.errors engine.messages engine.metrics engine.result engine.ledger.base",
+    "engine/rounds.py": "engine.timing.report engine.clock engine.errors engine.messages engine.metrics engine.result engine.ledger.base engine.secure.round",
     "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors engine.metrics",
     "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors "
     "engine.encoding engine.seeds",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
-    "engine.ledger.format engine.settings engine.errors",
+    "engine.ledger.format engine.secure.config engine.settings engine.errors",
     "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",
     "engine/secure": "engine.secure.* engine.messages engine.config engine.settings engine.encoding engine.errors engine.files",
     "engine/part.py": "",
     "engine/timing": "engine.timing.* engine.part engine.seeds engine.errors engine.settings",
+    "engine/association": "engine.association.* engine.part engine.seeds engine.errors engine.settings engine.encoding engine.timing.*",
+    "engine/levels": "engine.levels.* engine.part engine.settings engine.metrics",
     "engine/ledger/format.py": "",
     "engine/ledger/typed.py": "engine.encoding engine.errors",
     "engine/ledger/trees.py": "engine.encoding engine.errors engine.ledger.format",

@@ -199,8 +199,15 @@ library CommitteeVerdicts {
                 uint256 share = (uint256(shares[lane >> 4]) >> ((lane & 15) << 4)) & NO_SHARE;
                 lane += stride;
                 if (share == NO_SHARE) continue;
-                _requireShare(judges[judge], slot, share, sitting.own);
-                if (judges[judge] == slot) continue; // a claim
+                uint256 by = judges[judge];
+                // Slots were a uint32 before.
+                // forge-lint: disable-next-line(unsafe-typecast)
+                if (share > PARTS) revert ICommitteeLedger.ShareOutOfRange(uint32(by), uint32(slot), share);
+                if (by == slot) {
+                    // forge-lint: disable-next-line(unsafe-typecast)
+                    if (sitting.own == 0) revert ICommitteeLedger.OwnUpdateScored(uint32(by));
+                    continue; // a claim
+                }
                 uint256 place = count++;
                 for (; place > 0; --place) {
                     uint256 lower = given[place - 1];
@@ -210,13 +217,6 @@ library CommitteeVerdicts {
                 given[place] = share;
             }
         }
-    }
-
-    function _requireShare(uint32 judge, uint256 slot, uint256 share, uint8 own) private pure {
-        // The slot was a uint32 before.
-        // forge-lint: disable-next-line(unsafe-typecast)
-        if (share > PARTS) revert ICommitteeLedger.ShareOutOfRange(judge, uint32(slot), share);
-        if (judge == slot && own == 0) revert ICommitteeLedger.OwnUpdateScored(judge);
     }
 
     function _holds(uint32[] memory slots, uint32 slot) private pure returns (bool) {

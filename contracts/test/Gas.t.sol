@@ -120,8 +120,9 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         return round == 1 ? "first" : "next";
     }
 
-    /// @dev A committee of this many beside its trainers, or, where they are the same, all of a round, with five classes.
-    function judgeRound(uint32 first, uint32 judges, uint32 trainers, string memory name) internal {
+    /// @dev A committee of this many beside its trainers, or, where they are the same, all of a round, with five classes. With `own`
+    /// above 0 one of them leads.
+    function judgeRound(uint32 first, uint32 judges, uint32 trainers, uint8 own, string memory name) internal {
         bytes32 federation = keccak256(bytes(name));
         vm.prank(coordinator);
         ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW);
@@ -135,12 +136,12 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
             training[i] = i;
         }
         for (uint256 i = 0; i < shares.length; ++i) {
-            bool own = judging[i / 5 / trainers] == training[(i / 5) % trainers];
-            shares[i] = own ? NO_SHARE : uint16(uint256(keccak256(abi.encode(i))) % 10_001);
+            bool unscored = own == 0 && judging[i / 5 / trainers] == training[(i / 5) % trainers];
+            shares[i] = unscored ? NO_SHARE : uint16(uint256(keccak256(abi.encode(i))) % 10_001);
         }
         for (uint64 round = 1; round <= 2; ++round) {
             ICommitteeLedger.Sitting memory sitting = sittingOf(judging, training, 5);
-            sitting.round = round;
+            (sitting.round, sitting.own, sitting.cap) = (round, own, 500);
             sitting.shares = packed(shares);
             IRoundLedger.FederationState memory state = ledger.federationState(federation);
             bytes32 annex = Paired.named("committee", committees.digest(sitting));
@@ -157,10 +158,12 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     }
 
     function testCommittee() public {
-        judgeRound(16, 4, 16, "04 judges, 16 updates");
-        judgeRound(90, 10, 90, "10 judges, 90 updates");
-        judgeRound(0, 5, 5, "05 judge each other");
-        judgeRound(0, 20, 20, "20 judge each other");
+        judgeRound(16, 4, 16, 0, "04 judges, 16 updates");
+        judgeRound(90, 10, 90, 0, "10 judges, 90 updates");
+        judgeRound(0, 5, 5, 0, "05 judge each other");
+        judgeRound(0, 5, 5, 50, "05 judge each other and one leads");
+        judgeRound(0, 20, 20, 0, "20 judge each other");
+        judgeRound(0, 20, 20, 50, "20 judge each other and one leads");
     }
 
     function testSynthetic() public {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.aggregation import mean, robust
+from engine.aggregation import masked, mean, robust
 from engine.aggregation.compression import compressed, form_of
 from engine.aggregation.config import AggregationConfig
 from engine.aggregation.server import build_step, plain
@@ -44,7 +44,7 @@ def build_rule(config: AggregationConfig, weighting: str, ages: Ages = FRESH, ro
     """
     still = weighting == "none"
     server = {"method": "none"} if still else config.server.used(rounds)
-    spec = {"weighting": weighting, "server": server}
+    spec = {"weighting": weighting, "server": server, **config.secure.used()}
     encode = as_it_is if config.worker_momentum == 0 else running_mean(config.worker_momentum)
     step = plain if still else build_step(config.server, rounds)
     if config.rule == "mean" or still:
@@ -56,7 +56,7 @@ def build_rule(config: AggregationConfig, weighting: str, ages: Ages = FRESH, ro
         return Rule(OWN_RULE, own, encode, None, mean.total, _own(config, weighting), step)
     return Rule(
         name=config.rule,
-        spec={"weighting": "uniform", "server": server, "settings": config.used()},
+        spec={"weighting": "uniform", "server": server, "settings": config.used(), **config.secure.used()},
         encode=encode,
         partial=None,
         join=mean.total,
@@ -76,6 +76,8 @@ def rule_of(config: RunConfig) -> Rule:
     schedule = config.schedule
     ages = Ages(schedule.max_staleness, schedule.mode == "fedasync") if schedule.is_asynchronous else FRESH
     rule = build_rule(rules, algorithm.weighting, ages, config.federation.rounds)
+    if rules.secure.groups:
+        rule = masked.over_sums(rule, rules, partial(combine, rules), AGGREGATE)
     return replace(rule, encode=compressed(config.update, rule.encode), form=form_of(config.update))
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
+from engine.secure.config import SecureConfig
 from engine.settings import Section
 
 RuleName = Literal[
@@ -100,6 +101,7 @@ class AggregationConfig(OwnSection):
         0.0, ge=0, lt=1, description="weight of the past in what a hospital sends: the running mean of its changes"
     )
     server: ServerConfig = ServerConfig()
+    secure: SecureConfig = SecureConfig()
 
     @property
     def bears(self) -> bool:
@@ -115,6 +117,8 @@ class AggregationConfig(OwnSection):
 
     def inputs(self, updates: int) -> int:
         """How many vectors the rule itself is given of so many updates."""
+        if self.secure.groups:
+            return self.secure.groups
         return -(-updates // self.bucket) if self.bears and self.mix == "bucketing" else updates
 
     def problem(self, updates: int) -> str:

@@ -82,6 +82,11 @@ class AttackConfig(OwnSection):
         return ""
 
     @property
+    def sees_others(self) -> bool:
+        """Whether attackers see the honest updates of a round."""
+        return self.method in TOGETHER
+
+    @property
     def force(self) -> float:
         """The strength, of a method whose default is a number; 1 of one that has none."""
         default = STRENGTH.get(self.method, 1.0)

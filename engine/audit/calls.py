@@ -17,7 +17,7 @@ from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, REWARDS, SCORES
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
 # The roles that this program gives to more accounts than it opens a ledger with; the contract keeps them apart from others.
 _AUDITOR, _REVIEWER = (spec.keccak256(role) for role in (b"AUDITOR_ROLE", b"REVIEWER_ROLE"))
-_WITH_HEADER = ("seal", "reputation", "claim", "judge", "resolve")
+_WITH_HEADER = ("seal", "reputation", "claim", "judge", "resolve", "challenge")
 
 
 def check(case: Case) -> Iterator[Told]:

@@ -14,6 +14,7 @@ from engine.audit import spec
 from engine.audit.evidence import Evidence
 from engine.audit.execution import Execute, Executed, RunState, execute_run
 from engine.audit.known import NOTHING, Known
+from engine.audit.masks import Said
 from engine.audit.records import read_yaml
 from engine.audit.sittings import Sitting, Vote
 from engine.audit.spec import Domain, Record
@@ -55,6 +56,7 @@ class Rule:
         settings: of a rule other than the mean.
         part, parameters: of a user's own rule.
         gate: only updates that the committee of the round found good count.
+        secure: how updates are hidden; {} where they are not.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Rule:
     part: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     gate: bool = False
+    secure: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Round:
     absent: tuple[tuple[int, int, str, int, bytes], ...] = ()  # slot, job, kind, start, signature
     sitting: Sitting | None = None
     votes: Mapping[int, Vote] = field(default_factory=dict)
+    maskings: tuple[Said, ...] = ()
 
     def counted(self, gate: bool) -> set[int]:
         """Slots whose updates go into the model: all, or only those that a committee found good."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.audit import spec
+from engine.audit import association, levels, spec
+from engine.audit.association import Market
 from engine.audit.case import Case, Round
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Note, Told, finding
@@ -21,6 +22,7 @@ def check(case: Case) -> Iterator[Told]:
     """Check every round against the clock that follows from the configuration."""
     for number, entry in sorted(case.rounds.items()):
         yield from _check_words(case, number, entry)
+    yield from association.check(case, market_of(case))
     beats = rounds_of(case)
     if beats is None:
         if clocked(case):
@@ -32,6 +34,7 @@ def check(case: Case) -> Iterator[Told]:
         if number in beats:
             yield from _check_round(case, number, entry, beats[number])
     if case.reported and case.ending == "complete" and len(beats) == len(case.rounds):
+        yield from levels.check(case, {number: [*beat.came] for number, beat in beats.items()}, _parameters(case))
         yield from _check_report(case, beats)
 
 
@@ -48,14 +51,51 @@ def rounds_of(case: Case) -> Mapping[int, Beat] | None:
         return None
     found: dict[int, Beat] = {}
     try:
+        sizes, pairs = _sizes(case, trainers), _associated(case)
+        rates: Mapping[int, float] = {}
+        if pairs:
+            rates = {slot: association.links(case.config["association"], seed, slot)[m] for slot, m in pairs.items()}
+            sizes = {slot: size for slot, size in sizes.items() if slot in pairs}
+            places = max(1, round(case.config["federation"]["participation"] * len(sizes)))
         clock = Clock(
-            case.config["schedule"], case.config["clock"], seed, _sizes(case, trainers), places, _hospitals(case)
+            case.config["schedule"],
+            case.config["clock"],
+            seed,
+            sizes,
+            places,
+            _hospitals(case),
+            rates=rates,
+            hops=sum(levels.hops(levels.levels_of(case), _parameters(case))),
         )
         for number in range(1, case.last + 1):
             found[number] = _copied(clock.next(number))
     except (KeyError, TypeError, ValueError, ArithmeticError, IndexError):
         return None
     return found
+
+
+def market_of(case: Case) -> Market | None:
+    """The market in which hospitals found their miners; None where there is none, or nobody can tell."""
+    trainers, _, _ = schedule_of(case, _all_train(case))
+    if not association.runs(case) or not trainers:
+        return None
+    try:
+        return association.market_of(case, _sizes(case, trainers), _train(case))
+    except (KeyError, TypeError, ValueError, ArithmeticError, IndexError):
+        return None
+
+
+def _associated(case: Case) -> dict[int, int]:
+    """Slot -> miner of those who have one; {} without miners.
+
+    Raises:
+        ValueError: nobody can tell.
+    """
+    if not association.runs(case):
+        return {}
+    if (market := market_of(case)) is None:
+        raise ValueError("no market")
+    return association.settled(case, market)
 
 
 def _copied(beat: Beat) -> Beat:
@@ -78,13 +118,8 @@ def _hospitals(case: Case) -> int:
 
 def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
     """Work of a job of each trainer: gradients that its algorithm is configured to take on its real train beats."""
-    federation = case.config["federation"]
-    rows = case.reported["cohort"]["hospitals"] if case.reported else ()
-    train = {slot: int(row["train"]) for slot, row in enumerate(rows)}
-    train[len(rows)] = sum(int(row["train"]) for row in rows if row["trains"])
-    # a pruned run has no result, but what its hospitals have signed
-    train |= {slot: sum(one.content.counts["train"]) for slot, one in case.results.items() if one.content is not None}
-    bits = 32 * sum(_product(shape) for _, shape in case.federation.layout)
+    federation, train = case.config["federation"], _train(case)
+    bits = 32 * _parameters(case)
     found, epochs, size = {}, int(federation["local_epochs"]), int(federation["batch_size"])
     for slot in trainers:
         batches, beats = epochs * -(-train[slot] // size), epochs * train[slot]
@@ -100,6 +135,19 @@ def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
             beats = batches * min(size, train[slot])
         found[slot] = Size(beats, batches, bits)
     return found
+
+
+def _train(case: Case) -> dict[int, int]:
+    """Slot -> train beats."""
+    rows = case.reported["cohort"]["hospitals"] if case.reported else ()
+    train = {slot: int(row["train"]) for slot, row in enumerate(rows)}
+    train[len(rows)] = sum(int(row["train"]) for row in rows if row["trains"])
+    # a pruned run has no result, but what its hospitals have signed
+    return train | {s: sum(one.content.counts["train"]) for s, one in case.results.items() if one.content is not None}
+
+
+def _parameters(case: Case) -> int:
+    return sum(_product(shape) for _, shape in case.federation.layout)
 
 
 def _product(shape: Any) -> int:

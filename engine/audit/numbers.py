@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.audit import limits, spec
+from engine.audit import limits, people, spec
 from engine.audit.case import Case, Matrix, Statement
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.scores import federation_scores, scored_classes, scores, share
@@ -270,6 +270,7 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
     except (KeyError, TypeError, ValueError) as error:
         yield finding("predictions", "columns", "rows of test beats", None, f"{_PREDICTIONS} is no such table: {error}")
         return
+    yield from _check_people(case, columns, next(iter(own.values())).classes if own else ())
     for slot in sorted(rows.keys() - own.keys()):
         if slot not in missing_of(case):
             message = "the file holds predictions of a hospital that signed none"
@@ -284,6 +285,25 @@ def _check_predictions(case: Case, own: Mapping[int, Statement]) -> Iterator[Tol
             if _confusion(said.get(model, ()), one.classes) != table:
                 message = f"the predictions of the {model} model do not give the hospital's confusion matrix"
                 yield finding("predictions", f"{model}.confusion", table, None, message, hospital=slot)
+
+
+def _check_people(case: Case, columns: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Told]:
+    """Patients, groups of patients and calibration follow from the file; who is in which group is the coordinator's word."""
+    scored, least = _look(case.reported, "cohort", "scored"), _look(case.config, "cohort", "min_support")
+    if not isinstance(scored, list) or type(least) is not int:
+        return  # told where these are checked
+    known = [name for name in classes if name in scored]
+    try:
+        expected = people.examined(columns, classes, known, least, sorted(hostile(case.config)))
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{_PREDICTIONS} does not say whose beats these are: {error}"
+        yield finding("predictions", "people", "a patient, groups and a confidence in each row", None, message)
+        return
+    for name, value in expected.items():
+        yield Count("numbers")
+        found = _look(case.reported, name)
+        if not _same(found, value):
+            yield from _differences(name, value, found)
 
 
 def _read_columns(path: Path) -> dict[str, list[Any]]:
@@ -317,15 +337,15 @@ def _plain(columns: Mapping[str, Any]) -> Any:
     return {name: [v if isinstance(v, kinds) else str(v) for v in values] for name, values in columns.items()}
 
 
-_Row = tuple[str, int, str, str]  # record, sample, true, predicted
+_Row = tuple[str, int, str, str, int]  # record, sample, true, predicted, confidence
 
 
 def _by_hospital(columns: Mapping[str, Any]) -> dict[int, dict[str, list[_Row]]]:
     found: dict[int, dict[str, list[_Row]]] = {}
-    names = ("hospital", "model", "record", "sample", "true", "predicted")
+    names = ("hospital", "model", "record", "sample", "true", "predicted", "confidence")
     for hospital, model, *row in zip(*(columns[name] for name in names), strict=True):
         kinds = (type(hospital), *(type(value) for value in row))
-        if kinds != (int, str, int, str, str) or model not in ("global", "personal"):
+        if kinds != (int, str, int, str, str, int) or model not in ("global", "personal"):
             raise ValueError("a row is not one of a test beat")
         found.setdefault(hospital, {}).setdefault(model, []).append(tuple(row))
     return found
@@ -338,17 +358,19 @@ def _signed(said: Mapping[str, list[_Row]]) -> Any:
         model: [row[3] for row in rows] if [r[:3] for r in rows] == [r[:3] for r in first] else None
         for model, rows in said.items()
     }
+    sure = {model: [row[4] for row in rows] for model, rows in said.items()}
     return {
         "record": [row[0] for row in first],
         "sample": [row[1] for row in first],
         "true": [row[2] for row in first],
         "predicted": {"global": [], "personal": [], **apart},
+        "confidence": {"global": [], "personal": [], **sure},
     }
 
 
 def _confusion(rows: Any, classes: Sequence[str]) -> Matrix:
     counts = dict[tuple[str, str], int]()
-    for _, _, true, predicted in rows:
+    for _, _, true, predicted, _ in rows:
         counts[true, predicted] = counts.get((true, predicted), 0) + 1
     return tuple(tuple(counts.get((a, b), 0) for b in classes) for a in classes)
 

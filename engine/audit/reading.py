@@ -26,6 +26,7 @@ from engine.audit.case import (
     Verdicts,
 )
 from engine.audit.evidence import Evidence
+from engine.audit.masks import read_maskings
 from engine.audit.records import Absence, read_absence, read_object, read_record
 from engine.audit.report import Reading, finding, text
 from engine.audit.sittings import Sitting, Vote, read_sitting, read_vote
@@ -63,13 +64,14 @@ def read(evidence: Evidence) -> Reading[Case | None]:
     judges = yield from _judges(evidence, rows, slots)
     absent = yield from _absences(evidence, rows, slots)
     sittings, votes = yield from _sittings(evidence, rows, slots)
+    maskings = yield from read_maskings(evidence, rows)
     whole: dict[int, dict[int, Update]] = {number: {} for number in rows}
     for (number, slot), (leaf, record, signature) in updates.items():
         place = (number, slot)
         belongs = (openings.get(place), receipts.get(place), erasures.get(place))
         whole[number][slot] = Update(leaf, record, signature, *belongs)
     rounds = {
-        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number], absent=absent[number])
+        number: Round(**values, updates=whole[number], digests=digests[number], verdicts=verdicts[number], peers=peers[number], judges=judges[number], sitting=sittings.get(number), votes=votes[number], absent=absent[number], maskings=maskings[number])
         for number, values in rows.items()
     }  # fmt: skip
     results = yield from _results(evidence, slots)
@@ -144,10 +146,10 @@ def _rule(text: Any) -> Rule:
     own, mean = said.get("name") == OWN_RULE, said.get("name") == MEAN
     aged = ("settings",) if isinstance(said, dict) and "settings" in said else ()
     more = ("part", "parameters") if own else aged if mean else ("settings",)
-    gate = ("gate",) if "gate" in said else ()
+    gate = tuple(name for name in ("gate", "secure") if name in said)
     values = read_object(text, "name", "weighting", "server", *more, *gate)
     words = {"name": str, "weighting": str, "part": str}
-    kinds = {**words, "server": dict, "parameters": dict, "settings": dict, "gate": bool}
+    kinds = {**words, "server": dict, "parameters": dict, "settings": dict, "gate": bool, "secure": dict}
     for key, value in values.items():
         if not isinstance(value, kinds[key]):
             raise ValueError(f"the {key} of a rule is no {kinds[key].__name__}")

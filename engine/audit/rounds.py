@@ -10,7 +10,19 @@ from engine.audit.case import Case, Round, Update
 from engine.audit.records import check_signature
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.spec import Record
-from engine.ledger.format import CLOCK, COMMITTEE, DECISIONS, MEAN, PRIVACY, REWARDS, SCHEMA, SCORES, SERVER
+from engine.ledger.format import (
+    ASSOCIATION,
+    CLOCK,
+    COMMITTEE,
+    DECISIONS,
+    MASKS,
+    MEAN,
+    PRIVACY,
+    REWARDS,
+    SCHEMA,
+    SCORES,
+    SERVER,
+)
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -120,7 +132,7 @@ def _check_links(case: Case, number: int, entry: Round) -> Iterator[Told]:
 
 
 def _check_annex(number: int, entry: Round) -> Iterator[Told]:
-    known_names = (CLOCK, COMMITTEE, DECISIONS, PRIVACY, REWARDS, SCORES, SERVER)
+    known_names = (ASSOCIATION, CLOCK, COMMITTEE, DECISIONS, MASKS, PRIVACY, REWARDS, SCORES, SERVER)
     for name in sorted(entry.digests.keys() - set(known_names)):
         message = f"nobody knows what the {name} of a round are"
         known = ", ".join(known_names)

@@ -17,6 +17,9 @@ that is written; a model is float32 before and after.
 
     other rules     d as in `engine/audit/robust.py`; it is remembered for the next round
 
+    masked sums     S and W of each group (`engine/audit/masks.py`): the mean has d = sum(S) / 2^36 / sum(w); other rules take the
+                    S / (2^36 * W) of the groups in the place of updates
+
 with r `learning_rate`, in round n of `rounds` times 1 - (n - 1) / rounds (`rate` falling), or half a cosine in units of 2^-20
 (cosine: floor(2^20 (1/2 + cos(pi (n - 1) / rounds) / 2) + 1/2) / 2^20), b1 `momentum`, b2 `beta2`, t `tau` of the rule's `server`; m is zero and v is t * t before round 1.
 """
@@ -68,15 +71,15 @@ def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
     Raises:
         ValueError: the updates are too large to be added up.
     """
-    weights = [_weight(weighting, update) for update in updates]
+    weights = [weight(weighting, update) for update in updates]
     if sum(weights) == 0:
         return None
     total, bound = np.zeros(len(updates[0].vector), np.int64), 0
-    for weight, update in zip(weights, updates, strict=True):
-        units = np.rint(np.ldexp(update.vector.astype(np.float64) * (weight * update.discount), 36))
+    for share, update in zip(weights, updates, strict=True):
+        units = np.rint(np.ldexp(update.vector.astype(np.float64) * (share * update.discount), 36))
         largest = float(np.abs(units).max(initial=0.0))
         if not largest < LARGEST:  # not a number, too
-            raise ValueError(f"an update times its weight of {weight} reaches {largest / 2**36:.3g}")
+            raise ValueError(f"an update times its weight of {share} reaches {largest / 2**36:.3g}")
         bound += int(largest)
         total += units.astype(np.int64)
     if bound >= 2**63:
@@ -86,15 +89,16 @@ def mean(weighting: str, updates: Sequence[Weighted]) -> np.ndarray | None:
 
 def _of_models(weighting: str, model: Model, updates: Sequence[Weighted], d: np.ndarray) -> np.ndarray:
     """The mean of models in the place of changes: what began from an older model pulls back towards it."""
-    whole = sum(_weight(weighting, update) for update in updates)
+    whole = sum(weight(weighting, update) for update in updates)
     for update in updates:
         if update.start is not None:
-            share = _weight(weighting, update) * update.discount / whole
+            share = weight(weighting, update) * update.discount / whole
             d = d + share * (update.start.astype(np.float64) - model.params)
     return d
 
 
-def _weight(weighting: str, update: Weighted) -> int:
+def weight(weighting: str, update: Weighted) -> int:
+    """What an update counts under "samples", "uniform" or "none"."""
     if weighting == "samples":
         assert update.samples is not None
         return update.samples
@@ -102,7 +106,7 @@ def _weight(weighting: str, update: Weighted) -> int:
 
 
 def _combined(own: Combine, rule: Rule, model: Model, updates: Sequence[Weighted]) -> np.ndarray:
-    weights = np.array([float(_weight(rule.weighting, update)) for update in updates])
+    weights = np.array([float(weight(rule.weighting, update)) for update in updates])
     try:
         found = np.asarray(own(np.stack([update.vector for update in updates]), weights), np.float64)
     except Exception as error:  # of somebody else's code
@@ -207,14 +211,42 @@ def _number(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < 1e9
 
 
+def of_sums(rule: Rule, model: Model, updates: Sequence[Weighted], sums: np.ndarray) -> np.ndarray | None:
+    """The direction where only sums are known, float64[P].
+
+    Args:
+        updates: whose vectors nobody knows.
+        sums: int64[groups, P + 1], the last entry the sum of the weights.
+
+    Raises:
+        ValueError: they cannot be added up.
+    """
+    if rule.name != MEAN:
+        points = [row[:-1].astype(np.float64) / (2.0**36 * float(row[-1])) for row in sums]
+        return robust.direction(rule.name, rule.settings, points, model.d)
+    weights = sum(weight(rule.weighting, update) for update in updates)
+    if sum(int(np.abs(row[:-1].astype(object)).max()) for row in sums) >= 2**63:
+        raise ValueError("the sums of the round are too large to be added up")
+    total = np.zeros(sums.shape[1] - 1, np.int64)
+    for row in sums:
+        total = total + row[:-1]
+    return np.ldexp(total.astype(np.float64), -36) / weights if weights else None
+
+
 def next_model(
-    rule: Rule, model: Model, updates: Sequence[Weighted], own: Combine | None = None, number: int = 1
+    rule: Rule,
+    model: Model,
+    updates: Sequence[Weighted],
+    own: Combine | None = None,
+    number: int = 1,
+    sums: np.ndarray | None = None,
 ) -> Model:
     """The model after a round, by a rule without a `problem`.
 
     Args:
         number: of the round.
         own: a user's own rule, which is none of `RULES`.
+        sums: beneath masked updates, see `of_sums`; None where nothing was hidden.
 
     Raises:
         ValueError: the updates cannot be added up.
@@ -226,6 +258,8 @@ def next_model(
         direction: np.ndarray | None
         if own is not None:
             direction = _combined(own, rule, model, updates)
+        elif sums is not None:
+            direction = of_sums(rule, model, updates, sums)
         elif rule.name == MEAN:
             direction = mean(rule.weighting, updates)
             if direction is not None and rule.settings.get("of_models"):

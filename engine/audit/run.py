@@ -15,6 +15,7 @@
     12        every reported number follows from what hospitals signed at the end                         numbers.py
     13        hospitals of every round are those that the seed draws                                      selection.py
     13        committees: drawn from the models, committed before they revealed, verdicts from scores          committee.py
+    13        masked sums: groups drawn from the models, every step signed, no secret told but those of masks      secure.py
     14        updates shown to the contract directly; hospitals that computed rounds again             witnesses.py
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
     16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
@@ -49,6 +50,7 @@ from engine.audit import (
     reputation,
     result,
     rounds,
+    secure,
     selection,
     state,
     synthetic,
@@ -82,6 +84,7 @@ CHECKS: tuple[Check, ...] = (
     numbers.check,  # 12
     selection.check,  # 13
     committee.check,  # 13
+    secure.check,  # 13
     witnesses.check,  # 14
     own.check,  # 15
     privacy.check,  # 16

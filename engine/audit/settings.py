@@ -60,6 +60,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
         )
         merging = {**values["aggregation"], "server": _steps(server, values["federation"]["rounds"])}
         unread = {name for name in _RULE_KEYS if name not in _rule_keys(merging)}
+        unread |= {"secure"} if merging["secure"]["method"] == "none" else set()
         return spec.json_hash(
             {
                 **values,
@@ -67,6 +68,7 @@ def config_hash(config: Mapping[str, Any]) -> bytes | None:
                 "attack": _attack(values["attack"]),
                 "schedule": _schedule(values["schedule"]),
                 "clock": _clock(values["clock"]),
+                "association": _association(values["association"]),
                 "committee": _committee(values["committee"]),
                 "privacy": _privacy(values["privacy"]),
                 "selection": _selection(values["selection"]),
@@ -113,6 +115,16 @@ def _clock(clock: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in clock.items() if name not in _UNREAD_CLOCK[fleet]}
 
 
+def _association(association: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method reads of its section."""
+    method = association["method"]
+    if method == "none":
+        return {"method": method}
+    unread = {"capacity"} if method in ("paper", "all-on-one") else set()
+    unread |= {"share"} if method == "paper" else set()
+    return {name: value for name, value in association.items() if name not in unread}
+
+
 def _selection(selection: Mapping[str, Any]) -> dict[str, Any]:
     """What a policy reads of its section."""
     floored = ("floor",) if selection["policy"] in policies.NAMES else ()
@@ -143,8 +155,10 @@ def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
 def rule(config: Mapping[str, Any]) -> Rule | None:
     """How updates become a model in a run of this configuration; None where it does not say."""
     found = _ungated(config)
-    gate = config.get("committee")
-    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True)
+    gate, merging = config.get("committee"), config["aggregation"] if found else {}
+    hidden = merging.get("secure")
+    secure = dict(hidden) if isinstance(hidden, Mapping) and hidden.get("method") != "none" else {}
+    return found and replace(found, gate=isinstance(gate, Mapping) and gate.get("gate") is True, secure=secure)
 
 
 def _ungated(config: Mapping[str, Any]) -> Rule | None:

@@ -27,6 +27,7 @@ TYPES = {
     "PeerScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 scores",
     "ScoreCommitment": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitment",
     "RevealedScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitments,bytes32 scores",
+    "MaskStep": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,uint8 step,bytes32 content",
     "RunClosing": "bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,bytes32 result,"
     "bytes32 predictions,bytes32 config,bytes32 data,bytes32 code",
     "Absence": "bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from engine.audit import clock, compression, limits, own, rules, spec
+from engine.audit import clock, compression, limits, masks, own, rules, secure, spec
 from engine.audit.case import Case, Round
 from engine.audit.draws import initial, seed_of
 from engine.audit.records import read_tensors
@@ -46,7 +46,8 @@ def check(case: Case) -> Iterator[Told]:
             aged = [u._replace(**_aged(models, number, *of_round[s])) if s in of_round else u for s, u in updates]
             good = entry.counted(case.rule.gate)
             merged = [one for slot, one in zip(sorted(entry.updates), aged, strict=True) if slot in good]
-            model = yield from _check_aggregate(case, number, entry, model, merged, combine)
+            sums = yield from _sums(case, number, entry, updates)
+            model = yield from _check_aggregate(case, number, entry, model, merged, combine, sums)
     yield from _check_files(case)
 
 
@@ -89,12 +90,21 @@ def _check_beginning(case: Case) -> Iterator[Told]:
 
 
 def _check_aggregate(
-    case: Case, number: int, entry: Round, model: Model, updates: list[Weighted], combine: Combine | None
+    case: Case,
+    number: int,
+    entry: Round,
+    model: Model,
+    updates: list[Weighted],
+    combine: Combine | None,
+    sums: np.ndarray | None,
 ) -> Reading[Model | None]:
     """Compute one round again; returns the model, None if the next round does not start from it."""
     yield Count("aggregates")
+    if entry.maskings and sums is None:
+        yield Note(f"aggregates were not recomputed from round {number} on: its masks cannot be lifted", unchecked=True)
+        return None
     try:
-        model = rules.next_model(case.rule, model, updates, combine, number)
+        model = rules.next_model(case.rule, model, updates, combine, number, sums)
     except ValueError as error:
         yield finding("archive", "update", "updates that can be added up", "none", str(error), round=number)
         return None
@@ -114,6 +124,34 @@ def _check_aggregate(
         yield Note(f"round {number} was voided: aggregates were not recomputed after it", unchecked=True)
         return None
     return model
+
+
+def _sums(case: Case, number: int, entry: Round, updates: list[tuple[int, Weighted]]) -> Reading[np.ndarray | None]:
+    """The sums beneath masked updates, int64[groups, P + 1]; None where nothing was hidden, or nobody can compute them."""
+    sent, found = dict(updates), []
+    for group, said in enumerate(entry.maskings):
+        lifted = secure.lifted_of(said)
+        if (
+            {*lifted.seeds} != {*said.masked}
+            or {*lifted.pairs} != {*said.gone}
+            or not said.masked
+            or {*said.masked} - {*sent}
+        ):
+            return None  # told in `secure.py`
+        hidden = {slot: sent[slot].vector for slot in said.masked}
+        try:
+            total = masks.total(said, secure.context_of(case, number, group), hidden, *lifted)
+        except ValueError as error:
+            yield finding(
+                "masks", "keys", "keys that agree", "none", f"masks cannot be computed: {error}", round=number
+            )
+            return None
+        weights = sum(rules.weight(case.rule.weighting, sent[slot]) for slot in said.masked)
+        if total[-1] != weights:
+            message = "the weights in a masked sum are not those that its hospitals committed to"
+            yield finding("masks", "weights", weights, int(total[-1]), message, round=number)
+        found.append(total)
+    return np.stack(found) if found else None
 
 
 def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[tuple[int, Weighted]] | None]:
@@ -137,10 +175,13 @@ def _check_vectors(case: Case, number: int, entry: Round) -> Reading[list[tuple[
             whole = False
             continue
         yield Count("vectors")
-        found = flat_hash(case, tensors[name])
-        if found != update.record["update"]:
+        expected, found = update.record["update"], flat_hash(case, tensors[name])
+        if entry.maskings:
+            signed = [said.masked[slot][0] for said in entry.maskings if slot in said.masked]
+            expected, found = signed[0] if signed else spec.ZERO, _masked_hash(case, tensors[name])
+        if found != expected:
             message = "the archived vector is not the one that the hospital signed"
-            yield finding("archive", "update", update.record["update"], found, message, **where)
+            yield finding("archive", "update", expected, found, message, **where)
             whole = False
         if wrong := compression.problem(case.config, tensors[name]):
             yield finding("archive", "compression", "the form that is configured", None, wrong, **where)
@@ -161,7 +202,7 @@ def _slot(name: str) -> int | None:
 
 def _tensors(case: Case, number: int) -> Reading[Mapping[str, np.ndarray] | None]:
     entries = sum(math.prod(shape) for _, shape in case.federation.layout)
-    data = case.evidence.vectors(number, 4 * entries * max(len(case.federation.hospitals), 1) + limits.HEADER)
+    data = case.evidence.vectors(number, 8 * (entries + 1) * max(len(case.federation.hospitals), 1) + limits.HEADER)
     if data is None:
         yield finding("archive", "file", "readable vectors", None, "the archived vectors are missing", round=number)
         return None
@@ -187,6 +228,13 @@ def _check_files(case: Case) -> Iterator[Told]:
             yield finding("archive", "file", None, name, "the archive holds an unrecorded round", round=where)
     if ahead:
         yield Note(f"the journal does not hold rounds {min(ahead)} to {max(ahead)} yet, whose vectors are archived")
+
+
+def _masked_hash(case: Case, vector: np.ndarray) -> bytes:
+    """SHA-256 of a masked update; b"" if it does not have the form of one."""
+    entries = sum(math.prod(shape) for _, shape in case.federation.layout)
+    right = vector.ndim == 1 and vector.dtype == np.int64 and len(vector) == entries + 1
+    return masks.digest_of(vector) if right else b""
 
 
 def flat_hash(case: Case, vector: np.ndarray) -> bytes:

@@ -83,6 +83,8 @@ class Clock:
         sizes: slot -> work of a job, of those that may be asked.
         places: hospitals that work at a time.
         hospitals: of the cohort.
+        rates: slot -> bit/s of its link to a miner, in the place of its own.
+        hops: seconds that levels add to each round.
     """
 
     schedule: Mapping[str, Any]
@@ -95,6 +97,8 @@ class Clock:
     under_way: list[_Job] = field(default_factory=list)
     totals: dict[int, Total] = field(default_factory=dict)
     left: int = _EVENTS
+    rates: Mapping[int, float] = field(default_factory=dict)
+    hops: float = 0.0
     _away: dict[int, tuple[list[int], np.random.Generator]] = field(default_factory=dict)
 
     def next(self, number: int) -> Beat:
@@ -145,7 +149,7 @@ class Clock:
             spent, total = min(self.now - job.began, job.busy), self.totals[job.slot]
             total.late, total.busy, total.wasted = total.late + 1, total.busy + spent, total.wasted + spent
             total.compute += round(job.compute * (spent / job.busy))
-        self.now += round(self.clock["block"] * 1e6)
+        self.now += round(self.clock["block"] * 1e6) + round(self.hops * 1e6)
         found = {j.slot: Came(j.start, j.ends - j.began, self._discount(number, j, counts)) for j in came}
         return Beat(self.now, dict(sorted(found.items())), sorted(absent), self.totals)
 
@@ -157,9 +161,7 @@ class Clock:
             return idle
         if wanted == 0:
             return []
-        return sorted(
-            _stream(self.seed, "participation", number).choice(np.array(idle), wanted, replace=False).tolist()
-        )
+        return sorted(stream(self.seed, "participation", number).choice(np.array(idle), wanted, replace=False).tolist())
 
     def _over(self, mode: str, began: int, came: Sequence[_Job]) -> bool:
         self.left -= 1
@@ -217,41 +219,22 @@ class Clock:
 
     def _cost(self, slot: int, number: int, work: float) -> tuple[int, int, int, bool]:
         clock, size = self.clock, self.sizes[slot]
-        device = self._device(min(slot, self.hospitals - 1))
-        draw = _stream(self.seed, "job", number, slot)
+        machine = self._device(slot)
+        draw = stream(self.seed, "job", number, slot)
         stretch = math.exp(clock["jitter"] * draw.standard_normal())
-        lost = bool(draw.random() < device["dropout"])
+        lost = bool(draw.random() < machine["dropout"])
         if clock["gradient_seconds"] is None:
-            seconds = work * size.beats * device["cycles"] / device["frequency"]
+            seconds = work * size.beats * machine["cycles"] / machine["frequency"]
         else:
             seconds = work * size.batches * clock["gradient_seconds"]
-        up, down = size.bits / device["uplink"] * device["slow"], size.bits / device["downlink"] * device["slow"]
-        busy = max(1, round((seconds * stretch * device["slow"] + down + up) * 1e6))
-        joules = work * size.beats * device["cycles"] * clock["kappa"] * device["frequency"] ** 2
-        return busy, round(joules * 1e9), round(up * device["watts"] * 1e9), lost
+        up, down = size.bits / machine["uplink"] * machine["slow"], size.bits / machine["downlink"] * machine["slow"]
+        busy = max(1, round((seconds * stretch * machine["slow"] + down + up) * 1e6))
+        joules = work * size.beats * machine["cycles"] * clock["kappa"] * machine["frequency"] ** 2
+        return busy, round(joules * 1e9), round(up * machine["watts"] * 1e9), lost
 
     def _device(self, slot: int) -> Mapping[str, float]:
-        clock, fleet = self.clock, self.clock["fleet"]
-        if fleet == "listed":
-            return {**clock["devices"][slot], "slow": 1.0}
-        if fleet == "bpfish":
-            draw = _stream(self.seed, "fleet", 0, slot)
-            cycles, frequency = draw.uniform(1e4, 3e4), draw.uniform(1e9, 2.6e9)
-            watts, sinr = 10 ** (draw.uniform(1, 10) / 10), draw.uniform(13, 20)
-            rate = int(draw.integers(1, 11)) * _rate(20e6, sinr)
-            drawn = {"cycles": cycles, "frequency": frequency, "uplink": rate, "downlink": rate, "watts": watts}
-            return {**drawn, "dropout": clock["dropout"], "slow": 1.0}
-        plain = {name: clock[name] for name in ("cycles", "frequency", "uplink", "downlink", "watts", "dropout")}
-        if clock["sinr"] is not None:
-            plain["uplink"] = plain["downlink"] = _rate(clock["bandwidth"], clock["sinr"])
-        return {**plain, "slow": clock["factor"] if fleet == "stragglers" and slot in self._slow() else 1.0}
-
-    def _slow(self) -> Sequence[int]:
-        if self.clock["slow"] is not None:
-            return list(self.clock["slow"])
-        many = round(self.clock["share"] * self.hospitals)
-        found: list[int] = _stream(self.seed, "stragglers").choice(self.hospitals, many, replace=False).tolist()
-        return found
+        found = device(self.clock, self.seed, slot, self.hospitals)
+        return {**found, "uplink": self.rates[slot], "downlink": self.rates[slot]} if slot in self.rates else found
 
     def _end(self, slot: int, at: int, busy: int) -> int:
         """The moment at which a hospital has been there for so long."""
@@ -272,7 +255,7 @@ class Clock:
         there, until, clock = True, _FOREVER, self.clock
         if clock["on"] is not None:
             if slot not in self._away:
-                self._away[slot] = ([], _stream(self.seed, "absence", 0, slot))
+                self._away[slot] = ([], stream(self.seed, "absence", 0, slot))
             ends, draw = self._away[slot]
             while not ends or ends[-1] <= at:
                 mean = clock["off"] if len(ends) % 2 else clock["on"]
@@ -281,7 +264,7 @@ class Clock:
             there, until = place % 2 == 0, ends[place]
         if clock["night"] != 0:
             day, up = round(clock["day"] * 1e6), round(clock["day"] * (1 - clock["night"]) * 1e6)
-            hour = (at + int(_stream(self.seed, "night", 0, slot).random() * round(clock["day"] * 1e6))) % day
+            hour = (at + int(stream(self.seed, "night", 0, slot).random() * round(clock["day"] * 1e6))) % day
             there, until = there and hour < up, min(until, at - hour + (up if hour < up else day))
         return there, until
 
@@ -304,10 +287,39 @@ class Clock:
         return round(factor * 2**20) / 2**20
 
 
-def _stream(seed: int, purpose: str, round_: int = 0, slot: int = 0) -> np.random.Generator:
+def stream(seed: int, purpose: str, round_: int = 0, slot: int = 0) -> np.random.Generator:
+    """The numbers for a purpose in a round of a hospital."""
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, word, round_, slot])))
 
 
-def _rate(bandwidth: float, sinr: float) -> float:
+def rate(bandwidth: float, sinr: float) -> float:
+    """bit/s of a channel, by Shannon; Hz and dB."""
     return bandwidth * math.log2(1 + 10 ** (sinr / 10))
+
+
+def device(clock: Mapping[str, Any], seed: int, slot: int, hospitals: int) -> dict[str, float]:
+    """The machine and the link of a hospital; the imaginary one of pooled data has those of the last."""
+    slot, fleet = min(slot, hospitals - 1), clock["fleet"]
+    if fleet == "listed":
+        return {**clock["devices"][slot], "slow": 1.0}
+    if fleet == "bpfish":
+        draw = stream(seed, "fleet", 0, slot)
+        cycles, frequency = draw.uniform(1e4, 3e4), draw.uniform(1e9, 2.6e9)
+        watts, sinr = 10 ** (draw.uniform(1, 10) / 10), draw.uniform(13, 20)
+        speed = int(draw.integers(1, 11)) * rate(20e6, sinr)
+        drawn = {"cycles": cycles, "frequency": frequency, "uplink": speed, "downlink": speed, "watts": watts}
+        return {**drawn, "dropout": clock["dropout"], "slow": 1.0}
+    plain = {name: clock[name] for name in ("cycles", "frequency", "uplink", "downlink", "watts", "dropout")}
+    if clock["sinr"] is not None:
+        plain["uplink"] = plain["downlink"] = rate(clock["bandwidth"], clock["sinr"])
+    slow = fleet == "stragglers" and slot in _slow(clock, seed, hospitals)
+    return {**plain, "slow": clock["factor"] if slow else 1.0}
+
+
+def _slow(clock: Mapping[str, Any], seed: int, hospitals: int) -> Sequence[int]:
+    if clock["slow"] is not None:
+        return list(clock["slow"])
+    many = round(clock["share"] * hospitals)
+    found: list[int] = stream(seed, "stragglers").choice(hospitals, many, replace=False).tolist()
+    return found

@@ -13,7 +13,7 @@ from engine.messages import Asked, Judges, Pool, Schedule
 from engine.schedule.sampled import Sampled
 
 MOST_UPDATES = 256  # a verdict has a bit for each
-MOST_SCORES = 8000  # some 1,200 gas each, within the limit of format.py
+MOST_SCORES = 8000  # some 1,200 gas each, within the limit of format.py; twice as much where one leads
 
 
 def trainers_of(config: CommitteeConfig, per_round: int, trainers: int) -> int:
@@ -30,10 +30,11 @@ def require_room(config: CommitteeConfig, per_round: int, classes: int) -> None:
         return
     judges = config.size if config.method == "drawn" else per_round
     scores = judges * per_round * (classes if config.scores == "classes" else 1)
-    if per_round > MOST_UPDATES or scores > MOST_SCORES:
+    most = MOST_SCORES // 2 if config.leader else MOST_SCORES
+    if per_round > MOST_UPDATES or scores > most:
         raise ConfigError(
             f"committee: {judges} judges of {per_round} updates give {scores:,} scores a round; the contract takes {MOST_UPDATES} updates "
-            f"and {MOST_SCORES:,} scores: lower federation.participation or committee.size, take committee.scores beats, or no ledger."
+            f"and {most:,} scores: lower federation.participation or committee.size, take committee.scores beats, or no ledger."
         )
 
 

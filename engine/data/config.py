@@ -384,6 +384,10 @@ class CohortConfig(Section):
     min_support: int = Field(
         50, ge=1, le=100_000, description="test beats of a class, under which its scores are marked as not testable"
     )
+    stratify: bool = Field(
+        False,
+        description="test more of a record, or other patients, where a class has fewer than min_support test beats",
+    )
     adapt_minutes: float = Field(5.0, gt=0, description="minutes at the start of an unseen record used to adapt")
     seed: int = Field(0, ge=0, description="seed of partition and split, apart from the run's seed")
 
@@ -406,6 +410,10 @@ class CohortConfig(Section):
             )
         if self.groups and self.partition == "records" and not all(self.groups):
             yield Mistake("each list of cohort.groups needs at least one record", by_record)
+        if self.stratify and self.split in ("inter-patient", "other-database"):
+            yield Mistake(
+                f"stratify chooses who is tested, and split {self.split} says it already", ["stratify", "split"]
+            )
         if self.split == "leave-one-hospital-out" and (self.held_out >= self.hospitals or self.hospitals < 2):
             yield Mistake(
                 "held_out must be below hospitals, and there must be at least two hospitals",

@@ -12,6 +12,7 @@ import numpy as np
 from engine.data.beats import Beats
 from engine.data.config import CohortConfig, labels_of
 from engine.data.sources import DATASETS, Dataset
+from engine.data.stratify import Stretch, drawn_evenly, moved
 from engine.errors import ConfigError
 from engine.seeds import generator
 
@@ -292,13 +293,16 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         for h in range(len(trains)):
             members = np.flatnonzero(hospital == h)
             shuffled = generator(config.seed, "split", hospital=h).permutation(members)
-            part[shuffled] = _parts(len(members), config.fractions)
+            labels = np.asarray(beats.y[shuffled])
+            for mine in [shuffled[labels == c] for c in np.unique(labels)] if config.stratify else [shuffled]:
+                part[mine] = _parts(len(mine), config.fractions, config.min_support if config.stratify else 0)
         return part, trains
     if config.split == "patients" or (config.split != "chronological" and not _have_clocks(beats)):
         _by_patient(beats, hospital, trains, config, part)
         return part, trains
     choosing = _choosing(beats, hospital, trains, config)
     shares = _shares(config, bool(choosing.any()))
+    sizes = _tested(beats, hospital, trains, choosing, shares, config)
     # Only beat-dirichlet puts one record's beats into hospitals that train and into one that does not.
     learning, adapting = (hospital >= 0) & trains[hospital], (hospital >= 0) & ~trains[hospital]
     for side, (r, record) in itertools.product((learning, adapting), enumerate(beats.records)):
@@ -312,7 +316,7 @@ def split(beats: Beats, hospital: np.ndarray, config: CohortConfig) -> tuple[np.
         elif choosing[members].any():
             parts = np.where(choosing[members], VALIDATION, TRAIN).astype(np.int8)
         else:
-            parts = _parts(len(members), shares)
+            parts = _parts(len(members), shares, sizes.get(r, 0))
         part[members] = _with_gap(parts, sample, sum(beats.window))
     return part, trains
 
@@ -325,6 +329,26 @@ def _shares(config: CohortConfig, chosen: bool) -> tuple[float, float, float]:
         known = train + validation
         train, validation, tested = train / known, validation / known, 0.0
     return (1.0 - tested, 0.0, tested) if chosen else (train, validation, tested)
+
+
+def _tested(
+    beats: Beats,
+    hospital: np.ndarray,
+    trains: np.ndarray,
+    choosing: np.ndarray,
+    shares: tuple[float, float, float],
+    config: CohortConfig,
+) -> dict[int, int]:
+    """Record -> how many of its last beats in hospitals that train are tested at least; {} where nobody stratifies."""
+    if not config.stratify:
+        return {}
+    stretches = {}
+    for r in range(len(beats.records)):
+        members = np.flatnonzero((beats.record == r) & (hospital >= 0) & trains[hospital])
+        if len(members) and not choosing[members].any():
+            tested = int((_parts(len(members), shares) == TEST).sum())
+            stretches[r] = Stretch(np.asarray(beats.y[members]), hospital[members], tested)
+    return dict(zip(stretches, moved([*stretches.values()], config.min_support), strict=True))
 
 
 DRAWS = 200  # sets of patients that are drawn, of which the most even one validates
@@ -382,16 +406,28 @@ def _by_patient(beats: Beats, hospital: np.ndarray, trains: np.ndarray, config: 
     for h in range(len(trains)):
         members = np.flatnonzero(hospital == h)
         patients = list(dict.fromkeys(owner[members].tolist()))
-        shuffled = generator(config.seed, "split", hospital=h).permutation(len(patients))
-        parts = np.empty(len(patients), np.int8)
-        parts[shuffled] = _parts(len(patients), seen if trains[h] else (train, 0.0, 1.0 - train))
+        draw, shares = generator(config.seed, "split", hospital=h), seen if trains[h] else (train, 0.0, 1.0 - train)
+        parts, sizes = np.empty(len(patients), np.int8), _parts(len(patients), shares)
+        orders = [draw.permutation(len(patients)) for _ in range(DRAWS if config.stratify else 1)]
+        chosen = 0
+        if config.stratify:
+            tests = np.array([sizes[np.argsort(order)] == TEST for order in orders])
+            labels = np.asarray(beats.y[members])
+            table = np.zeros((len(patients), len(beats.classes)), int)
+            who = np.array([patients.index(name) for name in owner[members].tolist()])
+            np.add.at(table, (who, labels), 1)
+            chosen = drawn_evenly(table, tests, shares[2], config.min_support)
+        parts[orders[chosen]] = sizes
         part[members] = parts[[patients.index(name) for name in owner[members].tolist()]]
 
 
-def _parts(n: int, fractions: tuple[float, float, float]) -> np.ndarray:
-    """int8[n]: the first beats train, the next validate, the last test."""
-    tested = round(n * fractions[2])
-    trained = min(round(n * fractions[0]), n - tested) if fractions[1] > 0 else n - tested
+def _parts(n: int, fractions: tuple[float, float, float], least: int = 0) -> np.ndarray:
+    """int8[n]: the first beats train, the next validate, the last test; `least` of them, or half of all, are tested at least."""
+    usual = round(n * fractions[2])
+    trained = min(round(n * fractions[0]), n - usual) if fractions[1] > 0 else n - usual
+    tested = max(usual, min(least, n // 2))
+    if tested > usual:  # what is tested more, train and validation give up by their sizes
+        trained = round(trained * (n - tested) / (n - usual))
     return np.repeat(np.array([TRAIN, VALIDATION, TEST], np.int8), [trained, n - tested - trained, tested])
 
 

@@ -73,6 +73,18 @@ def predicted(
     )
 
 
+def judged(oracle: Oracle, params: np.ndarray, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """int8[n], the class that the parameters give each beat, and int32[n], how sure they are: its softmax, in parts of 10,000."""
+    classes, sure = [np.zeros(0, np.int8)], [np.zeros(0, np.int32)]
+    for i in range(0, len(samples), _BLOCK):
+        batch = samples.batch(slice(i, i + _BLOCK))
+        logits = oracle.scores(params, batch.x, batch.rr).astype(np.float64)
+        classes.append(logits.argmax(1).astype(np.int8))
+        share = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
+        sure.append(np.rint(10_000 * np.nan_to_num(share)).astype(np.int32))
+    return np.concatenate(classes), np.concatenate(sure)
+
+
 def believed(oracle: Oracle, params: np.ndarray, samples: Samples) -> np.ndarray:
     """float64[n], the probability that the parameters give each beat's own class: 1 less half the L1 distance to the one-hot label."""
     found = [np.zeros(0)]

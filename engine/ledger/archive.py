@@ -1,7 +1,7 @@
 """The vectors behind the hashes: one safetensors file per round, so that an audit can recompute every aggregate.
 
 updates/00000.safetensors   tensor "genesis": the parameters before round 1
-updates/00007.safetensors   tensors "slot-0003": the change that hospital 3 sent in round 7
+updates/00007.safetensors   tensors "slot-0003": the change that hospital 3 sent in round 7, under masks int64[P + 1]
 before.safetensors          tensor "genesis": the parameters before the last round, for a run that goes on; "server/m", "server/v":
                             what the server's optimiser remembered with them; "older/3": the parameters after round 3, from which
                             an update of the last round began; "began": slot, round and discount of each
@@ -28,7 +28,7 @@ def write_genesis(folder: Path, vector: np.ndarray) -> Path:
 
 
 def write_round(folder: Path, round: int, vectors: Mapping[int, np.ndarray]) -> Path:
-    """Write the updates f32[P] of a round by slot. The file appears whole or not at all.
+    """Write the updates f32[P] of a round by slot, or the masked ones int64[P + 1]. The file appears whole or not at all.
 
     Raises:
         LedgerError: a vector is not flat float32, or the file cannot be written.
@@ -82,7 +82,8 @@ def _write(path: Path, tensors: dict[str, np.ndarray], durable: bool = True) -> 
     for name, vector in tensors.items():
         if name == _BEGAN:
             continue
-        if vector.ndim != 1 or vector.dtype != (np.float64 if name.startswith(_SERVER) else np.float32):
+        kinds = (np.float64,) if name.startswith(_SERVER) else (np.float32, np.int64)
+        if vector.ndim != 1 or vector.dtype not in kinds:
             raise LedgerError(f"{name} of {path.name} is {vector.dtype} of shape {vector.shape}, expected flat float32")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

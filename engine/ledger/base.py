@@ -10,7 +10,7 @@ from engine.messages import Asked, Ending, Global, RoundRecord, Update
 if TYPE_CHECKING:
     from engine.ledger.desk import Desk
 
-Again = Callable[[int, Global, Sequence[Update]], Global]  # see `Rule.again`
+Again = Callable[[int, Global, Sequence[Update], np.ndarray | None], Global]  # see `Rule.again`
 
 
 class LoopLedger(Protocol):

@@ -20,6 +20,7 @@ Tables of a run's journal:
     peers         PeerScore, what the verdicts follow from
     judges        of a hospital over PeerScores, all that it found of the updates of a round
     sittings      what the committee of a round said, as the CommitteeLedger takes it
+    maskings      what was said of one masked sum of a round (`bucket` from 0), JSON; see engine/ledger/masking.py
     votes         of each of its members: commitment to its scores, what opens it, both signed; empty where it gave none
     synthetic     steps of the governance of synthetic data; `kind` is a key of `GOVERNED`
     transactions  `seq` from 1 without a gap; `purpose` is a key of `PURPOSES`; `receipt` is NULL until the chain answers
@@ -37,7 +38,7 @@ content gives equal bytes:
     config.yaml                    the configuration of the run
     journal/<table>.jsonl          one JSON object a row and line, BLOBs as 0x hex
     updates/00000.safetensors      tensor "genesis": the parameters before round 1
-    updates/00007.safetensors      tensors "slot-0003": the change that hospital 3 sent in round 7
+    updates/00007.safetensors      tensors "slot-0003": the change that hospital 3 sent in round 7; under masks int64[parameters + 1]
 """
 
 from collections.abc import Mapping
@@ -117,6 +118,7 @@ RUN = Journal(
         ),
         "judges": Table({**_OF_UPDATE, "signature": BLOB}, (("round", "slot"),)),
         "sittings": Table({"round": INTEGER, "sitting": TEXT}, (("round",),)),
+        "maskings": Table({"round": INTEGER, "bucket": INTEGER, "said": TEXT}, (("round", "bucket"),)),
         "votes": Table(
             {
                 **_OF_UPDATE,
@@ -237,6 +239,11 @@ PURPOSES = {
     "claim": Purpose("ReputationLedger", "claimReward"),
     "deploy-committee": Purpose("CommitteeLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
     "judge": Purpose("CommitteeLedger", "judgeRound", gas=12_000_000),
+    "deploy-masks": Purpose("MaskLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
+    "challenge": Purpose("MaskLedger", "challengeUpdate", foreign=True),
+    "answer": Purpose("MaskLedger", "answerChallenge"),
+    "decide": Purpose("MaskLedger", "decideChallenge", foreign=True),
+    "expire-challenge": Purpose("MaskLedger", "expireChallenge"),
     "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     **{
         kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
@@ -257,7 +264,9 @@ ADMIN_DELAY, POLICY_DELAY = 86_400, 86_400
 STAGES = ("NONE", "BEGUN", "COMPLETE", "PRUNED", "FAILED")
 ROUND_STATUS = ("NONE", "OPEN", "SEALED", "DISPUTED", "FINAL", "VOID")
 PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
+CHALLENGES = ("NONE", "CHALLENGED", "ANSWERED", "INNOCENT", "FRAUD")
 LONGEST_WINDOW = 2**24  # seconds
+ANSWER_TIME = 7 * 86_400  # seconds in which a hospital must open a masked update that was challenged
 RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 
@@ -273,9 +282,12 @@ SCHEMA = 2  # of a ModelUpdate
 # `PRIVACY_TERMS` of what each update says of it; what the round's committee said.
 DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
 COMMITTEE = "committee"
+MASKS = "masks"  # what was said of all masked sums of the round
 PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
 # Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
 CLOCK = "clock"
+# Hash of the association with miners that the round works under: canonical JSON, see `engine/association/build.py`.
+ASSOCIATION = "association"
 ABSENCES = ("dropped", "late")  # why a job on the virtual clock came to nothing: lost, or given up
 
 # How a round's model follows from its updates, the meta key `rule`: {"name": MEAN, "weighting": one of WEIGHTINGS,

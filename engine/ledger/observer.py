@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from engine.background import Answer, Background
 from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
 from engine.errors import DataError, LedgerError
-from engine.ledger import archive, sitting
+from engine.ledger import archive, masking, sitting
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
 from engine.ledger.config import LedgerConfig
@@ -28,7 +29,6 @@ from engine.ledger.format import (
     DECISIONS,
     GENESIS,
     NO_ROUND,
-    PRIVACY,
     SERVER,
     ZERO,
     tensor_name,
@@ -41,6 +41,7 @@ from engine.ledger.signer import Notice, Signing
 from engine.ledger.subjects import reputation
 from engine.ledger.subjects.closing import SignedResult, bound, text_digest
 from engine.ledger.subjects.committee import said_from
+from engine.ledger.subjects.masks import maskings
 from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Absent, Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
@@ -50,6 +51,8 @@ from engine.ledger.typed import record_from_json, record_to_json
 from engine.messages import Asked, Ending, Global, Pace, RoundRecord, Update
 from engine.model import vector_hash
 from engine.provenance import code_digest
+from engine.secure.config import SecureConfig
+from engine.secure.part import Place
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,13 @@ class LedgerObserver:
         actor: bool,
         rounds: int,
         clock: Clock = REAL,
-        privacy: bytes = ZERO,
+        named: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
-            privacy: digest of the mechanism and budget that every round names; zero without.
+            named: digests that the annex of every round names, such as that of privacy.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -96,7 +99,8 @@ class LedgerObserver:
         self._clock, started = clock, clock.now()
         self._folder, self._federation, self._rounds = folder, federation, rounds
         self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
-        self._privacy = {PRIVACY: privacy}
+        self._secure = SecureConfig.model_validate(rule.get("secure", {}))
+        self._named = named
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -183,12 +187,17 @@ class LedgerObserver:
             tuple(one.opening for one in signed),
             digests={
                 DECISIONS: self._decisions,
-                **self._privacy,
+                **self._named,
                 **remembered,
                 **reputation.digests(record.round, judged, after),
                 **sitting.digests(record.round, sat),
+                **masking.digests(record.masking),
             },
-            rows={**judged.rows(record.round), **sitting.rows(record.round, sat)},
+            rows={
+                **judged.rows(record.round),
+                **sitting.rows(record.round, sat),
+                **masking.rows(record.round, record.masking),
+            },
             next_deadline=NO_ROUND if record.round == self._rounds else 0,
             absent=tuple(Absent(record.round, a.hospital, a.number, a.kind, a.start) for a in record.asked.pace.absent),
         )
@@ -307,8 +316,19 @@ class LedgerObserver:
         vectors = (self._folder / vectors_name(entry.round)).resolve()
         updates = packed(entry.updates, entry.openings)
         text = next((row[1] for row in entry.rows.get("sittings", ())), "")
+        masks = tuple(row[2] for row in entry.rows.get("maskings", ()))
         return Shown(
-            entry.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
+            entry.round,
+            before.params,
+            vectors,
+            updates,
+            before.server,
+            previous,
+            digests,
+            text,
+            before.older,
+            began,
+            masks,
         )
 
     def _show_again(self, again: Again) -> None:
@@ -323,8 +343,19 @@ class LedgerObserver:
         updates = self._ledger.submit(_packed, last.round).result()
         vectors, previous = (self._folder / vectors_name(last.round)).resolve(), self._headers[last.round - 1]
         text = self._ledger.submit(_sitting, last.round).result()
+        masks = self._ledger.submit(_maskings, last.round).result()
         shown = Shown(
-            last.round, before.params, vectors, updates, before.server, previous, digests, text, before.older, began
+            last.round,
+            before.params,
+            vectors,
+            updates,
+            before.server,
+            previous,
+            digests,
+            text,
+            before.older,
+            began,
+            masks,
         )
         self._shown, self._digests = self._writer.submit(lambda: shown), digests[1]
 
@@ -351,7 +382,7 @@ class LedgerObserver:
                 updates = [Update(s, vectors[tensor_name(s)], samples, 0.0, 0) for s, samples in slots]
                 if self._gated:
                     updates = sitting.counted(updates, said_from(self._ledger.submit(_sitting, number).result()))
-                before = again(number, before, updates)
+                before = again(number, before, updates, self._summed(number, vectors))
             fits = self._fits(before, last, digests)
         except (KeyError, ValueError, DataError):
             fits = False
@@ -361,6 +392,15 @@ class LedgerObserver:
                 "the archive beside it does not lead there; put back what was changed"
             )
         return before
+
+    def _summed(self, number: int, vectors: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The sums beneath the masked updates of a round; None where nothing was hidden."""
+        texts = self._ledger.submit(_maskings, number).result()
+        if not texts:
+            return None
+        place = Place(self._federation.id, number, self._headers[number - 1].head)
+        groups = masking.groups_in(texts, self._secure, place)
+        return masking.sums_of(groups, {s: vectors[tensor_name(s)] for one in groups for s in one.masked})
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()
@@ -417,6 +457,10 @@ def _judge(ledger: RunLedger, round: int) -> None:
 
 def _sitting(ledger: RunLedger, round: int) -> str:
     return ledger.committees.sitting(round)
+
+
+def _maskings(ledger: RunLedger, round: int) -> tuple[str, ...]:
+    return maskings(ledger.book, round)
 
 
 def _receipts(ledger: RunLedger, round: int) -> dict[int, bytes]:

@@ -5,7 +5,7 @@ that signs again after a round has computed its model from the updates of all, a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +49,7 @@ class Shown:
         server: what the server's optimiser remembered then.
         previous: header of the round before; None before round 1.
         digests: behind the annexes of the round before and of this one.
+        masks: what was said in its masked sums, see `masking.py`; () where nothing was hidden.
         sitting: what its committee said, see `subjects/committee.py`; "" where none sat.
         older: rounds that were done -> float32[parameters], models that updates of this round may have begun from.
         began: slot -> where its work began; of those that are missing, with the model before the round.
@@ -64,6 +65,7 @@ class Shown:
     sitting: str = ""
     older: Mapping[int, np.ndarray] = field(default_factory=dict)
     began: Mapping[int, Began] = field(default_factory=dict)
+    masks: tuple[str, ...] = ()
 
 
 class Weighed(NamedTuple):
@@ -132,7 +134,12 @@ def led_by(shown: Shown, header: Header) -> int | None:
 
 
 def weighed(
-    shown: Shown, header: Header, domain: Domain, holders: Sequence[Sequence[str]], layout: Layout
+    shown: Shown,
+    header: Header,
+    domain: Domain,
+    holders: Sequence[Sequence[str]],
+    layout: Layout,
+    name: Callable[[int, np.ndarray], bytes],
 ) -> list[Weighed]:
     """The updates of a round by slot, each as its hospital has signed it, all together as the head commits to them.
 
@@ -140,6 +147,7 @@ def weighed(
         header: of the round.
         holders: for each slot the accounts that may have signed for it.
         layout: of the parameters.
+        name: of what a hospital has sent, which it signs as its update.
 
     Raises:
         LedgerError: something is not what hospitals signed, or not what the head commits to.
@@ -159,7 +167,7 @@ def weighed(
         if recover_digest(signed_digest, signed.signature) not in holders[slot]:
             raise LedgerError(f"{what}: the update that is shown is not signed by it")
         vector = vectors.get(tensor_name(slot))
-        if vector is None or vector_hash(vector, layout) != record.update:
+        if vector is None or name(slot, vector) != record.update:
             raise LedgerError(f"{what}: the vector that is shown is not the one that it signed")
         if count_commitment(salt, samples) != record.samples:
             raise LedgerError(f"{what}: the weight that is shown is not the one that it committed to")

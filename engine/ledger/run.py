@@ -24,6 +24,7 @@ from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
 from engine.ledger.sitting import leader_of
 from engine.ledger.store import read_meta, read_only
+from engine.ledger.subjects.challenges import Challenges
 from engine.ledger.subjects.closing import Closing
 from engine.ledger.subjects.committee import Committees
 from engine.ledger.subjects.disputes import Disputes
@@ -66,7 +67,7 @@ class RunLedger:
     """One federation's ledger in one folder; one writer at a time.
 
     Attributes:
-        book, registry, rounds, closing, disputes, reputation, committees, synthetic: its parts.
+        book, registry, rounds, closing, disputes, challenges, reputation, committees, synthetic: its parts.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class RunLedger:
             self.closing = Closing(book, self.registry, self.rounds)
             self.disputes = Disputes(book, self.registry, self.rounds)
             self.reputation = Reputation(book, self.registry, self.rounds, leader_of)
+            self.challenges = Challenges(book, self.registry, self.rounds)
             self.committees = Committees(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
             if not book.is_new:

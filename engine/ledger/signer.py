@@ -4,7 +4,7 @@ A hospital signs its update of a round over the head of the round before, and so
 when the coordinator shows that this history holds what the hospital sent before, under the heads that it signed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.encoding import hexed
+from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
 from engine.ledger.keystore import load_key
 from engine.ledger.recount import Shown, Weighed, drawn, led_by, remembered, server_digest, weighed
 from engine.ledger.signing import (
+    SALT_MASKS,
     SALT_METRICS,
     SALT_PRIVACY,
     SALT_REAL_COUNT,
@@ -29,6 +30,7 @@ from engine.ledger.signing import (
 )
 from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_digest
 from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment, commitment_of, commitments_digest
+from engine.ledger.subjects.masks import StepVoice
 from engine.ledger.subjects.reputation import PeerScores, said_digest
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
 from engine.ledger.subjects.updates import (
@@ -182,14 +184,17 @@ class Signer:
         leads = notice.shown is not None and led_by(notice.shown, header) == self._slot
         return leads or self._slot in _drawn(header.head, self._signing.slots, checks)
 
-    def weighed(self, notice: Notice, layout: Layout) -> list[Weighed]:
+    def weighed(self, notice: Notice, layout: Layout, name: Callable[[int, np.ndarray], bytes]) -> list[Weighed]:
         """The updates of the last round as they are shown, checked against the signatures and the head; see `recount`.
+
+        Args:
+            name: of what a hospital has sent: what it signs as its update.
 
         Raises:
             LedgerError: they are not what was signed.
         """
         assert notice.shown is not None
-        return weighed(notice.shown, notice.headers[-1], self._signing.domain, self._signing.holders, layout)
+        return weighed(notice.shown, notice.headers[-1], self._signing.domain, self._signing.holders, layout, name)
 
     def require_remembered(self, notice: Notice, server: Mapping[str, np.ndarray]) -> None:
         """Compare what the server's optimiser remembers after the last round, as it was computed again; see `recount`.
@@ -302,6 +307,16 @@ class Signer:
     def secret(self) -> bytes:
         """What only the holder of the key can know, 32 bytes, for noise and sampling of a privacy mechanism."""
         return salt(self._key, self._signing.federation, 0, SALT_PRIVACY)
+
+    def mask_secret(self, drawn: bytes) -> bytes:
+        """What masks follow from, 32 bytes that only this hospital can know; `drawn` is what it has drawn besides its key."""
+        return keccak(salt(self._key, self._signing.federation, 0, SALT_MASKS) + drawn)
+
+    def voice(self, notice: Notice) -> StepVoice:
+        """How this hospital speaks in the masked sums of the round after the last of the notice; call `check` first."""
+        signing, header = self._signing, notice.headers[-1]
+        place = (signing.domain, signing.federation, header.round + 1, header.head)
+        return StepVoice(*place, signing.holders, self._slot, self._key)
 
     def withdraw(self) -> None:
         """Forget the last update: it never left this hospital's host."""

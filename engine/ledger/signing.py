@@ -13,7 +13,7 @@ from engine.ledger.typed import Domain, Record, checksum_address, digest
 # turn a signature into another valid one.
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
-SALT_SAMPLES, SALT_METRICS, SALT_REAL_COUNT, SALT_PRIVACY, SALT_SCORES = 1, 2, 3, 4, 5
+SALT_SAMPLES, SALT_METRICS, SALT_REAL_COUNT, SALT_PRIVACY, SALT_SCORES, SALT_MASKS = 1, 2, 3, 4, 5, 6
 
 
 def hospital_key(seed: int, federation: bytes, slot: int) -> bytes:
@@ -39,7 +39,7 @@ def salt(key: bytes, federation: bytes, round: int, purpose: int) -> bytes:
     """Derive the salt of one commitment, 32 bytes that only the holder of the key can know.
 
     Args:
-        purpose: one of the five above; a request for synthetic data takes its nonce as round.
+        purpose: one of the six above; a request for synthetic data takes its nonce as round.
     """
     return keccak(b"PulseLedger salt 1" + key + federation + round.to_bytes(8, "big") + bytes([purpose]))
 

@@ -20,6 +20,7 @@ from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
 from engine.own.source import know
 from engine.result import SyntheticRow
+from engine.secure.protocol import Transcript
 
 
 class InProcessPool:
@@ -85,6 +86,10 @@ class InProcessPool:
         ids: Sequence[int],
     ) -> list[Vote | HospitalError]:
         return self._each("reveal", ids, asked, updates, commitments, notice)
+
+    def secure(self, step: str, groups: Sequence[Transcript], notice: Notice, ids: Sequence[int]) -> list[Any]:
+        """As the protocol `MaskingPool` says."""
+        return self._each("secure", ids, step, groups, notice)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._each("validate", ids, round, params)

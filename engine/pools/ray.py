@@ -25,6 +25,9 @@ from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.result import SyntheticRow
+from engine.secure.part import Hidden
+from engine.secure.protocol import Transcript
+from engine.secure.round import WITHDRAW
 
 ATTEMPTS = 3  # of one call on a host that keeps dying
 CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
@@ -106,6 +109,20 @@ class RayPool:
     ) -> list[Vote | HospitalError]:
         told = (asked, commitments)
         return self._each("reveal", ids, asked.round, told, self._bare(updates), self._ray.put(notice))
+
+    def secure(self, step: str, groups: Sequence[Transcript], notice: Notice, ids: Sequence[int]) -> list[Any]:
+        """As the protocol `MaskingPool` says."""
+        round = notice.headers[-1].round + 1
+        answers = self._each("secure", ids, round, (step, groups), self._ray.put(notice))
+        for hospital, answer in zip(ids, answers, strict=True):
+            if isinstance(answer, Hidden):
+                record = answer.signed.update.record
+                self._memories[hospital] = Memory(round, answer.signed.leaf, record.parent_head)
+        if step == WITHDRAW:
+            self._memories = {h: one for h, one in self._memories.items() if h not in ids or one.round < round}
+            gradients = {h: n for h, n in self._measured[round].gradients.items() if h not in ids}
+            self._measured[round] = Measured(round, gradients, {})
+        return answers
 
     def _bare(self, updates: Sequence[Update]) -> Any:
         """What judges need of updates, and no hospital's state, in Ray's store."""
@@ -332,6 +349,11 @@ class _Host:
     ) -> list[Vote | HospitalError]:
         asked, commitments = told
         return self._pool.reveal(asked, updates, commitments, notice, ids)
+
+    def secure(
+        self, round: int, content: tuple[str, Sequence[Transcript]], notice: Notice, ids: Sequence[int]
+    ) -> list[Any]:
+        return self._pool.secure(*content, notice, ids)
 
     def validate(self, round: int, params: np.ndarray, ids: Sequence[int]) -> list[np.ndarray | HospitalError]:
         return self._pool.validate(round, params, ids)

@@ -15,8 +15,8 @@ A threshold above two thirds of the group leaves no two sets with `threshold` si
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -95,14 +95,26 @@ class Revealed(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a group, by slot, as far as it has come."""
+    """What was said in a group, by slot, as far as it has come.
+
+    Attributes:
+        group: number of the group in its round.
+        members: hospitals that were asked, ascending.
+    """
 
     terms: Terms
+    group: int = 0
+    members: tuple[int, ...] = ()
     keys: Mapping[int, Keys] = field(default_factory=dict)
     dealt: Mapping[int, Dealt] = field(default_factory=dict)
     masked: Mapping[int, Masked] = field(default_factory=dict)
     agreed: Mapping[int, bytes] = field(default_factory=dict)
     revealed: Mapping[int, Revealed] = field(default_factory=dict)
+
+    def after(self, step: str, answers: Mapping[int, Any]) -> "Transcript":
+        """With the answers of a step, which has the name of its field."""
+        fields: dict[str, Any] = {step: answers}
+        return replace(self, **fields)
 
 
 class Secrets(NamedTuple):

@@ -6,7 +6,8 @@ Pratap), equations 7 to 9: cycles * kappa * frequency^2, and watts * seconds of 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -58,10 +59,25 @@ class Cost(NamedTuple):
 class Fleet:
     """The hospitals of one run on the clock."""
 
-    def __init__(self, config: ClockConfig, seed: int, hospitals: int) -> None:
+    def __init__(
+        self,
+        config: ClockConfig,
+        seed: int,
+        hospitals: int,
+        rates: Mapping[int, float] = MappingProxyType({}),
+        hops: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            rates: hospital -> bit/s both ways, in the place of its device's.
+            hops: seconds that levels between hospitals and coordinator add to each round.
+        """
         self._config, self._seed = config, seed
-        self.devices = devices(config, seed, hospitals)
-        self.block = round(config.block * MICRO)
+        self.devices = tuple(
+            one._replace(uplink=rates[h], downlink=rates[h]) if h in rates else one
+            for h, one in enumerate(devices(config, seed, hospitals))
+        )
+        self.block = round(config.block * MICRO) + round(hops * MICRO)  # between two rounds
         self._absences: dict[int, _Absences] = {}
         self._day, self._up = round(config.day * MICRO), round(config.day * (1 - config.night) * MICRO)
         self._phases: dict[int, int] = {}

@@ -57,12 +57,15 @@ def final_paths(classes: Sequence[str]) -> tuple[str, ...]:
         *(f"final/global/{name}" for name in test[:4]),
         *(f"final/global/{name}/{c}" for c in classes for name in ("recall", "precision", "f1")),
         *(f"validation/personal/{name}" for name in test[:3]),
+        *(f"calibration/{model}/ece" for model in ("personal", "global")),
+        *(f"fairness/{model}/{group}/worst" for model in ("personal", "global") for group in ("sex", "age")),
         *(f"ledger/{name}" for name in ("overhead_share", "gas_per_round", "critical_path_seconds")),
         *(f"timing/{name}" for name in ("gradient_evaluations", "total_seconds")),
         *(
             f"clock/{name}"
             for name in ("virtual_seconds", "compute_joules", "radio_joules", "target_seconds", "target_joules")
         ),
+        *(f"association/{name}" for name in ("utility", "energy_joules", "delay_seconds", "objective")),
         *(f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1")),
     )
 

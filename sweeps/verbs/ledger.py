@@ -100,6 +100,7 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
     sub("claim", "pull the reward of a hospital", FOLDER, ("slot", HOSPITAL))
     one = sub("rotate", "give a hospital of a paused run a new key", FOLDER, ("slot", HOSPITAL))
     one.add_argument("--keystore", type=Path, metavar="DIR", help="default: ledger.keystore of the run")
+    _add_openings(sub)
     one = sub("stamp", "the head of a study as a file to be stamped; a proof of it; or what another node holds", FOLDER)
     one.add_argument(
         "--file", type=Path, metavar="PROOF", help="reply of a time-stamp authority, or OpenTimestamps proof"
@@ -108,9 +109,28 @@ def _add_later(sub: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--rpc", metavar="URL", help="another node of the study's chain, or env:NAME")
 
 
+def _add_openings(sub: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is done about a masked update."""
+    key = (
+        "--key",
+        {"type": Path, "metavar": "FILE", "help": "the auditor's key; default: the one drawn for this ledger"},
+    )
+    file = ("file", {"type": Path, "metavar": "FILE", "help": "as `ledger open --out` writes it"})
+    place = (FOLDER, ("round", ROUND), ("slot", HOSPITAL))
+    sub("challenge", "want a masked update opened, as an auditor; its hospital has a week", *place, key)
+    one = sub("open", "open a hospital's masked update, with its key; answers a challenge", *place)
+    one.add_argument("--chunks", type=int, metavar="N", help="so many that the head of the round draws; default: all")
+    one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger judge`")
+    one = sub("judge", "check an opening against what the hospital signed", *place, file, key)
+    one.add_argument("--bound", type=float, metavar="X", help="largest entry of the weighted update that is allowed")
+    one.add_argument("--tell", action="store_true", help="put the judgement onto the chain, as an auditor")
+    sub("overdue", "take the silence of a challenged hospital for fraud, after its week", *place)
+
+
 def ledger(options: argparse.Namespace, rest: list[str]) -> int:
     from sweeps import ledger as desk
 
+    code = 0
     match options.what:
         case "prove":
             done = desk.prove(options.folder, options.round, options.slot, options.out)
@@ -152,13 +172,54 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
         case "claim":
             done = desk.claim(options.folder, options.slot)
             said = f"hospital {done['hospital']} has {done['points']} points"
+        case "challenge" | "open" | "judge" | "overdue":
+            done, said, code = _opening(options)
         case "stamp":
             done, said = _stamp(options)
         case _:
             done = desk.rotate(options.folder, options.slot, options.keystore)
             said = f"hospital {done['hospital']} signs with {done['to']} from round {done['round']} on; go on with `resume`"
     print(json.dumps(done) if options.json else said)
-    return 0
+    return code
+
+
+def _opening(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    """What is done about a masked update: the document, the sentence, the exit code; 1 for fraud."""
+    from sweeps import openings
+
+    place = (options.folder, options.round, options.slot)
+    if options.what == "challenge":
+        done = openings.challenge(*place, options.key)
+        return (
+            done,
+            f"hospital {options.slot} must open its update of round {options.round} within a week; then {_hide(done)}",
+            0,
+        )
+    if options.what == "open":
+        done = openings.unlock(*place, options.chunks, options.out)
+        told = ", and the contract knows its digest" if done["answered"] else ""
+        return done, f"{options.out} opens the update of hospital {options.slot}{told}; {_hide(done)}", 0
+    if options.what == "overdue":
+        return (
+            openings.overdue(*place),
+            f"hospital {options.slot} has refused to open its update, which counts as fraud",
+            1,
+        )
+    done = openings.judge(*place, options.file, options.bound, options.key, options.tell)
+    what = (
+        "fraud: " + "; ".join(done["reasons"])
+        if done["fraud"]
+        else f"innocent; the largest entry is {done['largest']:.6g}"
+    )
+    if done["opened"] < done["chunks"]:
+        what += f"; {done['opened']} of {done['chunks']} chunks, one bad tenth of which would stay unseen in {done['escapes']:.1%} of cases"
+    return done, f"hospital {options.slot}, round {options.round}: {what}; {_hide(done)}", int(done["fraud"])
+
+
+def _hide(done: dict[str, Any]) -> str:
+    if done["unopened"] > 1:
+        return f"{done['unopened']} unopened hospitals hide each other"
+    return "nothing hides the last unopened hospital" if done["unopened"] else "all of the sum is open"
 
 
 def _stamp(options: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -55,6 +55,9 @@ OTHER: dict[str, Any] = {
     "clock.fleet": "equal",
     "clock.slow": [1],
     "clock.devices": 5 * [{"frequency": 1e9}],
+    "topology.levels": [{"nodes": 2}],
+    "association.sinr": [3.0, 5.0],
+    "association.blocks": [2, 3],
     "schedule.mode": "semi-synchronous",
     "attack.target": "V",
     "data.classes": "NSV",
@@ -133,6 +136,11 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["clock"], values["schedule"]["first"] = {"fleet": "equal"}, 3
     if key.startswith("clock.") and key != "clock.fleet":
         values["clock"]["fleet"] = "listed" if key == "clock.devices" else "stragglers"
+    if key == "topology.levels":
+        values["clock"] = {"fleet": "equal"}
+    if key.startswith("association."):
+        values["clock"] = {"fleet": "equal"}
+        values["association"] = {"method": "capacity"} | values["association"]
     if key.startswith("committee.") and key != "committee.method":
         led = key in ("committee.leader", "committee.own", "committee.cap")
         values["committee"] |= {"method": "others", "leader": True} if led else {"method": "drawn"}
@@ -470,16 +478,20 @@ def test_every_key_survives_yaml(tmp_path: Path) -> None:
         del everything[section]["parameters"]
     everything["privacy"] = {"method": OWN, "parameters": {"mu": 0.5}}  # the built-in one goes with few others
     everything["selection"] = {"policy": "oort", "floor": 0.25}
+    everything["cohort"]["stratify"] = False  # the split says already who is tested
     everything["clock"] = {
         "fleet": "none",
         "dropout": 0.5,
         "on": 7.0,
     }  # a policy keeps no time, and an own schedule neither
     everything["schedule"] = {"mode": "synchronous", "buffer": 7, "cap": 2.0}
+    del everything["topology"]  # nor levels
+    everything["association"] = {"miners": 3, "blocks": [2, 3]}  # without a clock no miners
     everything["committee"] = {"percent": 40}  # one that judges goes with few others, too
     everything["execution"]["pool"] = "ray"  # sites want it
     everything["cohort"]["split"] = "other-database"  # so does the other source
     everything["aggregation"]["byzantine"] = 0  # two buckets bear none
+    everything["aggregation"]["secure"] = {"min_summands": 4}  # masks go with few others
     everything["ledger"]["reputation"] = "none"  # the other value wants a ledger
     del everything["data"]["lead"], everything["data"]["other"]["lead"]  # in place of which others stand
     everything["data"]["other"]["leads"] = [["II"], [1]]  # as many
@@ -511,6 +523,9 @@ def test_the_hash_changes_with_what_can_change_a_number(key: str) -> None:
     assert changed != RunConfig()
     if key.startswith("clock."):  # beside the fleet that reads the key
         assert config_hash(changed) != config_hash(with_key("clock.fleet", "stragglers"))
+        return
+    if key.startswith("association."):
+        assert config_hash(changed) != config_hash(with_key("association.method", "capacity"))
         return
     parts = ("balance.", "attack.", "aggregation.", "schedule.")
     kept = (
@@ -596,7 +611,7 @@ def test_the_hash_can_be_recomputed_from_the_configuration() -> None:
         del values[key]
     del values["data"]["folder"], values["data"]["other"]["folder"]
     values["privacy"] = {"method": "none", "parameters": {}}
-    for section in ("balance", "attack", "committee"):
+    for section in ("balance", "attack", "committee", "association"):
         values[section] = {"method": "none"}  # reads nothing else
     values["schedule"], values["clock"] = {"mode": "synchronous"}, {"fleet": "none"}
     values["aggregation"]["server"] = {"method": "none"}

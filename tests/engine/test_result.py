@@ -182,6 +182,8 @@ def may_be_absent(path: tuple[str | int, ...]) -> bool:
         "leader",
         "target_seconds",
         "target_joules",
+        "association",
+        "topology",
     }
     optional = everywhere | ({"hospitals"} if path[0] == "ledger" else set())
     return isinstance(path[-1], int) or path[-1] == "N" or path[-1] in optional

@@ -44,6 +44,9 @@ SHOWN = [
     "Importance of the tuned keys",
     "Slices through the tuned keys",
     "Spread over hospitals",
+    "Groups of patients",
+    "Calibration and abstention",
+    "Patients",
     "What the ledger costs",
     "Failed and pruned trials",
     "Files and runs",
@@ -158,7 +161,7 @@ def test_every_picture_is_on_the_page_and_beside_it(wide: Path, text: str):
     written = write_report(wide)
     assert written[0] == home / PAGE
     stems = ["slopes", "recall", "curves", "hospitals", "pareto", *(f"importance-{i}" for i in (1, 2, 3, 4))]
-    stems += [*(f"slices-{i}" for i in (1, 2, 3, 4)), "spread", "ledger"]
+    stems += [*(f"slices-{i}" for i in (1, 2, 3, 4)), "spread", "abstention", "ledger"]
     assert [path.name for path in written[1:]] == [f"{stem}.png" for stem in stems]
     assert {path.name for path in home.glob("*.png")} == {path.name for path in written[1:]} | {"mine.png"}
     images = _Page(written[0].read_text()).images
@@ -290,7 +293,7 @@ def test_a_report_says_where_it_is_and_nothing_else(wide: Path, tmp_path: Path):
     done = command("report", wide, "--out", tmp_path / "out", "--no-audit")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path / 'out' / PAGE} and 15 pictures beside it\n"
-    assert len(list((tmp_path / "out").glob("*.png"))) == 15
+    assert len(list((tmp_path / "out").glob("*.png"))) == 16
 
 
 def test_names_cannot_break_the_page(text: str):
@@ -485,7 +488,7 @@ def test_the_page_in_chromium(text: str, tmp_path: Path, width: int):
     path.write_text(text.replace("<head>", f"<head>{CHECK}", 1))
     seen = opened(browser, path, tmp_path, width)
     assert seen["page"] <= max(width, 500)  # a window is no narrower than that, which is a phone's still
-    assert len(seen["images"]) == 15
+    assert len(seen["images"]) == 16
     assert all(natural > 300 and shown > 200 for natural, shown in seen["images"])
     assert seen["headings"] == SHOWN
     assert [name for name in seen["fetched"] if not name.startswith("data:")] == []

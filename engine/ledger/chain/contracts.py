@@ -12,7 +12,7 @@ from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain, Log, NoContract
 from engine.ledger.typed import checksum_address
 
-CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "StudyLedger")
+CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "StudyLedger")
 
 _BUILDS = Path(__file__).parents[1] / "artefacts"
 

@@ -88,14 +88,24 @@ def test_every_value_of_a_result_is_bound_or_listed_as_not_bound(folder: Path):
     assert len(set(unbound)) >= 12
 
 
-ASIDE = {"config", "hostile", "backdoor", "committee", "privacy", "clock", "virtual"}  # changed elsewhere
+ASIDE = {
+    "config",
+    "hostile",
+    "backdoor",
+    "committee",
+    "privacy",
+    "clock",
+    "virtual",
+    "association",
+    "topology",
+}  # changed elsewhere
 
 
 def test_no_field_of_a_result_lacks_coverage(original: Path):
     """All fields of the model are in the run of this test: what one adds is changed above.
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
-    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, and the virtual clock in tests/engine/schedule/test_late.
+    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, and miners in tests/engine/association.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}
     model = {general(path) for path in leaves(whole(Result)) if not ASIDE & {*path}}
@@ -236,6 +246,9 @@ EDITS: dict[str, Callable[[dict[str, list[Any]]], None]] = {
     "a place": lambda columns: columns["sample"].__setitem__(5, 1),
     "a record": lambda columns: columns["record"].__setitem__(5, "x"),
     "a patient": lambda columns: columns["patient"].__setitem__(5, "x"),
+    "a sex": lambda columns: columns["sex"].__setitem__(5, "male"),
+    "an age": lambda columns: columns["age"].__setitem__(5, ">=65"),
+    "a confidence": lambda columns: columns["confidence"].__setitem__(5, columns["confidence"][5] ^ 1),
     "a hospital": lambda columns: columns["hospital"].__setitem__(0, 2),
     "a row less": lambda columns: [values.pop() for values in columns.values()] and None,
     "the order": lambda columns: [values.reverse() for values in columns.values()] and None,
@@ -247,8 +260,14 @@ def test_an_edited_file_of_predictions_is_named(folder: Path, what: str):
     edit(folder, EDITS[what])
     found = names(audit(folder, REPORTED))
     assert ("predictions", "digest") in found
-    if what != "a patient":  # hospitals sign what they predicted, not whose beats they are
+    if what not in ("a patient", "a sex", "an age"):  # hospitals sign what they predicted, not whose beats they are
         assert ("predictions", "rows") in found
+    if what in ("a patient", "a sex", "an age", "a confidence"):
+        assert {field.split(".")[0] for record, field in found if record in ("result", "predictions")} & {
+            "patients",
+            "people",
+            "calibration",
+        }
     if what == "a prediction":
         assert ("predictions", "global.confusion") in found
 
@@ -358,7 +377,9 @@ def test_a_bundle_that_is_gone_is_named_and_a_result_that_is_gone_is_no_end(fold
     assert report.verdict.value == "not verified"
 
 
-@pytest.mark.parametrize("column", ["hospital", "model", "record", "sample", "true", "predicted"])
+@pytest.mark.parametrize(
+    "column", ["hospital", "model", "record", "sample", "true", "predicted", "confidence", "patient", "sex", "age"]
+)
 @pytest.mark.parametrize("value", [None, b"x", [1], 1.5, "x"], ids=repr)
 def test_no_file_of_predictions_ends_in_a_traceback(folder: Path, column: str, value: Any):
     path = folder / "predictions.parquet"

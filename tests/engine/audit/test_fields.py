@@ -77,7 +77,7 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
 JSON: dict[tuple[str, str], type[Record]] = {("openings", "opening"): Opening, ("scores", "verdicts"): Verdicts}
 
 
-ASIDE = ("meta", "erasures", "sittings", "votes", "absences")  # tables with tests of their own
+ASIDE = ("meta", "erasures", "sittings", "votes", "absences", "maskings")  # tables with tests of their own
 COLUMNS = [(table, column) for table, what in RUN.tables.items() if table not in ASIDE for column in what.columns]
 
 
@@ -280,7 +280,7 @@ def test_a_change_of_the_rule_is_found_and_named(folder: Path, name: str, value:
 
 
 @pytest.mark.parametrize(
-    "table", [t for t in RUN.tables if t not in ("meta", "openings", "sittings", "votes", "absences")]
+    "table", [t for t in RUN.tables if t not in ("meta", "openings", "sittings", "votes", "absences", "maskings")]
 )
 def test_a_missing_row_is_found(folder: Path, table: str):
     if table == "erasures":

@@ -24,6 +24,7 @@ from engine.ledger.format import RUN, vectors_name
 from engine.ledger.recount import Shown, drawn, packed, remembered, weighed
 from engine.ledger.subjects.updates import Header, head_of
 from engine.messages import Asked, LoopState, State, Taken, Verdicts
+from engine.model import vector_hash
 from engine.rounds import run_rounds
 
 EMBEDDED = {"ledger.backend": "embedded", "federation.rounds": 4}
@@ -66,7 +67,14 @@ class Scene:
     def look(self, **changes: Any) -> list[Any]:
         content = packed(self.updates, self.openings)
         shown = Shown(1, self.run.params(0), self.folder / vectors_name(1), content)
-        return weighed(replace(shown, **changes), self.header, self.domain, self.holders, LAYOUT)
+        return weighed(
+            replace(shown, **changes),
+            self.header,
+            self.domain,
+            self.holders,
+            LAYOUT,
+            lambda _, vector: vector_hash(vector, LAYOUT),
+        )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from engine.ledger.chain.contracts import CONTRACTS, artefact
 from engine.ledger.signing import address, hospital_key, recover, sign
 from engine.ledger.subjects.closing import HospitalResult, RunClosing
 from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment
+from engine.ledger.subjects.masks import MaskStep
 from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.updates import Absence, Availability, Erasure, ModelUpdate, Opening
 from engine.ledger.typed import (
@@ -35,7 +36,17 @@ LIMITS = {
 }
 
 # For the audit, and for a dispute: no contract takes them as they are.
-DISPUTED = {Absence, Availability, Erasure, HospitalResult, PeerScores, RevealedScores, RunClosing, ScoreCommitment}
+DISPUTED = {
+    MaskStep,
+    Absence,
+    Availability,
+    Erasure,
+    HospitalResult,
+    PeerScores,
+    RevealedScores,
+    RunClosing,
+    ScoreCommitment,
+}
 
 
 def example(kind: type, largest: bool) -> Record:
