@@ -479,8 +479,8 @@ def test_a_study_survives_both_servers_going_away(server: Postgres, url: str, ra
             server.stop()
             tracking.stop()
             time.sleep(3)
-            tracking.start()  # it waits for its database itself
             server.start()
+            tracking.start()
             stopped.append("both")
 
         outage = threading.Thread(target=interrupt)
