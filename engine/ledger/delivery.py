@@ -18,6 +18,7 @@ from engine.ledger.chain.base import (
     ChainTrouble,
     ContractRevert,
     FeeTooLow,
+    NodeRefuses,
     NodeUnreachable,
     NonceProblem,
 )
@@ -241,8 +242,9 @@ class _Delivery:
         except NodeUnreachable:
             del self._sent[raw]  # nobody took it
             raise
-        except LedgerError:
-            if self._chain.where(raw) == "absent" and not self._lower_fee(raw):
+        except LedgerError as error:
+            # What is refused here already, such as another chain's, is not refused for its price.
+            if self._chain.where(raw) == "absent" and not (isinstance(error, NodeRefuses) and self._lower_fee(raw)):
                 raise
         return is_first
 
