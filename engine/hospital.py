@@ -20,6 +20,7 @@ from engine.attacks.poison import HONEST, Conduct, conduct, hostile, lied, targe
 from engine.clock import Stopwatch
 from engine.committee.verdicts import PARTS
 from engine.config import RunConfig
+from engine.data.augment import alter_of
 from engine.data.beats import Beats, open_beats
 from engine.data.cohort import HospitalData
 from engine.data.samples import Samples, believed, judged, predicted
@@ -452,7 +453,9 @@ class Hospital:
         return said_digest(vote.totals, {h: (hashes[h], right) for h, right in vote.correct.items()})
 
     def _work(self, params: np.ndarray, draw: np.random.Generator, round: int = 0) -> Work:
-        samples = self._to_train_on()
+        config, drawn = self._task.config, generator(self._seed, "augment", round, self.id)
+        alter = alter_of(config.augment, drawn, 1 if config.data.template == "none" else 2)
+        samples = replace(self._to_train_on(), alter=alter)
         self._privacy = self._mechanisms(round, params, self.state, samples)
         return Work(
             self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation

@@ -82,9 +82,6 @@ interface IMaskLedger {
      */
     event OpeningRefused(bytes32 indexed federation, uint64 indexed round, uint32 indexed slot);
 
-    /// @notice The account is no auditor.
-    error NotAuditor(address account);
-
     /// @notice The challenge does not stand as it must for this.
     error WrongStatus(bytes32 federation, uint64 round, uint32 slot, Status status);
 

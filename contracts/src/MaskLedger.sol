@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
@@ -31,9 +32,12 @@ contract MaskLedger is IMaskLedger, EIP712 {
 
     mapping(bytes32 federation => mapping(uint64 round => mapping(uint32 slot => Challenge))) private _challenges;
 
-    /// @dev Roles are those of the RoundLedger.
+    /// @dev Roles are those of the RoundLedger, and so is the error.
     modifier onlyAuditor() {
-        if (!ROUNDS.hasRole(ROUNDS.AUDITOR_ROLE(), msg.sender)) revert NotAuditor(msg.sender);
+        bytes32 role = ROUNDS.AUDITOR_ROLE();
+        if (!ROUNDS.hasRole(role, msg.sender)) {
+            revert IAccessControl.AccessControlUnauthorizedAccount(msg.sender, role);
+        }
         _;
     }
 

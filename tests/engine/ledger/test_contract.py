@@ -215,6 +215,7 @@ STRUCTS = {
     "ModelUpdate": UPDATE,
     "Receipt": "federation:bytes32 round:uint64 slot:uint32 leaf:bytes32",
     "Availability": "federation:bytes32 round:uint64 slot:uint32 leaf:bytes32",
+    "MaskOpening": "federation:bytes32 round:uint64 slot:uint32 opening:bytes32",
     "KeyRotation": "federation:bytes32 slot:uint32 from:address to:address round:uint64",
     "SyntheticRequest": REQUEST,
     "SyntheticReview": "request:bytes32 approve:bool granted:uint32 reason:bytes32 deadline:uint64",
@@ -390,6 +391,7 @@ def deployed() -> World:
     world.reputations = Contract(tester, "ReputationLedger", world.admin, ["address"], [address])
     world.synthetic = Contract(tester, "SyntheticLedger", world.admin, ["address", "uint48"], [address, 60])
     world.committees = Contract(tester, "CommitteeLedger", world.admin, ["address"], [address])
+    world.masks = Contract(tester, "MaskLedger", world.admin, ["address", "uint32"], [address, 3600])
     world.studies = Contract(tester, "StudyLedger", world.admin, kinds[:2], [world.admin, world.registrar])
     world.rounds.send(world.admin, "grantRole", REVIEWER_ROLE, world.reviewer)
     world.synthetic.send(world.admin, "setReviewer", world.reviewer, keccak(text="university"))
@@ -594,6 +596,35 @@ def approved(world: World) -> bytes:
     return id
 
 
+def present(world: World) -> tuple:
+    """Hospital 0 has an update in the last round."""
+    return FEDERATION, sealed(world, LEAVES), 0, LEAVES[0], proof_of(LEAVES, 0)
+
+
+def challenged(world: World) -> tuple:
+    arguments = present(world)
+    world.masks.send(world.auditor, "challengeUpdate", *arguments)
+    return FEDERATION, arguments[1][0], 0
+
+
+def opening(world: World, number: int, key: bytes = HOSPITALS[0].key) -> tuple:
+    """Arguments of `answerChallenge`."""
+    record = (FEDERATION, number, 0, keccak(text="opening"))
+    return record, world.sign(world.masks, "MaskOpening", record, key), *IDENTITY[0]
+
+
+def answered(world: World) -> tuple:
+    of = challenged(world)
+    world.masks.send(world.stranger, "answerChallenge", *opening(world, of[1]))
+    return *of, True, keccak(text="why")
+
+
+def silent(world: World) -> tuple:
+    of = challenged(world)
+    world.wait(3601)
+    return of
+
+
 def over(world: World) -> tuple:
     return FEDERATION, sealed(world)[0], world.state()["head"], keccak(text="closing")
 
@@ -665,6 +696,16 @@ def rows() -> Iterator[Row]:
         lambda w, a: w.report(a[0], 9, key=stranger),
     )
     yield Row("synthetic", "expireSynthetic", None, expired, lambda w, a: (w.ask(1, 12, 10),))
+    yield Row("masks", "challengeUpdate", "auditor", present)
+    yield Row(
+        "masks",
+        "answerChallenge",
+        None,
+        lambda w: opening(w, challenged(w)[1]),
+        lambda w, a: opening(w, a[0][1], stranger),
+    )
+    yield Row("masks", "decideChallenge", "auditor", answered)
+    yield Row("masks", "expireChallenge", None, silent, lambda w, a: (*a[:2], 1))
     yield Row("studies", "registerStudy", "registrar", lambda w: (CONFIG, POLICY, 2))
     yield Row("studies", "recordTrial", "registrar", registered)
 
@@ -683,7 +724,7 @@ def rows() -> Iterator[Row]:
 
 
 ROWS = list(rows())
-ATTRIBUTES = dict(zip(NAMES, ("rounds", "reputations", "synthetic", "committees", "studies"), strict=True))
+ATTRIBUTES = dict(zip(NAMES, ("rounds", "reputations", "synthetic", "committees", "masks", "studies"), strict=True))
 
 
 def test_every_function_that_writes_has_a_row():
