@@ -241,13 +241,23 @@ def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
         DataError: a tensor holds something other than booleans or numbers.
     """
     digest = hashlib.sha256()
+    for piece in _pieces(tensors):
+        digest.update(piece)
+    return digest.digest()
 
-    def field(data: bytes) -> None:
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
 
-    field(_MODEL_FORMAT)
-    digest.update(len(tensors).to_bytes(8, "big"))
+def model_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes whose SHA-256 is `model_hash`; raises as that does."""
+    return b"".join(_pieces(tensors))
+
+
+def _pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+    def field(data: bytes) -> Iterator[bytes]:
+        yield len(data).to_bytes(8, "big")
+        yield data
+
+    yield from field(_MODEL_FORMAT)
+    yield len(tensors).to_bytes(8, "big")
     for name in sorted(tensors):
         array = np.asarray(tensors[name])
         if array.dtype.kind not in "biufc":
@@ -256,11 +266,10 @@ def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
         if array.dtype != little:
             # Swapping bytes, unlike a conversion of values, cannot change the payload of a NaN.
             array = array.byteswap().view(little)
-        field(name.encode())
-        field(little.str.encode())
-        field(b"".join(size.to_bytes(8, "big") for size in array.shape))
-        field(array.tobytes(order="C"))
-    return digest.digest()
+        yield from field(name.encode())
+        yield from field(little.str.encode())
+        yield from field(b"".join(size.to_bytes(8, "big") for size in array.shape))
+        yield from field(array.tobytes(order="C"))
 
 
 def unflatten(vector: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:

@@ -63,6 +63,7 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
     beats = load(data, progress)
     owner = partitions.partition(beats, config)
     part, trains = partitions.split(beats, owner, config)
+    part = partitions.shortened(beats, owner, part, config.train_beats)
     hospitals = tuple(
         HospitalData(
             id=h,

@@ -385,6 +385,11 @@ class CohortConfig(Section):
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")
+    train_beats: int | None = Field(
+        None,
+        ge=1,
+        description="of a hospital's train beats so many are kept, the first of each of its records; null: all",
+    )
     min_support: int = Field(
         50, ge=1, le=100_000, description="test beats of a class, under which its scores are marked as not testable"
     )
