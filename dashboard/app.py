@@ -19,7 +19,7 @@ from engine.errors import PulseLedgerError
 from sweeps.verbs.border import unforeseen
 
 OPEN = ("/login", "/static/{name}")  # what nobody must have come in for
-FILES = {"style.css": "text/css", "live.js": "text/javascript"}
+FILES = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 def build(desk: Desk, origins: Collection[str]) -> ASGIApp:
@@ -69,6 +69,9 @@ def login(desk: At, key: str = "") -> Response:
         text = "This link is none, or was used. The terminal shows a new one each time that somebody has come in."
         return desk.page("message.html", None, 401, title="Not let in", text=text)
     answer = desk.page("message.html", session, title="Welcome", text="Go on to the start.", onward="/")
+    answer.headers["Referrer-Policy"] = (
+        "no-referrer"  # the link is used, and stays out of the next page's referrer all the same
+    )
     answer.set_cookie(desk.cookie, session.id, httponly=True, samesite="strict", secure=desk.secure, path="/")
     desk.said(session.role)
     return answer

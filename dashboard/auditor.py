@@ -19,6 +19,7 @@ from engine.errors import ConfigError
 from engine.ledger import proofs
 
 UPLOADS = 20  # bundles of a dashboard
+FRESH = 30.0  # seconds that a verdict is shown of a folder that goes on changing
 SHOWN = 300  # findings of a report on its page
 
 
@@ -52,8 +53,9 @@ def upload(desk: At, session: AuditorChanges, bundle: Annotated[UploadFile, File
 
 
 def _judged(desk: Desk, path: Path, *words: str) -> Any:
-    """A verdict; raises Busy until it is there. It holds for the folder as it was, so it changes with what is in it."""
-    return desk.work.ask(("audit", path, reading.stamp(path), words), lambda: desk.judge(path, *words))
+    """A verdict; raises Busy until it is there. It holds for the folder as it was when the audit began."""
+    work = ("audit", path, words)
+    return desk.work.ask(work, reading.stamp(path), lambda: desk.judge(path, *words), stand_in=False, fresh=FRESH)
 
 
 def verdict(desk: At, session: Auditor, id: str, head: str = "") -> Response:
@@ -111,7 +113,7 @@ def compare(desk: At, session: Auditor, one: str = "", other: str = "") -> Respo
 
 def _journal(desk: Desk, place: Place) -> journal.Journal:
     path = place.path
-    return desk.work.ask(("journal", path, reading.stamp(path)), lambda: journal.read_journal(path))
+    return desk.work.ask(("journal", path), reading.stamp(path), lambda: journal.read_journal(path))
 
 
 def look(
@@ -194,7 +196,7 @@ def registration(desk: At, session: Auditor, id: str, page: int = 1) -> Response
     """What a study registered before its first trial, amendments, and what it recorded since."""
     place = desk.place(id)
     path = place.path
-    found = desk.work.ask(("registration", path, reading.stamp(path)), lambda: journal.read_registration(path))
+    found = desk.work.ask(("registration", path), reading.stamp(path), lambda: journal.read_registration(path))
     return desk.page("registration.html", session, place=place, found=found, records=Page.of(found.records, page))
 
 

@@ -18,7 +18,7 @@ from engine.clock import REAL, Clock
 
 Judge = Callable[..., Mapping[str, Any]]  # path, words of the command -> the report of `audit --json`
 AREAS: tuple[tuple[str, str, tuple[Role, ...]], ...] = (  # address, what it is called, who may go there
-    ("/", "Start", ("owner", "reviewer", "auditor")),
+    ("/", "Studies and runs", ("owner",)),
     ("/audit", "Audit", ("owner", "auditor")),
     ("/requests", "Requests", ("reviewer",)),
 )

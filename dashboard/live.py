@@ -84,8 +84,9 @@ class Live:
 def look(desk: Desk, place: Place) -> Live:
     """How a study stands now; raises Busy or PulseLedgerError."""
     folder = place.path
-    key = ("trials", folder, stamp(folder))
-    study, trials = desk.work.ask(key, lambda: (study := read_study(folder), read_trials(study, folder)))
+    study, trials = desk.work.ask(
+        ("trials", folder), stamp(folder), lambda: (study := read_study(folder), read_trials(study, folder))
+    )
     driver, driven, since = _driver(folder)
     running = [
         Running(

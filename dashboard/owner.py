@@ -18,6 +18,7 @@ from sweeps.rows import Row
 from sweeps.table import columns_of, ending
 
 STREAMS = 8  # pages that are live at a time; each takes a thread
+DRAWING = 60.0  # seconds that a picture, which the page does not wait for, may take
 PATIENCE = 2.0  # seconds that the page waits for a driver's answer; it shows a later one, too
 DOWNLOADS = {"bundle": f"ledger/{BUNDLE}", "config": CONFIG, "result": RESULT}
 
@@ -96,8 +97,8 @@ def going_on(desk: At, session: Owner, id: str) -> Response:
 def picture(desk: At, session: Owner, id: str, name: str) -> Response:
     """A picture of a study's report."""
     place = _study(desk, id)
-    key = ("picture", name, place.path, reading.stamp(place.path))
-    drawn = desk.work.ask(key, lambda: pictures.draw(place.path, name))
+    work = ("picture", name, place.path)
+    drawn = desk.work.ask(work, reading.stamp(place.path), lambda: pictures.draw(place.path, name), DRAWING)
     return Response(drawn, media_type="image/png")
 
 

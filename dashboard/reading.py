@@ -50,7 +50,7 @@ def stamp(folder: Path) -> tuple[Any, ...]:
 
 def rows(desk: Desk, place: Place) -> list[Row]:
     """The trials of a study, or a run; raises Busy or PulseLedgerError."""
-    return desk.work.ask(("rows", place.path, stamp(place.path)), lambda: rows_of(place.path))
+    return desk.work.ask(("rows", place.path), stamp(place.path), lambda: rows_of(place.path))
 
 
 class Page(NamedTuple):
@@ -115,7 +115,7 @@ def costs(found: Sequence[Answer]) -> tuple[tuple[str, ...], list[tuple[str, ...
 def answered(desk: Desk, place: Place) -> list[Answer]:
     """The answers of a study."""
     found = rows(desk, place)
-    return desk.work.ask(("answers", place.path, stamp(place.path)), lambda: answers(found))
+    return desk.work.ask(("answers", place.path), stamp(place.path), lambda: answers(found))
 
 
 # --- A run ------------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def curve(label: str, series: Sequence[Sequence[float | None]]) -> Curve:
 def histories(desk: Desk, places: Sequence[Place]) -> list[Sequence[RoundSummary]]:
     """The rounds of some runs."""
     return [
-        desk.work.ask(("history", place.path, stamp(place.path)), lambda path=place.path: read_history(path))  # type: ignore[misc]
+        desk.work.ask(("history", place.path), stamp(place.path), lambda path=place.path: read_history(path))  # type: ignore[misc]
         for place in places
     ]
 
@@ -157,4 +157,4 @@ def result(desk: Desk, place: Place) -> Result | None:
     """Of a run that has ended."""
     if not (place.path / RESULT).exists():
         return None
-    return desk.work.ask(("result", place.path, stamp(place.path)), lambda: Result.read(place.path))
+    return desk.work.ask(("result", place.path), stamp(place.path), lambda: Result.read(place.path))

@@ -11,7 +11,7 @@ from engine.encoding import one_line
 HOME = Path(__file__).parent
 TEMPLATES, STATIC = HOME / "templates", HOME / "static"
 LONGEST = 600  # characters of one value
-BLOCK = 20_000  # of a file that is shown as it is
+SENTENCES = 6_000  # of what the program itself says in sentences
 
 
 def harmless(value: Any, most: int = LONGEST) -> Any:
@@ -28,11 +28,9 @@ def harmless(value: Any, most: int = LONGEST) -> Any:
     return one_line(words[:most]) + "…" * (len(words) > most)
 
 
-def block(text: Any) -> Markup:
-    """Lines as they are, for a `pre`."""
-    words = str(text)
-    kept = "\n".join(one_line(line) for line in words[:BLOCK].split("\n"))
-    return Markup(escape(kept + "\n…" * (len(words) > BLOCK)))
+def sentences(text: Any) -> Markup:
+    """What is longer than a value, and made by the program: an answer, a list of files."""
+    return Markup(escape(harmless(text, SENTENCES)))
 
 
 def environment() -> Environment:
@@ -45,5 +43,5 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=harmless,
     )
-    made.filters["block"] = block
+    made.filters["sentences"] = sentences
     return made

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dashboard.app import build
 from dashboard.desk import Desk
 from dashboard.doorman import Doorman, Role
-from dashboard.judging import judged
+from dashboard.judging import Judges
 from dashboard.places import Places
 from engine.errors import ConfigError
 from engine.ledger.keyfiles import PASSWORD_VARIABLE, read_key_file
@@ -128,13 +128,13 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="pulseledger-") as uploads, listen(host, port) as bound:
         number = bound.getsockname()[1]
         where = address_of(host, number, tls)
-        doorman = Doorman(roles)
+        doorman, judges = Doorman(roles), Judges()
 
         def say(role: Role) -> None:
             print(f"{role}: {where.shown}/login?key={doorman.link(role)}", flush=True)
 
         signer = reviewers_key(key)
-        desk = Desk(Places(folders), doorman, judged, Path(uploads), signer, f"pulseledger-{number}", tls, say)
+        desk = Desk(Places(folders), doorman, judges, Path(uploads), signer, f"pulseledger-{number}", tls, say)
         app = build(desk, where.origins)
         config = uvicorn.Config(
             app,
@@ -154,4 +154,5 @@ def serve(
         except KeyboardInterrupt:
             pass
         finally:
+            judges.close()
             desk.work.close()

@@ -14,6 +14,7 @@ from engine.algorithms.config import FederationConfig, PersonalisationConfig
 from engine.association.config import AssociationConfig
 from engine.attacks.config import AttackConfig
 from engine.committee.config import CommitteeConfig
+from engine.data.augment import AugmentConfig
 from engine.data.config import CohortConfig, DataConfig
 from engine.encoding import json_hash
 from engine.ledger.config import LedgerConfig
@@ -52,6 +53,7 @@ class RunConfig(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     personalisation: PersonalisationConfig = PersonalisationConfig()
     balance: BalanceConfig = BalanceConfig()
+    augment: AugmentConfig = AugmentConfig()
     ledger: LedgerConfig = LedgerConfig()
     tracking: TrackingConfig = TrackingConfig()
     execution: ExecutionConfig = ExecutionConfig()

@@ -415,8 +415,10 @@ def _judges(config: RunConfig, pool: Pool, validators: Sequence[int], ledger: Lo
 def require_network(config: RunConfig, beats: Beats) -> None:
     """
     Raises:
-        ConfigError: the built-in network cannot work on such samples.
+        ConfigError: the built-in network, or what alters beats, cannot work on such samples.
     """
+    if config.augment.active and beats.features:
+        raise ConfigError(f"augment alters signals, and {titled(config.data.source)} gives features; allowed: zeros.")
     if config.model.network == "cnn" and (beats.features or beats.shape[1] < SHORTEST):
         raise ConfigError(
             f"model.network: cnn looks along signals of at least {SHORTEST} samples, and {titled(config.data.source)} gives "

@@ -39,6 +39,10 @@ class ModelConfig(OwnSection):
     parameters: Parameters = own_parameters()
     channels: tuple[int, int, int] = Field((16, 32, 64), description="output channels of the three convolutions")
     kernels: tuple[int, int, int] = Field((7, 5, 5), description="kernel widths, odd")
+    residual: bool = Field(
+        False,
+        description="cnn: add what goes into the second and third convolution to what comes out; computed by torch",
+    )
     hidden: int = Field(32, ge=1, le=4096, description="width of the layer before the classes")
     groups: int = Field(8, ge=1, description="groups of GroupNorm; must divide each of `channels`")
     pooled: int = Field(4, ge=1, le=64, description="stretches of time that the last average keeps apart")
@@ -52,6 +56,9 @@ class ModelConfig(OwnSection):
             yield Mistake(
                 f"each of model.channels must be a multiple of model.groups ({self.groups})", ["channels", "groups"]
             )
+        if self.residual and list(self.channels) != sorted(self.channels):
+            says = "model.residual adds a layer's channels to the next one's: model.channels must not fall"
+            yield Mistake(says, ["residual", "channels"])
         if any(k < 1 or k % 2 == 0 for k in self.kernels):
             yield Mistake("model.kernels must be odd numbers, at least 1", ["kernels"])
 
@@ -63,7 +70,8 @@ class Network:
     The window passes three times through convolution, GroupNorm, ReLU; after the first two the time axis is halved by
     a maximum, and the first convolution moves two samples at a time. What is left is averaged over `pooled` stretches
     of time, so that the head still sees where in the beat something happened. The RR features join there, followed by
-    one hidden layer. GroupNorm, because BatchNorm's running statistics would be state that no algorithm averages.
+    one hidden layer. With `residual`, what goes into the second and the third convolution, with channels of zeros behind it, is
+    added to their norm before the ReLU (He et al. 2016, arXiv 1512.03385, option A): no parameter more. GroupNorm, because BatchNorm's running statistics would be state that no algorithm averages.
 
     Attributes:
         leads: signals in a window, which the first convolution sees together.
@@ -81,6 +89,7 @@ class Network:
     hidden: int
     groups: int
     pooled: int
+    residual: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -198,6 +207,7 @@ def build_network(config: ModelConfig, leads: int, window: int, rr: int, classes
         hidden=config.hidden,
         groups=config.groups,
         pooled=config.pooled,
+        residual=config.residual,
     )
 
 
@@ -231,13 +241,23 @@ def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
         DataError: a tensor holds something other than booleans or numbers.
     """
     digest = hashlib.sha256()
+    for piece in _pieces(tensors):
+        digest.update(piece)
+    return digest.digest()
 
-    def field(data: bytes) -> None:
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
 
-    field(_MODEL_FORMAT)
-    digest.update(len(tensors).to_bytes(8, "big"))
+def model_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes whose SHA-256 is `model_hash`; raises as that does."""
+    return b"".join(_pieces(tensors))
+
+
+def _pieces(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+    def field(data: bytes) -> Iterator[bytes]:
+        yield len(data).to_bytes(8, "big")
+        yield data
+
+    yield from field(_MODEL_FORMAT)
+    yield len(tensors).to_bytes(8, "big")
     for name in sorted(tensors):
         array = np.asarray(tensors[name])
         if array.dtype.kind not in "biufc":
@@ -246,11 +266,10 @@ def model_hash(tensors: Mapping[str, np.ndarray]) -> bytes:
         if array.dtype != little:
             # Swapping bytes, unlike a conversion of values, cannot change the payload of a NaN.
             array = array.byteswap().view(little)
-        field(name.encode())
-        field(little.str.encode())
-        field(b"".join(size.to_bytes(8, "big") for size in array.shape))
-        field(array.tobytes(order="C"))
-    return digest.digest()
+        yield from field(name.encode())
+        yield from field(little.str.encode())
+        yield from field(b"".join(size.to_bytes(8, "big") for size in array.shape))
+        yield from field(array.tobytes(order="C"))
 
 
 def unflatten(vector: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:

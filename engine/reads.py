@@ -142,6 +142,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "data.folder": ({"data.source": ("mitdb", "incart", "svdb", "folder", OWN)},),
     "data.simulated": ({"data.source": ("simulated",)}, {"data.other.source": ("simulated",)}),
     "data.lead": ({**_OF_RECORDS, "data.leads": (None,)},),
+    "data.template_minutes": ({"data.template": ("leads",)},),
     "data.other": ({"cohort.split": ("other-database",)},),
     "data.missing": ({"data.source": (OWN,)},),
     "cohort.alpha": ({"cohort.partition": ("record-dirichlet", "beat-dirichlet")},),

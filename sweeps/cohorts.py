@@ -69,14 +69,15 @@ def too_large(config: RunConfig, memory: float) -> str:
     except ValueError as error:  # nobody knows yet how many samples a time is at the rate of an own folder
         return "" if data.source == "folder" and data.rate is None else str(error)
     beats = records * minutes * FEWEST
-    network = build_network(config.model, len(data.inputs), window, len(data.rr_names), len(data.classes))
+    leads = len(data.inputs) * (1 + (data.template != "none"))
+    network = build_network(config.model, leads, window, len(data.rr_names), len(data.classes))
     training = max(round(config.federation.participation * config.cohort.hospitals), 1)
-    cut, updates = 2 * beats * len(data.inputs) * window * 4, float(training) * network.size * 4
+    cut, updates = 2 * beats * leads * window * 4, float(training) * network.size * 4
     if cut + updates <= memory:
         return ""
     return (
         f"at least {_gigabytes(cut + updates)} of memory are needed, and this machine has {_gigabytes(memory)}: "
-        f"{_gigabytes(cut)} while beats are cut ({records:,} records x {minutes:g} min x {FEWEST} beats x {len(data.inputs)} lead{'s' * (len(data.inputs) != 1)} x "
+        f"{_gigabytes(cut)} while beats are cut ({records:,} records x {minutes:g} min x {FEWEST} beats x {leads} lead{'s' * (leads != 1)} x "
         f"{window} samples x 4 bytes, twice), {_gigabytes(updates)} for the updates of a round ({training:,} hospitals x "
         f"{network.size:,} parameters x 4 bytes)"
     )

@@ -109,6 +109,7 @@ class Page:
     Attributes:
         how: how the answers are to be read.
         drawn: stem of a picture -> its PNG.
+        what: it is, under its name; `first`: the heading over the answers.
     """
 
     name: str
@@ -118,6 +119,8 @@ class Page:
     sections: Sequence[Section]
     drawn: Mapping[str, bytes]
     warnings: Sequence[str] = field(default=())
+    what: str = "Report of a PulseLedger study"
+    first: str = "The answer"
 
     def html(self) -> str:
         """The page; sections without anything are named at its end."""
@@ -129,6 +132,8 @@ class Page:
         environment.filters["breakable"] = breakable
         return environment.get_template("report.html").render(
             name=self.name,
+            what=self.what,
+            first=self.first,
             answers=self.answers,
             how=self.how,
             facts=self.facts,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from engine.people.report import Gaps
 from engine.result import Result
 from sweeps.drawing import ONLY, STYLE, WIDTH, Looks, legend
-from sweeps.material import Finished, Material, best_of_each
+from sweeps.material import Finished, best_of_each
 from sweeps.page import Cell, Part, Section, Table, Words, cell, cells, pictures
 from sweeps.scores import shown
 from sweeps.statistics import Interval
@@ -61,9 +61,9 @@ def _interval(found: np.ndarray) -> Interval | None:
     return Interval(value, low, high)
 
 
-def sections(material: Material, looks: Looks) -> list[Section]:
+def sections(trials: Sequence[Finished], looks: Looks) -> list[Section]:
     """Groups of patients, calibration and patients, of the best trial of each method in each condition."""
-    chosen = best_of_each(material.trials)
+    chosen = best_of_each(trials)
     if not chosen:
         missing = "no trial has finished"
         return [

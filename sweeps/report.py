@@ -100,7 +100,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.importance(material),
         exhibits.slices(material),
         exhibits.spread(material, looks),
-        *people.sections(material, looks),
+        *people.sections(material.trials, looks),
         *judged.sections(material),
         _ledger(material, looks),
         _unfinished(material),

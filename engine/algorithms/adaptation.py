@@ -143,7 +143,7 @@ def _apart(work: Work) -> tuple[Work, Samples]:
     index = work.samples.index
     cut = len(index) - max(1, round(HELD_BACK * len(index))) if len(index) > 1 else len(index)
     known = replace(work.samples, index=index[:cut])
-    return replace(work, samples=known), replace(work.samples, index=index[cut:], added=None)
+    return replace(work, samples=known), replace(work.samples.plain(), index=index[cut:], added=None)
 
 
 def _without_unseen(work: Work) -> Work:

@@ -222,7 +222,7 @@ def _found(data: DataConfig, progress: Callable[[str], None]) -> tuple[list[Coll
     except ValueError as error:
         raise DataError(f"{error}.") from None
     told = {"folder", "source", "simulated", "records", "exclude", "patients", "lead", "leads", "annotator", "other"}
-    told |= {"rr_stop", "parameters", "missing"}  # nothing is cut otherwise
+    told |= {"rr_stop", "parameters", "missing", "template", "template_minutes"}  # nothing is cut otherwise
     digest = json_hash([data.model_dump(mode="json", exclude=told), *(c.described() for c in collections)]).hex()
     return collections, window, digest
 

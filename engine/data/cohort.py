@@ -14,6 +14,7 @@ from engine.data.examples import prepared
 from engine.data.hindsight import without_hindsight
 from engine.data.identity import UNKNOWN
 from engine.data.load import load
+from engine.data.template import with_template
 from engine.errors import ConfigError
 from engine.metrics import scores
 from engine.own.reference import is_own
@@ -62,6 +63,7 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
     beats = load(data, progress)
     owner = partitions.partition(beats, config)
     part, trains = partitions.split(beats, owner, config)
+    part = partitions.shortened(beats, owner, part, config.train_beats)
     hospitals = tuple(
         HospitalData(
             id=h,
@@ -83,6 +85,7 @@ def build_cohort(data: DataConfig, config: CohortConfig, progress: Callable[[str
         return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
     horizon = partitions.horizons(beats, owner, part, trains, config)
     beats = without_hindsight(beats, data, owner, part, trains, horizon)
+    beats = with_template(beats, data, owner, part, trains)
     return Cohort(beats, hospitals, describe(beats, hospitals, owner, config))
 
 

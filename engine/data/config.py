@@ -144,7 +144,7 @@ class OtherConfig(Section):
 
 # What only WFDB records have, which a source of the user's own does not read.
 OF_RECORDS = tuple(
-    "records exclude annotator patients rate filter window lead leads rr_features rr_context rr_stop symbols drop_symbols "
+    "records exclude annotator patients rate filter window lead leads template template_minutes rr_features rr_context rr_stop symbols drop_symbols "
     "other simulated".split()
 )
 
@@ -193,6 +193,10 @@ class DataConfig(OwnSection):
         "record",
         description="scale by median and spread of the whole record or of its train beats, each beat by its own, or keep mV",
     )
+    template: Literal["none", "leads"] = Field(
+        "none", description="leads: each input lead once more, less the record's median beat of its first minutes"
+    )
+    template_minutes: float = Field(5.0, gt=0, le=60, description="minutes that the median beat is made of")
     rr_features: bool | tuple[RrFeature, ...] = Field(True, description="timing features; true means all four")
     rr_context: Length = Field(
         10, description="beats on each side that make the local mean of the RR ratios, or a time as '10 s'"
@@ -381,6 +385,11 @@ class CohortConfig(Section):
     )
     fractions: tuple[float, float, float] = Field((0.6, 0.1, 0.3), description="train, validation, test")
     held_out: int = Field(0, ge=0, description="split leave-one-hospital-out: the hospital that never trains")
+    train_beats: int | None = Field(
+        None,
+        ge=1,
+        description="of a hospital's train beats so many are kept, the first of each of its records; null: all",
+    )
     min_support: int = Field(
         50, ge=1, le=100_000, description="test beats of a class, under which its scores are marked as not testable"
     )

@@ -440,6 +440,24 @@ def _with_gap(parts: np.ndarray, sample: np.ndarray, window: int) -> np.ndarray:
     return result
 
 
+def shortened(beats: Beats, hospital: np.ndarray, part: np.ndarray, most: int | None) -> np.ndarray:
+    """int8[beats]: of each hospital's train beats `most` at most, the first of each record by the records' shares; the rest is unused."""
+    if most is None:
+        return part
+    result = part.copy()
+    for h in np.unique(hospital[hospital >= 0]):
+        mine = np.flatnonzero((hospital == h) & (part == TRAIN))
+        records, counts = np.unique(beats.record[mine], return_counts=True)
+        exact = counts * min(1.0, most / max(len(mine), 1))
+        kept = np.floor(exact).astype(int)
+        spare = min(most, len(mine)) - int(kept.sum())
+        kept[np.argsort(kept - exact, kind="stable")[:spare]] += 1  # to those that lost most of a beat
+        for record, keep in zip(records, kept.tolist(), strict=True):
+            rows = mine[beats.record[mine] == record]
+            result[rows[np.argsort(beats.sample[rows], kind="stable")[keep:]]] = UNUSED
+    return result
+
+
 NO_END = np.iinfo(np.int64).max
 
 

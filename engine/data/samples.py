@@ -1,10 +1,11 @@
 """One hospital's beats of one part, and the orders in which batches pass through them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.data.augment import Alter, unaltered
 from engine.oracles.base import Batch, Oracle
 
 
@@ -16,6 +17,7 @@ class Samples:
         added: synthetic beats, at positions from len(index).
         class_weight, logit_offset: of every batch, see `Batch`.
         patient: int[beats], a number of the patient of every beat in the arrays; None where nobody wants to know.
+        alter: what becomes of every batch that is taken.
         budget: number of beats whose batches make an epoch; None: of all that are there.
     """
 
@@ -28,9 +30,14 @@ class Samples:
     logit_offset: np.ndarray | None = None
     budget: int | None = None
     patient: np.ndarray | None = None
+    alter: Alter = unaltered
 
     def __len__(self) -> int:
         return len(self.index) + (len(self.added.y) if self.added is not None else 0)
+
+    def plain(self) -> "Samples":
+        """The same beats, unaltered."""
+        return replace(self, alter=unaltered)
 
     def batches(self, batch_size: int) -> int:
         """Number of batches in one epoch."""
@@ -47,7 +54,7 @@ class Samples:
             rows = self.index[positions]
             parts = (self.x[rows], self.rr[rows], self.y[rows])
             if self.patient is not None:
-                return Batch(*parts, self.class_weight, self.logit_offset, self.patient[rows])
+                return self.alter(Batch(*parts, self.class_weight, self.logit_offset, self.patient[rows]))
         else:
             wanted = np.arange(len(self))[positions]
             real = wanted < len(self.index)
@@ -55,7 +62,7 @@ class Samples:
             order = np.argsort(~real, kind="stable").argsort()  # back from real first, added second
             both = zip((self.x, self.rr, self.y), self.added[:3], strict=True)
             parts = tuple(np.concatenate([a[rows], b[others]])[order] for a, b in both)  # type: ignore[assignment]
-        return Batch(*parts, self.class_weight, self.logit_offset)
+        return self.alter(Batch(*parts, self.class_weight, self.logit_offset))
 
 
 _NONE = np.zeros(0, np.float32)

@@ -23,6 +23,10 @@ def choose_oracle(execution: ExecutionConfig, network: AnyNetwork, note: Callabl
         if execution.oracle not in ("auto", "torch"):
             raise ConfigError(f"execution.oracle is {execution.oracle}, but a network of your own needs torch.")
         return "torch"
+    if isinstance(network, Network) and network.residual:
+        if execution.oracle not in ("auto", "torch"):
+            raise ConfigError(f"execution.oracle is {execution.oracle}, but model.residual needs torch.")
+        return "torch"
     if isinstance(network, FeatureNetwork) and execution.oracle == "stacked":
         raise ConfigError("execution.oracle is stacked, but model.network features needs native or torch.")
     in_step = execution.oracle == "auto" and execution.pool == "inprocess" and _has_gpu()

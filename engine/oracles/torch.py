@@ -134,11 +134,14 @@ def forward(net: Network, parameters: Iterable[Any], x: Any, rr: Any) -> Any:
     for layer, kernel in enumerate(net.kernels):
         weight, bias, scale, shift = (next(parameters) for _ in range(4))
         stride = 2 if layer == 0 else 1
+        before = signal
         signal = F.conv1d(signal, weight, bias, stride=stride, padding=kernel // 2)
+        signal = F.group_norm(signal, net.groups, scale, shift)
+        if net.residual and layer:
+            signal = signal + F.pad(before, (0, 0, 0, signal.shape[1] - before.shape[1]))
+        signal = F.relu(signal)
         if layer < 2:  # a maximum commutes with nothing of the norm, so pool after it
-            signal = F.max_pool1d(F.relu(F.group_norm(signal, net.groups, scale, shift)), 2)
-        else:
-            signal = F.relu(F.group_norm(signal, net.groups, scale, shift))
+            signal = F.max_pool1d(signal, 2)
     joined = torch.cat([F.adaptive_avg_pool1d(signal, net.pooled).flatten(1), rr], 1)
     hidden = F.relu(F.linear(joined, next(parameters), next(parameters)))
     return F.linear(hidden, next(parameters), next(parameters))

@@ -124,6 +124,13 @@ def _add_openings(sub: Callable[..., argparse.ArgumentParser]) -> None:
     one = sub("judge", "check an opening against what the hospital signed", *place, file, key)
     one.add_argument("--bound", type=float, metavar="X", help="largest entry of the weighted update that is allowed")
     one.add_argument("--tell", action="store_true", help="put the judgement onto the chain, as an auditor")
+    one = sub("blobs", "models and updates of a run as blocks that are named by their content (CIDv1)", FOLDER)
+    one.add_argument(
+        "act", choices=("put", "check", "get"), help="into a store; whether all are there; lost rounds back"
+    )
+    one.add_argument(
+        "place", nargs="?", metavar="PLACE", help="folder, Kubo API or gateway; default: blobs in the run's"
+    )
     sub("overdue", "take the silence of a challenged hospital for fraud, after its week", *place)
 
 
@@ -174,6 +181,8 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
             said = f"hospital {done['hospital']} has {done['points']} points"
         case "challenge" | "open" | "judge" | "overdue":
             done, said, code = _opening(options)
+        case "blobs":
+            done, said, code = _blobs(options)
         case "stamp":
             done, said = _stamp(options)
         case _:
@@ -214,6 +223,29 @@ def _opening(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     if done["opened"] < done["chunks"]:
         what += f"; {done['opened']} of {done['chunks']} chunks, one bad tenth of which would stay unseen in {done['escapes']:.1%} of cases"
     return done, f"hospital {options.slot}, round {options.round}: {what}; {_hide(done)}", int(done["fraud"])
+
+
+def _blobs(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    """Blocks of a run in a store: the document, the sentence, the exit code; 4 where one is lost, 1 where one is damaged."""
+    from sweeps import blobs
+
+    if options.act == "put":
+        done = blobs.put(options.folder, options.place)
+        return done, f"{done['blocks']} blocks, {done['bytes']:,} bytes, are in {done['place']}", 0
+    if options.act == "get":
+        done = blobs.get(options.folder, options.place)
+        which = ", ".join(map(str, done["rounds"])) or "none"
+        return done, f"rounds brought back from {done['place']}: {which}", 0
+    done = blobs.check(options.folder, options.place)
+    parts = [
+        f"{what}: {one['cid']} (round {one['round']}" + (f", hospital {one['hospital']})" if one["round"] else ")")
+        for what in ("damaged", "lost")
+        for one in done[what]
+    ]
+    said = "\n".join(
+        [f"{done['blocks']} blocks in {done['place']}", *parts, *(["not verified"] if done["lost"] else [])]
+    )
+    return done, said, 1 if done["damaged"] else 4 if done["lost"] else 0
 
 
 def _hide(done: dict[str, Any]) -> str:

@@ -34,6 +34,13 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--no-audit", action="store_true", help="do not audit the study for the verdict on the page")
     trusts(sub)
     sub = verbs.add(
+        "dossier", dossier, "the file for the regulator: HTML and Markdown, with what people must add marked"
+    )
+    sub.add_argument("folder", type=Path, help="of a study or run")
+    sub.add_argument("--out", type=Path, help="where it goes; the folder's dossier/ by default")
+    sub.add_argument("--no-audit", action="store_true", help="do not audit the folder for the verdict in it")
+    trusts(sub)
+    sub = verbs.add(
         "claims",
         claims,
         "verdicts on claims that were written down beforehand, by the test beats of a study's patients",
@@ -71,6 +78,18 @@ def report(options: argparse.Namespace, rest: list[str]) -> int:
     written = write_report(options.folder, options.out, None if options.no_audit else _verdict)
     print(f"{written[0]} and {len(written) - 1} pictures beside it")
     return 0
+
+
+def dossier(options: argparse.Namespace, rest: list[str]) -> int:
+    from sweeps.dossier.write import write_dossier
+
+    written = write_dossier(options.folder, options.out, _unaudited if options.no_audit else _verdict)
+    print(f"{written[0]} and {written[1]}; what people must add is marked in them")
+    return 0
+
+
+def _unaudited(folder: Path) -> str:
+    return "not made: pulseledger audit DIR recomputes everything"
 
 
 def claims(options: argparse.Namespace, rest: list[str]) -> int:

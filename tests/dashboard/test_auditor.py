@@ -9,7 +9,7 @@ import pytest
 from browsed import Visitor, desk_on
 from finished import set_value
 
-from dashboard.judging import judged
+from dashboard.judging import Judges
 from engine.audit.run import audit
 from engine.errors import DataError
 from engine.ledger import proofs
@@ -125,9 +125,13 @@ def test_what_each_hospital_has_spent_of_privacy_is_shown(ledgered: Path, tmp_pa
 
 @pytest.mark.long
 def test_the_judge_is_the_command_in_a_process_of_its_own(ledgered: Path, tmp_path: Path) -> None:
+    judged = Judges()
     report = judged(ledgered / "full")
     assert report["verdict"] == str(audit(ledgered / "full").verdict)
     assert judged(tmp_path)["verdict"] == "unreadable"
     assert judged(ledgered / "full", "--against", str(ledgered / "full"))["findings"] == []
     with pytest.raises(DataError, match="gave no answer"):
         judged(ledgered / "full", "--no-such-flag")
+    judged.close()
+    with pytest.raises(DataError, match="has ended"):
+        judged(tmp_path)

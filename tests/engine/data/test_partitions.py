@@ -20,6 +20,7 @@ from engine.data.partitions import (
     inter_patient_records,
     official,
     partition,
+    shortened,
     split,
 )
 from engine.data.sources import DS1, DS2, PACED
@@ -363,6 +364,17 @@ def test_chronological_parts_without_validation(beats_of: Make) -> None:
     config = CohortConfig(hospitals=1, fractions=(0.75, 0.0, 0.25))
     part, _ = split(beats, np.zeros(10, np.int32), config)
     assert part.tolist() == [TRAIN] * 8 + [TEST] * 2  # round(2.5) is 2
+
+
+def test_few_train_beats_are_the_first_of_each_record_by_its_share(beats_of: Make) -> None:
+    beats = beats_of({"a": "N" * 10, "b": "N" * 20, "c": "N" * 5}, interval=300)
+    owner = np.repeat(np.array([0, 0, 1], np.int32), [10, 20, 5])
+    whole, _ = split(beats, owner, CohortConfig(hospitals=2))
+    part = shortened(beats, owner, whole, 7)  # of 6 and 12: 2.33 and 4.67, so 2 and 5; hospital 1 has 3 only
+    assert part[:10].tolist() == [TRAIN] * 2 + [UNUSED] * 4 + [VALIDATION] + [TEST] * 3
+    assert part[10:30].tolist() == [TRAIN] * 5 + [UNUSED] * 7 + [VALIDATION] * 2 + [TEST] * 6
+    assert part[30:].tolist() == whole[30:].tolist()
+    assert shortened(beats, owner, whole, None) is whole
 
 
 def test_the_guard_gap_by_hand(beats_of: Make) -> None:
