@@ -229,7 +229,11 @@ def test_beyond_this_machine_it_wants_a_certificate(tmp_path: Path) -> None:
         require_tls("0.0.0.0", None, None)
     with pytest.raises(ConfigError, match="go together"):
         require_tls("0.0.0.0", tmp_path, None)
-    with pytest.raises(ConfigError, match="no such file"):
+    for name in ("a", "b"):
+        with pytest.raises(ConfigError, match="are no certificate"):
+            require_tls("dashboard.example", tmp_path / "a", tmp_path / name)
+        (tmp_path / "a").write_text("no certificate")
+    with pytest.raises(ConfigError, match="the name or the one address"):
         require_tls("0.0.0.0", tmp_path / "a", tmp_path / "b")
     assert require_tls("127.0.0.1", None, None) is False
 
