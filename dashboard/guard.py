@@ -2,10 +2,11 @@
 
     Host        one of ours: a name that an attacker has bound to 127.0.0.1 is none (DNS rebinding)
     Origin      of whatever changes something: ours, and said
+    Sec-Fetch   of another site's or port's page: nothing but a link that somebody followed, so that no page makes this one work
     body        no longer than its page takes
     headers     nothing is fetched from elsewhere, no script or style stands in a page, nobody frames one
 
-OWASP: "Cross-Site Request Forgery Prevention", "Content Security Policy"; both as of 2025.
+OWASP: "Cross-Site Request Forgery Prevention", "Content Security Policy"; W3C: "Fetch Metadata Request Headers"; as of 2025.
 """
 
 from collections.abc import Collection
@@ -73,6 +74,9 @@ class Guard:
                 return 403, "this did not come from a page of the dashboard"
             if headers.get("sec-fetch-site", "same-origin") != "same-origin":
                 return 403, "this did not come from a page of the dashboard"
+        followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed:
+            return 403, "this did not come from a page of the dashboard"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > largest(scope["path"]):
             return 413, "this is more than the page takes"

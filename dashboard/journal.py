@@ -166,7 +166,7 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
 
     match kind:
         case "request":
-            return f"hospital {of('slot')} asks for {of('quantity')} beats of class {of('class_')}; at least {of('real_floor')} are real"
+            return f"hospital {of('slot')} asks for {of('quantity')} beats of class number {of('class_')}; at least {of('real_floor')} are real"
         case "review":
             return f"{'approved, ' + of('granted') + ' beats' if record.get('approve') is True else 'denied'}; digest of the reason {of('reason')}"
         case "report":

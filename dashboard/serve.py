@@ -4,6 +4,7 @@ import ipaddress
 import json
 import os
 import socket
+import ssl
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -84,10 +85,19 @@ def require_tls(host: str, certificate: Path | None, key: Path | None) -> bool:
         raise ConfigError(
             f"--host {host} can be reached from other machines: give --tls-certificate and --tls-key, or leave it at 127.0.0.1."
         )
-    for file in filter(None, (certificate, key)):
-        if not file.is_file():
-            raise ConfigError(f"{file}: there is no such file.")
-    return certificate is not None
+    if host in ("0.0.0.0", "::", ""):
+        raise ConfigError(
+            f"--host {host}: give the name or the one address by which browsers reach it; every other one is refused."
+        )
+    if certificate is None or key is None:
+        return False
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--tls-certificate {certificate} --tls-key {key}: are no certificate with its key, unencrypted ({error})."
+        ) from None
+    return True
 
 
 def reviewers_key(file: Path | None) -> bytes | None:

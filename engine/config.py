@@ -62,7 +62,7 @@ class RunConfig(Section):
         """What does not go together across sections."""
         if self.tracking.uri is not None and has_password(self.tracking.uri):
             yield Mistake(
-                "tracking.uri must not hold a password, which would stay in config.yaml and in MLflow; give it in "
+                "tracking.uri must not hold a password or token, which would stay in config.yaml and in MLflow; give it in "
                 "MLFLOW_TRACKING_PASSWORD for a server, in PGPASSWORD for a database",
                 ["tracking.uri"],
             )

@@ -12,10 +12,10 @@ import numpy as np
 
 from engine.aggregation import masked
 from engine.aggregation.build import rule_of
-from engine.algorithms.base import Work
+from engine.algorithms.base import Algorithm, Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
-from engine.attacks.own import build_attack
+from engine.attacks.own import Attack, build_attack
 from engine.attacks.poison import HONEST, Conduct, conduct, hostile, lied, target_of, with_trigger
 from engine.clock import Stopwatch
 from engine.committee.verdicts import PARTS
@@ -42,6 +42,7 @@ from engine.messages import (
     Measured,
     Opinion,
     Outcome,
+    Rule,
     Signed,
     Start,
     State,
@@ -52,6 +53,7 @@ from engine.metrics import confusion
 from engine.model import AnyNetwork, Layout, vector_hash
 from engine.oracles.base import Batch, Oracle
 from engine.own.call import OwnPartError, is_of_own, told
+from engine.own.reference import is_own
 from engine.own.source import Source
 from engine.privacy.base import NONE
 from engine.privacy.build import Mechanisms, build_privacy
@@ -94,6 +96,37 @@ class Task:
     synthetic: Path = Path(FOLDER)
     secure: Path = Path(SECURE)
     sources: tuple[Source, ...] = ()
+
+
+class Common(NamedTuple):
+    """What hospitals of a process need not have each by itself: pure functions of a task, made once."""
+
+    layout: Layout
+    algorithm: Algorithm
+    rule: Rule
+    hostile: frozenset[int]
+    attack: Attack
+
+
+def common_of(task: Task) -> Common:
+    """What a task's hospitals have in common."""
+    config = task.config
+    return Common(
+        task.network.layout,
+        build_algorithm(config.federation, config.personalisation),
+        rule_of(config),
+        hostile(config.attack, config.cohort.hospitals, config.seed),
+        build_attack(config.attack),
+    )
+
+
+def commons(task: Task) -> Callable[[], Common]:
+    """Gives each hospital of a process its own where a part is the user's, who may have it remember something; else all the same."""
+    config = task.config
+    if any(map(is_own, (config.federation.algorithm, config.aggregation.rule, config.attack.method))):
+        return lambda: common_of(task)
+    found = common_of(task)
+    return lambda: found
 
 
 @functools.lru_cache(maxsize=4)
@@ -145,18 +178,15 @@ class Hospital:
     Every random number depends on (run seed, purpose, round, hospital), so a repeated call gives the same bits.
     """
 
-    def __init__(self, data: HospitalData, task: Task, oracle: Oracle) -> None:
+    def __init__(self, data: HospitalData, task: Task, oracle: Oracle, common: Common | None = None) -> None:
+        """Args: common: as of `commons`; None makes it."""
         self.id = data.id
         self.state: State = {}
         self._task = task
         self._seed = task.config.seed
         self._oracle = oracle
-        self._layout = task.network.layout
-        self._algorithm = build_algorithm(task.config.federation, task.config.personalisation)
-        self._rule = rule_of(task.config)
-        self._hostile = hostile(task.config.attack, task.config.cohort.hospitals, task.config.seed)
+        self._layout, self._algorithm, self._rule, self._hostile, self._attack = common or common_of(task)
         self._is_hostile = data.id in self._hostile
-        self._attack = build_attack(task.config.attack)
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
         self._mechanisms = self._build_privacy()
         self._privacy = NONE  # of the work under way

@@ -57,7 +57,7 @@ def provenance(file: Path = _HERE) -> Provenance:
         user,
         commit,
         git("rev-parse", "--abbrev-ref", "HEAD") or "",
-        re.sub(r"//[^/@]*@", "//", git("remote", "get-url", "origin") or ""),  # a password may stand there
+        re.sub(r"//[^/]*@", "//", git("remote", "get-url", "origin") or ""),  # a password may stand there
         bool(git("status", "--porcelain")),
     )
 

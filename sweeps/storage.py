@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ CONNECT: dict[str, Any] = {
     "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
 _READ_ONLY = "-c default_transaction_read_only=on"
+ANSWER_SECONDS = 60.0  # for one answer of PostgreSQL; one that is frozen keeps its connections
 
 
 def storage_url(study: StudyConfig, folder: Path) -> str:
@@ -60,6 +62,39 @@ def connecting(address: str, only_reading: bool = False) -> dict[str, Any]:
     own = query.get("options", ())
     said = [CONNECT["options"], *((own,) if isinstance(own, str) else own), *([_READ_ONLY] if only_reading else [])]
     return {**{name: value for name, value in CONNECT.items() if name not in query}, "options": " ".join(said)}
+
+
+def connector(
+    address: str, only_reading: bool = False, name: str = "pulseledger", seconds: float = ANSWER_SECONDS
+) -> Callable[[], Any]:
+    """What connects to PostgreSQL; each answer of the server must come within so many seconds.
+
+    Args:
+        name: of the program, as the server shows it.
+    """
+    import psycopg
+
+    class Answering(psycopg.Connection):
+        def wait(self, gen: Any, *args: Any, **named: Any) -> Any:
+            return super().wait(self._timed(gen), *args, **named)
+
+        def _timed(self, gen: Any) -> Any:
+            """The steps of an answer; psycopg looks every moment, whether or not there is something."""
+            end = time.monotonic() + seconds
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and time.monotonic() > end:
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError(f"it has not answered for {seconds:g} s")
+                    wanted = gen.send(ready)
+            except StopIteration as stop:
+                return stop.value
+
+    # the driver's own words for the same address; SQLAlchemy has put its dialect into the scheme
+    plain = address.replace("+psycopg", "", 1)
+    return lambda: Answering.connect(plain, application_name=name, **connecting(address, only_reading))
 
 
 def hush_optuna() -> None:
@@ -81,7 +116,7 @@ def reading_storage(study: StudyConfig, folder: Path) -> Iterator[BaseStorage | 
     with one_sentence(study, folder), contextlib.ExitStack() as stack:
         options: dict[str, Any] = {}
         if study.storage is not None:
-            options = {"connect_args": connecting(study.storage, only_reading=True)}
+            options = {"creator": connector(study.storage, only_reading=True)}
         else:
             _require_whole(folder)
             if not (folder / DATABASE).exists():
@@ -111,6 +146,7 @@ def driver_storage(
     clock: Clock = REAL,
     away_seconds: float = AWAY_SECONDS,
     lock_seconds: float = LOCK_SECONDS,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> Iterator[BaseStorage]:
     """The study's storage for its only driver, until the end of the `with` block.
 
@@ -131,17 +167,14 @@ def driver_storage(
                 file.remove_session()
                 file.engine.dispose()
             return
-        import psycopg
-
         driven(study.storage)
-        # makes the tables, and checks their version, for which Optuna wants two connections
-        _open(study.storage, {"connect_args": connecting(study.storage)}).engine.dispose()
         lock = _Lock(study.name, clock)
+        connected = connector(study.storage, name=lock.owner, seconds=answer_seconds)
+        # makes the tables, and checks their version, for which Optuna wants two connections
+        _open(study.storage, {"creator": connected}).engine.dispose()
 
-        def connect() -> psycopg.Connection:
-            # the driver's own words for the same address; SQLAlchemy has put its dialect into the scheme
-            address = str(study.storage).replace("+psycopg", "", 1)
-            made = psycopg.connect(address, application_name=lock.owner, **connecting(address))
+        def connect() -> Any:
+            made = connected()
             try:
                 lock.take(made)
             except BaseException:

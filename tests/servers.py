@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -56,6 +57,19 @@ class Postgres:
         """Ends it; "immediate" is what a crash looks like."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", mode, "-w", "stop")
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It keeps its port and its connections, and does nothing."""
+        first = psutil.Process(int((self.folder / "data/postmaster.pid").read_text().split()[0]))
+        stopped = [first, *first.children()]
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                process.resume()
+
     def create(self, database: str) -> None:
         self.sql("postgres", f"CREATE DATABASE {database}")
 
@@ -66,6 +80,11 @@ class Postgres:
         with psycopg.connect(address, password=self.PASSWORD, autocommit=True) as connection:
             cursor = connection.execute(text)
             return cursor.fetchall() if cursor.description else []
+
+    def rows(self, database: str) -> list[str]:
+        """All rows of all tables, as texts."""
+        tables = self.sql(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        return [row[0] for (name,) in tables for row in self.sql(database, f"SELECT t::text FROM {name} t")]
 
     def url(self, database: str) -> str:
         """Without the password, which is in PGPASSWORD."""

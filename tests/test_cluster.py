@@ -24,6 +24,7 @@ from engine.pools.ray import sited_groups
 from engine.result import Result
 from engine.settings import load_yaml, parse
 from sweeps.folder import repeat_folder, trial_folder
+from sweeps.slots import START_SECONDS
 from sweeps.space import StudyConfig
 
 VALUES: dict[str, Any] = {
@@ -177,6 +178,23 @@ def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
         ended(process, folder, tmp_path / "alone")
     finally:
         process.kill()
+
+
+@pytest.mark.long
+def test_trials_whose_room_is_split_between_nodes_wait_for_each_other(tmp_path: Path):
+    """A trial is 0.1 and 0.9 CPUs: three of them leave 0.1 and 0.8 on two nodes, which is room in sum and for nobody."""
+    keys = {"execution": {"placement": "spread"}, "tracking": {"backend": "none"}, "trials": 6}
+    small = {"cohort": {"hospitals": 2}, "federation": {"rounds": 6}, "ledger": {"backend": "none"}}
+    folder = tmp_path / "split"
+    with raylets() as cluster:
+        cluster.add("a", 2)
+        process = command({**VALUES, **keys, **small}, folder, cluster)
+        try:
+            said = process.communicate(timeout=START_SECONDS)[0]  # after which a trial that waits alone is given up
+        finally:
+            process.kill()
+    assert process.returncode == 0, said
+    assert len(list(folder.glob("trials/*/seed-0/result.json"))) == 6
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,7 +239,8 @@ def head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < end, (folder / "head.log").read_text()
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
+                with contextlib.suppress(urllib.error.HTTPError):  # it wants the token, and is there
+                    urllib.request.urlopen(f"http://127.0.0.1:{dashboard}/api/version", timeout=2).close()
                 break
             time.sleep(0.5)
         yield f"http://127.0.0.1:{dashboard}"

@@ -18,6 +18,7 @@ from engine.ledger.chain.base import (
     ChainTrouble,
     ContractRevert,
     FeeTooLow,
+    NodeRefuses,
     NodeUnreachable,
     NonceProblem,
 )
@@ -111,7 +112,7 @@ class _Delivery:
         self._attempts = list(attempts)
         self._content, self._by = decode_transaction(attempts[-1].raw), sender_of(attempts[-1].raw)
         self._what = f"{attempts[-1].purpose} round {attempts[-1].round}"
-        self._signed = self._raised = 0
+        self._signed = self._raised = self._lowered = 0
         self._problem = ""
         self._displaced = float("inf")  # when the newest attempt's number was first seen used by another
         self._since = self._clock.now()  # when the newest attempt began to wait
@@ -171,8 +172,10 @@ class _Delivery:
         if "absent" in where:
             if self._is_stuck() and self._raise_fee():  # taken again and again, and lost each time
                 return None, True
-            # The newest, or an earlier one that stands before it.
-            return None, self._send(waiting[where.index("absent")].raw)
+            # The newest, or an earlier one that stands before it; of several for one number the last, whose price is right.
+            number = _nonce(waiting[where.index("absent")])
+            lost = [one for one, at in zip(waiting, where, strict=True) if at == "absent" and _nonce(one) == number]
+            return None, self._send(lost[-1].raw)
         return None, self._fill_gap()
 
     def _fill_gap(self) -> bool:
@@ -239,8 +242,9 @@ class _Delivery:
         except NodeUnreachable:
             del self._sent[raw]  # nobody took it
             raise
-        except LedgerError:
-            if self._chain.where(raw) == "absent":
+        except LedgerError as error:
+            # What is refused here already, such as another chain's, is not refused for its price.
+            if self._chain.where(raw) == "absent" and not (isinstance(error, NodeRefuses) and self._lower_fee(raw)):
                 raise
         return is_first
 
@@ -253,6 +257,17 @@ class _Delivery:
         self._raised += 1
         self._add(raw)
         self._send(raw)
+        return True
+
+    def _lower_fee(self, raw: bytes) -> bool:
+        """Sign what nobody takes for a price that is lower by now; an answer of a moment, or a wrong one, must not stay for good."""
+        if raw != self._attempts[-1].raw or self._lowered == ATTEMPTS:
+            return False
+        cheaper = self._chain.cheaper(raw)
+        if cheaper is None:
+            return False
+        self._lowered += 1
+        self._add(cheaper)
         return True
 
     def _sign_again(self) -> bool:
@@ -302,3 +317,7 @@ class _Delivery:
         last = self._attempts[-1]
         self._attempts.append(self._journal.add_transaction(last.purpose, last.round, keccak(raw), raw))
         self._since = self._clock.now()
+
+
+def _nonce(attempt: JournalTransaction) -> int:
+    return int(decode_transaction(attempt.raw)["nonce"])

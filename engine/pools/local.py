@@ -12,7 +12,7 @@ from engine.aggregation.build import rule_of
 from engine.aggregation.robust import unfit
 from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
-from engine.hospital import Hospital, Task
+from engine.hospital import Hospital, Task, commons
 from engine.ledger.signer import Memory, Notice, Terms
 from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
 from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
@@ -35,7 +35,8 @@ class InProcessPool:
             know(source)
         oracle = build_oracle(task.oracle, task.network)
         self._lockstep = oracle if isinstance(oracle, Lockstep) else None
-        self._hospitals = {data.id: Hospital(data, task, oracle) for data in hospitals}
+        common = commons(task)
+        self._hospitals = {data.id: Hospital(data, task, oracle, common()) for data in hospitals}
         self._rule = rule_of(task.config)
         self._keep_vectors = task.keep_vectors
         self._size = {data.id: len(data.train) for data in hospitals}

@@ -20,6 +20,11 @@ class TrackingConfig(Section):
 
 
 def has_password(address: str) -> bool:
-    """Whether an address such as scheme://USER:PASSWORD@HOST holds a password, there or among its parameters."""
+    """Whether an address such as scheme://USER:PASSWORD@HOST holds a password, there or among its parameters.
+
+    In that of a web server whatever stands there may be one: a token goes as a user without a password, or as a parameter.
+    """
     parts = urllib.parse.urlsplit(address)
-    return bool(parts.password) or "password" in urllib.parse.parse_qs(parts.query)
+    if parts.scheme in ("http", "https") and (parts.username is not None or parts.query):
+        return True
+    return bool(parts.password) or not {"password", "sslpassword"}.isdisjoint(urllib.parse.parse_qs(parts.query))

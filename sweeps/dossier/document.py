@@ -33,8 +33,8 @@ def sections(facts: Facts, verdict: str) -> list[Section]:
     return [
         _processing(facts),
         _assessment(facts),
-        _hipaa(),
-        _threats(),
+        _hipaa(facts),
+        _threats(facts),
         _model_card(facts),
         _data_sheet(facts),
         _annex(),
@@ -51,9 +51,14 @@ def _of(names: Sequence[str]) -> list[Measure]:
     return [measures()[name] for name in names]
 
 
-def _told(names: Sequence[str]) -> str:
+def _in_force(facts: Facts, measure: Measure) -> str:
+    """Whether a measure was in force in every run that the dossier is of."""
+    return "" if not measure.when or facts.used[measure.when] else "Not in force in all runs here: "
+
+
+def _told(facts: Facts, names: Sequence[str]) -> str:
     """What measures do, with their tests."""
-    return " ".join(f"{one.does} [{one.shown_by}]" for one in _of(names)) or "Nothing."
+    return " ".join(f"{_in_force(facts, one)}{one.does} [{one.shown_by}]" for one in _of(names)) or "Nothing."
 
 
 def _limits(names: Sequence[str]) -> str:
@@ -104,10 +109,10 @@ def _assessment(facts: Facts) -> Section:
         ),
         Heading("(a) The processing"),
         Words(
-            f"Hospitals train models together by {method}, over {first.config.federation.rounds} rounds; each {first.cohort.unit} is "
+            f"Hospitals train models together by {method}, over {first.config.federation.rounds} rounds; each of their {first.cohort.unit} is "
             "assigned to a class. What a hospital does with its data:"
         ),
-        Words(_told(["data-stays", "patients"])),
+        Words(_told(facts, ["data-stays", "patients"])),
         fill("the purposes, and the interest pursued."),
         Heading("(b) Necessity and proportionality"),
         fill("why the purposes cannot be reached with less, and on what basis patients are told and may object."),
@@ -115,7 +120,7 @@ def _assessment(facts: Facts) -> Section:
         Table(["risk", "measured"], [cells(line) for line in _measured(facts)], words=(0, 1)),
         fill("likelihood and severity of each, for the people whose data these are."),
         Heading("(d) Measures, and what they do not do"),
-        _table([(one.does, one.shown_by, one.limits) for one in measures().values()]),
+        _table([(_in_force(facts, one) + one.does, one.shown_by, one.limits) for one in measures().values()]),
         Heading("Residual risk"),
         fill("what remains, who accepts it, and whether the authority is consulted (art. 36)."),
     ]
@@ -161,8 +166,10 @@ def _measured(facts: Facts) -> list[list[str]]:
     return lines
 
 
-def _hipaa() -> Section:
-    lines = [[line["at"], _told(line["by"]), _limits(line["by"]), line["operator"]] for line in frameworks()["hipaa"]]
+def _hipaa(facts: Facts) -> Section:
+    lines = [
+        [line["at"], _told(facts, line["by"]), _limits(line["by"]), line["operator"]] for line in frameworks()["hipaa"]
+    ]
     heads = ["45 CFR", "what the software does [tests]", "what it does not do", "what the operator must do"]
     lead = "Security rule, 45 CFR 164.308, .310 and .312. Software is not compliant; organisations are."
     return Section(
@@ -170,13 +177,14 @@ def _hipaa() -> Section:
     )
 
 
-def _threats() -> Section:
+def _threats(facts: Facts) -> Section:
     flows = [
-        [line["flow"], KINDS[line["kind"]], line["threat"], _told(line["by"]), _limits(line["by"])]
+        [line["flow"], KINDS[line["kind"]], line["threat"], _told(facts, line["by"]), _limits(line["by"])]
         for line in frameworks()["stride"]
     ]
     privacy = [
-        [line["kind"], line["threat"], _told(line["by"]), _limits(line["by"])] for line in frameworks()["linddun"]
+        [line["kind"], line["threat"], _told(facts, line["by"]), _limits(line["by"])]
+        for line in frameworks()["linddun"]
     ]
     return Section(
         "Threat model",

@@ -1,6 +1,6 @@
 """What is known of a study or run that a dossier is of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,22 @@ class Facts:
     best: Sequence[Finished]
     results: Sequence[Result]
     attacks: Sequence[tuple[str, str]]
+
+    @property
+    def used(self) -> Mapping[str, bool]:
+        """What measures depend on -> whether every finished run made use of it."""
+
+        def all_of(test: Callable[[Result], bool]) -> bool:
+            return all(test(result) for result in self.results)
+
+        return {
+            "ledger": all_of(lambda r: r.ledger.backend != "none"),
+            "keystore": all_of(lambda r: r.config.ledger.backend != "none" and r.config.ledger.keystore is not None),
+            "privacy": all_of(lambda r: r.privacy is not None),
+            "secret key": all_of(lambda r: r.privacy is not None and r.privacy.secret == "key"),
+            "synthesis": all_of(lambda r: r.synthesis is not None),
+            "robust rule": all_of(lambda r: r.config.aggregation.rule != "mean"),
+        }
 
 
 def facts_of(folder: Path) -> Facts:

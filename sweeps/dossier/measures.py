@@ -12,12 +12,14 @@ HOME = Path(__file__).parent
 
 
 class Measure(NamedTuple):
-    """What the software does, the tests that show it, and what it does not do."""
+    """What the software does, the tests that show it, what it does not do, and of what a study must make use for it to be in force;
+    "" where that is nothing."""
 
     name: str
     does: str
     tests: tuple[str, ...]
     limits: str
+    when: str = ""
 
     @property
     def shown_by(self) -> str:
@@ -36,7 +38,7 @@ def measures() -> Mapping[str, Measure]:
     for name, said in load_yaml(HOME / "measures.yaml").items():
         if not said["tests"] or not all("::test_" in test for test in said["tests"]):
             raise ConfigError(f"measures.yaml: {name}: nothing is claimed without a test; name one as FILE::test_NAME.")
-        found[name] = Measure(name, said["does"], tuple(said["tests"]), said["not"])
+        found[name] = Measure(name, said["does"], tuple(said["tests"]), said["not"], said.get("when", ""))
     return found
 
 

@@ -12,8 +12,8 @@ from sweeps.page import Block, Cell, Heading, Page, Said, Section, Table, Words
 
 HTML, MARKDOWN = "dossier.html", "dossier.md"
 FIRST = (
-    "This file says what the software does, tied to tests by name, and what was measured in this study. It is no legal advice, no certificate, "
-    "and of no medical device. What people must add is marked."
+    "This file says what the software does, tied to tests by name, and what was measured in this study. It is no legal advice "
+    "and no certificate, and PulseLedger is no medical device. What people must add is marked."
 )
 
 

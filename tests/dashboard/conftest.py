@@ -12,6 +12,7 @@ STUDY: dict[str, Any] = {
     **ALONE,
     "name": "small",
     "federation": {"rounds": 2, "local_epochs": 1},
+    "personalisation": {"steps": 1},
     "conditions": {"cohort.hospitals": [2, 3]},
     "baselines": [{"federation.algorithm": "local"}],
     "search": {"federation.learning_rate": {"log_uniform": [1e-5, 0.1]}},

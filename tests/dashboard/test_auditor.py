@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from browsed import Visitor, desk_on
-from finished import set_value
+from finished import audit, set_value
 
 from dashboard.judging import Judges
-from engine.audit.run import audit
 from engine.errors import DataError
 from engine.ledger import proofs
 

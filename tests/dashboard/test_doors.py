@@ -83,6 +83,19 @@ def test_whatever_changes_something_wants_its_own_origin(home: Path) -> None:
     assert visitor.get("/").status_code == 401
 
 
+def test_a_page_of_another_site_can_lead_here_and_do_nothing_else(home: Path) -> None:
+    """Neither audits nor wrong links are to be had by an image or a frame of somebody else's page."""
+    visitor = Visitor(desk_on(home), "owner")
+    for site in ("cross-site", "same-site"):
+        for mode, dest in (("no-cors", "image"), ("navigate", "iframe"), ("cors", "empty"), ("navigate", "")):
+            headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+            for path in ("/", "/audit", "/login?key=x"):
+                assert visitor.ask("GET", path, headers).status_code == 403, (headers, path)
+        led = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        assert visitor.ask("GET", "/", led).status_code == 200
+    assert len(visitor.desk.doorman._wrong) == 0
+
+
 def test_a_foreign_name_for_the_address_is_refused(home: Path) -> None:
     visitor = Visitor(desk_on(home), "owner")
     for host in (
@@ -216,7 +229,11 @@ def test_beyond_this_machine_it_wants_a_certificate(tmp_path: Path) -> None:
         require_tls("0.0.0.0", None, None)
     with pytest.raises(ConfigError, match="go together"):
         require_tls("0.0.0.0", tmp_path, None)
-    with pytest.raises(ConfigError, match="no such file"):
+    for name in ("a", "b"):
+        with pytest.raises(ConfigError, match="are no certificate"):
+            require_tls("dashboard.example", tmp_path / "a", tmp_path / name)
+        (tmp_path / "a").write_text("no certificate")
+    with pytest.raises(ConfigError, match="the name or the one address"):
         require_tls("0.0.0.0", tmp_path / "a", tmp_path / "b")
     assert require_tls("127.0.0.1", None, None) is False
 

@@ -89,7 +89,7 @@ def test_a_page_of_a_thousand_trials_and_a_thousand_hospitals_is_quick_and_small
     seed = row.outcome.seeds[0]
     many = {h: seed[h % len(seed)] for h in range(1000)}
     outcome = replace(row.outcome, seeds=(many,))
-    rows = [replace(row, trial=n, condition=f"condition {n % 50}", outcome=outcome) for n in range(1000)]
+    rows = [replace(row, trial=n, condition=f"condition {n % 10}", outcome=outcome) for n in range(1000)]
     owner.desk.work.ask(("rows", place.path), reading.stamp(place.path), lambda: rows)
     for path in (
         "/studies/small",

@@ -18,7 +18,7 @@ def repository(tmp_path: Path) -> Path:
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "add", "code.py")
     git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "first")
-    git(tmp_path, "remote", "add", "origin", "https://user:secret@host/some/where.git")
+    git(tmp_path, "remote", "add", "origin", "https://user:sec@ret@host/some/where.git")
     return tmp_path
 
 

@@ -45,6 +45,7 @@ def test_every_measure_has_tests_and_limits_and_is_used() -> None:
     for one in measures().values():
         assert one.tests, one.name
         assert one.limits, one.name
+        assert one.when in ("", "ledger", "keystore", "privacy", "secret key", "synthesis", "robust rule"), one.name
     assert measures().keys() - used <= {"groups"}  # it speaks of the model card
     assert set(frameworks()) == {"hipaa", "stride", "linddun", "annex_iv"}
     wanted = {"164.308", "164.310", "164.312"}
@@ -65,6 +66,10 @@ def test_a_dossier_of_a_study_holds_its_figures_and_marks_what_people_must_add(s
         assert spread.interval is not None
         assert f"{spread.mean:.3f} \\[{spread.interval[0]:.3f}, {spread.interval[1]:.3f}\\]" in said
     assert "not bounded: no run used a privacy mechanism" in said
+    for name, there in (("dp", False), ("signed", False), ("keys", False), ("data-stays", True), ("lost", True)):
+        told = plain(measures()[name].does)
+        assert (f"Not in force in all runs here: {told}" in said) != there, name  # neither ledger nor privacy here
+        assert told in said
     assert said.count(FILL) >= 15
     assert f"{said.count(FILL)} places are marked" in said
     page = html.read_text()

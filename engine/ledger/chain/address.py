@@ -5,11 +5,8 @@ settings hold scheme, host and port at most; an address with more stands in an e
 """
 
 import base64
-import os
 import re
 from urllib.parse import quote, quote_plus, unquote, urlsplit
-
-from engine.errors import LedgerError
 
 ENVIRONMENT = "env:"
 _SHORTEST = 4  # letters; what is shorter cannot be told from other words, and is no key
@@ -29,23 +26,6 @@ def refusal(url: str) -> str:
             "and in MLflow: put the whole address into an environment variable and write ledger.url: env:NAME"
         )
     return ""
-
-
-def resolved(url: str) -> str:
-    """The address itself.
-
-    Raises:
-        LedgerError: the environment does not hold it, or it is none.
-    """
-    text, source = url, "ledger.url"
-    if url.startswith(ENVIRONMENT):
-        source = url.removeprefix(ENVIRONMENT)
-        text = os.environ.get(source, "")
-        if not text:
-            raise LedgerError(f"the address of the node is {url}, but the environment variable {source} is not set")
-    if not origin(text):
-        raise LedgerError(f"{source} does not hold an http or https address with a host")
-    return text.strip()
 
 
 def origin(url: str) -> str:

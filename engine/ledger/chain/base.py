@@ -120,6 +120,9 @@ class Chain(Protocol):
     def dearer(self, raw: bytes) -> bytes | None:
         """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
 
+    def cheaper(self, raw: bytes) -> bytes | None:
+        """Sign a transaction again with the same nonce for the present price; None where that is not lower."""
+
     def send(self, raw: bytes) -> None:
         """Send a signed transaction.
 

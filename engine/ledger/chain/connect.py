@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import LedgerError
 from engine.ledger.accounts import open_accounts
-from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain
+from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, ChainTrouble
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
 from engine.ledger.config import LedgerConfig
@@ -44,7 +44,8 @@ def read_key(key_file: str | Path | None) -> bytes:
     """Read the 32-byte key of the coordinator: from the environment, else from a file of 64 hex digits.
 
     Raises:
-        LedgerError: there is none, or it is not a key. The message never holds any of it.
+        ChainTrouble: there is none on this machine.
+        LedgerError: it is not a key. The message never holds any of it.
     """
     source, text = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "")
     if not text and key_file is not None:
@@ -52,9 +53,9 @@ def read_key(key_file: str | Path | None) -> bytes:
         try:
             text = Path(key_file).read_text(encoding="ascii")
         except (OSError, ValueError) as error:
-            raise LedgerError(f"ledger.key_file {key_file} cannot be read") from error
+            raise ChainTrouble(f"ledger.key_file {key_file} cannot be read") from error
     if not text:
-        raise LedgerError(f"ledger.backend rpc needs a private key in {KEY_VARIABLE} or ledger.key_file")
+        raise ChainTrouble(f"ledger.backend rpc needs a private key in {KEY_VARIABLE} or ledger.key_file")
     try:
         key = bytes.fromhex(text.strip().removeprefix("0x"))
         address(key)

@@ -97,6 +97,9 @@ class EmbeddedChain:
     def dearer(self, raw: bytes) -> bytes | None:
         return None
 
+    def cheaper(self, raw: bytes) -> bytes | None:
+        return None
+
     def send(self, raw: bytes) -> None:
         require_chain_id(raw, self)
         try:

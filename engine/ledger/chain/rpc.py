@@ -1,9 +1,10 @@
 """A node behind JSON-RPC, through web3.py."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
 from engine.files import cache_folder
 from engine.ledger.accounts import COORDINATOR, Accounts
-from engine.ledger.chain.address import resolved
+from engine.ledger.chain.address import ENVIRONMENT, origin
 from engine.ledger.chain.base import (
     ChainReceipt,
     ChainTrouble,
@@ -33,6 +34,7 @@ from engine.ledger.typed import checksum_address
 
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 FIRST_ANSWER = 20.0  # seconds for a node that has never answered: its address may be wrong
+_LAST_TIME = 2**40  # seconds since 1970; a deadline has 64 bits
 _OLD_STATE = 2.0  # seconds for a question about an earlier block, which a node may have forgotten
 
 # Copies no bytes from 0 to 0: an instruction that came with Cancun.
@@ -78,7 +80,7 @@ class RpcChain:
 
         Raises:
             NodeUnreachable: nothing answers at the URL.
-            LedgerError: the node is on another chain.
+            ChainTrouble: the node is on another chain.
         """
         from engine.ledger.chain.node import Node  # slow to import, and only this back end needs it
 
@@ -90,7 +92,7 @@ class RpcChain:
         with self.within(min(first, timeout)):
             self.chain_id = self._ask("eth_chainId", read=_quantity)
         if chain_id is not None and chain_id != self.chain_id:
-            raise LedgerError(f"the node at {self.url} is on chain {self.chain_id}, ledger.chain_id is {chain_id}")
+            raise ChainTrouble(f"the node at {self.url} is on chain {self.chain_id}, ledger.chain_id is {chain_id}")
 
     def within(self, seconds: float) -> AbstractContextManager[None]:
         return self._node.within(seconds)
@@ -145,16 +147,18 @@ class RpcChain:
         fee = max(fee, _raised(old["fee"]))
         tip = None if tip is None else max(tip, _raised(old["tip"] or 0))
         # One that was signed before the network had a base fee stays of the old type.
-        tip = None if old["tip"] is None else tip
-        content = (old["nonce"], old["to"], old["data"], old["gas"])
-        return sign_transaction(self.accounts.key(sender_of(raw)), self.chain_id, *content, tip, fee)
+        return self._priced(raw, None if old["tip"] is None else tip, fee)
+
+    def cheaper(self, raw: bytes) -> bytes | None:
+        tip, fee = self._fees()
+        return self._priced(raw, tip, fee) if fee < decode_transaction(raw)["fee"] else None
 
     def send(self, raw: bytes) -> None:
         require_chain_id(raw, self)
         # The node behind a URL can change, and some nodes take transactions of any chain.
         found = self._ask("eth_chainId", read=_quantity)
         if found != self.chain_id:
-            raise LedgerError(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
+            raise ChainTrouble(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
         try:
             self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data)
         except NodeRefuses as error:
@@ -206,7 +210,11 @@ class RpcChain:
         return self._ask("eth_getCode", contract, "latest", read=_data)
 
     def time(self) -> int:
-        return int(self._latest()["timestamp"])
+        # Where blocks come with transactions only, the last one may be of long ago.
+        found: Any = None
+        with suppress(NodeRefuses):
+            found = self._ask("eth_getBlockByNumber", "pending", False, read=_block_or_none)
+        return int((found or self._latest())["timestamp"])
 
     def is_behind(self) -> bool:
         return self._ask("eth_syncing", read=bool)
@@ -226,6 +234,11 @@ class RpcChain:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
+
+    def _priced(self, raw: bytes, tip: int | None, fee: int) -> bytes:
+        old = decode_transaction(raw)
+        content = (old["nonce"], old["to"], old["data"], old["gas"])
+        return sign_transaction(self.accounts.key(sender_of(raw)), self.chain_id, *content, tip, fee)
 
     def _receipt(self, transaction: bytes) -> "_Receipt | None":
         read = _of(transaction, "transactionHash", _receipt)
@@ -273,6 +286,24 @@ class RpcChain:
         return self._node.ask(method, *params, read=read, seconds=self.timeout)
 
 
+def resolved(url: str) -> str:
+    """The address itself.
+
+    Raises:
+        ChainTrouble: the environment does not hold it.
+        LedgerError: it is none.
+    """
+    text, source = url, "ledger.url"
+    if url.startswith(ENVIRONMENT):
+        source = url.removeprefix(ENVIRONMENT)
+        text = os.environ.get(source, "")
+        if not text:
+            raise ChainTrouble(f"the address of the node is {url}, but the environment variable {source} is not set")
+    if not origin(text):
+        raise LedgerError(f"{source} does not hold an http or https address with a host")
+    return text.strip()
+
+
 def _raised(price: int) -> int:
     return (price * 9 + 7) // 8  # by an eighth, rounded up
 
@@ -295,7 +326,9 @@ def _data(value: Any) -> bytes:
 
 
 def _block(value: Any) -> dict[str, int | None]:
-    found: dict[str, int | None] = dict(_numbers(value, "timestamp"))
+    found: dict[str, int | None] = {**(numbers := _numbers(value, "timestamp"))}
+    if numbers["timestamp"] > _LAST_TIME:
+        raise ValueError("a time in seconds")
     base = value.get("baseFeePerGas")
     return found | {"baseFeePerGas": None if base is None else _numbers(value, "baseFeePerGas")["baseFeePerGas"]}
 
@@ -309,6 +342,10 @@ def _of(transaction: bytes, name: str, read: Callable[[Any], T]) -> Callable[[An
         return read(value)
 
     return checked
+
+
+def _block_or_none(value: Any) -> dict[str, int | None] | None:
+    return None if value is None else _block(value)
 
 
 def _known(value: Any) -> Whereabouts:

@@ -410,9 +410,20 @@ class Rounds(Subject):
         try:
             self._book.restore()
         except Refused:
-            if not self._seal_again():
+            if not self._seal_again() and not self._open_again():
                 raise
             self._book.restore()
+
+    def _open_again(self) -> bool:
+        """Write the opening of the next round down a second time if its deadline passed before it came into a block."""
+        number = len(self.seals) + 1
+        sent = [t for t in self._book.transactions if (t.purpose, t.round) == ("open-round", number)]
+        given = call_arguments(decode_transaction(sent[-1].raw)["data"])[1] if sent else {"deadline": 0}
+        if not 0 < given["deadline"] <= self._book.chain.time():
+            return False
+        arguments = (self._federation.id, number, given["parentModel"], self._until())
+        self._book.write(self._call("open-round", number, "openRound", *arguments))
+        return True
 
     def _seal_again(self) -> bool:
         """Write the last seal down a second time if it came too late; tells whether it did.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from faulty import Faulty, error, status
-from nodes import Node
+from nodes import KEY, Node
 from studies import BASE
 
 from engine.errors import ConfigError, LedgerError
@@ -13,7 +13,8 @@ from engine.experiment import run
 from engine.settings import yaml_text
 from sweeps.__main__ import main
 
-SECRETS = ("alice", "s3cretPW", "PATHKEY", "QUERYKEY")
+SECRETS = ("alice", "s3cretPW", "PATHKEY", "QUERYKEY", KEY.hex())
+OTHERS = {"MLFLOW_TRACKING_USERNAME": "b0bby", "MLFLOW_TRACKING_PASSWORD": "h0rseshoe", "PGPASSWORD": "el3phant"}
 
 
 @pytest.fixture
@@ -29,10 +30,11 @@ def require_kept_out(folder: Path, said: str = "") -> None:
     """No file below a folder, of whatever kind, and no line holds any of them."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
-    for secret in SECRETS:
+    for secret in (*SECRETS, *OTHERS.values()):
         assert secret not in said
         for path in files:
             assert secret.encode() not in path.read_bytes(), path
+    assert not [path for path in files if KEY in path.read_bytes()]
 
 
 def test_no_file_or_line_of_a_run_holds_them(server: Faulty, tiny_config, tmp_path: Path):
@@ -55,13 +57,17 @@ def test_an_address_with_credentials_is_refused_in_settings(tiny_config, url: st
 
 
 @pytest.mark.long
-def test_no_file_or_line_of_a_study_holds_them(server: Faulty, tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_no_file_or_line_of_a_study_holds_them(
+    server: Faulty, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in OTHERS.items():
+        monkeypatch.setenv(name, value)
     values = {
         **BASE,
         "federation": {"rounds": 2},
         "ledger": {"backend": "rpc", "url": "env:NODE_URL", "timeout": 20},
         "tracking": {"backend": "mlflow"},
-        "search": {"federation.learning_rate": {"choice": [0.02, 0.05]}},
+        "search": {"federation.learning_rate": {"choice": [0.02, 0.03, 0.04, 0.05]}},
         "trials": 3,
         "concurrency": 2,
     }

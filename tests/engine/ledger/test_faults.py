@@ -153,6 +153,32 @@ def test_an_account_without_money_is_told_and_goes_on_when_it_has_some(node: Nod
         assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
 
 
+@pytest.mark.parametrize("price", [10**24, 2**256 - 1])
+def test_a_price_of_a_moment_does_not_stay(server: Faulty, tmp_path: Path, price: int):
+    """Nobody takes what was signed for it: the account has not that much, and no node reads the greater one."""
+    server.fault("eth_gasPrice", result(hex(price)), at={2, 5})
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_a_round_whose_opening_waited_for_too_long_is_opened_anew(node: Node, tmp_path: Path):
+    run = fresh(tmp_path)
+    account = of_key(KEY).address(COORDINATOR)
+    node("anvil_setBalance", account, "0x1")
+    with pytest.raises(NodeRefuses, match="send it some and go on"):
+        run.open(backend="rpc", url=node.url, deadline=3600)
+    node("anvil_setBalance", account, hex(10**20))
+    node("evm_increaseTime", 7200)
+    with run.open(backend="rpc", url=node.url, deadline=3600) as ledger:
+        assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
+
+
+def test_a_chain_whose_last_block_is_old_gives_deadlines_that_can_be_kept(node: Node, tmp_path: Path):
+    run = fresh(tmp_path)
+    node("evm_increaseTime", 7200)  # no block comes of it
+    with run.open(backend="rpc", url=node.url, deadline=3600) as ledger:
+        assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
+
+
 def test_a_count_that_is_behind_is_waited_for(server: Faulty, tmp_path: Path):
     def behind(found: str) -> str:
         return hex(max(int(found, 16) - 1, 0))

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty import Faulty, Passed, Question, Reply, pass_on
 from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, mine, of_key
+from simulated_ray import simulated
 from simulators import DOMAIN, Faults, Run
+from studies import ALONE, study_of
 
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
@@ -20,6 +23,8 @@ from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.signing import sign
 from engine.ledger.typed import abi_tuple
+from sweeps.rows import rows_of
+from sweeps.start import start_study
 
 OPENING = 3  # transactions before round 1: deploy, open the federation, open round 1
 
@@ -95,6 +100,25 @@ def test_a_node_that_kept_its_state_is_only_compared(run: Run, tmp_path: Path, s
     with opened(run, node) as ledger:
         assert ledger.rounds.seals == [seal]
         assert height(node) == before
+
+
+@pytest.mark.long
+def test_a_study_does_not_notice_a_node_that_is_bounced_with_its_state(tmp_path: Path, start: Callable[..., Node]):
+    node = start("anvil", "--state", str(tmp_path / "state.json"))
+
+    def bounce(question: Question, passed: Passed) -> Reply:
+        node.stop()
+        node.start()
+        return pass_on(question, passed)
+
+    with Faulty(node.url) as server:
+        server.fault("eth_sendRawTransaction", bounce, at={5, 11})
+        values = {**ALONE, "federation": {"rounds": 2}, "tracking": {"backend": "none"}, "trials": 2}
+        ledger = {"ledger": {"backend": "rpc", "url": server.url, "timeout": 20}}
+        search = {"search": {"federation.learning_rate": {"log_uniform": [0.01, 0.1]}}}
+        start_study(study_of(values, **ledger, **search), tmp_path / "study", quiet=True, means=simulated())
+        assert server.asked["eth_sendRawTransaction"] > 11
+    assert [row.state for row in rows_of(tmp_path / "study")] == ["COMPLETE"] * 2
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -15,10 +15,10 @@ from faulty import LASTING, PASSING, Faulty, Question, Reply, error, packed, res
 
 from engine.clock import REAL, JumpingClock
 from engine.errors import LedgerError
-from engine.ledger.chain.address import hidden, origin, refusal, resolved
+from engine.ledger.chain.address import hidden, origin, refusal
 from engine.ledger.chain.base import ContractRevert, FeeTooLow, NodeRefuses, NodeUnreachable, NonceProblem
 from engine.ledger.chain.node import LAST_PAUSE, Node
-from engine.ledger.chain.rpc import RpcChain
+from engine.ledger.chain.rpc import RpcChain, resolved
 from engine.ledger.chain.transport import LONGEST
 
 REVERT = "0x08c379a0" + f"{32:064x}{3:064x}" + b"no!".hex().ljust(64, "0")
