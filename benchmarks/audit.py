@@ -21,6 +21,7 @@ import numpy as np
 from engine.aggregation.build import build_rule
 from engine.aggregation.config import AggregationConfig
 from engine.config import RunConfig, config_hash
+from engine.data.cohort import not_testable
 from engine.encoding import canonical_json, json_hash
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
@@ -98,8 +99,10 @@ def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, param
     }
     counts = [parts(slot) for slot in range(hospitals)]
     beats = np.array([list(one.values()) for one in counts]).sum(1)  # int[hospitals, classes]
+    size, least = TABLE.sum(1), config.cohort.min_support
     sizes = [
-        {name: sum(part) for name, part in one.items()} | {"classes": dict(zip(CLASSES, row, strict=True))}
+        {name: sum(part) for name, part in one.items()}
+        | {"classes": dict(zip(CLASSES, row, strict=True)), "not_testable": not_testable(CLASSES, size, least)}
         for one, row in zip(counts, beats.tolist(), strict=True)
     ]
     row = {
@@ -121,6 +124,7 @@ def document(config: RunConfig, rounds: int, hospitals: int, model: bytes, param
             "beats": int(beats.sum()),
             "classes": dict(zip(CLASSES, beats.sum(0).tolist(), strict=True)),
             "scored": list(CLASSES),
+            "not_testable": not_testable(CLASSES, hospitals * size, least),
             "hospitals": [{"id": slot, **one, **trivial} for slot, one in enumerate(sizes)],
             "global_majority_accuracy": lines["accuracy"],
             **trivial,

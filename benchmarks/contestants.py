@@ -19,6 +19,7 @@ import numpy as np
 WORKERS = 2  # as in peers/common.py, which is not imported here because it imports torch
 BARE = ("bare-1", "bare-2")
 OURS = tuple(f"ours-{pool}-{oracle}" for pool in ("inprocess", "threads", "ray") for oracle in ("torch", "native"))
+NETWORK = ("channels", "kernels", "hidden", "groups", "pooled")  # the settings of the network that every contestant has
 
 
 def bare(given: argparse.Namespace, processes: int) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def ours(given: argparse.Namespace, pool_name: str, oracle: str) -> dict[str, An
         "seed": task["seed"],
         "data": {"classes": task["classes"]},
         "cohort": {"hospitals": task["hospitals"]},
-        "model": {name: task[name] for name in ("channels", "kernels", "hidden", "groups", "pooled")},
+        "model": {name: task[name] for name in NETWORK},
         "federation": {
             "algorithm": "fedavg",
             "rounds": given.rounds,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contestants import BARE, OURS
+from contestants import BARE, NETWORK, OURS
 from floor import matrix_rate, multiply_adds
 
 from engine.data.beats import save
@@ -140,7 +140,7 @@ def make_data(folder: Path, workload: Workload) -> None:
         "window": sum(WINDOW),
         "rr": RR,
         "classes": CLASSES,
-        **model.model_dump(mode="json", exclude={"network", "parameters", "features", "features_seed"}),
+        **model.model_dump(mode="json", include=set(NETWORK)),
     }
     (folder / "task.json").write_text(json.dumps(task))
 

@@ -24,6 +24,9 @@ COLUMNS = {
     "model": "string",
     "true": "string",
     "predicted": "string",
+    "confidence": "int32",
+    "sex": "string",
+    "age": "string",
 }
 SHORT = {"federation.rounds": 1}
 

@@ -31,8 +31,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, hospital: int) -> None:
     """
     make = Hospital.__init__
 
-    def made(self: Any, data: Any, task: Any, oracle: Any) -> None:
-        make(self, data, task, oracle)
+    def made(self: Any, *given: Any) -> None:
+        make(self, *given)
         if self.id == hospital:
             learned = self._algorithm.local
 
