@@ -8,7 +8,7 @@ assert ("receipt", "signature") in names(audit(folder, checks=OFFLINE))
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from engine.encoding import canonical_json, hexed, json_hash
 from engine.errors import LedgerError
 from engine.ledger import archive
 from engine.ledger.bundle import write_bundle
+from engine.ledger.chain.embedded import EMBEDDED_AUDITOR
 from engine.ledger.format import BUNDLE, DECISIONS, RUN
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import address, sign
@@ -70,6 +71,7 @@ def finish(
     policy: Mapping[str, Any] = {},
     same: bool = False,
     missing: Mapping[int, str] = {},
+    after: Callable[[RunLedger], object] = lambda ledger: None,
     **settings: Any,
 ) -> Path:
     """Write the folder of a finished run; `full` uses everything that a journal can hold, and the files beside it.
@@ -80,6 +82,7 @@ def finish(
         evidence, policy: changes of the quality reports, and of the policy on synthetic beats.
         same: all beats of a batch are one.
         missing: hospitals that signed nothing at the end, by the coordinator's word.
+        after: what is done with the ledger when the run has ended.
     """
     with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
@@ -108,6 +111,7 @@ def finish(
         if full:
             for slot in range(run.hospitals):
                 ledger.reputation.claim(slot)
+        after(ledger)
         summary = ledger.summary()
     (run.folder / "config.yaml").write_text(dump_yaml(SETTINGS))
     if rounds < SETTINGS.federation.rounds:
@@ -118,6 +122,15 @@ def finish(
     times = dict.fromkeys(("seconds", "open_seconds", "close_seconds", "critical_path_seconds", "overhead_share"), 0.5)
     (run.folder / "result.json").write_text(json.dumps({**result, "ledger": {**summary, **times}}))
     return run.folder
+
+
+def challenge(run: Run, ledger: RunLedger) -> None:
+    """Two challenges: the first hospital has opened its update and is innocent, the other one is silent for a week."""
+    for slot in (1, 2):
+        ledger.challenges.challenge(3, slot, EMBEDDED_AUDITOR)
+    ledger.challenges.answer(3, 1, b"\x0b" * 32, run.keys[1])
+    ledger.challenges.decide(3, 1, False, json_hash([]), EMBEDDED_AUDITOR)
+    ledger.challenges.expire(3, 2)
 
 
 def close(run: Run, ledger: RunLedger, rounds: int, result: Mapping[str, Any], missing: Mapping[int, str] = {}) -> None:

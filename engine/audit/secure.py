@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from engine.audit import masks, spec
+from engine.audit import challenges, masks, spec
 from engine.audit.case import Case, Round
 from engine.audit.masks import Said
 from engine.audit.records import check_signature
-from engine.audit.report import Count, Note, Told, finding
+from engine.audit.report import Count, Told, finding
 from engine.ledger.format import MASKS
 
 STEPS = ("keys", "dealt", "masked", "agreed")
@@ -54,27 +54,7 @@ def check(case: Case) -> Iterator[Told]:
             yield from _check_sets(number, said)
             yield from _check_signed(case, number, said, context)
             yield from _check_shares(number, said, context)
-    yield from challenges(case)
-
-
-def challenges(case: Case) -> Iterator[Told]:
-    """What became of challenges to masked updates, by what the contract took."""
-    known: dict[tuple[Any, Any], str] = {}
-    for transaction in case.transactions:
-        arguments, purpose = transaction.arguments, transaction.purpose
-        record = arguments.get("record")
-        of = (record if isinstance(record, Mapping) else arguments).get("slot")
-        if purpose in ("challenge", "answer", "decide", "expire-challenge") and transaction.succeeded:
-            fraud = purpose == "expire-challenge" or (purpose == "decide" and arguments.get("fraud") is True)
-            known[transaction.round, of] = "fraud" if fraud else str(purpose)
-    for (number, slot), how in sorted(known.items(), key=str):
-        yield Count("challenges")
-        if how == "fraud":
-            message = "the hospital was found to have committed fraud: it opened something else than it signed, or nothing in time"
-            yield finding("masks", "challenge", "an opening", "fraud", message, round=number, hospital=slot)
-        elif how != "decide":
-            what = "was not answered yet" if how == "challenge" else "waits for the auditor's decision"
-            yield Note(f"round {number}: the challenge to the masked update of hospital {slot} {what}", unchecked=True)
+    yield from challenges.check(case)
 
 
 def context_of(case: Case, number: int, group: int) -> bytes:

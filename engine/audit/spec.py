@@ -28,6 +28,7 @@ TYPES = {
     "ScoreCommitment": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitment",
     "RevealedScores": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,bytes32 commitments,bytes32 scores",
     "MaskStep": "bytes32 federation,uint64 round,uint32 slot,bytes32 parentHead,uint8 step,bytes32 content",
+    "MaskOpening": "bytes32 federation,uint64 round,uint32 slot,bytes32 opening",
     "RunClosing": "bytes32 federation,uint64 round,bytes32 head,uint8 state,bytes32 results,bytes32 missing,bytes32 result,"
     "bytes32 predictions,bytes32 config,bytes32 data,bytes32 code",
     "Absence": "bytes32 federation,uint64 round,uint32 slot,uint64 job,uint8 kind,uint64 start",
@@ -240,6 +241,14 @@ def _subtree(leaves: Sequence[bytes]) -> bytes:
     return keccak256(b"\x01" + _subtree(leaves[:middle]) + _subtree(leaves[middle:]))
 
 
+def root_behind(leaf: bytes, slot: int, siblings: Sequence[bytes]) -> bytes:
+    """Root of the positional tree in which a leaf has these siblings, from the leaf upwards."""
+    for sibling in siblings:
+        leaf = keccak256(b"\x01" + (sibling + leaf if slot & 1 else leaf + sibling))
+        slot >>= 1
+    return leaf
+
+
 def update_leaf(update: Record, signature: bytes, domain: Domain) -> bytes:
     """Leaf of a signed update."""
     place = update["schema"].to_bytes(2, "big") + update["slot"].to_bytes(4, "big")
@@ -257,12 +266,14 @@ def result_leaf(result: Record, signature: bytes, domain: Domain) -> bytes:
     return keccak256(b"\x00" + result["slot"].to_bytes(4, "big") + result.digest(domain) + signature)
 
 
+def registry_leaf(slot: int, address: str, organisation: bytes) -> bytes:
+    """Leaf of a hospital of a federation as it was opened."""
+    return keccak256(b"\x00" + slot.to_bytes(4, "big") + read_address(address) + organisation)
+
+
 def registry_root(addresses: Sequence[str], organisations: Sequence[bytes]) -> bytes:
-    """Root over the hospitals of a federation as it was opened: a leaf for each slot, address and organisation."""
-    slots = range(len(addresses))
-    return tree_root(
-        [keccak256(b"\x00" + s.to_bytes(4, "big") + read_address(addresses[s]) + organisations[s]) for s in slots]
-    )
+    """Root over the hospitals of a federation as it was opened."""
+    return tree_root([registry_leaf(s, addresses[s], organisations[s]) for s in range(len(addresses))])
 
 
 def paired_root(leaves: Sequence[bytes]) -> bytes:

@@ -183,12 +183,13 @@ def leaf(value: Any) -> Any:
     return {"added": 1}
 
 
-def test_a_change_of_any_column_of_optuna_is_named(agreed: Path, tmp_path: Path):
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.long), 3], ids=["all", "a third"])
+def test_a_change_of_any_column_of_optuna_is_named(agreed: Path, tmp_path: Path, each: int):
     """A new table or column that nothing is held against fails here, until it is held or listed with a reason."""
     original = (agreed / "optuna.db").read_bytes()
     folder = Path(shutil.copytree(agreed, tmp_path / "study"))
     missed = set()
-    for table, column in columns(agreed):
+    for table, column in sorted(columns(agreed))[::each]:
         if f"{table}.{column}" in UNBOUND:
             continue
         (folder / "optuna.db").write_bytes(original)

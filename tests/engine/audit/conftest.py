@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished import finish
+from finished import challenge, finish
 from simulators import Run
 
 
@@ -18,6 +18,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with rounds and nothing else."""
     return finish(Run(tmp_path_factory.mktemp("simple")))
+
+
+@pytest.fixture(scope="session")
+def challenged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose updates were challenged when it had ended: of hospital 1, which is innocent, and of 2, which is silent."""
+    run = Run(tmp_path_factory.mktemp("challenged"))
+    return finish(run, after=lambda ledger: challenge(run, ledger))
 
 
 @pytest.fixture

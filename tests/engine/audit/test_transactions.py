@@ -1,10 +1,12 @@
 """The coordinator's key can sign anything: whatever a transaction asks for beside what the journal holds is named."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from eth_abi import encode
@@ -12,14 +14,14 @@ from finished import audit, change, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.audit import calls, registry, state, synthetic
+from engine.audit import calls, challenges, registry, state, synthetic
 from engine.encoding import keccak
 from engine.ledger.chain.contracts import artefact, call_arguments, deploy_data
 from engine.ledger.chain.embedded import WELL_KNOWN
 from engine.ledger.chain.transactions import decode_transaction, sender_of, sign_transaction
-from engine.ledger.format import PURPOSES, RUN
+from engine.ledger.format import BUNDLE, PURPOSES, RUN, rows_name
 
-ROWS = (calls.check, registry.check, synthetic.check)
+ROWS = (calls.check, registry.check, synthetic.check, challenges.check)
 
 
 def transaction(folder: Path, purpose: str) -> tuple[int, int, dict[str, Any]]:
@@ -92,20 +94,29 @@ ARGUMENTS = [
 ]
 
 
+@pytest.fixture
+def sent(folder: Path, challenged: Path, tmp_path: Path, purpose: str) -> Path:
+    """A run that has made a call; one with a challenge that nobody answered is never clean."""
+    if PURPOSES[purpose].contract != "MaskLedger":
+        return folder
+    return Path(shutil.copytree(challenged, tmp_path / "challenged"))
+
+
 @pytest.mark.parametrize(("purpose", "argument"), ARGUMENTS)
-def test_another_argument_of_any_call_is_found_and_named(folder: Path, purpose: str, argument: str):
-    seq, number, content = transaction(folder, purpose)
+def test_another_argument_of_any_call_is_found_and_named(sent: Path, purpose: str, argument: str):
+    seq, number, content = transaction(sent, purpose)
     _, arguments = call_arguments(content["data"], PURPOSES[purpose].contract)
     arguments[argument] = other(arguments[argument])
     values = [plain(value) for value in arguments.values()]
     data = content["data"][:4] + encode(types(function_of(purpose)["inputs"]), values)
     assert data != content["data"]
-    put(folder, seq, content, data)
-    named = {("transaction", "round" if argument == "header" else argument)}  # of the header, the round's number
-    found = places(audit(folder, ROWS))
+    put(sent, seq, content, data)
+    first = {"header": "round"} | ({"record": "federation"} if purpose == "answer" else {})  # what is changed in them
+    named = {("transaction", first.get(argument, argument))}
+    found = places(audit(sent, ROWS))
     if not {place[2:] for place in found if place[0] == number} & named:
         # what the journal does not hold shows in a row that nothing shows any more, or when it is executed again
-        found |= places(audit(folder, [state.check]))
+        found |= places(audit(sent, [state.check]))
         named = {
             ("transaction", "status"),
             ("transaction", "gas"),
@@ -115,19 +126,60 @@ def test_another_argument_of_any_call_is_found_and_named(folder: Path, purpose: 
         assert {place[2:] for place in found} & named, found
 
 
-@pytest.mark.parametrize("purpose", SENT)
-def test_a_call_of_another_contract_is_named(folder: Path, purpose: str):
-    seq, number, content = transaction(folder, purpose)
-    put(folder, seq, content, content["data"], to="0x" + "09" * 20)
-    assert (number, None, "transaction", "to") in places(audit(folder, [calls.check]))
+def test_of_challenges_that_were_made_in_their_turn_only_silence_is_found(challenged: Path):
+    report = audit(challenged)
+    assert places(report) == {(3, 2, "masks", "challenge")}
+    assert report.counts["challenges"] == 2
+
+
+def test_a_challenge_in_a_round_that_is_no_number_ends_in_no_traceback(challenged: Path, tmp_path: Path):
+    """A bundle's rows are JSON, so its author may write a list."""
+    with ZipFile(challenged / "ledger" / BUNDLE) as bundle, ZipFile(tmp_path / BUNDLE, "w") as damaged:
+        for name in bundle.namelist():
+            lines = bundle.read(name)
+            if name == rows_name("transactions"):
+                rows = [json.loads(line) for line in lines.splitlines()]
+                rows = [{**row, "round": [3]} if row["purpose"] in ("challenge", "answer") else row for row in rows]
+                lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            damaged.writestr(name, lines)
+    found = places(audit(tmp_path / BUNDLE))
+    assert (3, None, "transaction", "round") in found
+
+
+def test_an_opening_by_another_key_a_turn_that_was_skipped_and_an_update_that_nobody_sent_are_named(
+    challenged: Path, tmp_path: Path
+):
+    """As a node's journal may tell it, which is not executed again."""
+    home, found = Path(shutil.copytree(challenged, tmp_path / "run")), {}
+    for purpose, name in (("answer", "account"), ("answer", "signature"), ("challenge", "slot"), ("decide", "slot")):
+        seq, _, content = transaction(home, purpose)
+        _, arguments = call_arguments(content["data"], "MaskLedger")
+        arguments[name] = 9 if name == "slot" else other(arguments[name])
+        inputs = [plain(value) for value in arguments.values()]
+        put(home, seq, content, content["data"][:4] + encode(types(function_of(purpose)["inputs"]), inputs))
+        found[purpose, name] = places(audit(home, [challenges.check]))
+        put(home, seq, content, content["data"])
+    assert places(audit(home, [challenges.check])) == {(3, 2, "masks", "challenge")}
+    assert (3, 1, "transaction", "account") in found["answer", "account"]
+    assert (3, 1, "transaction", "signature") in found["answer", "signature"]
+    # the update that is challenged is none of the round, and the silence after it was of no challenge
+    assert {(3, 9, "transaction", "slot"), (3, 2, "transaction", "slot")} <= found["challenge", "slot"]
+    assert (3, 9, "transaction", "slot") in found["decide", "slot"]
 
 
 @pytest.mark.parametrize("purpose", SENT)
-def test_a_call_of_another_function_is_named(folder: Path, purpose: str):
-    seq, number, content = transaction(folder, purpose)
+def test_a_call_of_another_contract_is_named(sent: Path, purpose: str):
+    seq, number, content = transaction(sent, purpose)
+    put(sent, seq, content, content["data"], to="0x" + "09" * 20)
+    assert (number, None, "transaction", "to") in places(audit(sent, [calls.check]))
+
+
+@pytest.mark.parametrize("purpose", SENT)
+def test_a_call_of_another_function_is_named(sent: Path, purpose: str):
+    seq, number, content = transaction(sent, purpose)
     (pause,) = (s for s in _selectors("RoundLedger") if s[0] == "pause")
-    put(folder, seq, content, pause[1])
-    assert (number, None, "transaction", "function") in places(audit(folder, [calls.check]))
+    put(sent, seq, content, pause[1])
+    assert (number, None, "transaction", "function") in places(audit(sent, [calls.check]))
 
 
 def _selectors(contract: str) -> Iterator[tuple[str, bytes]]:
@@ -137,23 +189,28 @@ def _selectors(contract: str) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("purpose", "contract"), [("deploy-synthetic", "SyntheticLedger"), ("deploy-reputation", "ReputationLedger")]
+    ("purpose", "contract"),
+    [
+        ("deploy-synthetic", "SyntheticLedger"),
+        ("deploy-reputation", "ReputationLedger"),
+        ("deploy-masks", "MaskLedger"),
+    ],
 )
-def test_a_contract_that_asks_another_one_is_named(folder: Path, purpose: str, contract: str):
+def test_a_contract_that_asks_another_one_is_named(sent: Path, purpose: str, contract: str):
     """A ledger of decisions or reputations that believes somebody else's rounds would run as well as ours."""
-    seq, _, content = transaction(folder, purpose)
-    rest = (0,) if contract == "SyntheticLedger" else ()
-    put(folder, seq, content, deploy_data("0x" + "09" * 20, *rest, contract=contract))
-    assert (0, None, "transaction", "contract") in places(audit(folder, [calls.check]))
+    seq, _, content = transaction(sent, purpose)
+    rest = () if contract == "ReputationLedger" else (0,)
+    put(sent, seq, content, deploy_data("0x" + "09" * 20, *rest, contract=contract))
+    assert (0, None, "transaction", "contract") in places(audit(sent, [calls.check]))
 
 
-@pytest.mark.parametrize("purpose", ["deploy", "deploy-synthetic", "deploy-reputation"])
-def test_other_code_is_named(folder: Path, purpose: str):
-    seq, _, content = transaction(folder, purpose)
+@pytest.mark.parametrize("purpose", ["deploy", "deploy-synthetic", "deploy-reputation", "deploy-masks"])
+def test_other_code_is_named(sent: Path, purpose: str):
+    seq, _, content = transaction(sent, purpose)
     code = bytearray(content["data"])
     code[100] ^= 1
-    put(folder, seq, content, bytes(code))
-    assert (0, None, "transaction", "bytecode") in places(audit(folder, [calls.check]))
+    put(sent, seq, content, bytes(code))
+    assert (0, None, "transaction", "bytecode") in places(audit(sent, [calls.check]))
 
 
 def test_a_contract_that_was_created_elsewhere_is_named(folder: Path):
