@@ -7,7 +7,7 @@ pass is said at once: a revert, a refusal, a status such as 401, a certificate t
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -93,11 +93,19 @@ class Node:
         finally:
             self._until = before
 
-    def ask(self, method: str, *params: Any, read: Callable[[Any], T], seconds: float) -> T:
+    def ask(
+        self,
+        method: str,
+        *params: Any,
+        read: Callable[[Any], T],
+        seconds: float,
+        otherwise: Callable[[], T | None] = lambda: None,
+    ) -> T:
         """Ask until there is an answer, for so many seconds at most.
 
         Args:
             read: makes a value of the JSON, or raises ValueError with what was expected.
+            otherwise: another way to the answer, tried once before each further try; None says that it has none.
 
         Raises:
             NodeUnreachable: time is up.
@@ -118,6 +126,9 @@ class Node:
                     raise NodeUnreachable(message) from None
                 self._clock.sleep(min(max(pause, problem.after), until - now))
                 pause = min(2 * pause, LAST_PAUSE)
+            with self.within(0.0), suppress(NodeUnreachable):
+                if (found := otherwise()) is not None:
+                    return found
 
     def close(self) -> None:
         """Let go of the connections."""

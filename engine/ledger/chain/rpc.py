@@ -160,7 +160,8 @@ class RpcChain:
         if found != self.chain_id:
             raise ChainTrouble(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
         try:
-            self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data)
+            # Its answer may be lost each time, though the node took it.
+            self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data, otherwise=lambda: self._arrived(raw))
         except NodeRefuses as error:
             text = str(error)
             if "insufficient" in text.lower():
@@ -190,7 +191,7 @@ class RpcChain:
         nonce, account = decode_transaction(raw)["nonce"], sender_of(raw)
         used, queued = self._count("latest", account), self._count("pending", account)
         # Last, so that a block in between does not make a transaction look displaced by itself.
-        found = self._ask("eth_getTransactionByHash", hexed(keccak(raw)), read=_of(keccak(raw), "hash", _known))
+        found = self._found(raw)
         if found == "mined":
             mined = self._receipt(keccak(raw))
             return "displaced" if mined is not None and self._met_nothing(mined) else "mined"
@@ -234,6 +235,13 @@ class RpcChain:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
+
+    def _arrived(self, raw: bytes) -> bytes | None:
+        """The hash of a transaction that the node knows; None of another."""
+        return None if self._found(raw) == "absent" else keccak(raw)
+
+    def _found(self, raw: bytes) -> Whereabouts:
+        return self._ask("eth_getTransactionByHash", hexed(keccak(raw)), read=_of(keccak(raw), "hash", _known))
 
     def _priced(self, raw: bytes, tip: int | None, fee: int) -> bytes:
         old = decode_transaction(raw)
@@ -282,8 +290,10 @@ class RpcChain:
             f"and go on ({said})"
         )
 
-    def _ask(self, method: str, *params: Any, read: Callable[[Any], T]) -> T:
-        return self._node.ask(method, *params, read=read, seconds=self.timeout)
+    def _ask(
+        self, method: str, *params: Any, read: Callable[[Any], T], otherwise: Callable[[], T | None] = lambda: None
+    ) -> T:
+        return self._node.ask(method, *params, read=read, seconds=self.timeout, otherwise=otherwise)
 
 
 def resolved(url: str) -> str:

@@ -1,10 +1,12 @@
 """The coordinator's key can sign anything: whatever a transaction asks for beside what the journal holds is named."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from eth_abi import encode
@@ -17,7 +19,7 @@ from engine.encoding import keccak
 from engine.ledger.chain.contracts import artefact, call_arguments, deploy_data
 from engine.ledger.chain.embedded import WELL_KNOWN
 from engine.ledger.chain.transactions import decode_transaction, sender_of, sign_transaction
-from engine.ledger.format import PURPOSES, RUN
+from engine.ledger.format import BUNDLE, PURPOSES, RUN, rows_name
 
 ROWS = (calls.check, registry.check, synthetic.check, challenges.check)
 
@@ -128,6 +130,20 @@ def test_of_challenges_that_were_made_in_their_turn_only_silence_is_found(challe
     report = audit(challenged)
     assert places(report) == {(3, 2, "masks", "challenge")}
     assert report.counts["challenges"] == 2
+
+
+def test_a_challenge_in_a_round_that_is_no_number_ends_in_no_traceback(challenged: Path, tmp_path: Path):
+    """A bundle's rows are JSON, so its author may write a list."""
+    with ZipFile(challenged / "ledger" / BUNDLE) as bundle, ZipFile(tmp_path / BUNDLE, "w") as damaged:
+        for name in bundle.namelist():
+            lines = bundle.read(name)
+            if name == rows_name("transactions"):
+                rows = [json.loads(line) for line in lines.splitlines()]
+                rows = [{**row, "round": [3]} if row["purpose"] in ("challenge", "answer") else row for row in rows]
+                lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            damaged.writestr(name, lines)
+    found = places(audit(tmp_path / BUNDLE))
+    assert (3, None, "transaction", "round") in found
 
 
 def test_an_opening_by_another_key_a_turn_that_was_skipped_and_an_update_that_nobody_sent_are_named(

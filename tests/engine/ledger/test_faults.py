@@ -121,6 +121,12 @@ def test_a_node_that_takes_transactions_and_loses_them_is_not_asked_for_ever(ser
     assert len(sent) < 60  # a few times each of the dearer ones
 
 
+def test_a_transaction_whose_every_answer_is_lost_is_found_on_the_node(server: Faulty, tmp_path: Path):
+    server.fault("eth_sendRawTransaction", PASSING["answer lost"])
+    assert len(rounds(fresh(tmp_path), server, timeout=5.0)) == ROUNDS
+    assert server.asked["eth_sendRawTransaction"] < 12  # each about once
+
+
 @pytest.mark.parametrize("clock", ["1000000000", "4000000000"])
 def test_the_clock_of_a_network_may_be_odd(start: Callable[..., Node], tmp_path: Path, clock: str):
     """Decades behind, decades ahead: deadlines are by the network's own."""
