@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -39,7 +40,10 @@ class Node:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
-        self._command = [found, "--port", str(self._port), *_identity(program, chain_id), *options]
+        self._states = tempfile.TemporaryDirectory(
+            prefix="node-"
+        )  # of old blocks; a node that is killed leaves them behind
+        self._command = [found, "--port", str(self._port), *_identity(program, chain_id, self._states.name), *options]
         self._process: subprocess.Popen | None = None
         self.start()
 
@@ -99,12 +103,13 @@ class Node:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
+        self._states.cleanup()
 
 
-def _identity(program: str, chain_id: int) -> Sequence[str]:
-    """Chain id and the funded key, in the words of each program."""
+def _identity(program: str, chain_id: int, states: str) -> Sequence[str]:
+    """Chain id, the funded key and where old states lie, in the words of each program."""
     if program == "anvil":
-        return ["--chain-id", str(chain_id), "--silent"]
+        return ["--chain-id", str(chain_id), "--silent", "--cache-path", states]
     return [
         "--chain.chainId",
         str(chain_id),
