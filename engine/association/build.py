@@ -134,7 +134,7 @@ def links(config: AssociationConfig, seed: int, hospital: int) -> tuple[float, .
     return tuple(found)
 
 
-def market_of(
+def build_association(
     config: AssociationConfig,
     seed: int,
     rounds: int,
@@ -142,8 +142,8 @@ def market_of(
     devices: Sequence[Device],
     loads: Mapping[int, Load],
     beats: Mapping[int, int],
-) -> Market:
-    """The market of a run.
+) -> Associated:
+    """The association of a run.
 
     Args:
         devices: by hospital; loads, beats: of those that may train.
@@ -164,18 +164,5 @@ def market_of(
     }
     bits = float(max(load.bits for load in loads.values()))
     terms = Terms(rounds, rounds, bits, 2, kappa, config.phi, config.deadline)
-    return Market(offers, reports, {h: links(config, seed, h) for h in reports}, terms)
-
-
-def build_association(
-    config: AssociationConfig,
-    seed: int,
-    rounds: int,
-    kappa: float,
-    devices: Sequence[Device],
-    loads: Mapping[int, Load],
-    beats: Mapping[int, int],
-) -> Associated:
-    """The association of a run, from what `market_of` takes."""
-    market = market_of(config, seed, rounds, kappa, devices, loads, beats)
+    market = Market(offers, reports, {h: links(config, seed, h) for h in reports}, terms)
     return Associated(config, market, associate(market, config.method, generator(seed, "association")))

@@ -11,7 +11,7 @@ Here a share is 10,000 * (1 - error), or of right predictions, of each class by 
     leader     of the updates that qualify, of which their hospitals claim something and that others scored: the one with the
                largest merit, of equals the lowest hospital
 
-A claim can move a merit by `own` per cent of `cap` at most, and counts for nothing else. This orders hospitals: it is no agreement
+A claim counts for `own` per cent of `cap` above or below the others' median at most, and for nothing else. This orders hospitals: it is no agreement
 protocol, and says nothing of what hospitals do that see different rounds.
 """
 
