@@ -26,7 +26,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     function sealRounds(uint32 slots, string memory name) internal {
         bytes32 federation = keccak256(abi.encode("federation", slots));
         vm.prank(coordinator);
-        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, slots, 1, WINDOW);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, slots, 1, WINDOW, STALENESS);
         vm.snapshotGasLastCall("rounds", string.concat(name, " 0 openFederation"));
         vm.prank(coordinator);
         ledger.openRound(federation, 1, GENESIS, uint64(block.timestamp + 1 hours));
@@ -97,6 +97,23 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         vm.snapshotGasLastCall("rare", "closeFederation");
     }
 
+    /// @dev An update of round 4 that began before round 1, of a federation in which two rounds are allowed.
+    function testTooOld() public {
+        openRound();
+        IRoundLedger.Header[] memory headers = new IRoundLedger.Header[](3);
+        seal();
+        headers[0] = seal();
+        headers[1] = seal();
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        record.parentModel = GENESIS;
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes32[] memory leaves =
+            leavesWith(keccak256(bytes.concat(hex"000002", bytes4(uint32(1)), updateDigest(record), signature)));
+        headers[2] = seal(nextHeader(Tree.root(leaves)));
+        ledger.disputeUpdate(FEDERATION, headers, record, signature, Tree.prove(leaves, 1));
+        vm.snapshotGasLastCall("rare", "disputeUpdate, two rounds behind allowed");
+    }
+
     /// @dev An annex of three names, as a run with synthetic data and judged updates has it.
     function testReputation() public {
         openRound();
@@ -125,7 +142,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     function judgeRound(uint32 first, uint32 judges, uint32 trainers, uint8 own, string memory name) internal {
         bytes32 federation = keccak256(bytes(name));
         vm.prank(coordinator);
-        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW, STALENESS);
         uint32[] memory judging = new uint32[](judges);
         uint32[] memory training = new uint32[](trainers);
         uint16[] memory shares = new uint16[](uint256(judges) * trainers * 5);
