@@ -55,16 +55,25 @@ def forest(found: Found) -> Figure:
     order = sorted(range(len(found.each)), key=lambda i: found.each[i])
     figure = Figure(figsize=(6.4, 1.2 + 0.16 * len(order)), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvline(0, color="#999999", linewidth=0.8)
-    if margin := found.claim.margin:
-        axes.axvspan(-100 * margin, 100 * margin, color="#eeeeee", zorder=0)
+    claim = found.claim
+    least, greatest = claim.between or (-claim.margin, claim.margin)
+    if claim.against:
+        axes.axvline(0, color="#999999", linewidth=0.8)
+    if least < greatest:
+        axes.axvspan(100 * least, 100 * greatest, color="#eeeeee", zorder=0)
     axes.plot([100 * found.each[i] for i in order], range(1, len(order) + 1), "o", markersize=3, color="#444444")
     value, low, high = (100 * number for number in found.difference)
     colour = COLOURS[found.verdict]
     axes.plot([low, high], [0, 0], color=colour, linewidth=2)
     axes.plot([value], [0], "D", color=colour)
     axes.set_yticks(range(len(order) + 1), ["all", *(found.patients[i] for i in order)], fontsize=6)
-    axes.set_xlabel(f"points of {found.claim.endpoint.replace('_', '-')}, subject less other")
+    side = ", subject less other" if claim.against else ""
+    what = (
+        f"equality of recall (all), recall (patients){side}"
+        if claim.groups
+        else f"{claim.endpoint.replace('_', '-')}{side}"
+    )
+    axes.set_xlabel(f"points of {what}")
     return figure
 
 
