@@ -115,14 +115,13 @@ def _add_openings(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--key",
         {"type": Path, "metavar": "FILE", "help": "the auditor's key; default: the one drawn for this ledger"},
     )
-    file = ("file", {"type": Path, "metavar": "FILE", "help": "as `ledger open --out` writes it"})
     place = (FOLDER, ("round", ROUND), ("slot", HOSPITAL))
     sub("challenge", "want a masked update opened, as an auditor; its hospital has a week", *place, key)
     one = sub("open", "open a hospital's masked update, with its key; answers a challenge", *place)
     one.add_argument("--chunks", type=int, metavar="N", help="so many that the head of the round draws; default: all")
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger judge`")
     one = sub("judge", "check an opening against what the hospital signed", *place, key)
-    one.add_argument("file", nargs="?", **file[1])
+    one.add_argument("file", nargs="?", type=Path, metavar="FILE", help="as `ledger open --out` writes it")
     one.add_argument(
         "--withheld", action="store_true", help="the hospital hands the opening to nobody: fraud, by an auditor's word"
     )
