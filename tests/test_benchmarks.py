@@ -87,6 +87,28 @@ def test_a_tiny_race(tmp_path: Path):
     assert result["rows"]["ours-threads-torch"]["loss_off"] < 1e-4
 
 
+def test_the_paillier_of_the_comparison_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
+    reason = "phe (GPL-3.0) is not installed: pip install pulseledger[oracles]"
+    theirs = pytest.importorskip("phe.paillier", reason=reason)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    ours = importlib.import_module("secure").Paillier(512)
+    public = theirs.PaillierPublicKey(ours.n)
+    private = theirs.PaillierPrivateKey(public, ours.p, ours.q)
+    for number in (0, 1, 2**38 - 1, ours.n - 1):
+        assert private.raw_decrypt(ours.encrypt(number)) == number
+        assert ours.decrypt(public.raw_encrypt(number)) == number
+    both = ours.encrypt(7) * public.raw_encrypt(ours.n - 3) % ours.square
+    assert ours.decrypt(both) == private.raw_decrypt(both) == 4
+
+
+def test_ckks_sums_are_nearly_right(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tenseal", reason="TenSEAL is not installed: pip install pulseledger[benchmarks]")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = importlib.import_module("secure").ckks(5000)
+    assert 0 < found["error"] < 1e-6
+    assert found["bytes"] > 10 * 4 * 5000
+
+
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """benchmarks/ledger.py as a module."""

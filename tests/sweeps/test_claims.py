@@ -277,6 +277,10 @@ def test_the_command_writes_a_page_and_data_and_says_how_they_stand(made_up: Pat
     page = (made_up / "claims" / "claims.html").read_text()
     assert page.count("<img") == 1
     assert "C2 not testable" in page
+    table = (made_up / "claims" / "claims.md").read_text()
+    assert f"SHA-256 of the claims: `{document['claims']}`; these claims were not in the study's definition" in table
+    assert "| C1 | federation helps | validated | +75.0 | [" in table
+    assert "| C2 | federation helps | not testable | S has 0 test beats, fewer than 50 | – | – | – | – |" in table
     assert main(["claims", str(made_up), str(path), "--hash"]) == 0
     assert capsys.readouterr().out.strip() == document["claims"]
 
