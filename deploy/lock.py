@@ -10,12 +10,13 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from sweeps.supply import components
 
 LOCK = Path(__file__).with_name("requirements.lock")
-PACKAGE = "pulseledger[cluster]"  # what the image holds
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 HEAD = """# Made by deploy/lock.py for Linux on x86-64 with Python 3.11; torch without CUDA, from PyTorch's own index.
 # pip install --require-hashes --no-deps -r deploy/requirements.lock
 """
@@ -23,7 +24,11 @@ HEAD = """# Made by deploy/lock.py for Linux on x86-64 with Python 3.11; torch w
 
 def main() -> None:
     """Writes the file."""
-    pins = [f"{one.name}=={one.version}" for one in components(PACKAGE)[1:]]
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    extras = project["optional-dependencies"]
+    wished = [*project["dependencies"], *extras["cluster"], *extras["postgres"]]  # what the image holds
+    there = {one for text in wished if not text.startswith(project["name"]) for one in components(text)}
+    pins = sorted(f"{one.name}=={one.version}" for one in there)
     with tempfile.TemporaryDirectory() as folder:
         wanted, report = Path(folder) / "pins.txt", Path(folder) / "report.json"
         wanted.write_text("\n".join(pins) + "\n")

@@ -82,7 +82,7 @@ def components(root: str = NAME, find: Find = installed.distribution) -> list[Co
     """
     found: dict[str, Component] = {}
     asked: dict[str, set[str]] = {}
-    ahead = [Requirement(root)]
+    ahead = [_requirement(root)]
     while ahead:
         wanted = ahead.pop()
         name = str(canonicalize_name(wanted.name))
@@ -101,7 +101,7 @@ def components(root: str = NAME, find: Find = installed.distribution) -> list[Co
         names = sorted({str(canonicalize_name(one.name)) for one in needs} - {name})
         found[name] = Component(name, there.version, licence(there), tuple(names))
         ahead += needs
-    first = str(canonicalize_name(Requirement(root).name))
+    first = str(canonicalize_name(_requirement(root).name))
     return [found.pop(first), *(found[name] for name in sorted(found))]
 
 
