@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -108,20 +109,21 @@ def components(root: str = NAME, find: Find = installed.distribution) -> list[Co
 def licence(package: installed.Distribution) -> str:
     """The licence of a package, an SPDX expression, by its metadata, else by its licence file; "" where neither says it."""
     said = package.metadata
-    if expression := said.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in said:
+        return said["License-Expression"]
     classes = [text.rpartition(" :: ")[2] for text in said.get_all("Classifier", []) if text.startswith("License")]
     known = [_CLASSIFIERS[text] for text in classes if text in _CLASSIFIERS]
     if known:
         return " AND ".join(dict.fromkeys(known))
-    text = (said.get("License") or "").strip()
+    text = said["License"].strip() if "License" in said else ""
     if text.lower() in _TEXTS:
         return _TEXTS[text.lower()]
     if text and len(text) < 80 and not set(_ids(text)) - ALLOWED:
         return text
     for file in package.files or ():
         if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
-            content = file.locate().read_text(errors="replace") if file.locate().is_file() else ""
+            path = Path(str(file.locate()))
+            content = path.read_text(errors="replace") if path.is_file() else ""
             for pattern, meant in _IN_FILE:
                 if pattern.search(content):
                     return meant

@@ -112,8 +112,7 @@ class LedgerObserver:
             self._ledger.abandon()
             raise
         self.organisations = federation.organisations
-        self._headers = list(opened.headers)
-        self._decisions = opened.decisions
+        self._headers, self._decisions = list(opened.headers), opened.decisions
         self._found = dict(opened.found)
         self._standing = reputation.standing(self._found.values())
         self.signing = Signing(
