@@ -258,7 +258,7 @@ def test_files_of_another_version_say_so(tmp_path: Path):
         ("[]", "it holds a list, not a result"),
         ("null", "it holds a NoneType, not a result"),
         ('"result"', "it holds a str, not a result"),
-        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 4"),
+        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 5"),
         ("[" * 5000 + "]" * 5000, "it is no JSON: nested too deeply"),
     ],
     ids=["empty", "text", "list", "null", "string", "object", "deep"],
