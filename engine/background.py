@@ -8,13 +8,17 @@ itself, which readers and type checkers can follow:
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from queue import SimpleQueue
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from engine.actors import Spot, end_actor, give_back, take_actor
 
 _HERE = Spot(here=True)
+ABANDON_SECONDS = 10.0  # for what is under way when the rest has failed or was stopped: it may wait for a node
 
 
 class Closable(Protocol):
@@ -48,15 +52,15 @@ class Background(Generic[Object]):
 
     def __init__(self, factory: Callable[..., Object], *args: Any, actor: bool) -> None:
         """Args: factory and args make the object in its own place; `actor` picks a Ray actor, else a thread."""
-        self._executor: ThreadPoolExecutor | None = None
+        self._thread: _Thread | None = None
         self._actor: Any = None
         if actor:
             # no CPU is claimed: it mostly waits for a disk or a node; the disk is its maker's
             self._actor = take_actor(_Holder, 0, _HERE)
             self._actor.make.remote(factory, args)
         else:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=factory.__name__)
-            self._object = self._executor.submit(factory, *args)
+            self._thread = _Thread(factory.__name__)
+            self._object = self._thread.submit(lambda: factory(*args))
 
     def submit(
         self, function: Callable[Concatenate[Object, Given], Found], /, *args: Given.args, **keys: Given.kwargs
@@ -68,8 +72,8 @@ class Background(Generic[Object]):
         return self._submit(function, *args, **keys)
 
     def _submit(self, function: Callable[..., Any], /, *args: Any, **keys: Any) -> Answer[Any]:
-        if self._executor is not None:
-            return self._executor.submit(lambda: _called(self._object.result(), function, args, keys))
+        if self._thread is not None:
+            return self._thread.submit(lambda: _called(self._object.result(), function, args, keys))
         return _RayAnswer(self._actor.call.remote(function, args, keys))
 
     def close(self) -> None:
@@ -79,8 +83,8 @@ class Background(Generic[Object]):
         except BaseException:
             self.abandon()
             raise
-        if self._executor is not None:
-            self._executor.shutdown()
+        if self._thread is not None:
+            self._thread.end()
         elif self._actor is not None:
             give_back(self._actor, _Holder, 0, _HERE)
             self._actor = None
@@ -91,17 +95,54 @@ class Background(Generic[Object]):
             end_actor(self._actor)
             self._actor = None
 
-    def abandon(self) -> None:
-        """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first."""
-        if self._executor is not None:
-            with contextlib.suppress(Exception):
-                self._submit(Closable.close).result()
-            self._executor.shutdown()
+    def abandon(self, seconds: float = ABANDON_SECONDS) -> None:
+        """Closes the object if it was made at all; whatever goes wrong stays unsaid, as something else did first.
+
+        What is under way has so many seconds. After that it is left: an actor ends, and a thread ends with the process.
+        """
+        if self._thread is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._thread.end(self._thread.submit(lambda: self._object.result().close()), seconds)
         elif self._actor is not None:
             with contextlib.suppress(Exception):
-                self._submit(Closable.close).result()
+                _RayAnswer(self._actor.call.remote(Closable.close, (), {})).within(seconds)
             end_actor(self._actor)
             self._actor = None
+
+
+class _Thread:
+    """Calls one after another in a thread, which nobody waits for when the process ends."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._has_ended = False
+        self._last: Future[Any] | None = None
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        if self._has_ended:
+            raise RuntimeError("a call after the end")
+        answer: Future[Any] = Future()
+        self._calls.put((answer, call))
+        return answer
+
+    def end(self, last: Future[Any] | None = None, seconds: float = 0.0) -> None:
+        """After the calls so far; those that have not begun when so many seconds are over are left out, but for the last."""
+        self._has_ended = True
+        self._calls.put(None)
+        if last is not None and wait_for([last], seconds).not_done:
+            self._last = last
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            answer, call = item
+            if self._last not in (None, answer):
+                answer.cancel()
+                continue
+            try:
+                answer.set_result(call())
+            except BaseException as error:
+                answer.set_exception(error)
 
 
 class _Holder:
@@ -142,6 +183,12 @@ class _RayAnswer:
             return ray.get(self._reference)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None  # our own exception, not Ray's wrapping of it
+
+    def within(self, seconds: float) -> None:
+        """Waits so long at most."""
+        import ray
+
+        ray.wait([self._reference], timeout=seconds)
 
     def done(self) -> bool:
         import ray

@@ -79,6 +79,7 @@ class RunConfig(Section):
         yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
+        yield from self.privacy.clashes_with(self)
         yield from self.aggregation.secure.clashes_with(self)
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(

@@ -1,5 +1,7 @@
 """Errors with a story: a user's mistake is one sentence, a failure names hospital, round and stage."""
 
+from collections.abc import Sequence
+
 
 class PulseLedgerError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -70,6 +72,22 @@ class HospitalError(PulseLedgerError):
     def __reduce__(self):  # type: ignore[no-untyped-def]
         # The default pickles only the message, which would lose the fields on the way through Ray.
         return type(self), (self.hospital, self.round, self.stage, self.cause, self.trace)
+
+
+def first_of(failed: Sequence[HospitalError]) -> HospitalError:
+    """The first of several failures; where others failed for the same reason, it names them: so one that differs stands alone."""
+    first = failed[0]
+    alike = [
+        str(one.hospital)
+        for one in failed
+        if (one.round, one.stage, one.cause) == (first.round, first.stage, first.cause)
+    ]
+    if len(alike) < 2:
+        return first
+    names = f"{', '.join(alike[:-1])} and {alike[-1]}"
+    return type(first)(
+        first.hospital, first.round, first.stage, f"{first.cause} (so say hospitals {names})", first.trace
+    )
 
 
 class HospitalLost(HospitalError):

@@ -59,9 +59,9 @@ from engine.privacy.base import NONE
 from engine.privacy.build import Mechanisms, build_privacy
 from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
+from engine.secure.part import STAGE as MASK
 from engine.secure.part import Hidden, Part, Place
 from engine.secure.protocol import Transcript
-from engine.secure.round import STAGE as MASK
 from engine.secure.round import WITHDRAW
 from engine.secure.vault import FOLDER as SECURE
 from engine.secure.vault import Vault

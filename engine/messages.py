@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from engine.errors import HospitalError, PulseLedgerError
+from engine.errors import HospitalError, PulseLedgerError, first_of
 from engine.result import CommitteeRow, RoundSummary, SyntheticRow, VerdictRow
 
 State = dict[str, np.ndarray]  # private to one hospital, or of the server's optimiser
@@ -592,7 +592,7 @@ def survivors(answers: Sequence[Any], min_hospitals: int | None) -> tuple[tuple[
     good = tuple(answer for answer in answers if not isinstance(answer, HospitalError))
     lost = tuple(answer for answer in answers if isinstance(answer, HospitalError))
     if lost and min_hospitals is None:
-        raise lost[0]
+        raise first_of(lost)
     if lost and min_hospitals is not None and len(good) < min_hospitals:
         raise PulseLedgerError(
             f"{len(good)} hospitals answered, federation.min_hospitals is {min_hospitals}; first failure: {lost[0]}"

@@ -159,7 +159,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     **{
         f"ledger.{name}": (_RPC,)
         for name in (
-            *("url", "chain_id", "contract", "key_file", "confirmations", "timeout"),
+            *("url", "chain_id", "contract", "key_file", "confirmations", "timeout", "max_fee_gwei"),
             *("admin", "admin_key_file", "auditor"),
         )
     },

@@ -8,7 +8,7 @@ verdicts are computed from `predictions.parquet` alone, patient by patient.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from engine.result import PREDICTIONS, Model
 from engine.settings import Name, Section, load_yaml, parse
 from sweeps import statistics
 from sweeps.folder import read_study, repeat_folder, trial_folder
+from sweeps.people import ATTRIBUTES
 from sweeps.rows import Row, rows_of
 from sweeps.statistics import Interval
 
@@ -33,24 +34,29 @@ LONGEST = 1_000_000  # bytes of a file of claims
 class Side(Section):
     """One of the two that are compared."""
 
+    condition: str | None = Field(None, description="of this side, where it is another one than the claim's")
     method: Name = Field(..., description="as tables call it, such as FedAvg + fine-tuning")
     model: Model = Field("personal", description="the hospitals' own models, or the global one")
 
 
 class Claim(Section):
-    """One claim: that `subject` is better than `against`, not worse, or level, in one condition of the study."""
+    """One claim: that `subject` is better than `against`, not worse, or level, or that its score lies within bounds."""
 
     id: Name = Field(..., pattern=r"^[\w.-]+$", description="short name")
     says: Name = Field(..., description="the claim in a sentence")
     condition: str = Field("all", description="label of the study's condition")
     subject: Side = Field(..., description="who is said to be better")
-    against: Side = Field(..., description="than whom")
-    endpoint: Literal["macro_f1", "accuracy", "recall"] = Field(
-        "macro_f1", description="of all patients' test beats together; recall: of the one class in `classes`"
+    against: Side | None = Field(None, description="than whom; nobody with test within")
+    endpoint: Literal["macro_f1", "accuracy", "recall", "equality"] = Field(
+        "macro_f1",
+        description="of all patients' test beats together; recall: of the one class in `classes`; "
+        "equality: 1 less the difference of that recall between two groups",
     )
+    groups: Literal["sex", "age"] | None = Field(None, description="endpoint equality: whose recall is to be equal")
     classes: tuple[Name, ...] = Field(CLASSES[:4], min_length=1, description="classes that count")
     without: tuple[Name, ...] = Field((), description="patients that are left out")
-    test: Literal["better", "not worse", "level"] = Field("better", description="what has to be shown")
+    test: Literal["better", "not worse", "level", "within"] = Field("better", description="what has to be shown")
+    between: tuple[float, float] | None = Field(None, description="test within: the least and the greatest score")
     margin: float = Field(
         0.0, ge=0, lt=1, description="by how much at least; of how much a level or not worse one may differ"
     )
@@ -71,9 +77,9 @@ class Found:
     """What the predictions say of a claim.
 
     Attributes:
-        difference: subject less other; None where nothing can be computed.
-        p: of the paired test over patients, and after Holm.
-        patients: those with beats of the classes; `each`: their own differences.
+        difference: subject less other, or the subject's own score where there is no other; None where nothing can be computed.
+        p: of the paired test over patients, and after Holm; None where the interval alone decides.
+        patients: those with beats of the classes; `each`: their own differences, or scores (endpoint equality: of recall).
         support: test beats of each class.
         why: of a verdict that nothing can be said, or empty.
     """
@@ -95,13 +101,17 @@ class Found:
         claim = self.claim
         if self.difference is None:
             return f"{claim.id} ({claim.says}): not testable here, {self.why}."
-        value, low, high = (f"{100 * number:+.1f}" for number in self.difference)
-        level = 95 if claim.test == "better" else 90
+        value, low, high = (f"{100 * number:{'+' if claim.against else ''}.1f}" for number in self.difference)
+        level = 95 if claim.test in ("better", "within") else 90
         left = f" without {', '.join(claim.without)}" if claim.without else ""
         what = f"{claim.endpoint.replace('_', '-')} of {', '.join(claim.classes)}"
-        told = f"p {self.corrected:.3g} after Holm, {len(self.patients)} patients, {self.seeds} seed(s)"
+        if claim.groups:
+            what += f" by {claim.groups}"
+        p = "by the interval alone" if self.corrected is None else f"p {self.corrected:.3g} after Holm"
+        told = f"{p}, {len(self.patients)} patients, {self.seeds} seed(s)"
+        sides = _side(claim.subject) + (f" less {_side(claim.against)} is" if claim.against else " has")
         return (
-            f"{claim.id} ({claim.says}): {self.verdict}; {_side(claim.subject)} less {_side(claim.against)} is {value} points of "
+            f"{claim.id} ({claim.says}): {self.verdict}; {sides} {value} points of "
             f"{what}{left}, {level} % interval over patients [{low}, {high}], {told}."
         )
 
@@ -122,7 +132,8 @@ class Found:
 
 
 def _side(side: Side) -> str:
-    return f"{side.method} ({side.model})"
+    where = f", {side.condition}" if side.condition else ""
+    return f"{side.method} ({side.model}{where})"
 
 
 def read_claims(path: Path) -> tuple[Claims, str]:
@@ -140,25 +151,46 @@ def read_claims(path: Path) -> tuple[Claims, str]:
     if double := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{path}: claims: {double[0]} stands twice; each id names one claim.")
     for claim in claims.claims:
-        if claim.endpoint == "recall" and len(claim.classes) != 1:
-            raise ConfigError(
-                f"{path}: claim {claim.id}: endpoint recall is of one class; classes has {len(claim.classes)}."
-            )
-        if claim.test != "better" and not claim.margin:
-            raise ConfigError(f"{path}: claim {claim.id}: test {claim.test} needs a margin above 0.")
+        if wrong := _wrong(claim):
+            raise ConfigError(f"{path}: claim {claim.id}: {wrong}.")
     return claims, digest
 
 
+def _wrong(claim: Claim) -> str:
+    """What in a claim does not go together, or nothing."""
+    equality, within = claim.endpoint == "equality", claim.test == "within"
+    if claim.endpoint in ("recall", "equality") and len(claim.classes) != 1:
+        return f"endpoint {claim.endpoint} is of one class; classes has {len(claim.classes)}"
+    if equality != (claim.groups is not None):
+        return "endpoint equality and groups, sex or age, go together"
+    if within != (claim.against is None):
+        return "test within is against nobody, and every other test against somebody"
+    if within != (claim.between is not None):
+        return "test within and between, two scores, go together"
+    if claim.between is not None and not 0 <= claim.between[0] < claim.between[1] <= 1:
+        return "between has to be two scores from 0 to 1, the least first"
+    if claim.test in ("not worse", "level") and not claim.margin:
+        return f"test {claim.test} needs a margin above 0"
+    return ""
+
+
 class Tables(NamedTuple):
-    """Test predictions of one side: confusion matrices int[seeds, patients, C, C] over `classes`."""
+    """Test predictions of one side: confusion matrices int[seeds, patients, C, C] over `classes`.
+
+    Attributes:
+        groups: of each patient, 0 or 1, or -1 where it is in none that is known.
+    """
 
     patients: tuple[str, ...]
     classes: tuple[str, ...]
     counts: np.ndarray
+    groups: np.ndarray
 
 
-def tables_of(paths: Sequence[Path], model: Model, classes: Sequence[str], without: Sequence[str]) -> Tables:
-    """The confusion matrices of each patient in each seed's predictions.
+def tables_of(
+    paths: Sequence[Path], model: Model, classes: Sequence[str], without: Sequence[str], groups: str | None = None
+) -> Tables:
+    """The confusion matrices of each patient in each seed's predictions; `groups` names the column of the group.
 
     Raises:
         DataError: a file is missing or none of predictions, or seeds were tested on other beats.
@@ -166,20 +198,31 @@ def tables_of(paths: Sequence[Path], model: Model, classes: Sequence[str], witho
     import pandas as pd
 
     index = {name: i for i, name in enumerate(classes)}
-    frames = []
+    frames: list[Any] = []
+    member: dict[str, str] = {}
+    columns = ["patient", "model", "true", "predicted", *([groups] if groups else [])]
     for path in paths:
         try:
-            frame = pd.read_parquet(path, columns=["patient", "model", "true", "predicted"])
+            frame = pd.read_parquet(path, columns=columns)
         except Exception as error:  # pyarrow has many
             raise DataError(f"{path}: holds no predictions ({type(error).__name__}).") from None
         frames.append(frame[(frame["model"] == model) & ~frame["patient"].isin(without)])
+        if groups:
+            member |= dict(zip(frame["patient"], frame[groups], strict=True))
     patients = tuple(sorted({name for frame in frames for name in frame["patient"]}))
     place = {name: i for i, name in enumerate(patients)}
     counts = np.zeros((len(frames), len(patients), len(classes), len(classes)), np.int64)
     for seed, frame in enumerate(frames):
         rows = (frame["patient"].map(place), frame["true"].map(index), frame["predicted"].map(index))
         np.add.at(counts[seed], tuple(row.to_numpy(int) for row in rows), 1)
-    return Tables(patients, tuple(classes), counts)
+    known = ATTRIBUTES.get(groups or "", ())
+    place_of = [known.index(one) if (one := member.get(name, "")) in known else -1 for name in patients]
+    return Tables(patients, tuple(classes), counts, np.array(place_of, int))
+
+
+def _apart(tables: Tables) -> np.ndarray:
+    """int[seeds, patients, 2, C, C]: each patient's matrix at the place of its group, zeros at the other's."""
+    return tables.counts[:, :, None] * (tables.groups[:, None] == [0, 1])[:, :, None, None]
 
 
 def judge(claims: Claims, folder: Path) -> list[Found]:
@@ -191,7 +234,10 @@ def judge(claims: Claims, folder: Path) -> list[Found]:
     study, rows = read_study(folder), rows_of(folder)
     measured = [_measured(claim, claims, rows, folder, study.data.classes) for claim in claims.claims]
     corrected = iter(statistics.holm([found.p for found in measured if found.p is not None]))
-    return [found if found.p is None else _decided(found, next(corrected)) for found in measured]
+    return [
+        found if found.difference is None else _decided(found, found.p if found.p is None else next(corrected))
+        for found in measured
+    ]
 
 
 def _measured(claim: Claim, claims: Claims, rows: Sequence[Row], folder: Path, classes: Sequence[str]) -> Found:
@@ -203,56 +249,88 @@ def _measured(claim: Claim, claims: Claims, rows: Sequence[Row], folder: Path, c
     if unknown := [name for name in claim.classes if name not in classes]:
         return nothing(f"the study has no class {unknown[0]}")
     sides = []
-    for side in (claim.subject, claim.against):
-        found = [
-            r
-            for r in rows
-            if r.outcome and not r.violated and r.condition == claim.condition and r.method == side.method
-        ]
-        if not found:
-            return nothing(f"no finished trial of {side.method} in condition {claim.condition}")
-        repeats = found[0].outcome.repeats if found[0].outcome else 0
-        home = trial_folder(folder, found[0].trial)
-        paths = [repeat_folder(home, i) / PREDICTIONS for i in range(repeats)]
-        sides.append(tables_of(paths, side.model, classes, claim.without))
-    ours, theirs = sides
+    for side in (claim.subject, *([claim.against] if claim.against else [])):
+        condition = side.condition or claim.condition
+        if (paths := _predictions(rows, folder, condition, side.method)) is None:
+            return nothing(f"no finished trial of {side.method} in condition {condition}")
+        sides.append(tables_of(paths, side.model, classes, claim.without, claim.groups))
+    ours, theirs = sides[0], sides[-1]
     truth = [one.counts.sum(-1) for one in sides]
-    if ours.patients != theirs.patients or len(truth[0]) != len(truth[1]) or (truth[0] != truth[1]).any():
-        return nothing(f"{claim.subject.method} and {claim.against.method} were tested on other beats")
+    if ours.patients != theirs.patients or len(truth[0]) != len(truth[-1]) or (truth[0] != truth[-1]).any():
+        return nothing(
+            f"{claim.subject.method} and {(claim.against or claim.subject).method} were tested on other beats"
+        )
     chosen = [ours.classes.index(name) for name in claim.classes]
-    support = {name: int(truth[0][0][:, i].sum()) for name, i in zip(claim.classes, chosen, strict=True)}
+    support = {n: int(truth[0].sum(1)[:, i].min()) for n, i in zip(claim.classes, chosen, strict=True)}
     if few := [name for name, beats in support.items() if beats < claims.min_support]:
         return nothing(f"{few[0]} has {support[few[0]]} test beats, fewer than {claims.min_support}", support)
     has = truth[0][:, :, chosen].sum((0, 2)) > 0
     if has.sum() < claim.patients:
         return nothing(f"{has.sum()} patients have such beats, fewer than {claim.patients}", support)
-    score = statistics.macro_f1 if claim.endpoint == "macro_f1" else statistics.accuracy
-    each = (score(ours.counts, chosen) - score(theirs.counts, chosen)).mean(0)[has]
-    level = 1 - ALPHA if claim.test == "better" else 1 - 2 * ALPHA
-    interval = statistics.by_patients(
-        ours.counts[:, has], theirs.counts[:, has], score, chosen, level, claims.resamples, claims.seed
-    )
-    p = {
-        "better": lambda: statistics.wilcoxon(each - claim.margin),
-        "level": lambda: statistics.tost(each, claim.margin),
-        "not worse": lambda: statistics.not_worse(each, claim.margin),
-    }[claim.test]()
+    for i, name in enumerate(ATTRIBUTES.get(claim.groups or "", ())):
+        of_it = has & (ours.groups == i)
+        beats = int(truth[0][:, of_it][:, :, chosen].sum((1, 2)).min())
+        if beats < claims.min_support or of_it.sum() < claim.patients / 2:
+            return nothing(f"{of_it.sum()} patients of group {name} have {beats} such beats, too few", support)
     patients = tuple(name for name, there in zip(ours.patients, has.tolist(), strict=True) if there)
-    return Found(claim, "not shown", interval, p, None, patients, tuple(each.tolist()), support, len(ours.counts), "")
+    found = Found(claim, "not shown", None, None, None, patients, (), support, len(ours.counts), "")
+    return _with_numbers(found, claims, sides, has, chosen)
 
 
-def _decided(found: Found, corrected: float) -> Found:
-    """The verdict: test and interval have to agree that a claim holds; the interval alone may exclude it."""
+def _predictions(rows: Sequence[Row], folder: Path, condition: str, method: str) -> list[Path] | None:
+    """The files of predictions of a method's best finished trial, one a seed; None where there is none."""
+    for row in rows:
+        if row.outcome and not row.violated and (row.condition, row.method) == (condition, method):
+            home = trial_folder(folder, row.trial)
+            return [repeat_folder(home, i) / PREDICTIONS for i in range(row.outcome.repeats)]
+    return None
+
+
+def _with_numbers(
+    found: Found, claims: Claims, tables: Sequence[Tables], has: np.ndarray, chosen: Sequence[int]
+) -> Found:
+    """With patients' own differences, the interval and, where patients can be tested one by one, p."""
+    claim = found.claim
+    own = statistics.macro_f1 if claim.endpoint == "macro_f1" else statistics.accuracy
+    scores = [own(one.counts[:, has], chosen) for one in tables]
+    each = np.nanmean(scores[0] - scores[1] if claim.against else scores[0], 0)  # a patient may miss in some seeds
+    equality = claim.endpoint == "equality"
+    level = 1 - ALPHA if claim.test in ("better", "within") else 1 - 2 * ALPHA
+    sides = [(_apart(one) if equality else one.counts)[:, has] for one in tables]
+    interval = statistics.by_patients(
+        sides[0],
+        sides[1] if claim.against else None,
+        statistics.equality if equality else own,
+        chosen,
+        level,
+        claims.resamples,
+        claims.seed,
+    )
+    p = None
+    if not equality and claim.test != "within":
+        p = {
+            "better": lambda: statistics.wilcoxon(each - claim.margin),
+            "level": lambda: statistics.tost(each, claim.margin),
+            "not worse": lambda: statistics.not_worse(each, claim.margin),
+        }[claim.test]()
+    return replace(found, difference=interval, p=p, each=tuple(each.tolist()))
+
+
+def _decided(found: Found, corrected: float | None) -> Found:
+    """The verdict: test, if there is one, and interval have to agree that a claim holds; the interval alone may exclude it."""
     assert found.difference is not None
     _, low, high = found.difference
     margin, test = found.claim.margin, found.claim.test
+    least, greatest = found.claim.between or (-margin, margin)
     holds, fails = {
         "better": (low > margin, high < margin),
         "not worse": (low > -margin, high < -margin),
-        "level": (-margin < low and high < margin, high < -margin or low > margin),
+        "level": (least < low and high < greatest, high < least or low > greatest),
+        "within": (least <= low and high <= greatest, high < least or low > greatest),
     }[test]
-    verdict: Verdict = "validated" if holds and corrected < ALPHA else "refuted" if fails else "not shown"
-    return Found(**{**vars(found), "verdict": verdict, "corrected": corrected})
+    shown = holds and (corrected is None or corrected < ALPHA)
+    verdict: Verdict = "validated" if shown else "refuted" if fails else "not shown"
+    return replace(found, verdict=verdict, corrected=corrected)
 
 
 def registered(folder: Path, digest: str) -> str:

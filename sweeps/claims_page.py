@@ -11,7 +11,7 @@ from engine.homes import claim as claim_folder
 from sweeps.claims import Found, as_document, judge, read_claims, registered
 from sweeps.page import Page, Picture, Said, Section, Words
 
-PAGE, DATA = "claims.html", "claims.json"
+PAGE, DATA, TABLE = "claims.html", "claims.json", "claims.md"
 COLOURS = {"validated": "#2a7f3f", "refuted": "#b3362b", "not shown": "#7a6a2a", "not testable": "#777777"}
 HOW = (
     "Every number is of test predictions, patient by patient. A claim is validated where the paired test over patients (after Holm, over "
@@ -29,7 +29,7 @@ def write_claims(folder: Path, file: Path, out: Path | None = None) -> tuple[lis
     claims, digest = read_claims(file)
     found, standing = judge(claims, folder), registered(folder, digest)
     out = out or folder / "claims"
-    claim_folder(out, "report", (PAGE, DATA))
+    claim_folder(out, "report", (PAGE, DATA, TABLE))
     sections, drawn = [], {}
     for one in found:
         parts: list[Words | Picture] = [Words(one.sentence, "lead")]
@@ -46,7 +46,8 @@ def write_claims(folder: Path, file: Path, out: Path | None = None) -> tuple[lis
     )
     write_text(out / PAGE, page.html())
     write_text(out / DATA, as_document(found, digest, standing))
-    return found, [out / PAGE, out / DATA]
+    write_text(out / TABLE, markdown(found, file.name, digest, standing))
+    return found, [out / PAGE, out / DATA, out / TABLE]
 
 
 def forest(found: Found) -> Figure:
@@ -55,17 +56,45 @@ def forest(found: Found) -> Figure:
     order = sorted(range(len(found.each)), key=lambda i: found.each[i])
     figure = Figure(figsize=(6.4, 1.2 + 0.16 * len(order)), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvline(0, color="#999999", linewidth=0.8)
-    if margin := found.claim.margin:
-        axes.axvspan(-100 * margin, 100 * margin, color="#eeeeee", zorder=0)
+    claim = found.claim
+    least, greatest = claim.between or (-claim.margin, claim.margin)
+    if claim.against:
+        axes.axvline(0, color="#999999", linewidth=0.8)
+    if least < greatest:
+        axes.axvspan(100 * least, 100 * greatest, color="#eeeeee", zorder=0)
     axes.plot([100 * found.each[i] for i in order], range(1, len(order) + 1), "o", markersize=3, color="#444444")
     value, low, high = (100 * number for number in found.difference)
     colour = COLOURS[found.verdict]
     axes.plot([low, high], [0, 0], color=colour, linewidth=2)
     axes.plot([value], [0], "D", color=colour)
     axes.set_yticks(range(len(order) + 1), ["all", *(found.patients[i] for i in order)], fontsize=6)
-    axes.set_xlabel(f"points of {found.claim.endpoint.replace('_', '-')}, subject less other")
+    side = ", subject less other" if claim.against else ""
+    what = (
+        f"equality of recall (all), recall (patients){side}"
+        if claim.groups
+        else f"{claim.endpoint.replace('_', '-')}{side}"
+    )
+    axes.set_xlabel(f"points of {what}")
     return figure
+
+
+def markdown(found: Sequence[Found], name: str, digest: str, standing: str) -> str:
+    """The verdicts as a page that holds no beats, to be kept beside the file of claims."""
+    head = f"# {name}\n\nSHA-256 of the claims: `{digest}`; {standing}.\n\n"
+    head += "| claim | says | verdict | points | interval | p after Holm | patients | seeds |\n|---|---|---|---|---|---|---|---|\n"
+    return head + "".join(_line(one) for one in found)
+
+
+def _line(found: Found) -> str:
+    claim, numbers, p = found.claim, [found.why, "–"], "–"
+    if found.difference is not None:
+        value, low, high = (f"{100 * number:{'+' if claim.against else ''}.1f}" for number in found.difference)
+        numbers, p = (
+            [value, f"[{low}, {high}]"],
+            "interval alone" if found.corrected is None else f"{found.corrected:.3g}",
+        )
+    cells = [claim.id, claim.says, found.verdict, *numbers, p, str(len(found.patients) or "–"), str(found.seeds or "–")]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def told(found: Sequence[Found]) -> str:

@@ -70,6 +70,8 @@ class _Running:
     started: float = 0.0
     seen: Seen = NOT_SEEN
     seen_at: float = 0.0
+    before: int = 0  # rounds of earlier attempts
+    pace: float = 0.0  # seconds of its longest round
     pruning: Command | None = None  # somebody has asked for its end
     again: bool = False  # it has ended already, but its results are gone
 
@@ -91,7 +93,7 @@ class Driver:
         self._folder = folder.resolve()
         self._queue, self._commands, self._progress, self._ray = queue, commands, progress, ray
         self._clock, self._limits = means.clock, means.limits
-        self._slots = Slots(ray, study, means.runner, means.clock, means.limits.start)
+        self._slots = Slots(ray, study, progress.note, means.runner, means.clock, means.limits.start)
         if self._slots.at_once < self._slots.wanted:
             progress.note(f"memory is enough for {self._slots.at_once} of {self._slots.wanted} trials at a time")
         self._mirror = open_mirror(
@@ -103,7 +105,7 @@ class Driver:
         self._running: list[_Running] = []
         self._parked: list[_Running] = []  # for a reviewer
         self._stranded: list[str] = []  # what is wrong with the node of a trial that stays under way
-        self._stopping = Stopping(self._folder, commands, progress.note)
+        self._stopping = Stopping(self._folder, commands, progress.note, means.clock)
         self._trained = 0.0  # seconds of training, times the CPUs of the trial
 
     def drive(self) -> None:
@@ -137,6 +139,7 @@ class Driver:
                 raise
 
     def _loop(self) -> None:
+        self._stopping.waits = True
         while True:
             there = self._slots.look()
             self._obey()
@@ -151,6 +154,7 @@ class Driver:
             calls = [trial.call for trial in self._running]
             done, _ = self._ray.wait(calls, num_returns=1, timeout=self._limits.tick)
             self._look()
+            self._end_late()
             for call in done:
                 trial = next(t for t in self._running if t.call is call)
                 if self._conclude(trial):
@@ -240,7 +244,8 @@ class Driver:
         trial.order = next_attempt(replace(trial.order, rungs=rungs))
         now = self._clock.now()
         trial.started = trial.started or now
-        trial.seen, trial.seen_at = NOT_SEEN, now
+        trial.seen, trial.seen_at, trial.pace = NOT_SEEN, now, 0.0
+        trial.before = read_progress(trial.order.folder).round
         self._progress.started(trial.number, settings(stored.keys), stored.condition, trial.order.rounds)
         trial.slot = slot
         trial.call = slot.runner.begin.remote(trial.order, self._mirror.tracker)
@@ -253,12 +258,24 @@ class Driver:
         limit = self._limits.start + ATTEMPTS * self._study.execution.deadline
         for trial in self._running:
             if (seen := read_progress(trial.order.folder)) not in (trial.seen, NOT_SEEN):
+                if trial.before < trial.seen.round < seen.round:
+                    trial.pace = max(trial.pace, self._clock.now() - trial.seen_at)
                 trial.seen, trial.seen_at = seen, self._clock.now()
                 self._progress.advanced(trial.number, seen.round, seen.scores, seen.note)
             if self._clock.now() - trial.seen_at > limit and trial.slot is not None:
                 self._progress.note(f"trial {trial.number}: no round in {limit:g} s; its runner is ended")
                 self._slots.end_runner(trial.slot)  # the call fails, which counts as a loss
                 trial.seen_at = self._clock.now()
+
+    def _end_late(self) -> None:
+        """Ends trials that reach no checkpoint in time when a stop is wanted; what is lost is since their last."""
+        for trial in self._running if self._stopping.urgency else ():
+            has_begun = trial.seen.round > trial.before
+            limit = max(self._limits.stop, 2 * trial.pace) if has_begun else self._limits.leave
+            if self._stopping.seconds() > limit and trial.slot is not None and trial.number not in self._stopping.ended:
+                self._progress.note(f"trial {trial.number}: no checkpoint within {limit:.0f} s; its runner is ended")
+                self._slots.end_runner(trial.slot)  # the call fails, and the trial stays under way
+                self._stopping.ended.add(trial.number)
 
     def _conclude(self, trial: _Running) -> bool:
         """Takes the answer of a trial's runner; returns False when the trial goes on."""
@@ -271,6 +288,7 @@ class Driver:
             self._lost(trial, error)
             return True
         self._trained += reply.trained * self._slots.cpus
+        self._stopping.ended.discard(trial.number)  # it was quicker
         match reply:
             case AtRung():
                 kept = self._judge(trial, reply)

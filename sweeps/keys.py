@@ -44,6 +44,7 @@ UNITS = {
     "balance.timegan.batch_size": "beats",
     "balance.timegan.minimum": "beats",
     "ledger.timeout": "s",
+    "ledger.max_fee_gwei": "gwei",
     "ledger.window": "s",
     "ledger.deadline": "s",
     "ledger.confirmations": "blocks",

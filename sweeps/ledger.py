@@ -127,12 +127,17 @@ def finalize(folder: Path, now: Callable[[], float] = time.time) -> dict[str, An
         now: seconds since 1970.
 
     Raises:
-        LedgerError: it has not, or a dispute is open.
+        LedgerError: it has not, or a dispute is open, or a hospital owes an opening by the embedded chain's clock.
     """
     with opened(folder) as ledger:
         if not ledger.rounds.is_final():
             if ledger.book.chain.name == "embedded":
                 _require_passed(folder, now())
+                if owed := ledger.challenges.owed():
+                    raise LedgerError(
+                        f"{folder}: {owed} challenged hospital{'s' * (owed > 1)} may still answer, whose time the clock of the embedded "
+                        "chain would pass; `ledger open` or `ledger overdue` comes first"
+                    )
             ledger.rounds.finalize()
         return {"rounds": ledger.rounds.finalized(), "final": ledger.rounds.is_final()}
 

@@ -22,6 +22,8 @@ class Limits:
 
     Attributes:
         start: seconds for a placement group, and for the first sign of a trial.
+        stop: seconds for a trial to reach a checkpoint when a stop is wanted; more where its rounds take longer than half of it.
+        leave: the same for one that has made no round yet, so that nothing is lost with it.
         drop: seconds for a pruned trial to close its ledger and let its hospitals go.
         store: seconds for an MLflow store that is away when the study ends.
         tick: seconds between two looks at the running trials.
@@ -30,7 +32,9 @@ class Limits:
     """
 
     start: float = START_SECONDS
-    drop: float = 60.0
+    stop: float = 30.0
+    leave: float = 5.0
+    drop: float = 30.0
     store: float = STORE_SECONDS
     tick: float = 0.5
     losses: int = 2

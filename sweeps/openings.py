@@ -3,6 +3,7 @@
 challenge   an auditor, on the chain: the hospital has a week to answer
 open        the hospital, with its key: all of its update, or chunks that the head of the round draws
 judge       anybody, from the folder or bundle and the opening; an auditor's judgement goes onto the chain
+withheld    an auditor, whom nobody gives the opening that a hospital has signed
 overdue     anybody, after the week: silence counts as fraud
 """
 
@@ -37,6 +38,8 @@ from engine.settings import parse
 from sweeps.ledger import CONFIG, auditor, moment, opened
 
 HIDDEN = 2  # unopened hospitals of a sum that hide each other
+OWES = "CHALLENGED"  # of `format.CHALLENGES`
+WITHHELD = "the opening whose digest the hospital has signed was handed to nobody"
 CHALLENGED = "challenges"  # folder of the auditor's notes, beside the journal
 
 
@@ -95,6 +98,20 @@ def unlock(folder: Path, round: int, slot: int, chunks: int | None, out: Path) -
         return {"round": round, "hospital": slot, "file": str(out), "answered": told, "unopened": left}
 
 
+def withheld(folder: Path, round: int, slot: int, key: Path | None) -> dict[str, Any]:
+    """Decides on a hospital that has answered a challenge and hands its opening to nobody; an auditor's word, which nothing proves.
+
+    Raises:
+        LedgerError: it has not answered.
+    """
+    with opened(folder) as ledger:
+        said = _group(folder, ledger, round, slot)
+        ledger.challenges.decide(round, slot, True, json_hash([WITHHELD]), auditor(ledger, key))
+        others = _challenged(ledger, round, [s for s in said.masked if s != slot])
+        left = len(said.masked) - len(others)
+        return {"round": round, "hospital": slot, "fraud": True, "reasons": [WITHHELD], "unopened": left, "told": True}
+
+
 def judge(
     folder: Path, round: int, slot: int, file: Path, bound: float | None, key: Path | None, tell: bool
 ) -> dict[str, Any]:
@@ -135,13 +152,17 @@ def overdue(folder: Path, round: int, slot: int, now: Callable[[], float] = time
     """Takes a hospital's silence for fraud, after its time.
 
     Raises:
-        LedgerError: nobody has challenged it, or it may still answer.
+        LedgerError: nobody has challenged it, or it may still answer; by the embedded chain's clock, which is one for all, another
+            one may.
     """
     with opened(folder) as ledger:
         if ledger.book.chain.name == "embedded":  # whose clock stands still between its blocks
-            note = read_document(folder / "ledger" / CHALLENGED / f"{round:05d}-{slot:04d}.json")
-            if now() < note["until"]:
-                raise LedgerError(f"{folder}: hospital {slot} may answer until {moment(note['until'])}")
+            notes = [read_document(one) for one in sorted((folder / "ledger" / CHALLENGED).glob("*.json"))]
+            late = {(note["round"], note["hospital"]): note["until"] for note in notes if now() < note["until"]}
+            for (number, other), until in late.items():
+                if (number, other) == (round, slot) or ledger.challenges.state(number, other)["status"] == OWES:
+                    words = f"hospital {other} may answer in round {number} until {moment(until)}"
+                    raise LedgerError(f"{folder}: {words}; the embedded chain has one clock for all")
         ledger.challenges.expire(round, slot)
         return {"round": round, "hospital": slot, "fraud": True}
 

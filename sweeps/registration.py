@@ -28,7 +28,7 @@ _NOT_PART: Any = {
     "out": True,
     "concurrency": True,
     "execution": True,
-    "ledger": {"url", "chain_id", "contract", "key_file", "confirmations", "timeout", "keystore"},
+    "ledger": {"url", "chain_id", "contract", "key_file", "confirmations", "timeout", "max_fee_gwei", "keystore"},
     "storage": True,
     "tracking": True,
     "trials": True,

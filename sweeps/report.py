@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import sweeps.edges as edges
 import sweeps.exhibits as exhibits
 import sweeps.judged as judged
 import sweeps.people as people
@@ -102,6 +103,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.spread(material, looks),
         *people.sections(material.trials, looks),
         *judged.sections(material),
+        *edges.sections(material),
         _ledger(material, looks),
         _unfinished(material),
         runs_section(material, folder, _relative(folder, out)),
@@ -240,7 +242,7 @@ def _how_to_read(material: Material) -> str:
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Looks, home: str) -> Table:
-    timed = CLOCKED if any(trial.times for trial in group) else ()
+    timed = [path for path in CLOCKED if any(trial.outcome.mean(path) is not None for trial in group)]
     paths = [path for path in ORDER if path not in objectives and (path in timed or path not in CLOCKED)]
     heads = ["trial", "method", "settings", *(shown(path).title for path in (*objectives, *paths))]
     lines = [_trial_line(trial, objectives, paths, looks, home) for trial in group[:ROWS]]

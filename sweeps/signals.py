@@ -6,8 +6,10 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+CONFIG = "config.yaml"  # there once a run has begun
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONCE_MORE = "stopping at the next checkpoint; once more leaves at once"
 
@@ -41,20 +43,29 @@ def listening(heard: Callable[[bool], None]) -> Iterator[None]:
 
 
 class Ending:
-    """Whether a single run is to end at its next checkpoint."""
+    """Whether a single run is to end at its next checkpoint; an observer of it.
 
-    def __init__(self, folder: object, say: Callable[[str], None]) -> None:
-        self.wanted = False
+    Before its first round is over there is nothing that a checkpoint would keep, and the first signal leaves at once: data
+    may be cut for minutes, and a node may be waited for as long.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.wanted, self._has_begun = False, False
         self._folder, self._say = folder, say
+
+    def round_finished(self, record: object) -> None:
+        self._has_begun = True
 
     def heard(self, first: bool) -> None:
         """For `listening`.
 
         Raises:
-            KeyboardInterrupt: at the second signal.
+            KeyboardInterrupt: at the second signal, or before a round was over.
         """
-        if not first:
-            raise KeyboardInterrupt(f"left at once; `pulseledger resume {self._folder}` goes on.")
+        if not first or not self._has_begun:
+            begun = (self._folder / CONFIG).exists()
+            goes_on = f"`pulseledger resume {self._folder}` goes on" if begun else "nothing was begun"
+            raise KeyboardInterrupt(f"left at once; {goes_on}.")
         self.wanted = True
         # not now: whoever is told may be in the middle of something
         threading.Thread(target=self._say, args=(ONCE_MORE,)).start()

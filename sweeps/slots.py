@@ -27,6 +27,7 @@ from sweeps.trial import TrialRunner
 
 HEAD_SECONDS = 10.0  # for which the head of a cluster may be away
 _LOOK_SECONDS = 2.0  # between two looks at it
+SAY_SECONDS = (10.0, 60.0)  # until it is said what is waited for, and until it is said again
 START_SECONDS = 180.0  # a placement group that is not there by then, with no other trial in its way, never will be
 
 
@@ -46,12 +47,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A placement group that Ray has been asked for; `since` when no other trial is in its way."""
+    """A placement group that Ray has been asked for; `since` when no other trial is in its way, and when to say so."""
 
     group: Any
     bundles: list[dict[str, float]]
     labels: list[dict[str, str]]
     since: float
+    say_at: float
 
 
 class Slots:
@@ -66,6 +68,7 @@ class Slots:
         self,
         ray: Any,
         study: StudyConfig,
+        say: Callable[[str], None] = lambda text: None,
         runner: type[TrialRunner] = TrialRunner,
         clock: Clock = REAL,
         start_seconds: float = START_SECONDS,
@@ -74,6 +77,7 @@ class Slots:
     ) -> None:
         """
         Args:
+            say: told what is waited for, and until when.
             memory: bytes that this machine has; None asks it.
             head: what is wrong with the head of a cluster just now, "" for nothing; None asks that of the Ray that was joined.
 
@@ -81,7 +85,7 @@ class Slots:
             ResourceError: a trial does not fit.
         """
         memory = all_memory() if memory is None else memory
-        self._ray, self._study, self._runner, self._clock = ray, study, runner, clock
+        self._ray, self._study, self._say, self._runner, self._clock = ray, study, say, runner, clock
         self._seconds = start_seconds
         there = ray.cluster_resources().get("CPU", 1.0)
         # what each site may hold at a time, only the user knows
@@ -186,12 +190,11 @@ class Slots:
             self._forget()
             strategy = "SPREAD" if self._study.execution.placement == "spread" else "PACK"
             group = ray.util.placement_group(bundles, strategy, bundle_label_selector=labels or None)
-            asked = _Asked(group, bundles, labels, now)
-        self._asked = replace(asked, since=now) if others else asked
+            asked = _Asked(group, bundles, labels, now, now + SAY_SECONDS[0])
+        self._asked = replace(asked, since=now, say_at=now + SAY_SECONDS[0]) if others else asked
         if not self._is_there(asked.group):
-            if not others and self._clock.now() - asked.since > self._seconds:
-                self._forget()
-                raise ResourceError(self._no_room(trial, bundles, labels))
+            if not others:
+                self._wait_on(trial, asked)
             return None
         self._asked = None
         where = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
@@ -200,15 +203,25 @@ class Slots:
         actor = ray.remote(num_cpus=RUNNER_CPU, max_restarts=0)(self._runner)
         return Slot(asked.group, actor.options(scheduling_strategy=where).remote(), bundles, labels)
 
-    def _no_room(self, trial: int, bundles: list[dict[str, float]], labels: list[dict[str, str]]) -> str:
+    def _wait_on(self, trial: int, asked: _Asked) -> None:
+        """Says now and then what a trial waits for, though no other is in its way.
+
+        Raises:
+            ResourceError: it has waited long enough.
+        """
+        now = self._clock.now()
+        left = self._seconds - (now - asked.since)
         there, free = self.cores(), self._ray.available_resources().get("CPU", 0)
-        sites = sorted({label[SITE] for label in labels if label})
+        sites = sorted({label[SITE] for label in asked.labels if label})
         where = f" on nodes labelled {SITE}={', '.join(sites)}" if sites else ""
-        parts = f" in {len(bundles)} bundles" if len(bundles) > 1 else ""
-        return (
-            f"trial {trial} wants {self.cpus:g} CPU{parts}{where}; after {self._seconds:g} s "
-            f"the cluster's {there:g} CPU have {free:g} free."
-        )
+        parts = f" in {len(asked.bundles)} bundles" if len(asked.bundles) > 1 else ""
+        wanted, found = f"{self.cpus:g} CPU{parts}{where}", f"the cluster's {there:g} CPU have {free:g} free"
+        if left < 0:
+            self._forget()
+            raise ResourceError(f"trial {trial} wants {wanted}; after {self._seconds:g} s {found}.")
+        if now >= asked.say_at:
+            self._say(f"trial {trial} waits for {wanted}, for {left:.0f} s more; {found}")
+            self._asked = replace(asked, say_at=now + SAY_SECONDS[1])
 
     def _forget(self) -> None:
         """Takes back what Ray was asked for and has not given."""

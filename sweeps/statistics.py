@@ -30,12 +30,18 @@ def accuracy(tables: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     return np.where(true > 0, hits / np.maximum(true, 1), np.nan)
 
 
+def equality(tables: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """float[...]: 1 less the difference of two groups' recalls, of confusion matrices float[..., 2, C, C]; NaN where one has no beats."""
+    recall = accuracy(tables, classes)
+    return 1 - np.abs(recall[..., 0] - recall[..., 1])
+
+
 Score = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
 
 def by_patients(
     ours: np.ndarray,
-    theirs: np.ndarray,
+    theirs: np.ndarray | None,
     score: Score,
     classes: Sequence[int],
     level: float,
@@ -48,12 +54,14 @@ def by_patients(
     mean over seeds. A resample in which a score is not defined is left out.
 
     Args:
-        ours, theirs: confusion matrices int[seeds, patients, C, C].
+        ours, theirs: confusion matrices int[seeds, patients, ..., C, C]; without `theirs` the interval is of the score itself.
     """
 
     def difference(weights: np.ndarray) -> np.ndarray:  # float[resamples, patients] -> float[resamples]
-        each = (score(np.einsum("bp,spij->bsij", weights, t.astype(float)), classes).mean(1) for t in (ours, theirs))
-        return next(each) - next(each)
+        found = score(np.einsum("bp,sp...->bs...", weights, ours.astype(float)), classes).mean(1)
+        if theirs is None:
+            return found
+        return found - score(np.einsum("bp,sp...->bs...", weights, theirs.astype(float)), classes).mean(1)
 
     patients = ours.shape[1]
     value = float(difference(np.ones((1, patients)))[0])

@@ -17,7 +17,10 @@ from results import whole
 from engine import seeds
 from engine.data.beats import open_beats
 from engine.model import ModelConfig, build_network, initial_parameters
+from engine.oracles.base import Batch, Clipped
 from engine.oracles.torch import TorchOracle
+from engine.privacy.dpsgd import from_seed
+from engine.privacy.plan import RATE, mechanism_of
 from engine.result import CohortReport, HospitalReport, HospitalScores, Result, Scores
 from engine.schedule.sampled import Sampled
 
@@ -82,6 +85,28 @@ def test_a_tiny_race(tmp_path: Path):
         assert runs[0]["rss_mb"] > 50
         assert runs[0]["wall"] > sum(runs[0]["rounds"])
     assert result["rows"]["ours-threads-torch"]["loss_off"] < 1e-4
+
+
+def test_the_paillier_of_the_comparison_is_the_published_one(monkeypatch: pytest.MonkeyPatch):
+    reason = "phe (GPL-3.0) is not installed: pip install pulseledger[oracles]"
+    theirs = pytest.importorskip("phe.paillier", reason=reason)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    ours = importlib.import_module("secure").Paillier(512)
+    public = theirs.PaillierPublicKey(ours.n)
+    private = theirs.PaillierPrivateKey(public, ours.p, ours.q)
+    for number in (0, 1, 2**38 - 1, ours.n - 1):
+        assert private.raw_decrypt(ours.encrypt(number)) == number
+        assert ours.decrypt(public.raw_encrypt(number)) == number
+    both = ours.encrypt(7) * public.raw_encrypt(ours.n - 3) % ours.square
+    assert ours.decrypt(both) == private.raw_decrypt(both) == 4
+
+
+def test_ckks_sums_are_nearly_right(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tenseal", reason="TenSEAL is not installed: pip install pulseledger[benchmarks]")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = importlib.import_module("secure").ckks(5000)
+    assert 0 < found["error"] < 1e-6
+    assert found["bytes"] > 10 * 4 * 5000
 
 
 @pytest.fixture
@@ -330,3 +355,39 @@ def test_honesty_is_the_best_reply_to_honesty(incentive: ModuleType):
     left = {name: incentive.games(one, honest, 12, 5.0)[1].mean() for name, one in incentive.STRATEGIES.items()}
     assert max(left, key=left.__getitem__) == "honest"
     assert left["hostile"] < left["free-rider"] < left["lazy"]
+
+
+def test_the_row_without_noise_of_table_iv_differs_by_noise_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import bpfish
+    import unnoised
+
+    source = {"source": "simulated", "window": [90, 162]}
+    plain, noised = (bpfish.config_of(source, sigma, 8.0, 0.1, 15, 0) for sigma in (0.0, 1.0))
+    assert plain.model_copy(update={"privacy": noised.privacy}) == noised
+    how = plain.privacy.parameters
+    assert (how["rate"], how["clip"], how["steps"]) == (
+        noised.privacy.sampling_rate,
+        noised.privacy.clip,
+        noised.privacy.steps,
+    )
+
+    class Rows:
+        """The gradient of a beat is the beat."""
+
+        def clipped_gradient(self, params: np.ndarray, batch: Batch, clip: float) -> Clipped:
+            norms = np.linalg.norm(batch.x[:, 0], axis=1)
+            return Clipped((batch.x[:, 0].T * np.minimum(1, clip / norms)).sum(axis=1), int((norms > clip).sum()), 0)
+
+    x = np.random.default_rng(3).standard_normal((9, 1, 80), np.float32)
+    batch = Batch(x, np.zeros((9, 4), np.float32), np.arange(9) % 4)
+    silent = mechanism_of(noised.privacy, (1, 0))._replace(rate=RATE, sigma=0)
+    theirs = from_seed(silent, np.zeros(9, np.int64), bytes(32), {})
+    ours = unnoised.clipped(np.random.default_rng(0), rate=1.0, clip=8.0, steps=10)
+    steps = []
+    for one in (ours, theirs):
+        assert next(one.batches(9, 32, np.random.default_rng(0))).tolist() == list(range(9))
+        steps.append(one.noise(one.gradient(Rows(), np.zeros(80, np.float32), batch)[1]))
+    np.testing.assert_array_equal(*steps)
+    assert 0 < np.linalg.norm(steps[0]) < np.linalg.norm(x.mean(axis=0))  # some of the nine are longer than 8
+    assert (ours.steps, theirs.steps) == (10, 10)

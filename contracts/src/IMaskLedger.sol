@@ -32,6 +32,16 @@ interface IMaskLedger {
         bytes32 reasons;
     }
 
+    /// @notice What of a round's updates was challenged and opened.
+    struct Openings {
+        /// Updates of the round.
+        uint32 updates;
+        /// Of those, how many were challenged.
+        uint32 challenged;
+        /// Of those, how many hospitals have answered.
+        uint32 answered;
+    }
+
     /// @notice A hospital's word that this is the opening of its masked update (EIP-712).
     struct MaskOpening {
         /// Identifier of the federation.
@@ -50,8 +60,11 @@ interface IMaskLedger {
      * @param round Number of the round.
      * @param slot Slot of the hospital.
      * @param deadline Second from which on it is too late to answer.
+     * @param unchallenged Updates of the round that nobody has challenged; in a sum of all of them these hide each other.
      */
-    event UpdateChallenged(bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, uint64 deadline);
+    event UpdateChallenged(
+        bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, uint64 deadline, uint32 unchallenged
+    );
 
     /**
      * @notice A hospital has opened its masked update.
@@ -69,9 +82,15 @@ interface IMaskLedger {
      * @param slot Slot of the hospital.
      * @param fraud Whether it contradicts what the hospital signed.
      * @param reasons Digest of the auditor's reasons.
+     * @param unopened Updates of the round that no hospital has opened.
      */
     event ChallengeDecided(
-        bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, bool fraud, bytes32 reasons
+        bytes32 indexed federation,
+        uint64 indexed round,
+        uint32 indexed slot,
+        bool fraud,
+        bytes32 reasons,
+        uint32 unopened
     );
 
     /**
@@ -87,6 +106,9 @@ interface IMaskLedger {
 
     /// @notice The round holds no update of the hospital, or another one.
     error UpdateNotInRound(bytes32 federation, uint64 round, uint32 slot);
+
+    /// @notice Fewer than two updates of the round would remain unchallenged, and the sum would tell the last one.
+    error TooFewHidden(bytes32 federation, uint64 round, uint32 unchallenged);
 
     /// @notice It is too late to answer.
     error AnswerTooLate(bytes32 federation, uint64 round, uint32 slot, uint64 deadline);

@@ -14,8 +14,12 @@ import {RoundLedger} from "./RoundLedger.sol";
  * @title MaskLedger
  * @notice Keeps time for challenges to masked updates. Nobody sees an update beneath its masks; an auditor may want one opened.
  * The hospital answers with the digest of the opening, which it gives the auditor, who decides. Who does not answer until the
- * deadline has committed fraud: a refusal must not pay. What the opening must be stands in the journal, which an audit reads;
- * the contract does not compute it.
+ * deadline has committed fraud: a refusal must not pay. The contract counts how many updates of a round nobody has wanted
+ * opened, and refuses a challenge that would leave fewer than two of them, which hide each other in the sum.
+ *
+ * What it does not do: compute the opening. The masks are streams of ChaCha20 under keys of X25519 as long as the update, for each
+ * other hospital one, which costs more gas than a block has; an audit computes them from the journal. Nor does it know of the
+ * sums of a round with several: it counts over the whole round.
  */
 contract MaskLedger is IMaskLedger, EIP712 {
     bytes32 private constant OPENING_TYPEHASH =
@@ -30,7 +34,11 @@ contract MaskLedger is IMaskLedger, EIP712 {
     // slither-disable-next-line naming-convention
     uint32 public immutable ANSWER_TIME;
 
+    /// @dev Updates that hide each other; the last one is the sum less all that are open.
+    uint32 private constant HIDDEN = 2;
+
     mapping(bytes32 federation => mapping(uint64 round => mapping(uint32 slot => Challenge))) private _challenges;
+    mapping(bytes32 federation => mapping(uint64 round => Openings)) private _openings;
 
     /// @dev Roles are those of the RoundLedger, and so is the error.
     modifier onlyAuditor() {
@@ -60,6 +68,7 @@ contract MaskLedger is IMaskLedger, EIP712 {
      * - `header` must pass `requireSealed` of the RoundLedger.
      * - `leaf` must be in `slot` of the round's tree, and not be the empty leaf.
      * - nobody may have challenged the update before.
+     * - two updates of the round at least must remain that nobody has challenged.
      *
      * Emits an {UpdateChallenged} event.
      *
@@ -84,9 +93,14 @@ contract MaskLedger is IMaskLedger, EIP712 {
         }
         Challenge storage challenge = _challenges[federation][header.round][slot];
         if (challenge.status != Status.NONE) revert WrongStatus(federation, header.round, slot, challenge.status);
+        Openings storage openings = _openings[federation][header.round];
+        uint32 challenged = openings.challenged + 1;
+        uint32 unchallenged = header.count < challenged ? 0 : header.count - challenged;
+        if (unchallenged < HIDDEN) revert TooFewHidden(federation, header.round, unchallenged);
+        (openings.updates, openings.challenged) = (header.count, challenged);
         challenge.status = Status.CHALLENGED;
         challenge.deadline = SafeCast.toUint64(block.timestamp + ANSWER_TIME);
-        emit UpdateChallenged(federation, header.round, slot, challenge.deadline);
+        emit UpdateChallenged(federation, header.round, slot, challenge.deadline, unchallenged);
     }
 
     /**
@@ -133,6 +147,7 @@ contract MaskLedger is IMaskLedger, EIP712 {
         }
         challenge.status = Status.ANSWERED;
         challenge.opening = record.opening;
+        ++_openings[record.federation][record.round].answered;
         emit ChallengeAnswered(record.federation, record.round, record.slot, record.opening);
     }
 
@@ -160,7 +175,8 @@ contract MaskLedger is IMaskLedger, EIP712 {
         if (challenge.status != Status.ANSWERED) revert WrongStatus(federation, round, slot, challenge.status);
         challenge.status = fraud ? Status.FRAUD : Status.INNOCENT;
         challenge.reasons = reasons;
-        emit ChallengeDecided(federation, round, slot, fraud, reasons);
+        Openings storage openings = _openings[federation][round];
+        emit ChallengeDecided(federation, round, slot, fraud, reasons, openings.updates - openings.answered);
     }
 
     /**
@@ -194,5 +210,15 @@ contract MaskLedger is IMaskLedger, EIP712 {
      */
     function challengeState(bytes32 federation, uint64 round, uint32 slot) external view returns (Challenge memory) {
         return _challenges[federation][round][slot];
+    }
+
+    /**
+     * @notice Returns how much of a round was challenged and opened; all values are zero before its first challenge.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @return The numbers.
+     */
+    function openingsOf(bytes32 federation, uint64 round) external view returns (Openings memory) {
+        return _openings[federation][round];
     }
 }

@@ -2,8 +2,10 @@
 pragma solidity ^0.8.28;
 
 import {ICommitteeLedger} from "../src/ICommitteeLedger.sol";
+import {IMaskLedger} from "../src/IMaskLedger.sol";
 import {IReputationLedger} from "../src/IReputationLedger.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
+import {MaskLedger} from "../src/MaskLedger.sol";
 import {StudyLedger} from "../src/StudyLedger.sol";
 import {Tree} from "./Base.sol";
 import {CommitteeBase} from "./CommitteeBase.sol";
@@ -188,6 +190,52 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         vm.warp(block.timestamp + 1 days);
         show(1, previewOf(ask(requestOf(1, 2, 2, 12, 10)), 30));
         vm.snapshotGasLastCall("synthetic", "previewSynthetic");
+    }
+
+    /// @dev Two challenges of a round of four: one is opened and decided, one is not.
+    function testMasks() public {
+        MaskLedger masks = new MaskLedger(ledger, 2 days);
+        bytes32 federation = keccak256("masked");
+        registry.push(registryLeaf(3, hospitalOf(3), organisation(3)));
+        vm.prank(coordinator);
+        ledger.openFederation(federation, CONFIG, Tree.root(registry), GENESIS, 4, 1, WINDOW);
+        bytes32[] memory leaves = new bytes32[](4);
+        for (uint256 i = 0; i < 4; ++i) {
+            leaves[i] = keccak256(abi.encode("leaf", i));
+        }
+        bytes32 head = ledger.federationState(federation).head;
+        IRoundLedger.Header memory header =
+            IRoundLedger.Header(1, head, Tree.root(leaves), GENESIS, keccak256("model"), 4, keccak256("annex"));
+        vm.prank(coordinator);
+        ledger.openRound(federation, 1, GENESIS, uint64(block.timestamp + 1 hours));
+        vm.prank(coordinator);
+        ledger.sealRound(federation, header, 0, CLOSED);
+        challenge(masks, federation, header, leaves, 1);
+        vm.snapshotGasLastCall("masks", "challengeUpdate, first of a round");
+        challenge(masks, federation, header, leaves, 2);
+        vm.snapshotGasLastCall("masks", "challengeUpdate, next");
+        IMaskLedger.MaskOpening memory record = IMaskLedger.MaskOpening(federation, 1, 1, keccak256("opening"));
+        bytes32 kind = keccak256("MaskOpening(bytes32 federation,uint64 round,uint32 slot,bytes32 opening)");
+        bytes32 digest = typed(address(masks), keccak256(bytes.concat(kind, abi.encode(record))));
+        masks.answerChallenge(record, sign(keyOf(1), digest), hospitalOf(1), organisation(1), registryProof(1));
+        vm.snapshotGasLastCall("masks", "answerChallenge");
+        vm.prank(AUDITOR);
+        masks.decideChallenge(federation, 1, 1, true, keccak256("reasons"));
+        vm.snapshotGasLastCall("masks", "decideChallenge");
+        vm.warp(block.timestamp + 2 days);
+        masks.expireChallenge(federation, 1, 2);
+        vm.snapshotGasLastCall("masks", "expireChallenge");
+    }
+
+    function challenge(
+        MaskLedger masks,
+        bytes32 federation,
+        IRoundLedger.Header memory header,
+        bytes32[] memory leaves,
+        uint32 slot
+    ) internal {
+        vm.prank(AUDITOR);
+        masks.challengeUpdate(federation, header, slot, leaves[slot], Tree.prove(leaves, slot));
     }
 
     function testStudy() public {

@@ -22,7 +22,9 @@ contract MaskLedgerTest is Base {
         openRound();
         leaves = leavesWith(keccak256("leaf 1"));
         leaves[2] = Tree.EMPTY;
-        header = seal(nextHeader(Tree.root(leaves)));
+        header = nextHeader(Tree.root(leaves));
+        header.count = SLOTS; // as a coordinator may say: no contract counts leaves
+        header = seal(header);
     }
 
     function challenge() private {
@@ -54,7 +56,7 @@ contract MaskLedgerTest is Base {
 
     function testInnocentHospital() public {
         vm.expectEmit(address(masks));
-        emit IMaskLedger.UpdateChallenged(FEDERATION, 1, 1, uint64(block.timestamp + TIME));
+        emit IMaskLedger.UpdateChallenged(FEDERATION, 1, 1, uint64(block.timestamp + TIME), 2);
         challenge();
         check(state().status == IMaskLedger.Status.CHALLENGED, "challenged");
         vm.warp(block.timestamp + TIME - 1);
@@ -63,7 +65,7 @@ contract MaskLedgerTest is Base {
         answer();
         check(state().opening == OPENING, "opening");
         vm.expectEmit(address(masks));
-        emit IMaskLedger.ChallengeDecided(FEDERATION, 1, 1, false, "why");
+        emit IMaskLedger.ChallengeDecided(FEDERATION, 1, 1, false, "why", 2);
         vm.prank(AUDITOR);
         masks.decideChallenge(FEDERATION, 1, 1, false, "why");
         check(state().status == IMaskLedger.Status.INNOCENT && state().reasons == "why", "innocent");
@@ -95,6 +97,26 @@ contract MaskLedgerTest is Base {
         vm.prank(STRANGER);
         masks.expireChallenge(FEDERATION, 1, 1);
         check(state().status == IMaskLedger.Status.FRAUD && state().opening == 0, "fraud without an opening");
+    }
+
+    function testTwoUpdatesAreNeverChallenged() public {
+        challenge();
+        bytes32[] memory proof = Tree.prove(leaves, 0);
+        refuse(IMaskLedger.TooFewHidden.selector, abi.encode(FEDERATION, 1, 1));
+        vm.prank(AUDITOR);
+        masks.challengeUpdate(FEDERATION, header, 0, leaves[0], proof);
+        IMaskLedger.Openings memory openings = masks.openingsOf(FEDERATION, 1);
+        check(openings.updates == 3 && openings.challenged == 1 && openings.answered == 0, "one challenged");
+        answer();
+        check(masks.openingsOf(FEDERATION, 1).answered == 1, "one opened");
+    }
+
+    function testARoundOfTwoIsNotChallenged() public {
+        header = seal(nextHeader(Tree.root(leaves)));
+        bytes32[] memory proof = Tree.prove(leaves, 1);
+        refuse(IMaskLedger.TooFewHidden.selector, abi.encode(FEDERATION, 2, 1));
+        vm.prank(AUDITOR);
+        masks.challengeUpdate(FEDERATION, header, 1, leaves[1], proof);
     }
 
     function testWhoAnsweredIsNotExpired() public {

@@ -4,7 +4,7 @@ What an opening must be is judged in `opening.py`, by those to whom it is shown:
 it hold the reasons of an auditor who found fraud; who found none can have given none.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from engine.audit import spec
@@ -16,6 +16,7 @@ from engine.audit.transactions import Transaction, compare_arguments
 
 # Each call -> the one that must have come before it, and the contract accepted.
 _AFTER = {"challenge": "", "answer": "challenge", "decide": "answer", "expire-challenge": "challenge"}
+_HIDDEN = 2  # hospitals of a sum
 _FRAUD, _NO_REASONS = "fraud", spec.json_hash([])
 
 
@@ -46,6 +47,17 @@ def check(case: Case) -> Iterator[Told]:
         elif how != "decide":
             what = "was not answered yet" if how == "challenge" else "waits for the auditor's decision"
             yield Note(f"round {number}: the challenge to the masked update of hospital {slot} {what}", unchecked=True)
+    yield from _check_hidden(case, {place for place in known if place[0] in case.rounds})
+
+
+def _check_hidden(case: Case, challenged: Set[tuple[Any, int]]) -> Iterator[Told]:
+    """Two hospitals of each sum are never challenged; the contract counts over a whole round, whatever its sums."""
+    for number in sorted({number for number, _ in challenged}):
+        for said in case.rounds[number].maskings:
+            left = [slot for slot in said.masked if (number, slot) not in challenged]
+            if len(left) < _HIDDEN and len(left) < len(said.masked):
+                message = "challenges leave fewer hospitals of a masked sum unopened than hide each other"
+                yield finding("masks", "unopened", f"{_HIDDEN} or more", len(left), message, round=number)
 
 
 def _check_call(case: Case, transaction: Transaction, slot: int) -> Iterator[Told]:

@@ -107,6 +107,13 @@ class Evidence:
         except _DAMAGED:
             return None
 
+    def lost(self, number: int) -> bool:
+        """Whether nothing is there in the place of the archived vectors of a round."""
+        name = vectors_name(number)
+        if self.folder is not None:
+            return not os.path.lexists(self.folder / "ledger" / name)
+        return name not in self._zip.namelist() and name not in self.manifest.get("entries", {})
+
     def text(self, name: str, most: int = limits.FILE) -> str:
         """A text of the run's folder; raises OSError or ValueError where there is none of at most `most` bytes, or no folder."""
         if self.folder is None:

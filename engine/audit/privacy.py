@@ -43,6 +43,7 @@ def check(case: Case) -> Iterator[Told]:
     yield from _check_sigma(case, signed, terms)
     yield from _check_account(case, signed, terms)
     yield from _check_annexes(case, terms)
+    yield from _check_sums(case, terms)
     yield from _check_result(case, terms)
     secret = privacy.get("secret")
     simulated = "; its random numbers follow from the run's seed here: a simulation, no protection"
@@ -93,6 +94,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
             "unit": privacy["unit"],
             "neighbours": "add-remove",
             "sampler": "poisson",
+            "shares": privacy["honest"] or 1,
             "secret": privacy["secret"],
             "budget": [rounds * one + adapting, rounds * two],
         }
@@ -195,6 +197,17 @@ def _check_annexes(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
             yield finding("annex", PRIVACY, digest, entry.digests.get(PRIVACY), message, round=number)
 
 
+def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
+    """Noise that is shared comes to what is accounted for where so many add it up."""
+    for number, entry in sorted(case.rounds.items()) if terms["shares"] > 1 else ():
+        if len(entry.maskings) != 1 or len(entry.maskings[0].masked) < terms["shares"]:
+            message = (
+                "noise is shared, and the round is no sum of so many hospitals that it comes to what is accounted for"
+            )
+            found = [len(said.masked) for said in entry.maskings]
+            yield finding("opening", "privacy.shares", terms["shares"], found, message, round=number)
+
+
 def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """What the result says was spent follows from what hospitals signed at the end."""
     if not case.reported or case.ending != "complete" or terms["sigma"] is None:
@@ -203,7 +216,9 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     if not isinstance(told, Mapping):
         yield finding("result", "privacy", "what was spent", told, "the result does not say what was spent")
         return
-    expected: dict[str, Any] = {name: terms[name] for name in ("mechanism", "unit", "neighbours", "secret", "budget")}
+    expected: dict[str, Any] = {
+        name: terms[name] for name in ("mechanism", "unit", "neighbours", "secret", "budget", "shares")
+    }
     expected |= {name: terms[name] / _UNITS[name] for name in ("sigma", "clip", "delta")}
     expected["sampling_rate"] = terms["rate"] / _UNITS["rate"]
     for name, value in expected.items():
@@ -212,7 +227,7 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     if terms["secret"] == "simulated" and "simulated" not in str(told.get("not_protected")):
         message = "the result does not say that its secrets are simulated"
         yield finding("result", "privacy.not_protected", "simulated", told.get("not_protected"), message)
-    rows, costs = told.get("hospitals"), [0.0]
+    rows, costs, alone = told.get("hospitals"), [0.0], [0.0]
     if not isinstance(rows, list) or [row.get("id") if isinstance(row, Mapping) else None for row in rows] != list(
         case.federation.slots
     ):
@@ -232,13 +247,19 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
         if isinstance(samples, list) and len(samples) == 2 and all(map(_is_count, samples)):
             yield Count("epsilons")
             costs.append(_cost(terms, samples))
+            alone.append(_cost(terms, samples, terms["shares"]))
             yield from _check_epsilon(
                 row.get("epsilon"), costs[-1], f"privacy.hospitals.{slot}.epsilon", {"hospital": slot}
             )
     yield from _check_epsilon(told.get("epsilon"), max(costs), "privacy.epsilon", {})
-    for name in ("pld", "rdp"):  # bounds from above: the smaller of them is the epsilon
-        if not _is_number(told.get(name)) or told[name] < max(costs) - _SLACK:
-            yield finding("result", f"privacy.{name}", max(costs), told.get(name), "it is no bound on what was spent")
+    yield from _check_bounds(told, max(costs), max(alone))
+
+
+def _check_bounds(told: Mapping[str, Any], cost: float, alone: float) -> Iterator[Told]:
+    """Bounds from above: the smaller of the first two is the epsilon."""
+    for name, least in (("pld", cost), ("rdp", cost), ("alone", alone)):
+        if not _is_number(told.get(name)) or told[name] < least - _SLACK:
+            yield finding("result", f"privacy.{name}", least, told.get(name), "it is no bound on what was spent")
 
 
 def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) -> Iterator[Told]:
@@ -247,8 +268,9 @@ def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) ->
         yield finding("result", name, cost, found, message, **where)
 
 
-def _cost(terms: Mapping[str, Any], samples: Sequence[int]) -> float:
+def _cost(terms: Mapping[str, Any], samples: Sequence[int], sharing: int = 1) -> float:
     rate, sigma, delta = (terms[name] / _UNITS[name] for name in ("rate", "sigma", "delta"))
+    sigma /= math.sqrt(sharing)
     if not (0 < rate <= 1 and 0.01 <= sigma <= 1e5 and 0 < delta < 1 and sum(samples) <= 10**9):
         return math.inf
     return epsilon([(rate, sigma, uses, many) for uses, many in enumerate(samples, 1)], delta)

@@ -293,7 +293,7 @@ class Book:
         if known is not None and not self._purposes[call.purpose].repeats:
             return known
         self.check(call)
-        key = self.write(call)
+        key = self.write(call, self.check)
         self._send_first()
         try:
             return self._settle(key, live=True)
@@ -347,8 +347,12 @@ class Book:
             self._roles[role] = self.chain.accounts.address(role)
         return self._roles[role]
 
-    def write(self, call: Call) -> _Key:
-        """Sign a call and write it down, in one durable step with its rows; `finish` sends it. Return what it is kept under."""
+    def write(self, call: Call, check: Callable[[Call], None] = lambda call: None) -> _Key:
+        """Sign a call and write it down, in one durable step with its rows; `finish` sends it. Return what it is kept under.
+
+        Args:
+            check: refuses it where the chain had lost something, and has that again: it may have been about that.
+        """
         self._turn.close()
         key = self._untaken(call.key)
         rows = {} if key in self._attempts else call.rows
@@ -363,6 +367,7 @@ class Book:
                     return key
             if again:
                 self.restore()  # the chain has lost what it had, and this number with it
+                check(call)
         raise ChainTrouble(
             f"the node counts fewer transactions of account {by} than {self.path} has receipts of: it is behind, or has lost them"
         )

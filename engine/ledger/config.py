@@ -46,6 +46,9 @@ class LedgerConfig(Section):
     key_file: str | None = Field(None, description="rpc: file with the coordinator's private key (hex)")
     confirmations: int = Field(0, ge=0, le=1000, description="rpc: blocks on top of a round's own before it counts")
     timeout: float = Field(300.0, gt=0, le=86_400, description="rpc: seconds that a transaction may take")
+    max_fee_gwei: float = Field(
+        1000.0, gt=0, description="rpc: most that a unit of gas may cost; a node that asks for more is refused"
+    )
     keystore: str | None = Field(None, description="folder of the hospitals' keys; null derives them from the seed")
     admin: Address | None = Field(
         None, description="rpc: account that gives roles and sets policies in a new contract; null draws a key for it"

@@ -206,13 +206,15 @@ class _Delivery:
         return self._clock.now() - self._since > self._chain.timeout / 10
 
     def _note(self, attempt: JournalTransaction, receipt: ChainReceipt) -> JournalTransaction:
-        """Write down what the chain answered. A success does not change any more, a refusal may after a replay."""
+        """Write down what the chain answered. A success does not change any more, a refusal may after a replay.
+
+        The gas may: in another block a transaction can find other storage. The last answer counts.
+        """
         known = attempt.receipt
-        if known is not None and known != receipt and known.status == 1:
+        if known is not None and known.status == 1 != receipt.status:
             raise Contradiction(
                 f"journal and chain contradict each other: the receipt of transaction {receipt.transaction} has status "
-                f"{known.status} and gas {known.gas} in {self._journal.path}, "
-                f"status {receipt.status} and gas {receipt.gas} on the {self._chain.name} chain"
+                f"{known.status} in {self._journal.path}, and {receipt.status} on the {self._chain.name} chain"
             )
         noted = replace(attempt, receipt=receipt)
         if known != receipt:

@@ -284,7 +284,7 @@ SCHEMA = 2  # of a ModelUpdate
 DECISIONS, SCORES, REWARDS, SERVER, PRIVACY = "decisions", "scores", "rewards", "server", "privacy"
 COMMITTEE = "committee"
 MASKS = "masks"  # what was said of all masked sums of the round
-PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "sigma", "unit")
+PRIVACY_TERMS = ("budget", "clip", "delta", "mechanism", "neighbours", "rate", "sampler", "shares", "sigma", "unit")
 # Hash of the virtual clock after the round: canonical JSON of {"now": microseconds, "absent": [[slot, job, kind, start], ...]}.
 CLOCK = "clock"
 # Hash of the association with miners that the round works under: canonical JSON, see `engine/association/build.py`.

@@ -491,6 +491,8 @@ def _signed(ledger: RunLedger, round: int) -> tuple[list[SignedUpdate], list[Ope
 
 
 def _finalize(ledger: RunLedger) -> None:
+    if ledger.challenges.owed() and ledger.book.chain.name == "embedded":
+        return  # its clock would pass the time of hospitals that may still answer
     ledger.rounds.finalize()
 
 

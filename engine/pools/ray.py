@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,12 +25,24 @@ from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
 from engine.result import SyntheticRow
-from engine.secure.part import Hidden
+from engine.secure.part import MASKED, Hidden
 from engine.secure.protocol import Transcript
 from engine.secure.round import WITHDRAW
 
 ATTEMPTS = 3  # of one call on a host that keeps dying
 CPU_SHARE = 0.9  # of a placement group's or machine's CPUs that hosts divide among themselves
+
+
+class _Unmasked(NamedTuple):
+    """The training of a round whose updates only hospitals have, until they mask them: a host that is lost meanwhile repeats it.
+
+    Attributes:
+        call: of `_Host.train`, without hospitals.
+        states: hospital -> its state after it, which counts once its update is sent.
+    """
+
+    call: tuple[int, Any, Any]
+    states: dict[int, dict[str, np.ndarray]]
 
 
 class RayPool:
@@ -57,6 +69,8 @@ class RayPool:
         self._states: dict[int, dict[str, np.ndarray]] = {}
         self._memories: dict[int, Memory] = {}
         self._measured: dict[int, Measured] = {}
+        self._hides = task.config.aggregation.secure.groups > 0
+        self._unmasked: _Unmasked | None = None
         self._ready: dict[int, Any] = {}
         self._hosts = {i: self._start(i) for i in self._groups}
         self._wait_until_ready()
@@ -73,7 +87,8 @@ class RayPool:
         return self._each("keep", list(accepted), 0, accepted, deadline=math.inf)
 
     def train(self, asked: Asked, notice: Notice | None) -> Trained:
-        by_host = self._ask("train", asked.hospitals, asked.round, asked, self._ray.put(notice))
+        told, self._unmasked = self._ray.put(notice), None
+        by_host = self._ask("train", asked.hospitals, asked.round, asked, told)
         answers = {
             h: a
             for i, part in by_host.items()
@@ -82,8 +97,12 @@ class RayPool:
         updates = [a for a in answers.values() if isinstance(a, Update)]
         gradients = {update.hospital: update.gradient_evaluations for update in updates}
         self._measured[asked.round] = Measured(asked.round, gradients, {})
+        states = {update.hospital: update.state for update in updates}
+        if self._hides:
+            self._unmasked = _Unmasked((asked.round, self._ray.put(asked), told), states)
+        else:
+            self._states |= states
         for update in updates:
-            self._states[update.hospital] = update.state
             if update.signed is not None:
                 signed = update.signed
                 self._memories[update.hospital] = Memory(asked.round, signed.leaf, signed.update.record.parent_head)
@@ -114,11 +133,17 @@ class RayPool:
         """As the protocol `MaskingPool` says."""
         round = notice.headers[-1].round + 1
         answers = self._each("secure", ids, round, (step, groups), self._ray.put(notice))
+        trained = self._unmasked.states if self._unmasked is not None else {}
         for hospital, answer in zip(ids, answers, strict=True):
             if isinstance(answer, Hidden):
                 record = answer.signed.update.record
                 self._memories[hospital] = Memory(round, answer.signed.leaf, record.parent_head)
+                self._states[hospital] = trained[hospital]
+        if step == MASKED:
+            self._unmasked = None
         if step == WITHDRAW:
+            for hospital in ids:
+                trained.pop(hospital, None)
             self._memories = {h: one for h, one in self._memories.items() if h not in ids or one.round < round}
             gradients = {h: n for h, n in self._measured[round].gradients.items() if h not in ids}
             self._measured[round] = Measured(round, gradients, {})
@@ -140,7 +165,7 @@ class RayPool:
         return self._each("finish", ids, round, params, self._ray.put(notice))
 
     def restore(self, states: Mapping[int, State], measured: Sequence[Measured]) -> None:
-        self._states = dict(states)
+        self._states, self._unmasked = dict(states), None
         self._measured = {one.round: one for one in measured}
         calls = [host.restore.remote(self._states_of(i), self._measured_by(i)) for i, host in self._hosts.items()]
         self._ray.get(calls)
@@ -221,6 +246,8 @@ class RayPool:
     def _restart(self, i: int) -> None:
         end_actor(self._hosts[i])
         self._hosts[i] = self._start(i)
+        if self._unmasked is not None and (ids := [h for h in self._groups[i] if h in self._unmasked.states]):
+            self._hosts[i].train.remote(*self._unmasked.call, ids)
 
     def _states_of(self, i: int) -> dict[int, dict[str, np.ndarray]]:
         return {h: self._states[h] for h in self._groups[i] if h in self._states}

@@ -9,6 +9,7 @@ from engine.secure.protocol import threshold_of
 from engine.settings import Mistake, Section
 
 FEWEST = 3  # with two in a sum, each knows the other's update
+MOST = 64  # in a sum: each deals shares to each other, and a round's journal grows with the square
 
 
 class SecureConfig(Section):
@@ -65,6 +66,12 @@ class SecureConfig(Section):
             parts = f" in each of {self.groups} buckets" if self.groups > 1 else ""
             why = ": with two, the sum less one's own update is the other's" if least == FEWEST else ""
             return f"{what} needs at least {least} hospitals in a round{parts}, not {hospitals}{why}"
+        if largest > MOST:
+            fit = f"aggregation.secure.buckets from {-(-hospitals // MOST)} on"
+            return (
+                f"{what} adds up at most {MOST} hospitals, not {largest}: each deals shares to each other, {largest * largest:,} in a round, "
+                f"and graphs of neighbours are not built; allowed: {fit}, or a lower federation.participation"
+            )
         if self.threshold != "auto" and not threshold_of(largest) <= self.threshold <= smallest:
             return (
                 f"aggregation.secure.threshold is {self.threshold}; allowed: auto, or {threshold_of(largest)} (more than two thirds of "

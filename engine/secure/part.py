@@ -13,6 +13,8 @@ from engine.secure.protocol import Masked, Own, Terms, Transcript, Voice
 from engine.secure.vault import Vault
 
 STEPS = ("keys", "dealt", "masked", "agreed", "revealed")
+MASKED = STEPS[2]
+STAGE = "mask"  # of failures
 
 
 class Place(NamedTuple):

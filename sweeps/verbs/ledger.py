@@ -115,13 +115,16 @@ def _add_openings(sub: Callable[..., argparse.ArgumentParser]) -> None:
         "--key",
         {"type": Path, "metavar": "FILE", "help": "the auditor's key; default: the one drawn for this ledger"},
     )
-    file = ("file", {"type": Path, "metavar": "FILE", "help": "as `ledger open --out` writes it"})
     place = (FOLDER, ("round", ROUND), ("slot", HOSPITAL))
     sub("challenge", "want a masked update opened, as an auditor; its hospital has a week", *place, key)
     one = sub("open", "open a hospital's masked update, with its key; answers a challenge", *place)
     one.add_argument("--chunks", type=int, metavar="N", help="so many that the head of the round draws; default: all")
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="for `ledger judge`")
-    one = sub("judge", "check an opening against what the hospital signed", *place, file, key)
+    one = sub("judge", "check an opening against what the hospital signed", *place, key)
+    one.add_argument("file", nargs="?", type=Path, metavar="FILE", help="as `ledger open --out` writes it")
+    one.add_argument(
+        "--withheld", action="store_true", help="the hospital hands the opening to nobody: fraud, by an auditor's word"
+    )
     one.add_argument("--bound", type=float, metavar="X", help="largest entry of the weighted update that is allowed")
     one.add_argument("--tell", action="store_true", help="put the judgement onto the chain, as an auditor")
     one = sub("blobs", "models and updates of a run as blocks that are named by their content (CIDv1)", FOLDER)
@@ -194,6 +197,7 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _opening(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     """What is done about a masked update: the document, the sentence, the exit code; 1 for fraud."""
+    from engine.errors import ConfigError
     from sweeps import openings
 
     place = (options.folder, options.round, options.slot)
@@ -214,6 +218,11 @@ def _opening(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
             f"hospital {options.slot} has refused to open its update, which counts as fraud",
             1,
         )
+    if options.withheld == (options.file is not None):
+        raise ConfigError("ledger judge: name the file of the opening, or say --withheld.")
+    if options.withheld:
+        done = openings.withheld(*place, options.key)
+        return done, f"hospital {options.slot}, round {options.round}: fraud: {done['reasons'][0]}; {_hide(done)}", 1
     done = openings.judge(*place, options.file, options.bound, options.key, options.tell)
     what = (
         "fraud: " + "; ".join(done["reasons"])

@@ -102,7 +102,7 @@ def claims(options: argparse.Namespace, rest: list[str]) -> int:
 
     found, written = write_claims(options.folder, options.file, options.out)
     print(told(found))
-    print(" and ".join(map(str, written)))
+    print(", ".join(map(str, written)))
     return 0
 
 

@@ -137,7 +137,8 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
     from sweeps.signals import Ending, listening
 
     ending = Ending(folder, progress.note)
-    place = replace(progress.place(), stopping=lambda: ending.wanted)
+    place = progress.place()
+    place = replace(place, observers=(*place.observers, ending), stopping=lambda: ending.wanted)
     try:
         with listening(ending.heard):
             return run_tracked(config, folder, folder.parent, place)

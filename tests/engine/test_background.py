@@ -1,9 +1,12 @@
 """Work beside the caller: in order, by the method itself, and its errors come back."""
 
 import threading
+import time
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
+from processes import until
 
 from engine.background import Background
 from engine.errors import HospitalError, LedgerError
@@ -112,3 +115,25 @@ def test_closing_closes_the_object_and_lets_go_of_it():
     assert kept[0].lines == ["", "closed"]
     with pytest.raises(RuntimeError):
         notes.submit(Notes.all)
+
+
+def test_an_abandoned_object_is_waited_for_no_longer_than_allowed_and_closed_once_it_can_be():
+    go = threading.Event()
+
+    class Slow(Notes):
+        def wait(self) -> None:
+            assert go.wait(10)
+
+    kept = Slow()
+    notes = Background(lambda: kept, actor=False)
+    under_way, behind = notes.submit(Slow.wait), notes.submit(Notes.add, "never")
+    began = time.monotonic()
+    notes.abandon(0.1)
+    assert 0.1 <= time.monotonic() - began < 2
+    assert kept.lines == [""]
+    go.set()
+    under_way.result()
+    with pytest.raises(CancelledError):
+        behind.result()
+    until(lambda: kept.lines == ["", "closed"])
+    notes.abandon()  # nothing is left to do

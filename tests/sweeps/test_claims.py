@@ -87,16 +87,24 @@ CONDITION = "hospitals=2"
 PATIENTS = [f"p{i}" for i in range(8)]
 
 
-def write(folder: Path, method: str, right: dict[str, float], model: str = "personal") -> None:
-    """Predictions of a method in both repeats: of each patient's 10 N beats all are right, of its 10 V this share."""
+def write(
+    folder: Path, method: str, right: dict[str, float], sex: dict[str, str] | None = None, repeats: Any = (0, 1)
+) -> None:
+    """Predictions of a method's own models: of each patient's 10 N beats all are right, of its 10 V this share."""
     row = next(r for r in rows_of(folder) if r.method == method and r.condition == CONDITION)
     rows = [
-        {"patient": p, "model": model, "true": true, "predicted": true if true == "N" or i < 10 * share else "N"}
+        {
+            "patient": p,
+            "model": "personal",
+            "sex": (sex or {}).get(p, "unknown"),
+            "true": true,
+            "predicted": true if true == "N" or i < 10 * share else "N",
+        }
         for p, share in right.items()
         for true in "NV"
         for i in range(10)
     ]
-    for repeat in range(2):
+    for repeat in repeats:
         path = repeat_folder(trial_folder(folder, row.trial), repeat) / "predictions.parquet"
         pd.DataFrame(rows).to_parquet(path)
 
@@ -183,6 +191,54 @@ def test_what_cannot_be_tested_says_why(made_up: Path, changes: dict[str, Any], 
     assert found.why == why
 
 
+def test_a_score_within_bounds_is_judged_by_its_interval(made_up: Path):
+    """FedAvg finds nine of ten V beats of every patient: every resample has recall 0.9."""
+    nobody = {"against": None, "test": "within"}
+    inside, outside, edge = verdicts(
+        made_up,
+        claim(**nobody, between=[0.85, 0.95]),
+        claim(id="C2", **nobody, between=[0.2, 0.8]),
+        claim(id="C3", **nobody, between=[0.9, 1.0]),
+    )
+    assert [inside.verdict, outside.verdict, edge.verdict] == ["validated", "refuted", "validated"]
+    assert (inside.difference, inside.p, inside.corrected) == ((0.9, 0.9, 0.9), None, None)
+    assert "FedAvg + fine-tuning (personal) has 90.0 points of recall of V, 95 % interval" in inside.sentence
+    assert "by the interval alone, 8 patients" in inside.sentence
+
+
+def test_groups_of_patients_are_held_against_each_other(made_up: Path):
+    """local-only finds all V beats of women and half of men's: the gap is 0.5, FedAvg's is 0."""
+    sexes = {p: "female" if i % 2 else "male" for i, p in enumerate(PATIENTS)}
+    write(made_up, "FedAvg + fine-tuning", dict.fromkeys(PATIENTS, 0.9), sex=sexes)
+    write(made_up, "local-only", {p: 1.0 if sexes[p] == "female" else 0.5 for p in PATIENTS}, sex=sexes)
+    equal = {"endpoint": "equality", "groups": "sex"}
+    path = file_of(made_up.parent, claim(**equal), claim(id="C2", **equal, patients=9), min_support=40)
+    found, few = judge(read_claims(path)[0], made_up)
+    assert (found.verdict, found.p) == ("validated", None)
+    assert found.difference == pytest.approx((0.5, 0.5, 0.5))
+    assert "points of equality of V by sex" in found.sentence
+    assert few.why == "8 patients have such beats, fewer than 9"
+    (thin,) = verdicts(made_up, claim(**equal))
+    assert thin.why == "4 patients of group female have 40 such beats, too few"
+
+
+def test_sides_may_be_of_two_conditions_and_say_so(made_up: Path):
+    (found,) = verdicts(made_up, claim(against={"method": "local-only", "condition": "elsewhere"}))
+    assert found.why == "no finished trial of local-only in condition elsewhere"
+    (found,) = verdicts(made_up, claim(condition="elsewhere", subject={"method": "local-only", "condition": CONDITION},
+                                       against={"method": "FedAvg + fine-tuning", "condition": CONDITION}))  # fmt: skip
+    assert found.verdict == "refuted"
+    assert "local-only (personal, hospitals=2) less" in found.sentence
+
+
+def test_a_patient_who_is_tested_in_some_seeds_only_counts_in_those(made_up: Path):
+    write(made_up, "FedAvg + fine-tuning", dict.fromkeys(PATIENTS[:7], 0.9), repeats=[1])
+    write(made_up, "local-only", dict.fromkeys(PATIENTS[:7], 0.4), repeats=[1])
+    (found,) = verdicts(made_up, claim())
+    assert found.each == pytest.approx([(0.9 - (i % 4) / 10 + 0.5) / 2 if i < 7 else 0.9 - 0.3 for i in range(8)])
+    assert found.support == {"V": 70}  # of the seed that has fewest
+
+
 def test_other_beats_are_not_compared(made_up: Path):
     write(made_up, "local-only", dict.fromkeys(PATIENTS[:7], 0.9))
     (found,) = verdicts(made_up, claim())
@@ -195,6 +251,11 @@ def test_other_beats_are_not_compared(made_up: Path):
         ([claim(), claim()], "C1 stands twice"),
         ([claim(endpoint="recall", classes=["S", "V"])], "endpoint recall is of one class; classes has 2"),
         ([claim(test="best")], "test"),
+        ([claim(test="within", between=[0, 1])], "test within is against nobody"),
+        ([claim(against=None)], "test within is against nobody"),
+        ([claim(test="within", against=None)], "test within and between, two scores, go together"),
+        ([claim(test="within", against=None, between=[1, 0.5])], "the least first"),
+        ([claim(endpoint="equality")], "endpoint equality and groups, sex or age, go together"),
         ([], "claims"),
     ],
 )
@@ -216,6 +277,10 @@ def test_the_command_writes_a_page_and_data_and_says_how_they_stand(made_up: Pat
     page = (made_up / "claims" / "claims.html").read_text()
     assert page.count("<img") == 1
     assert "C2 not testable" in page
+    table = (made_up / "claims" / "claims.md").read_text()
+    assert f"SHA-256 of the claims: `{document['claims']}`; these claims were not in the study's definition" in table
+    assert "| C1 | federation helps | validated | +75.0 | [" in table
+    assert "| C2 | federation helps | not testable | S has 0 test beats, fewer than 50 | – | – | – | – |" in table
     assert main(["claims", str(made_up), str(path), "--hash"]) == 0
     assert capsys.readouterr().out.strip() == document["claims"]
 

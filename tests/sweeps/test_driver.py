@@ -25,7 +25,16 @@ from engine.ledger.chain.base import NodeUnreachable
 from engine.result import Result
 from engine.settings import dump_yaml
 from sweeps.commands import ask
-from sweeps.folder import STUDY_FILE, WRITTEN, read_groups, read_study, repeat_folder, trial_folder
+from sweeps.folder import (
+    STUDY_FILE,
+    WRITTEN,
+    Seen,
+    read_groups,
+    read_study,
+    repeat_folder,
+    trial_folder,
+    write_progress,
+)
 from sweeps.lock import identity
 from sweeps.means import MEANS, Limits, Means
 from sweeps.queue import Queue, open_studies
@@ -389,11 +398,54 @@ def test_a_stop_is_heard_while_a_trial_waits_for_room(tmp_path: Path):
     assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 4
 
 
-def test_a_trial_that_does_not_move_is_ended(tmp_path: Path):
-    class Stuck(TrialRunner):
-        def begin(self, order: Order, tracker: Any) -> Reply:
-            raise Hangs
+class Stuck(TrialRunner):
+    """Never gets anywhere: it starts, cuts data or opens a ledger."""
 
+    def begin(self, order: Order, tracker: Any) -> Reply:
+        raise Hangs
+
+
+class InRound(TrialRunner):
+    """Its third round, after two of ten seconds, takes for ever."""
+
+    clock: JumpingClock
+    done = 0
+
+    def begin(self, order: Order, tracker: Any) -> Reply:
+        if self.done < 2 and self.clock.now() >= 10 * (self.done + 1):
+            self.done += 1
+            write_progress(order.folder, Seen(self.done, "", {}))
+        raise Hangs
+
+
+@pytest.mark.parametrize(
+    ("runner", "limits", "within"), [(Stuck, {}, 5), (InRound, {}, 30), (InRound, {"stop": 8.0}, 20)]
+)
+def test_a_stop_waits_for_no_trial_without_end(
+    tmp_path: Path, runner: type[TrialRunner], limits: dict[str, float], within: int
+):
+    """One that has made no round has little to lose; one whose rounds are long has twice the longest."""
+    folder, clock, heard = tmp_path / "study", JumpingClock(), Heard()
+    InRound.clock, asked = clock, []
+
+    class Asking(SimulatedRay):
+        def wait(self, calls: Any, num_returns: int, timeout: float) -> Any:
+            if clock.now() > 25 and not asked:
+                asked.append(clock.now())
+                ask(folder, "stop")
+            return super().wait(calls, num_returns, timeout)
+
+    study = study_of(ALONE, trials=2, concurrency=1, **RATES)
+    with pytest.raises(KeyboardInterrupt, match="trial 0 reached no checkpoint in time and goes on from the last"):
+        start_study(study, folder, heard, means=simulated(runner, Limits(**limits), clock, Asking))
+    assert within < clock.now() - asked[0] < within + 3
+    assert f"trial 0: no checkpoint within {within} s; its runner is ended" in heard.notes
+    assert [trial.state for trial in trials_of(folder)] == ["RUNNING"]
+    resume_study(folder, Heard(), means=simulated())
+    assert [trial.state for trial in trials_of(folder)] == ["COMPLETE"] * 2
+
+
+def test_a_trial_that_does_not_move_is_ended(tmp_path: Path):
     study = study_of(ALONE, trials=1, execution={"pool": "inprocess", "cpus": 2, "deadline": 0.1})
     clock, heard = JumpingClock(), Heard()
     with pytest.raises(StudyError):

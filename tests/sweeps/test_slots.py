@@ -99,17 +99,24 @@ def test_a_slot_that_never_comes_says_what_was_wanted_and_what_there_is():
         def available_resources(self) -> dict[str, float]:
             return {"CPU": 0.5}
 
-    clock = JumpingClock()
+    clock, notes = JumpingClock(), list[tuple[float, str]]()
     ray = Full(clock)
-    slots = Slots(ray, study_of(concurrency=1), clock=clock, start_seconds=30)
+    say = lambda text: notes.append((clock.now(), text))  # noqa: E731
+    slots = Slots(ray, study_of(concurrency=1), say, clock=clock, start_seconds=180)
     for _ in range(100):
         assert slots.take(7, study_of(), others=True) is None  # what runs may make room
     assert clock.now() == 100
+    assert not notes
     with pytest.raises(ResourceError) as error:
-        next(slot for _ in range(100) if (slot := slots.take(7, study_of())) is not None)
-    assert str(error.value) == ("trial 7 wants 2 CPU in 2 bundles; after 30 s the cluster's 2 CPU have 0.5 free.")
-    assert 129 < clock.now() < 133
+        next(slot for _ in range(200) if (slot := slots.take(7, study_of())) is not None)
+    assert str(error.value) == ("trial 7 wants 2 CPU in 2 bundles; after 180 s the cluster's 2 CPU have 0.5 free.")
+    assert 279 < clock.now() < 283
     assert ray.groups == 0
+    left = (170, 110, 50)
+    assert [text for _, text in notes] == [
+        f"trial 7 waits for 2 CPU in 2 bundles, for {n} s more; the cluster's 2 CPU have 0.5 free" for n in left
+    ]
+    assert [at for at, _ in notes] == [109, 169, 229]  # within ten seconds, and then rarely
 
 
 def test_a_ray_without_nodes_is_lost():

@@ -12,7 +12,7 @@ from reference import ROOT, TINY, as_flags, command
 
 from engine.actors import _hides_ours, _short_folder
 from engine.errors import ResourceError
-from sweeps.signals import listening
+from sweeps.signals import ONCE_MORE, Ending, listening
 
 QUICK = {**TINY, "execution.pool": "threads", "tracking.backend": "none", "ledger.backend": "none"}
 FLAGS = as_flags(**QUICK)
@@ -69,6 +69,22 @@ def test_a_signal_ends_what_has_no_checkpoint_in_a_sentence(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
     assert done.stderr == "pulseledger: stopped; `pulseledger resume DIR` goes on from the last round.\n"
+
+
+def test_a_run_is_left_at_once_before_a_round_is_over_and_at_a_checkpoint_after_it(tmp_path: Path):
+    notes: list[str] = []
+    for begun, left in ((False, "nothing was begun"), (True, f"`pulseledger resume {tmp_path}` goes on")):
+        if begun:
+            (tmp_path / "config.yaml").touch()
+        ending = Ending(tmp_path, notes.append)
+        with pytest.raises(KeyboardInterrupt, match=f"left at once; {left}"), listening(ending.heard):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not ending.wanted
+    ending.round_finished(None)
+    with listening(ending.heard):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ending.wanted
+    until(lambda: notes == [ONCE_MORE])
 
 
 def test_an_ignored_signal_stays_ignored():

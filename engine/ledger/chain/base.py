@@ -118,7 +118,7 @@ class Chain(Protocol):
         """Sign 32 bytes with the coordinator's key, as receipts are."""
 
     def dearer(self, raw: bytes) -> bytes | None:
-        """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free."""
+        """Sign a transaction again with the same nonce and a fee that may replace it; None where gas is free, or too dear."""
 
     def cheaper(self, raw: bytes) -> bytes | None:
         """Sign a transaction again with the same nonce for the present price; None where that is not lower."""

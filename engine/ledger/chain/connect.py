@@ -26,7 +26,8 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
             raise LedgerError("ledger.backend rpc needs ledger.url")
         key = read_key(config.key_file)
         accounts = open_accounts(folder, config, is_new, key)
-        node = RpcChain(config.url, config.chain_id, accounts, config.confirmations, config.timeout)
+        given = (config.url, config.chain_id, accounts, config.confirmations, config.timeout)
+        node = RpcChain(*given, max_fee=config.max_fee_gwei)
         if node.chain_id == EMBEDDED_CHAIN:
             raise LedgerError(
                 f"the node at {node.url} is on chain {node.chain_id}, which is that of the embedded back end"

@@ -6,6 +6,7 @@ pass is said at once: a revert, a refusal, a status such as 401, a certificate t
 """
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from engine.clock import Clock
 from engine.ledger.chain.address import hidden, origin
 from engine.ledger.chain.base import ContractRevert, NodeRefuses, NodeUnreachable
 from engine.ledger.chain.contracts import explain_revert
+from engine.ledger.chain.resolving import LookUp, Resolver
 from engine.ledger.chain.transport import Bounded, Status, Unfit
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between two tries; each doubles the one before
@@ -64,7 +66,7 @@ class _Passing(Exception):
 class Node:
     """A node at an address."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, look_up: LookUp = socket.getaddrinfo) -> None:
         self._url, self._clock = url, clock
         self.name = origin(url)
         self._until = float("inf")
@@ -76,7 +78,7 @@ class Node:
             both = (unquote(text or "").encode() for text in (parts.username, parts.password))
             session.auth = HTTPBasicAuth(*both)
             url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
-        self._adapter = Bounded()
+        self._adapter = Bounded(Resolver(look_up))
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
         self._provider: Any = HTTPProvider(

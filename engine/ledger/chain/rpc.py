@@ -35,6 +35,11 @@ from engine.ledger.typed import checksum_address
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 FIRST_ANSWER = 20.0  # seconds for a node that has never answered: its address may be wrong
 _LAST_TIME = 2**40  # seconds since 1970; a deadline has 64 bits
+_GWEI = 10**9  # wei
+_HIGH_SECONDS, _HIGH_PAUSE = (
+    2.0,
+    0.5,
+)  # for which a price that is too high may be one of a moment, and between two looks at it
 _OLD_STATE = 2.0  # seconds for a question about an earlier block, which a node may have forgotten
 
 # Copies no bytes from 0 to 0: an instruction that came with Cancun.
@@ -67,6 +72,7 @@ class RpcChain:
         timeout: float = 300.0,
         first: float = FIRST_ANSWER,
         clock: Clock = REAL,
+        max_fee: float = float("inf"),
     ) -> None:
         """Connect.
 
@@ -77,6 +83,7 @@ class RpcChain:
             confirmations: number of blocks on top of a transaction's own before its receipt counts.
             timeout: seconds that a transaction, or any question, may take.
             first: seconds for the first answer; no more than `timeout`.
+            max_fee: gwei that a transaction may pay for a unit of gas.
 
         Raises:
             NodeUnreachable: nothing answers at the URL.
@@ -88,7 +95,7 @@ class RpcChain:
         self.url = self._node.name
         self.timeout = timeout
         self._accounts = accounts
-        self._confirmations = confirmations
+        self._confirmations, self._max_fee = confirmations, max_fee * _GWEI
         with self.within(min(first, timeout)):
             self.chain_id = self._ask("eth_chainId", read=_quantity)
         if chain_id is not None and chain_id != self.chain_id:
@@ -146,6 +153,8 @@ class RpcChain:
         # Nodes ask for 10 % more of both numbers, some for 12.5 %.
         fee = max(fee, _raised(old["fee"]))
         tip = None if tip is None else max(tip, _raised(old["tip"] or 0))
+        if fee > self._max_fee:
+            return None
         # One that was signed before the network had a base fee stays of the old type.
         return self._priced(raw, None if old["tip"] is None else tip, fee)
 
@@ -274,13 +283,28 @@ class RpcChain:
         return self._ask("eth_getBlockByNumber", "latest", False, read=_block)
 
     def _fees(self) -> tuple[int | None, int]:
-        """Return tip (None before EIP-1559) and fee of a transaction that should get into the next blocks, in wei."""
-        price, base = self._ask("eth_gasPrice", read=_quantity), self._latest()["baseFeePerGas"]
+        """Return tip (None before EIP-1559) and fee of a transaction that should get into the next blocks, in wei.
+
+        Raises:
+            ChainTrouble: they are higher than is allowed, and not for a moment only.
+        """
+        until = self._clock.now() + _HIGH_SECONDS
+        while True:
+            price, base = self._ask("eth_gasPrice", read=_quantity), self._latest()["baseFeePerGas"]
+            wanted = max(price, base or 0)
+            if wanted <= self._max_fee:
+                break
+            if self._clock.now() >= until:
+                raise ChainTrouble(
+                    f"the node at {self.url} asks for {wanted / _GWEI:.6g} gwei for a unit of gas, and ledger.max_fee_gwei allows "
+                    f"{self._max_fee / _GWEI:.6g}"
+                )
+            self._clock.sleep(_HIGH_PAUSE)
         if base is None:
             return None, price
         # Room for the base fee to double. What the node asks on top of the base fee is its own idea of a tip.
         tip = max(price - base, 0)
-        return tip, 2 * base + tip
+        return tip, int(min(2 * base + tip, self._max_fee))
 
     def _unfunded(self, raw: bytes, said: str) -> str:
         content, account = decode_transaction(raw), sender_of(raw)

@@ -1,6 +1,6 @@
 """One answer over HTTP, whatever a server does: within a time, of a size, from the server that was asked.
 
-What a library limits is the wait for the next byte. Here every byte has to be there in time, of the headers, too; a packed
+What a library limits is the wait for the next byte. Here the host has to be found, and every byte has to be there in time, of the headers, too; a packed
 answer is unpacked to the same size at most; and no redirection is followed, which could take credentials along.
 """
 
@@ -17,10 +17,11 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidJSONError, Timeout
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 
 from engine.clock import Clock
 from engine.encoding import require_shallow
+from engine.ledger.chain.resolving import Resolver
 
 LONGEST = 16 * 2**20  # bytes of an answer
 _CONNECT, _READ, _LEAST = 5.0, 15.0, 0.5  # seconds for one try, and what it has at least when time is nearly up
@@ -54,14 +55,18 @@ class Bounded(HTTPAdapter):
     clock: Clock
     asked: Any = None
 
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        super().__init__()
+
     def init_poolmanager(self, *args: Any, **named: Any) -> None:
         super().init_poolmanager(*args, **named)
-        self.poolmanager.pool_classes_by_scheme = _pools(self._left)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._left, self._resolver)
 
     def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **named)
         if proxy.lower().startswith("http"):
-            manager.pool_classes_by_scheme = _pools(self._left)
+            manager.pool_classes_by_scheme = _pools(self._left, self._resolver)
         return manager
 
     def send(self, request: PreparedRequest, *args: Any, **named: Any) -> Response:
@@ -135,18 +140,38 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def _pools(left: Callable[[], float]) -> dict[str, Any]:
-    """Pools of connections whose answers are read in the time that is left."""
+def _pools(left: Callable[[], float], resolver: Resolver) -> dict[str, Any]:
+    """Pools of connections whose hosts are found, and whose answers are read, in the time that is left."""
 
     class Answer(HTTPResponse):
         def __init__(self, sock: socket.socket, *args: Any, **named: Any) -> None:
             super().__init__(sock, *args, **named)
             self.fp: Any = io.BufferedReader(_Reader(self.fp.detach(), sock, left))
 
-    class Plain(HTTPConnection):
+    class Found:
+        """A connection whose host is looked up within its time; it has to be one of urllib3's, too."""
+
+        def _new_conn(self: Any) -> socket.socket:
+            name, problem = self._dns_host, HTTPError("no address")
+            try:
+                places = resolver.addresses(name, self.port, self.timeout)
+            except socket.gaierror as error:
+                raise NameResolutionError(self.host, self, error) from error
+            except TimeoutError:
+                raise Unfit("the host is not looked up in time") from None
+            for self._dns_host, _ in places:
+                try:
+                    return super()._new_conn()  # type: ignore[misc, no-any-return]
+                except HTTPError as error:
+                    problem = error
+                finally:
+                    self._dns_host = name
+            raise problem
+
+    class Plain(Found, HTTPConnection):
         response_class = Answer
 
-    class Secured(HTTPSConnection):
+    class Secured(Found, HTTPSConnection):
         response_class = Answer
 
     class PlainPool(HTTPConnectionPool):

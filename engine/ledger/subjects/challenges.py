@@ -45,6 +45,11 @@ class Challenges:
         found: dict[str, Any] = self._book.query("MaskLedger", self.contract, "challengeState", *place)
         return {**found, "status": CHALLENGES[found["status"]]}
 
+    def owed(self) -> int:
+        """How many challenged hospitals owe an opening."""
+        taken = [one.purpose for one in self._book.transactions if one.receipt is not None and one.receipt.status == 1]
+        return taken.count("challenge") - taken.count("answer") - taken.count("expire-challenge")
+
     def challenge(self, round: int, slot: int, key: bytes) -> None:
         """Want an update opened, with an auditor's key.
 

@@ -377,10 +377,16 @@ class Rounds(Subject):
             # A reorganisation took away rounds that were sealed, or a restart of the node even the contract.
             self._book.restore()
             state = self.state(self._book.domain.contract)
-        expired = 0 < state["deadline"] <= self._book.chain.time()
-        if state["phase"] != _OPEN or expired:
-            self._open(entry.round, entry.parent_model)
+        if not self._is_open(state):
+            # a reorganisation may have taken the opening alone: what was lost is there again before another is signed
+            state = self._book.settled(lambda: self.state(self._book.domain.contract))
+            if not self._is_open(state):
+                self._open(entry.round, entry.parent_model)
         return int(state["submissions"])
+
+    def _is_open(self, state: dict[str, Any]) -> bool:
+        """Whether the contract takes the round, now."""
+        return state["phase"] == _OPEN and not 0 < state["deadline"] <= self._book.chain.time()
 
     def _open(self, round: int, parent_model: bytes) -> None:
         self._send("open-round", round, "openRound", self._federation.id, round, parent_model, self._until())

@@ -23,7 +23,7 @@ def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def challenged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose updates were challenged when it had ended: of hospital 1, which is innocent, and of 2, which is silent."""
-    run = Run(tmp_path_factory.mktemp("challenged"))
+    run = Run(tmp_path_factory.mktemp("challenged"), hospitals=4)
     return finish(run, after=lambda ledger: challenge(run, ledger))
 
 

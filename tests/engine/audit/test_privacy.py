@@ -80,6 +80,13 @@ def test_the_second_accountant_composes_kinds_too():
     assert accountant.epsilon([], DELTA) == accountant.epsilon([(0.1, 1.0, 1, 0)], DELTA) == 0
 
 
+def test_releases_that_hardly_ever_hold_a_record_cost_nothing():
+    """Of 11 samples at a rate of 1e-6, what differs has a probability of less than delta."""
+    assert accountant.epsilon([(1e-6, 1.0, 1, 11)], 1e-5) == 0.0
+    assert accountant.epsilon([(1.0, 5000.0, 1, 1)], 1e-3) == 0.0
+    assert accountant.epsilon([], 1e-5) == 0.0
+
+
 def test_a_record_that_is_added_can_cost_more_than_one_that_is_removed():
     """Both ways are looked at: at large rates and little noise the two differ."""
     assert accountant.epsilon([(0.9, 3.0, 1, 1)], DELTA) == pytest.approx(1.18808, abs=1e-4)
@@ -138,6 +145,7 @@ ALTERED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unit": (lambda value: "patient", "privacy.unit"),
     "mechanism": (lambda value: "dp-sgd/2", "privacy.mechanism"),
     "neighbours": (lambda value: "replace", "privacy.neighbours"),
+    "shares": (lambda value: 2, "privacy.shares"),
     "sampler": (lambda value: "shuffled", "privacy.sampler"),
     "secret": (lambda value: "key", "privacy.secret"),
     "budget": (lambda value: [99, 0], "privacy.budget"),
@@ -216,6 +224,8 @@ def reported(case: Case, change: Callable[[dict[str, Any]], Any]) -> Case:
         (lambda told: told.update(not_protected=["nothing"]), "privacy.not_protected"),
         (lambda told: told.update(rdp=0.5), "privacy.rdp"),
         (lambda told: told.update(pld=0.5), "privacy.pld"),
+        (lambda told: told.update(alone=0.5), "privacy.alone"),
+        (lambda told: told.update(shares=2), "privacy.shares"),
     ],
 )
 def test_a_result_that_says_something_else_is_named(case: Case, change: Callable[[Any], Any], field: str):

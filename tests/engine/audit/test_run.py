@@ -384,11 +384,21 @@ def test_a_wrong_archive_is_named(plain: Path, vectors: dict[str, int], place: t
     assert place in places(audit(plain))
 
 
-def test_missing_damaged_and_surplus_archives_are_named(plain: Path):
+def test_damaged_and_surplus_archives_are_named(plain: Path):
     (plain / "ledger" / vectors_name(1)).write_bytes(b"\xff" * 100)
     (plain / "ledger" / vectors_name(2)).unlink()
+    (plain / "ledger" / vectors_name(2)).mkdir()
     archive.write_round(plain / "ledger", 5, {0: np.zeros(SIZE, np.float32)})
     assert {(number, None, "archive", "file") for number in (1, 2, 5)} <= places(audit(plain))
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_lost_archive_is_not_verified_and_no_finding(plain: Path, number: int):
+    (plain / "ledger" / vectors_name(number)).unlink()
+    report = audit(plain)
+    assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
+    assert report.unchecked[0].startswith(f"round {number}: the archived vectors are not there")
+    assert report.counts.get("aggregates", 0) == max(0, number - 1)
 
 
 def test_a_changed_model_is_named(plain: Path):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,9 +60,9 @@ def fresh(folder: Path) -> Run:
     return Run(folder / str(next(_numbers)), hospitals=2)
 
 
-def rounds(run: Run, server: Faulty, timeout: float = 20.0) -> list[bytes]:
+def rounds(run: Run, server: Faulty, timeout: float = 20.0, **settings: Any) -> list[bytes]:
     """The heads of all rounds, of a ledger that is opened, or gone on with."""
-    with run.open(backend="rpc", url=server.url, timeout=timeout) as ledger:
+    with run.open(backend="rpc", url=server.url, timeout=timeout, **settings) as ledger:
         for number in range(1, ROUNDS + 1):
             ledger.append(run.entry(number, ledger.domain))
         heads = [seal.head for seal in ledger.rounds.seals]
@@ -163,7 +164,33 @@ def test_an_account_without_money_is_told_and_goes_on_when_it_has_some(node: Nod
 def test_a_price_of_a_moment_does_not_stay(server: Faulty, tmp_path: Path, price: int):
     """Nobody takes what was signed for it: the account has not that much, and no node reads the greater one."""
     server.fault("eth_gasPrice", result(hex(price)), at={2, 5})
-    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+    assert len(rounds(fresh(tmp_path), server, max_fee_gwei=1e80)) == ROUNDS
+
+
+def test_a_price_above_the_cap_is_not_paid_and_the_same_work_goes_on_later(server: Faulty, tmp_path: Path):
+    run = fresh(tmp_path)
+    server.fault("eth_gasPrice", result(hex(10**13)))  # the account has enough for it
+    with pytest.raises(
+        ChainTrouble, match=r"asks for 10000 gwei for a unit of gas, and ledger.max_fee_gwei allows 1000$"
+    ):
+        rounds(run, server)
+    assert server.asked["eth_sendRawTransaction"] == 0
+    server.heal()
+    assert len(rounds(run, server)) == ROUNDS
+
+
+def test_the_gas_of_a_transaction_may_be_another_in_another_block(server: Faulty, tmp_path: Path):
+    run = fresh(tmp_path)
+    rounds(run, server)
+    server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt | {"gasUsed": "0x7777"}))
+    with run.open(backend="rpc", url=server.url) as ledger:
+        assert len(ledger.rounds.seals) == ROUNDS
+        assert {t.receipt.gas for t in ledger.book.transactions if t.receipt} == {0x7777}
+    server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt | {"status": "0x0"}))
+    with pytest.raises(
+        LedgerError, match=r"contradict each other: the receipt of transaction 0x\w+ has status 1 in .*, and 0 on"
+    ):
+        run.open(backend="rpc", url=server.url)
 
 
 def test_a_round_whose_opening_waited_for_too_long_is_opened_anew(node: Node, tmp_path: Path):

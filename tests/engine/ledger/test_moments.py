@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from faulty import Faulty, Passed, Question, Reply, pass_on
-from nodes import Node, height
+from nodes import Node, height, mine, pending, until
 from simulators import POLICY, REVIEWER, Run, report, request
 
 from engine.config import RunConfig
@@ -29,23 +29,41 @@ REORGANISED = (1, 2, 4)  # blocks
 
 
 class Forgetful:
-    """A node that forgets everything, or so many blocks, before its question number `at`; counts questions in `asked`."""
+    """A node that forgets everything, or so many blocks, before its question number `at`; counts questions in `asked`.
+
+    How often somebody looks must not depend on the time that a block takes, or the moments of two runs are not the same. So
+    a transaction is in a block before the answer to its sending; with `late`, at the second look for its receipt, so that
+    each first one finds it in the pool.
+    """
 
     def __init__(self, node: Node) -> None:
-        self.node, self.asked, self.at, self.blocks = node, 0, -1, 0
+        self.node, self.asked, self.at, self.blocks, self.late = node, 0, -1, 0, False
+        self._looked: set[str] = set()
         self._lock = threading.Lock()
 
-    def begin(self, at: int = -1, blocks: int = 0) -> None:
+    def begin(self, at: int = -1, blocks: int = 0, late: bool = False) -> None:
         """From the start, on an empty chain; `blocks` 0 are all."""
         self.node("anvil_reset")
-        self.asked, self.at, self.blocks = 0, at, blocks
+        self.node("evm_setAutomine", not late)
+        self.asked, self.at, self.blocks, self.late = 0, at, blocks, late
+        self._looked.clear()
 
     def __call__(self, question: Question, passed: Passed) -> Reply:
         with self._lock:
             self.asked += 1
             if self.asked == self.at:
                 self._forget()
-        return pass_on(question, passed)
+            if question["method"] == "eth_getTransactionReceipt":
+                self._look(question["params"][0])
+        reply = pass_on(question, passed)
+        if question["method"] == "eth_sendRawTransaction" and not self.late:
+            until(lambda: not pending(self.node))
+        return reply
+
+    def _look(self, transaction: str) -> None:
+        if self.late and transaction in self._looked and pending(self.node):
+            mine(self.node)
+        self._looked.add(transaction)
 
     def _forget(self) -> None:
         if not self.blocks:
@@ -141,10 +159,13 @@ def test_what_goes_nowhere_or_comes_too_early_is_sent_again(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("name", WORKS)
-def test_what_a_node_forgets_at_any_moment_is_there_again(forgetful: Forgetful, url: str, tmp_path: Path, name: str):
+def test_what_a_node_forgets_at_any_moment_is_there_again(
+    forgetful: Forgetful, url: str, tmp_path: Path, name: str, late: bool
+):
     for blocks in (0, *REORGANISED):
-        every_moment(WORKS[name], forgetful, url, tmp_path / str(blocks), blocks=(blocks,))
+        every_moment(WORKS[name], forgetful, url, tmp_path / str(blocks), blocks=(blocks,), late=late)
 
 
 @pytest.mark.long
@@ -181,12 +202,13 @@ def every_moment(
     blocks: tuple[int, ...] = (0, *REORGANISED),
     first: int = 1,
     step: int = 1,
+    late: bool = False,
 ) -> None:
     """Does the work undisturbed, and then once for each moment."""
-    forgetful.begin()
+    forgetful.begin(late=late)
     wanted, questions = work(folder / "0", url), forgetful.asked
     assert questions > 20
     for index, at in enumerate(range(first, questions + 1, step)):
-        forgetful.begin(at, blocks[index % len(blocks)])
+        forgetful.begin(at, blocks[index % len(blocks)], late)
         assert work(folder / str(at), url) == wanted, f"{forgetful.blocks} blocks before question {at}"
-        assert forgetful.asked >= at
+        assert forgetful.asked >= at, f"question {at} of {questions} was not asked"

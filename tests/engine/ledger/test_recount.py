@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ from simulators import DOMAIN, LAYOUT, Run, reference_leaf, reference_root
 from engine.audit import vectors
 from engine.audit.run import audit
 from engine.config import RunConfig, config_hash
+from engine.data.cohort import HospitalData
 from engine.errors import HospitalError, LedgerError, Stopped
 from engine.experiment import HERE, Place, join
 from engine.experiment import run as run_experiment
+from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.format import RUN, vectors_name
 from engine.ledger.recount import Shown, drawn, packed, remembered, weighed
+from engine.ledger.signer import Notice
 from engine.ledger.subjects.updates import Header, head_of
-from engine.messages import Asked, LoopState, State, Taken, Verdicts
+from engine.messages import Asked, LoopState, State, Taken, Trained, Verdicts
 from engine.model import vector_hash
+from engine.pools.local import InProcessPool
 from engine.rounds import run_rounds
 
 EMBEDDED = {"ledger.backend": "embedded", "federation.rounds": 4}
@@ -164,6 +168,55 @@ def test_a_coordinator_that_cheats_in_the_aggregate_is_stopped_in_the_next_round
     error = cheated(tiny_config(**EMBEDDED, **{"execution.pool": pool}), tmp_path, round=2)
     assert (error.round, error.stage) == (3, "ledger")
     assert "the updates of round 2 give model" in error.cause
+
+
+ON_EVERY_DEVICE = {**EMBEDDED, "ledger.checks": 3}  # of three hospitals
+
+
+def test_all_hospitals_aggregate_on_their_own_and_say_alike_that_the_coordinator_differs(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    error = cheated(tiny_config(**ON_EVERY_DEVICE), tmp_path, round=2)
+    assert (error.round, error.stage) == (3, "ledger")
+    assert "the updates of round 2 give model" in error.cause
+    assert "(so say hospitals 0, 1 and 2)" in error.cause
+
+
+class OneDiffers:
+    """A pool whose hospital 1 aggregates on a device of its own, by the median."""
+
+    def __init__(self, hospitals: Sequence[HospitalData], task: Task) -> None:
+        rule = task.config.aggregation.model_copy(update={"rule": "median"})
+        other = replace(task, config=task.config.model_copy(update={"aggregation": rule}))
+        self.pool, self.device = InProcessPool(hospitals, task), InProcessPool(hospitals, other)
+
+    def train(self, asked: Asked, notice: Notice | None) -> Trained:
+        ours, one = (replace(asked, hospitals=ids) for ids in ((0, 2), (1,)))
+        found = [*self.pool.train(ours, notice).answers, *self.device.train(one, notice).answers]
+        return Trained(sorted(found, key=lambda answer: answer.hospital), None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pool, name)
+
+
+@pytest.mark.parametrize("least", [None, 2])
+def test_a_hospital_whose_own_aggregate_differs_is_named_and_no_other(
+    least: int | None, tiny_config: Callable[..., RunConfig], tmp_path: Path
+):
+    config, place = tiny_config(**ON_EVERY_DEVICE, **{"federation.min_hospitals": least}), Place(pool=OneDiffers)
+    with contextlib.ExitStack() as stack:
+        joined, state = join(config, config_hash(config), tmp_path, place, stack)
+        if least is None:
+            with pytest.raises(HospitalError) as refused:
+                run_rounds(state, joined.parts)
+            assert (refused.value.hospital, refused.value.round, refused.value.stage) == (1, 2, "ledger")
+            assert "the updates of round 1 give model" in refused.value.cause
+            assert "so say" not in refused.value.cause
+        else:  # the others, whose models are equal, go on
+            told = [row.lost for row in run_rounds(state, joined.parts).history]
+            assert not told[0]
+            assert all(len(row) == 1 and row[0].startswith("hospital 1, round") for row in told[1:])
+            assert "the updates of round 1 give model" in told[1][0]
 
 
 @pytest.mark.parametrize("method", ["momentum", "adam", "yogi"])

@@ -1,6 +1,7 @@
 """Openings of masked updates: who is innocent can show it, who is not is found by what it signed, and silence counts as fraud."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from engine.encoding import hexed, unhexed
 from engine.errors import LedgerError
 from engine.experiment import run
 from engine.secure import masks
-from sweeps import openings
+from sweeps import ledger, openings
 from sweeps.__main__ import main
 
 WEEK = 7 * 86_400
@@ -157,6 +158,28 @@ def test_damaged_values_of_an_opening_are_refused_or_fraud(case: Case, whole: di
             assert found, (name, value)
 
 
+@pytest.mark.long
+def test_a_hospital_has_its_time_whatever_else_makes_the_clock_of_an_embedded_chain_jump(
+    folder: Path, tmp_path: Path, capsys
+):
+    """Silence of one, and rounds that become final, would take the time of another away."""
+    copy, now = Path(shutil.copytree(folder, tmp_path / "run")), time.time()
+    first, second = [str(copy), "1", "0"], [str(copy), "1", "4"]
+    assert openings.challenge(copy, 1, 0, None, lambda: now)["unopened"] == 4
+    assert openings.challenge(copy, 1, 4, None, lambda: now + WEEK / 2)["unopened"] == 3
+    with pytest.raises(LedgerError, match=r"hospital 4 may answer in round 1 until .* one clock for all"):
+        openings.overdue(copy, 1, 0, lambda: now + WEEK + 60)
+    assert main(["ledger", "open", *second, "--out", str(tmp_path / "opening.json")]) == 0
+    assert openings.overdue(copy, 1, 0, lambda: now + WEEK + 60)["fraud"]
+    capsys.readouterr()
+    assert main(["ledger", "judge", *second]) == 2
+    assert main(["ledger", "judge", *second, "--withheld"]) == 1
+    assert "was handed to nobody; 4 unopened hospitals hide each other" in capsys.readouterr().out
+    assert main(["ledger", "judge", *first, "--withheld"]) == 2  # it has not answered
+    found = {(f.round, f.hospital, f.record, f.field) for f in audit(copy).findings}
+    assert found == {(1, 0, "masks", "challenge"), (1, 4, "masks", "challenge")}
+
+
 def test_a_dispute_is_played_through_on_the_chain(folder: Path, tmp_path: Path, capsys):
     """Challenged and innocent; challenged and silent; and no challenge that would uncover the last two."""
     place = [str(folder), "1", "2"]
@@ -172,7 +195,7 @@ def test_a_dispute_is_played_through_on_the_chain(folder: Path, tmp_path: Path, 
     assert main(["ledger", "challenge", str(folder), "1", "3"]) == 0
     capsys.readouterr()
     assert main(["ledger", "overdue", str(folder), "1", "3"]) == 2
-    assert "may answer until" in capsys.readouterr().err
+    assert "hospital 3 may answer in round 1 until" in capsys.readouterr().err
     assert openings.overdue(folder, 1, 3, lambda: time.time() + WEEK + 60)["fraud"]
     report = audit(folder)
     assert [(f.round, f.hospital, f.record, f.field) for f in report.findings] == [(1, 3, "masks", "challenge")]
@@ -181,6 +204,18 @@ def test_a_dispute_is_played_through_on_the_chain(folder: Path, tmp_path: Path, 
     assert main(["ledger", "challenge", str(folder), "1", "1"]) == 2
     assert "at least 2 must hide each other" in capsys.readouterr().err
     assert main(["ledger", "challenge", str(folder), "2", "1"]) == 2
+
+
+@pytest.mark.long
+def test_rounds_become_final_after_a_challenged_hospital_has_answered(tiny_config, tmp_path: Path, capsys):
+    folder = tmp_path / "run"
+    run(tiny_config(**{"cohort.hospitals": 4, "ledger.backend": "embedded", "ledger.window": 1, "federation.rounds": 1,
+                       "data.simulated.patients": 6, "aggregation.secure.method": "masks"}), folder)  # fmt: skip
+    openings.challenge(folder, 1, 0, None)
+    with pytest.raises(LedgerError, match="1 challenged hospital may still answer"):
+        ledger.finalize(folder, lambda: time.time() + 60)
+    openings.unlock(folder, 1, 0, None, tmp_path / "opening.json")
+    assert ledger.finalize(folder, lambda: time.time() + 60)["final"]
 
 
 def test_another_key_opens_nothing(folder: Path, tmp_path: Path):

@@ -1,7 +1,9 @@
 """Runs whose updates are masked: the same bits as without masks, for every loss and after every interruption, and an audit that sees none."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,6 +150,35 @@ def test_the_pool_changes_no_bit(tiny_config, tmp_path: Path, ray2):
     assert here.ledger.head == threads.ledger.head == there.ledger.head
 
 
+class Killing:
+    """A pool of actors of which the first is killed before step after step of masked sums, one in each round."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def secure(self, step: str, groups: Any, notice: Any, ids: Sequence[int]) -> list[Any]:
+        if step == STEPS[notice.headers[-1].round % len(STEPS)]:
+            os.kill(self._pool.processes()[0], signal.SIGKILL)
+        return self._pool.secure(step, groups, notice, ids)
+
+
+@pytest.mark.long
+def test_a_host_that_dies_between_training_and_masking_repeats_its_training(tiny_config, tmp_path: Path, ray2):
+    """What is lost with it only hospitals have had: their updates. A private state would show a step too much or too few."""
+    private = {"privacy.method": "dp-sgd", "privacy.noise": 1.0, "privacy.steps": 2}
+    settings = {**FIVE, **MASKS, **private, "federation.rounds": 5, "federation.min_hospitals": 4}
+    here = run(tiny_config(**settings), tmp_path / "here")
+    actors = {"execution.pool": "ray", "execution.cpus": 2, "execution.hospitals_per_actor": 3}
+    killing = Place(pool=lambda hospitals, task: Killing(build_pool(hospitals, task)))  # type: ignore[arg-type, return-value]
+    there = run(tiny_config(**settings, **actors), tmp_path / "there", killing)
+    assert [len(row.lost) for row in there.rounds] == [0] * 5
+    assert (there.model_hash, there.ledger.head) == (here.model_hash, here.ledger.head)
+    assert numbers(there, tmp_path / "there") == numbers(here, tmp_path / "here")
+
+
 def said(folder: Path, number: int) -> list[str]:
     with sqlite3.connect(folder / "ledger" / "journal.sqlite") as journal:
         rows = journal.execute("SELECT said FROM maskings WHERE round = ? ORDER BY bucket", (number,)).fetchall()
@@ -179,6 +210,7 @@ def test_the_vault_of_a_hospital_is_its_own(original: Path):
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two hospitals": ({"cohort.hospitals": 2}, "needs at least 3 hospitals in a round, not 2"),
+    "a crowd": ({"cohort.hospitals": 65}, r"at most 64 hospitals, not 65: .* allowed: aggregation.secure.buckets from 2 on"),
     "few are asked": ({"federation.participation": 0.4}, "needs at least 3 hospitals in a round, not 2"),
     "small buckets": ({"aggregation.secure.buckets": 2}, "at least 3 hospitals in a round in each of 2 buckets, not 5"),
     "a low threshold": ({"aggregation.secure.threshold": 3}, r"threshold is 3; allowed: auto, or 4 .* to 5"),

@@ -2,12 +2,13 @@
 
 import base64
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from faulty import LASTING, PASSING, Faulty, Question, Reply, error, packed, res
 from engine.clock import REAL, JumpingClock
 from engine.errors import LedgerError
 from engine.ledger.chain.address import hidden, origin, refusal
-from engine.ledger.chain.base import ContractRevert, FeeTooLow, NodeRefuses, NodeUnreachable, NonceProblem
+from engine.ledger.chain.base import ChainTrouble, ContractRevert, FeeTooLow, NodeRefuses, NodeUnreachable, NonceProblem
 from engine.ledger.chain.node import LAST_PAUSE, Node
 from engine.ledger.chain.rpc import RpcChain, resolved
+from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.chain.transport import LONGEST
 
 REVERT = "0x08c379a0" + f"{32:064x}{3:064x}" + b"no!".hex().ljust(64, "0")
@@ -122,6 +124,41 @@ def test_an_answer_that_trickles_ends_with_its_time(parts: list[bytes]):
         with pytest.raises(NodeUnreachable, match=r"eth_gasPrice: no answer in time"):
             Node(url, REAL).ask("eth_gasPrice", read=text, seconds=0.3)
         assert REAL.now() - began < 1.5
+
+
+def test_a_host_that_is_never_looked_up_ends_with_the_time():
+    """One look-up at a time is under way; a later question waits for the same one."""
+    go, asked = Event(), list[str]()
+
+    def look_up(host: str, *more: Any) -> Any:
+        asked.append(host)
+        assert go.wait(20)
+        return socket.getaddrinfo("127.0.0.1", *more)
+
+    with Faulty() as server:
+        server.fault("", result("0x2a"))
+        node = Node(server.url.replace("127.0.0.1", "node.example"), REAL, look_up)
+        began = REAL.now()
+        for _ in range(2):
+            with pytest.raises(NodeUnreachable, match=r"eth_gasPrice: the host is not looked up in time; asked for"):
+                node.ask("eth_gasPrice", read=text, seconds=0.3)
+        assert REAL.now() - began < 3
+        assert asked == ["node.example"]
+        go.set()
+        assert node.ask("eth_gasPrice", read=text, seconds=5.0) == "0x2a"
+        assert server.seen[0]["Host"] == server.url.replace("http://127.0.0.1", "node.example")
+
+
+def test_all_addresses_of_a_host_are_tried_and_a_name_that_is_none_is_said(server: Faulty):
+    def look_up(host: str, port: int, *more: Any) -> Any:
+        if host == "nowhere.example":
+            raise socket.gaierror(socket.EAI_NONAME, "no")
+        return [(None, None, 0, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    port = server.url.rpartition(":")[2]
+    assert Node(f"http://node.example:{port}", JumpingClock(), look_up).ask("m", read=text, seconds=1.0) == "0x2a"
+    with pytest.raises(NodeUnreachable, match=r"m: no host of this name"):
+        Node(f"http://nowhere.example:{port}", JumpingClock(), look_up).ask("m", read=text, seconds=1.0)
 
 
 def test_one_connection_serves_many_questions():
@@ -271,6 +308,38 @@ def signed(server: Faulty) -> tuple[RpcChain, bytes]:
     server.fault("eth_getBlockByNumber", block)
     chain = RpcChain(server.url, accounts=of_key(KEY), clock=JumpingClock())
     return chain, chain.sign(None, b"", 100_000)
+
+
+def test_a_price_above_the_cap_is_refused_after_a_moment_and_room_for_the_price_to_rise_keeps_below_it(server: Faulty):
+    from nodes import KEY, of_key
+
+    clock = JumpingClock()
+    chain = RpcChain(server.url, accounts=of_key(KEY), clock=clock, max_fee=50.0)
+
+    def prices(price: float, base: float | None) -> None:
+        server.heal()
+        block = {"timestamp": "0x1"} | ({} if base is None else {"baseFeePerGas": hex(int(base * 1e9))})
+        server.fault("", result("0x2a"))
+        server.fault("eth_getBlockByNumber", result(block))
+        server.fault("eth_gasPrice", result(hex(int(price * 1e9))))
+
+    for price, base, fee in ((50.0, None, 50), (12.0, 10.0, 22), (32.0, 30.0, 50), (0.0, None, 0)):
+        prices(price, base)
+        raw = chain.sign(None, b"", 100_000)
+        assert decode_transaction(raw)["fee"] == fee * 10**9
+    for price, base in ((50.5, None), (60.0, 10.0), (1.0, 51.0)):
+        prices(price, base)
+        began = clock.now()
+        with pytest.raises(
+            ChainTrouble, match=r"asks for [\d.]+ gwei for a unit of gas, and ledger.max_fee_gwei allows 50$"
+        ):
+            chain.sign(None, b"", 100_000)
+        assert clock.now() - began == 2.0
+    prices(2.0, 1.0)
+    server.fault("eth_gasPrice", result(hex(10**20)), at={1, 2})  # of a moment
+    assert decode_transaction(chain.sign(None, b"", 100_000))["fee"] == 3 * 10**9
+    prices(50.0, None)
+    assert chain.dearer(chain.sign(None, b"", 100_000)) is None  # a dearer one would cost more than 50
 
 
 # --- Addresses --------------------------------------------------------------------------------------------------------
