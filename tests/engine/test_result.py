@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, result: Result):
     assert Result.read(folder) == result
     document = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     assert document == result.document()
-    assert document["version"] == VERSION == 4
+    assert document["version"] == VERSION == 5
 
 
 def test_a_whole_document_is_written_as_it_was_read(tmp_path: Path):
