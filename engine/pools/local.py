@@ -64,11 +64,15 @@ class InProcessPool:
             summed, refused = self._rule.partial(updates, len(asked.params))
         for i, answer in enumerate(answers):
             if isinstance(answer, Update) and answer.hospital in refused:
-                self._hospitals[answer.hospital].withdraw(asked.round)
+                self.withdraw(answer.hospital, asked.round)
                 answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
         if not self._keep_vectors:
             answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
+
+    def withdraw(self, hospital: int, round: int) -> None:
+        """The update of a round is not sent."""
+        self._hospitals[hospital].withdraw(round)
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
         return self._each("judge", ids, asked, updates)
