@@ -82,6 +82,7 @@ OTHER: dict[str, Any] = {
     "ledger.url": "env:NODE_URL",
     "execution.hospitals_per_actor": 2,
     "execution.sites": dict.fromkeys(range(6), "ward"),
+    "execution.certificates": "keys",
 }
 
 # what each optimiser of the server reads
