@@ -14,7 +14,7 @@ from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task, commons
 from engine.ledger.signer import Memory, Notice, Terms
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.synthetic import SignedPreview, SignedReport, SignedRequest
 from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
@@ -48,7 +48,7 @@ class InProcessPool:
 
     def make(
         self, terms: Terms, granted: Mapping[int, Sequence[SyntheticRow]]
-    ) -> list[tuple[SignedReport, ...] | HospitalError]:
+    ) -> list[tuple[SignedReport | SignedPreview, ...] | HospitalError]:
         # not on the threads: what measures the beats sets the number of threads for the whole process
         return [self._one(h, "make", terms, rows) for h, rows in granted.items()]
 
