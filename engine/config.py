@@ -26,6 +26,7 @@ from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
+from engine.sites.limits import unfit
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.timing.config import ClockConfig
 from engine.tracking.config import TrackingConfig, has_password
@@ -73,12 +74,14 @@ class RunConfig(Section):
             )
         yield from self._of_classes()
         yield from self._of_sites()
+        yield from unfit(self) if self.execution.pool == "sites" else ()
         yield from self._of_own_parts()
         yield from self._of_attackers()
         yield from self._of_time()
         yield from self._of_scaffold()
         yield from self._of_committee()
         yield from self._of_privacy()
+        yield from self.privacy.clashes_with(self)
         yield from self.aggregation.secure.clashes_with(self)
         if self.federation.min_hospitals is not None and self.federation.min_hospitals > self.cohort.hospitals:
             yield Mistake(

@@ -355,10 +355,16 @@ def _privacy(result: Result) -> str:
     secret = (
         "simulated: whoever knows the seed can take the noise off" if said.secret == "simulated" else "of the hospitals"
     )
+    shared = (
+        f"It holds while {said.shares} hospitals of each sum are honest, whose noise adds up; against all others together a hospital has "
+        "epsilon `alone` of its result. "
+        if said.shares > 1
+        else ""
+    )
     return (
         f"epsilon is of one {said.unit} of one hospital at delta {said.delta:g}; of a patient, who has up to "
-        f"{said.most_beats_of_a_patient} train beats there, it says nothing. Secrets are {secret}. Validation and test scores, and "
-        "what is chosen by them, are not protected"
+        f"{said.most_beats_of_a_patient} train beats there, it says nothing. {shared}Secrets are {secret}. Validation and test scores, "
+        "and what is chosen by them, are not protected"
     )
 
 

@@ -43,6 +43,7 @@ def check(case: Case) -> Iterator[Told]:
     yield from _check_sigma(case, signed, terms)
     yield from _check_account(case, signed, terms)
     yield from _check_annexes(case, terms)
+    yield from _check_sums(case, terms)
     yield from _check_result(case, terms)
     secret = privacy.get("secret")
     simulated = "; its random numbers follow from the run's seed here: a simulation, no protection"
@@ -93,6 +94,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
             "unit": privacy["unit"],
             "neighbours": "add-remove",
             "sampler": "poisson",
+            **({"shares": privacy["honest"]} if privacy.get("honest") else {}),
             "secret": privacy["secret"],
             "budget": [rounds * one + adapting, rounds * two],
         }
@@ -188,11 +190,22 @@ def _check_annexes(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """The head of each round commits to mechanism and budget."""
     if terms["sigma"] is None:
         return
-    digest = spec.json_hash({name: terms[name] for name in PRIVACY_TERMS})
+    digest = spec.json_hash({name: terms[name] for name in PRIVACY_TERMS if name in terms})
     for number, entry in sorted(case.rounds.items()):
         if entry.digests.get(PRIVACY) != digest:
             message = "the annex does not name the mechanism and the budget of the run"
             yield finding("annex", PRIVACY, digest, entry.digests.get(PRIVACY), message, round=number)
+
+
+def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
+    """Noise that is shared comes to what is accounted for where so many add it up."""
+    for number, entry in sorted(case.rounds.items()) if "shares" in terms else ():
+        if len(entry.maskings) != 1 or len(entry.maskings[0].masked) < terms["shares"]:
+            message = (
+                "noise is shared, and the round is no sum of so many hospitals that it comes to what is accounted for"
+            )
+            found = [len(said.masked) for said in entry.maskings]
+            yield finding("opening", "privacy.shares", terms["shares"], found, message, round=number)
 
 
 def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
@@ -206,13 +219,16 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     expected: dict[str, Any] = {name: terms[name] for name in ("mechanism", "unit", "neighbours", "secret", "budget")}
     expected |= {name: terms[name] / _UNITS[name] for name in ("sigma", "clip", "delta")}
     expected["sampling_rate"] = terms["rate"] / _UNITS["rate"]
+    sharing = terms.get("shares", 1)
     for name, value in expected.items():
         if told.get(name) != value:
             yield finding("result", f"privacy.{name}", value, told.get(name), "it is not that of the run")
+    if told.get("shares", 1) != sharing:
+        yield finding("result", "privacy.shares", sharing, told["shares"], "it is not that of the run")
     if terms["secret"] == "simulated" and "simulated" not in str(told.get("not_protected")):
         message = "the result does not say that its secrets are simulated"
         yield finding("result", "privacy.not_protected", "simulated", told.get("not_protected"), message)
-    rows, costs = told.get("hospitals"), [0.0]
+    rows, costs, alone = told.get("hospitals"), [0.0], [0.0]
     if not isinstance(rows, list) or [row.get("id") if isinstance(row, Mapping) else None for row in rows] != list(
         case.federation.slots
     ):
@@ -232,13 +248,21 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
         if isinstance(samples, list) and len(samples) == 2 and all(map(_is_count, samples)):
             yield Count("epsilons")
             costs.append(_cost(terms, samples))
+            alone.append(_cost(terms, samples, sharing))
             yield from _check_epsilon(
                 row.get("epsilon"), costs[-1], f"privacy.hospitals.{slot}.epsilon", {"hospital": slot}
             )
     yield from _check_epsilon(told.get("epsilon"), max(costs), "privacy.epsilon", {})
-    for name in ("pld", "rdp"):  # bounds from above: the smaller of them is the epsilon
-        if not _is_number(told.get(name)) or told[name] < max(costs) - _SLACK:
-            yield finding("result", f"privacy.{name}", max(costs), told.get(name), "it is no bound on what was spent")
+    yield from _check_bounds(told, max(costs), max(alone) if sharing > 1 else None)
+
+
+def _check_bounds(told: Mapping[str, Any], cost: float, alone: float | None) -> Iterator[Told]:
+    """Bounds from above: the smaller of the first two is the epsilon."""
+    for name, least in (("pld", cost), ("rdp", cost), *([] if alone is None else [("alone", alone)])):
+        if not _is_number(told.get(name)) or told[name] < least - _SLACK:
+            yield finding("result", f"privacy.{name}", least, told.get(name), "it is no bound on what was spent")
+    if alone is None and told.get("alone") is not None:
+        yield finding("result", "privacy.alone", None, told["alone"], "no noise is shared")
 
 
 def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) -> Iterator[Told]:
@@ -247,8 +271,9 @@ def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) ->
         yield finding("result", name, cost, found, message, **where)
 
 
-def _cost(terms: Mapping[str, Any], samples: Sequence[int]) -> float:
+def _cost(terms: Mapping[str, Any], samples: Sequence[int], sharing: int = 1) -> float:
     rate, sigma, delta = (terms[name] / _UNITS[name] for name in ("rate", "sigma", "delta"))
+    sigma /= math.sqrt(sharing)
     if not (0 < rate <= 1 and 0.01 <= sigma <= 1e5 and 0 < delta < 1 and sum(samples) <= 10**9):
         return math.inf
     return epsilon([(rate, sigma, uses, many) for uses, many in enumerate(samples, 1)], delta)

@@ -52,6 +52,12 @@ class PrivacyConfig(OwnSection):
     steps: int = Field(
         20, ge=1, le=100_000, description="dp-sgd: noised gradients of a hospital in a round, in place of local_epochs"
     )
+    honest: int | None = Field(
+        None,
+        ge=2,
+        description="dp-sgd under masks: each hospital adds so much noise that that of this many in a sum comes to all of it; null: "
+        "each adds all of it",
+    )
     secret: Literal["simulated", "key"] = Field(
         "simulated",
         description="dp-sgd: noise and sampling follow from the run's seed, which protects nobody, or from the hospital's key "
@@ -65,7 +71,7 @@ class PrivacyConfig(OwnSection):
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude={"honest"} if self.honest is None else None)
         return values if self.noised else {name: values[name] for name in PLAIN}
 
     def clashes(self) -> Iterator[Mistake]:
@@ -79,3 +85,25 @@ class PrivacyConfig(OwnSection):
             yield Mistake(
                 f"privacy.{given[0]} is for method dp-sgd, and privacy.method is {self.method}", ["method", *given]
             )
+
+    def clashes_with(self, run: Any) -> Iterator[Mistake]:
+        """Where noise that hospitals share (`honest`) does not come to what is accounted for, in a whole configuration (`RunConfig`)."""
+        if self.honest is None or not self.noised:
+            return
+        key, secure, federation = "privacy.honest", run.aggregation.secure, run.federation
+        for other, found, allowed, why in (
+            ("aggregation.secure.method", secure.method, ("masks",), "shows each update by itself, with its own noise alone"),
+            ("aggregation.secure.buckets", secure.groups, (0, 1), "shows several sums, each with a part of the noise"),
+            ("privacy.steps", self.steps, (1,), "goes on from a gradient that has only the hospital's own noise"),
+            ("federation.algorithm", federation.algorithm, ("fedavg", "fedprox"), "sends more than one noised sum"),
+            ("federation.weighting", federation.weighting, ("auto", "samples"), "weighs hospitals' noise unlike their beats"),
+            ("aggregation.worker_momentum", run.aggregation.worker_momentum, (0,), "adds up noise of rounds with other hospitals"),
+            ("attack.method", run.attack.method, ("none",), "sends what has no noise"),
+        ):  # fmt: skip
+            if found not in allowed:
+                one = " or ".join(map(str, allowed[-1:] if other.endswith("buckets") else allowed))
+                yield Mistake(f"{other} {found} {why}; with {key} it is {one}", [key, other])
+        in_a_round = max(1, round(federation.participation * run.cohort.hospitals))
+        if secure.method == "masks" and self.honest > secure.threshold_in(in_a_round):
+            says = f"a sum may have no more than {secure.threshold_in(in_a_round)} hospitals (aggregation.secure.threshold), whose noise would be too little"
+            yield Mistake(f"{key} is {self.honest}; {says}", [key, "aggregation.secure.threshold"])

@@ -5,6 +5,9 @@
                (unit patient: patients are sampled; of each the mean gradient of at most so many beats, shortened to norm C)
     noise      + N(0, sigma^2 C^2) for each parameter, then divided by q n, with the public number n of train beats, or patients
 
+Under masks hospitals may share the noise (`privacy.honest`): each adds N(0, sigma^2 C^2 / t), and the sum of at least t of them has all of it. Each
+then divides by q times the number of its beats, which is also its weight, so that all gradients and all noise count the same in the sum.
+
 A round of L steps with noise at each, or of one step for a server's optimiser: both are functions of these sums alone. The
 account is the hospital's: it counts every release, also of a round whose update is lost, and refuses one beyond the budget.
 The mean loss is not told.
@@ -36,11 +39,12 @@ class _Release:
     A repeated release has the same bits as before, and is counted once.
     """
 
-    def __init__(self, mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State) -> None:
-        self.mechanism, self.seed = mechanism, seed
+    def __init__(self, mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State, sharing: int) -> None:
+        self.mechanism, self.seed, self.sharing = mechanism, seed, sharing
         of_beat = np.arange(len(patients)) if mechanism.unit == "beat" else patients
         names, self.unit = np.unique(of_beat, return_inverse=True)
         self.units = len(names)
+        self.counted = self.units if sharing == 1 else len(patients)
         self.named = np.frombuffer(commitment(seed), np.uint8)
         none = np.zeros(USES, np.int64)
         before = state.get(SPENT, none)
@@ -99,11 +103,11 @@ class _Release:
         return total.astype(np.float32)
 
     def noise(self, total: np.ndarray) -> np.ndarray:
-        """The sum with noise, over the expected number of beats, or patients, in it."""
-        scale = self.mechanism.sigma / SIGMA * self.mechanism.clip / CLIP
+        """The sum with noise, over the expected number of beats, or patients, in it; shared noise: of beats."""
+        scale = self.mechanism.sigma / SIGMA * self.mechanism.clip / CLIP / math.sqrt(self.sharing)
         noised = total + scale * normal(self.seed, self.gradients, len(total))
         self.gradients += 1
-        return (noised / (self.mechanism.rate / RATE * self.units)).astype(np.float32)
+        return (noised / (self.mechanism.rate / RATE * self.counted)).astype(np.float32)
 
     def _count(self, batch: Batch) -> None:
         """Raises PrivacyError where this gradient is one too many."""
@@ -153,14 +157,18 @@ def dp_sgd(
         state: private, with the account so far.
     """
     others = [state[name] for name in sorted(state) if not name.startswith("privacy.")]
-    return from_seed(mechanism, patients, release_seed(secret, round, [params, *others]), state)
+    sharing = mechanism.shares if round else 1  # nobody shares the noise of the adaptation
+    return from_seed(mechanism, patients, release_seed(secret, round, [params, *others]), state, sharing)
 
 
-def from_seed(mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State) -> Privacy:
+def from_seed(mechanism: Mechanism, patients: np.ndarray, seed: bytes, state: State, sharing: int = 1) -> Privacy:
     """The mechanism of a release whose seed is known: the hospital's own, or, after a dispute, that of an inspector who is shown
     the seed and the data, and computes the update again; `opens` says whether it is the seed that was committed to.
+
+    Args:
+        sharing: hospitals among which the noise is shared.
     """
-    one = _Release(mechanism, patients, seed, state)
+    one = _Release(mechanism, patients, seed, state, sharing)
     return Privacy("dp-sgd", one.batches, one.gradient, one.noise, one.price, steps=mechanism.steps, memory=one.memory)
 
 

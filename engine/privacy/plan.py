@@ -4,6 +4,7 @@ A hospital's budget is the number of its noised gradients in all rounds and in t
 they cost at most the epsilon that was asked for. All numbers are integers, as they are signed.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from engine.privacy.accountant import Event, calibrated
@@ -27,6 +28,7 @@ class Mechanism(NamedTuple):
         steps: noised gradients of a round.
         budget: samples by uses, of all rounds and the adaptation.
         secret: where its random numbers come from, as configured.
+        shares: hospitals of a masked sum whose noise together comes to sigma; 1: each one's does.
     """
 
     unit: str
@@ -38,15 +40,20 @@ class Mechanism(NamedTuple):
     steps: int
     budget: Counts
     secret: str
+    shares: int
 
-    def events(self, counts: Counts) -> tuple[Event, ...]:
-        """What the accountant is told of so many samples."""
-        rate, sigma = self.rate / RATE, self.sigma / SIGMA
+    def events(self, counts: Counts, sharing: int = 1) -> tuple[Event, ...]:
+        """What the accountant is told of so many samples, each with the noise of one of `sharing` hospitals."""
+        rate, sigma = self.rate / RATE, self.sigma / SIGMA / math.sqrt(sharing)
         return tuple(Event(rate, sigma, uses, count) for uses, count in enumerate(counts, 1))
 
     def epsilon(self, counts: Counts) -> float:
         """What they cost."""
         return cost_of(self.events(counts), self.delta / DELTA)
+
+    def alone(self, counts: Counts) -> float:
+        """What they cost at most where all others of each sum take their noise away: only the hospital's own is left."""
+        return cost_of(self.events(counts, self.shares), self.delta / DELTA)
 
     def record(self) -> dict[str, Any]:
         """What every record of it says."""
@@ -57,6 +64,7 @@ class Mechanism(NamedTuple):
             "sampler": SAMPLER,
             "rate": self.rate,
             "sigma": self.sigma,
+            **({"shares": self.shares} if self.shares > 1 else {}),
             "clip": self.clip,
             "delta": self.delta,
             "budget": list(self.budget),
@@ -82,6 +90,7 @@ def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
         steps=privacy.steps,
         budget=budget,
         secret=privacy.secret,
+        shares=privacy.honest or 1,
     )
     sigma = privacy.noise or calibrated(plain.events(budget), privacy.epsilon or 0.0, plain.delta / DELTA)
     return plain._replace(sigma=round(sigma * 1000) * (SIGMA // 1000))

@@ -15,6 +15,9 @@ _ALWAYS = (
 _SIMULATED = "everything, in truth: the secrets are simulated, noise and sampling follow from the run's seed"
 
 
+_SHARED = "against all others of a sum together, or whoever is shown an update in a dispute: it has only a part of the noise (`alone` is the epsilon)"
+
+
 def told(
     mechanism: Mechanism, spent: Mapping[int, Counts | None], of_patient: int, besides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -43,12 +46,14 @@ def told(
         "delta": delta,
         "pld": pld_epsilon(events, delta) if events else 0.0,
         "rdp": rdp_epsilon(events, delta) if events else 0.0,
+        "alone": max(mechanism.alone(one) for one in counts.values()) if mechanism.shares > 1 else None,
+        "shares": mechanism.shares,
         "sigma": mechanism.sigma / SIGMA,
         "clip": mechanism.clip / CLIP,
         "sampling_rate": mechanism.rate / RATE,
         "budget": list(mechanism.budget),
         "secret": mechanism.secret,
         "most_beats_of_a_patient": of_patient,
-        "not_protected": [*([_SIMULATED] if simulated else []), *_ALWAYS, *besides],
+        "not_protected": [*[_SIMULATED] * simulated, *[_SHARED] * (mechanism.shares > 1), *_ALWAYS, *besides],
         "hospitals": rows,
     }

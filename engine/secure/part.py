@@ -14,6 +14,7 @@ from engine.secure.vault import Vault
 
 STEPS = ("keys", "dealt", "masked", "agreed", "revealed")
 MASKED = STEPS[2]
+STAGE = "mask"  # of failures
 
 
 class Place(NamedTuple):

@@ -10,11 +10,11 @@ from engine.errors import HospitalError, MaskError
 from engine.messages import Asked, Taken, Update, survivors
 from engine.secure import protocol
 from engine.secure.config import SecureConfig
-from engine.secure.part import STEPS, Hidden, Place, drawn, terms_of
+from engine.secure.form import alone, require_form
+from engine.secure.part import STAGE, STEPS, Hidden, Place, drawn, terms_of
 from engine.secure.protocol import Masked, Transcript, Voice
 
 Masking = Callable[[Asked, Taken, Any], tuple[Taken, tuple[Transcript, ...]]]
-STAGE = "mask"
 WITHDRAW = "withdraw"  # a hospital that is not in the sum after all
 
 
@@ -68,8 +68,12 @@ class Masks:
             answers = self.pool.secure(step, groups, notice, left)
             right: dict[int, Any] = {}
             failed: list[HospitalError] = []
-            for hospital, answer in zip(left, answers, strict=True):
-                checked = self._checked(step, groups, hospital, answer, voice, asked.round)
+            size = len(asked.params) + 1
+            checks = {
+                hospital: self._checked(step, groups, hospital, answer, voice, asked.round, size)
+                for hospital, answer in zip(left, answers, strict=True)
+            }
+            for hospital, checked in (alone(checks, asked.round) if step == "keys" else checks).items():
                 if isinstance(checked, HospitalError):
                     failed.append(checked)
                 else:
@@ -93,13 +97,21 @@ class Masks:
         return Taken(tuple(kept), tuple(lost), sums), groups
 
     def _checked(
-        self, step: str, groups: Sequence[Transcript], hospital: int, answer: Any, voice: Voice, round: int
+        self,
+        step: str,
+        groups: Sequence[Transcript],
+        hospital: int,
+        answer: Any,
+        voice: Voice,
+        round: int,
+        size: int,
     ) -> Any:
         """The answer, or why it counts for none."""
         if isinstance(answer, HospitalError):
             return answer
         said = next(one for one in groups if hospital in one.members)
         try:
+            require_form(step, hospital, answer, size)
             require_step(said, step, hospital, answer, voice)
         except MaskError as error:
             return HospitalError(hospital, round, STAGE, str(error))
