@@ -401,7 +401,7 @@ class PrivacyReport(Part):
         neighbours: in what two data sets differ that cannot be told apart.
         epsilon: the largest of the hospitals', each of which is the smaller of two upper bounds; `pld` and `rdp` are the two of
             the largest.
-        alone: epsilon at most where all others of each masked sum work together; where no noise is shared, `epsilon`.
+        alone: epsilon at most where all others of each masked sum work together; None where no noise is shared.
         shares: hospitals of a masked sum whose noise together has the multiplier; 1: each one's.
         sigma: noise multiplier.
         budget: samples that each hospital may take, as `PrivacySpent.samples`.
@@ -417,8 +417,8 @@ class PrivacyReport(Part):
     delta: float
     pld: float
     rdp: float
-    alone: float
-    shares: int
+    alone: float | None = None
+    shares: int = 1
     sigma: float
     clip: float
     sampling_rate: float

@@ -13,7 +13,7 @@ from engine.errors import DataError, HospitalError
 from engine.hospital import Task
 from engine.pools.sites import SitesPool
 from engine.sites.gate import Gate, Item
-from engine.sites.orders import WIRE, Share
+from engine.sites.orders import WIRE, Share, identity_of
 from engine.sites.share import cohort_of, require_share
 
 
@@ -39,7 +39,9 @@ def told_config(config: RunConfig) -> str:
 @contextlib.contextmanager
 def sited(config: RunConfig, note: Callable[[str], None]) -> Iterator["Sites"]:
     """A gate for a run, open for as long as the run goes on; sites are told that it is over only if it ends well."""
-    gate = Gate(told_config(config), config.cohort.hospitals, certificates_of(config), config.execution.listen)
+    told = told_config(config)
+    gate = Gate(told, config.cohort.hospitals, certificates_of(config), config.execution.listen)
+    note(f"configuration {identity_of(told)[:16]}, as hospitals may have it expected")
     note(f"waiting for {config.cohort.hospitals} hospitals at port {gate.port}")
     try:
         yield Sites(gate, config)

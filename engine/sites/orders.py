@@ -1,5 +1,6 @@
 """What a coordinator asks of a site and a site answers: the only records that have a place on the wire."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -252,6 +253,11 @@ WIRE = Wire(
         *(Transcript, Terms, Keys, Dealt, Masked, Revealed, Hidden),
     )
 )
+
+
+def identity_of(config: str) -> str:
+    """What names a run to its sites: SHA-256, hex, of the configuration that they are told."""
+    return hashlib.sha256(config.encode()).hexdigest()
 
 
 def told(notice: Notice | None, hospital: int) -> NoticeTold | None:

@@ -5,7 +5,6 @@ configuration that it sends wants of the site is looked at here, too.
 """
 
 import contextlib
-import hashlib
 import secrets
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from engine.settings import parse
 from engine.sites import orders
 from engine.sites.authority import SERVER_NAME, Credentials
 from engine.sites.gate import OPTIONS, POLL, SERVICE
-from engine.sites.orders import NONCE, ORDERS, PROTOCOL, WIRE, Done, Hello, NoticeTold, Order, Welcome
+from engine.sites.orders import NONCE, ORDERS, PROTOCOL, WIRE, Done, Hello, NoticeTold, Order, Welcome, identity_of
 from engine.sites.share import Own, own_share
 from engine.sites.store import Store
 from engine.sites.wire import WireError
@@ -52,6 +51,7 @@ class Home:
         keys: folder with the key that it signs with, hospital-NNNN.json.
         folder: where it keeps what it must not forget.
         patients: as of `own_share`; `plain` likewise.
+        expected: how `orders.identity_of` the run's configuration begins; "" takes any.
     """
 
     hospital: int
@@ -60,6 +60,7 @@ class Home:
     folder: Path
     patients: str | None = None
     plain: bool = False
+    expected: str = ""
 
 
 class Ended(PulseLedgerError):
@@ -180,7 +181,13 @@ class Site:
         config = parse(RunConfig, values, "the coordinator's configuration")
         if config.execution.pool != "sites":
             raise ConfigError("the coordinator's configuration: execution.pool is not sites.")
-        self._store.bind(_identity(welcome.config))
+        identity = identity_of(welcome.config)
+        if not identity.startswith(self._home.expected):
+            raise ConfigError(
+                f"the coordinator's configuration is {identity[:16]}, and this site works under {self._home.expected[:16]} only."
+            )
+        self._note(f"configuration {identity[:16]}")
+        self._store.bind(identity)
         self._text, self._config, self._own = welcome.config, config, None
 
     def obey(self, order: Order) -> Any:
@@ -295,7 +302,3 @@ class Site:
         paths = {} if told.path is None else {me: told.path}
         receipts = {} if told.receipt is None else {me: told.receipt}
         return Notice(told.model, told.headers, paths, receipts, shown)
-
-
-def _identity(config: str) -> str:
-    return hashlib.sha256(config.encode()).hexdigest()

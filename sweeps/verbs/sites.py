@@ -31,6 +31,9 @@ def add(verbs: Verbs) -> None:
         "--names", choices=("numbers", "plain"), default="numbers", help="what records and patients are called outside"
     )
     sub.add_argument(
+        "--expect", default="", metavar="HASH", help="how the run's configuration is named; works under no other"
+    )
+    sub.add_argument(
         "--patience", type=float, default=PATIENCE, metavar="SECONDS", help="without a coordinator; 3600 by default"
     )
 
@@ -43,7 +46,7 @@ def hospital(options: argparse.Namespace, rest: list[str]) -> int:
     own = credentials(options.key, hospital_name(slot))
     folder = options.out or Path("runs") / f"hospital-{slot}"
     plain = options.names == "plain"
-    home = Home(slot, options.data.absolute(), options.key.absolute(), folder, options.patients, plain)
+    home = Home(slot, options.data.absolute(), options.key.absolute(), folder, options.patients, plain, options.expect)
     address = options.join.removeprefix("https://").rstrip("/")
     line = Line(address, own)
     try:

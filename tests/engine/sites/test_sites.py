@@ -1,5 +1,6 @@
 """Hospitals at sites: runs over mutually authenticated TLS on this machine's loopback, with the bits of one in this process."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +14,14 @@ from sited import PASSWORD, Federation, made
 
 from engine.data.beats import open_beats
 from engine.data.cohort import build_cohort
-from engine.errors import DataError, HospitalError, Stopped
+from engine.errors import ConfigError, DataError, HospitalError, Stopped
 from engine.experiment import HERE, run
 from engine.ledger.signer import Memory
 from engine.result import Result
-from engine.sites.orders import ORDERS, WIRE, Done, Hello
+from engine.sites.coordinate import told_config
+from engine.sites.orders import ORDERS, Welcome, identity_of
 from engine.sites.share import cohort_of, own_share, require_share
+from engine.sites.site import Site
 from engine.sites.store import Store
 
 KEEPS_STATE = {"federation.algorithm": "fedper", "federation.rounds": 3}
@@ -108,18 +111,28 @@ def test_what_leaves_a_site_is_what_the_page_lists_and_nothing_else(federation, 
     assert kept
     assert not [name for name, head in kept.items() if head.tobytes() in left]
     assert {name for _, name, _ in other.sent} == {"Join", "Work"}
-    answers = {}
-    for _, name, data in other.sent:
-        message = WIRE.unpack(data, Hello if name == "Join" else Done)
-        if isinstance(message, Done) and message.answer:
-            opened = WIRE._opened(message.answer)
-            answers.setdefault(opened.code if hasattr(opened, "code") else "nothing", []).append(len(message.answer))
     for method in ORDERS:
         assert f"| `{method}` |" in page, method
     own = own_share(other.sited(config), 0, other.site(0) / "records", None)
     beats = open_beats(own.beats.folder)
+    assert own.share.digest.encode() in left  # what does leave is found this way
+    assert np.asarray(beats.sample[own.data.test]).tobytes() in left
     assert len(beats) > 50
     assert not [row for row in range(len(beats)) if np.asarray(beats.x[row]).tobytes() in left]
+
+
+def test_masked_sums_are_added_up_over_sites_also_when_one_is_killed_within_a_round(
+    federation, fresh, tiny_config, tmp_path
+):
+    keys = {"ledger.backend": "embedded", "ledger.keystore": str(federation.home / "keys")}
+    plain = federation.config(tiny_config, **{"federation.rounds": 1})
+    wanted = federation.config(tiny_config, **keys, **{"aggregation.secure.method": "masks", "federation.rounds": 1})
+    here = run(plain, tmp_path / "here")
+    fresh.dies = lambda hospital, messages: hospital == 1 and messages == 6  # between two steps of the masks
+    there = fresh.run(fresh.sited(wanted), tmp_path / "there")
+    assert (there.model_hash, there.final, there.lost) == (here.model_hash, here.final, ())
+    assert fresh.kills == 1
+    assert not fresh.troubles
 
 
 def test_predictions_are_those_of_this_process_but_for_names(fresh, config, tmp_path, tiny_config):
@@ -159,6 +172,38 @@ def test_a_site_that_contradicts_itself_is_refused(fresh, config, lie):
     require_share(share, config.data)
     with pytest.raises(DataError, match="contradicts itself"):
         require_share(lie(share), config.data)
+
+
+def test_a_site_works_under_the_configuration_that_it_expects_and_no_other(fresh, config):
+    text = told_config(fresh.sited(config))
+    for expected in ("", identity_of(text)[:12], identity_of(text)):
+        Site(replace(fresh.at(0), expected=expected)).begin(Welcome(b"", 0, text))
+    with pytest.raises(ConfigError, match="this site works under 0123 only"):
+        Site(replace(fresh.at(0), expected="0123")).begin(Welcome(b"", 0, text))
+    with pytest.raises(DataError, match="belongs to another run"):
+        Site(fresh.at(0)).begin(Welcome(b"", 0, text.replace('"seed":0', '"seed":1')))
+    with pytest.raises(ConfigError, match="takes this site for hospital 1"):
+        Site(fresh.at(0)).begin(Welcome(b"", 1, text))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.network", "/etc/passwd.py:network"),
+        ("execution.pool", "inprocess"),
+        ("attack.method", "backdoor"),
+        ("cohort.split", "inter-patient"),
+        ("privacy.secret", 7),
+    ],
+)
+def test_a_site_looks_itself_at_what_the_coordinator_wants(fresh, config, key, value):
+    told = json.loads(told_config(fresh.sited(config)))
+    section, name = key.split(".")
+    told[section][name] = value
+    with pytest.raises(ConfigError):
+        Site(fresh.at(0)).begin(Welcome(b"", 0, json.dumps(told)))
+    with pytest.raises(ConfigError, match="no JSON"):
+        Site(fresh.at(0)).begin(Welcome(b"", 0, "{"))
 
 
 def test_a_site_that_does_not_come_is_named(fresh, config, tmp_path):
