@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,8 @@ from dashboard.desk import At, Auditor, AuditorChanges, Desk
 from dashboard.places import Place
 from dashboard.reading import Page
 from engine.audit import spec
+from engine.audit.evidence import Evidence
+from engine.encoding import unhexed
 from engine.errors import ConfigError
 from engine.ledger import proofs
 
@@ -153,7 +157,7 @@ def look(
         rounds=Page.of(rounds if slot is None else [r for r in rounds if str(slot) in r.hospitals.split()], page),
         updates=Page.of(updates, page),
         transactions=Page.of(transactions if slot is None else [], page),
-        provable=place.kind == "run" and slot is not None and number is not None,
+        provable=slot is not None and number is not None,
     )
 
 
@@ -174,10 +178,18 @@ def _number(text: str, name: str) -> int | None:
 def proof(desk: At, session: Auditor, id: str, round: int, hospital: int) -> Response:
     """That a hospital was in a round, or was not: what `ledger verify` checks, with nothing else."""
     place = desk.place(id)
-    if place.kind != "run":
-        raise HTTPException(404, "A proof is made of a run's folder.")
-    document = proofs.prove(place.path / "ledger", round, hospital)
+    if place.kind == "study":
+        raise HTTPException(404, "A proof is made of a run or a bundle.")
+    with Evidence(place.path) as evidence:
+        meta = {str(row["key"]): str(row["value"]) for row in evidence.rows("meta")}
+        document = proofs.proof_of(meta, partial(_rows, evidence), round, hospital, place.name)
     return _file(f"{place.id}-round-{round}-hospital-{hospital}.json", document)
+
+
+def _rows(evidence: Evidence, table: str) -> Iterator[Mapping[str, Any]]:
+    """Rows with their BLOBs as bytes, which a bundle has as 0x hex."""
+    for row in evidence.rows(table):
+        yield {k: unhexed(v) if isinstance(v, str) and v.startswith("0x") else v for k, v in row.items()}
 
 
 def _file(name: str, document: Any) -> Response:

@@ -167,6 +167,8 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
     match kind:
         case "request":
             return f"hospital {of('slot')} asks for {of('quantity')} beats of class number {of('class_')}; at least {of('real_floor')} are real"
+        case "preview":
+            return f"{of('generated')} beats were shown to reviewers; digest of them {of('batch')}"
         case "review":
             return f"{'approved, ' + of('granted') + ' beats' if record.get('approve') is True else 'denied'}; digest of the reason {of('reason')}"
         case "report":

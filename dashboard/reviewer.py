@@ -1,9 +1,11 @@
 """The reviewer's pages: what waits, what is known of it, and decisions signed with the key that this process was started with.
 
-A reviewer sees no patient's beats: a picture of real ones is shown to the asking hospital's own organisation alone, which may
-not decide.
+A reviewer sees no patient's beats: pictures of real ones are shown to the asking hospital's own organisation alone, which may
+not decide. Of a preview everybody sees synthetic beats and figures, as far as they are those that the hospital signed.
 """
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -14,14 +16,14 @@ from starlette.exceptions import HTTPException
 from dashboard.desk import At, Desk, Reviewer, ReviewerChanges
 from dashboard.places import Place
 from dashboard.reading import Page
-from engine.encoding import read_json
+from engine.encoding import json_hash, read_json
 from engine.errors import ConfigError, DataError, LedgerError, PulseLedgerError
-from engine.files import read_text
+from engine.files import read_bytes, read_text
 from engine.ledger.signing import address, reviewer_key
-from engine.result import SyntheticRow
+from engine.result import WAITS, SyntheticRow
 from engine.settings import parse
 from engine.synthesis.config import PolicyConfig
-from engine.synthesis.files import FOLDER
+from engine.synthesis.files import FOLDER, picture_file, preview_file
 from engine.synthesis.reviews import STATE, Requests, read_state, receipt, withdraw, write_review
 from sweeps.governance import SHORT, runs_with_requests, status_of
 
@@ -29,6 +31,7 @@ Decision = Literal["approve", "deny"]
 MOST_AT_ONCE = 200  # requests of one bulk decision
 LONGEST_REASON = 2000  # characters
 BASIS = 10_000
+PICTURE = 16 << 20  # bytes
 LARGE = 2**40  # a number of a report has 32 bits at most
 
 
@@ -49,6 +52,18 @@ class Asked(NamedTuple):
         return parse(PolicyConfig, self.state.policy, STATE)
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for a decision."""
+        return self.status in WAITS
+
+    @property
+    def shown(self) -> str:
+        """What of a preview there is, in a word."""
+        if self.row.preview is None:
+            return "not yet" if self.row.blind else "none wanted"
+        return f"{self.row.preview.generated} beats" if self.row.preview.generated else "none could be made"
+
+    @property
     def enough(self) -> bool:
         """Whether the floor of real beats is as high as the policy wants for the generator."""
         wanted = self.policy.min_real.get(self.row.generator)
@@ -64,6 +79,7 @@ def add(app: FastAPI) -> None:
     app.add_api_route("/requests/{id}/{request}/withdraw", take_back, methods=["POST"])
     app.add_api_route("/requests/{id}/{request}/receipt", signed)
     app.add_api_route("/requests/{id}/{request}/picture", picture)
+    app.add_api_route("/requests/{id}/{request}/preview", preview)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -100,7 +116,7 @@ def _all(desk: Desk) -> tuple[list[Asked], list[str]]:
             wrong.append(str(error))
             continue
         found += [Asked(place, row, status_of(place.path, row), state) for row in state.requests]
-    order = {"pending": 0, "decided": 1}
+    order = {**dict.fromkeys(WAITS, 0), "decided": 1}
     return sorted(found, key=lambda one: order.get(one.status, 2)), wrong
 
 
@@ -154,16 +170,16 @@ class Bound(NamedTuple):
     good: bool
 
 
-def bounds(row: SyntheticRow, policy: PolicyConfig) -> list[Bound]:
-    """What the policy decides by, of a batch that was made.
+def bounds(told: Mapping[str, int], made: int, policy: PolicyConfig) -> list[Bound]:
+    """What the policy decides by, of `made` beats.
 
-    >>> bounds(SyntheticRow.model_construct(numbers=None), PolicyConfig())
+    >>> bounds({}, 30, PolicyConfig())
     []
     """
-    if row.numbers is None:
+    if not told:
         return []
-    numbers = {name: max(-LARGE, min(number, LARGE)) for name, number in row.numbers.items()}
-    made = max(row.granted, 1)
+    numbers = {name: max(-LARGE, min(number, LARGE)) for name, number in told.items()}
+    made = max(made, 1)
     known = (
         ("AUC of telling synthetic from real", "auc_bp", policy.max_auc, True),
         ("distance to real beats", "distance_bp", policy.max_distance, True),
@@ -205,6 +221,58 @@ def checked(asked: Asked) -> list[tuple[str, str, bool]]:
     ]
 
 
+class Shown(NamedTuple):
+    """What is known of a preview.
+
+    Attributes:
+        wrong: why it cannot be shown; "" if it can.
+        quality: the report on it.
+        pictures: names -> digests that were signed.
+    """
+
+    wrong: str
+    bounds: list[Bound]
+    quality: dict[str, Any]
+    pictures: dict[str, Any]
+
+
+def _previewed(asked: Asked) -> Shown:
+    """The preview of a request, if the files are those that its hospital signed."""
+    signed = asked.row.preview
+    if signed is None:
+        return Shown("", [], {}, {})
+    try:
+        found = _object(read_text(preview_file(asked.place.path / FOLDER, asked.row.request), 1 << 20))
+    except (OSError, ValueError):
+        return Shown("The report on it is not in the folder.", [], {}, {})
+    if json_hash(found).hex() != signed.evidence:
+        return Shown("The report on it is not the one that the hospital signed: do not decide on it.", [], {}, {})
+    numbers, quality, pictures = (_mapping(found.get(name)) for name in ("numbers", "quality", "pictures"))
+    told = {name: value for name, value in numbers.items() if type(value) is int}
+    wrong = "" if signed.generated else f"None could be made: {quality.get('failed')}"
+    return Shown(wrong, bounds(told, signed.generated, asked.policy) if not wrong else [], quality, pictures)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _drawn(asked: Asked, shown: Shown, real: bool) -> bytes:
+    """A picture of a preview, as its hospital signed it.
+
+    Raises:
+        DataError: it is not there, or another one.
+    """
+    path = picture_file(preview_file(asked.place.path / FOLDER, asked.row.request), real)
+    try:
+        data = read_bytes(path, PICTURE)
+    except OSError:
+        raise DataError("there is no picture of this preview.") from None
+    if hashlib.sha256(data).hexdigest() != shown.pictures.get(path.name):
+        raise DataError("the picture of this preview is not the one that the hospital signed.")
+    return data
+
+
 def _evidence(asked: Asked) -> dict[str, Any]:
     """The report on the batch that was made, if there is one."""
     if asked.row.file is None:
@@ -230,8 +298,8 @@ def _object(text: str) -> dict[str, Any]:
 def inbox(desk: At, session: Reviewer, page: int = 1) -> Response:
     """What waits, and what was decided."""
     found, wrong = _all(desk)
-    waiting = [one for one in found if one.status == "pending"]
-    past = [one for one in found if one.status != "pending"]
+    waiting = [one for one in found if one.waits]
+    past = [one for one in found if not one.waits]
     reasons = {one.row.request: _reason(one) for one in past}
     return desk.page(
         "inbox.html",
@@ -263,7 +331,9 @@ def request_page(desk: At, session: Reviewer, id: str, request: str) -> Response
         row=asked.row,
         record=_object(asked.row.record),
         checked=checked(asked),
-        bounds=bounds(asked.row, asked.policy),
+        bounds=bounds(asked.row.numbers or {}, asked.row.granted, asked.policy),
+        shown=_previewed(asked),
+        own=own,
         evidence=_evidence(asked),
         hindered=_standing(desk, asked),
         account=_account(desk, asked),
@@ -338,6 +408,14 @@ def signed(desk: At, session: Reviewer, id: str, request: str) -> Response:
         raise HTTPException(404, "Nothing is decided on this request.")
     headers = {"Content-Disposition": f'attachment; filename="receipt-{asked.short}.json"'}
     return Response(said, media_type="application/json", headers=headers)
+
+
+def preview(desk: At, session: Reviewer, id: str, request: str, real: bool = False) -> Response:
+    """A picture of the preview: synthetic beats alone, or with the real ones for the hospital's own organisation."""
+    asked = _one(desk, id, request)
+    if real and not _own(desk, asked):
+        raise HTTPException(403, "Real beats are shown to the hospital’s own reviewer alone.")
+    return Response(_drawn(asked, _previewed(asked), real), media_type="image/png")
 
 
 def _picture(asked: Asked) -> Path | None:

@@ -26,6 +26,7 @@ from engine.pools.config import ExecutionConfig
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.config import BY_VERDICTS, ScheduleConfig, SelectionConfig
 from engine.settings import Mistake, Name, Section
+from engine.sites.limits import unfit
 from engine.synthesis.config import MOST_GOVERNED, OWN_GENERATOR, BalanceConfig, balance_keys, makes_beats
 from engine.timing.config import ClockConfig
 from engine.tracking.config import TrackingConfig, has_password
@@ -73,6 +74,7 @@ class RunConfig(Section):
             )
         yield from self._of_classes()
         yield from self._of_sites()
+        yield from unfit(self) if self.execution.pool == "sites" else ()
         yield from self._of_own_parts()
         yield from self._of_attackers()
         yield from self._of_time()

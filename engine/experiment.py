@@ -113,6 +113,23 @@ def steps(
     a checkpoint and a ledger that holds every round so far, or, where the run was pruned, says that it ended there.
     A rung that the checkpoint has passed is left out.
     """
+    with placed(config, folder, place) as there:
+        return (yield from _steps(config, folder, there, rungs))
+
+
+@contextlib.contextmanager
+def placed(config: RunConfig, folder: Path, place: Place) -> Iterator[Place]:
+    """Where the hospitals of a run are: at sites that join it for as long as it is not finished, else as `place` says."""
+    if config.execution.pool != "sites" or (folder / RESULT).exists():
+        yield place
+        return
+    from engine.sites.coordinate import sited  # with gRPC, which no other run needs
+
+    with sited(config, place.note) as sites:
+        yield replace(place, cohort=sites.cohort, pool=sites.pool)
+
+
+def _steps(config: RunConfig, folder: Path, place: Place, rungs: Sequence[int]) -> Generator[Result, None, Result]:
     hashed = config_hash(config)
     if rungs and config.privacy.noised:
         raise ConfigError(
@@ -550,8 +567,10 @@ def open_ledger(
     home = folder / "ledger"
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
-    actor = config.execution.pool == "ray"
+    actor, lasting = (config.execution.pool == name for name in ("ray", "sites"))
     gate = {"gate": True} if config.committee.gate else {}
     described = {"name": rule.name, **rule.spec, **gate}
     named = {PRIVACY: terms_digest(privacy_terms(config)), ASSOCIATION: association}
-    return LedgerObserver(home, federation, described, config.ledger, actor, config.federation.rounds, named=named)
+    return LedgerObserver(
+        home, federation, described, config.ledger, actor, config.federation.rounds, named=named, lasting=lasting
+    )

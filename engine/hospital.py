@@ -32,7 +32,7 @@ from engine.ledger.signer import Memory, Notice, Signer, Signing, Terms
 from engine.ledger.sitting import counted
 from engine.ledger.subjects.committee import require_said, said_digest
 from engine.ledger.subjects.masks import require_masks
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.synthetic import SignedPreview, SignedReport, SignedRequest
 from engine.ledger.subjects.updates import Header
 from engine.messages import (
     NEWEST,
@@ -208,8 +208,8 @@ class Hospital:
         """Signed requests for synthetic beats; see `Workshop`."""
         return self._guard(0, "ask", lambda: self._workshop.ask(self._signer_for(terms), terms))
 
-    def make(self, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport, ...]:
-        """Makes synthetic beats for granted requests: a signed report on each."""
+    def make(self, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport | SignedPreview, ...]:
+        """Makes synthetic beats for granted requests, or previews for those that wait: a signed report on each."""
         return self._guard(0, "make", lambda: self._workshop.make(self._signer_for(terms), terms, granted))
 
     def keep(self, accepted: Sequence[SyntheticRow]) -> None:

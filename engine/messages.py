@@ -453,7 +453,7 @@ class Pool(Protocol):
     def make(
         self, terms: Any, granted: Mapping[int, Sequence[SyntheticRow]]
     ) -> Sequence[Sequence[Any] | HospitalError]:
-        """Makes synthetic beats for granted requests of each hospital: a signed report on each, in the order of the rows.
+        """Makes synthetic beats for requests of each hospital, granted or to be previewed: a signed word on each, in their order.
 
         There is no deadline: a generator may train for longer than all rounds.
         """

@@ -19,7 +19,15 @@ from engine.homes import home_of, settle
 from engine.own import reference
 from engine.settings import load_yaml, yaml_text
 
-PATHS = ("out", "data.folder", "data.other.folder", "ledger.keystore", "ledger.key_file", "ledger.admin_key_file")
+PATHS = (
+    "out",
+    "data.folder",
+    "data.other.folder",
+    "ledger.keystore",
+    "ledger.key_file",
+    "ledger.admin_key_file",
+    "execution.certificates",
+)
 TABLES = ("data.patients", "data.other.patients")  # a path if it names a .csv file
 LISTS = ("clock.fleet",)  # as well, but its content counts, not its name
 STORES = ("tracking.uri",)  # a path if it is SQLite's

@@ -168,6 +168,7 @@ READ: dict[str, tuple[Clause, ...]] = {
         for name in ("keystore", "window", "deadline", "checks", "reputation", "federation")
     },
     "execution.hospitals_per_actor": ({"execution.pool": ("ray",)},),
+    **{f"execution.{name}": ({"execution.pool": ("sites",)},) for name in ("listen", "certificates")},
     **{
         f"balance.{name}": ({"balance.method": tuple(m for m, keys in _BALANCING.items() if name in keys)},)
         for name in BalanceConfig.model_fields

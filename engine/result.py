@@ -35,7 +35,7 @@ from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
 RESULT, PREDICTIONS, MODEL, PICTURE = "result.json", "predictions.parquet", "model.safetensors", "confusion.svg"
-VERSION: Literal[4] = 4
+VERSION: Literal[5] = 5
 
 Model = Literal["global", "personal"]
 
@@ -322,6 +322,24 @@ class Timing(Part):
     total_seconds: float
 
 
+class Preview(Part):
+    """Beats that a hospital made for a reviewer to look at.
+
+    Attributes:
+        generated: beats; 0 where none could be made.
+        batch, evidence: digests in hex.
+        file: the report on them, in the run's folder.
+    """
+
+    generated: int
+    batch: str
+    evidence: str
+    file: str
+
+
+WAITS = ("pending", "previewed")  # statuses of a request that a reviewer may decide on
+
+
 class SyntheticRow(Part):
     """How one request for synthetic beats stands, or ended.
 
@@ -332,6 +350,8 @@ class SyntheticRow(Part):
         wanted, granted, accepted: beats.
         real_floor: all that is told of how many real beats there are.
         allowed: beats that the policy would grant now, while it waits for a reviewer; else 0.
+        preview: what the reviewer was shown before he decided, where the policy wants that.
+        blind: it waits, and the policy wants such a preview, of a beat at least, before a grant.
         status: such as "accepted", "denied" or "rejected"; `reasons` says why.
         numbers: of the quality report that the policy decides by.
         batch, evidence: digests in hex.
@@ -349,6 +369,8 @@ class SyntheticRow(Part):
     accepted: int
     status: str
     reasons: str
+    preview: Preview | None
+    blind: bool
     numbers: dict[str, int] | None
     batch: str | None
     evidence: str | None
@@ -379,7 +401,7 @@ class PrivacyReport(Part):
         neighbours: in what two data sets differ that cannot be told apart.
         epsilon: the largest of the hospitals', each of which is the smaller of two upper bounds; `pld` and `rdp` are the two of
             the largest.
-        alone: epsilon at most where all others of each masked sum work together; where no noise is shared, `epsilon`.
+        alone: epsilon at most where all others of each masked sum work together; None where no noise is shared.
         shares: hospitals of a masked sum whose noise together has the multiplier; 1: each one's.
         sigma: noise multiplier.
         budget: samples that each hospital may take, as `PrivacySpent.samples`.
@@ -395,8 +417,8 @@ class PrivacyReport(Part):
     delta: float
     pld: float
     rdp: float
-    alone: float
-    shares: int
+    alone: float | None = None
+    shares: int = 1
     sigma: float
     clip: float
     sampling_rate: float
@@ -445,7 +467,7 @@ class Result(Part):
         backdoor: how often one opens; None where no attack plants one.
     """
 
-    version: Literal[4]
+    version: Literal[5]
     name: str
     config_hash: str
     config: RunConfig

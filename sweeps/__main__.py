@@ -9,7 +9,7 @@ from engine.errors import PulseLedgerError, ReviewPending
 from sweeps.signals import ended_in_a_sentence
 from sweeps.streams import say, usable_streams
 from sweeps.trust import trusting
-from sweeps.verbs import auditing, data, governing, ledger, looking, running, serving
+from sweeps.verbs import auditing, data, governing, ledger, looking, running, serving, sites, supply
 from sweeps.verbs.border import unforeseen
 from sweeps.verbs.completion import complete
 from sweeps.verbs.parser import CLOSED, INTERRUPTED, MISTAKE, WAITING, Parser, Verbs
@@ -58,7 +58,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = Verbs(parser)
-    for room in (running, looking, auditing, governing, ledger, data, serving):
+    for room in (running, looking, auditing, governing, ledger, data, serving, sites, supply):
         room.add(verbs)
     return parser
 

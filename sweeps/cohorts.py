@@ -38,7 +38,7 @@ def patients(config: RunConfig) -> int | None:
 def impossible_cohort(config: RunConfig) -> str:
     """Why a cohort cannot be made; empty where nothing is known against it."""
     cohort, most = config.cohort, patients(config)
-    if most is None or cohort.partition in _MANY:
+    if most is None or cohort.partition in _MANY or config.execution.pool == "sites":
         return ""
     if cohort.hospitals > most:
         return (
@@ -59,7 +59,12 @@ def too_large(config: RunConfig, memory: float) -> str:
         memory: bytes that this machine has.
     """
     data = config.data
-    if config.execution.address != "local" or is_own(data.source) or is_own(config.model.network):
+    if (
+        config.execution.pool == "sites"
+        or config.execution.address != "local"
+        or is_own(data.source)
+        or is_own(config.model.network)
+    ):
         return ""  # how large a user's own are, only executing them would tell
     records = _records(data)
     minutes = data.simulated.minutes if data.source == "simulated" else MINUTES

@@ -9,7 +9,7 @@ from engine.encoding import one_line, read_json
 from engine.errors import ConfigError, DataError
 from engine.files import read_text
 from engine.ledger.keyfiles import read_key_file
-from engine.result import SyntheticRow
+from engine.result import WAITS, SyntheticRow
 from engine.settings import parse
 from engine.synthesis.config import PolicyConfig
 from engine.synthesis.files import FOLDER
@@ -35,7 +35,7 @@ def runs_with_requests(folder: Path) -> list[Path]:
 def requests(folder: Path) -> list[tuple[Path, SyntheticRow]]:
     """All requests below a folder, each with the folder of its run; those that wait come first."""
     rows = [(run, row) for run in runs_with_requests(folder) for row in read_state(run).requests]
-    return sorted(rows, key=lambda found: status_of(*found) != "pending")
+    return sorted(rows, key=lambda found: status_of(*found) not in WAITS)
 
 
 def find(folder: Path, start: str) -> tuple[Path, SyntheticRow]:
@@ -70,7 +70,7 @@ def review(
     run, row = find(folder, start)
     amount = row.allowed if granted is None else granted
     signer = None if key is None else read_key_file(key)
-    if granted is not None and not 1 <= granted <= row.allowed and status_of(run, row) == "pending":
+    if granted is not None and not 1 <= granted <= row.allowed and status_of(run, row) in WAITS:
         raise ConfigError(f"--granted {granted}: the policy allows 1 to {row.allowed} beats now.")
     write_review(run, row, approve, amount, str(reason), signer)
     if as_json:
@@ -95,7 +95,7 @@ def print_requests(folder: Path, as_json: bool) -> None:
     from rich.text import Text
 
     several = len({run for run, _ in rows}) > 1
-    waiting = sum(status_of(run, row) == "pending" for run, row in rows)
+    waiting = sum(status_of(run, row) in WAITS for run, row in rows)
     table = Table(title=f"{len(rows)} requests, {waiting} wait for a reviewer", box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = ("hospital", "asked", "allowed now", "granted", "accepted")
     for name in ("request", *(("run",) if several else ()), "hospital", "class", "generator", *numbers[1:], "status"):
@@ -140,7 +140,7 @@ def print_policy(folder: Path, as_json: bool) -> None:
 
 def status_of(run: Path, row: SyntheticRow) -> str:
     """As reviewers see it: one that is decided no longer waits for them, though the run has not taken the decision."""
-    return "decided" if row.status == "pending" and decided(run, row.request) else row.status
+    return "decided" if row.status in WAITS and decided(run, row.request) else row.status
 
 
 def _document(run: Path, row: SyntheticRow) -> dict[str, Any]:

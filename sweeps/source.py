@@ -15,6 +15,7 @@ from engine.settings import dotted_keys, load_yaml, near_key, set_key, yaml_valu
 
 HERE = Path(__file__).parent
 READY = "ready:"  # starts the name of a ready-made file
+SHORT = {"address": "execution.address", "pool": "execution.pool"}  # flags that have another name than their key
 _FILE_ONLY = ("conditions", "search", "baselines", "design", "objectives", "constraints")
 
 
@@ -69,7 +70,7 @@ def with_flags(given: Given, words: Sequence[str], model: type[RunConfig]) -> Gi
             if not left:
                 raise ConfigError(f"--{key}: a value is missing.")
             text = left.pop(0)
-        key = "execution.address" if key == "address" else key.replace("-", "_")
+        key = SHORT.get(key, key.replace("-", "_"))
         if key in _FILE_ONLY and key in dotted_keys(model):
             raise ConfigError(f"--{key}: is written in the file and is no flag.")
         if not _is_key(key, model):

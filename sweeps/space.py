@@ -146,6 +146,8 @@ class StudyConfig(RunConfig):
         }
         varied |= set(self.search)
         yield from (clash for clash in super().clashes() if varied.isdisjoint(clash.keys))
+        if self.execution.pool == "sites":
+            yield Mistake("execution.pool sites: hospitals join a run, not a study", ["execution.pool"])
         if self.storage is not None and not self.storage.startswith("postgresql+psycopg://"):
             yield Mistake("storage must be null (SQLite) or postgresql+psycopg://USER@HOST:PORT/DATABASE", ["storage"])
         elif self.storage is not None and has_password(self.storage):

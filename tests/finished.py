@@ -40,9 +40,12 @@ from engine.ledger.subjects.synthetic import (
     Expire,
     SetPolicy,
     SetReviewer,
+    SignedPreview,
     SignedReport,
     SignedRequest,
     SignedReview,
+    Step,
+    SyntheticPreview,
     SyntheticRequest,
     SyntheticReview,
 )
@@ -53,7 +56,7 @@ from engine.oracles.base import Batch
 from engine.outputs import predictions_digest
 from engine.provenance import code_digest
 from engine.settings import dump_yaml
-from engine.synthesis.files import batch_digest, count_file
+from engine.synthesis.files import batch_digest, count_file, picture_file, preview_file
 from engine.synthesis.govern import NUMBERS
 
 ROUNDS = 4
@@ -70,6 +73,7 @@ def finish(
     evidence: Mapping[str, Any] = {},
     policy: Mapping[str, Any] = {},
     same: bool = False,
+    trained: bool = False,
     missing: Mapping[int, str] = {},
     after: Callable[[RunLedger], object] = lambda ledger: None,
     **settings: Any,
@@ -81,12 +85,13 @@ def finish(
     Args:
         evidence, policy: changes of the quality reports, and of the policy on synthetic beats.
         same: all beats of a batch are one.
+        trained: reviewers are shown beats that are trained on.
         missing: hospitals that signed nothing at the end, by the coordinator's word.
         after: what is done with the ledger when the run has ended.
     """
     with run.open(**settings) as ledger:
         archive.write_genesis(run.ledger_folder, run.genesis)
-        rows = govern(run, ledger, evidence, policy, same) if full else []
+        rows = govern(run, ledger, evidence, policy, same, trained) if full else []
         standing = Standing()
         for number in range(1, rounds + 1):
             if full and number == 3:
@@ -163,7 +168,7 @@ def scored(number: int, slots: list[int]) -> dict[int, dict[int, tuple[int, int]
 
 
 def govern(
-    run: Run, ledger: RunLedger, changed: Mapping[str, Any], policy: Mapping[str, Any], same: bool
+    run: Run, ledger: RunLedger, changed: Mapping[str, Any], policy: Mapping[str, Any], same: bool, trained: bool
 ) -> list[dict[str, Any]]:
     """An accepted, a rejected, a waiting and five denied requests, with what lies in the folder behind them.
 
@@ -181,12 +186,12 @@ def govern(
         row = {"request": id.hex(), "hospital": asked.slot, "class": "NSVFQ"[asked.class_], "wanted": asked.quantity}
         row |= {"generator": "smote", "real_floor": asked.real_floor, "record": record_to_json(asked), "allowed": 0}
         row |= {"organisation": run.federation.organisations[asked.slot].hex(), "reasons": ""}
-        row |= dict.fromkeys(("numbers", "batch", "evidence", "file"))
+        row |= {"preview": None, "blind": False, **dict.fromkeys(("numbers", "batch", "evidence", "file"))}
         rows.append({**row, "status": status, "granted": granted, "accepted": accepted})
         return id
 
     take(SetReviewer(address(REVIEWER), b"\x77" * 32))
-    take(SetPolicy(replace(POLICY, automatic=False, expiry_seconds=4, **policy)))
+    take(SetPolicy(replace(POLICY, automatic=False, preview=30, expiry_seconds=4, **policy)))
     ask("denied", class_=4)
     draw = np.random.default_rng(3)
     for nonce, status, near in ((1, "accepted", 0), (2, "rejected", 99)):
@@ -195,6 +200,7 @@ def govern(
             made = made._replace(x=made.x[[0] * 7])
         made = Batch(made.x.astype(np.float32), made.rr.astype(np.float32), made.y.astype(np.int8))
         id = ask(status, 8, len(made.y) if status == "accepted" else 0, nonce=nonce, quantity=9)
+        rows[-1]["preview"] = preview(run, take, domain, id, made if trained else made._replace(x=made.x - 2))
         reason = f"reason {nonce}"
         (reviews / f"{id.hex()}.json").write_text(json.dumps({"reason": reason}))
         review = SyntheticReview(id, True, 8, hashlib.sha256(reason.encode()).digest(), 0)
@@ -219,6 +225,23 @@ def govern(
     if embedded:
         take(Expire(waiting))
     return rows
+
+
+def preview(run: Run, take: Callable[[Step], Any], domain: Domain, id: bytes, made: Batch) -> dict[str, Any]:
+    """Show the first five of some beats to the reviewer, with a picture; returns the row of it."""
+    page, made = preview_file(run.folder / "synthetic", id.hex()), Batch(*(part[:5] for part in made[:3]))
+    picture = picture_file(page, real=False)
+    picture.write_bytes(b"\x89PNG")
+    evidence = quality(0) | {"synthetic": 5}
+    numbers = {n: getattr(report(id, 5, duplicates=0, repeated=0), n) for n in NUMBERS}
+    pictures = {picture.name: hashlib.sha256(b"\x89PNG").hexdigest()}
+    content = {"quality": evidence, "numbers": numbers, "pictures": pictures}
+    page.write_text(json.dumps(content))
+    np.savez(page.with_suffix(".npz"), x=made.x, rr=made.rr, y=made.y)
+    shown = SyntheticPreview(id, 5, batch_digest(made), json_hash(content))
+    take(SignedPreview(shown, sign(shown, domain, run.keys[0])))
+    digests = {name: getattr(shown, name).hex() for name in ("batch", "evidence")}
+    return {"generated": 5, **digests, "file": f"synthetic/{page.name}"}
 
 
 def open_count(folder: Path, id: bytes) -> None:

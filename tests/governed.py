@@ -34,7 +34,7 @@ from engine.synthesis.reviews import read_state
 from engine.synthesis.workshop import Generate, Workshop, anatomy_of
 
 SMOTE = {"balance.method": "smote", "balance.classes": "SV", "ledger.backend": "embedded"}
-HUMAN = {**SMOTE, "balance.policy.mode": "human"}
+HUMAN = {**SMOTE, "balance.policy.mode": "human", "balance.policy.preview": 0}
 # a policy that lets through whatever was made: the tests are about something else
 OPEN = {
     "balance.policy.min_nndr": 0,

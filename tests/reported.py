@@ -126,7 +126,7 @@ def document(run: Run, rounds: int) -> dict[str, Any]:
     """The result of a made-up run, without the part on the ledger."""
     slots = range(run.hospitals)
     found: dict[str, Any] = {
-        "version": 4,
+        "version": 5,
         "name": SETTINGS.name,
         "config_hash": config_hash(SETTINGS),
         "config": SETTINGS.model_dump(mode="json"),

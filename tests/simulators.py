@@ -56,7 +56,13 @@ from engine.ledger.subjects.masks import MaskStep
 from engine.ledger.subjects.registry import Federation, KeyRotation, SignedRotation
 from engine.ledger.subjects.reputation import PeerScores
 from engine.ledger.subjects.rounds import RoundEntry, close
-from engine.ledger.subjects.synthetic import Policy, SyntheticReport, SyntheticRequest, SyntheticReview
+from engine.ledger.subjects.synthetic import (
+    Policy,
+    SyntheticPreview,
+    SyntheticReport,
+    SyntheticRequest,
+    SyntheticReview,
+)
 from engine.ledger.subjects.updates import (
     Absence,
     Availability,
@@ -240,6 +246,7 @@ POLICY = Policy(
     allowed_classes=0b01110,
     allowed_generators=0b000100,  # smote
     automatic=True,
+    preview=0,
     quota=100,
     ratio_bp=20_000,
     share_cap_bp=5_000,
@@ -504,6 +511,7 @@ TYPES: dict[type[Record], str] = {
     KeyRotation: "KeyRotation(bytes32 federation,uint32 slot,address from,address to,uint64 round)",
     SyntheticRequest: "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,"
     "uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)",
+    SyntheticPreview: "SyntheticPreview(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence)",
     SyntheticReview: "SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)",
     SyntheticReport: "SyntheticReport(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,"
     "uint16 nndrBp,uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,"

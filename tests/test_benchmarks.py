@@ -391,3 +391,21 @@ def test_the_row_without_noise_of_table_iv_differs_by_noise_alone(monkeypatch: p
     np.testing.assert_array_equal(*steps)
     assert 0 < np.linalg.norm(steps[0]) < np.linalg.norm(x.mean(axis=0))  # some of the nine are longer than 8
     assert (ours.steps, theirs.steps) == (10, 10)
+
+
+def test_what_the_page_says_of_other_chains_is_what_the_model_gives(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import permissioned as model
+
+    page = (BENCHMARKS.parent / "docs/ledger-cost.md").read_text(encoding="utf-8")
+    assert model.table() in page
+    assert model.changes() in page
+    networks = {one.name: one for one in model.NETWORKS}
+    by_clock, by_timer = networks["QBFT as in Besu's example, 5 s"], networks["Fabric as it comes, batch of 10 or 2 s"]
+    assert by_clock.latency() == pytest.approx(2.5 + 0.125 + 0.1)
+    assert by_timer.latency() == pytest.approx(2.0 + 0.125 + 0.1)
+    # four blocks of 30 million gas for 1,000 updates in a contract: three more to wait for
+    assert model.waits(by_clock, 1000) == pytest.approx(0.078 + 2.725 + 3 * 5)
+    assert model.change(by_clock, by_timer, 3, 0.0) == pytest.approx(2.303 / 2.803 - 1)
+    for block, least, _, most in model.MEASURED:
+        assert least <= model.PREPARE + model.Network("", block, after=model.LOOK).latency() <= most

@@ -10,6 +10,7 @@ interface ISyntheticLedger {
     enum Status {
         NONE,
         PENDING,
+        PREVIEWED,
         DENIED,
         APPROVED,
         ACCEPTED,
@@ -25,6 +26,8 @@ interface ISyntheticLedger {
         uint16 allowedGenerators;
         /// True if requests within the policy are approved without a reviewer.
         bool automatic;
+        /// Most beats of a preview, without which no reviewer may approve; 0 if none is wanted.
+        uint16 preview;
         /// Most that may count for one hospital and class.
         uint32 quota;
         /// Largest quantity of one request, as a share of the real floor.
@@ -89,6 +92,18 @@ interface ISyntheticLedger {
         uint64 deadline;
     }
 
+    /// @notice What a hospital signs of the beats that it made for a reviewer to look at, and never trains on.
+    struct SyntheticPreview {
+        /// Identifier of the request.
+        bytes32 request;
+        /// Number of beats generated, 0 if none could be.
+        uint32 generated;
+        /// Root or digest of the preview.
+        bytes32 batch;
+        /// Digest of the quality report on the preview, which names its pictures.
+        bytes32 evidence;
+    }
+
     /// @notice What a reviewer signs.
     struct SyntheticReview {
         /// Identifier of the request.
@@ -143,7 +158,7 @@ interface ISyntheticLedger {
         uint8 generator;
         /// Where it stands.
         Status status;
-        /// Second from which it can only expire, while PENDING or APPROVED.
+        /// Second from which it can only expire, while PENDING, PREVIEWED or APPROVED.
         uint40 expiresAt;
         /// Number of beats asked for.
         uint32 quantity;
@@ -153,10 +168,14 @@ interface ISyntheticLedger {
         uint32 realFloor;
         /// Version of the policy it was made under.
         uint32 policyVersion;
+        /// Number of beats of its preview.
+        uint32 previewed;
         /// Identifier of the federation.
         bytes32 federation;
         /// Commitment to the hospital's organisation.
         bytes32 organisation;
+        /// Digest of its preview, zero without one.
+        bytes32 preview;
     }
 
     /**
@@ -197,6 +216,15 @@ interface ISyntheticLedger {
         SyntheticRequest request,
         bytes signature
     );
+
+    /**
+     * @notice A hospital previewed what it asks for.
+     * @param id Identifier of the request.
+     * @param account Account that signed.
+     * @param preview The preview.
+     * @param signature Its signature.
+     */
+    event SyntheticPreviewed(bytes32 indexed id, address indexed account, SyntheticPreview preview, bytes signature);
 
     /**
      * @notice A reviewer decided on a request.
@@ -277,6 +305,15 @@ interface ISyntheticLedger {
 
     /// @notice The request can neither expire in this status nor at this time.
     error NotExpired(bytes32 id, Status status, uint40 expiresAt);
+
+    /// @notice The preview has more beats than the policy wants, or is not wanted at all.
+    error PreviewOutOfRange(bytes32 id, uint32 generated, uint16 wanted);
+
+    /// @notice The policy wants a preview before an approval, and there is none with a beat in it.
+    error PreviewMissing(bytes32 id, uint16 wanted);
+
+    /// @notice The batch is the one that was previewed, which is not for training.
+    error PreviewReused(bytes32 id, bytes32 batch);
 
     /// @notice The account is no reviewer, or one that also seals rounds.
     error NotReviewer(address account);

@@ -17,6 +17,9 @@ import {RoundLedger} from "./RoundLedger.sol";
  * generated with the numbers that policy bounds, and the report is accepted or rejected. Denial, rejection and expiry
  * are normal outcomes, not errors.
  *
+ * Where the policy wants it, the hospital first makes a preview, so that a reviewer decides on beats that he has seen.
+ * A preview counts against no quota, and a report of the same batch is refused: it is made to be looked at.
+ *
  * What counts against the quota of a hospital and class is exact at every moment: the generated quantity of accepted
  * requests plus the granted quantity of all others that were approved. What was granted and then rejected, or never
  * reported, stays counted, so that nobody tries again until a batch happens to pass.
@@ -67,6 +70,8 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     bytes32 private constant REQUEST_TYPEHASH = keccak256(
         "SyntheticRequest(bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline)"
     );
+    bytes32 private constant PREVIEW_TYPEHASH =
+        keccak256("SyntheticPreview(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence)");
     bytes32 private constant REVIEW_TYPEHASH =
         keccak256("SyntheticReview(bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline)");
     bytes32 private constant REPORT_TYPEHASH = keccak256(
@@ -206,14 +211,47 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     }
 
     /**
-     * @notice Submits a reviewer's decision on a pending request. Anyone may relay it.
+     * @notice Submits the preview of a pending request: beats that the hospital made for the reviewer to look at. Anyone
+     * may relay it. The time to decide begins anew; nothing counts against the quota.
      *
      * Requirements:
      *
      * - the request must be PENDING and its time not over.
+     * - the present holder of the slot must have signed the preview.
+     * - the policy that the request was made under must want previews, of no fewer beats than were generated.
+     *
+     * Emits a {SyntheticPreviewed} and a {SyntheticStatusChanged} event.
+     *
+     * @param id Identifier of the request.
+     * @param preview The preview.
+     * @param signature Signature of its EIP-712 digest.
+     */
+    function previewSynthetic(bytes32 id, SyntheticPreview calldata preview, bytes calldata signature) external {
+        RequestState storage state = _requests[id];
+        _requirePhase(id, state, Status.PENDING);
+        if (preview.request != id) revert RequestMismatch(id, preview.request);
+        address account = _holder(state);
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(PREVIEW_TYPEHASH, preview)));
+        _requireSignature(account, digest, signature);
+        uint16 wanted = _wantedPreview(state);
+        if (wanted == 0 || preview.generated > wanted) revert PreviewOutOfRange(id, preview.generated, wanted);
+
+        state.previewed = preview.generated;
+        state.preview = preview.batch;
+        emit SyntheticPreviewed(id, account, preview, signature);
+        _change(id, state, Status.PREVIEWED, 0, 0, digest);
+    }
+
+    /**
+     * @notice Submits a reviewer's decision on a request that waits. Anyone may relay it.
+     *
+     * Requirements:
+     *
+     * - the request must be PENDING or PREVIEWED and its time not over.
      * - `reviewer` must have the reviewer role in the RoundLedger, must not be a coordinator, must belong to a known
      *   organisation other than the requester's, and must have signed the review.
      * - an approval must grant between 1 and what the policy in force allows now; a denial grants 0.
+     * - an approval must follow a preview of at least one beat, if the policy that the request was made under wants one.
      *
      * Emits a {SyntheticReviewed} and a {SyntheticStatusChanged} event.
      *
@@ -226,7 +264,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         external
     {
         RequestState storage state = _requests[id];
-        _requirePhase(id, state, Status.PENDING);
+        _requirePhase(id, state, state.status == Status.PREVIEWED ? Status.PREVIEWED : Status.PENDING);
         if (review.request != id) revert RequestMismatch(id, review.request);
         _requireTime(review.deadline);
         _requireIndependent(id, state.organisation, reviewer);
@@ -247,7 +285,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
      *
      * - the request must be APPROVED and its time not over.
      * - the present holder of the slot must have signed the report.
-     * - not more may have been generated than granted.
+     * - not more may have been generated than granted, and not the batch of the preview.
      *
      * Emits a {SyntheticReported} and a {SyntheticStatusChanged} event.
      *
@@ -263,6 +301,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(REPORT_TYPEHASH, report)));
         _requireSignature(account, digest, signature);
         if (report.generated > state.counted) revert GeneratedExceedsGrant(id, report.generated, state.counted);
+        if (report.batch == state.preview && state.previewed != 0) revert PreviewReused(id, report.batch);
 
         emit SyntheticReported(id, account, report, signature);
         uint16 reasons = _shortcomings(_policies[state.federation][state.policyVersion - 1].policy, report);
@@ -271,10 +310,10 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     }
 
     /**
-     * @notice Marks a pending or approved request whose time is over as EXPIRED; what was granted stays counted against
-     * the quota. Anyone may call.
+     * @notice Marks a request that waits, or that was approved, and whose time is over as EXPIRED; what was granted stays
+     * counted against the quota. Anyone may call.
      *
-     * Requirements: the request must be PENDING or APPROVED, and its time over.
+     * Requirements: the request must be PENDING, PREVIEWED or APPROVED, and its time over.
      *
      * Emits a {SyntheticStatusChanged} event.
      *
@@ -283,8 +322,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
     function expireSynthetic(bytes32 id) external {
         RequestState storage state = _requests[id];
         Status status = state.status;
-        bool waiting = status == Status.PENDING || status == Status.APPROVED;
-        if (!waiting || block.timestamp < state.expiresAt) revert NotExpired(id, status, state.expiresAt);
+        if (!_isOpen(status) || block.timestamp < state.expiresAt) revert NotExpired(id, status, state.expiresAt);
         _change(id, state, Status.EXPIRED, state.counted, 0, 0);
     }
 
@@ -390,6 +428,17 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         (uint32 allowed, uint16 reasons) = _allowance(state);
         bool fits = review.approve ? review.granted != 0 && review.granted <= allowed : review.granted == 0;
         if (!fits) revert GrantOutOfRange(id, review.granted, allowed, reasons);
+        uint16 wanted = _wantedPreview(state);
+        if (review.approve && wanted != 0 && state.previewed == 0) revert PreviewMissing(id, wanted);
+    }
+
+    function _wantedPreview(RequestState storage state) private view returns (uint16) {
+        return _policies[state.federation][state.policyVersion - 1].policy.preview;
+    }
+
+    /// @dev Whether a request can still change, and expires otherwise.
+    function _isOpen(Status status) private pure returns (bool) {
+        return status == Status.PENDING || status == Status.PREVIEWED || status == Status.APPROVED;
     }
 
     /// @dev The account that made the request, unless the slot has changed hands in the RoundLedger since.
@@ -445,7 +494,7 @@ contract SyntheticLedger is ISyntheticLedger, EIP712 {
         _used[federation][state.slot][state.class_] = inUse - state.counted + counted;
         state.status = status;
         state.counted = counted;
-        if (status == Status.PENDING || status == Status.APPROVED) {
+        if (_isOpen(status)) {
             uint32 expirySeconds = _policies[federation][state.policyVersion - 1].policy.expirySeconds;
             state.expiresAt = SafeCast.toUint40(block.timestamp + expirySeconds);
         }

@@ -11,6 +11,7 @@ import {Tree} from "./Base.sol";
 import {CommitteeBase} from "./CommitteeBase.sol";
 import {Paired} from "./Paired.sol";
 import {ReputationBase} from "./ReputationBase.sol";
+import {ISyntheticLedger} from "../src/ISyntheticLedger.sol";
 import {SyntheticBase} from "./SyntheticBase.sol";
 
 /**
@@ -183,6 +184,12 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         vm.warp(block.timestamp + 1 hours);
         synthetic.expireSynthetic(id);
         vm.snapshotGasLastCall("synthetic", "expireSynthetic");
+        ISyntheticLedger.Policy memory policy = standardPolicy(false);
+        policy.preview = 30;
+        setPolicy(policy);
+        vm.warp(block.timestamp + 1 days);
+        show(1, previewOf(ask(requestOf(1, 2, 2, 12, 10)), 30));
+        vm.snapshotGasLastCall("synthetic", "previewSynthetic");
     }
 
     /// @dev Two challenges of a round of four: one is opened and decided, one is not.

@@ -361,9 +361,8 @@ contract SyntheticHandler is SyntheticBase {
         ISyntheticLedger.Status status_ = statusOf(id);
         head = keccak256(abi.encode(head, id, status_, amount, record));
         if (ended[id] != ISyntheticLedger.Status.NONE) violation = "an ended request changed";
-        if (status_ != ISyntheticLedger.Status.PENDING && status_ != ISyntheticLedger.Status.APPROVED) {
-            ended[id] = status_;
-        }
+        bool waits = status_ == ISyntheticLedger.Status.PENDING || status_ == ISyntheticLedger.Status.PREVIEWED;
+        if (!waits && status_ != ISyntheticLedger.Status.APPROVED) ended[id] = status_;
     }
 
     function pick(uint256 which) internal view returns (bytes32) {
@@ -382,13 +381,31 @@ contract SyntheticHandler is SyntheticBase {
         note(granted ? bytes32("approved") : bytes32("asked"), id, granted ? state.counted : 0, id);
     }
 
+    /// @dev What the policy of a request wants to be seen of it.
+    function wantedOf(ISyntheticLedger.RequestState memory state) internal view returns (uint16) {
+        return synthetic.policyAt(FEDERATION, state.policyVersion).policy.preview;
+    }
+
+    function preview(uint256 which, uint32 amount) public {
+        if (ids.length == 0) return;
+        bytes32 id = pick(which);
+        ISyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        if (state.status != ISyntheticLedger.Status.PENDING || block.timestamp >= state.expiresAt) return;
+        if (wantedOf(state) == 0) return;
+        ISyntheticLedger.SyntheticPreview memory given = previewOf(id, amount % (wantedOf(state) + 1));
+        show(state.slot, given);
+        note("previewed", id, 0, previewDigest(given));
+    }
+
     function review(uint256 which, bool grants, uint32 amount) public {
         if (ids.length == 0) return;
         bytes32 id = pick(which);
         (uint32 allowed,) = synthetic.allowance(id);
-        if (statusOf(id) != ISyntheticLedger.Status.PENDING) return;
-        if (block.timestamp >= synthetic.requestState(id).expiresAt) return;
-        if (allowed == 0) grants = false;
+        ISyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        bool seen = state.status == ISyntheticLedger.Status.PREVIEWED;
+        if (!seen && state.status != ISyntheticLedger.Status.PENDING) return;
+        if (block.timestamp >= state.expiresAt) return;
+        if (allowed == 0 || (wantedOf(state) != 0 && state.previewed == 0)) grants = false;
         amount = grants ? 1 + amount % allowed : 0;
         (ISyntheticLedger.SyntheticReview memory given, bytes memory signature) = reviewOf(id, grants, amount);
         synthetic.reviewSynthetic(id, given, signature, vm.addr(REVIEWER_KEY));
@@ -426,6 +443,7 @@ contract SyntheticHandler is SyntheticBase {
         if (dice % 8 != 0) return;
         ISyntheticLedger.Policy memory policy = standardPolicy(automatic);
         policy.quota = quota % 150;
+        policy.preview = uint16(dice) / 128 * 30;
         setPolicy(policy);
         vm.warp(block.timestamp + 1 days);
         if (policy.quota > largestQuota) largestQuota = policy.quota;
@@ -480,8 +498,13 @@ contract SyntheticInvariants {
         handler.newPolicy(120, false, 0);
         handler.request(1, 1, 3, 20);
         handler.review(3, true, 7);
-        bytes32[6] memory actions = [bytes32("approved"), "accepted", "rejected", "expired", "reviewed", "policy"];
-        for (uint256 i = 0; i < 6; ++i) {
+        handler.newPolicy(120, false, 128);
+        handler.request(0, 1, 3, 20);
+        handler.preview(4, 30);
+        handler.review(4, true, 7);
+        bytes32[7] memory actions =
+            [bytes32("approved"), "accepted", "rejected", "expired", "reviewed", "policy", "previewed"];
+        for (uint256 i = 0; i < 7; ++i) {
             if (handler.done(actions[i]) == 0) revert Violated(string(bytes.concat(actions[i])));
         }
         invariantQuotaIsExact();

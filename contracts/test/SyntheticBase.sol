@@ -89,6 +89,19 @@ abstract contract SyntheticBase is Base {
         signature = sign(REVIEWER_KEY, typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(review)))));
     }
 
+    function previewOf(bytes32 id, uint32 generated) internal pure returns (ISyntheticLedger.SyntheticPreview memory) {
+        return ISyntheticLedger.SyntheticPreview(id, generated, keccak256("preview"), keccak256("evidence"));
+    }
+
+    function previewDigest(ISyntheticLedger.SyntheticPreview memory preview) internal view returns (bytes32) {
+        bytes32 kind = keccak256("SyntheticPreview(bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence)");
+        return typed(address(synthetic), keccak256(bytes.concat(kind, abi.encode(preview))));
+    }
+
+    function show(uint32 slot, ISyntheticLedger.SyntheticPreview memory preview) internal {
+        synthetic.previewSynthetic(preview.request, preview, sign(keyOf(slot), previewDigest(preview)));
+    }
+
     function approve(bytes32 id, uint32 granted) internal {
         (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, true, granted);
         synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));

@@ -332,6 +332,88 @@ contract SyntheticLedgerTest is SyntheticBase {
         refuseReview(id, true, 9, ISyntheticLedger.GrantOutOfRange.selector, abi.encode(id, 9, 0, reasons));
     }
 
+    // --- Previews ----------------------------------------------------------------------------------------------------
+
+    /// @dev A request under a policy that wants a preview of 20 beats.
+    function waiting() internal returns (bytes32) {
+        ISyntheticLedger.Policy memory policy = standardPolicy(false);
+        policy.preview = 20;
+        setPolicy(policy);
+        vm.warp(block.timestamp + 1 days);
+        return pending();
+    }
+
+    function refusePreview(
+        ISyntheticLedger.SyntheticPreview memory preview,
+        bytes32 id,
+        uint32 slot,
+        bytes4 selector,
+        bytes memory arguments
+    ) internal {
+        bytes memory signature = sign(keyOf(slot), previewDigest(preview));
+        refuse(selector, arguments);
+        synthetic.previewSynthetic(id, preview, signature);
+    }
+
+    function testPreviewThenGrantThenReport() public {
+        bytes32 id = waiting();
+        ISyntheticLedger.SyntheticPreview memory preview = previewOf(id, 20);
+        bytes32 digest = previewDigest(preview);
+        bytes memory signature = sign(keyOf(1), digest);
+        vm.warp(block.timestamp + 30 minutes);
+        ISyntheticLedger.Status previewed = ISyntheticLedger.Status.PREVIEWED;
+        bytes32 head = keccak256(abi.encode(synthetic.decisions(FEDERATION), id, previewed, 0, digest));
+        vm.prank(STRANGER);
+        vm.expectEmit(address(synthetic));
+        emit ISyntheticLedger.SyntheticPreviewed(id, hospitalOf(1), preview, signature);
+        vm.expectEmit(address(synthetic));
+        emit ISyntheticLedger.SyntheticStatusChanged(id, FEDERATION, previewed, 0, 0, digest, head);
+        synthetic.previewSynthetic(id, preview, signature);
+        ISyntheticLedger.RequestState memory state = synthetic.requestState(id);
+        check(state.previewed == 20 && state.preview == preview.batch && used(1) == 0, "shown, and not counted");
+        check(state.expiresAt == block.timestamp + 1 hours, "the time to decide begins anew");
+        approve(id, 10);
+        check(used(1) == 10, "granted");
+
+        ISyntheticLedger.SyntheticReport memory report = goodReport(id, 10);
+        report.batch = preview.batch;
+        refuseReport(id, report, 1, ISyntheticLedger.PreviewReused.selector, abi.encode(id, preview.batch));
+        report.batch = keccak256("batch");
+        send(1, report);
+        check(statusOf(id) == ISyntheticLedger.Status.ACCEPTED, "accepted");
+    }
+
+    function testNoGrantBeforeThePreview() public {
+        bytes32 id = waiting();
+        refuseReview(id, true, 9, ISyntheticLedger.PreviewMissing.selector, abi.encode(id, 20));
+        show(1, previewOf(id, 0));
+        refuseReview(id, true, 9, ISyntheticLedger.PreviewMissing.selector, abi.encode(id, 20));
+        (ISyntheticLedger.SyntheticReview memory review, bytes memory signature) = reviewOf(id, false, 0);
+        synthetic.reviewSynthetic(id, review, signature, vm.addr(REVIEWER_KEY));
+        check(statusOf(id) == ISyntheticLedger.Status.DENIED, "a denial needs none");
+    }
+
+    function testPreviewRefusals() public {
+        bytes4 outOfRange = ISyntheticLedger.PreviewOutOfRange.selector;
+        bytes32 id = pending();
+        refusePreview(previewOf(id, 0), id, 1, outOfRange, abi.encode(id, 0, 0));
+        id = waiting();
+        refusePreview(previewOf(id, 21), id, 1, outOfRange, abi.encode(id, 21, 20));
+        ISyntheticLedger.SyntheticPreview memory preview = previewOf(id, 20);
+        bytes memory arguments = abi.encode(hospitalOf(1), previewDigest(preview));
+        refusePreview(preview, id, 2, ISyntheticLedger.SignatureInvalid.selector, arguments);
+        refusePreview(previewOf(CONFIG, 20), id, 1, ISyntheticLedger.RequestMismatch.selector, abi.encode(id, CONFIG));
+        show(1, previewOf(id, 20));
+        bytes4 mismatch = ISyntheticLedger.RequestStatusMismatch.selector;
+        arguments = abi.encode(id, ISyntheticLedger.Status.PENDING, ISyntheticLedger.Status.PREVIEWED);
+        refusePreview(previewOf(id, 20), id, 1, mismatch, arguments);
+        uint40 expiresAt = synthetic.requestState(id).expiresAt;
+        vm.warp(expiresAt);
+        refuseReview(id, true, 9, ISyntheticLedger.RequestOver.selector, abi.encode(id, expiresAt));
+        synthetic.expireSynthetic(id);
+        check(statusOf(id) == ISyntheticLedger.Status.EXPIRED && used(1) == 0, "expired");
+    }
+
     // --- Reports and expiry ------------------------------------------------------------------------------------------
 
     function granted10() internal returns (bytes32 id) {

@@ -214,7 +214,7 @@ class Rotation:
 class Step:
     """A step in the governance of synthetic data, as its row says but for the record.
 
-    That is a `Record` where somebody signs the step (request, review, report), plain JSON where nobody does.
+    That is a `Record` where somebody signs the step (request, preview, review, report), plain JSON where nobody does.
     """
 
     kind: str

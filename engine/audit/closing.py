@@ -164,13 +164,18 @@ def _check_document(case: Case, closing: Closing) -> Iterator[Told]:
     yield Count("results", 2)
 
 
+_UNBOUND = frozenset(tuple(path.split(".")) for path in UNBOUND)
+_ABOVE = frozenset(path[:depth] for path in _UNBOUND for depth in range(len(path)))  # what has something unbound in it
+
+
 def bound(document: Mapping[str, Any]) -> Any:
     """What of a result is hashed: without the times in `UNBOUND` and the part on the ledger."""
-    unbound = {tuple(path.split(".")) for path in UNBOUND}
 
     def kept(value: Any, path: tuple[str, ...]) -> Any:
+        if path not in _ABOVE:
+            return value
         if isinstance(value, Mapping):
-            return {key: kept(each, (*path, key)) for key, each in value.items() if (*path, key) not in unbound}
+            return {key: kept(each, (*path, key)) for key, each in value.items() if (*path, key) not in _UNBOUND}
         if isinstance(value, list):
             return [kept(each, (*path, "*")) for each in value]
         return value

@@ -23,7 +23,8 @@ from engine.audit.synthetic import request_of, requests, shown
 from engine.encoding import canonical_json
 from engine.ledger.format import DECISIONS
 
-STATUS = ("none", "pending", "denied", "approved", "accepted", "rejected", "expired")  # as in SyntheticLedger.sol
+# as in SyntheticLedger.sol
+STATUS = ("none", "pending", "previewed", "denied", "approved", "accepted", "rejected", "expired")
 MOST = 20_000  # beats whose distances to each other are taken; a policy grants a thousand
 APPROVED, ACCEPTED = STATUS.index("approved"), STATUS.index("accepted")
 
@@ -132,6 +133,7 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
     if not case.result:
         return
     rows, reports = case.result.get("synthesis", []), reports_of(case)
+    previews = {request_of(s): s.record for s in case.steps if s.kind == "preview" and isinstance(s.record, Record)}
     told = {str(row.get("request")): row for row in rows if isinstance(row, dict)} if isinstance(rows, list) else {}
     for id, outcome in found.items():
         row, request, report = told.pop(id.hex(), {}), outcome.request, reports.get(id)
@@ -147,6 +149,8 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
             "accepted": outcome.counted if outcome.status == ACCEPTED else 0,
             "status": STATUS[outcome.status],
             "record": canonical_json(plain(request)),
+            "preview": _shown(previews.get(id)),
+            "blind": False,
             "numbers": None if report is None else {name: report[name] for name in NUMBERS},
             "batch": None if report is None else report["batch"].hex(),
             "evidence": None if report is None else report["evidence"].hex(),
@@ -158,6 +162,15 @@ def _check_result(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
                 yield finding("result", "synthesis", value, row.get(name), message, hospital=request["slot"])
     for unknown in told:
         yield finding("result", "synthesis", None, unknown, "the ledger holds no such request")
+
+
+def _shown(record: Record | None) -> dict[str, Any] | None:
+    """What result.json says of a preview."""
+    if record is None:
+        return None
+    digests = {name: record[name].hex() for name in ("batch", "evidence")}
+    name = f"synthetic/preview-{record['request'].hex()[:16]}.json"
+    return {"generated": record["generated"], **digests, "file": name}
 
 
 def reports_of(case: Case) -> dict[bytes, Record]:
@@ -192,12 +205,7 @@ def _check_beats(case: Case, found: Mapping[bytes, Outcome]) -> Iterator[Told]:
 def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator[Told]:
     message = "the synthetic beats in the folder are not those that the hospital signed for"
     try:
-        with zipfile.ZipFile(path) as archive:
-            # stored entries only: what is not compressed cannot swell
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("compressed")
-        with np.load(path, allow_pickle=False) as arrays:
-            parts = [np.atleast_1d(arrays[name]) for name in ("x", "rr", "y")]
+        parts = arrays_of(path)
     except Exception as error:  # the formats' readers raise many kinds for damaged files
         yield finding("synthetic", "batch", "readable arrays", type(error).__name__, message, hospital=slot)
         return
@@ -219,6 +227,16 @@ def _check_batches(path: Path, slot: int, reports: Sequence[Record]) -> Iterator
     if any(len(part) != start for part in parts):
         lengths = ", ".join(str(len(part)) for part in parts)
         yield finding("synthetic", "batch", f"{start} beats", lengths, message, hospital=slot)
+
+
+def arrays_of(path: Path) -> list[np.ndarray]:
+    """Windows, RR features and classes of a file of synthetic beats; raises many kinds of errors for damaged ones."""
+    with zipfile.ZipFile(path) as archive:
+        # stored entries only: what is not compressed cannot swell
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("compressed")
+    with np.load(path, allow_pickle=False) as arrays:
+        return [np.atleast_1d(arrays[name]) for name in ("x", "rr", "y")]
 
 
 def batch_digest(x: np.ndarray, rr: np.ndarray, y: np.ndarray) -> bytes:

@@ -14,8 +14,9 @@ from engine.audit.synthetic import shown
 from engine.audit.transactions import Transaction
 
 # Limits of the contract's Policy by the names of `balance.policy`, with what they are by default; most of them in parts
-# per ten thousand. Those that begin with "min" are least values, all others largest ones.
+# per ten thousand. Those that begin with "min" and the preview are least values, all others largest ones.
 LIMITS = {
+    "preview": ("preview", 30),
     "quota": ("quota", 1000),
     "ratio": ("ratioBp", 50_000),
     "share_cap": ("shareCapBp", 8_500),
@@ -28,6 +29,7 @@ LIMITS = {
     "min_utility": ("minUtilityBp", -10_000),
     "min_recognised": ("minRecognisedBp", 2_500),
 }
+WHOLE = ("preview", "quota")  # the others are shares
 MIN_REAL = (0, 1, 6, 11, 6, 30, 0, 0)
 
 
@@ -69,7 +71,9 @@ def _signer(transactions: Sequence[Transaction]) -> str:
 def _looser(policy: Mapping[str, Any]) -> Iterator[str]:
     for name, (key, default) in LIMITS.items():
         value = policy.get(key)
-        if type(value) is int and (value < default if name.startswith("min") else value > default):
+        if name == "preview" and policy.get("automatic") is True:
+            continue  # nobody looks
+        if type(value) is int and (value < default if name.startswith(("min", "preview")) else value > default):
             yield f"{name} {_shown(name, value)} (default {_shown(name, default)})"
     fewest = policy.get("minReal")
     allowed = policy.get("allowedGenerators")
@@ -80,11 +84,11 @@ def _looser(policy: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shown(name: str, value: int) -> str:
-    return str(value) if name == "quota" else f"{value / 10_000:g}"
+    return str(value) if name in WHOLE else f"{value / 10_000:g}"
 
 
 def _integer(name: str, value: Any) -> int | None:
     """As `subjects.policy.policy_of` brings a setting into the contract."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return int(value) if name == "quota" else round(value * 10_000)
+    return int(value) if name in WHOLE else round(value * 10_000)

@@ -94,7 +94,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
             "unit": privacy["unit"],
             "neighbours": "add-remove",
             "sampler": "poisson",
-            "shares": privacy["honest"] or 1,
+            **({"shares": privacy["honest"]} if privacy.get("honest") else {}),
             "secret": privacy["secret"],
             "budget": [rounds * one + adapting, rounds * two],
         }
@@ -190,7 +190,7 @@ def _check_annexes(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """The head of each round commits to mechanism and budget."""
     if terms["sigma"] is None:
         return
-    digest = spec.json_hash({name: terms[name] for name in PRIVACY_TERMS})
+    digest = spec.json_hash({name: terms[name] for name in PRIVACY_TERMS if name in terms})
     for number, entry in sorted(case.rounds.items()):
         if entry.digests.get(PRIVACY) != digest:
             message = "the annex does not name the mechanism and the budget of the run"
@@ -199,7 +199,7 @@ def _check_annexes(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
 
 def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """Noise that is shared comes to what is accounted for where so many add it up."""
-    for number, entry in sorted(case.rounds.items()) if terms["shares"] > 1 else ():
+    for number, entry in sorted(case.rounds.items()) if "shares" in terms else ():
         if len(entry.maskings) != 1 or len(entry.maskings[0].masked) < terms["shares"]:
             message = (
                 "noise is shared, and the round is no sum of so many hospitals that it comes to what is accounted for"
@@ -216,14 +216,15 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     if not isinstance(told, Mapping):
         yield finding("result", "privacy", "what was spent", told, "the result does not say what was spent")
         return
-    expected: dict[str, Any] = {
-        name: terms[name] for name in ("mechanism", "unit", "neighbours", "secret", "budget", "shares")
-    }
+    expected: dict[str, Any] = {name: terms[name] for name in ("mechanism", "unit", "neighbours", "secret", "budget")}
     expected |= {name: terms[name] / _UNITS[name] for name in ("sigma", "clip", "delta")}
     expected["sampling_rate"] = terms["rate"] / _UNITS["rate"]
+    sharing = terms.get("shares", 1)
     for name, value in expected.items():
         if told.get(name) != value:
             yield finding("result", f"privacy.{name}", value, told.get(name), "it is not that of the run")
+    if told.get("shares", 1) != sharing:
+        yield finding("result", "privacy.shares", sharing, told["shares"], "it is not that of the run")
     if terms["secret"] == "simulated" and "simulated" not in str(told.get("not_protected")):
         message = "the result does not say that its secrets are simulated"
         yield finding("result", "privacy.not_protected", "simulated", told.get("not_protected"), message)
@@ -247,19 +248,21 @@ def _check_result(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
         if isinstance(samples, list) and len(samples) == 2 and all(map(_is_count, samples)):
             yield Count("epsilons")
             costs.append(_cost(terms, samples))
-            alone.append(_cost(terms, samples, terms["shares"]))
+            alone.append(_cost(terms, samples, sharing))
             yield from _check_epsilon(
                 row.get("epsilon"), costs[-1], f"privacy.hospitals.{slot}.epsilon", {"hospital": slot}
             )
     yield from _check_epsilon(told.get("epsilon"), max(costs), "privacy.epsilon", {})
-    yield from _check_bounds(told, max(costs), max(alone))
+    yield from _check_bounds(told, max(costs), max(alone) if sharing > 1 else None)
 
 
-def _check_bounds(told: Mapping[str, Any], cost: float, alone: float) -> Iterator[Told]:
+def _check_bounds(told: Mapping[str, Any], cost: float, alone: float | None) -> Iterator[Told]:
     """Bounds from above: the smaller of the first two is the epsilon."""
-    for name, least in (("pld", cost), ("rdp", cost), ("alone", alone)):
+    for name, least in (("pld", cost), ("rdp", cost), *([] if alone is None else [("alone", alone)])):
         if not _is_number(told.get(name)) or told[name] < least - _SLACK:
             yield finding("result", f"privacy.{name}", least, told.get(name), "it is no bound on what was spent")
+    if alone is None and told.get("alone") is not None:
+        yield finding("result", "privacy.alone", None, told["alone"], "no noise is shared")
 
 
 def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) -> Iterator[Told]:

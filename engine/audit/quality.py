@@ -1,7 +1,7 @@
 """Evidence on synthetic data in a run's folder: quality reports, real counts and reviewers' reasons, against what was signed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def real_floor(count: int) -> int:
 
 def _check_count(path: Path, request: Record) -> Iterator[Told]:
     yield Count("real counts")
-    content, where = _file_json(path), {"hospital": request["slot"]}
+    content, where = file_json(path), {"hospital": request["slot"]}
     count, salt = (content.get(name) if isinstance(content, dict) else None for name in ("count", "salt"))
     whole = count if type(count) is int and 0 <= count < 2**32 else -1
     if whole < 0 or spec.commitment(spec.hex_bytes(salt), whole) != request["real_count"]:
@@ -112,15 +112,22 @@ def _check_count(path: Path, request: Record) -> Iterator[Told]:
 
 def _check_report(path: Path, slot: int, signed: Record, request: Record, label: str | None) -> Iterator[Told]:
     yield Count("evidence")
-    content = _file_json(path)
+    content = file_json(path)
     digest = spec.json_hash(content)
     if digest != signed["evidence"]:
         message = "the quality report in the folder is not the one that the hospital signed"
         yield finding("synthetic", "evidence", signed["evidence"], digest, message, hospital=slot)
         return
+    yield from check_quality(content, slot, signed["generated"], signed.values, request, label)
+
+
+def check_quality(
+    content: Any, slot: int, generated: int, told: Mapping[str, Any], request: Record, label: str | None
+) -> Iterator[Told]:
+    """A quality report is about what was asked for, and the numbers that were told follow from it."""
     numbers = quality_numbers(content)
     if numbers:
-        about = {"synthetic": signed["generated"], "label": label, "generator": GENERATORS.get(request["generator"])}
+        about = {"synthetic": generated, "label": label, "generator": GENERATORS.get(request["generator"])}
         for name, value in about.items():
             if content.get(name) != value:
                 message = f"{name} of the quality report is not what was asked for and reported"
@@ -129,18 +136,18 @@ def _check_report(path: Path, slot: int, signed: Record, request: Record, label:
         if type(real) is not int or real < 0 or real_floor(real) != request["real_floor"]:
             message = "the real beats of the quality report are not those of the request"
             yield finding("synthetic", "real", request["real_floor"], real, message, hospital=slot)
-    elif signed["generated"]:
+    elif generated:
         message = "beats were reported that the quality report says were not made"
-        yield finding("synthetic", "generated", 0, signed["generated"], message, hospital=slot)
+        yield finding("synthetic", "generated", 0, generated, message, hospital=slot)
     for name, value in numbers.items():
-        if signed[name] != value:
+        if told.get(name) != value:
             message = f"{name} of the signed report does not follow from the quality report"
-            yield finding("synthetic", name, value, signed[name], message, hospital=slot)
+            yield finding("synthetic", name, value, told.get(name), message, hospital=slot)
 
 
 def _check_reason(path: Path, slot: int, signed: Record) -> Iterator[Told]:
     yield Count("reasons")
-    content = _file_json(path)
+    content = file_json(path)
     reason = content.get("reason") if isinstance(content, dict) else None
     said = spec.sha256(reason.encode("utf-8", "replace")) if isinstance(reason, str) else None
     if said != signed["reason"]:
@@ -181,7 +188,7 @@ def quality_numbers(report: Any) -> dict[str, int]:
     }
 
 
-def _file_json(path: Path) -> Any:
+def file_json(path: Path) -> Any:
     """The JSON of a file; None if there is none that can be read."""
     try:
         return read_json(read_text(path, limits.FILE))

@@ -37,7 +37,7 @@ from engine.errors import LedgerError
 from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, OWN_RULE, PURPOSES, RUN, WEIGHTINGS
 
 # Steps of governance that somebody signs.
-SIGNED = {"request": "SyntheticRequest", "review": "SyntheticReview", "report": "SyntheticReport"}
+SIGNED = {kind: f"Synthetic{kind.title()}" for kind in ("request", "preview", "review", "report")}
 
 Row = Mapping[str, Any]
 Rounds = Mapping[int, Any]

@@ -87,9 +87,9 @@ def _check_result(case: Case, path: Path) -> Iterator[Told]:
     expected = _expected(case)
     yield from _compare(result, expected, "result")
     yield from _check_part(result, {*expected, *UNBOUND})
-    kept = case.evidence.manifest.get("result")
+    kept, found = case.evidence.manifest.get("result"), bound(result) if isinstance(result, dict) else {}
     for name, value in kept.items() if isinstance(kept, dict) else ():
-        there = bound(result).get(name) if isinstance(result, dict) else None
+        there = found.get(name)
         if there != value:
             message = f"{name} in {RESULT} is not what the bundle holds"
             yield finding("result", name, _short(value), _short(there), message)

@@ -8,6 +8,7 @@
     5         transactions: each calls the right contract for what the journal holds                         calls.py
     6         the chain after all transactions holds the journal's head, model and reputations               state.py
     7         decisions on synthetic data as the contract made them: rounds, quotas, result, beats        outcomes.py
+    7         previews: before the grant, as they were signed, never trained on                         previews.py
     8         quality reports, real counts and reasons in the folder are those that were signed            quality.py
     9         vectors are those that were signed, and every model is computed again from them              vectors.py
     10        the end: signed by hospitals and coordinator, nothing missing, configuration, data           closing.py
@@ -44,6 +45,7 @@ from engine.audit import (
     outcomes,
     own,
     policy,
+    previews,
     privacy,
     quality,
     registry,
@@ -77,6 +79,7 @@ CHECKS: tuple[Check, ...] = (
     calls.check,  # 5
     state.check,  # 6
     outcomes.check,  # 7
+    previews.check,  # 7
     quality.check,  # 8
     vectors.check,  # 9
     closing.check,  # 10

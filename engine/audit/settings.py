@@ -147,9 +147,9 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
 
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
-    return (
-        dict(privacy) if privacy["method"] == "dp-sgd" else {name: privacy[name] for name in ("method", "parameters")}
-    )
+    if privacy["method"] != "dp-sgd":
+        return {name: privacy[name] for name in ("method", "parameters")}
+    return {name: value for name, value in privacy.items() if name != "honest" or value is not None}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

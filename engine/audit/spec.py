@@ -37,6 +37,7 @@ TYPES = {
     "SyntheticRequest": "bytes32 federation,uint32 slot,uint8 class_,uint8 generator,uint32 quantity,uint32 realFloor,"
     "bytes32 realCount,bytes32 settings,uint32 policyVersion,uint64 nonce,uint64 deadline",
     "Erasure": "bytes32 federation,uint64 round,uint32 slot,bytes32 leaf",
+    "SyntheticPreview": "bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence",
     "SyntheticReview": "bytes32 request,bool approve,uint32 granted,bytes32 reason,uint64 deadline",
     "SyntheticReport": "bytes32 request,uint32 generated,bytes32 batch,bytes32 evidence,uint16 aucBp,uint16 nndrBp,"
     "uint16 distanceBp,uint32 duplicates,uint32 repeated,uint16 spreadBp,int16 utilityBp,uint16 recognisedBp",

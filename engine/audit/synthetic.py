@@ -16,7 +16,7 @@ from engine.audit.spec import Domain, Record
 from engine.audit.transactions import Transaction, compare_arguments
 from engine.ledger.format import GOVERNED
 
-_ABOUT_REQUESTS = ("review", "report", "expire")
+_ABOUT_REQUESTS = ("preview", "review", "report", "expire")
 
 
 def check(case: Case) -> Iterator[Told]:
@@ -67,7 +67,7 @@ def slot_of(step: Step, asked: Mapping[bytes, Record]) -> int | None:
 
 
 def request_of(step: Step) -> bytes:
-    """Id of the request that a review, a report or an expiry is about; b"" for other steps."""
+    """Id of the request that a preview, a review, a report or an expiry is about; b"" for other steps."""
     if step.kind not in _ABOUT_REQUESTS:
         return b""
     return (

@@ -17,7 +17,7 @@ from engine.errors import LedgerError
 from engine.files import whole
 from engine.ledger.config import LedgerConfig
 from engine.ledger.format import ADMIN, AUDITOR, COORDINATOR, DEPLOYER
-from engine.ledger.keyfiles import read_key_file, work_of, write_key_file
+from engine.ledger.keyfiles import read_key_file, work_in, write_key_file
 from engine.ledger.signing import address
 
 EMBEDDED_DEPLOYER = keccak(b"PulseLedger embedded coordinator 1")
@@ -111,7 +111,7 @@ def _drawn(draw: Callable[[int], bytes]) -> bytes:
 
 def _write(path: Path, key: bytes, keystore: str | None) -> None:
     if keystore is not None:
-        write_key_file(path, key, work=work_of(Path(keystore) / "hospital-0000.json"))
+        write_key_file(path, key, work=work_in(Path(keystore)))
         return
     with whole(path, durable=True, mode=0o600, error=LedgerError) as part:
         part.write_text(key.hex() + "\n", encoding="ascii")

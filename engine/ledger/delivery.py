@@ -278,7 +278,9 @@ class _Delivery:
         chain, last = self._chain, self._attempts[-1]
         if to is None and (last.purpose == "deploy" or any(attempt.receipt for attempt in self._attempts)):
             if chain.where(last.raw) != "displaced":
-                return False  # its number is still free, and waits for those before it
+                # its number is still free, and waits for those before it
+                self._problem = f" (it has number {nonce}; what account {self._by} sent before it is neither there nor in this journal)"
+                return False
             raise NumberLost(
                 f"account {self._by} used nonce {nonce} for something else, so the contract that the journal "
                 f"{self._journal.path} creates with it cannot come to be on this chain: begin in an empty folder"

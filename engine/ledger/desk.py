@@ -34,7 +34,7 @@ class Desk:
     Attributes:
         signing: what hospitals need to sign requests and reports.
         books: where every request stands.
-        reviews, reports: signed records by request.
+        reviews, reports: signed records by request; previews are in the books.
         reviewers: accounts that may review, with their organisations.
     """
 

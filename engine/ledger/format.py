@@ -5,7 +5,7 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "6"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "7"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
@@ -82,7 +82,7 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    6,
+    7,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
@@ -212,6 +212,7 @@ GOVERNED = {
     "policy": "setPolicy",
     "reviewer": "setReviewer",
     "request": "requestSynthetic",
+    "preview": "previewSynthetic",
     "review": "reviewSynthetic",
     "report": "reportSynthetic",
     "expire": "expireSynthetic",
@@ -331,7 +332,7 @@ UNBOUND = (
     "ledger.final_after",
 )
 OF_LEDGER = "ledger"
-RESULT_VERSION = 4  # of result.json
+RESULT_VERSION = 5  # of result.json
 
 # --- Files beside the journal -----------------------------------------------------------------------------------------
 

@@ -50,6 +50,12 @@ def work_of(path: Path) -> int:
         raise LedgerError(f"{path} is damaged: it is no encrypted key") from error
 
 
+def work_in(folder: Path) -> int:
+    """The work of the keys in a keystore; of a coordinator's, which may hold none as each hospital has its own at its site, the usual."""
+    found = [path for name in ("hospital-0000.json", "reviewer.json") if (path := folder / name).exists()]
+    return work_of(found[0]) if found else SCRYPT_N
+
+
 def keystore_password(password: str | None) -> str:
     """The password given, else that of the environment; raises LedgerError when there is none."""
     found = password if password is not None else os.environ.get(PASSWORD_VARIABLE, "")

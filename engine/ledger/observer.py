@@ -46,7 +46,7 @@ from engine.ledger.subjects.registry import Federation
 from engine.ledger.subjects.rounds import Absent, Closed, RoundEntry, Seal, close
 from engine.ledger.subjects.synthetic import Governance, Governed, Step
 from engine.ledger.subjects.updates import Header, ModelUpdate, Opening, SignedUpdate, update_leaf
-from engine.ledger.trees import Levels, path
+from engine.ledger.trees import EMPTY, Levels, levels, path
 from engine.ledger.typed import record_from_json, record_to_json
 from engine.messages import Asked, Ending, Global, Pace, RoundRecord, Update
 from engine.model import vector_hash
@@ -86,12 +86,14 @@ class LedgerObserver:
         rounds: int,
         clock: Clock = REAL,
         named: Mapping[str, bytes] = MappingProxyType({}),
+        lasting: bool = False,
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
         Args:
             rule: how a round's model follows from its updates, see `format`.
             named: digests that the annex of every round names, such as that of privacy.
+            lasting: hospitals remember what they sent when this begins anew.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -100,7 +102,7 @@ class LedgerObserver:
         self._folder, self._federation, self._rounds = folder, federation, rounds
         self._by_committee, self._gated = config.reputation == "committee", rule.get("gate") is True
         self._secure = SecureConfig.model_validate(rule.get("secure", {}))
-        self._named = named
+        self._named, self._lasting = named, lasting
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
         self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
@@ -110,8 +112,7 @@ class LedgerObserver:
             self._ledger.abandon()
             raise
         self.organisations = federation.organisations
-        self._headers = list(opened.headers)
-        self._decisions = opened.decisions
+        self._headers, self._decisions = list(opened.headers), opened.decisions
         self._found = dict(opened.found)
         self._standing = reputation.standing(self._found.values())
         self.signing = Signing(
@@ -255,7 +256,7 @@ class LedgerObserver:
             self._submit(entry, {u.record.slot: update_leaf(u, self.signing.domain) for u in entry.updates})
             self._standing = self._standing.after(*reputation.found_in(entry.rows, sitting.leader_of))
         self._show_again(again)
-        self._last = {}  # hospitals begin anew, too
+        self._last = self._last_trees() if self._lasting else {}  # else hospitals begin anew, too
         for rotation in self._rotations:
             self._ledger.submit(RunLedger.rotate, rotation).result()
 
@@ -401,6 +402,19 @@ class LedgerObserver:
         place = Place(self._federation.id, number, self._headers[number - 1].head)
         groups = masking.groups_in(texts, self._secure, place)
         return masking.sums_of(groups, {s: vectors[tensor_name(s)] for one in groups for s in one.masked})
+
+    def _last_trees(self) -> dict[int, tuple[int, Levels]]:
+        """Of each hospital's last update the round, and the tree that it is in."""
+        found, slots = dict(self._last), self.signing.slots
+        for number in range(len(self._headers) - 1 - len(self._open), 0, -1):
+            if len(found) == slots:
+                break
+            updates, _ = self._ledger.submit(_signed, number).result()
+            leaves = {u.record.slot: update_leaf(u, self.signing.domain) for u in updates}
+            if leaves.keys() - found.keys():
+                tree = levels([leaves.get(slot, EMPTY) for slot in range(slots)])
+                found = {**dict.fromkeys(leaves, (number, tree)), **found}
+        return found
 
     def _submit(self, entry: RoundEntry, leaves: Mapping[int, bytes]) -> None:
         self._collect()

@@ -8,6 +8,7 @@ slot is empty. A file with update and signature alone is enough to show the cont
 """
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,27 +63,54 @@ def prove(folder: Path, round: int, slot: int) -> dict[str, Any]:
     place = folder / RUN.file
     with read_only(place) as journal:
         meta = read_meta(journal, RUN, place)
-        federation, _ = federation_of(meta, place)
-        domain = record_from_json(Domain, meta["domain"])
-        rounds = journal.execute("SELECT * FROM rounds ORDER BY round").fetchall()
-        updates = journal.execute(
-            "SELECT slot, record, signature, leaf FROM updates WHERE round = ?", (round,)
-        ).fetchall()
-        receipts = dict(journal.execute("SELECT slot, signature FROM receipts WHERE round = ?", (round,)).fetchall())
+
+        def rows(table: str) -> list[Mapping[str, Any]]:
+            one = "" if table == "rounds" else " WHERE round = ?"
+            return journal.execute(f"SELECT * FROM {table}{one}", (round,) if one else ()).fetchall()
+
+        return proof_of(meta, rows, round, slot, str(place))
+
+
+def proof_of(
+    meta: Mapping[str, str], rows: Callable[[str], Iterable[Mapping[str, Any]]], round: int, slot: int, source: str
+) -> dict[str, Any]:
+    """The same from the rows of a journal, wherever they come from; what comes of it holds by itself or is no proof.
+
+    Args:
+        rows: table -> its rows, of any rounds; asked for `rounds`, `updates` and `receipts`.
+        source: of the rows, for what is said where something is wrong.
+
+    Raises:
+        LedgerError: there is no such round or slot, a row is damaged, or the rows do not fit together.
+    """
+    try:
+        document = _document(meta, rows, round, slot, source)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"{source}: the journal is damaged ({error})") from None
+    check(document)
+    return document
+
+
+def _document(
+    meta: Mapping[str, str], rows: Callable[[str], Iterable[Mapping[str, Any]]], round: int, slot: int, source: str
+) -> dict[str, Any]:
+    federation, _ = federation_of(meta, Path(source))
+    domain = record_from_json(Domain, meta["domain"])
+    rounds = sorted(rows("rounds"), key=lambda row: int(row["round"]))
+    updates = {row["slot"]: row for row in rows("updates") if row["round"] == round}
+    receipts = {row["slot"]: row["signature"] for row in rows("receipts") if row["round"] == round}
     slots = len(federation.hospitals)
     if not 1 <= round <= len(rounds):
-        raise LedgerError(f"{place}: round {round} is not one of the {len(rounds)} rounds")
+        raise LedgerError(f"{source}: round {round} is not one of the {len(rounds)} rounds")
     if not 0 <= slot < slots:
-        raise LedgerError(f"{place}: hospital {slot} is not one of the {slots} hospitals")
+        raise LedgerError(f"{source}: hospital {slot} is not one of the {slots} hospitals")
     row = rounds[round - 1]
     before = rounds[round - 2]["head"] if round > 1 else genesis_header(domain, federation).head
     content = (row["root"], row["parent_model"], row["model"], row["count"], row["annex"], row["head"])
-    leaves = {update["slot"]: update["leaf"] for update in updates}
-    tree = levels([leaves.get(i, EMPTY) for i in range(slots)])
-    found = next((update for update in updates if update["slot"] == slot), None)
+    tree = levels([updates[i]["leaf"] if i in updates else EMPTY for i in range(slots)])
     own = None
-    if found is not None:
-        own = SignedUpdate(record_from_json(ModelUpdate, found["record"]), found["signature"])
+    if slot in updates:
+        own = SignedUpdate(record_from_json(ModelUpdate, updates[slot]["record"]), updates[slot]["signature"])
     return {
         "format": FORMAT,
         "domain": json.loads(record_to_json(domain)),

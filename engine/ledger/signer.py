@@ -32,7 +32,15 @@ from engine.ledger.subjects.closing import HospitalResult, SignedResult, text_di
 from engine.ledger.subjects.committee import RevealedScores, ScoreCommitment, commitment_of, commitments_digest
 from engine.ledger.subjects.masks import StepVoice
 from engine.ledger.subjects.reputation import PeerScores, said_digest
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest, SyntheticReport, SyntheticRequest, real_floor
+from engine.ledger.subjects.synthetic import (
+    SignedPreview,
+    SignedReport,
+    SignedRequest,
+    SyntheticPreview,
+    SyntheticReport,
+    SyntheticRequest,
+    real_floor,
+)
 from engine.ledger.subjects.updates import (
     Header,
     ModelUpdate,
@@ -291,6 +299,11 @@ class Signer:
     def count_salt(self, class_: int) -> bytes:
         """What opens, with the number, the commitment to the real beats of a class, 32 bytes."""
         return salt(self._key, self._signing.federation, class_ + 1, SALT_REAL_COUNT)
+
+    def preview(self, terms: Terms, request: bytes, generated: int, batch: bytes, evidence: bytes) -> SignedPreview:
+        """Sign what was generated for a reviewer to look at; see `report`."""
+        record = SyntheticPreview(request, generated, batch, evidence)
+        return SignedPreview(record, sign(record, terms.signing.domain, self._key))
 
     def report(
         self, terms: Terms, request: bytes, generated: int, batch: bytes, evidence: bytes, numbers: Mapping[str, int]

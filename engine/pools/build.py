@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 from engine.data.cohort import HospitalData
+from engine.errors import ConfigError
 from engine.hospital import Task
 from engine.messages import Pool
 from engine.pools.local import InProcessPool
@@ -19,5 +20,7 @@ def build_pool(hospitals: Sequence[HospitalData], task: Task) -> Pool:
             return RayPool(hospitals, task)
         case "threads":
             return InProcessPool(hospitals, task, threads=execution.cpus or os.cpu_count() or 1)
+        case "sites":
+            raise ConfigError("execution.pool sites: hospitals join a run of `pulseledger run`, and no other.")
         case "inprocess":
             return InProcessPool(hospitals, task)

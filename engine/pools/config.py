@@ -4,14 +4,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from engine.settings import Section
+from engine.settings import Name, Section
 
 
 class ExecutionConfig(Section):
     """Where the work runs. May not change a single number."""
 
-    pool: Literal["ray", "inprocess", "threads"] = Field(
-        "ray", description="Ray actors, this process, or threads of this process"
+    pool: Literal["ray", "inprocess", "threads", "sites"] = Field(
+        "ray", description="Ray actors, this process, threads of this process, or processes at sites that join"
     )
     hospitals_per_actor: Literal["auto"] | int = Field(
         "auto", description="1: an actor each; auto: few one each, many shared"
@@ -27,6 +27,11 @@ class ExecutionConfig(Section):
     )
     sites: dict[int, str] = Field(
         {}, description="hospital -> value of the node label 'site': its actor runs on such a node only; needs pool ray"
+    )
+
+    listen: Name = Field("127.0.0.1:7443", description="sites: HOST:PORT where hospitals join; port 0 takes a free one")
+    certificates: Name | None = Field(
+        None, description="sites: folder with the coordinator's certificate; null: ledger.keystore"
     )
 
     @field_validator("hospitals_per_actor")

@@ -14,7 +14,7 @@ from engine.data.cohort import HospitalData
 from engine.errors import HospitalError
 from engine.hospital import Hospital, Task, commons
 from engine.ledger.signer import Memory, Notice, Terms
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.synthetic import SignedPreview, SignedReport, SignedRequest
 from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
 from engine.oracles.build import build_oracle
 from engine.oracles.stacked import Lockstep
@@ -48,7 +48,7 @@ class InProcessPool:
 
     def make(
         self, terms: Terms, granted: Mapping[int, Sequence[SyntheticRow]]
-    ) -> list[tuple[SignedReport, ...] | HospitalError]:
+    ) -> list[tuple[SignedReport | SignedPreview, ...] | HospitalError]:
         # not on the threads: what measures the beats sets the number of threads for the whole process
         return [self._one(h, "make", terms, rows) for h, rows in granted.items()]
 
@@ -64,11 +64,15 @@ class InProcessPool:
             summed, refused = self._rule.partial(updates, len(asked.params))
         for i, answer in enumerate(answers):
             if isinstance(answer, Update) and answer.hospital in refused:
-                self._hospitals[answer.hospital].withdraw(asked.round)
+                self.withdraw(answer.hospital, asked.round)
                 answers[i] = HospitalError(answer.hospital, asked.round, "aggregate", refused[answer.hospital])
         if not self._keep_vectors:
             answers = [replace(a, vector=None) if isinstance(a, Update) else a for a in answers]
         return Trained(answers, summed)
+
+    def withdraw(self, hospital: int, round: int) -> None:
+        """The update of a round is not sent."""
+        self._hospitals[hospital].withdraw(round)
 
     def judge(self, asked: Asked, updates: Sequence[Update], ids: Sequence[int]) -> list[Opinion | HospitalError]:
         return self._each("judge", ids, asked, updates)

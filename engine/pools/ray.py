@@ -20,7 +20,7 @@ from engine.data.cohort import HospitalData
 from engine.errors import ConfigError, HospitalError, HospitalLost, PulseLedgerError, ResourceError
 from engine.hospital import Task
 from engine.ledger.signer import Memory, Notice, Terms
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.synthetic import SignedPreview, SignedReport, SignedRequest
 from engine.messages import Asked, Commitment, Measured, Opinion, Outcome, State, Trained, Update, Vote
 from engine.pools.config import ExecutionConfig
 from engine.pools.local import InProcessPool
@@ -80,7 +80,7 @@ class RayPool:
 
     def make(
         self, terms: Terms, granted: Mapping[int, Sequence[SyntheticRow]]
-    ) -> list[tuple[SignedReport, ...] | HospitalError]:
+    ) -> list[tuple[SignedReport | SignedPreview, ...] | HospitalError]:
         return self._each("make", list(granted), 0, (terms, granted), deadline=math.inf)
 
     def keep(self, accepted: Mapping[int, Sequence[SyntheticRow]]) -> list[HospitalError | None]:

@@ -71,7 +71,7 @@ class PrivacyConfig(OwnSection):
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude={"honest"} if self.honest is None else None)
         return values if self.noised else {name: values[name] for name in PLAIN}
 
     def clashes(self) -> Iterator[Mistake]:

@@ -64,7 +64,7 @@ class Mechanism(NamedTuple):
             "sampler": SAMPLER,
             "rate": self.rate,
             "sigma": self.sigma,
-            "shares": self.shares,
+            **({"shares": self.shares} if self.shares > 1 else {}),
             "clip": self.clip,
             "delta": self.delta,
             "budget": list(self.budget),

@@ -46,7 +46,7 @@ def told(
         "delta": delta,
         "pld": pld_epsilon(events, delta) if events else 0.0,
         "rdp": rdp_epsilon(events, delta) if events else 0.0,
-        "alone": max(mechanism.alone(one) for one in counts.values()),
+        "alone": max(mechanism.alone(one) for one in counts.values()) if mechanism.shares > 1 else None,
         "shares": mechanism.shares,
         "sigma": mechanism.sigma / SIGMA,
         "clip": mechanism.clip / CLIP,

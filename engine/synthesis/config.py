@@ -39,7 +39,7 @@ class TimeGanConfig(Section):
 
 # Limits of a policy: largest, and least values.
 LARGEST = ("quota", "ratio", "share_cap", "max_auc", "max_distance", "max_duplicates", "max_repeated")
-LEAST = ("min_nndr", "min_spread", "min_utility", "min_recognised")
+LEAST = ("preview", "min_nndr", "min_spread", "min_utility", "min_recognised")
 
 
 class PolicyConfig(Section):
@@ -49,6 +49,10 @@ class PolicyConfig(Section):
     """
 
     mode: Literal["automatic", "human"] = Field("automatic", description="who grants: these rules, or a reviewer too")
+    # as many as its picture shows; 20 are what a classifier needs to be tried on
+    preview: int = Field(
+        30, ge=0, lt=2**16, description="human: beats that a reviewer is shown before a grant; 0 lets him grant blindly"
+    )
     classes: ClassNames | None = Field(
         None, description="classes that may be asked for; null: the rare ones, S, V, F of AAMI"
     )
@@ -97,6 +101,8 @@ class PolicyConfig(Section):
         """Limits that let through what the default would not: name -> value, default. Ledger, audit and report tell them."""
         fields = type(self).model_fields
         found = {name: (getattr(self, name), fields[name].default) for name in LARGEST + LEAST}
+        if self.mode == "automatic":
+            del found["preview"]  # nobody looks
         signs = dict.fromkeys(LARGEST, 1) | dict.fromkeys(LEAST, -1)
         loose = {name: pair for name, pair in found.items() if signs[name] * (pair[0] - pair[1]) > 0}
         fewest = fields["min_real"].default

@@ -2,11 +2,13 @@
 
     governance.json             how every request stands, for reviewers and the next start (`reviews.py`)
     count-<request>.json        the real beats behind a request, and the salt that opens their commitment; for the auditor
+    preview-<request>.json      quality of what a reviewer was shown, with digests of its pictures: .png has synthetic beats
+                                alone, -real.png real ones, too; .npz are the beats, which nobody trains on
     evidence-<request>.json     quality of one batch, named by the request; .png shows it
     hospital-<id>.npz           accepted beats of a hospital, in the order of its requests
     provenance-<id>.parquet     a row for each of them
 
-The last two are written and read by the hospital itself; the coordinator opens neither. Whoever gives the folder away without
+The last two and previews are written and read by the hospital itself; the coordinator opens neither. Whoever gives the folder away without
 the counts gives away floors only; the audit then says that it could not check them.
 """
 
@@ -27,6 +29,16 @@ FOLDER = "synthetic"
 def evidence_file(home: Path, request: str) -> Path:
     """Where the evidence on the beats for a request (hex) lies, if any were made."""
     return home / f"evidence-{request[:16]}.json"
+
+
+def preview_file(home: Path, request: str) -> Path:
+    """Where the evidence on the preview for a request (hex) lies, if one was made."""
+    return home / f"preview-{request[:16]}.json"
+
+
+def picture_file(page: Path, real: bool) -> Path:
+    """The picture beside the evidence on a preview: of synthetic beats alone, or with the real ones."""
+    return page.with_name(f"{page.stem}{'-real' if real else ''}.png")
 
 
 def count_file(home: Path, request: str) -> Path:

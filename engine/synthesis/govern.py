@@ -2,9 +2,10 @@
 
 1. Each hospital signs a request for every class that it wants more beats of.
 2. The policy denies it, grants it or a part of it, or leaves it to a reviewer.
-3. While a request waits for a reviewer the run stops with `ReviewPending`; `pulseledger governance` writes the decision.
-4. The hospital makes what was granted, measures its quality, and signs a report: digests and the numbers of the policy.
-5. The policy accepts or rejects the batch. Only accepted beats enter the hospital's train part.
+3. Where the policy wants it, the hospital makes a preview for the reviewer: beats of another seed, which nobody trains on.
+4. While a request waits for a reviewer the run stops with `ReviewPending`; `pulseledger governance` writes the decision.
+5. The hospital makes what was granted, measures its quality, and signs a report: digests and the numbers of the policy.
+6. The policy accepts or rejects the batch. Only accepted beats enter the hospital's train part.
 
 What hospitals do they do where they live (`workshop.py`), behind three calls of the pool. Here steps are only passed on:
 requests and reports to the desk, decisions to the hospitals. No hospital's key is opened and no beat is read. Every step
@@ -25,13 +26,13 @@ from engine.config import RunConfig
 from engine.errors import HospitalError, LedgerError, ReviewPending
 from engine.ledger.base import LoopLedger
 from engine.ledger.desk import Desk
-from engine.ledger.subjects.policy import Status, explain, policy_of
+from engine.ledger.subjects.policy import WAITING, Standing, Status, explain, policy_of
 from engine.ledger.subjects.synthetic import SignedRequest, SyntheticReport
 from engine.ledger.typed import record_to_json
 from engine.messages import Pool, survivors
-from engine.result import SyntheticRow
+from engine.result import Preview, SyntheticRow
 from engine.synthesis.config import NUMBERED
-from engine.synthesis.files import FOLDER, evidence_file
+from engine.synthesis.files import FOLDER, evidence_file, preview_file
 from engine.synthesis.reviews import STATE, Requests, left_review, read_state, reason_given
 
 Note = Callable[[str], None]
@@ -89,6 +90,8 @@ def _settle(config: RunConfig, folder: Path, desk: Desk, pool: Pool, hospitals: 
         state.write(folder)
         return state
 
+    if config.balance.policy.preview:
+        _make(desk, pool, labels, [row for row in stand().requests if row.status == "pending"], note)
     for row in stand().pending():
         if (review := left_review(folder, row, desk.reviewers, desk.signing.domain, note)) is not None:
             desk.take(review)
@@ -112,14 +115,14 @@ def _asked(desk: Desk, signed: SignedRequest, labels: Sequence[str]) -> bytes:
         if (old.slot, old.class_) == (new.slot, new.class_):
             if (old.quantity, old.settings) != (new.quantity, new.settings):
                 raise LedgerError(f"hospital {new.slot} asked for something else of class {labels[new.class_]} before")
-            if standing.status in (Status.PENDING, Status.APPROVED):
+            if standing.status in (*WAITING, Status.APPROVED):
                 desk.expire(identity)
             return identity
     return desk.take(signed)
 
 
 def _make(desk: Desk, pool: Pool, labels: Sequence[str], granted: Sequence[SyntheticRow], note: Note) -> None:
-    """Has beats made for all granted requests, by as many hospitals at a time as work at once.
+    """Has beats made for all granted requests, or previews for those that wait, by as many hospitals at a time as work at once.
 
     One class after another, so that no hospital waits for itself, and the order of the steps does not depend on the pool.
     """
@@ -131,12 +134,12 @@ def _make(desk: Desk, pool: Pool, labels: Sequence[str], granted: Sequence[Synth
             some = {row.hospital: row for row in same[start : start + pool.width]}
             answers = dict(zip(some, pool.make(desk.terms, {h: [row] for h, row in some.items()}), strict=True))
             made = {h: answer[0] for h, answer in answers.items() if not isinstance(answer, HospitalError)}
-            for report in made.values():
-                desk.take(report)
+            for signed in made.values():
+                desk.take(signed)
             survivors(list(answers.values()), None)  # what the others made is taken, whoever failed
-            for hospital, report in made.items():
-                status = desk.books.requests[report.record.request].status.name.lower()
-                shown = f"{report.record.generated} beats of {some[hospital].wanted} {status}"
+            for hospital, signed in made.items():
+                status = desk.books.requests[signed.record.request].status.name.lower()
+                shown = f"{signed.record.generated} beats of {some[hospital].wanted} {status}"
                 note(f"hospital {hospital}, class {name}: {shown}")
 
 
@@ -168,11 +171,13 @@ def _row(folder: Path, desk: Desk, request: bytes, labels: Sequence[str]) -> Syn
         generator=NUMBERED[record.generator - 1],
         wanted=record.quantity,
         real_floor=record.real_floor,
-        allowed=desk.books.allowance(standing)[0] if standing.status == Status.PENDING else 0,
+        allowed=desk.books.allowance(standing)[0] if standing.status in WAITING else 0,
         granted=standing.granted,
         accepted=standing.counted if standing.status == Status.ACCEPTED else 0,
         status=standing.status.name.lower(),
         reasons=_reasons(folder, desk, request),
+        preview=_preview(folder, standing),
+        blind=standing.status in WAITING and desk.books.blind(standing),
         numbers=None if report is None else {number: getattr(report, number) for number in NUMBERS},
         batch=None if report is None else report.batch.hex(),
         evidence=None if report is None else report.evidence.hex(),
@@ -180,6 +185,14 @@ def _row(folder: Path, desk: Desk, request: bytes, labels: Sequence[str]) -> Syn
         organisation=desk.organisation(record.slot).hex(),
         record=record_to_json(record),
     )
+
+
+def _preview(folder: Path, standing: Standing) -> Preview | None:
+    """What the reviewer was shown."""
+    if (shown := standing.preview) is None:
+        return None
+    file = f"{FOLDER}/{preview_file(folder / FOLDER, shown.request.hex()).name}"
+    return Preview(generated=shown.generated, batch=shown.batch.hex(), evidence=shown.evidence.hex(), file=file)
 
 
 def _reasons(folder: Path, desk: Desk, request: bytes) -> str:

@@ -1,10 +1,11 @@
-"""One page to look at: real against synthetic beats, where they lie, and the score card."""
+"""Pages to look at: real against synthetic beats, where they lie, and the score card; or synthetic beats alone."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.files import whole
 from engine.oracles.base import Batch
 from engine.seeds import generator
 from engine.synthesis.distances import FEW, NotComputable
@@ -41,6 +42,28 @@ def draw_quality(report: Report, real: Batch, synthetic: Batch, anatomy: Anatomy
     axes[-1, 2].axis("off")
     axes[-1, 2].text(0, 1, _card(report), family="monospace", fontsize=8, va="top", transform=axes[-1, 2].transAxes)
     figure.savefig(path, format="png", dpi=100)
+
+
+def draw_alone(synthetic: Batch, anatomy: Anatomy, path: Path) -> None:
+    """Writes a page of synthetic beats as PNG, with nothing of real ones, nor how many there are."""
+    from matplotlib.figure import Figure
+
+    leads = synthetic.x.shape[1]
+    figure = Figure(figsize=(13, 4 * leads), layout="constrained")
+    for lead, axes in enumerate(figure.subplots(leads, 2, squeeze=False)):
+        x = np.asarray(synthetic.x[:, lead])
+        seconds = (np.arange(x.shape[1]) - anatomy.before) / anatomy.sampling_rate
+        name = f"lead {lead + 1}: " if leads > 1 else ""
+        axes[0].plot(seconds, x[:SHOWN].T, color=MADE, alpha=0.5, linewidth=0.8)
+        axes[0].set(title=f"{name}synthetic, {min(len(x), SHOWN)} beats of {len(x)}", ylabel="amplitude")
+        axes[1].plot(seconds, x.mean(0), color=MADE)
+        axes[1].fill_between(seconds, x.mean(0) - x.std(0), x.mean(0) + x.std(0), color=MADE, alpha=0.2, linewidth=0)
+        axes[1].set(title=f"{name}mean ± standard deviation")
+        axes[1].sharey(axes[0])
+        for axis in axes:
+            axis.set(xlabel="seconds from the R peak")
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def _shapes(

@@ -21,7 +21,7 @@ from engine.files import read_text, write_text
 from engine.ledger.signing import address, recover, reviewer_key, sign
 from engine.ledger.subjects.synthetic import SignedReview, SyntheticRequest, SyntheticReview
 from engine.ledger.typed import Domain, digest, record_from_json, record_to_json
-from engine.result import Many, Part, SyntheticRow
+from engine.result import WAITS, Many, Part, SyntheticRow
 from engine.synthesis.files import FOLDER
 
 STATE = "governance.json"
@@ -57,7 +57,7 @@ class Requests(Part):
 
     def pending(self) -> tuple[SyntheticRow, ...]:
         """Those that wait for a reviewer."""
-        return tuple(row for row in self.requests if row.status == "pending")
+        return tuple(row for row in self.requests if row.status in WAITS)
 
     def write(self, folder: Path) -> None:
         """Writes the file into a run's folder; raises DataError."""
@@ -113,7 +113,7 @@ def write_review(
     """
     state, path = read_state(folder), _review_file(folder, row.request)
     short = f"request {row.request[:16]}"
-    if row.status != "pending":
+    if row.status not in WAITS:
         raise LedgerError(f"{short} is {row.status}; only a pending one can be decided")
     if path.exists():
         raise LedgerError(f"{short} is decided already, in {path}")
@@ -151,7 +151,7 @@ def withdraw(folder: Path, row: SyntheticRow) -> None:
         raise LedgerError(f"{short}: nothing is decided that could be withdrawn")
     path.replace(aside)
     now = next((one.status for one in read_state(folder).requests if one.request == row.request), "gone")
-    if now != "pending":
+    if now not in WAITS:
         aside.replace(path)
         raise LedgerError(f"{short} is {now}: the run has taken the decision, which stands")
 
@@ -195,6 +195,8 @@ def _check(content: Any, row: SyntheticRow, reviewers: Mapping[str, bytes], doma
         raise LedgerError(f"{short}: {reviewer} is not a reviewer of this federation")
     if reviewers[reviewer] == bytes.fromhex(row.organisation):
         raise LedgerError(f"{short}: {reviewer} belongs to the organisation that asks")
+    if review.approve and row.blind:
+        raise LedgerError(f"{short}: the policy wants a preview before a grant, and there is none with a beat in it")
     if not (1 <= review.granted <= row.allowed if review.approve else review.granted == 0):
         raise LedgerError(f"{short}: the review grants {review.granted} beats, policy allows 1 to {row.allowed}")
     return SignedReview(review, signature, reviewer)

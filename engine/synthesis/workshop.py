@@ -1,13 +1,15 @@
 """A hospital's side of synthetic beats: it asks, makes, measures and keeps, in its own process, with its own key.
 
     ask     signed requests, one for each class that it wants more beats of
-    make    what was granted is made and measured; the evidence goes into the run's folder, a signed report to the policy
+    make    a preview is made of what waits for a reviewer, and measured; nobody trains on it
+            what was granted is made and measured; the evidence goes into the run's folder, a signed report to the policy
     keep    accepted batches join the train part; they lie in the hospital's own file, for its next process
 
 Each depends on the hospital's beats, the settings and their seed alone. So a process that was lost, or a run that was
 interrupted, makes the same beats again, and no file of accepted beats is believed without its digests.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from engine.encoding import hexed, json_hash
 from engine.errors import SynthesisError
 from engine.files import whole, write_text
 from engine.ledger.signer import Signer, Terms
-from engine.ledger.subjects.synthetic import SignedReport, SignedRequest
+from engine.ledger.subjects.synthetic import SignedPreview, SignedReport, SignedRequest
 from engine.oracles.base import Batch
 from engine.result import SyntheticRow
 from engine.seeds import generator
@@ -33,11 +35,14 @@ from engine.synthesis.files import (
     hold_exactly,
     hospital_file,
     load_synthetic,
+    picture_file,
+    preview_file,
     provenance_file,
     save_provenance,
     save_synthetic,
 )
 from engine.synthesis.generators import Synthetic, generate, joined, settings_digest
+from engine.synthesis.picture import draw_alone
 from engine.synthesis.quality import Anatomy
 from engine.synthesis.timegan import interpreter
 
@@ -101,9 +106,16 @@ class Workshop:
             asked.append(signed)
         return tuple(asked)
 
-    def make(self, signer: Signer, terms: Terms, granted: Sequence[SyntheticRow]) -> tuple[SignedReport, ...]:
-        """Makes what was granted for each request, and reports on it; a generator that fails reports that."""
-        return tuple(self._report(signer, terms, row) for row in granted)
+    def make(
+        self, signer: Signer, terms: Terms, granted: Sequence[SyntheticRow]
+    ) -> tuple[SignedReport | SignedPreview, ...]:
+        """Makes what was granted for each request, and reports on it; a preview of one that waits for a reviewer.
+
+        A generator that fails reports that.
+        """
+        return tuple(
+            (self._preview if row.status == "pending" else self._report)(signer, terms, row) for row in granted
+        )
 
     def keep(self, accepted: Sequence[SyntheticRow]) -> None:
         """Keeps exactly these batches to train on; those of other hospitals are read from their files.
@@ -126,10 +138,30 @@ class Workshop:
         path = hospital_file(self._home, self._hospital)
         return load_synthetic(path) if path.exists() else None
 
+    def _preview(self, signer: Signer, terms: Terms, row: SyntheticRow) -> SignedPreview:
+        page = preview_file(self._home, row.request)
+        beats, pictures = page.with_suffix(".npz"), [picture_file(page, real) for real in (False, True)]
+        for old in (beats, *pictures):
+            old.unlink(missing_ok=True)
+        try:
+            made = self._for_preview(row)
+        except SynthesisError as error:
+            count, batch, evidence = 0, bytes(32), nothing(str(error))
+        else:
+            count, batch = len(made), batch_digest(made.batch())
+            parts = (self._train.batch(), self._held_out.batch())
+            evidence = self._measure(*parts, made, self._anatomy, self._seed, pictures[1])
+            draw_alone(made.batch(), self._anatomy, pictures[0])
+            save_synthetic(beats, made.batch())
+        drawn = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures if path.exists()}
+        report = {"quality": evidence.report, "numbers": evidence.numbers, "pictures": drawn}
+        write_text(page, json.dumps(report, indent=1, allow_nan=False))
+        return signer.preview(terms, bytes.fromhex(row.request), count, batch, json_hash(report))
+
     def _report(self, signer: Signer, terms: Terms, row: SyntheticRow) -> SignedReport:
         page = evidence_file(self._home, row.request)
         try:
-            made = self._made[row.request] = self._from_real(row)
+            made = self._made[row.request] = self._new(row)
         except SynthesisError as error:
             count, batch, evidence = 0, bytes(32), nothing(str(error))
         else:
@@ -153,12 +185,34 @@ class Workshop:
         save_provenance(provenance_file(self._home, self._hospital), notes)
         return [one.batch() for one in made]
 
+    def _new(self, row: SyntheticRow) -> Synthetic:
+        """What is made for a grant, none of which may be a beat of the preview: a generator may not look at its seed."""
+        made, shown = self._from_real(row), row.preview
+        if shown is not None and shown.generated:
+            seen = {beat.tobytes() for beat in self._shown(row).x}
+            if any(beat.tobytes() in seen for beat in made.batch().x):
+                raise SynthesisError("the generator made beats of the preview again, which are not for training.")
+        return made
+
     def _from_real(self, row: SyntheticRow) -> Synthetic:
+        return self._generated(row, row.granted, self._seed_of(row.class_))
+
+    def _for_preview(self, row: SyntheticRow) -> Synthetic:
+        return self._generated(row, self._settings.policy.preview, self._seed_of(row.class_, "preview"))
+
+    def _shown(self, row: SyntheticRow) -> Batch:
+        """The beats of a preview: those of its file, or made once more."""
+        path = preview_file(self._home, row.request).with_suffix(".npz")
+        if row.preview is not None and hold_exactly(path, [(row.preview.generated, bytes.fromhex(row.preview.batch))]):
+            return load_synthetic(path)
+        return self._for_preview(row).batch()
+
+    def _generated(self, row: SyntheticRow, wanted: int, seed: int) -> Synthetic:
         from threadpoolctl import threadpool_limits
 
-        settings, label, seed = self._settings, self._anatomy.classes.index(row.class_), self._seed_of(row.class_)
+        settings, label = self._settings, self._anatomy.classes.index(row.class_)
         with threadpool_limits(1):  # sums keep their order, wherever the hospital lives
-            return self._generate(settings.method, self._train.batch(), label, row.granted, settings, seed, row.request)
+            return self._generate(settings.method, self._train.batch(), label, wanted, settings, seed, row.request)
 
     def _again(self, row: SyntheticRow) -> Synthetic:
         """The beats that were accepted for a request: those of this process, or made once more."""
@@ -170,9 +224,9 @@ class Workshop:
             )
         return made
 
-    def _seed_of(self, name: str) -> int:
+    def _seed_of(self, name: str, purpose: str = "synthesis") -> int:
         """Seed of the generator of one class."""
-        return int(generator(self._seed, f"synthesis {name}", hospital=self._hospital).integers(2**31))
+        return int(generator(self._seed, f"{purpose} {name}", hospital=self._hospital).integers(2**31))
 
 
 def anatomy_of(beats: Beats) -> Anatomy:

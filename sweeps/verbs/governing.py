@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from engine.errors import ConfigError
 from sweeps.verbs.parser import Verbs
 
 
@@ -22,13 +23,20 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--granted", type=int, help="approve: number of beats; default: all that the policy allows")
     sub.add_argument("--key", type=Path, help="file with the reviewer's key; default: the simulated reviewer's")
     sub.add_argument("--json", action="store_true", help="print one JSON document")
-    sub = verbs.add("keystore", keystore, "encrypted signing keys for the hospitals of a run, for ledger.keystore")
-    sub.add_argument("folder", type=Path, help="a new one, for the keys")
-    sub.add_argument("--hospitals", type=int, required=True, help="how many of them get a key")
+    sub = verbs.add(
+        "keystore",
+        keystore,
+        "encrypted signing keys for hospitals, for ledger.keystore; certificates for hospitals at sites",
+    )
+    sub.add_argument("folder", type=Path, help="for the keys; a new one with --hospitals")
+    sub.add_argument("--hospitals", type=int, help="how many of them get a key")
     sub.add_argument(
         "--organisations", nargs="+", default=(), metavar="NAME", help="of each hospital; default: all apart"
     )
     sub.add_argument("--reviewer", metavar="NAME", help="make a reviewer's key, too; its organisation")
+    words = "coordinator, or a hospital's number; an older one of the same counts no more"
+    sub.add_argument("--issue", nargs="+", default=(), metavar="WHO", help=f"make certificates for sites: {words}")
+    sub.add_argument("--revoke", nargs="+", default=(), metavar="WHO", help="of whom no certificate counts any more")
 
 
 def governance(options: argparse.Namespace, rest: list[str]) -> int:
@@ -49,9 +57,36 @@ def governance(options: argparse.Namespace, rest: list[str]) -> int:
 
 def keystore(options: argparse.Namespace, rest: list[str]) -> int:
     from engine.ledger.keystore import create_keystore, create_reviewer
+    from engine.sites.authority import certificate_path, issue, revoke
 
+    issued, revoked = ([_named(who) for who in given] for given in (options.issue, options.revoke))
+    if options.hospitals is None:
+        if options.reviewer is not None or options.organisations or not issued + revoked:
+            raise ConfigError(
+                "keystore: nothing to do; give --hospitals for keys, --issue or --revoke for certificates."
+            )
+        if issued:
+            issue(options.folder, issued)
+        if revoked:
+            revoke(options.folder, revoked)
+        for who in issued:
+            print(f"{who}: {certificate_path(options.folder, who)}")
+        for who in revoked:
+            print(f"{who}: revoked")
+        return 0
+    if issued + revoked:
+        raise ConfigError("keystore: --hospitals makes keys, --issue and --revoke are for certificates; one at a time.")
     for slot, address in enumerate(create_keystore(options.folder, options.hospitals, options.organisations)):
         print(f"hospital {slot}: {address}")
     if options.reviewer is not None:
         print(f"reviewer: {create_reviewer(options.folder, options.reviewer)}")
     return 0
+
+
+def _named(who: str) -> str:
+    """Whom a certificate is to name."""
+    from engine.sites.authority import COORDINATOR, hospital_name
+
+    if who != COORDINATOR and not (who.isascii() and who.isdigit()):
+        raise ConfigError(f"keystore: {who!r:.40} is neither coordinator nor the number of a hospital.")
+    return who if who == COORDINATOR else hospital_name(int(who))

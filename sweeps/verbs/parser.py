@@ -15,7 +15,7 @@ KEYS = """keys as flags (every key of the configuration is one; `pulseledger key
   --out DIR                   where it goes; default: runs/NAME
   --seed N, --name NAME
   --cohort.hospitals N, --federation.rounds N, --federation.algorithm NAME, ...
-  --execution.pool NAME       ray, threads or inprocess
+  --pool NAME                 execution.pool: ray, threads, inprocess or sites
   --address HOST              a Ray to join: local, auto or HOST:PORT
   --ledger.backend NAME, --tracking.backend NAME
 of studies:

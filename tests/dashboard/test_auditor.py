@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,36 @@ def test_a_proof_shows_that_a_hospital_was_in_a_round_or_was_not(auditor: Visito
         checked = proofs.check(answer.json())
         assert (checked.round, checked.slot, checked.update is not None) == (round, hospital, there)
     assert auditor.get("/audit/full/proof?round=99&hospital=1").status_code == 422
+
+
+def test_a_bundle_that_was_brought_gives_the_same_proofs_as_its_run(ledgered: Path) -> None:
+    bundle = (ledgered / "full/ledger/bundle.plb").read_bytes()
+    auditor = Visitor(desk_on(ledgered), "auditor")
+    assert auditor.post("/audit/upload", files={"bundle": ("run.plb", bundle)}).status_code == 303
+    for round, hospital in ((1, 1), (2, 1)):
+        asked = {"round": round, "hospital": hospital}
+        assert "/audit/bundle-1/proof?" in auditor.get("/audit/bundle-1/journal", params=asked).text
+        given = auditor.get("/audit/bundle-1/proof", params=asked).json()
+        assert given == auditor.get("/audit/full/proof", params=asked).json()
+        assert proofs.check(given).slot == hospital
+    assert auditor.get("/audit/bundle-1/proof?round=99&hospital=1").status_code == 422
+
+
+def test_a_bundle_whose_rows_do_not_fit_gives_no_proof(ledgered: Path, tmp_path: Path) -> None:
+    """Some other leaf, a leaf that is none, rows without their columns: a sentence each, never a proof."""
+    source, auditor = ledgered / "full/ledger/bundle.plb", Visitor(desk_on(ledgered), "auditor")
+    for number, (old, new) in enumerate(
+        ((b'"leaf": "0x', b'"leaf": "0y'), (b'"round": 1', b'"round": "1"'), (b'"root"', b'"r00t"')), 1
+    ):
+        with zipfile.ZipFile(source) as archive, zipfile.ZipFile(tmp_path / "bad.plb", "w") as bad:
+            for entry in archive.infolist():
+                data = archive.read(entry)
+                bad.writestr(entry, data.replace(old, new) if entry.filename.startswith("journal/") else data)
+        auditor.post("/audit/upload", files={"bundle": ("bad.plb", (tmp_path / "bad.plb").read_bytes())})
+        place = re.findall(r'href="/audit/(bundle-\d+)"', auditor.get("/audit").text)[-1]
+        answer = auditor.get(f"/audit/{place}/proof?round=1&hospital=1")
+        assert answer.status_code == 422, number
+        assert "Something failed" not in answer.text
 
 
 def test_the_journal_is_looked_through_by_hospital_round_record_and_transaction(

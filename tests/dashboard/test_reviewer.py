@@ -18,6 +18,7 @@ from engine.errors import LedgerError, ReviewPending
 from engine.ledger.signing import address, recover, reviewer_key
 from engine.ledger.subjects.synthetic import SyntheticReview
 from engine.ledger.typed import record_from_json
+from engine.result import WAITS
 from engine.synthesis.config import PolicyConfig
 from engine.synthesis.reviews import read_state, receipt, withdraw, write_review
 from sweeps.governance import status_of
@@ -25,7 +26,7 @@ from sweeps.governance import status_of
 
 @pytest.fixture(scope="module")
 def flow(tiny_config: Callable[..., RunConfig]) -> Flow:
-    config = tiny_config(**{**HUMAN, **OPEN})
+    config = tiny_config(**{**HUMAN, **OPEN, "balance.policy.preview": 12})
     return Flow(config, build_cohort(config.data, config.cohort))
 
 
@@ -50,7 +51,7 @@ def reviewer(run: Path) -> Visitor:
 
 
 def waiting(run: Path) -> list[str]:
-    return [row.request for row in read_state(run).requests if status_of(run, row) == "pending"]
+    return [row.request for row in read_state(run).requests if status_of(run, row) in WAITS]
 
 
 def form(reviewer: Visitor, request: str, what: str = "decide", **values: Any) -> Any:
@@ -88,7 +89,7 @@ def test_an_approval_of_fewer_is_signed_kept_and_taken_by_the_run(reviewer: Visi
     assert "Nothing waits." in page
     assert "two &lt;are&gt; enough" in page
     page = reviewer.get(f"/requests/run/{first}").text
-    assert page.count("<meter") == 8
+    assert page.count("<meter") == 16  # of the preview, and of the batch
     assert "Nothing more is to be decided." in page
 
 
@@ -154,7 +155,7 @@ def test_a_key_of_somebody_else_decides_nothing(run: Path) -> None:
 def test_real_beats_are_shown_to_the_hospital_s_own_organisation_alone_which_does_not_decide(run: Path) -> None:
     path = run / "synthetic/governance.json"
     state = json.loads(path.read_text())
-    row = next(row for row in state["requests"] if row["status"] == "pending")
+    row = next(row for row in state["requests"] if row["status"] in WAITS)
     row["file"] = "synthetic/evidence-x.json"
     (run / "synthetic/evidence-x.png").write_bytes(b"\x89PNG")
     state["reviewers"][address(b"\x05" * 32)] = "0x" + row["organisation"]
@@ -166,7 +167,55 @@ def test_real_beats_are_shown_to_the_hospital_s_own_organisation_alone_which_doe
     assert "Your organisation asks itself" in own.get(address_).text
     assert form(own, row["request"], decision="approve", reason="x").status_code == 422
     assert other.get(f"{address_}/picture").status_code == 403
-    assert "<img" not in other.get(address_).text
+    assert f'src="{address_}/picture"' not in other.get(address_).text
+
+
+def test_a_preview_is_shown_before_the_decision_with_real_beats_for_the_own_organisation_alone(run: Path) -> None:
+    path = run / "synthetic/governance.json"
+    state = json.loads(path.read_text())
+    row = next(row for row in state["requests"] if row["status"] == "previewed")
+    state["reviewers"][address(b"\x05" * 32)] = "0x" + row["organisation"]
+    path.write_text(json.dumps(state))
+    own, other = (Visitor(desk_on(run.parent, key=key), "reviewer") for key in (b"\x05" * 32, None))
+    address_ = f"/requests/run/{row['request']}"
+    stem = f"synthetic/preview-{row['request'][:16]}"
+    page = other.get(address_).text
+    assert f'src="{address_}/preview"' in page
+    assert page.count("<meter") == 8
+    assert "12 beats by the same generator" in page
+    assert page.index("The preview") < page.index("Approve")
+    assert "real=1" not in page
+    assert other.get(f"{address_}/preview").content == (run / f"{stem}.png").read_bytes()
+    assert other.get(f"{address_}/preview?real=1").status_code == 403
+    assert f'src="{address_}/preview?real=1"' in own.get(address_).text
+    assert own.get(f"{address_}/preview?real=1").content == (run / f"{stem}-real.png").read_bytes()
+    # what the hospital did not sign is not shown
+    (run / f"{stem}.png").write_bytes(b"\x89PNG another")
+    answer = other.get(f"{address_}/preview")
+    assert answer.status_code == 422
+    assert "is not the one that the hospital signed" in answer.text
+    (run / f"{stem}.json").write_text("{}")
+    page = other.get(address_).text
+    assert "do not decide on it" in page
+    assert "<meter" not in page
+    (run / f"{stem}.json").unlink()
+    assert "The report on it is not in the folder" in other.get(address_).text
+
+
+def test_nobody_is_asked_to_grant_blindly(run: Path) -> None:
+    path = run / "synthetic/governance.json"
+    state = json.loads(path.read_text())
+    row = next(row for row in state["requests"] if row["status"] == "previewed")
+    row |= {"preview": None, "blind": True, "status": "pending"}
+    path.write_text(json.dumps(state))
+    reviewer = Visitor(desk_on(run.parent), "reviewer")
+    page = reviewer.get(f"/requests/run/{row['request']}").text
+    assert "It is still to be made" in page
+    assert "you can deny" in page
+    assert 'name="granted"' not in page
+    answer = form(reviewer, row["request"], decision="approve", granted=1, reason="blindly")
+    assert "the policy wants a preview before a grant" in answer.text
+    assert form(reviewer, row["request"], decision="deny", reason="no").status_code == 303
 
 
 def test_a_damaged_run_hides_no_other_one_and_hostile_words_are_text(run: Path) -> None:
@@ -194,7 +243,7 @@ def test_a_damaged_run_hides_no_other_one_and_hostile_words_are_text(run: Path) 
 def test_a_thousand_requests_are_a_page_below_a_megabyte(run: Path) -> None:
     path = run / "synthetic/governance.json"
     state = json.loads(path.read_text())
-    template = next(row for row in state["requests"] if row["status"] == "pending")
+    template = next(row for row in state["requests"] if row["status"] in WAITS)
     state["requests"] = [{**template, "request": f"{i:064x}", "hospital": i} for i in range(1000)]
     path.write_text(json.dumps(state))
     page = Visitor(desk_on(run.parent), "reviewer").get("/requests")
@@ -202,15 +251,9 @@ def test_a_thousand_requests_are_a_page_below_a_megabyte(run: Path) -> None:
     assert len(page.content) < 1_000_000
 
 
-def test_bounds_are_those_of_the_policy(run: Path) -> None:
-    row = (
-        read_state(run)
-        .requests[0]
-        .model_copy(
-            update={"granted": 10, "numbers": {"auc_bp": 9_000, "nndr_bp": 400, "duplicates": 5, "repeated": 4}}
-        )
-    )
-    found = {one.name: one for one in bounds(row, PolicyConfig(max_auc=0.8))}
+def test_bounds_are_those_of_the_policy() -> None:
+    numbers = {"auc_bp": 9_000, "nndr_bp": 400, "duplicates": 5, "repeated": 4}
+    found = {one.name: one for one in bounds(numbers, 10, PolicyConfig(max_auc=0.8))}
     assert not found["AUC of telling synthetic from real"].good
     assert (found["distance to single real beats"].value, found["distance to single real beats"].good) == (0.04, False)
     assert (found["copies of real beats"].value, found["copies of real beats"].good) == (0.5, False)

@@ -28,6 +28,7 @@ OWN = f"part.py:part@{64 * '0'}"  # a part of the user's own, which no configura
 
 # Another valid value of each key for which `another` cannot make one up.
 OTHER: dict[str, Any] = {
+    "privacy.honest": 2,
     **{key: OWN for key in OWN_KEYS if len(words(LEAVES[key].annotation)) == 1},
     **{f"{key.partition('.')[0]}.parameters": {"mu": 0.5} for key in OWN_KEYS},
     "attack.hospitals": [0],
@@ -81,6 +82,7 @@ OTHER: dict[str, Any] = {
     "ledger.url": "env:NODE_URL",
     "execution.hospitals_per_actor": 2,
     "execution.sites": dict.fromkeys(range(6), "ward"),
+    "execution.certificates": "keys",
 }
 
 # what each optimiser of the server reads
@@ -128,6 +130,8 @@ def with_key(key: str, value: Any) -> RunConfig:
             values["privacy"]["unit"] = "patient"
         if key == "privacy.secret":
             values["ledger"] = {"keystore": "keys"}
+        if key == "privacy.honest":
+            values["privacy"]["steps"], values["aggregation"] = 1, {"secure": {"method": "masks"}}
     if key == "update.share":
         values["update"]["compression"] = "top-k"
     if key == "selection.floor":
@@ -561,6 +565,9 @@ def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> Non
         if key == "privacy.beats":
             private["unit"] = "patient"
         base = {"ledger": {"keystore": "keys"}, "privacy": {"method": "dp-sgd", "noise": 3.0}}
+        if key == "privacy.honest":
+            base["aggregation"] = {"secure": {"method": "masks"}}
+            base["privacy"]["steps"] = private["steps"] = 1
         changed = parse(RunConfig, {**base, "privacy": private}, "changed")
         assert config_hash(changed) != config_hash(parse(RunConfig, base, "base")), key
         assert config_hash(RunConfig()) == config_hash(RunConfig(ledger=changed.ledger)), key

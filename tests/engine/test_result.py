@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, result: Result):
     assert Result.read(folder) == result
     document = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     assert document == result.document()
-    assert document["version"] == VERSION == 4
+    assert document["version"] == VERSION == 5
 
 
 def test_a_whole_document_is_written_as_it_was_read(tmp_path: Path):
@@ -258,7 +258,7 @@ def test_files_of_another_version_say_so(tmp_path: Path):
         ("[]", "it holds a list, not a result"),
         ("null", "it holds a NoneType, not a result"),
         ('"result"', "it holds a str, not a result"),
-        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 4"),
+        ("{}", "version is missing: it is no result, or one of an older release; this one reads version 5"),
         ("[" * 5000 + "]" * 5000, "it is no JSON: nested too deeply"),
     ],
     ids=["empty", "text", "list", "null", "string", "object", "deep"],

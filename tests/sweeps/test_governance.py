@@ -28,7 +28,7 @@ def test_the_command_line_from_request_to_result(
     file.write_text(
         "name: run\ndata: {window: [90, 162], simulated: {patients: 6, minutes: 1.5}}\ncohort: {hospitals: 3}\n"
         "model: {channels: [8, 8, 16], hidden: 16}\nfederation: {rounds: 1}\ntracking: {backend: none}\n"
-        "execution: {pool: inprocess}\nbalance: {method: smote, classes: SV, policy: {mode: human}}\n"
+        "execution: {pool: inprocess}\nbalance: {method: smote, classes: SV, policy: {mode: human, preview: 0}}\n"
     )
     words = ["run", str(file), "--out", str(folder)]
     assert main(words) == 3
@@ -78,7 +78,7 @@ def test_the_command_line_from_request_to_result(
     assert main(["governance", "show", str(folder), first, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["granted"] == 9
     assert main(["governance", "policy", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == PolicyConfig(mode="human").model_dump(mode="json")
+    assert json.loads(capsys.readouterr().out) == PolicyConfig(mode="human", preview=0).model_dump(mode="json")
     assert main(["audit", str(folder)]) == 0
     capsys.readouterr()
     (folder / "synthetic/governance.json").write_text("{")
@@ -96,7 +96,7 @@ STUDY: dict[str, Any] = {
     "cohort": {"hospitals": 3},
     "model": {"channels": [8, 8, 16], "hidden": 16},
     "federation": {"rounds": 1},
-    "balance": {"method": "smote", "classes": "S"},
+    "balance": {"method": "smote", "classes": "S", "policy": {"preview": 0}},
     "ledger": {"backend": "none"},
     "tracking": {"backend": "none"},
     "execution": {"cpus": 2, "hospitals_per_actor": 3},

@@ -82,7 +82,7 @@ def test_a_trial_that_is_dropped_lets_go_and_the_runner_takes_the_next(tmp_path:
 
 
 def test_a_review_that_is_wanted_is_an_ending_of_its_own(tmp_path: Path):
-    policy = {"mode": "human", "quota": 500, "ratio": 50, "share_cap": 1}
+    policy = {"mode": "human", "preview": 0, "quota": 500, "ratio": 50, "share_cap": 1}
     order = order_of(tmp_path)
     balance = {"method": "smote", "policy": policy}
     config = study_of(ALONE, federation={"rounds": 2}, balance=balance)

@@ -17,10 +17,12 @@ from engine.ledger.subjects.synthetic import (
     Expire,
     Policy,
     SetPolicy,
+    SignedPreview,
     SignedReport,
     SignedRequest,
     SignedReview,
     Step,
+    SyntheticPreview,
     SyntheticReport,
     SyntheticRequest,
     SyntheticReview,
@@ -37,11 +39,15 @@ class Status(enum.IntEnum):
 
     NONE = 0
     PENDING = 1
-    DENIED = 2
-    APPROVED = 3
-    ACCEPTED = 4
-    REJECTED = 5
-    EXPIRED = 6
+    PREVIEWED = 2
+    DENIED = 3
+    APPROVED = 4
+    ACCEPTED = 5
+    REJECTED = 6
+    EXPIRED = 7
+
+
+WAITING = (Status.PENDING, Status.PREVIEWED)  # for a reviewer
 
 
 class Reason(enum.IntFlag):
@@ -93,6 +99,7 @@ def policy_of(settings: PolicyConfig, labels: Sequence[str]) -> Policy:
         allowed_classes=sum(1 << labels.index(name) for name in settings.classes or rare(labels)),
         allowed_generators=sum(1 << GENERATORS[name] for name in settings.min_real),
         automatic=settings.mode == "automatic",
+        preview=settings.preview,
         quota=settings.quota,
         ratio_bp=round(settings.ratio * BASIS),
         share_cap_bp=round(settings.share_cap * BASIS),
@@ -123,6 +130,7 @@ class Standing:
     counted: int = 0
     reasons: Reason = _NONE
     granted: int = 0
+    preview: SyntheticPreview | None = None
 
 
 @dataclass
@@ -146,6 +154,8 @@ class Books:
                 self.policies.append(step.policy)
             case SignedRequest():
                 self.request(identity, step.record)
+            case SignedPreview():
+                self.preview(identity, step.record, digest(step.record, domain))
             case SignedReview():
                 self.review(identity, step.record, digest(step.record, domain))
             case SignedReport():
@@ -182,14 +192,34 @@ class Books:
             self._change(id, Status.PENDING, 0, id)
         return standing
 
+    def preview(self, id: bytes, preview: SyntheticPreview, digest: bytes) -> Standing:
+        """Take what a hospital shows a reviewer; it counts against no quota.
+
+        Raises:
+            LedgerError: nothing waits for it, or it has more beats than policy wants.
+        """
+        standing = self._at(id, Status.PENDING)
+        wanted = self._rules(standing).preview
+        if wanted == 0 or preview.generated > wanted:
+            raise LedgerError(f"request {hexed(id)}: a preview of {preview.generated} beats, policy wants {wanted}")
+        standing.preview = preview
+        self._change(id, Status.PREVIEWED, 0, digest)
+        return standing
+
+    def blind(self, standing: Standing) -> bool:
+        """Whether policy wants a preview before a grant, and there is none with a beat in it."""
+        return self._rules(standing).preview > 0 and (standing.preview is None or standing.preview.generated == 0)
+
     def review(self, id: bytes, review: SyntheticReview, digest: bytes) -> Standing:
         """Take a reviewer's decision; `digest` is what was signed.
 
         Raises:
-            LedgerError: nothing waits for it, or it grants more than policy allows.
+            LedgerError: nothing waits for it, it grants more than policy allows, or before the preview that policy wants.
         """
-        standing = self._at(id, Status.PENDING)
+        standing = self._at(id, *WAITING)
         allowed, _ = self.allowance(standing)
+        if review.approve and self.blind(standing):
+            raise LedgerError(f"request {hexed(id)}: a grant before the preview that policy wants")
         if not (1 <= review.granted <= allowed if review.approve else review.granted == 0):
             raise LedgerError(f"request {hexed(id)}: the review grants {review.granted}, policy allows {allowed}")
         self._change(id, Status.APPROVED if review.approve else Status.DENIED, review.granted, digest)
@@ -199,12 +229,15 @@ class Books:
         """Judge a generated batch by the policy of its request.
 
         Raises:
-            LedgerError: nothing was granted, or more was generated than granted.
+            LedgerError: nothing was granted, more was generated than granted, or it is the batch of the preview.
         """
         standing = self._at(id, Status.APPROVED)
+        shown = standing.preview
+        if shown is not None and shown.generated and shown.batch == report.batch:
+            raise LedgerError(f"request {hexed(id)}: the batch is that of the preview, which is not for training")
         if report.generated > standing.counted:
             raise LedgerError(f"request {hexed(id)}: {report.generated} beats of {standing.counted} granted")
-        reasons = shortcomings(self.policies[standing.request.policy_version - 1], report)
+        reasons = shortcomings(self._rules(standing), report)
         if reasons:
             self._change(id, Status.REJECTED, standing.counted, digest, reasons)  # a retry costs quota
         else:
@@ -218,7 +251,7 @@ class Books:
             LedgerError: it has ended already.
         """
         standing = self.requests.get(id)
-        if standing is None or standing.status not in (Status.PENDING, Status.APPROVED):
+        if standing is None or standing.status not in (*WAITING, Status.APPROVED):
             raise LedgerError(f"request {hexed(id)} cannot expire")
         self._change(id, Status.EXPIRED, standing.counted, ZERO)
         return standing
@@ -231,11 +264,15 @@ class Books:
         request = standing.request
         return allowed(self.policies[version - 1], request, self.used[request.slot, request.class_])
 
-    def _at(self, id: bytes, status: Status) -> Standing:
+    def _rules(self, standing: Standing) -> Policy:
+        """The policy that a request was made under."""
+        return self.policies[standing.request.policy_version - 1]
+
+    def _at(self, id: bytes, *expected: Status) -> Standing:
         standing = self.requests.get(id)
-        if standing is None or standing.status != status:
+        if standing is None or standing.status not in expected:
             now = "unknown" if standing is None else standing.status.name
-            raise LedgerError(f"request {hexed(id)} is {now}, expected {status.name}")
+            raise LedgerError(f"request {hexed(id)} is {now}, expected {' or '.join(one.name for one in expected)}")
         return standing
 
     def _change(self, id: bytes, status: Status, counted: int, record: bytes, reasons: Reason = _NONE) -> None:

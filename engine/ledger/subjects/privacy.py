@@ -16,7 +16,7 @@ def terms_digest(record: Mapping[str, Any] | None) -> bytes:
     """What the annex names, 32 bytes: of mechanism and budget; zero without a mechanism that keeps an account."""
     if record is None:
         return ZERO
-    return json_hash({name: record.get(name) for name in PRIVACY_TERMS})
+    return json_hash({name: record[name] for name in PRIVACY_TERMS if name in record})
 
 
 def require_spent(where: str, record: Mapping[str, Any] | None, named: bytes) -> None:

@@ -1,6 +1,7 @@
 """The governance of synthetic data: what is signed, what is recorded, and the contract that decides.
 
-Everything that happens is a step: a policy is set, a reviewer named, a request asked, reviewed, reported, or let expire. A
+Everything that happens is a step: a policy is set, a reviewer named, a request asked, previewed, reviewed, reported, or let
+expire. A
 step goes into the journal and to the contract, each once. `policy.Books` decides the same a second time.
 """
 
@@ -64,6 +65,19 @@ class SyntheticRequest(Record):
 
 
 @dataclass(frozen=True)
+class SyntheticPreview(Record):
+    """Beats that a hospital made for a reviewer to look at, and never trains on: hash of the batch, hash of the evidence.
+
+    `generated` is 0 where none could be made.
+    """
+
+    request: Bytes32
+    generated: U32
+    batch: Bytes32
+    evidence: Bytes32
+
+
+@dataclass(frozen=True)
 class SyntheticReview(Record):
     """A reviewer's decision on a request; `reason` is the hash of its text."""
 
@@ -115,6 +129,7 @@ class Policy:
         allowed_classes: bit of each class that may be asked for.
         allowed_generators: bit of each generator.
         automatic: approve what is allowed at once, without a reviewer.
+        preview: most beats of a preview, without which no reviewer may approve; 0 if none is wanted.
         quota: most beats for a hospital and class.
         ratio_bp: most beats for each real one.
         share_cap_bp: largest share of synthetic beats in the class.
@@ -134,6 +149,7 @@ class Policy:
     allowed_classes: int
     allowed_generators: int
     automatic: bool
+    preview: int
     quota: int
     ratio_bp: int
     share_cap_bp: int
@@ -257,6 +273,26 @@ class SignedRequest:
     def arguments(self, identity: bytes, registry: Registry) -> tuple[Any, ...]:
         slot = self.record.slot
         return abi_tuple(self.record), self.signature, registry.holder(slot), *registry.membership(slot)
+
+
+@dataclass(frozen=True)
+class SignedPreview:
+    """A hospital's preview of what it asks for."""
+
+    record: SyntheticPreview
+    signature: bytes
+    kind: ClassVar[str] = "preview"
+    sender: ClassVar[None] = None
+
+    @property
+    def text(self) -> str:
+        return record_to_json(self.record)
+
+    def identity(self, domain: Domain) -> bytes:
+        return self.record.request
+
+    def arguments(self, identity: bytes, registry: Registry) -> tuple[Any, ...]:
+        return identity, abi_tuple(self.record), self.signature
 
 
 @dataclass(frozen=True)
@@ -414,6 +450,8 @@ def _step(kind: str, text: str, signature: bytes, sender: str, version: int) -> 
             return SetReviewer(values["account"], unhexed(values["organisation"]))
         case "request":
             return SignedRequest(record_from_json(SyntheticRequest, text), signature)
+        case "preview":
+            return SignedPreview(record_from_json(SyntheticPreview, text), signature)
         case "review":
             return SignedReview(record_from_json(SyntheticReview, text), signature, sender)
         case "report":

@@ -32,6 +32,7 @@ from engine.ledger.subjects.masks import MaskStep
 from engine.ledger.subjects.registry import Federation, KeyRotation
 from engine.ledger.subjects.reputation import PeerScores, Verdicts
 from engine.ledger.subjects.synthetic import (
+    SyntheticPreview,
     SyntheticReport,
     SyntheticRequest,
     SyntheticReview,
@@ -73,6 +74,7 @@ RECORDS: dict[tuple[str, ...], type[Record]] = {
     ("results", "record"): HospitalResult,
     ("closings", "record"): RunClosing,
     ("synthetic", "record", "request"): SyntheticRequest,
+    ("synthetic", "record", "preview"): SyntheticPreview,
     ("synthetic", "record", "review"): SyntheticReview,
     ("synthetic", "record", "report"): SyntheticReport,
 }

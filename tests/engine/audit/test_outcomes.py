@@ -65,7 +65,7 @@ def test_the_status_names_are_the_contracts():
 def test_a_round_that_names_an_earlier_decision_is_named(folder: Path, case: Case):
     """Everything else of a forged round could fit: only the order of the decisions gives it away."""
     heads = [e.values["decisions"] for events in case.chain.events.values() for e in events if "decisions" in e.values]
-    assert len(heads) == 13
+    assert len(heads) == 15
     rowid, _ = row_in(folder, "annexes", "name = 'decisions' AND round = 4")
     set_value(folder, "annexes", rowid, "digest", heads[5])
     (found,) = (f for f in audit(folder, [outcomes.check]).findings if f.record == "annex")
@@ -83,7 +83,7 @@ def test_decisions_where_there_was_never_a_contract_for_them_are_named(tmp_path:
 
 
 def test_a_step_that_the_journal_holds_no_more_is_told_by_the_chain(folder: Path):
-    change(folder, "DELETE FROM synthetic WHERE seq = 8")
+    change(folder, "DELETE FROM synthetic WHERE seq = 10")
     report = audit(folder)
     messages = {f.message for f in report.findings if f.record == "synthetic"}
     assert any("shows the contract a review that is not in the journal" in message for message in messages)
@@ -175,7 +175,7 @@ def test_changed_evidence_and_reasons_are_named(folder: Path):
 def test_numbers_that_do_not_follow_from_the_evidence_are_named(folder: Path):
     """A hospital can sign other numbers than its evidence gives; nobody else can."""
     for name in quality.NUMBERS:
-        rowid, row = row_in(folder, "synthetic", "kind = 'report' AND seq = 6")
+        rowid, row = row_in(folder, "synthetic", "kind = 'report' AND seq = 7")
         record = json.loads(row["record"])
         set_value(folder, "synthetic", rowid, "record", json.dumps({**record, name: record[name] + 1}))
         assert places(audit(folder, [quality.check])) == {(None, 0, "synthetic", name)}
@@ -188,6 +188,7 @@ def test_what_is_not_in_the_folder_is_told(folder: Path):
     assert (report.findings, report.verdict) == ([], Verdict.NOT_VERIFIED)
     assert report.unchecked == [
         "the synthetic beats of hospital 0 are not in the evidence",
+        "4 files of previews of synthetic beats are not in the folder",
         "the real beats behind 8 requests for synthetic ones are not opened",
         "2 reports on the quality of synthetic beats are not in the folder",
     ]
@@ -195,6 +196,7 @@ def test_what_is_not_in_the_folder_is_told(folder: Path):
     assert report.findings == []
     assert report.unchecked == [
         "the synthetic beats of hospital 0 are not in the evidence",
+        "a bundle has no previews of synthetic beats",
         "a bundle has no quality reports, counts of real beats and reasons",
     ]
 
@@ -305,6 +307,7 @@ def test_a_node_is_asked_what_was_decided(tmp_path: Path, start: Callable[..., N
     assert [note.split(":")[0] for note in report.unchecked] == [
         "the chain was not compared",
         "what the contract decided on synthetic data was not checked",
+        "a bundle has no previews of synthetic beats",
         "a bundle has no quality reports, counts of real beats and reasons",
     ]
 

@@ -38,7 +38,7 @@ COORDINATOR_ROLE, REVIEWER_ROLE, AUDITOR_ROLE, REGISTRAR_ROLE = (
 # Enumerations of the contracts, in their order.
 NONE, OPEN, SEALED, DISPUTED, FINAL, VOID = range(6)
 ABORTED = 4  # of phases
-UNKNOWN, PENDING, DENIED, APPROVED, ACCEPTED, REJECTED, EXPIRED = range(7)
+UNKNOWN, PENDING, PREVIEWED, DENIED, APPROVED, ACCEPTED, REJECTED, EXPIRED = range(8)
 
 HOSPITALS = [Account.from_key(bytes([slot + 1]) * 32) for slot in range(SLOTS)]
 ORGANISATIONS = [keccak(text=f"organisation {slot}") for slot in range(SLOTS)]
@@ -218,6 +218,7 @@ STRUCTS = {
     "MaskOpening": "federation:bytes32 round:uint64 slot:uint32 opening:bytes32",
     "KeyRotation": "federation:bytes32 slot:uint32 from:address to:address round:uint64",
     "SyntheticRequest": REQUEST,
+    "SyntheticPreview": "request:bytes32 generated:uint32 batch:bytes32 evidence:bytes32",
     "SyntheticReview": "request:bytes32 approve:bool granted:uint32 reason:bytes32 deadline:uint64",
     "SyntheticReport": (
         "request:bytes32 generated:uint32 batch:bytes32 evidence:bytes32 aucBp:uint16 nndrBp:uint16 "
@@ -342,6 +343,11 @@ class World:
         self.synthetic.send(self.stranger, "requestSynthetic", *arguments)
         return self.digest(self.synthetic, "SyntheticRequest", arguments[0])
 
+    def preview(self, id: bytes, generated: int, slot: int = 1) -> tuple:
+        """Arguments of `previewSynthetic`."""
+        values = (id, generated, keccak(text="preview"), keccak(text="seen"))
+        return id, values, self.sign(self.synthetic, "SyntheticPreview", values, HOSPITALS[slot].key)
+
     def review(self, id: bytes, granted: int, key: bytes | None = None) -> tuple:
         """Arguments of `reviewSynthetic`; 0 denies."""
         values = (id, granted > 0, granted, keccak(text="reason"), 0)
@@ -355,12 +361,13 @@ class World:
         signature = self.sign(self.synthetic, "SyntheticReport", values, key or HOSPITALS[slot].key)
         return id, values, signature
 
-    def set_policy(self, automatic: bool, quota: int = 100) -> None:
+    def set_policy(self, automatic: bool, quota: int = 100, preview: int = 0) -> None:
         minimum = [0, 0, 6, 6, 6, 50, 0, 0]
         policy = (
             0b110,
             0b100100,
             automatic,
+            preview,
             quota,
             20_000,
             6_667,
@@ -585,8 +592,8 @@ def transfer(contract: str, delay: int) -> Callable[[World], tuple]:
     return prepare
 
 
-def pending(world: World) -> bytes:
-    world.set_policy(automatic=False)
+def pending(world: World, preview: int = 0) -> bytes:
+    world.set_policy(automatic=False, preview=preview)
     return world.ask(1, 12, 10)
 
 
@@ -678,11 +685,18 @@ def rows() -> Iterator[Row]:
 
     yield Row("committees", "judgeRound", None, sat, lambda w, a: (*a[:2], (1, 49, *a[2][2:]), []))
 
-    policy = (0b110, 0b100, True, *[1] * 12, [0] * 8)
+    policy = (0b110, 0b100, True, *[1] * 13, [0] * 8)
     yield Row("synthetic", "setPolicy", "admin", lambda w: (FEDERATION, policy, POLICY))
     yield Row("synthetic", "setReviewer", "admin", lambda w: (w.stranger, CONFIG))
     yield Row(
         "synthetic", "requestSynthetic", None, lambda w: w.request(1, 5, 10), lambda w, a: w.request(1, 5, 10, stranger)
+    )
+    yield Row(
+        "synthetic",
+        "previewSynthetic",
+        None,
+        lambda w: w.preview(pending(w, preview=9), 9),
+        lambda w, a: w.preview(a[0], 9, slot=2),
     )
     yield Row(
         "synthetic",
@@ -1087,6 +1101,9 @@ def play(world: World) -> None:
     synthetic.send(world.stranger, "expireSynthetic", last_request(world))
     world.ask(1, 7, 1)
     world.ask(1, 3, 10)
+    world.set_policy(automatic=False, preview=9)
+    world.wait(61)
+    synthetic.send(world.stranger, "previewSynthetic", *world.preview(world.ask(1, 7, 10), 9))
 
     registered(world)
     world.studies.send(world.registrar, "recordTrial", CONFIG, 1, 0, 1, POLICY)
@@ -1222,13 +1239,16 @@ def test_the_requests_can_be_rebuilt_from_the_events(world: World):
             keep = ("federation", "slot", "class_", "generator", "quantity", "realFloor", "policyVersion")
             state = {key: e["request"][key] for key in keep}
             state |= {"account": e["account"], "organisation": e["organisation"], "expiresAt": 0, "counted": 0}
+            state |= {"previewed": 0, "preview": ZERO}
             requests[e["id"]] = state
+        elif name == "SyntheticPreviewed":
+            requests[e["id"]] |= {"previewed": e["preview"]["generated"], "preview": e["preview"]["batch"]}
         elif name == "SyntheticStatusChanged":
             state = requests[e["id"]]
             place = (state["slot"], state["class_"])
             used[place] = used.get(place, 0) - state["counted"] + e["counted"]
             state |= {"status": e["status"], "counted": e["counted"]}
-            if e["status"] in (PENDING, APPROVED):
+            if e["status"] in (PENDING, PREVIEWED, APPROVED):
                 state["expiresAt"] = time + policies[state["policyVersion"] - 1]["policy"]["expirySeconds"]
             chain = [decisions, e["id"], e["status"], e["counted"], e["record"]]
             decisions = keccak(encode(["bytes32", "bytes32", "uint8", "uint32", "bytes32"], chain))
@@ -1237,7 +1257,7 @@ def test_the_requests_can_be_rebuilt_from_the_events(world: World):
             assert name in ("SyntheticReviewed", "SyntheticReported", "EIP712DomainChanged")
     text = (ROOT / "contracts/src/ISyntheticLedger.sol").read_text()
     assert set(re.findall(r"^    event (\w+)\(", text, re.MULTILINE)) <= seen
-    assert {state["status"] for state in requests.values()} == {PENDING, DENIED, ACCEPTED, EXPIRED}
+    assert {state["status"] for state in requests.values()} == {PENDING, PREVIEWED, DENIED, ACCEPTED, EXPIRED}
     for id, state in requests.items():
         assert world.synthetic.view("requestState", id) == state
     for (slot, class_), amount in used.items():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from eth_utils import keccak
 from nodes import CHAIN_ID, KEY, Meanwhile, Node, height, mine, of_key, pending, until
-from simulators import COUNTER_GAS, Counter, Faults
+from simulators import COUNTER_CREATION, COUNTER_GAS, Counter, Faults, Memory
 
 from engine.clock import JumpingClock
 from engine.errors import LedgerError
@@ -17,7 +17,7 @@ from engine.ledger.chain.base import NodeUnreachable
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
-from engine.ledger.delivery import ATTEMPTS, LAST_PAUSE, JournalTransaction
+from engine.ledger.delivery import ATTEMPTS, LAST_PAUSE, JournalTransaction, NoReceipt, settle
 
 
 def counted(node: Node, counter: Counter) -> int:
@@ -210,6 +210,16 @@ def test_a_contract_whose_number_went_elsewhere_is_refused(start: Callable[..., 
     ):
         counter.settle(0)
     assert len(counter.journal.rows) == 1
+
+
+def test_a_contract_whose_earlier_numbers_are_in_no_journal_says_what_it_waits_for(start: Callable[..., Node]):
+    """As after a node's empty restart, where another program had sent before us with the same account."""
+    chain, journal = RpcChain(start("anvil").url, accounts=of_key(KEY), timeout=1.0), Memory()
+    raw = chain.sign(None, COUNTER_CREATION, COUNTER_GAS, ahead=3)
+    journal.add_transaction("deploy", 0, keccak(raw), raw)
+    says = rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor in this journal\)"
+    with pytest.raises(NoReceipt, match=says):
+        settle(chain, journal, journal.of(0), COUNTER_GAS)
 
 
 def test_time_runs_out_and_the_transaction_is_mined_later(start: Callable[..., Node]):

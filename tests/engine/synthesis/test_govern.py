@@ -406,7 +406,7 @@ def test_beats_that_do_not_come_out_as_reported_stop_the_run(flow: Flow, tmp_pat
 
 def test_a_request_whose_time_has_passed_expires(flow: Flow, tmp_path: Path):
     """On the embedded chain each transaction takes a second. A decision that comes too late is not taken."""
-    policy = flow.config.balance.policy.model_copy(update={"mode": "human", "expiry_seconds": 5})
+    policy = flow.config.balance.policy.model_copy(update={"mode": "human", "preview": 0, "expiry_seconds": 5})
     balance = flow.config.balance.model_copy(update={"policy": policy})
     flow.config = flow.config.model_copy(update={"balance": balance})
     with pytest.raises(ReviewPending):

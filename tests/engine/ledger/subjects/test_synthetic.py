@@ -16,6 +16,7 @@ from engine.ledger.subjects.synthetic import (
     Policy,
     SetPolicy,
     SetReviewer,
+    SignedPreview,
     SignedReport,
     SignedRequest,
     SignedReview,
@@ -116,7 +117,7 @@ def test_a_request_expires_when_its_time_has_passed(run: Run):
         desk.take(Expire(id))
         assert desk.ask("used", FEDERATION_ID, 0, 2) == 30  # what was granted stays counted
         late = report(id, 30)
-        with pytest.raises(ContractRevert, match=r"RequestStatusMismatch.*given=6"):
+        with pytest.raises(ContractRevert, match=r"RequestStatusMismatch.*given=7"):
             desk.take(SignedReport(late, sign(late, desk.domain, run.keys[0])))
         assert desk.steps()[-1] == Expire(id)
 
@@ -132,6 +133,8 @@ def test_a_damaged_step_gives_one_sentence(run: Run):
 
 
 def test_every_kind_of_step_has_a_class():
-    kinds = {step.kind for step in (SetPolicy, SetReviewer, SignedRequest, SignedReview, SignedReport, Expire)}
+    kinds = {
+        step.kind for step in (SetPolicy, SetReviewer, SignedRequest, SignedPreview, SignedReview, SignedReport, Expire)
+    }
     assert kinds == set(GOVERNED)
     assert isinstance(POLICY, Policy)
