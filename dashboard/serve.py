@@ -67,6 +67,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen()  # whoever follows a link at once waits, and is not refused
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "is none"
         raise ConfigError(f"--host {host} --port {port}: cannot be used ({reason}).") from None

@@ -1,6 +1,7 @@
 """Who comes into the dashboard, from where, and with what."""
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ def test_what_cannot_be_is_said_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         listen("127.0.0.1", 70000)
     with listen("127.0.0.1", 0) as taken:
-        taken.listen()
+        socket.create_connection(taken.getsockname(), timeout=5).close()  # before anybody serves there
         with pytest.raises(ConfigError, match="cannot be used"):
             listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(DataError, match="is no folder"):
