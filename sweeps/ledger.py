@@ -79,8 +79,13 @@ def submit(folder: Path, file: Path) -> dict[str, Any]:
     return {"round": signed.record.round, "hospital": signed.record.slot, "submitted": True}
 
 
-def dispute(folder: Path, round: int, slot: int, receipt: Path | None) -> dict[str, Any]:
-    """Proves that a round holds something else than was promised: by a receipt, or by an update that was shown directly."""
+def dispute(folder: Path, round: int, slot: int, receipt: Path | None, stale: bool = False) -> dict[str, Any]:
+    """Proves that a round holds something else than was promised, by a receipt or by an update that was shown directly; or, if
+    `stale`, that the update that it holds began from a model that is too old."""
+    if stale:
+        with opened(folder) as ledger:
+            ledger.disputes.dispute_update(round, slot)
+            return {"round": round, "hospital": slot, "status": ledger.rounds.status(round)}
     leaf, signature = ZERO, b""
     if receipt is not None:
         document = read_document(receipt)

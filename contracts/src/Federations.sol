@@ -27,6 +27,7 @@ abstract contract Federations is IRoundLedger {
         bytes32 registryRoot;
         address coordinator;
         uint64 disputed;
+        uint32 staleness;
         uint64 finalized;
         uint64 marked;
         uint64 markedAt;
@@ -83,7 +84,8 @@ abstract contract Federations is IRoundLedger {
             finalized: state.finalized,
             disputed: state.disputed,
             closing: state.closing,
-            coordinator: state.coordinator
+            coordinator: state.coordinator,
+            staleness: state.staleness
         });
     }
 

@@ -161,6 +161,8 @@ interface IRoundLedger {
         bytes32 closing;
         /// Account that opened or sealed last.
         address coordinator;
+        /// Rounds that the model of an update may be behind.
+        uint32 staleness;
     }
 
     /// @notice An update that was submitted directly.
@@ -180,6 +182,7 @@ interface IRoundLedger {
      * @param slots Number of slots.
      * @param quorum Least number of updates in a round.
      * @param window Seconds after a seal before it may become final.
+     * @param staleness Rounds that the model of an update may be behind.
      * @param head Head of round 0.
      */
     event FederationOpened(
@@ -190,6 +193,7 @@ interface IRoundLedger {
         uint32 slots,
         uint32 quorum,
         uint32 window,
+        uint32 staleness,
         bytes32 head
     );
 
@@ -272,8 +276,9 @@ interface IRoundLedger {
      * @notice A round was disputed and its federation stopped.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
-     * @param slot Slot whose update is missing.
-     * @param promised Leaf that the sealed tree should hold: of a receipt, or of an update submitted directly.
+     * @param slot Slot whose update is missing, or may not be there.
+     * @param promised Leaf that the sealed tree should hold: of a receipt, or of an update submitted directly; zero where
+     * the update that it holds began from a model that is too old.
      * @param found Leaf that the sealed tree holds.
      */
     event RoundDisputed(

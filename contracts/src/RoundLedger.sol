@@ -91,6 +91,7 @@ contract RoundLedger is Registry, Pausable {
      * @param slots Number of slots, at most 2^24 - 1.
      * @param quorum Least number of updates in a round.
      * @param window Seconds after a seal before it may become final, at most 2^24 - 1 (194 days).
+     * @param staleness Rounds that the model of an update may be behind; 0 where all work starts from the last one.
      */
     function openFederation(
         bytes32 federation,
@@ -99,7 +100,8 @@ contract RoundLedger is Registry, Pausable {
         bytes32 genesisModel,
         uint32 slots,
         uint32 quorum,
-        uint32 window
+        uint32 window,
+        uint32 staleness
     ) external onlyRole(COORDINATOR_ROLE) whenNotPaused {
         (Federation storage state, Progress memory progress) = _read(federation);
         if (progress.slots != 0) revert FederationAlreadyOpen(federation);
@@ -110,6 +112,7 @@ contract RoundLedger is Registry, Pausable {
         state.model = genesisModel;
         state.configHash = configHash;
         state.registryRoot = registryRoot;
+        state.staleness = staleness;
         progress.slots = SafeCast.toUint24(slots);
         progress.quorum = SafeCast.toUint24(quorum);
         progress.window = SafeCast.toUint24(window);
@@ -119,7 +122,9 @@ contract RoundLedger is Registry, Pausable {
             state.heads[i] = newHead;
         }
         _serve(federation, state, 0);
-        emit FederationOpened(federation, configHash, registryRoot, genesisModel, slots, quorum, window, newHead);
+        emit FederationOpened(
+            federation, configHash, registryRoot, genesisModel, slots, quorum, window, staleness, newHead
+        );
     }
 
     /**
@@ -254,10 +259,10 @@ contract RoundLedger is Registry, Pausable {
     ) external {
         _requireRecord(record);
         _requireHospital(record.federation, record.slot, account, organisation, proof);
-        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(MODEL_UPDATE_TYPEHASH, record)));
+        bytes32 digest = _updateDigest(record);
         _requireSignature(account, digest, signature);
 
-        bytes32 leaf = keccak256(abi.encodePacked(bytes1(0), record.schema, record.slot, digest, signature));
+        bytes32 leaf = _leafOf(record, digest, signature);
         _keepSubmission(record, leaf);
         emit UpdateSubmitted(record.federation, record.round, record.slot, account, leaf, record, signature);
     }
@@ -360,6 +365,49 @@ contract RoundLedger is Registry, Pausable {
         state.disputed = header.round;
         state.disputedHead = disputedHead;
         emit RoundDisputed(federation, header.round, receipt.slot, promised, leaf);
+    }
+
+    /**
+     * @notice Disputes a sealed round that holds an update whose work began from a model that is too old, or from none of
+     * the federation's: its record names it. Anyone may call; it stops the federation as `dispute` does.
+     *
+     * Requirements:
+     *
+     * - the round must be SEALED, and no dispute be open.
+     * - `headers` must lead, one round after the other, to a head that is kept. They must begin as many rounds before
+     *   the disputed one as the federation allows an update to be behind, or at round 1, and reach the disputed one.
+     * - the sealed tree must hold the record with its signature in its slot.
+     * - none of these rounds up to the disputed one may have started from the model that the record names.
+     *
+     * Emits a {RoundDisputed} event, in which nothing was promised.
+     *
+     * @param federation Identifier of the federation.
+     * @param headers What the heads of these rounds, and of those up to one that is kept, were hashed from.
+     * @param record The update's record.
+     * @param signature Its signature, as it was sealed.
+     * @param proof Siblings of the slot in the sealed tree.
+     */
+    function disputeUpdate(
+        bytes32 federation,
+        Header[] calldata headers,
+        ModelUpdate calldata record,
+        bytes calldata signature,
+        bytes32[] calldata proof
+    ) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        _requireDisputable(federation, state, progress, record.round);
+        _requireHeaders(federation, state, progress, headers);
+        Header calldata header = _requireTooOld(federation, state.staleness, headers, record);
+        bytes32 leaf = _leafOf(record, _updateDigest(record), signature);
+        if (!PositionalTree.verify(header.root, record.slot, leaf, progress.slots, proof)) {
+            revert ProofInvalid(header.root, leaf);
+        }
+
+        progress.phase = Phase.DISPUTED;
+        _store(state, progress);
+        state.disputed = header.round;
+        state.disputedHead = _headOf(federation, header);
+        emit RoundDisputed(federation, header.round, record.slot, 0, leaf);
     }
 
     /**
@@ -548,6 +596,37 @@ contract RoundLedger is Registry, Pausable {
         if (record.configHash != state.configHash) {
             revert ConfigMismatch(federation, state.configHash, record.configHash);
         }
+    }
+
+    function _updateDigest(ModelUpdate calldata record) private view returns (bytes32) {
+        return _hashTypedDataV4(keccak256(abi.encode(MODEL_UPDATE_TYPEHASH, record)));
+    }
+
+    function _leafOf(ModelUpdate calldata record, bytes32 digest, bytes calldata signature)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(abi.encodePacked(bytes1(0), record.schema, record.slot, digest, signature));
+    }
+
+    /// @dev Requires that a record's model is none that work could begin from, and returns the header of its round.
+    function _requireTooOld(
+        bytes32 federation,
+        uint64 staleness,
+        Header[] calldata headers,
+        ModelUpdate calldata record
+    ) private pure returns (Header calldata header) {
+        uint64 first = headers[0].round;
+        uint64 oldest = record.round > staleness ? record.round - staleness : 1;
+        if (first > oldest) revert RoundOutOfOrder(federation, oldest, first);
+        if (record.round - first >= headers.length) revert HeadNotKept(federation, record.round);
+        for (uint64 round = oldest; round <= record.round; ++round) {
+            if (headers[round - first].parentModel == record.parentModel) {
+                revert EvidenceInconclusive(federation, record.round, record.slot);
+            }
+        }
+        header = headers[record.round - first];
     }
 
     function _keepSubmission(ModelUpdate calldata record, bytes32 leaf) private {

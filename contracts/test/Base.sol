@@ -81,6 +81,7 @@ abstract contract Base {
     bytes32 internal constant GENESIS = keccak256("genesis");
     uint32 internal constant SLOTS = 3;
     uint32 internal constant WINDOW = 1 hours;
+    uint32 internal constant STALENESS = 2;
     uint64 internal constant CLOSED = type(uint64).max;
 
     address internal immutable AUDITOR = vm.addr(AUDITOR_KEY);
@@ -112,7 +113,7 @@ abstract contract Base {
 
     function openFederation() internal {
         vm.prank(coordinator);
-        ledger.openFederation(FEDERATION, CONFIG, Tree.root(registry), GENESIS, SLOTS, 2, WINDOW);
+        ledger.openFederation(FEDERATION, CONFIG, Tree.root(registry), GENESIS, SLOTS, 2, WINDOW, STALENESS);
     }
 
     function openRound() internal {

@@ -29,7 +29,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     function sealRounds(uint32 slots, string memory name) internal {
         bytes32 federation = keccak256(abi.encode("federation", slots));
         vm.prank(coordinator);
-        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, slots, 1, WINDOW);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, slots, 1, WINDOW, STALENESS);
         vm.snapshotGasLastCall("rounds", string.concat(name, " 0 openFederation"));
         vm.prank(coordinator);
         ledger.openRound(federation, 1, GENESIS, uint64(block.timestamp + 1 hours));
@@ -100,6 +100,23 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         vm.snapshotGasLastCall("rare", "closeFederation");
     }
 
+    /// @dev An update of round 4 that began before round 1, of a federation in which two rounds are allowed.
+    function testTooOld() public {
+        openRound();
+        IRoundLedger.Header[] memory headers = new IRoundLedger.Header[](3);
+        seal();
+        headers[0] = seal();
+        headers[1] = seal();
+        IRoundLedger.ModelUpdate memory record = updateOf(1);
+        record.parentModel = GENESIS;
+        bytes memory signature = sign(keyOf(1), updateDigest(record));
+        bytes32[] memory leaves =
+            leavesWith(keccak256(bytes.concat(hex"000002", bytes4(uint32(1)), updateDigest(record), signature)));
+        headers[2] = seal(nextHeader(Tree.root(leaves)));
+        ledger.disputeUpdate(FEDERATION, headers, record, signature, Tree.prove(leaves, 1));
+        vm.snapshotGasLastCall("rare", "disputeUpdate, two rounds behind allowed");
+    }
+
     /// @dev An annex of three names, as a run with synthetic data and judged updates has it.
     function testReputation() public {
         openRound();
@@ -128,7 +145,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
     function judgeRound(uint32 first, uint32 judges, uint32 trainers, uint8 own, string memory name) internal {
         bytes32 federation = keccak256(bytes(name));
         vm.prank(coordinator);
-        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW);
+        ledger.openFederation(federation, CONFIG, keccak256("registry"), GENESIS, 100, 1, WINDOW, STALENESS);
         uint32[] memory judging = new uint32[](judges);
         uint32[] memory training = new uint32[](trainers);
         uint16[] memory shares = new uint16[](uint256(judges) * trainers * 5);
@@ -198,7 +215,7 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         bytes32 federation = keccak256("masked");
         registry.push(registryLeaf(3, hospitalOf(3), organisation(3)));
         vm.prank(coordinator);
-        ledger.openFederation(federation, CONFIG, Tree.root(registry), GENESIS, 4, 1, WINDOW);
+        ledger.openFederation(federation, CONFIG, Tree.root(registry), GENESIS, 4, 1, WINDOW, STALENESS);
         bytes32[] memory leaves = new bytes32[](4);
         for (uint256 i = 0; i < 4; ++i) {
             leaves[i] = keccak256(abi.encode("leaf", i));

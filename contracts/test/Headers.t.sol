@@ -123,7 +123,7 @@ contract HeadersTest is Base {
         bytes32 root = ledger.federationState(FEDERATION).registryRoot;
         header = seal();
         vm.prank(coordinator);
-        ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 2, WINDOW);
+        ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 2, WINDOW, STALENESS);
         vm.prank(coordinator);
         ledger.openRound(other, 1, GENESIS, 0);
         IRoundLedger.Header memory twin = header;

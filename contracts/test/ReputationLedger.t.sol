@@ -102,7 +102,7 @@ contract ReputationLedgerTest is ReputationBase {
     function testWordsOfALargerFederation() public {
         bytes32 large = keccak256("large");
         vm.prank(coordinator);
-        ledger.openFederation(large, CONFIG, CONFIG, GENESIS, 40, 1, WINDOW);
+        ledger.openFederation(large, CONFIG, CONFIG, GENESIS, 40, 1, WINDOW, STALENESS);
         vm.prank(coordinator);
         ledger.openRound(large, 1, GENESIS, 0);
         bytes32[] memory words = new bytes32[](3);
@@ -376,7 +376,7 @@ contract ReputationLedgerTest is ReputationBase {
         publish(30);
         bytes32 other = keccak256("other");
         vm.prank(coordinator);
-        ledger.openFederation(other, CONFIG, Tree.root(registry), GENESIS, SLOTS, 2, 0);
+        ledger.openFederation(other, CONFIG, Tree.root(registry), GENESIS, SLOTS, 2, 0, STALENESS);
         bytes32[] memory proof = rewardsProof(subjects);
         bytes32[] memory membership = registryProof(1);
         IRoundLedger.RoundStatus never = IRoundLedger.RoundStatus.NONE;

@@ -51,22 +51,22 @@ contract RoundLedgerTest is Base {
         bytes32 other = keccak256("other");
         vm.prank(coordinator);
         refuse(IRoundLedger.FederationAlreadyOpen.selector, abi.encode(FEDERATION));
-        ledger.openFederation(FEDERATION, CONFIG, CONFIG, GENESIS, 3, 1, 0);
+        ledger.openFederation(FEDERATION, CONFIG, CONFIG, GENESIS, 3, 1, 0, STALENESS);
         vm.prank(coordinator);
         refuse(IRoundLedger.RegistryIsZero.selector, abi.encode(other));
-        ledger.openFederation(other, CONFIG, 0, GENESIS, 3, 1, 0);
+        ledger.openFederation(other, CONFIG, 0, GENESIS, 3, 1, 0, STALENESS);
         vm.prank(coordinator);
         refuse(IRoundLedger.ModelIsZero.selector, abi.encode(other, uint64(0)));
-        ledger.openFederation(other, CONFIG, CONFIG, 0, 3, 1, 0);
+        ledger.openFederation(other, CONFIG, CONFIG, 0, 3, 1, 0, STALENESS);
         vm.prank(coordinator);
         refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 0, 3));
-        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 0, 0);
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 0, 0, STALENESS);
         vm.prank(coordinator);
         refuse(IRoundLedger.QuorumOutOfRange.selector, abi.encode(other, 4, 3));
-        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 4, 0);
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 3, 4, 0, STALENESS);
         vm.prank(coordinator);
         refuse(SafeCast.SafeCastOverflowedUintDowncast.selector, abi.encode(24, 1 << 24));
-        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 1 << 24, 4, 0);
+        ledger.openFederation(other, CONFIG, CONFIG, GENESIS, 1 << 24, 4, 0, STALENESS);
     }
 
     function testUnknownFederation() public {
@@ -186,7 +186,7 @@ contract RoundLedgerTest is Base {
         ledger.openRound(FEDERATION, 2, header.model, 0);
         vm.prank(coordinator);
         refuse(Pausable.EnforcedPause.selector, "");
-        ledger.openFederation(keccak256("other"), CONFIG, CONFIG, GENESIS, 3, 1, 0);
+        ledger.openFederation(keccak256("other"), CONFIG, CONFIG, GENESIS, 3, 1, 0, STALENESS);
         vm.warp(block.timestamp + WINDOW);
         ledger.finalizeRound(FEDERATION);
         check(status(1) == IRoundLedger.RoundStatus.FINAL, "finalized in a pause");

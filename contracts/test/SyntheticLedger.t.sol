@@ -64,7 +64,7 @@ contract SyntheticLedgerTest is SyntheticBase {
         bytes32 other = keccak256("other");
         bytes32 root = ledger.federationState(FEDERATION).registryRoot;
         vm.prank(coordinator);
-        ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 1, 0);
+        ledger.openFederation(other, CONFIG, root, GENESIS, SLOTS, 1, 0, STALENESS);
         ISyntheticLedger.SyntheticRequest memory request = requestOf(1, V, SMOTE, 5, 10);
         request.federation = other;
         bytes memory signature = sign(keyOf(1), requestId(request));

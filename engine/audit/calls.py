@@ -12,7 +12,7 @@ from engine.audit.report import Note, Told, finding
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments
 from engine.ledger.chain.base import EMBEDDED_CHAIN
 from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
-from engine.ledger.format import GOVERNED, NO_ROUND, PURPOSES, REWARDS, SCORES
+from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", *GOVERNED)
 # The roles that this program gives to more accounts than it opens a ledger with; the contract keeps them apart from others.
@@ -57,11 +57,11 @@ def _round(transaction: Transaction, sealed: int) -> int | None:
     if transaction.purpose in ("refuse", "abort"):
         return sealed + 1
     arguments = transaction.arguments
-    if isinstance(arguments.get("headers"), tuple) and arguments["headers"]:
-        return int(arguments["headers"][0]["round"])
     for name in ("header", "rotation", "record"):
         if isinstance(arguments.get(name), Mapping):
             return int(arguments[name]["round"])
+    if isinstance(arguments.get("headers"), tuple) and arguments["headers"]:
+        return int(arguments["headers"][0]["round"])
     return int(arguments["round"]) if "round" in arguments else None
 
 
@@ -76,7 +76,7 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
         expected["round"] = transaction.round
     elif purpose == "grant":
         yield from _check_grant(transaction)
-    elif purpose == "dispute":
+    elif purpose in ("dispute", "dispute-update"):
         yield from _check_headers(case, transaction)
     elif purpose == "close":
         expected |= {"round": case.last, "lastHead": case.head(case.last)}
@@ -160,6 +160,7 @@ def _opening(case: Case) -> dict[str, Any]:
         "slots": len(federation.hospitals),
         "quorum": federation.quorum,
         "window": federation.window,
+        "staleness": case.rule.settings.get("max_staleness", 0) if case.rule.name == MEAN else 0,
     }
 
 

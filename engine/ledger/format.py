@@ -232,6 +232,7 @@ PURPOSES = {
     "refuse": Purpose("RoundLedger", "refuseUpdate"),
     "abort": Purpose("RoundLedger", "abortRound", repeats=True),
     "dispute": Purpose("RoundLedger", "dispute"),
+    "dispute-update": Purpose("RoundLedger", "disputeUpdate"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
     "rotate": Purpose("RoundLedger", "rotateKey"),
     "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),

@@ -21,7 +21,7 @@ class DeviceConfig(Section):
     uplink: float = Field(1e7, gt=0, le=1e15, description="bit/s to the coordinator")
     downlink: float = Field(1e7, gt=0, le=1e15, description="bit/s from it")
     watts: float = Field(1.0, ge=0, le=1e6, description="power of the radio while it sends")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of its jobs that are lost")
+    dropout: float = Field(0.0, ge=0, le=0.99, description="share of its jobs that are lost")
 
 
 class ClockConfig(Section):
@@ -54,7 +54,9 @@ class ClockConfig(Section):
     watts: float = Field(1.0, ge=0, le=1e6, description="equal, stragglers: power of the radio while it sends")
     kappa: float = Field(1e-28, ge=0, le=1, description="chip coefficient: a cycle takes kappa * frequency^2 joules")
     jitter: float = Field(0.0, ge=0, le=3, description="sigma of a lognormal factor on each job's computing")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of all jobs that are lost, unless the fleet is listed")
+    dropout: float = Field(
+        0.0, ge=0, le=0.99, description="share of all jobs that are lost, unless the fleet is listed"
+    )
     on: float | None = Field(None, gt=0, le=1e9, description="mean seconds between absences; null: there are none")
     off: float = Field(60.0, gt=0, le=1e9, description="mean seconds of an absence; both are exponential")
     night: float = Field(
@@ -118,14 +120,19 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """
     names = tuple(DeviceConfig.model_fields)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        with path.open(newline="", encoding="utf-8-sig") as file:  # tables save with a mark in front
+            reader = csv.DictReader(file, strict=True)
+            rows, heads = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if twice := [name for name in heads if heads.count(name) > 1]:
+        raise ValueError(f"{path}: column {twice[0]} stands twice")
     found: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
         if unknown := [name for name in row if name not in names]:
             raise ValueError(f"{path}: no column is called {unknown[0]!r}; allowed: {', '.join(names)}")
+        if missing := [name for name, value in row.items() if not value]:
+            raise ValueError(f"{path}, row {number}: has no {missing[0]}")
         try:
             found.append({name: float(value) for name, value in row.items()})
             DeviceConfig.model_validate(found[-1])

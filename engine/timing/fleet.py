@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.errors import ConfigError
 from engine.seeds import generator
 from engine.timing.config import ClockConfig
 
 MICRO, NANO = 10**6, 10**9
 NEVER = 2**62  # microseconds
+LONGEST = 1e9  # seconds of a job, so that sums of them stay below
 
 
 class Device(NamedTuple):
@@ -95,6 +97,10 @@ class Fleet:
             seconds = work * load.batches * config.gradient_seconds
         sending = load.bits / device.uplink * device.slow
         busy = seconds * stretch * device.slow + load.bits / device.downlink * device.slow + sending
+        if busy > LONGEST:
+            raise ConfigError(
+                f"clock: a job of hospital {hospital} would take {busy:.3g} s by its machine and link; allowed: {LONGEST:g} s."
+            )
         joules = work * load.beats * device.cycles * config.kappa * device.frequency**2
         return Cost(max(1, round(busy * MICRO)), round(joules * NANO), round(sending * device.watts * NANO), lost)
 

@@ -47,12 +47,18 @@ def add(verbs: Verbs) -> None:
     )
     one = sub(
         "dispute",
-        "prove that a round holds something else than was promised",
+        "prove that a round holds something else than was promised, or an update that is too old",
         FOLDER,
         ("round", ROUND),
         ("slot", HOSPITAL),
     )
-    one.add_argument(
+    how = one.add_mutually_exclusive_group()
+    how.add_argument(
+        "--stale",
+        action="store_true",
+        help="the update that the round holds began from a model more than max_staleness rounds behind",
+    )
+    how.add_argument(
         "--receipt",
         type=Path,
         metavar="FILE",
@@ -158,7 +164,7 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
             done = desk.export(options.folder, options.out)
             said = f"{options.out}: everything but salts and what they hide; `pulseledger audit` takes it"
         case "dispute":
-            done = desk.dispute(options.folder, options.round, options.slot, options.receipt)
+            done = desk.dispute(options.folder, options.round, options.slot, options.receipt, options.stale)
             said = f"round {done['round']} is {done['status']}"
         case "resolve":
             done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)

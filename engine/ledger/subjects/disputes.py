@@ -49,6 +49,22 @@ class Disputes:
         data = call_data("dispute", self._federation.id, headers, *arguments)
         self._book.send(Call("dispute", round, self._book.domain.contract, data))
 
+    def dispute_update(self, round: int, slot: int) -> None:
+        """Show the contract that a sealed update began from a model that is too old, or from none of the federation's.
+
+        Raises:
+            LedgerError: the journal has no update there.
+            ContractRevert: it did not.
+        """
+        proof = self._rounds.prove(round, slot)
+        sealed = next((one for one in self._rounds.signed(round)[0] if one.record.slot == slot), None)
+        if sealed is None:
+            raise LedgerError(f"round {round} holds no update of hospital {slot}")
+        headers = [header.abi for header in self._rounds.headers_from(round, stale=True)]
+        arguments = (headers, abi_tuple(sealed.record), sealed.signature, list(proof.siblings))
+        data = call_data("disputeUpdate", self._federation.id, *arguments)
+        self._book.send(Call("dispute-update", round, self._book.domain.contract, data))
+
     def witness(self, round: int, slot: int, update: bytes, key: bytes) -> bytes:
         """Sign, as an auditor, that the vector behind an update that was shown directly is here.
 

@@ -199,10 +199,15 @@ class Rounds(Subject):
         leaves = [found.get(i, EMPTY) for i in range(slots)]
         return Proof(header, slot, slots, leaves[slot], tuple(path(levels(leaves), slot)))
 
-    def headers_from(self, round: int) -> list[Header]:
-        """Return the headers from a sealed round to one whose head the contract keeps, as a dispute shows them."""
+    def headers_from(self, round: int, stale: bool = False) -> list[Header]:
+        """Return the headers from a sealed round to one whose head the contract keeps, as a dispute shows them.
+
+        Args:
+            stale: from the oldest round on whose model an update of this one may have begun from.
+        """
         self.sealed(round)
-        return self.headers[round : max(round, len(self.seals) - RING + 1) + 1]
+        first = max(1, round - self._most_stale) if stale else round
+        return self.headers[first : max(round, len(self.seals) - RING + 1) + 1]
 
     def sealed(self, round: int) -> Header:
         """Return the header of a sealed round; raises LedgerError when there is no such."""
@@ -488,7 +493,7 @@ class Rounds(Subject):
         """The calls that open the federation and its first round."""
         federation = self._federation
         fixed = (federation.id, federation.config_hash, self._registry.root, federation.genesis_model)
-        sizes = (len(federation.hospitals), federation.quorum, federation.window)
+        sizes = (len(federation.hospitals), federation.quorum, federation.window, self._most_stale)
         return (
             Call("open", 0, contract, call_data("openFederation", *fixed, *sizes)),
             Call(

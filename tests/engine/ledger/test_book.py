@@ -204,6 +204,6 @@ def test_a_journal_of_another_back_end_is_refused_before_anybody_asks_a_node(run
 
 def test_a_refusal_of_the_contract_is_told_by_name(run: Run):
     with run.open() as ledger:
-        data = call_data("openFederation", FEDERATION_ID, CONFIG, CONFIG, CONFIG, 3, 1, 0)
+        data = call_data("openFederation", FEDERATION_ID, CONFIG, CONFIG, CONFIG, 3, 1, 0, 0)
         with pytest.raises(ContractRevert, match=rf"FederationAlreadyOpen\(federation=0x{FEDERATION_ID.hex()}\)"):
             ledger.book.chain.call(ledger.domain.contract, data)

@@ -29,7 +29,7 @@ ARTEFACTS = {name: json.loads((ROOT / f"engine/ledger/artefacts/{name}.json").re
 
 ZERO = bytes(32)
 FEDERATION, CONFIG, GENESIS, POLICY = (bytes([n]) * 32 for n in (0xF1, 0xC1, 0x60, 0xB0))
-SLOTS, QUORUM, WINDOW, KEEP_CLOSED = 3, 2, 3600, 2**64 - 1
+SLOTS, QUORUM, WINDOW, STALENESS, KEEP_CLOSED = 3, 2, 3600, 2, 2**64 - 1
 EMPTY = keccak(b"\x02PulseLedger empty slot")
 ADMIN_ROLE = ZERO
 COORDINATOR_ROLE, REVIEWER_ROLE, AUDITOR_ROLE, REGISTRAR_ROLE = (
@@ -402,7 +402,7 @@ def deployed() -> World:
     world.studies = Contract(tester, "StudyLedger", world.admin, kinds[:2], [world.admin, world.registrar])
     world.rounds.send(world.admin, "grantRole", REVIEWER_ROLE, world.reviewer)
     world.synthetic.send(world.admin, "setReviewer", world.reviewer, keccak(text="university"))
-    arguments = (FEDERATION, CONFIG, root_of(REGISTRY), GENESIS, SLOTS, QUORUM, WINDOW)
+    arguments = (FEDERATION, CONFIG, root_of(REGISTRY), GENESIS, SLOTS, QUORUM, WINDOW, STALENESS)
     world.rounds.send(world.coordinator, "openFederation", *arguments)
     return world
 
@@ -449,7 +449,7 @@ def test_heads_equal_the_independent_ones(world: World):
 def test_a_round_costs_the_same_for_any_number_of_hospitals(world: World):
     for slots in (3, 100, 1000):
         federation, model = keccak(text=f"federation {slots}"), GENESIS
-        arguments = (federation, CONFIG, keccak(text="registry"), GENESIS, slots, 1, WINDOW)
+        arguments = (federation, CONFIG, keccak(text="registry"), GENESIS, slots, 1, WINDOW, STALENESS)
         world.rounds.send(world.coordinator, "openFederation", *arguments)
         world.rounds.send(world.coordinator, "openRound", federation, 1, GENESIS, 2**32)
         gas = []
@@ -498,6 +498,18 @@ def sealed(world: World, leaves: list[bytes] | None = None, annex: bytes = ZERO)
     world.open_round()
     world.seal(world.header(leaves, annex))
     return world.headers[-1]
+
+
+def too_old(world: World) -> tuple:
+    """A sealed round whose slot 1 holds an update that begins from a model of nobody's."""
+    world.open_round()
+    record, signature, *_ = world.update(1, parentModel=CONFIG)
+    digest = world.digest(world.rounds, "ModelUpdate", record)
+    leaf = keccak(b"\0" + (2).to_bytes(2, "big") + (1).to_bytes(4, "big") + digest + signature)
+    leaves = [LEAVES[0], leaf, LEAVES[2]]
+    header = world.header(leaves)
+    world.seal(header)
+    return FEDERATION, [header], record, signature, proof_of(leaves, 1)
 
 
 LEAVES = [keccak(text="leaf 0"), EMPTY, keccak(text="leaf 2")]
@@ -652,7 +664,7 @@ def expired(world: World) -> tuple:
 
 def rows() -> Iterator[Row]:
     stranger = bytes([99]) * 32
-    other = (keccak(text="other"), CONFIG, root_of(REGISTRY), GENESIS, SLOTS, QUORUM, WINDOW)
+    other = (keccak(text="other"), CONFIG, root_of(REGISTRY), GENESIS, SLOTS, QUORUM, WINDOW, STALENESS)
     yield Row("rounds", "openFederation", "coordinator", lambda w: other)
     yield Row("rounds", "openRound", "coordinator", lambda w: (FEDERATION, 1, GENESIS, 0))
     yield Row("rounds", "sealRound", "coordinator", opened)
@@ -673,6 +685,7 @@ def rows() -> Iterator[Row]:
         lambda w: w.dispute(sealed(w, LEAVES), LEAVES, 1),
         lambda w, a: w.dispute(w.headers[-1], LEAVES, 1, stranger),
     )
+    yield Row("rounds", "disputeUpdate", None, too_old, lambda w, a: (*a[:3], bytes(65), a[4]))
     yield Row(
         "rounds",
         "rotateKey",
@@ -1119,7 +1132,7 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
     for name, e, time in events:
         if name == "FederationOpened":
             s |= {"head": e["head"], "model": e["genesisModel"]}
-            s |= {key: e[key] for key in ("configHash", "registryRoot")}
+            s |= {key: e[key] for key in ("configHash", "registryRoot", "staleness")}
             p |= {key: e[key] for key in ("slots", "quorum", "window")}
         elif name == "RoundOpened":
             p |= {"phase": 1, "deadline": e["deadline"]}

@@ -85,7 +85,7 @@ def test_the_fleet_of_bpfish_lies_in_its_table():
 
 
 def test_a_fleet_s_file_becomes_part_of_the_configuration(tmp_path: Path):
-    (tmp_path / "fleet.csv").write_text("frequency,dropout\n1e9,0.1\n2e9,0\n")
+    (tmp_path / "fleet.csv").write_text("\ufefffrequency,dropout\n1e9,0.1\n2e9,0\n")
     values = anchored({"cohort": {"hospitals": 2}, "clock": {"fleet": "fleet.csv"}}, tmp_path)
     config = parse(RunConfig, values, "test")
     assert config.clock.fleet == "listed"
@@ -102,6 +102,9 @@ def test_a_fleet_s_file_becomes_part_of_the_configuration(tmp_path: Path):
         ("frequency\n1e9\n-1\n", "row 2"),
         ("frequency\n", "lists no hospital"),
         ("dropout\nnan\n", "row 1"),
+        ("dropout\n0\n0.999\n", "row 2"),
+        ("frequency,frequency\n1e9,2e9\n1e9,2e9\n", "column frequency stands twice"),
+        ("frequency,dropout\n1e9\n1e9,0\n", "row 1: has no dropout"),
         ("frequency\n1e9\n", "clock.devices lists 1 hospitals, cohort.hospitals is 2"),
     ],
 )
@@ -111,3 +114,11 @@ def test_a_file_that_is_no_fleet_is_refused_in_a_sentence(tmp_path: Path, text: 
     with pytest.raises(ConfigError, match=message) as error:
         parse(RunConfig, values, "test")
     assert "\n" not in str(error.value)
+
+
+def test_a_job_that_would_outlast_the_clock_is_refused_in_a_sentence():
+    config = ClockConfig.model_validate({"fleet": "equal", "uplink": 1e-300})
+    with pytest.raises(
+        ConfigError, match=r"a job of hospital 0 would take .* s by its machine and link; allowed: 1e\+09 s"
+    ):
+        Fleet(config, 0, 2).cost(0, 1, Load(10, 1, 3_000))

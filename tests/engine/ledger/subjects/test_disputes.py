@@ -1,14 +1,19 @@
 """The state machine of a round: direct submissions, disputes by proof, and what an auditor decides."""
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulators import LAYOUT, Run, receipt_signature
+from simulators import LAYOUT, Run, receipt_signature, rule_of
 
+from engine.encoding import canonical_json
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
-from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EMBEDDED_COORDINATOR
+from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EMBEDDED_COORDINATOR, EmbeddedChain
+from engine.ledger.config import LedgerConfig
+from engine.ledger.format import RUN
+from engine.ledger.run import RunLedger
 from engine.ledger.signing import sign
 from engine.ledger.subjects.rounds import RoundEntry
 from engine.ledger.subjects.updates import SignedUpdate
@@ -126,3 +131,50 @@ def test_an_old_round_is_disputed_however_many_came_after(run: Run):
         assert [ledger.rounds.status(n) for n in (1, 2, 10)] == ["SEALED", "VOID", "VOID"]
         again = again_from(run, run.entry(11, domain, ledger.head), domain, run.model(1))
         assert ledger.append(again).round == 11
+
+
+def lenient(run: Run, most: int) -> RunLedger:
+    """The ledger of a coordinator that has come to believe that an update may be so many rounds behind."""
+    rule = {**rule_of(run.weighting), "settings": {"max_staleness": most, "of_models": False}}
+    path = run.ledger_folder / RUN.file
+    if path.exists():
+        with sqlite3.connect(path) as journal:
+            journal.execute("UPDATE meta SET value = ? WHERE key = 'rule'", [canonical_json(rule)])
+        journal.close()
+    return RunLedger(run.ledger_folder, run.federation, rule, LedgerConfig(), chain=EmbeddedChain())
+
+
+def test_an_update_that_began_from_a_model_that_is_too_old_is_shown_to_the_contract(run: Run):
+    with lenient(run, 1) as ledger:
+        domain = ledger.domain
+        entries = [run.entry(number, domain) for number in (1, 2, 3)]
+        for entry in entries[:2]:
+            ledger.append(entry)
+        late = began_from(run, entries[2], domain, slot=0, model=run.model(1))  # one round behind is allowed
+        ledger.append(late)
+        head = ledger.head
+        old = began_from(run, run.entry(4, domain, head), domain, slot=2, model=run.model(1))  # two are not
+        with pytest.raises(LedgerError, match="round 4, hospital 2: parent_model is"):
+            ledger.append(old)
+        with pytest.raises(ContractRevert, match="EvidenceInconclusive"):
+            ledger.disputes.dispute_update(3, 0)
+        with pytest.raises(LedgerError, match="round 2 holds no update of hospital 1"):
+            ledger.disputes.dispute_update(2, 1)
+    with lenient(run, 9) as ledger:
+        ledger.append(old)
+    with lenient(run, 1) as ledger:
+        with pytest.raises(ContractRevert, match="EvidenceInconclusive"):
+            ledger.disputes.dispute_update(4, 0)
+        ledger.disputes.dispute_update(4, 2)
+        assert ledger.rounds.status(4) == "DISPUTED"
+        ledger.disputes.resolve(4, True, EMBEDDED_AUDITOR)
+        assert [ledger.rounds.status(number) for number in (3, 4)] == ["SEALED", "VOID"]
+
+
+def began_from(run: Run, entry: RoundEntry, domain: Domain, slot: int, model: bytes) -> RoundEntry:
+    """The entry, in which one hospital has worked from another model."""
+    signed = []
+    for one in entry.updates:
+        record = replace(one.record, parent_model=model) if one.record.slot == slot else one.record
+        signed.append(SignedUpdate(record, sign(record, domain, run.keys[record.slot])))
+    return replace(entry, updates=tuple(signed))
