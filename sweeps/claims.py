@@ -96,6 +96,11 @@ class Found:
     why: str
 
     @property
+    def nobody(self) -> bool:
+        """Whether no patient differs at all, as where an adaptation hands out the global model: then a verdict says little."""
+        return self.claim.against is not None and bool(self.each) and not any(self.each)
+
+    @property
     def sentence(self) -> str:
         """To be quoted."""
         claim = self.claim
@@ -108,7 +113,9 @@ class Found:
         if claim.groups:
             what += f" by {claim.groups}"
         p = "by the interval alone" if self.corrected is None else f"p {self.corrected:.3g} after Holm"
-        told = f"{p}, {len(self.patients)} patients, {self.seeds} seed(s)"
+        told = f"{p}, {len(self.patients)} patients, {self.seeds} seed(s)" + (
+            ", none of whom differs" if self.nobody else ""
+        )
         sides = _side(claim.subject) + (f" less {_side(claim.against)} is" if claim.against else " has")
         return (
             f"{claim.id} ({claim.says}): {self.verdict}; {sides} {value} points of "

@@ -93,7 +93,8 @@ def _line(found: Found) -> str:
             [value, f"[{low}, {high}]"],
             "interval alone" if found.corrected is None else f"{found.corrected:.3g}",
         )
-    cells = [claim.id, claim.says, found.verdict, *numbers, p, str(len(found.patients) or "–"), str(found.seeds or "–")]
+    verdict = f"{found.verdict}, but no patient differs" if found.nobody else found.verdict
+    cells = [claim.id, claim.says, verdict, *numbers, p, str(len(found.patients) or "–"), str(found.seeds or "–")]
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -171,6 +171,7 @@ def test_level_and_not_worse_need_a_margin_and_hold_within_it(made_up: Path):
         claim(id="C3"),
     )
     assert [level.verdict, kept.verdict, better.verdict] == ["validated", "validated", "not shown"]
+    assert level.sentence.endswith("8 patients, 2 seed(s), none of whom differs.")
     with pytest.raises(ConfigError, match="claim C1: test level needs a margin above 0"):
         verdicts(made_up, claim(test="level"))
 
