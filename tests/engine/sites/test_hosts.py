@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -150,26 +151,26 @@ def hosts() -> Iterator[list[str]]:
             sh("ip", "-n", name, "addr", "add", f"10.87.21.{i + 1}/24", "dev", "eth0")
             sh("ip", "-n", name, "link", "set", "eth0", "up")
             sh("ip", "-n", name, "link", "set", "lo", "up")
-            if i:
-                try:
-                    sh(
-                        "tc",
-                        "-n",
-                        name,
-                        "qdisc",
-                        "add",
-                        "dev",
-                        "eth0",
-                        "root",
-                        "netem",
-                        "delay",
-                        "40ms",
-                        "10ms",
-                        "loss",
-                        "2%",
-                    )
-                except subprocess.CalledProcessError as error:
-                    pytest.skip(f"this machine has no netem: {error.stderr.decode().strip()}")
+            if i:  # a kernel without netem cuts lines, and neither delays nor loses
+                slow = (
+                    "tc",
+                    "-n",
+                    name,
+                    "qdisc",
+                    "add",
+                    "dev",
+                    "eth0",
+                    "root",
+                    "netem",
+                    "delay",
+                    "40ms",
+                    "10ms",
+                    "loss",
+                    "2%",
+                )
+                done = subprocess.run(slow, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    warnings.warn(f"no delay and loss: {done.stderr.strip()}", stacklevel=1)
         yield names
     finally:
         for name in names:
