@@ -19,6 +19,7 @@ from studies import nested
 
 from dashboard.app import build
 from dashboard.serve import address_of, listen
+from engine.result import WAITS
 from engine.settings import yaml_text
 from engine.synthesis.reviews import read_state
 from sweeps.folder import read_study, read_trials
@@ -121,7 +122,7 @@ def test_a_whole_approval_and_a_denial(browser: Any, parked: Path, tmp_path: Pat
     run = parked / "run"
     with dashboard(parked, "--role", "reviewer") as link:
         page, wrong = entered(browser, link("reviewer"), accept_downloads=True)
-        waiting = [row for row in read_state(run).requests if status_of(run, row) == "pending"]
+        waiting = [row for row in read_state(run).requests if status_of(run, row) in WAITS]
         page.get_by_role("link", name=waiting[0].request[:16]).click()
         form = page.locator("form", has=page.get_by_role("button", name="Approve"))
         form.get_by_label("Beats to grant").fill("1")

@@ -101,6 +101,7 @@ ASIDE = {
     "virtual",
     "association",
     "topology",
+    "preview",
 }  # changed elsewhere
 
 
@@ -108,7 +109,8 @@ def test_no_field_of_a_result_lacks_coverage(original: Path):
     """All fields of the model are in the run of this test: what one adds is changed above.
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
-    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, and miners in tests/engine/association.
+    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, miners in tests/engine/association,
+    and previews in test_previews.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}
     model = {general(path) for path in leaves(whole(Result)) if not ASIDE & {*path}}

@@ -108,7 +108,9 @@ def test_what_is_not_there_is_unchecked(folder: Path):
 def test_what_the_result_says_of_previews_is_checked(folder: Path):
     path = folder / "result.json"
     kept = json.loads(path.read_text())
-    for value in (None, {}, {**kept["synthesis"][1]["preview"], "generated": 6}):
+    shown = kept["synthesis"][1]["preview"]
+    each = [{**shown, name: value + 1 if isinstance(value, int) else f"{value}0"} for name, value in shown.items()]
+    for value in (None, {}, *each):
         rows = [{**row, "preview": value} if row["preview"] else row for row in kept["synthesis"]]
         path.write_text(json.dumps({**kept, "synthesis": rows}))
         assert names(audit(folder, [outcomes.check])) == {("result", "synthesis")}
