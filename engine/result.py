@@ -418,7 +418,7 @@ class PrivacyReport(Part):
     pld: float
     rdp: float
     alone: float | None = None
-    shares: int = 1
+    shares: int
     sigma: float
     clip: float
     sampling_rate: float

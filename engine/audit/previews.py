@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.audit import limits, spec
 from engine.audit.case import Case
-from engine.audit.outcomes import arrays_of, batch_digest
+from engine.audit.outcomes import arrays_of, batch_digest, reports_of
 from engine.audit.quality import check_quality, class_name, file_json
 from engine.audit.report import Count, Note, Reading, Told, finding
 from engine.audit.spec import Record
@@ -32,7 +32,7 @@ def check(case: Case) -> Iterator[Told]:
                 yield Count("previews")
                 missing += yield from _check_beats(case, record, asked[id]["slot"], seen)
                 missing += yield from _check_evidence(case, record, asked[id])
-        yield from _check_trained(case, {asked[id]["slot"] for id in asked}, seen)
+        yield from _check_trained(case, {asked[id]["slot"] for id in reports_of(case) if id in asked}, seen)
         if missing:
             yield Note(f"{missing} files of previews of synthetic beats are not in the folder", unchecked=True)
 
@@ -116,7 +116,7 @@ def _check_evidence(case: Case, record: Record, request: Record) -> Reading[int]
 
 
 def _check_trained(case: Case, slots: set[int], seen: set[bytes]) -> Iterator[Told]:
-    """No beat of a preview is among the beats that hospitals train on."""
+    """No beat of a preview is among the beats that hospitals reported for training; whoever reported none has no file of them."""
     for slot in sorted(slots):
         path = case.evidence.file(f"synthetic/hospital-{slot}.npz")
         if not path.is_file():

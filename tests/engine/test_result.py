@@ -184,6 +184,7 @@ def may_be_absent(path: tuple[str | int, ...]) -> bool:
         "target_joules",
         "association",
         "topology",
+        "alone",
     }
     optional = everywhere | ({"hospitals"} if path[0] == "ledger" else set())
     return isinstance(path[-1], int) or path[-1] == "N" or path[-1] in optional

@@ -267,6 +267,9 @@ FILES = (
     "synthetic/hospital-0.npz",
     "synthetic/evidence-*.json",
     "synthetic/count-*.json",
+    "synthetic/preview-*.npz",
+    "synthetic/preview-*.json",
+    "synthetic/preview-*.png",
     "ledger/reviews/*.json",
 )
 

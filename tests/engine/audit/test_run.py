@@ -104,16 +104,17 @@ def test_a_run_with_everything_is_clean_from_folder_and_bundle(original: Path):
     report = audit(original)
     assert (report.findings, report.notes) == ([], [LOST.format(number) for number in (2, 4)])
     assert {"governance", "quotas", "rotations", "verdicts", "reputations"} <= report.counts.keys()
-    assert report.counts["governance"] == 15
+    assert report.counts["governance"] == 17
     alone = audit(original / "ledger" / BUNDLE)
     assert (alone.findings, alone.verdict, alone.head) == ([], Verdict.NOT_VERIFIED, report.head)
     assert alone.unchecked == [
         "the synthetic beats of hospital 0 are not in the evidence",
+        "a bundle has no previews of synthetic beats",
         "a bundle has no quality reports, counts of real beats and reasons",
     ]
     # without the folder there is no result.json to compare with: four hashes instead of nineteen values, and no beats, from
     # whose predictions patients, groups of them and calibration follow
-    beats = {"batches": 1, "evidence": 2, "real counts": 8, "reasons": 2, "predictions": 3}
+    beats = {"previews": 2, "batches": 1, "evidence": 2, "real counts": 8, "reasons": 2, "predictions": 3}
     beats |= {"numbers": alone.counts["numbers"] + 3}
     assert report.counts == alone.counts | beats | {"results": 19}
     assert alone.counts["results"] == 4

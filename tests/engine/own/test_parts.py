@@ -137,7 +137,7 @@ def test_an_exception_in_local_work_names_hospital_round_stage_file_and_line(con
         run(configure(**{"federation.algorithm": "prox.py:broken"}), tmp_path / "run")
     line = PROX.splitlines().index('            raise ValueError("two is too much")') + 1
     told = f"hospital 0, round 2, train: prox.py:broken: ValueError: two is too much (prox.py, line {line})"
-    assert str(caught.value) == told
+    assert str(caught.value) == f"{told} (so say hospitals 0, 1 and 2)"
     assert "Traceback" in caught.value.trace
 
 
