@@ -1,13 +1,12 @@
 """The governance of synthetic data: what is signed, what is recorded, and the contract that decides.
 
 Everything that happens is a step: a policy is set, a reviewer named, a request asked, previewed, reviewed, reported, or let
-expire. A
-step goes into the journal and to the contract, each once. `policy.Books` decides the same a second time.
+expire. A step goes into the journal and to the contract, each once. `policy.Books` decides the same a second time.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from engine.encoding import canonical_json, hexed, json_hash, read_json, unhexed
 from engine.errors import LedgerError
@@ -275,13 +274,16 @@ class SignedRequest:
         return abi_tuple(self.record), self.signature, registry.holder(slot), *registry.membership(slot)
 
 
-@dataclass(frozen=True)
-class SignedPreview:
-    """A hospital's preview of what it asks for."""
+Of = TypeVar("Of", SyntheticPreview, SyntheticReport)
 
-    record: SyntheticPreview
+
+@dataclass(frozen=True)
+class _Told(Generic[Of]):
+    """What a hospital signs of a request of its own."""
+
+    record: Of
     signature: bytes
-    kind: ClassVar[str] = "preview"
+    kind: ClassVar[str]
     sender: ClassVar[None] = None
 
     @property
@@ -293,6 +295,18 @@ class SignedPreview:
 
     def arguments(self, identity: bytes, registry: Registry) -> tuple[Any, ...]:
         return identity, abi_tuple(self.record), self.signature
+
+
+class SignedPreview(_Told[SyntheticPreview]):
+    """A hospital's preview of what it asks for."""
+
+    kind: ClassVar[str] = "preview"
+
+
+class SignedReport(_Told[SyntheticReport]):
+    """A hospital's report on what it made."""
+
+    kind: ClassVar[str] = "report"
 
 
 @dataclass(frozen=True)
@@ -313,26 +327,6 @@ class SignedReview:
 
     def arguments(self, identity: bytes, registry: Registry) -> tuple[Any, ...]:
         return identity, abi_tuple(self.record), self.signature, self.sender
-
-
-@dataclass(frozen=True)
-class SignedReport:
-    """A hospital's report on what it made."""
-
-    record: SyntheticReport
-    signature: bytes
-    kind: ClassVar[str] = "report"
-    sender: ClassVar[None] = None
-
-    @property
-    def text(self) -> str:
-        return record_to_json(self.record)
-
-    def identity(self, domain: Domain) -> bytes:
-        return self.record.request
-
-    def arguments(self, identity: bytes, registry: Registry) -> tuple[Any, ...]:
-        return identity, abi_tuple(self.record), self.signature
 
 
 @dataclass(frozen=True)
