@@ -108,7 +108,7 @@ def test_processes_that_are_killed_at_any_moment_come_to_the_same_bits(
         end = time.monotonic() + 500
         while not (folder / RESULT).exists():
             assert time.monotonic() < end, head.said + "".join(site.said for site in sites)
-            time.sleep(draw.uniform(0.3, 4.0))
+            time.sleep(draw.uniform(0.3, 2.0))  # a quiet machine is through in five seconds
             victim = draw.choice([head, *sites])
             if victim.process.poll() is None and kills < 12 and not (folder / RESULT).exists():
                 victim.kill()
