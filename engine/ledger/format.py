@@ -5,7 +5,7 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "7"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "8"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
@@ -82,7 +82,7 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    7,
+    8,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
@@ -234,6 +234,7 @@ PURPOSES = {
     "dispute": Purpose("RoundLedger", "dispute"),
     "dispute-update": Purpose("RoundLedger", "disputeUpdate"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
+    "overspent": Purpose("RoundLedger", "voidOverspent"),
     "rotate": Purpose("RoundLedger", "rotateKey"),
     "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
     "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),

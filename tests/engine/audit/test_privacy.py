@@ -16,11 +16,11 @@ from simulators import Run
 from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
-from engine.audit import accountant, closing, privacy, result
+from engine.audit import accountant, closing, privacy, result, spec
 from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
-from engine.audit.report import Finding, collected
+from engine.audit.report import Finding, Note, collected
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.beats import open_beats
@@ -176,6 +176,24 @@ def test_a_budget_that_is_exceeded_and_an_account_that_shrinks_are_named(case: C
     over = with_record(case, 1, 0, lambda record: {**record, "spent": [9, 0]})
     assert (1, 0, "opening", "privacy.spent") in found(over)  # of 8
     assert (2, 0, "opening", "privacy.spent") in found(over)  # which now says less than before
+
+
+def test_whether_the_round_of_an_update_beyond_the_budget_was_voided_is_told_and_by_whom(case: Case):
+    over = with_record(case, 1, 0, lambda record: {**record, "spent": [9, 0]})
+    told = [one.message for one in privacy.check(over) if isinstance(one, Finding)]
+    assert any(
+        message.endswith("its round stands: `pulseledger ledger dispute --overspent` voids it") for message in told
+    )
+    sent = next(t for t in case.transactions if t.purpose == "seal")
+    call = sent.call._replace(arguments={"evidence": {"record": {"slot": 0}}})
+    voiding = replace(sent, purpose="overspent", round=1, call=call)
+    told = list(privacy.check(replace(over, transactions=(*case.transactions, voiding))))
+    assert not any("its round stands" in one.message for one in told if isinstance(one, Finding))
+    assert any("; its round was voided" in one.message for one in told if isinstance(one, Finding))
+    who = (
+        f"{spec.sender(sent.raw)} voided round 1, and those after it, by proof that the update of hospital 0 is beyond"
+    )
+    assert any(one.text.startswith(who) for one in told if isinstance(one, Note))
 
 
 def test_a_lost_round_may_have_cost_something(case: Case):

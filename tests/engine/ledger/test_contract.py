@@ -544,6 +544,23 @@ def disputed(world: World) -> tuple:
     return FEDERATION, header, True
 
 
+def overspent(world: World) -> tuple:
+    """Hospital 1 has taken 13 samples of a budget of 12."""
+    account, kinds = (keccak(text="terms"), [10, 2], keccak(text="said"), [13, 0]), ["bytes32", "uint64[2]"]
+    world.open_round()
+    record, signature, *_ = world.update(1, privacy=keccak(encode(kinds, account[2:])))
+    place = b"\0" + (2).to_bytes(2, "big") + (1).to_bytes(4, "big")
+    leaves = [LEAVES[0], keccak(place + world.digest(world.rounds, "ModelUpdate", record) + signature), LEAVES[2]]
+    world.seal(world.header(leaves, named("privacy", keccak(encode(kinds, account[:2])))))
+    return FEDERATION, [world.headers[-1]], (record, signature, account, proof_of(leaves, 1), [])
+
+
+def within(arguments: tuple) -> tuple:
+    """The same with another account than was signed."""
+    *before, (record, signature, account, *where) = arguments
+    return *before, (record, signature, (*account[:3], [14, 0]), *where)
+
+
 def window_over(world: World) -> tuple:
     sealed(world, annex=pair(named("rewards", REWARD), named("scores", verdict_root(1))))
     world.wait(WINDOW + 1)
@@ -686,6 +703,7 @@ def rows() -> Iterator[Row]:
         lambda w, a: w.dispute(w.headers[-1], LEAVES, 1, stranger),
     )
     yield Row("rounds", "disputeUpdate", None, too_old, lambda w, a: (*a[:3], bytes(65), a[4]))
+    yield Row("rounds", "voidOverspent", None, overspent, lambda w, a: within(a))
     yield Row(
         "rounds",
         "rotateKey",

@@ -31,7 +31,7 @@ def test_rows_come_back_in_the_order_in_which_they_were_written(tmp_path: Path):
     assert [tuple(row) for row in store.rows("receipts")] == rows
     assert [tuple(row) for row in store.rows("receipts", round=1)] == rows[1:]
     assert [tuple(row) for row in store.rows("receipts", round=1, slot=0)] == rows[2:]
-    assert store.meta == {"format": "7", **META}
+    assert store.meta == {"format": "8", **META}
     store.close()
 
 
