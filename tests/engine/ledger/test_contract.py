@@ -544,10 +544,11 @@ def disputed(world: World) -> tuple:
     return FEDERATION, header, True
 
 
-def overspent(world: World) -> tuple:
+def overspent(world: World, is_open: bool = False) -> tuple:
     """Hospital 1 has taken 13 samples of a budget of 12."""
     account, kinds = (keccak(text="terms"), [10, 2], keccak(text="said"), [13, 0]), ["bytes32", "uint64[2]"]
-    world.open_round()
+    if not is_open:
+        world.open_round()
     record, signature, *_ = world.update(1, privacy=keccak(encode(kinds, account[2:])))
     place = b"\0" + (2).to_bytes(2, "big") + (1).to_bytes(4, "big")
     leaves = [LEAVES[0], keccak(place + world.digest(world.rounds, "ModelUpdate", record) + signature), LEAVES[2]]
@@ -1121,6 +1122,8 @@ def play(world: World) -> None:
     rounds.send(world.stranger, "rotateKey", *world.rotation(2, HOSPITALS[2].key, bytes([97]) * 32))
     rounds.send(world.admin, "setHospital", FEDERATION, 0, world.hospital, 2, CONFIG)
     rounds.send(world.stranger, "submitUpdate", *world.update(1))
+    rounds.send(world.stranger, "voidOverspent", *overspent(world, is_open=True))
+    world.open_round()
     rounds.send(world.admin, "pause")
     rounds.send(world.admin, "unpause")
     rounds.send(world.admin, "revokeRole", AUDITOR_ROLE, world.auditor)
@@ -1180,6 +1183,8 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
                 s["model"] = e["model"]
             else:
                 s["finalized"] = e["round"]
+        elif name == "BudgetExceeded":
+            assert e["spent"][0] > sum(e["budget"])
         elif name == "RoundFinalized":
             s["finalized"] = e["round"]
         elif name == "FederationClosed":
