@@ -264,7 +264,7 @@ class RunConfig(Section):
             ("federation.local_epochs", "privacy.steps", federation.local_epochs != 1),
             ("personalisation.epochs", "personalisation.steps", adapting.epochs is not None),
         ):
-            if counts:
+            if counts and self.privacy.method == "dp-sgd":
                 says = (
                     f"{key} counts passes over shuffled batches, and {what} samples each anew; say how many in {right}"
                 )

@@ -457,9 +457,8 @@ class Hospital:
         alter = alter_of(config.augment, drawn, 1 if config.data.template == "none" else 2)
         samples = replace(self._to_train_on(), alter=alter)
         self._privacy = self._mechanisms(round, params, self.state, samples)
-        return Work(
-            self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation
-        )
+        shown = self._privacy.shown(samples)
+        return Work(self._oracle, self._layout, params, self.state, shown, draw, round, self._privacy, self._validation)
 
     def _conduct(self, round: int) -> Conduct:
         """Honest, but in a simulated attack."""
@@ -479,7 +478,7 @@ class Hospital:
 
         budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
         draw = functools.partial(generator, self._seed, "privacy", hospital=self.id)
-        return build_privacy(config.privacy, budget, draw, secret)
+        return build_privacy(config.privacy, self._task.network, budget, draw, secret)
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:

@@ -13,6 +13,7 @@ from engine.config import OWN_KEYS, RunConfig
 from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
+from engine.privacy.config import OF_FEATURES as RELEASED
 from engine.privacy.config import PLAIN, PrivacyConfig
 from engine.schedule.config import ASYNCHRONOUS, FLOORED, SCHEDULE_KEYS
 from engine.settings import dotted_keys
@@ -42,7 +43,7 @@ _PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth"
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
-_PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over the beats, and no samples
+_PASSES: Clause = {"privacy.method": ("none", "features", OWN)}  # batches are passes over the beats, and no samples
 
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
@@ -116,6 +117,8 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
     **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    **{f"privacy.{key}": ({"privacy.method": ("dp-sgd", "features")},) for key in RELEASED},
+    "privacy.release": ({"privacy.method": ("features",)},),
     "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),

@@ -19,7 +19,7 @@ from engine.algorithms.perfedavg import COST
 from engine.attacks.config import AttackConfig
 from engine.attacks.poison import conduct
 from engine.config import RunConfig
-from engine.model import ModelConfig, build_network
+from engine.model import FeatureNetwork, ModelConfig, build_network
 from engine.privacy.build import build_privacy
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.build import build_schedule
@@ -311,6 +311,7 @@ BUILDERS: dict[str, Callable[[str], object]] = {
     "schedule.mode": lambda name: build_schedule(ScheduleConfig(mode=name), SelectionConfig(), 0, (0, 1), 1, None),
     "privacy.method": lambda name: build_privacy(
         PrivacyConfig(method=name, noise=None if name == "none" else 1.0),
+        FeatureNetwork(1, 1, 0, 2, 1, 0),
         (9, 0),
         np.random.default_rng,
         lambda: bytes(32),

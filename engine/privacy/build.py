@@ -6,10 +6,12 @@ import numpy as np
 
 from engine.data.samples import Samples
 from engine.messages import State
+from engine.model import AnyNetwork, FeatureNetwork
 from engine.own.call import make
 from engine.privacy.base import NONE, Privacy
 from engine.privacy.config import PrivacyConfig
 from engine.privacy.dpsgd import dp_sgd
+from engine.privacy.features import of_features
 from engine.privacy.plan import mechanism_of
 
 # (round, 0 for the adaptation; parameters that the work starts from; private state; train part) -> mechanism of this work
@@ -18,6 +20,7 @@ Mechanisms = Callable[[int, np.ndarray, State, Samples], Privacy]
 
 def build_privacy(
     config: PrivacyConfig,
+    network: AnyNetwork | None,
     budget: tuple[int, ...],
     draw: Callable[[int], np.random.Generator],
     secret: Callable[[], bytes],
@@ -25,6 +28,7 @@ def build_privacy(
     """The mechanisms of one hospital.
 
     Args:
+        network: whose features are released, for the method features.
         budget: noised samples of the whole run, by uses.
         draw: round -> random numbers for the noise of a mechanism of the user's own. They follow from the run's seed, which
             everybody may know: what is noised with them is not protected.
@@ -32,6 +36,9 @@ def build_privacy(
     """
     if config.method == "none":
         return lambda round, params, state, samples: NONE
+    if config.method == "features":
+        assert isinstance(network, FeatureNetwork)  # the configuration requires it
+        return of_features(mechanism_of(config, budget), network, secret())
     if config.noised:
         mechanism, own = mechanism_of(config, budget), secret()
         return lambda round, params, state, samples: dp_sgd(mechanism, _patients(samples), own, round, params, state)

@@ -7,12 +7,15 @@ they cost at most the epsilon that was asked for. All numbers are integers, as t
 import math
 from typing import Any, NamedTuple
 
-from engine.privacy.accountant import Event, calibrated
+from engine.privacy.accountant import Event, calibrated, pld_epsilon, rdp_epsilon
 from engine.privacy.accountant import epsilon as cost_of
 from engine.privacy.config import PrivacyConfig
 
-NAME = "dp-sgd/1"  # a change of the mechanism needs a new one
-NEIGHBOURS, SAMPLER = "add-remove", "poisson"
+# A change of a mechanism needs a new name. Neighbours of one beat more or less, or of one that is another.
+NAME, GAUSSIAN, LAPLACE = "dp-sgd/1", "features-gaussian/1", "features-laplace/1"
+ADDED, CHANGED = "add-remove", "change"
+POISSON, ALL = "poisson", "all"
+LENGTH = 2  # that two vectors of length 1 are apart at most
 RATE, SIGMA, CLIP, DELTA = 10**9, 10**6, 10**6, 10**12  # parts of one, in which records have these numbers
 USES = 2  # gradients of one sample, at most
 
@@ -29,6 +32,7 @@ class Mechanism(NamedTuple):
         budget: samples by uses, of all rounds and the adaptation.
         secret: where its random numbers come from, as configured.
         shares: hospitals of a masked sum whose noise together comes to sigma; 1: each one's does.
+        name, neighbours, sampler: of which kind it is. Of the feature level, `clip` is how far two vectors are apart.
     """
 
     unit: str
@@ -41,6 +45,9 @@ class Mechanism(NamedTuple):
     budget: Counts
     secret: str
     shares: int
+    name: str = NAME
+    neighbours: str = ADDED
+    sampler: str = POISSON
 
     def events(self, counts: Counts, sharing: int = 1) -> tuple[Event, ...]:
         """What the accountant is told of so many samples, each with the noise of one of `sharing` hospitals."""
@@ -49,7 +56,16 @@ class Mechanism(NamedTuple):
 
     def epsilon(self, counts: Counts) -> float:
         """What they cost."""
+        if self.name == LAPLACE:  # at any delta
+            return sum(counts) * SIGMA / self.sigma
         return cost_of(self.events(counts), self.delta / DELTA)
+
+    def bounds(self, counts: Counts) -> tuple[float, float]:
+        """The two bounds of which that is the smaller one, by distributions of the loss and by Renyi divergences."""
+        events = [event for event in self.events(counts) if event.times]
+        if self.name == LAPLACE or not events:
+            return self.epsilon(counts), self.epsilon(counts)
+        return pld_epsilon(events, self.delta / DELTA), rdp_epsilon(events, self.delta / DELTA)
 
     def alone(self, counts: Counts) -> float:
         """What they cost at most where all others of each sum take their noise away: only the hospital's own is left."""
@@ -58,10 +74,10 @@ class Mechanism(NamedTuple):
     def record(self) -> dict[str, Any]:
         """What every record of it says."""
         return {
-            "mechanism": NAME,
+            "mechanism": self.name,
             "unit": self.unit,
-            "neighbours": NEIGHBOURS,
-            "sampler": SAMPLER,
+            "neighbours": self.neighbours,
+            "sampler": self.sampler,
             "rate": self.rate,
             "sigma": self.sigma,
             **({"shares": self.shares} if self.shares > 1 else {}),
@@ -80,6 +96,8 @@ def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
     Raises:
         ConfigError: no useful noise is enough for the epsilon.
     """
+    if privacy.method == "features":
+        return _of_features(privacy)
     plain = Mechanism(
         unit=privacy.unit,
         rate=round(privacy.sampling_rate * RATE),
@@ -93,4 +111,17 @@ def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
         shares=privacy.honest or 1,
     )
     sigma = privacy.noise or calibrated(plain.events(budget), privacy.epsilon or 0.0, plain.delta / DELTA)
+    return plain._replace(sigma=round(sigma * 1000) * (SIGMA // 1000))
+
+
+def _of_features(privacy: PrivacyConfig) -> Mechanism:
+    """One release of all beats' features in the whole run."""
+    delta, budget = round(privacy.delta * DELTA), (1, 0)
+    name = GAUSSIAN if privacy.release == "gaussian" else LAPLACE
+    kind = {"name": name, "neighbours": CHANGED, "sampler": ALL, "secret": privacy.secret, "budget": budget}
+    plain = Mechanism("beat", RATE, 0, LENGTH * CLIP, delta, beats=1, steps=1, shares=1, **kind)  # type: ignore[arg-type]
+    wanted = privacy.epsilon or 0.0
+    if privacy.noise is None and name == LAPLACE:
+        return plain._replace(sigma=math.ceil(SIGMA / wanted))
+    sigma = privacy.noise or calibrated(plain.events(budget), wanted, delta / DELTA)
     return plain._replace(sigma=round(sigma * 1000) * (SIGMA // 1000))
