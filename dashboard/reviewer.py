@@ -228,12 +228,14 @@ class Shown(NamedTuple):
         wrong: why it cannot be shown; "" if it can.
         quality: the report on it.
         pictures: names -> digests that were signed.
+        withheld: beats that were too like real ones to be shown.
     """
 
     wrong: str
     bounds: list[Bound]
     quality: dict[str, Any]
     pictures: dict[str, Any]
+    withheld: Any = 0
 
 
 def _previewed(asked: Asked) -> Shown:
@@ -250,7 +252,13 @@ def _previewed(asked: Asked) -> Shown:
     numbers, quality, pictures = (_mapping(found.get(name)) for name in ("numbers", "quality", "pictures"))
     told = {name: value for name, value in numbers.items() if type(value) is int}
     wrong = "" if signed.generated else f"None could be made: {quality.get('failed')}"
-    return Shown(wrong, bounds(told, signed.generated, asked.policy) if not wrong else [], quality, pictures)
+    return Shown(
+        wrong,
+        bounds(told, signed.generated, asked.policy) if not wrong else [],
+        quality,
+        pictures,
+        found.get("withheld", 0),
+    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -182,7 +182,9 @@ def test_a_preview_is_shown_before_the_decision_with_real_beats_for_the_own_orga
     page = other.get(address_).text
     assert f'src="{address_}/preview"' in page
     assert page.count("<meter") == 8
-    assert "12 beats by the same generator" in page
+    made = row["preview"]["generated"]
+    assert f"{made} beats by the same generator" in page
+    assert (f"{12 - made} more were real beats of the hospital but for noise, and are not shown" in page) == (made < 12)
     assert page.index("The preview") < page.index("Approve")
     assert "real=1" not in page
     assert other.get(f"{address_}/preview").content == (run / f"{stem}.png").read_bytes()
