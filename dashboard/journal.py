@@ -1,6 +1,6 @@
 """A run's journal as rows to look through, and a study's registration: as the audit reads them, before anything is judged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +119,29 @@ def read_journal(path: Path) -> Journal:
         )
 
 
+class Held(NamedTuple):
+    """Something that two copies have: in words of each, and whether it is the same."""
+
+    name: str
+    one: str
+    other: str
+    same: bool
+
+
+def held_together(one: Journal, other: Journal) -> list[Held]:
+    """What two copies hold, beside each other: not who signed what twice, which the audit says, but whether they are the same."""
+    found = [Held(name, a, b, a == b) for (name, a), (_, b) in zip(one.identity, other.identity, strict=True)]
+    for name in ("rounds", "updates", "transactions", "steps"):
+        here, there = set(getattr(one, name)), set(getattr(other, name))
+        title = "steps of governance" if name == "steps" else name
+        found.append(Held(title, _of(here, here - there), _of(there, there - here), here == there))
+    return found
+
+
+def _of(all_: Collection[Any], alone: Collection[Any]) -> str:
+    return f"{len(all_):,}" + (f", {len(alone):,} of them not in the other" if alone else "")
+
+
 def _identity(case: Case) -> list[tuple[str, str]]:
     return [
         ("federation", text(case.federation.id)),
@@ -179,7 +202,9 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
             )
         case "reviewer":
             return f"account {of('account')} may review"
-    return kind
+        case "expire":
+            return "nobody decided or reported in time; the request has ended"
+    return ""
 
 
 def _mechanism(privacy: Any) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Form
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from dashboard import live, pictures, reading
+from dashboard import live, pictures, reading, tracked
 from dashboard.desk import At, Desk, Owner, OwnerChanges
 from dashboard.places import Place
 from dashboard.reading import Page
@@ -147,6 +147,7 @@ def _trial(desk: Desk, session: Owner, place: Place, row: Row | None, runs: list
         hospitals=hospitals,
         own=lambda model, hospital: _mean([seed[hospital] for seed in own[model] if hospital in seed]),
         results=[reading.result(desk, one) for one in runs],
+        tracked=tracked.where(place, None if row is None or place.kind == "run" else row.trial),
     )
 
 
