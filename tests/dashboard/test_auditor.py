@@ -65,7 +65,7 @@ def test_two_copies_that_are_clean_and_differ_are_not_called_the_same(ledgered: 
     home = tmp_path / "home"
     for name in ("full", "again"):
         shutil.copytree(ledgered / "full", home / name)
-    set_value(home / "again", "updates", 3, "receipt", None)
+    set_value(home / "again", "updates", 3, "leaf", b"\x01" * 32)
     auditor = Visitor(desk_on(home), "auditor")
     same = auditor.get("/audit/compare", params={"one": "full", "other": "full"}).text
     assert "The same rounds, updates, transactions and steps." in same
