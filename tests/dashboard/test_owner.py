@@ -18,6 +18,7 @@ from browsed import Visitor, desk_on
 from dashboard import live, reading, tracked
 from dashboard.places import Place
 from engine.clock import JumpingClock
+from engine.settings import load_yaml, yaml_text
 from sweeps.answer import answers
 from sweeps.commands import CommandTable, ask, commands
 from sweeps.folder import Seen, read_study, trial_folder, write_progress
@@ -113,8 +114,8 @@ def test_a_trial_links_to_mlflow_where_that_is_harmless(
 def test_a_trial_in_the_study_s_own_store_links_to_its_run(small: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(small, tmp_path / "home"))
     study = home / "small"
-    text = (study / "study.yaml").read_text()
-    (study / "study.yaml").write_text(text.replace("backend: none", "backend: mlflow"))
+    values = load_yaml(study / "study.yaml")
+    (study / "study.yaml").write_text(yaml_text({**values, "tracking": {"backend": "mlflow"}}))
     with contextlib.closing(sqlite3.connect(study / "mlflow.db")) as database, database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
         database.execute("CREATE TABLE runs (run_uuid TEXT, experiment_id INTEGER, lifecycle_stage TEXT)")
