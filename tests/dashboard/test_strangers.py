@@ -83,7 +83,7 @@ def test_a_session_is_made_by_the_door_and_ends_when_somebody_comes_in_anew(ledg
 def test_a_folder_that_goes_while_its_pages_are_open_is_not_here(ledgered: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(ledgered, tmp_path / "home"))
     owner = Visitor(desk_on(home), "owner")
-    pages = ("/runs/full", "/audit/full", "/audit/full/journal", "/audit/full/proof?round=1&hospital=0")
+    pages = ("/audit/full", "/audit/full/journal", "/audit/full/proof?round=1&hospital=0", "/runs/full/files/bundle")
     assert [owner.get(page).status_code for page in pages] == [200] * 4
     shutil.rmtree(home / "full")
     assert [owner.get(page).status_code for page in pages] == [404] * 4
