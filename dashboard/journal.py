@@ -197,9 +197,7 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
         case "report":
             return f"{of('generated')} beats were made; digest of the batch {of('batch')}"
         case "policy":
-            return (
-                f"a policy: quota {of('quota')}, {'without' if record.get('automatic') is True else 'with'} a reviewer"
-            )
+            return f"quota {of('quota')}, {'without' if record.get('automatic') is True else 'with'} a reviewer"
         case "reviewer":
             return f"account {of('account')} may review"
         case "expire":

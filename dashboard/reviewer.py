@@ -308,24 +308,40 @@ def inbox(desk: At, session: Reviewer, page: int = 1) -> Response:
     found, wrong = _all(desk)
     waiting = [one for one in found if one.waits]
     past = [one for one in found if not one.waits]
-    reasons = {one.row.request: _reason(one) for one in past}
+    decisions = {one.row.request: _decided(one) for one in past}
     return desk.page(
         "inbox.html",
         session,
         waiting=waiting,
         past=Page.of(past, page),
         wrong=wrong,
-        reasons=reasons,
+        decisions=decisions,
         most=MOST_AT_ONCE,
     )
 
 
-def _reason(asked: Asked) -> str:
+class Decided(NamedTuple):
+    """A decision that lies in the folder.
+
+    Attributes:
+        what: in words; "" where nothing is decided.
+    """
+
+    what: str
+    reason: str
+
+
+def _decided(asked: Asked) -> Decided:
     said = receipt(asked.place.path, asked.row.request)
+    if not said:
+        return Decided("", asked.row.reasons)
     try:
-        return str(read_json(said)["reason"]) if said else asked.row.reasons
+        found = read_json(said)
+        review = found["record"]
+        what = f"approved, {review['granted']} beats" if review["approve"] is True else "denied"
+        return Decided(what, str(found["reason"]))
     except (ValueError, KeyError, TypeError):
-        return "the decision cannot be read"
+        return Decided("something that cannot be read", "the decision cannot be read")
 
 
 def request_page(desk: At, session: Reviewer, id: str, request: str) -> Response:
@@ -345,7 +361,7 @@ def request_page(desk: At, session: Reviewer, id: str, request: str) -> Response
         evidence=_evidence(asked),
         hindered=_standing(desk, asked),
         account=_account(desk, asked),
-        reason=_reason(asked),
+        decided=_decided(asked),
         receipt=bool(receipt(asked.place.path, request)),
         drawn=own and _picture(asked) is not None,
     )

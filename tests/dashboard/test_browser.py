@@ -154,7 +154,7 @@ def test_a_whole_approval_and_a_denial_by_browser_and_commands(browser: Any, par
         assert page.evaluate("document.activeElement.textContent") == "Approve"
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.keyboard.press("Enter")
-        page.get_by_text("Decided; the run takes it when it goes on").wait_for()
+        page.get_by_text("the run takes it when it goes on").wait_for()
         with page.expect_download() as expected:
             page.get_by_role("link", name="The signed receipt").click()
         assert "enough for a trial" in Path(expected.value.path()).read_text()

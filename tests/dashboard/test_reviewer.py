@@ -69,7 +69,7 @@ def test_an_approval_of_fewer_is_signed_kept_and_taken_by_the_run(reviewer: Visi
     assert f"at least {asked.real_floor} real beats of class {asked.class_} are there" in page
     assert form(reviewer, first, decision="approve", granted=2, reason="two <are> enough").status_code == 303
     page = reviewer.get(f"/requests/run/{first}").text
-    assert "Decided; the run takes it when it goes on" in page
+    assert "Decided: approved, 2 beats; the run takes it when it goes on" in page
     assert "two &lt;are&gt; enough" in page
     said = reviewer.get(f"/requests/run/{first}/receipt").json()
     state = read_state(run)
@@ -81,6 +81,8 @@ def test_an_approval_of_fewer_is_signed_kept_and_taken_by_the_run(reviewer: Visi
         "/requests/bulk", {"chosen": [f"run/{one}" for one in others], "decision": "deny", "reason": "no"}
     )
     assert sent.text.count(": denied") == len(others)
+    assert reviewer.get("/requests").text.count("<td>denied; not taken yet</td>") == len(others)
+    assert "<td>approved, 2 beats; not taken yet</td>" in reviewer.get("/requests").text
     flow(run)
     ended = {row.request: row for row in read_state(run).requests}
     assert (ended[first].status, ended[first].granted) == ("accepted", 2)
