@@ -61,11 +61,11 @@ class StepLine(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a hospital has spent of privacy, as it is reported; `told`: it said so itself."""
+    """What a hospital has spent of privacy, as it is reported; `told`: whether it said so itself."""
 
     hospital: int
     epsilon: str
-    told: bool
+    told: str
 
 
 class Journal(NamedTuple):
@@ -215,7 +215,9 @@ def _mechanism(privacy: Any) -> list[tuple[str, str]]:
 def _spent(privacy: Any) -> list[Spent]:
     listed = privacy.get("hospitals") if isinstance(privacy, Mapping) else None
     rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
-    return [Spent(row.get("id", -1), text(row.get("epsilon")), row.get("told") is True) for row in rows]
+    return [
+        Spent(row.get("id", -1), text(row.get("epsilon")), "yes" if row.get("told") is True else "no") for row in rows
+    ]
 
 
 # --- A study's registration -------------------------------------------------------------------------------------------
