@@ -337,7 +337,7 @@ def _decided(asked: Asked) -> Decided:
         return Decided("", asked.row.reasons)
     try:
         found = read_json(said)
-        review = found["record"]
+        review = read_json(found["record"])
         what = f"approved, {review['granted']} beats" if review["approve"] is True else "denied"
         return Decided(what, str(found["reason"]))
     except (ValueError, KeyError, TypeError):
