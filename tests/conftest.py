@@ -61,7 +61,7 @@ class Together(LoadFileScheduling):
 
 
 # what takes long to make -> the fixtures that give it, to several files
-SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed"}}
+SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed"}, "ended": {"ended"}}
 
 
 @functools.cache

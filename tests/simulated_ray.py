@@ -15,6 +15,7 @@ from typing import Any
 from engine.actors import imported_ray
 from engine.background import Background
 from engine.clock import JumpingClock
+from engine.homes import claim
 from engine.pools.config import ExecutionConfig
 from engine.tracking.config import TrackingConfig
 from engine.tracking.tracker import Tracker, start_tracker
@@ -156,7 +157,7 @@ def simulated(
         return start_tracker(config, folder, actor=False)
 
     def draw(folder: Path) -> None:
-        (folder / "report").mkdir(exist_ok=True)
+        claim(folder / "report", "report", ("report.html",))
         (folder / "report" / "report.html").write_text("a page", encoding="utf-8")
 
     return Means(clock, ray, limits, runner, tracker, warm=lambda study, note: None, draw=draw)

@@ -191,9 +191,10 @@ def may_be_absent(path: tuple[str | int, ...]) -> bool:
     return isinstance(path[-1], int) or path[-1] == "N" or path[-1] in optional
 
 
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.long), 3], ids=["all", "a third"])
 @pytest.mark.parametrize("area", AREAS)
-def test_a_file_without_a_key_is_refused_by_its_name(tmp_path: Path, area: str):
-    for path in (path for path in KEYS if path[0] == area):
+def test_a_file_without_a_key_is_refused_by_its_name(tmp_path: Path, area: str, each: int):
+    for path in [path for path in KEYS if path[0] == area][::each]:
         document = changed(path)
         if may_be_absent(path):
             assert Result.read(put(tmp_path, document)).document() == document, path
@@ -203,9 +204,10 @@ def test_a_file_without_a_key_is_refused_by_its_name(tmp_path: Path, area: str):
         assert ".".join(map(str, path[:-1])) in reason, path
 
 
+@pytest.mark.parametrize("each", [pytest.param(1, marks=pytest.mark.long), 3], ids=["all", "a third"])
 @pytest.mark.parametrize("area", AREAS)
-def test_a_value_of_another_type_is_refused_by_its_key(tmp_path: Path, area: str):
-    for path in (path for path in KEYS if path[0] == area):
+def test_a_value_of_another_type_is_refused_by_its_key(tmp_path: Path, area: str, each: int):
+    for path in [path for path in KEYS if path[0] == area][::each]:
         here: Any = WHOLE
         for key in path:
             here = here[key]

@@ -270,6 +270,8 @@ def test_the_ledger_and_the_cohorts(wide: Path, page: _Page):
         cohort = results[0].cohort
         (ledger,) = [row for row in page.rows if row[:2] == [condition, "12"]]
         assert [ledger[2], ledger[4]] == [f"{critical:.2f}", f"{gas:,.0f}"]
+        spent = [np.median([getattr(r.ledger, f"{what}_seconds") for r in results]) for what in ("open", "close")]
+        assert ledger[6:] == [f"{seconds:.2f}" for seconds in spent]
         (line,) = [row for row in page.rows if row[:2] == [condition, condition[-1]] and len(row) == 9]
         assert line[2:5] == [
             f"{cohort.beats:,}",
