@@ -35,7 +35,9 @@ def browser() -> Iterator[Any]:
     """One Chromium; its sandbox needs a user of its own, which a container has not."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium to open pages in: install chromium or google-chrome")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install pulseledger[browser])"
+    )
     with sync_api.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
