@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
@@ -21,6 +22,16 @@ from engine.ledger.keyfiles import read_key_file, work_in, write_key_file
 from engine.ledger.signing import address
 
 EMBEDDED_DEPLOYER = keccak(b"PulseLedger embedded coordinator 1")
+
+
+class Leader(NamedTuple):
+    """Who works as coordinator: one of `ledger.successors`, and its key where it is not drawn here; nobody named: the first one."""
+
+    name: str = ""
+    key: bytes = b""
+
+
+FIRST = Leader()
 
 
 class Accounts:
@@ -59,13 +70,19 @@ class Accounts:
 
 
 def open_accounts(
-    folder: Path, config: LedgerConfig, is_new: bool, sender: bytes | None, draw: Callable[[int], bytes] = os.urandom
+    folder: Path,
+    config: LedgerConfig,
+    is_new: bool,
+    sender: bytes | None,
+    leader: Leader = FIRST,
+    draw: Callable[[int], bytes] = os.urandom,
 ) -> Accounts:
     """The accounts of the ledger in a folder; draws and keeps what a new one lacks.
 
     Args:
         is_new: whether the folder holds no journal so far.
         sender: key of the coordinator; None draws it, too, and has contracts created by `EMBEDDED_DEPLOYER`.
+        leader: whose account is the coordinator's.
 
     Raises:
         LedgerError: a key that is wanted cannot be read, or two roles are one account.
@@ -76,7 +93,12 @@ def open_accounts(
         keys[ADMIN] = read_key_file(Path(config.admin_key_file))
     deployed = config.contract is not None  # its roles are held by whom its owner chose
     drawn = [role for role in (COORDINATOR, ADMIN, AUDITOR) if not (role in keys or role in named or deployed)]
+    drawn += [one for one in config.successors if one[0].isalpha()]
     files = {role: key_path(folder, role) for role in drawn}
+    if leader.name in files:
+        files[COORDINATOR] = files[leader.name]
+    elif leader.name:
+        keys[COORDINATOR] = leader.key
     for role in drawn if is_new else ():
         if not files[role].exists():
             keys[role] = _drawn(draw)

@@ -12,7 +12,15 @@ from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain, Log, NoContract
 from engine.ledger.typed import checksum_address
 
-CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "StudyLedger")
+CONTRACTS = (
+    "RoundLedger",
+    "ReputationLedger",
+    "SyntheticLedger",
+    "CommitteeLedger",
+    "MaskLedger",
+    "SuccessionLedger",
+    "StudyLedger",
+)
 
 _BUILDS = Path(__file__).parents[1] / "artefacts"
 
