@@ -190,8 +190,8 @@ def _named(item: dict[str, Any], value: Any) -> Any:
     """A decoded value with structs as mappings and addresses in checksum form."""
     if item["type"] == "address":
         return checksum_address(bytes.fromhex(value[2:]))
-    if item["type"] == "tuple[]":
-        return tuple(_named({**item, "type": "tuple"}, one) for one in value)
+    if item["type"].endswith("[]"):
+        return tuple(_named({**item, "type": item["type"].removesuffix("[]")}, one) for one in value)
     if item["type"] == "tuple":
         return {part["name"]: _named(part, v) for part, v in zip(item["components"], value, strict=True)}
     return value

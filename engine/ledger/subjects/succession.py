@@ -64,11 +64,14 @@ class Succession(Subject):
         """
         if any(self._rounds.state(self._book.domain.contract)["closing"]):
             return  # nobody leads any more, whoever writes down what it came to
+        began = self._appointed
         self._appoint()
         last = self.terms[-1].name if self.terms else ""
         if self._leader.name == last:
             if not last:
                 self._rounds.require_coordinator(self._book.domain.contract)
+            if began and self._book.chain.name != "embedded":  # whose sign is the last write into the journal
+                self.alive()
             return
         folder = self._book.path.parent.parent
         if not self._leader.name:
@@ -113,7 +116,7 @@ class Succession(Subject):
         _, given = call_arguments(decode_transaction(done.raw)["data"], "SuccessionLedger")
         place = given["place"]
         name = self._names[place] if place < len(self._names) else ""
-        self.terms.append(Term(place + 1, sender_of(done.raw), name, len(self._rounds.seals) + 1))
+        self.terms.append(Term(place + 1, sender_of(done.raw), name, done.round))
 
     def _inherit(self) -> None:
         if self._leader.name != (self.terms[-1].name if self.terms else ""):

@@ -86,6 +86,11 @@ def test_of_two_that_race_the_other_one_has_been_passed(tmp_path: Path, start: C
     with run.open(**settings(node)) as ledger:
         domain = ledger.domain
         ledger.append(run.entry(1, domain))
+    later(node, PATIENCE)
+    with run.open(**settings(node)):
+        pass  # it was away, and is there again in time
+    with pytest.raises(LedgerError, match=f"it is too early for {FIRST}"):
+        as_leader(run, node, 0)
     later(node, 2 * PATIENCE)
     with as_leader(run, node, 1) as ledger:
         ledger.append(run.entry(2, domain))
