@@ -127,8 +127,8 @@ class RunConfig(Section):
         if self.clock.runs and self.committee.method != "none":
             says = "committee.method: who judges has no job on the virtual clock; allowed with a committee: clock.fleet none"
             yield Mistake(says, ["committee.method", "clock.fleet"])
-        if self.clock.runs and self.selection.policy != "random":
-            says = f"clock.fleet needs selection.policy random, not {titled(self.selection.policy)}: nobody could draw it again"
+        if self.clock.runs and is_own(self.selection.policy):
+            says = "clock.fleet: a selection policy of your own cannot be computed again, nor can its clock; allowed with it: none"
             yield Mistake(says, ["selection.policy", "clock.fleet"])
         if self.association.runs and not self.clock.runs:
             says = f"association.method {self.association.method} needs machines and links: clock.fleet equal, stragglers, bpfish or listed"

@@ -258,7 +258,7 @@ def _measured(claim: Claim, claims: Claims, rows: Sequence[Row], folder: Path, c
     sides = []
     for side in (claim.subject, *([claim.against] if claim.against else [])):
         condition = side.condition or claim.condition
-        if (paths := _predictions(rows, folder, condition, side.method)) is None:
+        if (paths := predictions(rows, folder, condition, side.method)) is None:
             return nothing(f"no finished trial of {side.method} in condition {condition}")
         sides.append(tables_of(paths, side.model, classes, claim.without, claim.groups))
     ours, theirs = sides[0], sides[-1]
@@ -284,7 +284,7 @@ def _measured(claim: Claim, claims: Claims, rows: Sequence[Row], folder: Path, c
     return _with_numbers(found, claims, sides, has, chosen)
 
 
-def _predictions(rows: Sequence[Row], folder: Path, condition: str, method: str) -> list[Path] | None:
+def predictions(rows: Sequence[Row], folder: Path, condition: str, method: str) -> list[Path] | None:
     """The files of predictions of a method's best finished trial, one a seed; None where there is none."""
     for row in rows:
         if row.outcome and not row.violated and (row.condition, row.method) == (condition, method):

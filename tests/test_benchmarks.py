@@ -409,3 +409,14 @@ def test_what_the_page_says_of_other_chains_is_what_the_model_gives(monkeypatch:
     assert model.change(by_clock, by_timer, 3, 0.0) == pytest.approx(2.303 / 2.803 - 1)
     for block, least, _, most in model.MEASURED:
         assert least <= model.PREPARE + model.Network("", block, after=model.LOOK).latency() <= most
+
+
+def test_scores_with_intervals_over_patients_by_hand(monkeypatch: pytest.MonkeyPatch):
+    """Ten N of one patient called right, two S of another called N: draws are of one of them, of the other, or of both."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    patients = importlib.import_module("patients")
+    counts = np.array([[[[10, 0], [0, 0]], [[0, 0], [2, 0]]]])
+    accuracy, macro_f1, normal, ectopic = patients.cells(counts, 2)
+    assert accuracy == "83.3 [0.0, 100.0]"
+    assert macro_f1 == "45.5 [0.0, 100.0]"  # F1 of N is 20 / 22, of S nothing
+    assert (normal, ectopic) == ("100.0 [100.0, 100.0]", "0.0 [0.0, 0.0]")

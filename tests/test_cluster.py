@@ -181,6 +181,30 @@ def test_a_study_survives_the_loss_of_a_node(three, tmp_path: Path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("mode", ["buffered", "semi-synchronous"])
+def test_rounds_that_do_not_wait_go_on_after_a_kill_on_four_raylets_to_the_same_bits(mode: str, tmp_path: Path):
+    folder, late = tmp_path / "late", {"fleet": "stragglers", "slow": [1], "dropout": 0.1}
+    keys = {"clock": late, "schedule": {"mode": mode, "buffer": 2, "first": 2}, "tracking": {"backend": "none"}}
+    execution = {"hospitals_per_actor": 1, "sites": dict(enumerate("abcd"))}
+    with raylets() as cluster:
+        for name in "abcd":
+            cluster.add(name, 1)
+        process = command({**VALUES, **keys, "execution": execution}, folder, cluster)
+        try:
+            until(lambda: list(folder.glob("trials/*/seed-0/checkpoint.safetensors")), process)
+            process.kill()
+            process.wait()
+            assert not list(folder.glob("trials/*/seed-0/result.json"))
+            words = [sys.executable, "-m", "sweeps", "resume", str(folder)]
+            process = subprocess.Popen(
+                words, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            ended(process, folder, tmp_path / "alone")
+        finally:
+            process.kill()
+
+
+@pytest.mark.long
 def test_trials_whose_room_is_split_between_nodes_wait_for_each_other(tmp_path: Path):
     """A trial is 0.1 and 0.9 CPUs: three of them leave 0.1 and 0.8 on two nodes, which is room in sum and for nobody."""
     keys = {"execution": {"placement": "spread"}, "tracking": {"backend": "none"}, "trials": 6}

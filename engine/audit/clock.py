@@ -1,9 +1,10 @@
 """The virtual clock: who came in, who did not, when, at what cost, and from which model everybody began."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.audit import association, levels, spec
+from engine.audit import association, levels, policies, spec
 from engine.audit.association import Market
 from engine.audit.case import Case, Round
 from engine.audit.records import check_signature
@@ -26,9 +27,8 @@ def check(case: Case) -> Iterator[Told]:
     beats = rounds_of(case)
     if beats is None:
         if clocked(case):
-            yield Note(
-                "the virtual clock was not recomputed: configuration or sizes are not told", unchecked=case.finished
-            )
+            why = policies.untold(case) or "configuration or sizes are not told"
+            yield Note(f"the virtual clock was not recomputed: {why}", unchecked=case.finished)
         return
     for number, entry in sorted(case.rounds.items()):
         if number in beats:
@@ -47,7 +47,7 @@ def clocked(case: Case) -> bool:
 def rounds_of(case: Case) -> Mapping[int, Beat] | None:
     """The clock's rounds by number; None where none is kept, or nobody can tell."""
     trainers, places, seed = schedule_of(case, _all_train(case))
-    if not clocked(case) or not trainers:
+    if not clocked(case) or not trainers or policies.untold(case):
         return None
     found: dict[int, Beat] = {}
     try:
@@ -66,6 +66,7 @@ def rounds_of(case: Case) -> Mapping[int, Beat] | None:
             _hospitals(case),
             rates=rates,
             hops=sum(levels.hops(levels.levels_of(case), _parameters(case))),
+            chosen=functools.partial(policies.asked, case, seed),
         )
         for number in range(1, case.last + 1):
             found[number] = _copied(clock.next(number))

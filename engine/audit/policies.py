@@ -20,10 +20,12 @@ Ties go to the lower slot.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from engine.audit.case import Case, Matrix
+from engine.audit.draws import stream
 
 Draw = np.random.Generator
 
@@ -42,9 +44,28 @@ class Known:
     e: float = 1.0
 
 
-def replayable(case: Case) -> bool:
-    """Whether everybody who was measured has signed what was."""
-    return case.closed and not (case.closing is not None and case.closing.missing)
+def untold(case: Case) -> str:
+    """Why nobody can say whom the run's policy asked; empty where it needs no facts, or all are signed."""
+    policy, floor = (_setting(case, key) for key in ("policy", "floor"))
+    signed = case.closed and not (case.closing is not None and case.closing.missing)
+    if policy not in NAMES or (signed and isinstance(floor, int | float)):
+        return ""
+    return f"who was asked by policy {policy} was not computed again: not every hospital has signed what it measured"
+
+
+def asked(case: Case, seed: int, number: int, free: Sequence[int], wanted: int) -> set[int]:
+    """Whom the policy of the run asks in a round, of those who may be: all where they are not more than are wanted."""
+    policy, draw = _setting(case, "policy"), stream(seed, b"participation", number)
+    if wanted >= len(free):
+        return {*free}
+    if policy in NAMES:
+        return chosen(policy, known(case, free, number), number, wanted, _setting(case, "floor"), draw)
+    return {int(slot) for slot in draw.choice(np.array(free), wanted, replace=False)}
+
+
+def _setting(case: Case, key: str) -> Any:
+    section = case.config.get("selection")
+    return section.get(key) if isinstance(section, Mapping) else None
 
 
 def known(case: Case, slots: Sequence[int], number: int) -> dict[int, Known]:

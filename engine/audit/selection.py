@@ -18,22 +18,14 @@ def check(case: Case) -> Iterator[Told]:
     if not trainers or (isinstance(section, Mapping) and section.get("fleet") != "none"):
         return  # on the virtual clock, who is asked follows from who is free: see clock.py
     lost = _lost(case)
-    policy, floor = _look(case.config, "selection", "policy"), _look(case.config, "selection", "floor")
-    if policy in policies.NAMES and (not isinstance(floor, int | float) or not policies.replayable(case)):
-        words = (
-            f"who was asked by policy {policy} was not computed again: not every hospital has signed what it measured"
-        )
+    if words := policies.untold(case):
         yield Note(words, unchecked=True)
         return
     for number, entry in sorted(case.rounds.items()):
         yield Count("selections")
         judges = _judges(case, entry)
         free = [slot for slot in trainers if slot not in judges]
-        if policy in policies.NAMES and per_round < len(free):
-            known, draw = policies.known(case, free, number), stream(seed, b"participation", number)
-            asked = policies.chosen(policy, known, number, per_round, floor, draw)
-        else:
-            asked = selected(free, per_round, seed, number)
+        asked = policies.asked(case, seed, number, free, per_round)
         for slot in sorted(entry.updates.keys() - asked):
             message = "the hospital sent an update in a round for which it was not drawn"
             yield finding("round", "selection", sorted(asked), slot, message, round=number, hospital=slot)
@@ -46,13 +38,6 @@ def check(case: Case) -> Iterator[Told]:
             yield Note(
                 f"round {number}: that hospitals {who} were lost is the coordinator's word; a receipt of one shows it"
             )
-
-
-def selected(trainers: Sequence[int], per_round: int, seed: int, number: int) -> set[int]:
-    """Hospitals drawn for a round: without replacement, from a stream of seed, purpose and round alone."""
-    if per_round >= len(trainers):
-        return set(trainers)
-    return _drawn(trainers, per_round, seed, b"participation", number)
 
 
 def hostile(config: Mapping[str, Any]) -> set[int]:

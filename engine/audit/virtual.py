@@ -6,7 +6,7 @@ nanojoules. Nobody trains here: what a job takes is a function of the seed, the 
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -83,6 +83,7 @@ class Clock:
         sizes: slot -> work of a job, of those that may be asked.
         places: hospitals that work at a time.
         hospitals: of the cohort.
+        chosen: who is asked in a round, of those who are free, and how many.
         rates: slot -> bit/s of its link to a miner, in the place of its own.
         hops: seconds that levels add to each round.
     """
@@ -93,6 +94,7 @@ class Clock:
     sizes: Mapping[int, Size]
     places: int
     hospitals: int
+    chosen: Callable[[int, Sequence[int], int], set[int]]
     now: int = 0
     under_way: list[_Job] = field(default_factory=list)
     totals: dict[int, Total] = field(default_factory=dict)
@@ -157,11 +159,7 @@ class Clock:
         busy = {job.slot for job in self.under_way}
         idle = [slot for slot in sorted(self.sizes) if slot not in busy]
         wanted = self.places - len(busy)
-        if wanted >= len(idle):
-            return idle
-        if wanted == 0:
-            return []
-        return sorted(stream(self.seed, "participation", number).choice(np.array(idle), wanted, replace=False).tolist())
+        return sorted(self.chosen(number, idle, wanted)) if idle and wanted else []
 
     def _over(self, mode: str, began: int, came: Sequence[_Job]) -> bool:
         self.left -= 1

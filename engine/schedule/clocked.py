@@ -19,7 +19,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.messages import Absent, Asked, Job, LoopState, Pace, Start, Taken, Tally, Timeline, Trained
+from engine.messages import Absent, Asked, Job, LoopState, Measured, Pace, Start, Taken, Tally, Timeline, Trained
 from engine.result import RoundSummary
 from engine.schedule.config import ScheduleConfig
 from engine.schedule.sampled import Sampled
@@ -44,7 +44,7 @@ class Clocked:
     loads: Mapping[int, Load]
 
     def ask(self, round: int, state: LoopState, model: bytes) -> Asked:
-        pace = self.pace(round, state.timeline, state.history)
+        pace = self.pace(round, state.timeline, state.history, state.measured)
         older = {**state.older, state.round: state.params}
         began = {job.hospital: job for job in pace.arrived}
         counts = discount(self.config, round, pace.arrived, state.timeline.tallies, self.sampled.trainers)
@@ -57,11 +57,13 @@ class Clocked:
     def take(self, asked: Asked, trained: Trained) -> Taken:
         return self.sampled.take(asked, trained)
 
-    def pace(self, round: int, line: Timeline, history: Sequence[RoundSummary] = ()) -> Pace:
+    def pace(
+        self, round: int, line: Timeline, history: Sequence[RoundSummary] = (), measured: Sequence[Measured] = ()
+    ) -> Pace:
         """What happens on the clock until a round ends."""
         busy = frozenset(job.hospital for job in line.jobs)
         run = _Run(self, round, line)
-        run.begin(self.sampled.select(round, history, busy=busy))
+        run.begin(self.sampled.select(round, history, measured, busy))
         while not run.is_over():
             run.step()
         return run.flush()

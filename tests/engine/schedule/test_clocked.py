@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.audit.draws import stream
 from engine.audit.virtual import Clock, Size
 from engine.messages import LoopState, Pace, Timeline
 from engine.schedule.clocked import Clocked, rounds_of
@@ -230,7 +231,12 @@ def drawn(seed: int) -> tuple[Clocked, Clock]:
     engine = Clocked(Sampled(seed, tuple(range(hospitals)), places), schedule, Fleet(clock, seed, hospitals), loads)
     sizes = {h: Size(*load) for h, load in loads.items()}
     sections = (schedule.model_dump(mode="json"), clock.model_dump(mode="json"))
-    return engine, Clock(*sections, seed, sizes, places, hospitals)
+    return engine, Clock(*sections, seed, sizes, places, hospitals, lambda *asked: asks_again(seed, *asked))
+
+
+def asks_again(seed: int, round: int, free: Sequence[int], wanted: int) -> set[int]:
+    drawn = stream(seed, b"participation", round)
+    return {*(free if wanted >= len(free) else drawn.choice(free, wanted, replace=False).tolist())}
 
 
 @pytest.mark.parametrize("block", range(4))

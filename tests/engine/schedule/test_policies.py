@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Interrupted, StopAfter, numbers
 
+from engine.audit import clock, selection
 from engine.audit import policies as theirs
-from engine.audit import selection
 from engine.audit.report import Verdict
+from engine.errors import ConfigError
 from engine.experiment import Place, run
 from engine.messages import Measured
 from engine.result import CommitteeRow, RoundSummary, Scores, VerdictRow
@@ -152,12 +153,23 @@ FEW = {"cohort.hospitals": 5, "data.simulated.patients": 6, "federation.rounds":
 LEDGER = {"ledger.backend": "embedded", "ledger.window": 0}
 
 
+CLOCK = {"clock.fleet": "stragglers", "clock.share": 0.4, "clock.dropout": 0.2}
+LATE = {**CLOCK, "schedule.mode": "buffered", "schedule.buffer": 1}
+BY_SCORES = [p for p in POLICIES if p not in BY_VERDICTS]
+
+
 @pytest.mark.parametrize(
-    "policy", [p if p in ("oort", "thompson") else pytest.param(p, marks=pytest.mark.long) for p in POLICIES]
+    ("policy", "more"),
+    [
+        *((p, {}) if p in ("oort", "thompson") else pytest.param(p, {}, marks=pytest.mark.long) for p in POLICIES),
+        ("power-of-choice", LATE),
+        *(pytest.param(p, CLOCK, marks=pytest.mark.long) for p in BY_SCORES),
+        *(pytest.param(p, LATE, marks=pytest.mark.long) for p in BY_SCORES if p != "power-of-choice"),
+    ],
 )
-def test_a_run_goes_on_bit_for_bit_and_the_audit_replays_whom_it_asked(policy: str, tiny_config, tmp_path: Path):
+def test_a_run_goes_on_bit_for_bit_and_the_audit_replays_whom_it_asked(policy: str, more, tiny_config, tmp_path: Path):
     committee = {"committee.method": "others"} if policy in BY_VERDICTS else {}
-    config = tiny_config(**FEW, **LEDGER, **committee, **{"selection.policy": policy})
+    config = tiny_config(**FEW, **LEDGER, **committee, **more, **{"selection.policy": policy})
     straight = run(config, tmp_path / "straight")
     with pytest.raises(Interrupted):
         run(config, tmp_path / "stumbling", Place(observers=(StopAfter(2),)))
@@ -168,4 +180,10 @@ def test_a_run_goes_on_bit_for_bit_and_the_audit_replays_whom_it_asked(policy: s
     assert report.verdict is Verdict.CLEAN
     path = tmp_path / "stumbling" / "config.yaml"
     path.write_text(path.read_text().replace(f"policy: {policy}", "policy: random"))
-    assert {f.field for f in audit(tmp_path / "stumbling", [selection.check]).findings} == {"selection"}
+    found = {f.field for f in audit(tmp_path / "stumbling", [clock.check if more else selection.check]).findings}
+    assert found & {"selection", "clock"}
+
+
+def test_a_policy_of_one_s_own_keeps_no_virtual_time(tiny_config):
+    with pytest.raises(ConfigError, match="a selection policy of your own cannot be computed again"):
+        tiny_config(**FEW, **CLOCK, **{"selection.policy": "examples/parts/selection.py:turns"})
