@@ -1114,6 +1114,7 @@ def last_request(world: World) -> bytes:
 def play(world: World) -> None:
     """A history that emits every event."""
     rounds, synthetic = world.rounds, world.synthetic
+    rounds.send(world.coordinator, "entrust", FEDERATION, world.stranger)
     world.open_round()
     scores = verdict_root(1)
     world.seal(world.header(LEAVES, named("scores", scores)))
@@ -1189,6 +1190,8 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
             p["phase"] = ABORTED
         elif name == "CoordinatorChanged":
             s["coordinator"] = e["coordinator"]
+        elif name == "FederationEntrusted":
+            s["keeper"] = e["keeper"]
         elif name == "RoundMarked":
             assert e["until"] == p["sealedAt"] + WINDOW
         elif name == "RoundDisputed":
