@@ -26,8 +26,8 @@ from engine.errors import ConfigError, HospitalError, Stopped
 from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
-from engine.ledger.accounts import FIRST, Leader
 from engine.ledger.base import NO_LEDGER, LoopLedger
+from engine.ledger.config import FIRST, Leader
 from engine.ledger.format import ASSOCIATION, PRIVACY, ZERO
 from engine.ledger.keystore import read_registry, with_key
 from engine.ledger.masking import build_masking

@@ -17,7 +17,7 @@ from reference import Interrupted
 
 from engine.config import RunConfig
 from engine.experiment import Place, run
-from engine.ledger.accounts import Leader
+from engine.ledger.config import Leader
 from engine.ledger.format import RUN
 from engine.rounds import Parts
 

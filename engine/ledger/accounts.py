@@ -11,27 +11,16 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.files import whole
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.format import ADMIN, AUDITOR, COORDINATOR, DEPLOYER
 from engine.ledger.keyfiles import read_key_file, work_in, write_key_file
 from engine.ledger.signing import address
 
 EMBEDDED_DEPLOYER = keccak(b"PulseLedger embedded coordinator 1")
-
-
-class Leader(NamedTuple):
-    """Who works as coordinator: one of `ledger.successors`, and its key where it is not drawn here; nobody named: the first one."""
-
-    name: str = ""
-    key: bytes = b""
-
-
-FIRST = Leader()
 
 
 class Accounts:

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, TypeVar
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.accounts import FIRST, Leader
 from engine.ledger.chain.base import (
     Chain,
     ChainReceipt,
@@ -37,7 +36,7 @@ from engine.ledger.chain.base import (
 from engine.ledger.chain.connect import connect
 from engine.ledger.chain.contracts import query
 from engine.ledger.chain.transactions import created_contract, decode_transaction, sender_of
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.delivery import Contradiction, JournalTransaction, NoReceipt, NumberLost, Refused, settle
 from engine.ledger.format import Journal, Purpose
 from engine.ledger.store import Rows, Store

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -120,3 +120,13 @@ class LedgerConfig(Section):
             yield Mistake(
                 f"reputation '{self.reputation}' needs a ledger, but backend is 'none'", ["reputation", "backend"]
             )
+
+
+class Leader(NamedTuple):
+    """Who works as coordinator: one of `ledger.successors`, and its key where it is not drawn here; nobody named: the first one."""
+
+    name: str = ""
+    key: bytes = b""
+
+
+FIRST = Leader()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.ledger.accounts import Leader
+from engine.ledger.config import Leader
 from engine.ledger.keyfiles import (
     SCRYPT_N,
     decrypted,

@@ -18,10 +18,9 @@ from engine.clock import REAL, Clock
 from engine.encoding import hexed, json_hash, unhexed
 from engine.errors import DataError, LedgerError
 from engine.ledger import archive, masking, sitting
-from engine.ledger.accounts import FIRST, Leader
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.desk import LedgerDesk
 from engine.ledger.format import (
     BEFORE,

@@ -15,11 +15,11 @@ from typing import Any
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, read_json
 from engine.errors import LedgerError
-from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, FIRST, Leader
+from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR
 from engine.ledger.book import Book
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
 from engine.ledger.sitting import leader_of

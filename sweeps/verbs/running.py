@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
 from engine.errors import ConfigError, LedgerError, PulseLedgerError, ReviewPending, Stopped
-from engine.ledger.accounts import FIRST, Leader
+from engine.ledger.config import FIRST, Leader
 from engine.ledger.keyfiles import read_key_file
 from engine.paths import load_config
 from engine.settings import parse

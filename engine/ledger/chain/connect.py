@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from engine.errors import LedgerError
-from engine.ledger.accounts import FIRST, Leader, open_accounts
+from engine.ledger.accounts import open_accounts
 from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, ChainTrouble
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.signing import address
 
 

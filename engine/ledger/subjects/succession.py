@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import LedgerError
-from engine.ledger.accounts import Leader
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_arguments, call_data, deploy_data
 from engine.ledger.chain.transactions import decode_transaction, sender_of
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import Leader, LedgerConfig
 from engine.ledger.delivery import JournalTransaction
 from engine.ledger.format import RUN
 from engine.ledger.subject import Subject

@@ -11,8 +11,7 @@ from simulators import Run, receipt_signature, rule_of
 
 from engine.encoding import keccak
 from engine.errors import LedgerError
-from engine.ledger.accounts import Leader
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import Leader, LedgerConfig
 from engine.ledger.format import RUN
 from engine.ledger.run import RunLedger
 from engine.ledger.signing import address
