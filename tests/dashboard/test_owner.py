@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,28 @@ def test_a_trial_has_its_curves_hospitals_and_files(owner: Visitor, small: Path)
         assert answer.status_code == 200
         assert answer.headers["content-disposition"].startswith("attachment")
     assert owner.get("/studies/small/trials/99").status_code == 404
+
+
+def test_a_trial_without_a_global_model_has_no_curve_of_one(owner: Visitor, small: Path) -> None:
+    """What the loop of local-only carries along was never trained."""
+    row = next(row for row in rows_of(small / "small") if row.state == "COMPLETE" and row.method == "local-only")
+    page = owner.get(f"/studies/small/trials/{row.trial}").text
+    assert "<polyline" not in page
+    assert "There is no global model" in page
+
+
+def test_busy_cores_are_told_to_every_thread(small: Path) -> None:
+    """psutil keeps what it saw last for each thread by itself, and tells a new one 0 %."""
+    desk = desk_on(small)
+    place, end, told = desk.places.get("small"), threading.Event(), list[str]()
+    busy = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])
+    busy.start()
+    asking = threading.Thread(target=lambda: told.append(live.look(desk, place).cores))
+    asking.start()
+    asking.join()
+    end.set()
+    busy.join()
+    assert re.search(r"\b[1-9]\d* % busy", told[0])
 
 
 @pytest.mark.parametrize(
