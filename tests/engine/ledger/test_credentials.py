@@ -62,7 +62,7 @@ def test_an_address_with_credentials_is_refused_in_settings(tiny_config, url: st
 
 
 PAGES = {
-    "owner": ["/", "/studies/study", "/studies/study/live", "/studies/study/trials/0", "/studies/study/trials/3"],
+    "owner": ["/", "/studies/study", "/studies/study/trials/0", "/studies/study/trials/3"],
     "auditor": ["/audit", "/audit/study", "/audit/study/report", "/audit/study/registration"],
 }
 
