@@ -104,7 +104,7 @@ def test_no_file_or_line_of_a_study_holds_them(
         "concurrency": 2,
     }
     folder = tmp_path / "study"
-    study = tmp_path / "study.yaml"
+    study = tmp_path / "wanted.yaml"  # another name, or its folder is taken for a study
     study.write_text(yaml_text(values))
     assert main(["sweep", str(study), "--out", str(folder), "--ledger.url", os.environ["NODE_URL"]]) == 2
     assert not folder.exists()
