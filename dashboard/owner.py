@@ -121,13 +121,14 @@ def run(desk: At, session: Owner, id: str, page: int = 1) -> Response:
 
 def _trial(desk: Desk, session: Owner, place: Place, row: Row | None, runs: list[Place], page: int) -> Response:
     histories = reading.histories(desk, runs)
+    trained = all(reading.trains_global(one) for one in runs)
     curves = [
         reading.curve(f"Validation {title} of the global model by round, a line for each seed", series)
         for title, series in (
             ("macro-F1", [[r.validation.macro_f1 for r in rounds] for rounds in histories]),
             ("accuracy", [[r.validation.accuracy for r in rounds] for rounds in histories]),
         )
-        if any(value is not None for one in series for value in one)
+        if trained and any(value is not None for one in series for value in one)
     ]
     outcome = row.outcome if row is not None else None
     hospitals = Page.of(sorted(outcome.seeds[0].items()) if outcome else [], page)

@@ -10,8 +10,12 @@ from markupsafe import Markup
 from dashboard.desk import Desk
 from dashboard.places import Place
 from engine.checkpoint import NAME as CHECKPOINT
-from engine.ledger.format import RUN, STUDY
+from engine.config import RunConfig
+from engine.errors import PulseLedgerError
+from engine.ledger.format import CONFIG, RUN, STUDY
+from engine.paths import load_config
 from engine.result import RESULT, Result, RoundSummary
+from engine.settings import parse
 from sweeps.answer import Answer, Paired, answers, paired
 from sweeps.folder import read_history
 from sweeps.rows import Row, rows_of
@@ -166,6 +170,14 @@ def histories(desk: Desk, places: Sequence[Place]) -> list[Sequence[RoundSummary
         desk.work.ask(("history", place.path), stamp(place.path), lambda path=place.path: read_history(path))  # type: ignore[misc]
         for place in places
     ]
+
+
+def trains_global(place: Place) -> bool:
+    """Whether a run has a global model, as far as its configuration can be read: local-only carries one along that nobody trains."""
+    try:
+        return parse(RunConfig, load_config(place.path / CONFIG), CONFIG).federation.method.trains_global
+    except (PulseLedgerError, OSError):
+        return False
 
 
 def result(desk: Desk, place: Place) -> Result | None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,28 @@ def test_a_trial_has_its_curves_hospitals_and_files(owner: Visitor, small: Path)
     assert owner.get("/studies/small/trials/99").status_code == 404
 
 
+def test_a_trial_without_a_global_model_has_no_curve_of_one(owner: Visitor, small: Path) -> None:
+    """What the loop of local-only carries along was never trained."""
+    row = next(row for row in rows_of(small / "small") if row.state == "COMPLETE" and row.method == "local-only")
+    page = owner.get(f"/studies/small/trials/{row.trial}").text
+    assert "<polyline" not in page
+    assert "There is no global model" in page
+
+
+def test_busy_cores_are_told_to_every_thread(small: Path) -> None:
+    """psutil keeps what it saw last for each thread by itself, and tells a new one 0 %."""
+    desk = desk_on(small)
+    place, end, told = desk.places.get("small"), threading.Event(), list[str]()
+    busy = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])
+    busy.start()
+    asking = threading.Thread(target=lambda: told.append(live.look(desk, place).cores))
+    asking.start()
+    asking.join()
+    end.set()
+    busy.join()
+    assert re.search(r"\b[1-9]\d* % busy", told[0])
+
+
 @pytest.mark.parametrize(
     ("tracking", "href", "says"),
     [
@@ -150,6 +173,20 @@ def test_a_page_of_a_thousand_trials_and_a_thousand_hospitals_is_quick_and_small
         assert page.status_code == 200
         assert time.process_time() - began < 1.0, path
         assert len(page.content) < 1_000_000, path
+
+
+def test_the_benchmark_makes_a_study_of_many_trials_that_pages_read(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import pages
+
+    pages.many(small / "small", tmp_path / "home/many", 30)
+    rows = rows_of(tmp_path / "home/many")
+    assert len({row.trial for row in rows}) == len(rows) >= 30
+    lines = list(pages.pages(tmp_path / "home", [("owner", "/studies/many"), ("owner", "/studies/many/trials/29")]))
+    assert [one["status"] for one in lines] == [200, 200]
+    assert all(one["bytes"] < 1_000_000 for one in lines)
 
 
 def test_a_curve_of_thousands_of_rounds_is_drawn_whole_and_says_its_values(small: Path) -> None:
