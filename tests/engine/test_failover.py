@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from failing import dying, led_by, silent, steps_of
-from finished import change
+from finished import change, names, other
 from reference import Interrupted
 
+from engine.audit import result as of_result
 from engine.audit import succession
 from engine.audit.run import audit
 from engine.config import RunConfig
@@ -201,6 +202,13 @@ def test_the_audit_names_a_usurper_and_what_the_old_one_sent_after_the_takeover(
     silent(folder, PATIENCE)
     run(tiny_config(**FAILOVER), folder, led_by("deputy"))
     assert accused(folder) == {}
+    text = (folder / RESULT).read_text()
+    for name, value in json.loads(text)["ledger"]["terms"][0].items():
+        said = json.loads(text)
+        said["ledger"]["terms"][0][name] = other(value)
+        (folder / RESULT).write_text(json.dumps(said))
+        assert ("result", "ledger.terms") in names(audit(folder, [of_result.check])), name
+    (folder / RESULT).write_text(text)
     aside = Path(shutil.copytree(folder, tmp_path / "aside"))
     forged(aside, "seal", 2, old)
     assert accused(aside) == {"sender": f"seal counts, and {address(old)} sent it, which did not lead then: a usurper"}
