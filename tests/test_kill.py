@@ -208,6 +208,57 @@ def test_a_second_signal_leaves_at_once(undisturbed: list[Any], ray2, store: Pat
     in_mlflow(store, "stopped", folder)
 
 
+def in_trial(name: str) -> Callable[[Path], bool]:
+    return lambda folder: any(folder.glob(f"trials/0000/{name}"))
+
+
+# From the driver's first file, before there is a Ray, to the last round's end.
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "Ray starts": lambda folder: (folder / ".driver.json").exists(),
+    "a trial starts": in_trial(""),
+    "data are cut": in_trial("seed-0/config.yaml"),
+    "a ledger opens": in_trial("seed-0/ledger/*.sqlite"),
+    "a round is under way": lambda folder: rounds_done(folder) > 2,
+    "a trial closes": lambda folder: rounds_done(folder) >= ROUNDS,
+}
+SIGNALS = {"term": [signal.SIGTERM], "int twice": [signal.SIGINT, signal.SIGINT]}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[dict[str, Any], list[Any]]:
+    """A study of two trials, and its facts."""
+    values = {**STUDY, **FEW, "trials": 2, "tracking": {"backend": "none"}}
+    folder = tmp_path_factory.mktemp("alone") / "study"
+    start_study(load_study({**values, "execution": ALONE["execution"]}, "test"), folder, Heard(), means=simulated())
+    return values, facts(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("signals", SIGNALS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_signals_end_a_driver_at_any_moment_with_a_sentence(
+    alone: tuple[dict[str, Any], list[Any]], tmp_path: Path, moment: str, signals: str
+):
+    """Within 30 s, which a trial has that is not in a long round; and what is left goes on to the same numbers."""
+    values, wanted = alone
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
+        until(lambda: MOMENTS[moment](folder), process)
+        for number in SIGNALS[signals]:
+            process.send_signal(number)
+            time.sleep(0.05)
+        began = time.monotonic()
+        assert process.wait(60) == 130
+    text = (tmp_path / "study.log").read_text()
+    print(f"{moment}, {signals}: {time.monotonic() - began:.1f} s\n{text}")
+    assert time.monotonic() - began < 40
+    assert f"`pulseledger resume {folder}` goes on" in text
+    assert "Traceback" not in text
+    resume_study(folder, Heard(), means=simulated())
+    assert facts(folder) == wanted
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PULSELEDGER_KILLS", "12"))))
 def test_random_processes_killed_at_random_times(undisturbed: list[Any], ray2, store: Path, tmp_path: Path, seed: int):

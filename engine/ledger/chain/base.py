@@ -105,6 +105,9 @@ class Chain(Protocol):
     def turn(self, account: str) -> AbstractContextManager[None]:
         """Alone with the next number of an account, among the programs of this machine that use the same node."""
 
+    def lost(self, account: str, end: int) -> list[bytes]:
+        """What programs of this machine sent from an account and the chain does not have: from the next number to before `end`."""
+
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         """Sign the next transaction of an account (the one `ahead` places after it); `to=None` creates a contract.
 

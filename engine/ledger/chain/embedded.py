@@ -80,6 +80,9 @@ class EmbeddedChain:
     def turn(self, account: str) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def lost(self, account: str, end: int) -> list[bytes]:
+        return []
+
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
         nonce = self._nonces.get(account, 0) + ahead

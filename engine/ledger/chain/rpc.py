@@ -28,6 +28,7 @@ from engine.ledger.chain.base import (
     NonceProblem,
     Whereabouts,
 )
+from engine.ledger.chain.sent import Sent
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import checksum_address
@@ -116,8 +117,7 @@ class RpcChain:
 
     @contextmanager
     def turn(self, account: str) -> Iterator[None]:
-        name = hashlib.sha256(f"{self.url} {self.chain_id} {account}".encode()).hexdigest()[:32]
-        lock = FileLock(cache_folder() / "senders" / f"{name}.lock")
+        lock = FileLock(self._of_sender(account, "lock"))
         try:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=self.timeout)
@@ -130,6 +130,9 @@ class RpcChain:
             yield
         finally:
             lock.release()
+
+    def lost(self, account: str, end: int) -> list[bytes]:
+        return Sent(self._of_sender(account, "sqlite")).between(self._count("pending", account), end)
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
@@ -168,6 +171,7 @@ class RpcChain:
         found = self._ask("eth_chainId", read=_quantity)
         if found != self.chain_id:
             raise ChainTrouble(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
+        Sent(self._of_sender(sender_of(raw), "sqlite")).note(decode_transaction(raw)["nonce"], raw)
         try:
             # Its answer may be lost each time, though the node took it.
             self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data, otherwise=lambda: self._arrived(raw))
@@ -244,6 +248,11 @@ class RpcChain:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
+
+    def _of_sender(self, account: str, kind: str) -> Path:
+        """A file that the programs of this machine share which send from an account to this node."""
+        name = hashlib.sha256(f"{self.url} {self.chain_id} {account}".encode()).hexdigest()[:32]
+        return cache_folder() / "senders" / f"{name}.{kind}"
 
     def _arrived(self, raw: bytes) -> bytes | None:
         """The hash of a transaction that the node knows; None of another."""

@@ -217,7 +217,9 @@ def test_a_contract_whose_earlier_numbers_are_in_no_journal_says_what_it_waits_f
     chain, journal = RpcChain(start("anvil").url, accounts=of_key(KEY), timeout=1.0), Memory()
     raw = chain.sign(None, COUNTER_CREATION, COUNTER_GAS, ahead=3)
     journal.add_transaction("deploy", 0, keccak(raw), raw)
-    says = rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor in this journal\)"
+    says = (
+        rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor known on this machine\)"
+    )
     with pytest.raises(NoReceipt, match=says):
         settle(chain, journal, journal.of(0), COUNTER_GAS)
 
