@@ -1222,7 +1222,7 @@ def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     state = world.state()
     assert {key: rebuilt[key] for key in state} == state
     assert rebuilt["paused"] == world.rounds.view("paused")
-    assert last == 4
+    assert last == 5
     for number in range(1, last + 1):
         final = number <= rebuilt["finalized"]
         assert world.status(number) == (VOID if number in rebuilt["void"] else FINAL if final else SEALED)
