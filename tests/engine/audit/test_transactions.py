@@ -85,10 +85,10 @@ def other(value: Any) -> Any:
 # beyond a budget (tests/engine/ledger/subjects), nor a committee, whose calls are changed in tests/engine/committee.
 ABSENT = ("judge", "submit", "refuse", "abort", "mark", "dispute", "dispute-update", "overspent", "resolve")
 SENT = [purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ABSENT]
-# (purpose, argument); of each call the first and the last in every suite
+# (purpose, argument); of each call the first or, of every second one, the last in every suite
 ARGUMENTS = [
-    pytest.param(purpose, name, marks=[pytest.mark.long] * (name not in (names[0], names[-1])))
-    for purpose in SENT
+    pytest.param(purpose, name, marks=[pytest.mark.long] * (name != names[-(number % 2)]))
+    for number, purpose in enumerate(SENT)
     for names in [[item["name"] for item in function_of(purpose)["inputs"]]]
     for name in names
 ]

@@ -1375,6 +1375,7 @@ def test_what_npm_installs_is_pinned():
             assert package["integrity"].startswith("sha512-"), name
 
 
+@pytest.mark.long  # the compiler runs in Node; whether what is committed is of these sources is told above
 def test_a_fresh_build_equals_the_committed_one():
     if shutil.which("node") is None:
         pytest.skip("node is not installed (apt-get install nodejs)")
