@@ -128,10 +128,11 @@ def _check_sigma(case: Case, signed: Mapping[int, Sequence[tuple[int, Any]]], te
     known = [record.get("sigma") for record in said if _is_count(record.get("sigma"))]
     if not known:
         return
-    terms["sigma"] = max(set(known), key=lambda sigma: (known.count(sigma), sigma))
+    sigma: int = max(set(known), key=lambda one: (known.count(one), one))
+    terms["sigma"] = sigma
     spent = _cost(terms, terms["budget"])
     # sigma is in thousandths: where the next smaller one would cost too much, it is right
-    least = _cost({**terms, "sigma": terms["sigma"] - 1000}, terms["budget"]) > wanted - _LOOSE
+    least = _cost({**terms, "sigma": sigma - 1000}, terms["budget"]) > wanted - _LOOSE
     if spent > wanted + _SLACK or (spent < wanted - _LOOSE and not least):
         message = "the noise of the updates does not make the budget cost the epsilon of the configuration"
         yield finding("opening", "privacy.sigma", wanted, spent, message)
