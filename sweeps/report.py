@@ -151,6 +151,8 @@ def _warnings(material: Material) -> list[str]:
     said += [f"Privacy: {text}." for text in private]
     hidden = dict.fromkeys(trial.outcome.hidden for trial in material.trials if trial.outcome.hidden)
     said += [f"Secure aggregation: {text}." for text in hidden]
+    led = dict.fromkeys(trial.outcome.led for trial in material.trials if trial.outcome.led)
+    said += [f"Led by successors of the coordinator: {text}." for text in led]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:

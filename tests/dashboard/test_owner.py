@@ -175,6 +175,20 @@ def test_a_page_of_a_thousand_trials_and_a_thousand_hospitals_is_quick_and_small
         assert len(page.content) < 1_000_000, path
 
 
+def test_the_benchmark_makes_a_study_of_many_trials_that_pages_read(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import pages
+
+    pages.many(small / "small", tmp_path / "home/many", 30)
+    rows = rows_of(tmp_path / "home/many")
+    assert len({row.trial for row in rows}) == len(rows) >= 30
+    lines = list(pages.pages(tmp_path / "home", [("owner", "/studies/many"), ("owner", "/studies/many/trials/29")]))
+    assert [one["status"] for one in lines] == [200, 200]
+    assert all(one["bytes"] < 1_000_000 for one in lines)
+
+
 def test_a_curve_of_thousands_of_rounds_is_drawn_whole_and_says_its_values(small: Path) -> None:
     """A value is cut at 600 characters, a line is none."""
     made = reading.curve("x", [[n / 10_000 for n in range(10_000)], [None, 0.5]])

@@ -11,7 +11,7 @@ from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, EMBEDD
 from engine.ledger.chain.base import EMBEDDED_CHAIN, ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert, selector
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
-from engine.ledger.format import ANSWER_TIME, LONGEST_WINDOW
+from engine.ledger.format import ANSWER_TIME, LONGEST_PATIENCE, LONGEST_WINDOW, MOST_SUCCESSORS
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
@@ -29,6 +29,8 @@ def seconds_to(data: bytes) -> int:
     """From one block to the next, which holds a call."""
     if data[:4] == selector("expireChallenge", "MaskLedger"):
         return ANSWER_TIME
+    if data[:4] == selector("takeOver", "SuccessionLedger"):
+        return LONGEST_PATIENCE * MOST_SUCCESSORS
     return LONGEST_WINDOW if data[:4] == selector("finalizeRound") else 1
 
 

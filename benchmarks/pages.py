@@ -1,8 +1,8 @@
 """How long the pages of the dashboard take, and how large they are: a study of 1,000 trials, a run of 1,000 hospitals.
 
-    python benchmarks/dashboard.py STUDY                        # its finished trials again and again, up to 1,000
-    python benchmarks/dashboard.py STUDY --hospitals 1000       # and a run of so many hospitals on the simulated records
-    python benchmarks/dashboard.py STUDY --json
+    python benchmarks/pages.py STUDY                        # its finished trials again and again, up to 1,000
+    python benchmarks/pages.py STUDY --hospitals 1000       # and a run of so many hospitals on the simulated records
+    python benchmarks/pages.py STUDY --json
 
 The folders are made anew in a temporary place. Asked are the pages themselves, without a network: `first` is the time until the page is
 there, with all that is read and computed for it, `again` that of the next visit.
