@@ -111,7 +111,7 @@ def query(chain: Chain, address: str, function: str, *arguments: Any, contract: 
         NoContract: nothing lives at the address.
         LedgerError: what lives at the address does not answer as this contract.
     """
-    answer = chain.call(address, call_data(function, *arguments, contract=contract))
+    answer = chain.call(address, call_data(function, *arguments, contract=contract), answers=True)
     try:
         values = _decode(_entry("function", function, contract)["outputs"], answer)
         return values if len(values) > 1 else next(iter(values.values()), None)

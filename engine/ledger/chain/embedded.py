@@ -138,7 +138,7 @@ class EmbeddedChain:
         nonce, free = decode_transaction(raw)["nonce"], self._nonces.get(sender_of(raw), 0)
         return "absent" if nonce == free else "displaced" if nonce < free else "gap"
 
-    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
+    def call(self, to: str, data: bytes, by: str | None = None, answers: bool = False) -> bytes:
         from eth.exceptions import Revert, VMError
         from eth.vm.spoof import SpoofTransaction
 
