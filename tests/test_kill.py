@@ -24,7 +24,7 @@ from studies import ALONE, BASE
 from engine.audit.run import audit
 from engine.result import RESULT, Result
 from sweeps.checks import load_study
-from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
+from sweeps.folder import is_study, read_groups, read_progress, read_study, repeat_folder, trial_folder
 from sweeps.rows import rows_of
 from sweeps.start import resume_study, start_study
 from sweeps.stored import begun
@@ -214,7 +214,8 @@ def in_trial(name: str) -> Callable[[Path], bool]:
 
 # From the driver's first file, before there is a Ray, to the last round's end.
 MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "Ray starts": lambda folder: (folder / ".driver.json").exists(),
+    "the folder is taken": lambda folder: (folder / ".driver.json").exists(),
+    "Ray starts": is_study,
     "a trial starts": in_trial(""),
     "data are cut": in_trial("seed-0/config.yaml"),
     "a ledger opens": in_trial("seed-0/ledger/*.sqlite"),
@@ -253,9 +254,13 @@ def test_signals_end_a_driver_at_any_moment_with_a_sentence(
     text = (tmp_path / "study.log").read_text()
     print(f"{moment}, {signals}: {time.monotonic() - began:.1f} s\n{text}")
     assert time.monotonic() - began < 40
-    assert f"`pulseledger resume {folder}` goes on" in text
     assert "Traceback" not in text
-    resume_study(folder, Heard(), means=simulated())
+    if is_study(folder):
+        assert f"`pulseledger resume {folder}` goes on" in text
+        resume_study(folder, Heard(), means=simulated())
+    else:
+        assert "pulseledger: stopped before the study had begun; the same command begins it.\n" in text
+        start_study(load_study(values, "test"), folder, Heard(), means=simulated())
     assert facts(folder) == wanted
 
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Budget} from "./Budget.sol";
+
 /**
  * @title IRoundLedger
  * @notice Records, events and errors of the RoundLedger.
@@ -159,10 +161,24 @@ interface IRoundLedger {
         uint64 disputed;
         /// Digest of the record that closed the federation, zero while it runs.
         bytes32 closing;
-        /// Account that opened or sealed last.
+        /// Account that leads: that opened or sealed last, or was handed the federation.
         address coordinator;
         /// Rounds that the model of an update may be behind.
         uint32 staleness;
+    }
+
+    /// @notice What shows that an update is beyond the privacy budget of its federation.
+    struct Overspent {
+        /// The update.
+        ModelUpdate record;
+        /// Signature of the update, as in its leaf.
+        bytes signature;
+        /// What it has spent, and the budget.
+        Budget.Account account;
+        /// Siblings of its leaf in the sealed tree.
+        bytes32[] proof;
+        /// Siblings of the budget in the annex of the round.
+        bytes32[] annexProof;
     }
 
     /// @notice An update that was submitted directly.
@@ -198,12 +214,20 @@ interface IRoundLedger {
     );
 
     /**
-     * @notice A coordinator took the federation over: its receipts count for the rounds from this one on.
+     * @notice A coordinator took the federation over: its receipts count from now on.
      * @param federation Identifier of the federation.
-     * @param round Number of the round that was opened or sealed, 0 for the federation itself.
+     * @param round Last round for which receipts of the one before it count: that was opened or sealed, or, where the
+     * federation was handed over, the last sealed one.
      * @param coordinator The account.
      */
     event CoordinatorChanged(bytes32 indexed federation, uint64 indexed round, address indexed coordinator);
+
+    /**
+     * @notice Only whoever leads the federation goes on with it from now on.
+     * @param federation Identifier of the federation.
+     * @param keeper Contract that alone can hand it to another account.
+     */
+    event FederationEntrusted(bytes32 indexed federation, address indexed keeper);
 
     /**
      * @notice A round was opened by itself, not by the seal of the one before.
@@ -286,7 +310,19 @@ interface IRoundLedger {
     );
 
     /**
-     * @notice An auditor resolved the dispute on a round.
+     * @notice An update was beyond the privacy budget of its federation, which voids its round.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot of the hospital.
+     * @param budget Noised samples that it may take, of which 1 and 2 gradients are released.
+     * @param spent Samples that it said it had taken.
+     */
+    event BudgetExceeded(
+        bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, uint64[2] budget, uint64[2] spent
+    );
+
+    /**
+     * @notice A round was voided or upheld, by an auditor who resolved a dispute, or by a proof.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
      * @param voided True if it and all rounds after it are void, false if it and all rounds before it are final.
@@ -412,6 +448,15 @@ interface IRoundLedger {
 
     /// @notice The round is not open beyond its deadline.
     error NothingToAbort(bytes32 federation, uint64 round);
+
+    /// @notice Somebody else leads the federation.
+    error NotLeader(bytes32 federation, address leader, address account);
+
+    /// @notice The federation is entrusted to another contract, or to none.
+    error NotKeeper(bytes32 federation, address account);
+
+    /// @notice The federation is entrusted already, or has begun, or somebody else leads it.
+    error NotEntrustable(bytes32 federation, address account);
 
     /// @notice The slot has already submitted an update for this round.
     error AlreadySubmitted(bytes32 federation, uint64 round, uint32 slot);

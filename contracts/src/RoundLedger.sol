@@ -9,6 +9,8 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
+import {Annex} from "./Annex.sol";
+import {Budget} from "./Budget.sol";
 import {PositionalTree} from "./PositionalTree.sol";
 import {Registry} from "./Registry.sol";
 
@@ -69,6 +71,12 @@ contract RoundLedger is Registry, Pausable {
         _grantRole(AUDITOR_ROLE, auditor);
     }
 
+    /// @dev Role and term; see `requireLeader`.
+    modifier onlyLeader(bytes32 federation) {
+        requireLeader(federation, msg.sender);
+        _;
+    }
+
     // --- Rounds ------------------------------------------------------------------------------------------------------
 
     /**
@@ -121,7 +129,7 @@ contract RoundLedger is Registry, Pausable {
         for (uint256 i = 0; i < RING; ++i) {
             state.heads[i] = newHead;
         }
-        _serve(federation, state, 0);
+        _serve(federation, state, 0, msg.sender);
         emit FederationOpened(
             federation, configHash, registryRoot, genesisModel, slots, quorum, window, staleness, newHead
         );
@@ -133,7 +141,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role, and the contract must not be paused.
+     * - the caller must lead the federation, and the contract must not be paused.
      * - `round` must be the last sealed round plus one and must not be open.
      * - `parentModel` must be the model of the federation.
      * - `deadline` must be 0 or in the future.
@@ -148,7 +156,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function openRound(bytes32 federation, uint64 round, bytes32 parentModel, uint64 deadline)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         _requireNext(federation, round, progress);
@@ -157,7 +165,7 @@ contract RoundLedger is Registry, Pausable {
 
         _open(progress, deadline);
         _store(state, progress);
-        _serve(federation, state, round);
+        _serve(federation, state, round, msg.sender);
         emit RoundOpened(federation, round, parentModel, deadline);
     }
 
@@ -166,7 +174,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role.
+     * - the caller must lead the federation.
      * - the round of the header must be open: the last sealed round plus one, before its deadline, no dispute.
      * - `header.previousHead` and `header.parentModel` must be those of the federation.
      * - `header.count` must be at least the quorum and at most the number of slots.
@@ -183,7 +191,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function sealRound(bytes32 federation, Header calldata header, uint32 submissions, uint64 next)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         uint64 round = header.round;
@@ -200,7 +208,7 @@ contract RoundLedger is Registry, Pausable {
         bytes32 newHead = _headOf(federation, header);
         state.heads[round % RING] = newHead;
         state.model = header.model;
-        _serve(federation, state, round);
+        _serve(federation, state, round, msg.sender);
         progress.round = round;
         progress.sealedAt = uint40(block.timestamp);
         progress.submissions = 0;
@@ -274,7 +282,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role, and the round after the last sealed one must be open.
+     * - the caller must lead the federation, and the round after the last sealed one must be open.
      * - the slot must have submitted an update for this round and model, and it must not be refused yet.
      *
      * Emits an {UpdateRefused} event.
@@ -282,7 +290,7 @@ contract RoundLedger is Registry, Pausable {
      * @param federation Identifier of the federation.
      * @param slot Slot of the hospital.
      */
-    function refuseUpdate(bytes32 federation, uint32 slot) external onlyRole(COORDINATOR_ROLE) {
+    function refuseUpdate(bytes32 federation, uint32 slot) external onlyLeader(federation) {
         (Federation storage state, Progress memory progress) = _load(federation);
         uint64 round = progress.round + 1;
         _requireOpenNext(federation, round, progress);
@@ -307,6 +315,70 @@ contract RoundLedger is Registry, Pausable {
         returns (Submission memory)
     {
         return _submissions[_submissionKey(federation, round, parentModel, slot)];
+    }
+
+    // --- Who leads ---------------------------------------------------------------------------------------------------
+
+    /**
+     * @notice Binds a federation to whoever leads it, and to a contract that alone can hand it to somebody else: see
+     * `SuccessionLedger`. From then on an account that only has the coordinator role cannot go on with it.
+     *
+     * Requirements:
+     *
+     * - the caller must be the account that went on with the federation last.
+     * - no round must be sealed, and the federation not be entrusted yet.
+     *
+     * Emits a {FederationEntrusted} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param keeper The contract.
+     */
+    function entrust(bytes32 federation, address keeper) external {
+        Federation storage state = _federations[federation];
+        if (msg.sender != state.coordinator || state.entrusted || state.progress.round != 0) {
+            revert NotEntrustable(federation, msg.sender);
+        }
+        state.keeper = keeper;
+        state.entrusted = true;
+        emit FederationEntrusted(federation, keeper);
+    }
+
+    /**
+     * @notice Hands an entrusted federation to another account. Nothing that the one before it sends counts from then on:
+     * neither what waits to get into a block, nor a receipt for a round that is not sealed.
+     *
+     * Requirements:
+     *
+     * - the caller must be the contract that the federation is entrusted to.
+     * - the federation must not be closed, and no dispute be open.
+     * - `account` must be neither admin nor auditor nor reviewer.
+     *
+     * Emits a {CoordinatorChanged} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param account The account.
+     */
+    function handOver(bytes32 federation, address account) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        if (msg.sender != state.keeper) revert NotKeeper(federation, msg.sender);
+        _requireRunning(federation, state, progress);
+        _requireApart(account, COORDINATOR_ROLE);
+        _serve(federation, state, progress.round, account);
+    }
+
+    /**
+     * @notice Requires that an account may go on with a federation: the one that leads it, where it is entrusted, and
+     * otherwise any with the coordinator role.
+     * @param federation Identifier of the federation.
+     * @param account The account.
+     */
+    function requireLeader(bytes32 federation, address account) public view {
+        Federation storage state = _federations[federation];
+        if (!state.entrusted) {
+            _checkRole(COORDINATOR_ROLE, account);
+        } else if (account != state.coordinator) {
+            revert NotLeader(federation, state.coordinator, account);
+        }
     }
 
     // --- Disputes and finality ---------------------------------------------------------------------------------------
@@ -429,24 +501,61 @@ contract RoundLedger is Registry, Pausable {
     function resolveDispute(bytes32 federation, Header calldata header, bool voided) external onlyRole(AUDITOR_ROLE) {
         (Federation storage state, Progress memory progress) = _load(federation);
         if (progress.phase != Phase.DISPUTED) revert NoDispute(federation);
+        // Whoever was handed the federation has no role that would keep it apart from this one.
+        if (msg.sender == state.coordinator) revert RolesConflict(msg.sender, COORDINATOR_ROLE, AUDITOR_ROLE);
         uint64 round = state.disputed;
         if (header.round != round) revert RoundOutOfOrder(federation, round, header.round);
         bytes32 given = _headOf(federation, header);
         if (given != state.disputedHead) revert HeadMismatch(federation, round, state.disputedHead, given);
 
-        // What is over stays over: who voids the last round of a closed federation voids what it came to.
-        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
         if (voided) {
-            _void(state, round, progress.round);
-            // Direct submissions for another model do not count for the round that is opened now.
-            if (state.model != header.parentModel) progress.submissions = 0;
-            state.model = header.parentModel;
+            _voidFrom(state, progress, header);
         } else {
+            _end(state, progress);
             state.finalized = round;
             state.finalHead = given;
         }
-        _store(state, progress);
         emit DisputeResolved(federation, round, voided, state.model);
+    }
+
+    /**
+     * @notice Voids a sealed round that holds an update beyond the privacy budget of its federation, and the rounds
+     * after it. Anyone may call: the hospital has signed what it spent, and the round names the budget, both in integers,
+     * so nobody has to decide.
+     *
+     * Requirements:
+     *
+     * - the round must be SEALED, no dispute be open, and `headers` be as `dispute` wants them.
+     * - the leaf of record and signature must be in the round's tree.
+     * - the round's annex must name the budget, and the record hold the account, which must be beyond it.
+     *
+     * The open round, if any, is closed; `openRound` opens it again.
+     *
+     * Emits a {BudgetExceeded} and a {DisputeResolved} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param headers As for `dispute`.
+     * @param evidence The update, its account and where both are.
+     */
+    function voidOverspent(bytes32 federation, Header[] calldata headers, Overspent calldata evidence) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        Header calldata header = headers[0];
+        _requireDisputable(federation, state, progress, header.round);
+        // The head of the round is for a decision that comes later; here none does.
+        // slither-disable-next-line unused-return
+        _requireHeaders(federation, state, progress, headers);
+        uint32 slot = evidence.record.slot;
+        bytes32 leaf = _leafOf(evidence.record, _updateDigest(evidence.record), evidence.signature);
+        if (!PositionalTree.verify(header.root, slot, leaf, progress.slots, evidence.proof)) {
+            revert ProofInvalid(header.root, leaf);
+        }
+        Annex.requireNamed(header.annex, Budget.NAME, Budget.terms(evidence.account), evidence.annexProof);
+        if (!Budget.isExceeded(evidence.account, evidence.record.privacy)) {
+            revert EvidenceInconclusive(federation, header.round, slot);
+        }
+        _voidFrom(state, progress, header);
+        emit BudgetExceeded(federation, header.round, slot, evidence.account.budget, evidence.account.spent);
+        emit DisputeResolved(federation, header.round, true, state.model);
     }
 
     /**
@@ -515,7 +624,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role.
+     * - the caller must lead the federation.
      * - the federation must not be closed, and no dispute must be open.
      * - `round` must be the last sealed round, and `lastHead` the head after it.
      * - `closing` must not be zero.
@@ -529,7 +638,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function closeFederation(bytes32 federation, uint64 round, bytes32 lastHead, bytes32 closing)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         _requireRunning(federation, state, progress);
@@ -636,14 +745,15 @@ contract RoundLedger is Registry, Pausable {
         _federations[record.federation].progress.submissions += 1;
     }
 
-    /// @dev Binds the caller to the federation: its receipts count from now on, and after it has left, for the rounds
-    /// until another took over, that one's first included, for which it may have given some.
-    function _serve(bytes32 federation, Federation storage state, uint64 round) private {
-        if (state.coordinator == msg.sender) return;
+    /// @dev Binds an account to the federation: its receipts count from now on, and after it has left, for the rounds
+    /// until `round`. Where another opens or seals that is its own first one, for which the one before it may have given
+    /// some; where another was handed the federation it is the last sealed one.
+    function _serve(bytes32 federation, Federation storage state, uint64 round, address account) private {
+        if (state.coordinator == account) return;
         state.served[state.coordinator] = round;
-        state.coordinator = msg.sender;
-        state.served[msg.sender] = type(uint64).max;
-        emit CoordinatorChanged(federation, round, msg.sender);
+        state.coordinator = account;
+        state.served[account] = type(uint64).max;
+        emit CoordinatorChanged(federation, round, account);
     }
 
     /// @dev The leaf that the tree should hold; zero if nothing was promised.
@@ -656,7 +766,8 @@ contract RoundLedger is Registry, Pausable {
         if (receipt.leaf != 0) {
             address signer = _signerOf(RECEIPT_TYPEHASH, receipt, receipt.leaf, signature);
             // A receipt does not say who signed it.
-            if (!hasRole(COORDINATOR_ROLE, signer) && state.served[signer] < receipt.round) {
+            bool known = !state.entrusted && hasRole(COORDINATOR_ROLE, signer);
+            if (!known && state.served[signer] < receipt.round) {
                 revert SignatureInvalid(signer, _digestOf(RECEIPT_TYPEHASH, receipt, receipt.leaf));
             }
             return receipt.leaf;
@@ -684,6 +795,21 @@ contract RoundLedger is Registry, Pausable {
         // Why there is no signer does not matter.
         // slither-disable-next-line unused-return
         (signer,,) = ECDSA.tryRecoverCalldata(_digestOf(kind, receipt, leaf), signature);
+    }
+
+    /// @dev What is over stays over: who voids the last round of a closed federation voids what it came to.
+    function _end(Federation storage state, Progress memory progress) private {
+        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
+        _store(state, progress);
+    }
+
+    /// @dev Voids a round with those after it; the next one starts from the model before it.
+    function _voidFrom(Federation storage state, Progress memory progress, Header calldata header) private {
+        _void(state, header.round, progress.round);
+        // Direct submissions for another model do not count for the round that is opened now.
+        if (state.model != header.parentModel) progress.submissions = 0;
+        state.model = header.parentModel;
+        _end(state, progress);
     }
 
     /// @dev Marks rounds as void, 256 in a word, so that any number of them fits into a transaction.

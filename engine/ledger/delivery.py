@@ -196,7 +196,7 @@ class _Delivery:
         own = {_nonce(one): one.raw for one in lost}
         others = {decode_transaction(raw)["nonce"]: raw for raw in self._chain.lost(self._by, number)}
         sent = [self._send(raw) for _, raw in sorted((others | own).items())]
-        if own or any(sent):
+        if any(sent) or (own and self._attempts[-1].purpose != "deploy"):
             return any(sent)
         waited = self._clock.now() - self._since
         return waited >= min(_GAP_SECONDS, self._chain.timeout) and self._sign_again()
@@ -281,6 +281,11 @@ class _Delivery:
         chain, last = self._chain, self._attempts[-1]
         if to is None and (last.purpose == "deploy" or any(attempt.receipt for attempt in self._attempts)):
             if chain.where(last.raw) != "displaced":
+                if not any(attempt.receipt for attempt in self._attempts):  # nor can anything depend on it
+                    raise NumberLost(
+                        f"account {self._by} has sent nothing with the numbers before {nonce}, which the contract of {self._journal.path} "
+                        "was to be created with"
+                    )
                 # its number is still free, and waits for those before it
                 self._problem = f" (it has number {nonce}; what account {self._by} sent before it is neither there nor known on this machine)"
                 return False

@@ -5,7 +5,7 @@ are BLOBs, records are canonical JSON with bytes as 0x hex. A row is on disk bef
 
 Tables of a run's journal:
 
-    meta          key `format` is "7"; `federation`, `domain`, `backend` and `rule` hold JSON
+    meta          key `format` is "8"; `federation`, `domain`, `backend` and `rule` hold JSON
     updates       ModelUpdate, what the tree of a round is made of
     openings      what stands behind the salted commitments of an update, unless it was erased
     erasures      of a hospital over Erasure(federation, round, slot, leaf), in the place of an opening
@@ -82,7 +82,7 @@ _TRANSACTIONS = Table(
 
 RUN = Journal(
     "journal.sqlite",
-    7,
+    8,
     {
         "meta": _META,
         "updates": Table({**_OF_UPDATE, "record": TEXT, "signature": BLOB, "leaf": BLOB}, (("round", "slot"),)),
@@ -234,6 +234,7 @@ PURPOSES = {
     "dispute": Purpose("RoundLedger", "dispute"),
     "dispute-update": Purpose("RoundLedger", "disputeUpdate"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
+    "overspent": Purpose("RoundLedger", "voidOverspent"),
     "rotate": Purpose("RoundLedger", "rotateKey"),
     "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
     "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
@@ -246,6 +247,11 @@ PURPOSES = {
     "answer": Purpose("MaskLedger", "answerChallenge"),
     "decide": Purpose("MaskLedger", "decideChallenge", foreign=True),
     "expire-challenge": Purpose("MaskLedger", "expireChallenge"),
+    "deploy-succession": Purpose("SuccessionLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
+    "entrust": Purpose("RoundLedger", "entrust", required=True),
+    "appoint": Purpose("SuccessionLedger", "appoint", required=True),
+    "alive": Purpose("SuccessionLedger", "reportAlive", repeats=True),
+    "take-over": Purpose("SuccessionLedger", "takeOver"),
     "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     **{
         kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
@@ -269,6 +275,7 @@ PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
 CHALLENGES = ("NONE", "CHALLENGED", "ANSWERED", "INNOCENT", "FRAUD")
 LONGEST_WINDOW = 2**24  # seconds
 ANSWER_TIME = 7 * 86_400  # seconds in which a hospital must open a masked update that was challenged
+LONGEST_PATIENCE, MOST_SUCCESSORS = 2**20 - 1, 16  # seconds without a sign of whoever leads, for each place; places
 RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 

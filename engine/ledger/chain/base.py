@@ -144,8 +144,11 @@ class Chain(Protocol):
     def where(self, raw: bytes) -> Whereabouts:
         """Tell what became of a transaction."""
 
-    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
-        """Call the contract without a transaction, as an account; None is the sender. Raises ContractRevert if it refuses."""
+    def call(self, to: str, data: bytes, by: str | None = None, answers: bool = False) -> bytes:
+        """Call the contract without a transaction, as an account; None is the sender. Raises ContractRevert if it refuses.
+
+        Where it `answers`, nothing is the word of a node that is behind, as long as code is at the address.
+        """
 
     def time(self) -> int:
         """Return the time of the last block, seconds since 1970."""

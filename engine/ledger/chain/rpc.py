@@ -214,11 +214,13 @@ class RpcChain:
             return "gap"
         return found
 
-    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
+    def call(self, to: str, data: bytes, by: str | None = None, answers: bool = False) -> bytes:
         call = {"to": to, "data": "0x" + data.hex()}
         if self._accounts is not None:
             call["from"] = by or self.sender
-        return self._ask("eth_call", call, "latest", read=_data)
+        if not answers:
+            return self._ask("eth_call", call, "latest", read=_data)
+        return self._ask("eth_call", call, "latest", read=_some, otherwise=lambda: None if self.code(to) else b"")
 
     def code(self, contract: str) -> bytes:
         return self._ask("eth_getCode", contract, "latest", read=_data)
@@ -286,7 +288,7 @@ class RpcChain:
 
     def _count(self, block: str, account: str) -> int:
         """Number of transactions of an account, which is the next nonce; "pending" counts the pool's as well."""
-        return self._ask("eth_getTransactionCount", account, block, read=_quantity)
+        return self._ask("eth_getTransactionCount", account, block, read=_number)
 
     def _latest(self) -> Any:
         return self._ask("eth_getBlockByNumber", "latest", False, read=_block)
@@ -361,11 +363,25 @@ def _quantity(value: Any) -> int:
     return int(value, 16)
 
 
+def _number(value: Any) -> int:
+    """A number of transactions, which EIP-2681 keeps below 2**64 - 1."""
+    if (found := _quantity(value)) >= 2**64 - 1:
+        raise ValueError("a number of transactions")
+    return found
+
+
 def _data(value: Any) -> bytes:
     """Bytes as 0x hex."""
     if not isinstance(value, str) or not re.fullmatch("0x([0-9a-fA-F]{2})*", value):
         raise ValueError("bytes as 0x hex")
     return bytes.fromhex(value[2:])
+
+
+def _some(value: Any) -> bytes:
+    """Bytes, and not none."""
+    if not (found := _data(value)):
+        raise ValueError("an answer of the contract")
+    return found
 
 
 def _block(value: Any) -> dict[str, int | None]:
@@ -415,6 +431,8 @@ def _receipt(value: Any) -> _Receipt | None:
     if value is None or (isinstance(value, dict) and value.get("blockNumber", "") is None):
         return None
     numbers = _numbers(value, "blockNumber", "status", "gasUsed")
+    if numbers["status"] > 1:
+        raise ValueError("a receipt of status 0 or 1")
     try:
         logs = tuple(
             Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))

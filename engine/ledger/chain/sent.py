@@ -19,7 +19,7 @@ class Sent:
 
     def note(self, number: int, raw: bytes) -> None:
         """Write down what is being sent."""
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, OverflowError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=2.0)) as file, file:
                 file.execute("PRAGMA synchronous = OFF")
@@ -29,7 +29,7 @@ class Sent:
 
     def between(self, first: int, end: int) -> list[bytes]:
         """Those with numbers from `first` on and before `end`, in order, as far as none is missing."""
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, OverflowError):
             if self._path.exists():
                 with closing(sqlite3.connect(self._path, timeout=2.0)) as file:
                     known = "SELECT number, raw FROM sent WHERE number >= ? AND number < ? ORDER BY number"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulty import ALWAYS, LASTING, PASSING, Fault, Faulty, answer_replaced, edited, error, result, status
+from faulty import ALWAYS, LASTING, PASSING, Fault, Faulty, answer_replaced, edited, error, result, said, status
 from nodes import KEY, Meanwhile, Node, height, of_key, pending, until
 from simulators import Run
 
@@ -280,6 +280,21 @@ def test_a_ledger_whose_first_number_goes_elsewhere_begins_with_the_next(node: N
     with run.open(backend="rpc", url=server.url) as ledger:
         assert ledger.append(run.entry(1, ledger.domain)).head == run.heads(ledger.domain, 1)[1]
         assert [decode_transaction(t.raw)["nonce"] for t in ledger.book.transactions] == [1, 2, 3, 4]
+
+
+def test_a_ledger_that_was_told_a_number_far_ahead_begins_with_the_next(server: Faulty, tmp_path: Path):
+    """Nothing fills the numbers before it; one that no account can have is asked for again."""
+    for wrong in (0xFFFF, 2**64 - 1):
+        server.heal()
+        server.fault("eth_getTransactionCount", result(hex(wrong)), at={1})
+        assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_odd_answers_of_a_node_are_asked_for_again_or_read_over(server: Faulty, tmp_path: Path):
+    server.fault("eth_call", result("0x"), at=range(2, 20, 2))
+    server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt and receipt | {"status": "0x2"}), at={3})
+    server.fault("eth_gasPrice", lambda question, passed: said({**passed(), "error": False}))
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
 
 
 def test_ledgers_of_one_account_at_the_same_time_lose_nothing(start: Callable[..., Node], tmp_path: Path):

@@ -31,7 +31,7 @@ def test_rows_come_back_in_the_order_in_which_they_were_written(tmp_path: Path):
     assert [tuple(row) for row in store.rows("receipts")] == rows
     assert [tuple(row) for row in store.rows("receipts", round=1)] == rows[1:]
     assert [tuple(row) for row in store.rows("receipts", round=1, slot=0)] == rows[2:]
-    assert store.meta == {"format": "7", **META}
+    assert store.meta == {"format": "8", **META}
     store.close()
 
 
@@ -145,7 +145,7 @@ def test_another_format_is_refused(tmp_path: Path):
     connection.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerError, match="has format 2, expected 7"):
+    with pytest.raises(LedgerError, match="has format 2, expected 8"):
         Store(tmp_path, RUN)
     store.path.rename(tmp_path / STUDY.file)
     with pytest.raises(LedgerError, match="has format 2, expected 3"):
