@@ -287,8 +287,8 @@ def test_pages_can_be_read_by_everybody(
                 paths = (*paths, page.locator("tbody a").first.get_attribute("href"))
             for path in paths:
                 page.goto(base + path)
-                while page.get_by_role("heading", name="One moment").count():
-                    page.wait_for_timeout(500)
+                page.locator("h1", has_not_text="One moment").wait_for(timeout=3 * WAIT)
+                page.wait_for_load_state()  # with its style
                 lowest = page.evaluate(CONTRAST.replace("CANVAS", canvas))
                 assert lowest[0][0] >= 4.5, (path, lowest[:3])
                 assert page.evaluate(NAMELESS) == [], path
