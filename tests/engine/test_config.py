@@ -550,6 +550,9 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
     ):
         base = with_key("balance.method", method)
         values = base.model_dump()
+        if key == "balance.policy.mode":  # nobody may be shown real beats, which oversample repeats
+            set_key(values, "balance.policy.preview", 0)
+            base = parse(RunConfig, values, "base")
         set_key(values, key, another(key))
         read = key.split(".")[1] in BALANCE_KEYS[method]
         assert (config_hash(parse(RunConfig, values, "changed")) != config_hash(base)) == read, key
