@@ -171,7 +171,8 @@ def look(
         rounds=Page.of(rounds if slot is None else [r for r in rounds if str(slot) in r.hospitals.split()], page),
         updates=Page.of(updates, page),
         transactions=Page.of(transactions if slot is None else [], page),
-        provable=slot is not None and number is not None,
+        asks=slot is not None and number is not None,
+        provable=slot is not None and slot < found.hospitals and any(r.round == number for r in found.rounds),
     )
 
 

@@ -98,6 +98,13 @@ def dispute(folder: Path, round: int, slot: int, receipt: Path | None, stale: bo
         return {"round": round, "hospital": slot, "status": ledger.rounds.status(round)}
 
 
+def overspent(folder: Path, round: int, slot: int) -> dict[str, Any]:
+    """Proves that an update is beyond the privacy budget, which voids its round and those after it."""
+    with opened(folder) as ledger:
+        ledger.disputes.overspent(round, slot)
+        return {"round": round, "hospital": slot, "status": ledger.rounds.status(round)}
+
+
 def resolve(folder: Path, round: int, voided: bool, key: Path | None) -> dict[str, Any]:
     """Decides a dispute in the name of an auditor; one that is none yet gets the role from the admin.
 

@@ -10,6 +10,7 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
  *
  * - "committee": digest of what the judges of the round said of its updates;
  * - "decisions": head of the chain of decisions on synthetic data;
+ * - "privacy": digest of the privacy mechanism and its budget, see `Budget`;
  * - "rewards": root over the cumulative rewards after the round;
  * - "scores": root over the verdicts of the round.
  *

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Budget} from "./Budget.sol";
+
 /**
  * @title IRoundLedger
  * @notice Records, events and errors of the RoundLedger.
@@ -165,6 +167,20 @@ interface IRoundLedger {
         uint32 staleness;
     }
 
+    /// @notice What shows that an update is beyond the privacy budget of its federation.
+    struct Overspent {
+        /// The update.
+        ModelUpdate record;
+        /// Signature of the update, as in its leaf.
+        bytes signature;
+        /// What it has spent, and the budget.
+        Budget.Account account;
+        /// Siblings of its leaf in the sealed tree.
+        bytes32[] proof;
+        /// Siblings of the budget in the annex of the round.
+        bytes32[] annexProof;
+    }
+
     /// @notice An update that was submitted directly.
     struct Submission {
         /// Leaf that the sealed tree must hold; zero if nothing was submitted.
@@ -294,7 +310,19 @@ interface IRoundLedger {
     );
 
     /**
-     * @notice An auditor resolved the dispute on a round.
+     * @notice An update was beyond the privacy budget of its federation, which voids its round.
+     * @param federation Identifier of the federation.
+     * @param round Number of the round.
+     * @param slot Slot of the hospital.
+     * @param budget Noised samples that it may take, of which 1 and 2 gradients are released.
+     * @param spent Samples that it said it had taken.
+     */
+    event BudgetExceeded(
+        bytes32 indexed federation, uint64 indexed round, uint32 indexed slot, uint64[2] budget, uint64[2] spent
+    );
+
+    /**
+     * @notice A round was voided or upheld, by an auditor who resolved a dispute, or by a proof.
      * @param federation Identifier of the federation.
      * @param round Number of the round.
      * @param voided True if it and all rounds after it are void, false if it and all rounds before it are final.

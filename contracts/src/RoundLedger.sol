@@ -9,6 +9,8 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
+import {Annex} from "./Annex.sol";
+import {Budget} from "./Budget.sol";
 import {PositionalTree} from "./PositionalTree.sol";
 import {Registry} from "./Registry.sol";
 
@@ -506,19 +508,54 @@ contract RoundLedger is Registry, Pausable {
         bytes32 given = _headOf(federation, header);
         if (given != state.disputedHead) revert HeadMismatch(federation, round, state.disputedHead, given);
 
-        // What is over stays over: who voids the last round of a closed federation voids what it came to.
-        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
         if (voided) {
-            _void(state, round, progress.round);
-            // Direct submissions for another model do not count for the round that is opened now.
-            if (state.model != header.parentModel) progress.submissions = 0;
-            state.model = header.parentModel;
+            _voidFrom(state, progress, header);
         } else {
+            _end(state, progress);
             state.finalized = round;
             state.finalHead = given;
         }
-        _store(state, progress);
         emit DisputeResolved(federation, round, voided, state.model);
+    }
+
+    /**
+     * @notice Voids a sealed round that holds an update beyond the privacy budget of its federation, and the rounds
+     * after it. Anyone may call: the hospital has signed what it spent, and the round names the budget, both in integers,
+     * so nobody has to decide.
+     *
+     * Requirements:
+     *
+     * - the round must be SEALED, no dispute be open, and `headers` be as `dispute` wants them.
+     * - the leaf of record and signature must be in the round's tree.
+     * - the round's annex must name the budget, and the record hold the account, which must be beyond it.
+     *
+     * The open round, if any, is closed; `openRound` opens it again.
+     *
+     * Emits a {BudgetExceeded} and a {DisputeResolved} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param headers As for `dispute`.
+     * @param evidence The update, its account and where both are.
+     */
+    function voidOverspent(bytes32 federation, Header[] calldata headers, Overspent calldata evidence) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        Header calldata header = headers[0];
+        _requireDisputable(federation, state, progress, header.round);
+        // The head of the round is for a decision that comes later; here none does.
+        // slither-disable-next-line unused-return
+        _requireHeaders(federation, state, progress, headers);
+        uint32 slot = evidence.record.slot;
+        bytes32 leaf = _leafOf(evidence.record, _updateDigest(evidence.record), evidence.signature);
+        if (!PositionalTree.verify(header.root, slot, leaf, progress.slots, evidence.proof)) {
+            revert ProofInvalid(header.root, leaf);
+        }
+        Annex.requireNamed(header.annex, Budget.NAME, Budget.terms(evidence.account), evidence.annexProof);
+        if (!Budget.isExceeded(evidence.account, evidence.record.privacy)) {
+            revert EvidenceInconclusive(federation, header.round, slot);
+        }
+        _voidFrom(state, progress, header);
+        emit BudgetExceeded(federation, header.round, slot, evidence.account.budget, evidence.account.spent);
+        emit DisputeResolved(federation, header.round, true, state.model);
     }
 
     /**
@@ -758,6 +795,21 @@ contract RoundLedger is Registry, Pausable {
         // Why there is no signer does not matter.
         // slither-disable-next-line unused-return
         (signer,,) = ECDSA.tryRecoverCalldata(_digestOf(kind, receipt, leaf), signature);
+    }
+
+    /// @dev What is over stays over: who voids the last round of a closed federation voids what it came to.
+    function _end(Federation storage state, Progress memory progress) private {
+        progress.phase = state.closing == 0 ? Phase.IDLE : Phase.CLOSED;
+        _store(state, progress);
+    }
+
+    /// @dev Voids a round with those after it; the next one starts from the model before it.
+    function _voidFrom(Federation storage state, Progress memory progress, Header calldata header) private {
+        _void(state, header.round, progress.round);
+        // Direct submissions for another model do not count for the round that is opened now.
+        if (state.model != header.parentModel) progress.submissions = 0;
+        state.model = header.parentModel;
+        _end(state, progress);
     }
 
     /// @dev Marks rounds as void, 256 in a word, so that any number of them fits into a transaction.

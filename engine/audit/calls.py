@@ -76,7 +76,7 @@ def _check_arguments(case: Case, transaction: Transaction) -> Iterator[Told]:
         expected["round"] = transaction.round
     elif purpose == "grant":
         yield from _check_grant(transaction)
-    elif purpose in ("dispute", "dispute-update"):
+    elif purpose in ("dispute", "dispute-update", "overspent"):
         yield from _check_headers(case, transaction)
     elif purpose == "close":
         expected |= {"round": case.last, "lastHead": case.head(case.last)}

@@ -359,7 +359,9 @@ class Case:
         """The models that disputes have put in the place of voided ones, by the round that starts from them."""
         found = {}
         for sealed, transaction in self.in_order:
-            if transaction.purpose == "resolve" and transaction.succeeded and transaction.arguments.get("voided"):
+            proven = transaction.purpose == "overspent"
+            decided = transaction.purpose == "resolve" and transaction.arguments.get("voided")
+            if transaction.succeeded and (proven or decided):
                 disputed = self.rounds.get(transaction.round) if type(transaction.round) is int else None
                 if disputed is not None:
                     found[sealed + 1] = disputed.parent_model

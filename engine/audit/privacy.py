@@ -14,6 +14,7 @@ from engine.audit import spec
 from engine.audit.accountant import epsilon
 from engine.audit.case import Case
 from engine.audit.report import Count, Note, Told, finding
+from engine.audit.transactions import Transaction
 from engine.encoding import canonical_json
 from engine.ledger.format import PRIVACY, PRIVACY_TERMS
 
@@ -21,6 +22,7 @@ _UNITS = {"rate": 10**9, "sigma": 10**6, "clip": 10**6, "delta": 10**12}
 _COST = {"first-order": (2, 0), "difference": (2, 1)}  # samples of a meta-step: of one gradient, of two
 _OF_METHOD = {"dp-sgd": "dp-sgd/1"}
 _SLACK, _LOOSE = 1e-5, 0.02  # of an epsilon: that it is below ours, by rounding; that it is above
+_STANDS, _VOIDED = "; its round stands: `pulseledger ledger dispute --overspent` voids it", "; its round was voided"
 _WORD = "that noise was added is each hospital's word, which nothing outside it can confirm"
 
 
@@ -44,6 +46,7 @@ def check(case: Case) -> Iterator[Told]:
     yield from _check_account(case, signed, terms)
     yield from _check_annexes(case, terms)
     yield from _check_sums(case, terms)
+    yield from _tell_voids(case)
     yield from _check_result(case, terms)
     secret = privacy.get("secret")
     simulated = "; its random numbers follow from the run's seed here: a simulation, no protection"
@@ -125,9 +128,12 @@ def _check_sigma(case: Case, signed: Mapping[int, Sequence[tuple[int, Any]]], te
     known = [record.get("sigma") for record in said if _is_count(record.get("sigma"))]
     if not known:
         return
-    terms["sigma"] = max(set(known), key=lambda sigma: (known.count(sigma), sigma))
+    sigma: int = max(set(known), key=lambda one: (known.count(one), one))
+    terms["sigma"] = sigma
     spent = _cost(terms, terms["budget"])
-    if not wanted - _LOOSE <= spent <= wanted + _SLACK:
+    # sigma is in thousandths: where the next smaller one would cost too much, it is right
+    least = _cost({**terms, "sigma": sigma - 1000}, terms["budget"]) > wanted - _LOOSE
+    if spent > wanted + _SLACK or (spent < wanted - _LOOSE and not least):
         message = "the noise of the updates does not make the budget cost the epsilon of the configuration"
         yield finding("opening", "privacy.sigma", wanted, spent, message)
 
@@ -136,18 +142,26 @@ def _check_account(
     case: Case, signed: Mapping[int, Sequence[tuple[int, Any]]], terms: Mapping[str, Any]
 ) -> Iterator[Told]:
     most = list(_planned(case.config)[:2])
+    voided = min(_voids(case), default=math.inf)
     for slot in case.federation.slots:
         before = [0, 0]
         for number, record in signed.get(slot, ()):
             where = {"round": number, "hospital": slot}
-            before = yield from _check_record(record, terms, before, most, "opening", where)
+            fate = _VOIDED if number >= voided else _STANDS
+            before = yield from _check_record(record, terms, before, most, "opening", where, fate)
         one = case.results.get(slot)
         if one is not None and one.content is not None:
             yield from _check_record(one.content.privacy, terms, before, None, "hospital", {"hospital": slot})
 
 
 def _check_record(
-    record: Any, terms: Mapping[str, Any], before: list[int], most: list[int] | None, kind: str, where: dict[str, int]
+    record: Any,
+    terms: Mapping[str, Any],
+    before: list[int],
+    most: list[int] | None,
+    kind: str,
+    where: dict[str, int],
+    fate: str = "",
 ) -> Any:
     """One record against the terms and the account before it; returns the account after it."""
     if record is None:
@@ -181,7 +195,7 @@ def _check_record(
         yield finding(kind, "privacy.spent", least, spent, message, **where)
     budget = terms["budget"]
     if sum(spent) > sum(budget) or spent[1] > budget[1]:
-        message = "more was released than the budget allows"
+        message = f"more was released than the budget allows{fate}"
         yield finding(kind, "privacy.spent", budget, spent, message, **where)
     return [max(a, b) for a, b in zip(spent, before, strict=True)]
 
@@ -190,11 +204,28 @@ def _check_annexes(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """The head of each round commits to mechanism and budget."""
     if terms["sigma"] is None:
         return
-    digest = spec.json_hash({name: terms[name] for name in PRIVACY_TERMS if name in terms})
+    said = canonical_json({name: terms[name] for name in PRIVACY_TERMS if name in terms}).encode()
+    digest = spec.counted_hash(said, terms["budget"])
     for number, entry in sorted(case.rounds.items()):
         if entry.digests.get(PRIVACY) != digest:
             message = "the annex does not name the mechanism and the budget of the run"
             yield finding("annex", PRIVACY, digest, entry.digests.get(PRIVACY), message, round=number)
+
+
+def _tell_voids(case: Case) -> Iterator[Told]:
+    """Who has voided which round for an update beyond the budget; what was released stays released."""
+    for number, transaction in sorted(_voids(case).items()):
+        record = transaction.arguments["evidence"]["record"]
+        sender = spec.sender(transaction.raw)
+        yield Note(
+            f"{sender} voided round {number}, and those after it, by proof that the update of hospital {record['slot']} is beyond the privacy budget"
+        )
+
+
+def _voids(case: Case) -> dict[int, Transaction]:
+    return {
+        t.round: t for t in case.transactions if t.purpose == "overspent" and t.succeeded and "evidence" in t.arguments
+    }
 
 
 def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:

@@ -3,6 +3,7 @@
 Every link is held against its neighbours as they are recorded, so one changed value shows where it is and not in every round after it.
 """
 
+import json
 from collections.abc import Iterator
 
 from engine.audit import spec
@@ -76,7 +77,9 @@ def _check_opening(update: Update, record: Record, where: dict[str, int]) -> Ite
     values = {
         "samples": spec.commitment(opening.samples_salt, opening.samples),
         "metrics": spec.commitment(opening.metrics_salt, spec.sha256(opening.metrics)),
-        "privacy": spec.ZERO if opening.privacy is None else spec.sha256(opening.privacy),
+        "privacy": spec.ZERO
+        if opening.privacy is None
+        else spec.counted_hash(opening.privacy, json.loads(opening.privacy).get("spent")),
     }
     for name, value in values.items():
         if value != record[name]:

@@ -109,6 +109,14 @@ def json_hash(value: Any) -> bytes | None:
         return None
 
 
+def counted_hash(text: bytes, numbers: Any) -> bytes:
+    """keccak256(abi.encode(bytes32 SHA-256 of the text, uint64[2])); of numbers that are no such two zeros."""
+    right = (
+        isinstance(numbers, list) and len(numbers) == 2 and all(type(n) is int and 0 <= n < 1 << 64 for n in numbers)
+    )
+    return keccak256(sha256(text) + words(*(numbers if right else (0, 0))))
+
+
 def encode(kind: str, value: Any) -> bytes:
     """One value of a static type as a 32-byte word of the contract ABI.
 

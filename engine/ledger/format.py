@@ -234,6 +234,7 @@ PURPOSES = {
     "dispute": Purpose("RoundLedger", "dispute"),
     "dispute-update": Purpose("RoundLedger", "disputeUpdate"),
     "resolve": Purpose("RoundLedger", "resolveDispute", foreign=True),
+    "overspent": Purpose("RoundLedger", "voidOverspent"),
     "rotate": Purpose("RoundLedger", "rotateKey"),
     "grant": Purpose("RoundLedger", "grantRole", by=ADMIN),
     "deploy-reputation": Purpose("ReputationLedger", "", required=True, gas=3_000_000, by=DEPLOYER),

@@ -47,7 +47,7 @@ def add(verbs: Verbs) -> None:
     )
     one = sub(
         "dispute",
-        "prove that a round holds something else than was promised, or an update that is too old",
+        "prove that a round holds something else than was promised, or an update that is too old or beyond its budget",
         FOLDER,
         ("round", ROUND),
         ("slot", HOSPITAL),
@@ -57,6 +57,11 @@ def add(verbs: Verbs) -> None:
         "--stale",
         action="store_true",
         help="the update that the round holds began from a model more than max_staleness rounds behind",
+    )
+    how.add_argument(
+        "--overspent",
+        action="store_true",
+        help="the update that the round holds is beyond the privacy budget, which voids the round at once",
     )
     how.add_argument(
         "--receipt",
@@ -164,7 +169,10 @@ def ledger(options: argparse.Namespace, rest: list[str]) -> int:
             done = desk.export(options.folder, options.out)
             said = f"{options.out}: everything but salts and what they hide; `pulseledger audit` takes it"
         case "dispute":
-            done = desk.dispute(options.folder, options.round, options.slot, options.receipt, options.stale)
+            if options.overspent:
+                done = desk.overspent(options.folder, options.round, options.slot)
+            else:
+                done = desk.dispute(options.folder, options.round, options.slot, options.receipt, options.stale)
             said = f"round {done['round']} is {done['status']}"
         case "resolve":
             done = desk.resolve(options.folder, options.round, options.decision == "void", options.key)

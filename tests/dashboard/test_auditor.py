@@ -86,6 +86,10 @@ def test_a_proof_shows_that_a_hospital_was_in_a_round_or_was_not(auditor: Visito
         checked = proofs.check(answer.json())
         assert (checked.round, checked.slot, checked.update is not None) == (round, hospital, there)
     assert auditor.get("/audit/full/proof?round=99&hospital=1").status_code == 422
+    for round, hospital in ((99, 1), (1, 99)):
+        page = auditor.get("/audit/full/journal", params={"round": round, "hospital": hospital}).text
+        assert "There is no such hospital, or no such round" in page
+        assert "/proof?" not in page
 
 
 def test_a_bundle_that_was_brought_gives_the_same_proofs_as_its_run(ledgered: Path) -> None:

@@ -1,7 +1,9 @@
 """The dashboard in a browser: Debian's Chromium, driven over its debugging protocol, against the command itself."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,12 +21,15 @@ from reference import TINY
 from studies import nested
 
 from dashboard.app import build
+from dashboard.desk import Desk
 from dashboard.serve import address_of, listen
 from engine.result import WAITS
 from engine.settings import yaml_text
 from engine.synthesis.reviews import read_state
-from sweeps.folder import read_study, read_trials
+from sweeps.commands import CommandTable, commands
+from sweeps.folder import Seen, read_study, read_trials, trial_folder, write_progress
 from sweeps.governance import status_of
+from sweeps.lock import OWNER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT = 60_000  # milliseconds: the machine may be busy
@@ -84,31 +89,86 @@ def until_drawn(page: Any) -> None:
         page.wait_for_timeout(200)
 
 
+@contextmanager
+def served(desk: Desk) -> Iterator[str]:
+    """The pages of a desk, in this process; gives their address."""
+    with listen("127.0.0.1", 0) as bound:
+        where = address_of("127.0.0.1", bound.getsockname()[1], False)
+        server = uvicorn.Server(
+            uvicorn.Config(build(desk, where.origins), log_level="error", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield where.shown
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 def test_it_is_entered_by_its_link_and_walked_through_with_the_keyboard(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "a run"
     (folder / "ledger").mkdir(parents=True)
     (folder / "config.yaml").write_text("name: x\n")
     desk = desk_on(folder.parent)
-    with listen("127.0.0.1", 0) as bound:
-        where = address_of("127.0.0.1", bound.getsockname()[1], False)
-        server = uvicorn.Server(uvicorn.Config(build(desk, where.origins), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
+    with served(desk) as where:
+        page, wrong = entered(browser, f"{where}/login?key={desk.doorman.link('owner')}")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "a run"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/runs/a-run")
+        assert "login" not in page.evaluate("document.referrer + location.href")
+        assert page.evaluate("document.cookie") == ""
+        assert wrong == []
+
+
+@pytest.mark.long
+def test_a_page_says_that_its_driver_has_gone_and_shows_the_next_one(browser: Any, small: Path, tmp_path: Path) -> None:
+    """The drivers are processes that do nothing but live; the page is never loaded anew."""
+    home = Path(shutil.copytree(small, tmp_path / "home"))
+    desk, study = desk_on(home), home / "small"
+
+    def driver() -> Any:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (study / OWNER).write_text(json.dumps({"pid": process.pid, "host": socket.gethostname()}))
+        return process
+
+    first = driver()
+    with served(desk) as where:
         try:
-            page, wrong = entered(browser, f"{where.shown}/login?key={desk.doorman.link('owner')}")
-            page.keyboard.press("Tab")
-            assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-            page.keyboard.press("Enter")
-            page.keyboard.press("Tab")
-            assert page.evaluate("document.activeElement.textContent") == "a run"
-            page.keyboard.press("Enter")
-            page.wait_for_url("**/runs/a-run")
-            assert "login" not in page.evaluate("document.referrer + location.href")
-            assert page.evaluate("document.cookie") == ""
+            page, wrong = entered(browser, f"{where}/login?key={desk.doorman.link('owner')}")
+            page.goto(f"{where}/studies/small")
+            page.get_by_text(f"process {first.pid} on this machine drives it").wait_for()
+            page.get_by_text("boom").first.wait_for()
+            page.get_by_text(re.compile("on this machine, [0-9]+ % busy")).wait_for()
+            page.evaluate("window.same = true")
+            first.kill()
+            first.wait()
+            page.get_by_text("nobody drives it now; pulseledger resume goes on").wait_for()
+            second = driver()
+            page.get_by_text(f"process {second.pid} on this machine drives it").wait_for()
+            running = next(t.number for t in read_trials(read_study(study), study) if t.state == "RUNNING")
+            write_progress(trial_folder(study, running), Seen(2, "", {"validation/personal/macro_f1": 0.625}))
+            page.get_by_text("validation macro-F1 0.625").wait_for()
+            page.get_by_text(
+                re.compile("^about .*")
+            ).wait_for()  # what is left, by what was done since this driver began
+            assert page.evaluate("window.same") is True
+            form = page.locator("form", has=page.get_by_role("button", name="Prune it"))
+            form.get_by_role("spinbutton").fill(str(running))
+            form.get_by_role("button", name="Prune it").click()
+            page.locator("#asked").get_by_text("asked", exact=True).wait_for()
+            (asked,) = commands(study)
+            CommandTable(study).answer(asked, "done", f"trial {running} is pruned")
+            page.get_by_text(f"trial {running} is pruned").wait_for()
+            second.kill()
+            second.wait()
             assert wrong == []
         finally:
-            server.should_exit = True
-            thread.join()
+            first.kill()
 
 
 # --- A reviewer -------------------------------------------------------------------------------------------------------
@@ -227,8 +287,8 @@ def test_pages_can_be_read_by_everybody(
                 paths = (*paths, page.locator("tbody a").first.get_attribute("href"))
             for path in paths:
                 page.goto(base + path)
-                while page.get_by_role("heading", name="One moment").count():
-                    page.wait_for_timeout(500)
+                page.locator("h1", has_not_text="One moment").wait_for(timeout=3 * WAIT)
+                page.wait_for_load_state()  # with its style
                 lowest = page.evaluate(CONTRAST.replace("CANVAS", canvas))
                 assert lowest[0][0] >= 4.5, (path, lowest[:3])
                 assert page.evaluate(NAMELESS) == [], path
@@ -311,14 +371,14 @@ def test_a_page_outlives_the_driver_and_shows_the_next_one(browser: Any, tmp_pat
         page, wrong = entered(browser, link("owner"))
         page.goto(page.url + "studies/watched")
         page.get_by_text(f"process {driver.pid} on this machine drives it").wait_for()
-        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for()
+        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for(timeout=5 * WAIT)  # Ray starts
         page.get_by_text(re.compile(r"\d+ on this machine, [0-9]+ % busy")).first.wait_for()
         driver.kill()
         driver.wait()
         page.get_by_text("nobody drives it now; pulseledger resume goes on").wait_for()
         second = subprocess.Popen(resume, **said)  # type: ignore[call-overload]
         page.get_by_text(f"process {second.pid} on this machine drives it").wait_for()
-        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for()
+        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for(timeout=5 * WAIT)  # Ray starts
         number = page.locator("table", has_text="Under way").locator("tbody a").first.inner_text()
         form = page.locator("form", has=page.get_by_role("button", name="Prune it"))
         form.get_by_role("spinbutton").fill(number)

@@ -1,5 +1,6 @@
 """A coordinator that is gone for good: the next in order goes on, with the same bits, and nothing of the old one counts."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +8,21 @@ from typing import Any, NamedTuple
 
 import pytest
 from failing import dying, led_by, silent, steps_of
-from finished import change
+from finished import change, names, other
 from reference import Interrupted
 
+from engine.audit import result as of_result
+from engine.audit import succession
 from engine.audit.run import audit
 from engine.config import RunConfig
+from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.experiment import run
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.format import RUN
+from engine.ledger.keyfiles import read_key_file
+from engine.ledger.signing import address
+from engine.ledger.store import read_only, table_rows
 from engine.result import MODEL, PREDICTIONS, RESULT, Result
 
 PATIENCE = 60
@@ -161,3 +170,50 @@ def test_the_audit_names_another_order_and_an_order_that_is_missing(whole: Whole
     assert ("succession", "patience") in {(one.record, one.field) for one in audit(folder).findings}
     change(folder, "UPDATE transactions SET purpose = 'abort' WHERE purpose = 'appoint'")
     assert ("succession", "successors") in {(one.record, one.field) for one in audit(folder).findings}
+
+
+def forged(folder: Path, purpose: str, round: int, key: bytes) -> None:
+    """Has somebody else send what a journal holds: as a node's journal may tell it, which is not executed again."""
+    seq, raw, receipt = journaled(folder, purpose, round)
+    content = decode_transaction(raw)
+    given = (content["chain_id"], content["nonce"], content["to"], content["data"], content["gas"], 0, 0)
+    other = sign_transaction(key, *given)
+    told = {**json.loads(receipt), "transaction": "0x" + keccak(other).hex()}
+    statement = "UPDATE transactions SET raw = ?, hash = ?, receipt = ? WHERE seq = ?"
+    change(folder, statement, arguments=(other, keccak(other), json.dumps(told), seq))
+
+
+def journaled(folder: Path, purpose: str, round: int) -> tuple[int, bytes, str]:
+    with read_only(folder / "ledger" / RUN.file) as journal:
+        rows = list(table_rows(journal, "transactions", RUN.tables["transactions"]))
+    [row] = [row for row in rows if (row["purpose"], row["round"]) == (purpose, round)]
+    return row["seq"], bytes(row["raw"]), row["receipt"]
+
+
+def accused(folder: Path) -> dict[str, str]:
+    return {one.field: one.message for one in audit(folder, [succession.check]).findings}
+
+
+def test_the_audit_names_a_usurper_and_what_the_old_one_sent_after_the_takeover(
+    dead: Path, tiny_config, tmp_path: Path
+):
+    folder = copy_of(dead, tmp_path)
+    old = read_key_file(folder / "ledger" / "coordinator.key")
+    silent(folder, PATIENCE)
+    run(tiny_config(**FAILOVER), folder, led_by("deputy"))
+    assert accused(folder) == {}
+    text = (folder / RESULT).read_text()
+    for name, value in json.loads(text)["ledger"]["terms"][0].items():
+        said = json.loads(text)
+        said["ledger"]["terms"][0][name] = other(value)
+        (folder / RESULT).write_text(json.dumps(said))
+        assert ("result", "ledger.terms") in names(audit(folder, [of_result.check])), name
+    (folder / RESULT).write_text(text)
+    aside = Path(shutil.copytree(folder, tmp_path / "aside"))
+    forged(aside, "seal", 2, old)
+    assert accused(aside) == {"sender": f"seal counts, and {address(old)} sent it, which did not lead then: a usurper"}
+    stranger = keccak(b"stranger")
+    forged(folder, "take-over", 2, stranger)
+    found = accused(folder)
+    assert found["account"].startswith(f"{address(stranger)} took over as a usurper")
+    assert {"account", "sender"} <= found.keys()  # and whoever sealed after it did not lead

@@ -269,10 +269,8 @@ def test_a_change_of_any_note_of_the_driver_is_named(agreed: Path, tmp_path: Pat
 
 # Where a study runs, and who is told of it.
 FREE = {"out", "concurrency", "execution", "storage", "tracking", "trials", "data.folder"}
-FREE |= {
-    f"ledger.{name}"
-    for name in ("url", "chain_id", "contract", "key_file", "confirmations", "timeout", "max_fee_gwei", "keystore")
-}
+FREE |= {f"ledger.{name}" for name in ("url", "chain_id", "contract", "key_file", "confirmations", "timeout")}
+FREE |= {f"ledger.{name}" for name in ("max_fee_gwei", "keystore", "successors", "patience")}
 
 
 def leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -4,11 +4,13 @@ from engine.errors import LedgerError
 from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_arguments, call_data
 from engine.ledger.chain.transactions import decode_transaction
-from engine.ledger.format import ZERO
+from engine.ledger.format import PRIVACY, ZERO
 from engine.ledger.signing import sign
+from engine.ledger.subjects.privacy import account, terms_digest
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
 from engine.ledger.subjects.updates import Availability, Receipt, SignedUpdate
+from engine.ledger.trees import annex_path
 from engine.ledger.typed import abi_tuple
 
 
@@ -64,6 +66,29 @@ class Disputes:
         arguments = (headers, abi_tuple(sealed.record), sealed.signature, list(proof.siblings))
         data = call_data("disputeUpdate", self._federation.id, *arguments)
         self._book.send(Call("dispute-update", round, self._book.domain.contract, data))
+
+    def overspent(self, round: int, slot: int) -> None:
+        """Show the contract an update that has spent more than the privacy budget, which voids its round and those after it.
+
+        Raises:
+            LedgerError: the round holds no such update whose account can be shown.
+            ContractRevert: it is within the budget, or the round is final or void.
+        """
+        both = list(zip(*self._rounds.signed(round), strict=True))
+        update, said = next(((one, of.privacy) for one, of in both if one.record.slot == slot), (None, None))
+        if update is None or said is None:
+            raise LedgerError(f"round {round} holds no update of hospital {slot} that says what privacy it has spent")
+        proof, digests = self._rounds.prove(round, slot), self._rounds.digests(round)
+        # the budget of the annex counts, whatever the update itself calls its own
+        records = [of.privacy for _, of in both if terms_digest(of.privacy) == digests.get(PRIVACY)]
+        if not records or records[0] is None:
+            raise LedgerError(f"round {round}: no update speaks of the privacy budget that its annex names")
+        where = (list(proof.siblings), annex_path(digests, PRIVACY))
+        evidence = (abi_tuple(update.record), update.signature, account(said, records[0]), *where)
+        headers = [header.abi for header in self._rounds.headers_from(round)]
+        data = call_data("voidOverspent", self._federation.id, headers, evidence)
+        self._book.send(Call("overspent", round, self._book.domain.contract, data))
+        self._rounds.refresh()
 
     def witness(self, round: int, slot: int, update: bytes, key: bytes) -> bytes:
         """Sign, as an auditor, that the vector behind an update that was shown directly is here.

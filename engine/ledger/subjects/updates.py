@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.encoding import json_hash, keccak
 from engine.ledger.format import SCHEMA, ZERO
+from engine.ledger.subjects.privacy import said_digest
 from engine.ledger.subjects.registry import Federation, registry_root
 from engine.ledger.typed import (
     U8,
@@ -36,7 +37,7 @@ class ModelUpdate(Record):
         update: hash of the change that it sends.
         samples: salted commitment to the number of training samples, its weight.
         metrics: salted commitment to what the hospital measured on its own data.
-        privacy: hash of the inputs of the privacy accountant, zero without differential privacy.
+        privacy: digest of what the privacy mechanism says and has spent, see `privacy.py`; zero without one.
         config_hash: hash of the configuration.
         nonce: a number of the hospital's choice; two records with different nonces differ.
         deadline: seconds since 1970 after which the contract takes it no more, 0 for none.
@@ -141,7 +142,7 @@ def commitments(opening: Opening) -> dict[str, bytes]:
         "samples": count_commitment(opening.samples_salt, opening.samples),
         # keccak256(abi.encode(bytes32 salt, bytes32 sha256 of the canonical JSON))
         "metrics": keccak(opening.metrics_salt + json_hash(opening.metrics)),
-        "privacy": ZERO if opening.privacy is None else json_hash(opening.privacy),
+        "privacy": ZERO if opening.privacy is None else said_digest(opening.privacy),
     }
 
 

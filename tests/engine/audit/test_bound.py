@@ -102,6 +102,7 @@ ASIDE = {
     "association",
     "topology",
     "preview",
+    "terms",
 }  # changed elsewhere
 
 
@@ -110,7 +111,7 @@ def test_no_field_of_a_result_lacks_coverage(original: Path):
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
     tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, miners in tests/engine/association,
-    and previews in test_previews.
+    previews in test_previews, and terms of successors in tests/engine/test_failover.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}
     model = {general(path) for path in leaves(whole(Result)) if not ASIDE & {*path}}

@@ -21,7 +21,7 @@ from finished import (
     set_value,
 )
 from simulators import Run
-from sparse import every
+from sweeping import every
 
 from engine import encoding
 from engine.ledger.erasure import erase

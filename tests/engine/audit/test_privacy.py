@@ -16,11 +16,11 @@ from simulators import Run
 from engine.algorithms.base import Work
 from engine.algorithms.budget import noised_samples
 from engine.algorithms.build import build_algorithm
-from engine.audit import accountant, closing, privacy, result
+from engine.audit import accountant, closing, privacy, result, spec
 from engine.audit.case import Case
 from engine.audit.evidence import Evidence
 from engine.audit.reading import read
-from engine.audit.report import Finding, collected
+from engine.audit.report import Finding, Note, collected
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.beats import open_beats
@@ -178,6 +178,24 @@ def test_a_budget_that_is_exceeded_and_an_account_that_shrinks_are_named(case: C
     assert (2, 0, "opening", "privacy.spent") in found(over)  # which now says less than before
 
 
+def test_whether_the_round_of_an_update_beyond_the_budget_was_voided_is_told_and_by_whom(case: Case):
+    over = with_record(case, 1, 0, lambda record: {**record, "spent": [9, 0]})
+    told = [one.message for one in privacy.check(over) if isinstance(one, Finding)]
+    assert any(
+        message.endswith("its round stands: `pulseledger ledger dispute --overspent` voids it") for message in told
+    )
+    sent = next(t for t in case.transactions if t.purpose == "seal")
+    call = sent.call._replace(arguments={"evidence": {"record": {"slot": 0}}})
+    voiding = replace(sent, purpose="overspent", round=1, call=call)
+    told = list(privacy.check(replace(over, transactions=(*case.transactions, voiding))))
+    assert not any("its round stands" in one.message for one in told if isinstance(one, Finding))
+    assert any("; its round was voided" in one.message for one in told if isinstance(one, Finding))
+    who = (
+        f"{spec.sender(sent.raw)} voided round 1, and those after it, by proof that the update of hospital 0 is beyond"
+    )
+    assert any(one.text.startswith(who) for one in told if isinstance(one, Note))
+
+
 def test_a_lost_round_may_have_cost_something(case: Case):
     """The account may be ahead of the updates, where one of them was lost."""
     entry = case.rounds[1]
@@ -192,6 +210,17 @@ def test_noise_that_does_not_follow_from_the_epsilon_is_named_even_where_all_say
         for slot in case.rounds[number].updates:
             changed = with_record(changed, number, slot, lambda record: {**record, "sigma": 2 * record["sigma"]})
     assert (None, None, "opening", "privacy.sigma") in found(changed)
+
+
+@pytest.mark.parametrize(("sigma", "is_right"), [(381_000, False), (382_000, True), (384_000, False)])
+def test_noise_is_in_thousandths_which_cost_much_where_steps_are_few(case: Case, sigma: int, is_right: bool):
+    """Eight samples at rate 0.1 cost 20.07 at 0.381, 19.96 at 0.382 and 19.75 at 0.384: the second is what epsilon 20 asks for."""
+    changed = case
+    for number in case.rounds:
+        for slot in case.rounds[number].updates:
+            changed = with_record(changed, number, slot, lambda record: {**record, "sigma": sigma})
+    vars(changed)["config"] = {**case.config, "privacy": {**case.config["privacy"], "epsilon": 20.0}}
+    assert ((None, None, "opening", "privacy.sigma") not in found(changed)) is is_right
 
 
 def reported(case: Case, change: Callable[[dict[str, Any]], Any]) -> Case:

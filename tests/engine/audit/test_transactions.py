@@ -81,8 +81,8 @@ def other(value: Any) -> Any:
     return [*value[:-1], other(value[-1])] if value else [b"\x01" * 32]
 
 
-# The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly, nor a stuck round, nor an old update, nor a
-# committee, whose calls are changed in tests/engine/committee, nor a successor, for whom see tests/engine/test_failover.py.
+# The auditor's key signs a decision on a dispute; here is none, nor an update that was shown directly, nor a stuck round, nor an old update, nor one
+# beyond a budget (tests/engine/ledger/subjects), nor a committee, whose calls are changed in tests/engine/committee, nor a successor, for whom see tests/engine/test_failover.py.
 ABSENT = (
     "entrust",
     "appoint",
@@ -95,6 +95,7 @@ ABSENT = (
     "mark",
     "dispute",
     "dispute-update",
+    "overspent",
     "resolve",
 )
 SENT = [purpose for purpose, known in PURPOSES.items() if known.function and purpose not in ABSENT]

@@ -553,6 +553,24 @@ def disputed(world: World) -> tuple:
     return FEDERATION, header, True
 
 
+def overspent(world: World, is_open: bool = False) -> tuple:
+    """Hospital 1 has taken 13 samples of a budget of 12."""
+    account, kinds = (keccak(text="terms"), [10, 2], keccak(text="said"), [13, 0]), ["bytes32", "uint64[2]"]
+    if not is_open:
+        world.open_round()
+    record, signature, *_ = world.update(1, privacy=keccak(encode(kinds, account[2:])))
+    place = b"\0" + (2).to_bytes(2, "big") + (1).to_bytes(4, "big")
+    leaves = [LEAVES[0], keccak(place + world.digest(world.rounds, "ModelUpdate", record) + signature), LEAVES[2]]
+    world.seal(world.header(leaves, named("privacy", keccak(encode(kinds, account[:2])))))
+    return FEDERATION, [world.headers[-1]], (record, signature, account, proof_of(leaves, 1), [])
+
+
+def within(arguments: tuple) -> tuple:
+    """The same with another account than was signed."""
+    *before, (record, signature, account, *where) = arguments
+    return *before, (record, signature, (*account[:3], [14, 0]), *where)
+
+
 def window_over(world: World) -> tuple:
     sealed(world, annex=pair(named("rewards", REWARD), named("scores", verdict_root(1))))
     world.wait(WINDOW + 1)
@@ -713,6 +731,7 @@ def rows() -> Iterator[Row]:
         lambda w, a: w.dispute(w.headers[-1], LEAVES, 1, stranger),
     )
     yield Row("rounds", "disputeUpdate", None, too_old, lambda w, a: (*a[:3], bytes(65), a[4]))
+    yield Row("rounds", "voidOverspent", None, overspent, lambda w, a: within(a))
     yield Row(
         "rounds",
         "rotateKey",
@@ -1143,6 +1162,8 @@ def play(world: World) -> None:
     rounds.send(world.stranger, "rotateKey", *world.rotation(2, HOSPITALS[2].key, bytes([97]) * 32))
     rounds.send(world.admin, "setHospital", FEDERATION, 0, world.hospital, 2, CONFIG)
     rounds.send(world.stranger, "submitUpdate", *world.update(1))
+    rounds.send(world.stranger, "voidOverspent", *overspent(world, is_open=True))
+    world.open_round()
     rounds.send(world.admin, "pause")
     rounds.send(world.admin, "unpause")
     rounds.send(world.admin, "revokeRole", AUDITOR_ROLE, world.auditor)
@@ -1204,6 +1225,8 @@ def rebuild_rounds(events: list[tuple[str, dict, int]]) -> dict:
                 s["model"] = e["model"]
             else:
                 s["finalized"] = e["round"]
+        elif name == "BudgetExceeded":
+            assert e["spent"][0] > sum(e["budget"])
         elif name == "RoundFinalized":
             s["finalized"] = e["round"]
         elif name == "FederationClosed":
@@ -1241,7 +1264,7 @@ def test_the_rounds_can_be_rebuilt_from_the_events(world: World):
     state = world.state()
     assert {key: rebuilt[key] for key in state} == state
     assert rebuilt["paused"] == world.rounds.view("paused")
-    assert last == 4
+    assert last == 5
     for number in range(1, last + 1):
         final = number <= rebuilt["finalized"]
         assert world.status(number) == (VOID if number in rebuilt["void"] else FINAL if final else SEALED)
