@@ -250,7 +250,8 @@ def test_signals_end_a_driver_at_any_moment_with_a_sentence(
             process.send_signal(number)
             time.sleep(0.05)
         began = time.monotonic()
-        assert process.wait(60) == 130
+        # 130 to a shell, also where the second comes as the process has said its sentence and is all but gone
+        assert process.wait(60) in (130, -signal.SIGINT)
     text = (tmp_path / "study.log").read_text()
     print(f"{moment}, {signals}: {time.monotonic() - began:.1f} s\n{text}")
     assert time.monotonic() - began < 40
