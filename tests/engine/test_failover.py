@@ -145,7 +145,6 @@ def test_nobody_is_named_twice_and_no_number_in_another_script(named: list[str],
         tiny_config(**{**FAILOVER, "ledger.successors": named})
 
 
-
 def test_who_may_not_take_over_is_refused_in_a_sentence(dead: Path, tiny_config, tmp_path: Path):
     config = tiny_config(**FAILOVER)
     with pytest.raises(LedgerError, match=r"--as nobody: is none of ledger\.successors; allowed: deputy, 1, reserve"):
