@@ -62,7 +62,7 @@ def test_an_address_with_credentials_is_refused_in_settings(tiny_config, url: st
 
 
 PAGES = {
-    "owner": ["/", "/studies/study", "/studies/study/live", "/studies/study/trials/0", "/studies/study/trials/3"],
+    "owner": ["/", "/studies/study", "/studies/study/trials/0", "/studies/study/trials/3"],
     "auditor": ["/audit", "/audit/study", "/audit/study/report", "/audit/study/registration"],
 }
 
@@ -104,7 +104,7 @@ def test_no_file_or_line_of_a_study_holds_them(
         "concurrency": 2,
     }
     folder = tmp_path / "study"
-    study = tmp_path / "study.yaml"
+    study = tmp_path / "wanted.yaml"  # another name, or its folder is taken for a study
     study.write_text(yaml_text(values))
     assert main(["sweep", str(study), "--out", str(folder), "--ledger.url", os.environ["NODE_URL"]]) == 2
     assert not folder.exists()
