@@ -34,9 +34,11 @@ Address = Annotated[str, BeforeValidator(_address_text)]
 
 def _successor(value: Any) -> Any:
     """Number of a hospital, name of a stand-in, or an address."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value):
+        value = int(value)  # 03 is 3: nobody is named twice
     if type(value) is int and 0 <= value < 2**24:
         return str(value)
-    if isinstance(value, str) and (value.isdecimal() or _STAND_IN.fullmatch(value)) and value not in _TAKEN:
+    if isinstance(value, str) and _STAND_IN.fullmatch(value) and value not in _TAKEN:
         return value
     try:
         return _address_text(value)

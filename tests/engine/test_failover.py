@@ -16,7 +16,7 @@ from engine.audit import succession
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.encoding import keccak
-from engine.errors import LedgerError
+from engine.errors import ConfigError, LedgerError
 from engine.experiment import run
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import RUN
@@ -137,6 +137,12 @@ def test_a_hospital_takes_over_once_the_ones_before_it_are_gone_and_the_old_ones
     same(folder, whole)
     assert [(term.term, term.name) for term in result.ledger.terms] == [(2, "1"), (3, "reserve")]
     assert "1 0x" in notes(folder)
+
+
+@pytest.mark.parametrize("named", [["3", "03"], ["deputy", "deputy"], ["16777216"], ["\u0663"], ["coordinator"]])
+def test_nobody_is_named_twice_and_no_number_in_another_script(named: list[str], tiny_config):
+    with pytest.raises(ConfigError, match="successors"):
+        tiny_config(**{**FAILOVER, "ledger.successors": named})
 
 
 def test_who_may_not_take_over_is_refused_in_a_sentence(dead: Path, tiny_config, tmp_path: Path):
