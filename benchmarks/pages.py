@@ -36,7 +36,7 @@ ORIGIN = "http://127.0.0.1:8080"
 LARGE: dict[str, Any] = {
     "name": "large",
     "data": {"source": "simulated", "window": [90, 162], "simulated": {"minutes": 1}},
-    "model": {"channels": [4, 4, 8], "hidden": 8},
+    "model": {"channels": [8, 8, 8], "hidden": 8},
     "federation": {"rounds": 2, "min_hospitals": 1},
     "personalisation": {"steps": 1},
     "tracking": {"backend": "none"},
