@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+import sweeps.statistics as statistics
 from engine.people.report import Gaps
 from engine.result import Result
-from sweeps import statistics
 from sweeps.drawing import ONLY, STYLE, WIDTH, Looks, legend
 from sweeps.material import Finished, best_of_each
 from sweeps.page import Cell, Part, Section, Table, Words, cell, cells, pictures
