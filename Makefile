@@ -14,8 +14,9 @@ demo: install ## a small study on simulated records, with its table
 test: install ## the default suite
 	$(BIN)/python -m pytest
 
-test-long: install ## what takes minutes
+test-long: install ## what takes minutes, and properties with many examples
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "hypothesis and not long" --hypothesis-profile=thorough
 
 lint: install
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ const require = createRequire(import.meta.url);
 const solc = require("solc");
 
 const here = dirname(fileURLToPath(import.meta.url));
-const names = ["RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "StudyLedger"];
+const names = ["RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "SuccessionLedger", "StudyLedger"];
 
 const settings = {
   optimizer: { enabled: true, runs: 200 },

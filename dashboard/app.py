@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from dashboard import auditor, owner, reviewer
 from dashboard.desk import Anybody, AnybodyChanges, At, Changing, Desk, Only, desk_of, visitor
-from dashboard.doorman import TooOften
+from dashboard.doorman import Expired, TooOften
 from dashboard.guard import SAFE, Guard
 from dashboard.render import STATIC
 from dashboard.work import Busy
@@ -58,16 +58,22 @@ def _require_guarded(app: FastAPI) -> None:
 # --- Doors ------------------------------------------------------------------------------------------------------------
 
 
-def login(desk: At, key: str = "") -> Response:
+def login(request: Request, desk: At, key: str = "") -> Response:
     """Lets in by a link, and out of the address at once. A page leads on, as the cookie does not go with a redirection that
     began on another site."""
     try:
         session = desk.doorman.enter(key)
     except TooOften:
         return desk.page("message.html", None, 429, title="Wait a minute", text="Too many wrong links were tried.")
+    except Expired as error:
+        desk.said(error.role)
+        text = "This link is too old. The terminal shows another one now."
+        return desk.page("message.html", None, 401, title="Not let in", text=text)
     if session is None:
         text = "This link is none, or was used. The terminal shows a new one each time that somebody has come in."
         return desk.page("message.html", None, 401, title="Not let in", text=text)
+    if (before := visitor(request)) is not None:
+        desk.doorman.leave(before)  # whoever comes in anew is somebody else
     answer = desk.page("message.html", session, title="Welcome", text="Go on to the start.", onward="/")
     answer.headers["Referrer-Policy"] = (
         "no-referrer"  # the link is used, and stays out of the next page's referrer all the same
@@ -107,7 +113,14 @@ def home(desk: At, session: Anybody) -> Response:
 
 def refused(request: Request, error: HTTPException) -> Response:
     """A page that is not there, or not for this visitor."""
-    title = {401: "Come in first", 403: "Not allowed", 404: "Not here", 405: "Not like this", 413: "Too large"}
+    title = {
+        401: "Come in first",
+        403: "Not allowed",
+        404: "Not here",
+        405: "Not like this",
+        408: "Too slow",
+        413: "Too large",
+    }
     return _told(request, title.get(error.status_code, "Not possible"), str(error.detail), error.status_code)
 
 

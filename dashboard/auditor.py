@@ -19,7 +19,7 @@ from dashboard.reading import Page
 from engine.audit import spec
 from engine.audit.evidence import Evidence
 from engine.encoding import unhexed
-from engine.errors import ConfigError
+from engine.errors import ConfigError, PulseLedgerError
 from engine.ledger import proofs
 
 UPLOADS = 20  # bundles of a dashboard
@@ -111,8 +111,22 @@ def compare(desk: At, session: Auditor, one: str = "", other: str = "") -> Respo
         raise ConfigError("runs and bundles are compared; a study has its runs one by one.")
     found = _judged(desk, first.path, "--against", str(second.path))
     return desk.page(
-        "compared.html", session, first=first, second=second, report=found, findings=found["findings"][:SHOWN]
+        "compared.html",
+        session,
+        first=first,
+        second=second,
+        report=found,
+        findings=found["findings"][:SHOWN],
+        held=_beside(desk, first, second),
     )
+
+
+def _beside(desk: Desk, first: Place, second: Place) -> list[journal.Held]:
+    """What both copies hold; nothing where one cannot be read, which the report says."""
+    try:
+        return journal.held_together(_journal(desk, first), _journal(desk, second))
+    except PulseLedgerError:
+        return []
 
 
 def _journal(desk: Desk, place: Place) -> journal.Journal:
@@ -157,7 +171,8 @@ def look(
         rounds=Page.of(rounds if slot is None else [r for r in rounds if str(slot) in r.hospitals.split()], page),
         updates=Page.of(updates, page),
         transactions=Page.of(transactions if slot is None else [], page),
-        provable=slot is not None and number is not None,
+        asks=slot is not None and number is not None,
+        provable=slot is not None and slot < found.hospitals and any(r.round == number for r in found.rounds),
     )
 
 

@@ -1,5 +1,6 @@
 """What all pages share: places, sessions, work under way, the reviewer's key; and who may ask for which page."""
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from dashboard.work import Work
 from engine.clock import REAL, Clock
 
 Judge = Callable[..., Mapping[str, Any]]  # path, words of the command -> the report of `audit --json`
+STREAMS = 8  # pages that are live at a time; each takes a thread
 AREAS: tuple[tuple[str, str, tuple[Role, ...]], ...] = (  # address, what it is called, who may go there
     ("/", "Studies and runs", ("owner",)),
     ("/audit", "Audit", ("owner", "auditor")),
@@ -34,6 +36,7 @@ class Desk:
         cookie: its name, which has the port in it: browsers share cookies between ports.
         secure: whether the cookie goes over TLS alone.
         said: told in the terminal.
+        streams: room for pages that are live.
     """
 
     places: Places
@@ -47,6 +50,7 @@ class Desk:
     clock: Clock = REAL
     work: Work = field(default_factory=Work)
     templates: Environment = field(default_factory=environment)
+    streams: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(STREAMS))
 
     def page(self, name: str, session: Session | None, status: int = 200, **values: Any) -> Response:
         """A page of a template."""

@@ -14,11 +14,20 @@ Role = Literal["owner", "reviewer", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
 WRONG, WITHIN = 10, 60.0  # wrong links within so many seconds, after which nobody comes in until they have passed
 LONGEST = 12 * 3600.0  # seconds of a session
+LINK = 12 * 3600.0  # seconds of a link that nobody has used
 MOST = 64  # sessions at a time; the oldest one ends
 
 
 class TooOften(Exception):
     """Too many wrong links were tried."""
+
+
+class Expired(Exception):
+    """A link was right once, and is too old."""
+
+    def __init__(self, role: Role) -> None:
+        super().__init__(role)
+        self.role: Role = role
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Doorman:
             roles: that links are given out for.
         """
         self.roles, self._clock = tuple(roles), clock
-        self._links: dict[str, Role] = {}
+        self._links: dict[str, tuple[Role, float]] = {}
         self._sessions: dict[str, Session] = {}
         self._wrong: deque[float] = deque(maxlen=WRONG)
         self._lock = threading.Lock()
@@ -61,7 +70,7 @@ class Doorman:
             raise ValueError(f"{role} is none of {self.roles}")
         made = secrets.token_urlsafe(32)
         with self._lock:
-            self._links[made] = role
+            self._links[made] = role, self._clock.now()
         return made
 
     def enter(self, secret: str) -> Session | None:
@@ -69,15 +78,19 @@ class Doorman:
 
         Raises:
             TooOften: many were wrong just now; then a right one does not help either, and is not used up.
+            Expired: it is too old, and gone.
         """
         now = self._clock.now()
         with self._lock:
             if len(self._wrong) == WRONG and now - self._wrong[0] < WITHIN:
                 raise TooOften
-            role = self._links.pop(secret, None)
-            if role is None:
+            found = self._links.pop(secret, None)
+            if found is None:
                 self._wrong.append(now)
                 return None
+            role, made = found
+            if now - made > LINK:
+                raise Expired(role)
             while len(self._sessions) >= MOST:
                 self._sessions.pop(next(iter(self._sessions)))
             session = Session(role, now)

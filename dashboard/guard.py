@@ -3,12 +3,14 @@
     Host        one of ours: a name that an attacker has bound to 127.0.0.1 is none (DNS rebinding)
     Origin      of whatever changes something: ours, and said
     Sec-Fetch   of another site's or port's page: nothing but a link that somebody followed, so that no page makes this one work
-    body        no longer than its page takes
+    body        no longer than its page takes, and sent in time
     headers     nothing is fetched from elsewhere, no script or style stands in a page, nobody frames one
 
 OWASP: "Cross-Site Request Forgery Prevention", "Content Security Policy"; W3C: "Fetch Metadata Request Headers"; as of 2025.
 """
 
+import asyncio
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -20,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 UPLOAD = "/audit/upload"
 LARGEST = {UPLOAD: 1 << 28}  # bytes of a body, by path
 FORM = 1 << 20  # of any other
+SLOWEST = {UPLOAD: 300.0}  # seconds in which a body must have come, by path
+FORM_SECONDS = 30.0  # of any other
 SAFE = ("GET", "HEAD")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -62,7 +66,9 @@ class Guard:
             status, why = refused
             await PlainTextResponse(f"{why}\n", status)(scope, receive, answer)
             return
-        await self._app(scope, _bounded(receive, largest(scope["path"])), answer)
+        await self._app(
+            scope, _bounded(receive, largest(scope["path"]), SLOWEST.get(scope["path"], FORM_SECONDS)), answer
+        )
 
     def _refused(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
@@ -88,14 +94,20 @@ def largest(path: str) -> int:
     return LARGEST.get(path, FORM)
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """As `receive`, for bodies that do not say how long they are."""
-    taken = 0
+def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
+    """As `receive`, for bodies that do not say how long they are, or do not come."""
+    taken, whole, end = 0, False, time.monotonic() + seconds
 
     async def bounded() -> Any:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, whole
+        if whole:
+            return await receive()  # that the visitor has gone
+        try:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+        except TimeoutError:
+            raise HTTPException(408, "this took too long to send") from None
         taken += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
         if taken > most:
             raise HTTPException(413, "this is more than the page takes")
         return message

@@ -1,6 +1,6 @@
 """A run's journal as rows to look through, and a study's registration: as the audit reads them, before anything is judged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +61,11 @@ class StepLine(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a hospital has spent of privacy, as it is reported; `told`: it said so itself."""
+    """What a hospital has spent of privacy, as it is reported; `told`: whether it said so itself."""
 
     hospital: int
     epsilon: str
-    told: bool
+    told: str
 
 
 class Journal(NamedTuple):
@@ -117,6 +117,29 @@ def read_journal(path: Path) -> Journal:
             _mechanism(privacy),
             _spent(privacy),
         )
+
+
+class Held(NamedTuple):
+    """Something that two copies have: in words of each, and whether it is the same."""
+
+    name: str
+    one: str
+    other: str
+    same: bool
+
+
+def held_together(one: Journal, other: Journal) -> list[Held]:
+    """What two copies hold, beside each other: not who signed what twice, which the audit says, but whether they are the same."""
+    found = [Held(name, a, b, a == b) for (name, a), (_, b) in zip(one.identity, other.identity, strict=True)]
+    for name in ("rounds", "updates", "transactions", "steps"):
+        here, there = set(getattr(one, name)), set(getattr(other, name))
+        title = "steps of governance" if name == "steps" else name
+        found.append(Held(title, _of(here, here - there), _of(there, there - here), here == there))
+    return found
+
+
+def _of(all_: Collection[Any], alone: Collection[Any]) -> str:
+    return f"{len(all_):,}" + (f", {len(alone):,} of them not in the other" if alone else "")
 
 
 def _identity(case: Case) -> list[tuple[str, str]]:
@@ -174,12 +197,12 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
         case "report":
             return f"{of('generated')} beats were made; digest of the batch {of('batch')}"
         case "policy":
-            return (
-                f"a policy: quota {of('quota')}, {'without' if record.get('automatic') is True else 'with'} a reviewer"
-            )
+            return f"quota {of('quota')}, {'without' if record.get('automatic') is True else 'with'} a reviewer"
         case "reviewer":
             return f"account {of('account')} may review"
-    return kind
+        case "expire":
+            return "nobody decided or reported in time; the request has ended"
+    return ""
 
 
 def _mechanism(privacy: Any) -> list[tuple[str, str]]:
@@ -192,7 +215,9 @@ def _mechanism(privacy: Any) -> list[tuple[str, str]]:
 def _spent(privacy: Any) -> list[Spent]:
     listed = privacy.get("hospitals") if isinstance(privacy, Mapping) else None
     rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
-    return [Spent(row.get("id", -1), text(row.get("epsilon")), row.get("told") is True) for row in rows]
+    return [
+        Spent(row.get("id", -1), text(row.get("epsilon")), "yes" if row.get("told") is True else "no") for row in rows
+    ]
 
 
 # --- A study's registration -------------------------------------------------------------------------------------------

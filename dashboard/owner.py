@@ -1,12 +1,13 @@
 """The owner's pages: studies, their trials, and what is asked of a study's driver."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from dashboard import live, pictures, reading
+from dashboard import live, pictures, reading, tracked
 from dashboard.desk import At, Desk, Owner, OwnerChanges
 from dashboard.places import Place
 from dashboard.reading import Page
@@ -17,12 +18,10 @@ from sweeps.commands import Verb, ask, wait
 from sweeps.rows import Row
 from sweeps.table import columns_of, ending
 
-STREAMS = 8  # pages that are live at a time; each takes a thread
 DRAWING = 60.0  # seconds that a picture, which the page does not wait for, may take
+AGAIN = 15_000  # milliseconds until a page that found no room for being live asks again
 PATIENCE = 2.0  # seconds that the page waits for a driver's answer; it shows a later one, too
 DOWNLOADS = {"bundle": f"ledger/{BUNDLE}", "config": CONFIG, "result": RESULT}
-
-_streams: list[int] = []
 
 
 def add(app: FastAPI) -> None:
@@ -80,16 +79,16 @@ def _tables(rows: Any) -> list[tuple[str, list[str], list[list[Any]], list[int],
 def going_on(desk: At, session: Owner, id: str) -> Response:
     """The part of a study's page that changes while it runs."""
     place = _study(desk, id)
-    if len(_streams) >= STREAMS:
-        raise HTTPException(503, f"{STREAMS} pages are live already; close one.")
     template = desk.templates.get_template("live.html")
 
-    def events() -> Any:
-        _streams.append(0)
+    def events() -> Iterator[str]:
+        if not desk.streams.acquire(blocking=False):
+            yield f"retry: {AGAIN}\n\n"  # the browser asks again by itself
+            return
         try:
             yield from live.stream(desk, place, lambda now: template.render(live=now, place=place))
         finally:
-            _streams.pop()
+            desk.streams.release()
 
     return StreamingResponse(events(), media_type="text/event-stream")
 
@@ -122,13 +121,14 @@ def run(desk: At, session: Owner, id: str, page: int = 1) -> Response:
 
 def _trial(desk: Desk, session: Owner, place: Place, row: Row | None, runs: list[Place], page: int) -> Response:
     histories = reading.histories(desk, runs)
+    trained = all(reading.trains_global(one) for one in runs)
     curves = [
         reading.curve(f"Validation {title} of the global model by round, a line for each seed", series)
         for title, series in (
             ("macro-F1", [[r.validation.macro_f1 for r in rounds] for rounds in histories]),
             ("accuracy", [[r.validation.accuracy for r in rounds] for rounds in histories]),
         )
-        if any(value is not None for one in series for value in one)
+        if trained and any(value is not None for one in series for value in one)
     ]
     outcome = row.outcome if row is not None else None
     hospitals = Page.of(sorted(outcome.seeds[0].items()) if outcome else [], page)
@@ -147,6 +147,7 @@ def _trial(desk: Desk, session: Owner, place: Place, row: Row | None, runs: list
         hospitals=hospitals,
         own=lambda model, hospital: _mean([seed[hospital] for seed in own[model] if hospital in seed]),
         results=[reading.result(desk, one) for one in runs],
+        tracked=tracked.where(place, None if row is None or place.kind == "run" else row.trial),
     )
 
 

@@ -114,8 +114,11 @@ def _below(folder: Path, root: Path, deep: int) -> Iterator[tuple[Path, Kind]]:
         return
     if deep == 0:
         return
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:  # it has gone since, or is closed to this user
+        return
     for name in names:
         if not name.startswith(".") and name not in SKIPPED:
             yield from _below(folder / name, root, deep - 1)

@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from markupsafe import Markup
+
 from dashboard.desk import Desk
 from dashboard.places import Place
 from engine.checkpoint import NAME as CHECKPOINT
-from engine.ledger.format import RUN, STUDY
+from engine.config import RunConfig
+from engine.errors import PulseLedgerError
+from engine.ledger.format import CONFIG, RUN, STUDY
+from engine.paths import load_config
 from engine.result import RESULT, Result, RoundSummary
+from engine.settings import parse
 from sweeps.answer import Answer, Paired, answers, paired
 from sweeps.folder import read_history
 from sweeps.rows import Row, rows_of
@@ -17,6 +23,7 @@ from sweeps.scores import CLOCKED, SPENT, shown
 
 T = TypeVar("T")
 ROWS = 100  # of a table on a page
+DRAWN, POINTS = 2_000, 400  # rounds of a line; points of a chart that say their value
 STAMPED = (
     "study.yaml",
     "optuna.db",
@@ -121,12 +128,21 @@ def answered(desk: Desk, place: Place) -> list[Answer]:
 # --- A run ------------------------------------------------------------------------------------------------------------
 
 
+class Point(NamedTuple):
+    """A round of a chart, and what is said of it where somebody points at it."""
+
+    x: float
+    y: float
+    says: str
+
+
 class Curve(NamedTuple):
-    """A chart of lines: points as SVG takes them, and ticks of the height."""
+    """A chart of lines: points as SVG takes them, some with words, and ticks of the height."""
 
     label: str
     axis: str
-    lines: tuple[str, ...]
+    lines: tuple[Markup, ...]
+    points: tuple[Point, ...]
     ticks: tuple[tuple[float, str], ...]
 
 
@@ -134,15 +150,18 @@ def curve(label: str, series: Sequence[Sequence[float | None]]) -> Curve:
     """Shares between 0 and 1 by round; a round without a number is left out.
 
     >>> curve("x", [[0.0, 1.0]]).lines
-    ('50.0,210.0 890.0,10.0',)
+    (Markup('50.0,210.0 890.0,10.0'),)
     """
     last = max((len(one) for one in series), default=1)
-    step = 840 / max(last - 1, 1)
-    lines = tuple(
-        " ".join(f"{50 + step * i:.1f},{210 - 200 * value:.1f}" for i, value in enumerate(one) if value is not None)
-        for one in series
-    )
-    return Curve(label, f"round 1 to {last}", lines, tuple((210 - 200 * v, f"{v:g}") for v in (0, 0.25, 0.5, 0.75, 1)))
+    step, seldom = 840 / max(last - 1, 1), -(-last * len(series) // POINTS) or 1
+    lines, points = list[Markup](), list[Point]()
+    for number, one in enumerate(series):
+        found = [(i, 50 + step * i, 210 - 200 * value, value) for i, value in enumerate(one) if value is not None]
+        lines.append(Markup(" ".join(f"{x:.1f},{y:.1f}" for _, x, y, _ in found[:: -(-last // DRAWN)])))
+        seed = f"seed {number}, " if len(series) > 1 else ""
+        points += [Point(x, y, f"{seed}round {i + 1}: {v:.3f}") for i, x, y, v in found if i % seldom == 0]
+    ticks = tuple((210 - 200 * v, f"{v:g}") for v in (0, 0.25, 0.5, 0.75, 1))
+    return Curve(label, f"round 1 to {last}", tuple(lines), tuple(points), ticks)
 
 
 def histories(desk: Desk, places: Sequence[Place]) -> list[Sequence[RoundSummary]]:
@@ -151,6 +170,14 @@ def histories(desk: Desk, places: Sequence[Place]) -> list[Sequence[RoundSummary
         desk.work.ask(("history", place.path), stamp(place.path), lambda path=place.path: read_history(path))  # type: ignore[misc]
         for place in places
     ]
+
+
+def trains_global(place: Place) -> bool:
+    """Whether a run has a global model, as far as its configuration can be read: local-only carries one along that nobody trains."""
+    try:
+        return parse(RunConfig, load_config(place.path / CONFIG), CONFIG).federation.method.trains_global
+    except (PulseLedgerError, OSError):
+        return False
 
 
 def result(desk: Desk, place: Place) -> Result | None:

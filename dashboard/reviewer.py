@@ -228,12 +228,14 @@ class Shown(NamedTuple):
         wrong: why it cannot be shown; "" if it can.
         quality: the report on it.
         pictures: names -> digests that were signed.
+        withheld: beats that were too like real ones to be shown.
     """
 
     wrong: str
     bounds: list[Bound]
     quality: dict[str, Any]
     pictures: dict[str, Any]
+    withheld: Any = 0
 
 
 def _previewed(asked: Asked) -> Shown:
@@ -250,7 +252,13 @@ def _previewed(asked: Asked) -> Shown:
     numbers, quality, pictures = (_mapping(found.get(name)) for name in ("numbers", "quality", "pictures"))
     told = {name: value for name, value in numbers.items() if type(value) is int}
     wrong = "" if signed.generated else f"None could be made: {quality.get('failed')}"
-    return Shown(wrong, bounds(told, signed.generated, asked.policy) if not wrong else [], quality, pictures)
+    return Shown(
+        wrong,
+        bounds(told, signed.generated, asked.policy) if not wrong else [],
+        quality,
+        pictures,
+        found.get("withheld", 0),
+    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -300,24 +308,40 @@ def inbox(desk: At, session: Reviewer, page: int = 1) -> Response:
     found, wrong = _all(desk)
     waiting = [one for one in found if one.waits]
     past = [one for one in found if not one.waits]
-    reasons = {one.row.request: _reason(one) for one in past}
+    decisions = {one.row.request: _decided(one) for one in past}
     return desk.page(
         "inbox.html",
         session,
         waiting=waiting,
         past=Page.of(past, page),
         wrong=wrong,
-        reasons=reasons,
+        decisions=decisions,
         most=MOST_AT_ONCE,
     )
 
 
-def _reason(asked: Asked) -> str:
+class Decided(NamedTuple):
+    """A decision that lies in the folder.
+
+    Attributes:
+        what: in words; "" where nothing is decided.
+    """
+
+    what: str
+    reason: str
+
+
+def _decided(asked: Asked) -> Decided:
     said = receipt(asked.place.path, asked.row.request)
+    if not said:
+        return Decided("", asked.row.reasons)
     try:
-        return str(read_json(said)["reason"]) if said else asked.row.reasons
+        found = read_json(said)
+        review = read_json(found["record"])
+        what = f"approved, {review['granted']} beats" if review["approve"] is True else "denied"
+        return Decided(what, str(found["reason"]))
     except (ValueError, KeyError, TypeError):
-        return "the decision cannot be read"
+        return Decided("something that cannot be read", "the decision cannot be read")
 
 
 def request_page(desk: At, session: Reviewer, id: str, request: str) -> Response:
@@ -337,7 +361,7 @@ def request_page(desk: At, session: Reviewer, id: str, request: str) -> Response
         evidence=_evidence(asked),
         hindered=_standing(desk, asked),
         account=_account(desk, asked),
-        reason=_reason(asked),
+        decided=_decided(asked),
         receipt=bool(receipt(asked.place.path, request)),
         drawn=own and _picture(asked) is not None,
     )

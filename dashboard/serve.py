@@ -133,6 +133,8 @@ def serve(
     """
     import uvicorn
 
+    from dashboard.patience import Impatient
+
     tls = require_tls(host, certificate, tls_key)
     if key is not None and "reviewer" not in roles:
         raise ConfigError("--key is the reviewer’s: it goes with --role reviewer.")
@@ -149,6 +151,7 @@ def serve(
         app = build(desk, where.origins)
         config = uvicorn.Config(
             app,
+            http=Impatient,
             log_level="warning",
             access_log=False,
             server_header=False,

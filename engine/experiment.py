@@ -27,13 +27,15 @@ from engine.homes import claim, kind_of
 from engine.hospital import Task
 from engine.ledger import archive
 from engine.ledger.base import NO_LEDGER, LoopLedger
+from engine.ledger.config import FIRST, Leader
 from engine.ledger.format import ASSOCIATION, PRIVACY, ZERO
-from engine.ledger.keystore import read_registry
+from engine.ledger.keystore import read_registry, with_key
 from engine.ledger.masking import build_masking
 from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
+from engine.ledger.subjects.succession import require_successors
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
@@ -77,6 +79,8 @@ class Place:
         stopping: asked after each checkpoint whether to end there with `Stopped`.
         pruned: asked when a run is left at a rung: whether for good, so that its ledger is closed.
         cohort, pool: what makes the hospitals' data, and the place where they live; a caller may give others.
+        parts: makes other parts of the loop from those of the settings.
+        leader: who works as coordinator.
     """
 
     attempt: int = 0
@@ -86,6 +90,8 @@ class Place:
     pruned: Callable[[], bool] = lambda: False
     cohort: Callable[[DataConfig, CohortConfig, Callable[[str], None]], Cohort] = build_cohort
     pool: Callable[[Sequence[HospitalData], Task], Pool] = build_pool
+    parts: Callable[[Parts], Parts] = lambda parts: parts
+    leader: Leader = FIRST
 
 
 HERE = Place()
@@ -378,7 +384,8 @@ def join(
     wanted = max(1, round(config.federation.participation * len(trainers)))
     per_round = trainers_of(config.committee, wanted, len(trainers))
     identity = _federation_id(config, hashed, beats.digest)
-    ledger = open_ledger(config, hashed, identity, folder, network, hospitals, rule, per_round, miners.digest())
+    given = (hospitals, rule, per_round, miners.digest(), place.leader)
+    ledger = open_ledger(config, hashed, identity, folder, network, *given)
     stack.callback(ledger.abandon)
     ledger.replay(pending, state.round, rule.again)
     place.note(f"starting {len(hospitals)} hospitals")
@@ -410,7 +417,9 @@ def join(
         ledger=ledger,
         masking=build_masking(config, pool, ledger.signing, rule, per_round),
     )
-    return Federation(config, hashed, folder, place, cohort, hospitals, network, parts, requests, miners), state
+    return Federation(
+        config, hashed, folder, place, cohort, hospitals, network, place.parts(parts), requests, miners
+    ), state
 
 
 def _trainers(
@@ -537,6 +546,7 @@ def open_ledger(
     rule: Rule,
     per_round: int,
     association: bytes = ZERO,
+    leader: Leader = FIRST,
 ) -> LoopLedger:
     """The ledger of a run: opened or created in its folder, or the one that keeps nothing.
 
@@ -565,6 +575,7 @@ def open_ledger(
         checks=_drawn_slots(config.ledger.checks, len(hospitals), per_round),
     )
     home = folder / "ledger"
+    require_successors(config.ledger, len(hospitals), home, leader)
     home.mkdir(exist_ok=True)
     archive.write_genesis(home, genesis)
     actor, lasting = (config.execution.pool == name for name in ("ray", "sites"))
@@ -572,5 +583,13 @@ def open_ledger(
     described = {"name": rule.name, **rule.spec, **gate}
     named = {PRIVACY: terms_digest(privacy_terms(config)), ASSOCIATION: association}
     return LedgerObserver(
-        home, federation, described, config.ledger, actor, config.federation.rounds, named=named, lasting=lasting
+        home,
+        federation,
+        described,
+        config.ledger,
+        actor,
+        config.federation.rounds,
+        named=named,
+        lasting=lasting,
+        leader=with_key(leader, config.seed, identity, config.ledger.keystore),
     )

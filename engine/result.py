@@ -261,6 +261,15 @@ class Standing(Part):
     reward: int
 
 
+class Term(Part):
+    """A time in which a successor led: from `round` on."""
+
+    term: int
+    name: str
+    account: str
+    round: int
+
+
 class LedgerSummary(Part):
     """What the ledger holds of a run; without one only the backend "none", all else is None.
 
@@ -276,6 +285,7 @@ class LedgerSummary(Part):
         critical_path_seconds: that the training waited for the ledger; `overhead_share` is their part of all.
         closing: digest of what closed the run, which is on the chain; a run that is not at its end has none.
         hospitals: by slot, where hospitals score each other.
+        terms: of successors that took over; None where the first coordinator led to the end.
     """
 
     hospitals: Many[Standing] | None = None
@@ -298,10 +308,11 @@ class LedgerSummary(Part):
     critical_path_seconds: float | None = None
     overhead_share: float | None = None
     closing: str | None = None
+    terms: Many[Term] | None = None
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> "LedgerSummary":
-        names = [name for name in type(self).model_fields if name not in ("backend", "hospitals", "closing")]
+        names = [name for name in type(self).model_fields if name not in ("backend", "hospitals", "closing", "terms")]
         lacking = [name for name in names if getattr(self, name) is None]
         if self.backend != "none" and lacking:
             raise ValueError(f"{lacking[0]} is missing, which every ledger has")

@@ -5,9 +5,7 @@ More trials, another concurrency, cluster, place of the data or store of the run
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from optuna.storages import BaseStorage
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import StudyError
 from engine.files import read_text
@@ -15,7 +13,9 @@ from engine.paths import PATHS, TABLES
 from engine.provenance import provenance
 from sweeps.folder import IDENTITY, OWNER, STUDY_FILE
 from sweeps.space import StudyConfig
-from sweeps.storage import reading_storage
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 DEFINITION, CODE = "definition", "code"  # attributes of each Optuna study
 _ORDERED = ("objectives", "conditions")  # Optuna knows values by their places, conditions by labels made of all axes
@@ -36,7 +36,7 @@ def code() -> dict[str, Any]:
     return {"version": made.version, "commit": made.commit, "changed": made.changed}
 
 
-def recorded(storage: BaseStorage, mine: str | None) -> Mapping[str, Any]:
+def recorded(storage: "BaseStorage", mine: str | None) -> Mapping[str, Any]:
     """The attributes of an Optuna study of this folder, which name what it was begun with; empty before the first.
 
     Args:
@@ -76,6 +76,8 @@ def require_unedited(study: StudyConfig, folder: Path) -> None:
     Raises:
         StudyError: the study's file was edited since its trials began.
     """
+    from sweeps.storage import reading_storage  # with SQLAlchemy, which a run by itself needs not
+
     identity = folder / IDENTITY
     mine = None if study.storage is None else (read_text(identity) if identity.is_file() else "")
     with reading_storage(study, folder) as storage:

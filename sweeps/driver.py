@@ -97,7 +97,14 @@ class Driver:
         if self._slots.at_once < self._slots.wanted:
             progress.note(f"memory is enough for {self._slots.at_once} of {self._slots.wanted} trials at a time")
         self._mirror = open_mirror(
-            study, self._folder, queue.trials, progress.note, means.start_tracker, means.clock, means.limits.store
+            study,
+            self._folder,
+            queue.trials,
+            progress.note,
+            means.start_tracker,
+            means.clock,
+            means.limits.store,
+            means.draw,
         )
         self._anchors: Anchors = NoAnchors()
         self._waiting: list[_Running] = []  # for a slot

@@ -48,6 +48,7 @@ UNITS = {
     "ledger.window": "s",
     "ledger.deadline": "s",
     "ledger.confirmations": "blocks",
+    "ledger.patience": "s",
     "execution.deadline": "s",
 }
 # sections' keys that a file may write more simply than the model says -> their JSON types

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.background import Background
 from engine.clock import REAL, Clock
 from engine.pools.config import ExecutionConfig
 from engine.tracking.tracker import Tracker, start_tracker
-from sweeps.mirror import STORE_SECONDS
+from sweeps.mirror import STORE_SECONDS, draw_report
 from sweeps.slots import START_SECONDS, started_ray
 from sweeps.space import StudyConfig
 from sweeps.trial import TrialRunner
@@ -48,6 +49,7 @@ class Means:
     Attributes:
         ray: gives the module, started, for as long as it is entered.
         warm: prepares this machine for the first trial while a local Ray starts.
+        draw: writes the report of a study that is tracked into its folder.
     """
 
     clock: Clock = REAL
@@ -56,6 +58,7 @@ class Means:
     runner: type[TrialRunner] = TrialRunner
     start_tracker: Callable[..., Background[Tracker]] = start_tracker
     warm: Callable[[StudyConfig, Callable[[str], None]], None] = warm
+    draw: Callable[[Path], object] = draw_report
 
 
 MEANS = Means()

@@ -133,16 +133,18 @@ class MlflowMirror:
         start: Callable[..., Background[Tracker]],
         clock: Clock,
         store_seconds: float,
+        draw: Callable[[Path], object],
     ) -> None:
         """
         Args:
             trials: gives all trials of the study as they are now.
             say: told in plain words what is wrong.
             start: starts a tracker.
+            draw: writes the report of a study into its folder.
             store_seconds: how long to wait, at the end, for a store that is away.
         """
         self._study, self._folder, self._trials, self._say = study, folder, trials, say
-        self._start, self._clock, self._seconds = start, clock, store_seconds
+        self._start, self._clock, self._seconds, self._draw = start, clock, store_seconds, draw
         self.tracker: Background[Tracker] | None = None
         self._key = ""
         self._restarting = False
@@ -294,10 +296,8 @@ class MlflowMirror:
         with whole(self._folder / TRIALS) as part:
             results_frame(self._folder).to_parquet(part)
         self._track(Tracker.artifacts, self._key, [self._folder / PARETO, self._folder / TRIALS])
-        from sweeps.report import write_report  # with all that draws, which a driver needs only here
-
         try:
-            write_report(self._folder)
+            self._draw(self._folder)
             self._track(Tracker.artifacts, self._key, [self._folder / "report"])
         except Exception as error:  # all trials have ended, and a picture must not be what a study fails of
             self._track(Tracker.tags, self._key, {"report.error": f"{type(error).__name__}: {error}"})
@@ -362,6 +362,13 @@ class MlflowMirror:
             self._say(f"MLflow: {missing}")
 
 
+def draw_report(folder: Path) -> None:
+    """The page and the pictures of a study that has ended."""
+    from sweeps.report import write_report  # with all that draws, which a driver needs only here
+
+    write_report(folder)
+
+
 def open_mirror(
     study: StudyConfig,
     folder: Path,
@@ -370,8 +377,9 @@ def open_mirror(
     start: Callable[..., Background[Tracker]] = start_tracker,
     clock: Clock = REAL,
     store_seconds: float = STORE_SECONDS,
+    draw: Callable[[Path], object] = draw_report,
 ) -> Mirror:
     """The mirror of a study, if it is tracked; see `MlflowMirror`."""
     if study.tracking.backend == "none":
         return NoMirror()
-    return MlflowMirror(study, folder, trials, say, start, clock, store_seconds)
+    return MlflowMirror(study, folder, trials, say, start, clock, store_seconds, draw)

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+import sweeps.statistics as statistics
 from engine.people.report import Gaps
 from engine.result import Result
 from sweeps.drawing import ONLY, STYLE, WIDTH, Looks, legend
@@ -18,6 +19,7 @@ from sweeps.statistics import Interval
 RESAMPLES, LEVEL = 1000, 0.95
 MOST_PATIENTS = 30  # that a table lists, those with most errors
 NONE = "–"
+LEVELS = ["condition", "method", "group", "patients", "score", "% and interval"]
 ATTRIBUTES = {"sex": ("female", "male"), "age": ("<65", ">=65")}
 
 
@@ -95,7 +97,13 @@ def _groups(chosen: Sequence[Finished], looks: Looks) -> Section:
         f"testable, a group has fewer than {chosen[0].outcome.min_support} beats of the class or of the others. Patients tested: {'; '.join(told)}."
     )
     heads = ["condition", "method", "groups", "class", "beats", "recall", "false alarms", "called so"]
-    return Section(title, (Words(text, "lead"), Table(heads, lines, words=(0, 1, 2, 3))))
+    levels = [line for trial in chosen for line in _levels_of(trial, looks)]
+    told_levels = (
+        "The same groups by themselves, in percent: of all test beats of a group together, mean over seeds, with 95 % intervals over its patients drawn whole. "
+        "One patient has no interval. In brackets: the group has too few beats of a class."
+    )
+    parts = (Words(text, "lead"), Table(heads, lines, words=(0, 1, 2, 3)), Words(told_levels, "lead"))
+    return Section(title, (*parts, Table(LEVELS, levels, words=(0, 1, 2, 4))))
 
 
 def group_tables(results: Sequence[Result], attribute: str, group: str) -> np.ndarray:
@@ -122,6 +130,41 @@ def _lines_of(trial: Finished, looks: Looks) -> list[list[Cell]]:
             gaps = [_text(gap, name in found.testable) for gap in gap_of(parts[0], parts[1], i)]
             head = [cell(_where(trial)), cell(trial.method, colour=looks[trial.method].colour)]
             lines.append([*head, *cells([f"{names[0]} less {names[1]}", name, beats, *gaps])])
+    return lines
+
+
+def levels(tables: np.ndarray, scored: Sequence[tuple[int, str]], least: int) -> list[tuple[str, str]]:
+    """Accuracy, macro-F1 and the recalls of one group by itself, each as it is shown.
+
+    Args:
+        tables: int[seeds, patients, C, C].
+        scored: places and names of the classes that count.
+        least: with fewer beats a class stands in brackets.
+    """
+    beats, places = tables[0].sum((0, 2)), [i for i, _ in scored]
+    rows = [("accuracy", statistics.accuracy, [*range(tables.shape[-1])]), ("macro-F1", statistics.macro_f1, places)]
+    rows += [(f"recall of {name}", statistics.accuracy, [i]) for i, name in scored]
+    told = []
+    for title, score, classes in rows:
+        if not beats[classes].any():
+            told.append((title, NONE))
+            continue
+        value, low, high = (100 * one for one in statistics.by_patients(tables, None, score, classes, LEVEL, RESAMPLES))
+        between = f" [{low:.1f}, {high:.1f}]" if tables.shape[1] > 1 else ""
+        few = title != "accuracy" and (beats[classes] < least).any()
+        told.append((title, f"({value:.1f}{between})" if few else f"{value:.1f}{between}"))
+    return told
+
+
+def _levels_of(trial: Finished, looks: Looks) -> list[list[Cell]]:
+    scored = [(i, name) for i, name in enumerate(trial.outcome.support) if name in trial.outcome.scored]
+    lines = []
+    for attribute, groups in ATTRIBUTES.items():
+        for group in groups:
+            tables = group_tables(trial.results, attribute, group)
+            for told in levels(tables, scored, trial.outcome.min_support) if tables.any() else ():
+                head = [cell(_where(trial)), cell(trial.method, colour=looks[trial.method].colour)]
+                lines.append([*head, *cells([group, f"{tables.shape[1]:,}", *told])])
     return lines
 
 

@@ -10,6 +10,7 @@ from engine.tracking.store import store_uri
 from sweeps.folder import IDENTITY, repeat_folder, trial_folder
 from sweeps.material import Material
 from sweeps.page import Cell, Link, Part, Section, Table, Words, cell
+from sweeps.space import StudyConfig
 
 PORT = 5000  # of `pulseledger ui`, unless another is given
 BUNDLE = Path("ledger") / "bundle.plb"
@@ -23,7 +24,7 @@ def runs_section(material: Material, folder: Path, home: str) -> Section:
         return Section(title, missing="no trial has finished")
     tracking = material.study.tracking
     store = None if tracking.backend == "none" else store_uri(tracking, folder)
-    key = _key(material, folder)
+    key = key_of(material.study, folder)
     known = run_ids(sqlite_path(store), key) if store is not None and store.startswith(SQLITE) else {}
     lines = []
     for trial in sorted(material.trials, key=lambda trial: trial.row.trial):
@@ -39,20 +40,21 @@ def runs_section(material: Material, folder: Path, home: str) -> Section:
             ]
             cells.append(Cell(tuple(links)))
         found = known.get(f"{key}/{number}")
-        run = cell(found[1][:8], _address(*found)) if found is not None else cell("")
+        run = cell(found[1][:8], run_address(*found)) if found is not None else cell("")
         lines.append([cell(number), cell(trial.condition), cell(trial.method), *cells, run])
     heads = ["trial", "condition", "method", "results", "predictions", "ledger", "MLflow"]
     parts: list[Part] = [Words(_where(store, bool(known)), "lead"), Table(heads, lines, words=(1, 2, 3, 4, 5, 6))]
     return Section(title, tuple(parts))
 
 
-def _key(material: Material, folder: Path) -> str:
+def key_of(study: StudyConfig, folder: Path) -> str:
     """Of the study's run in MLflow, as `lock.study_key` makes it; here nothing is written."""
     identity = folder / IDENTITY
-    return f"{material.study.name}/{read_text(identity) if identity.is_file() else ''}".replace("'", "_")
+    return f"{study.name}/{read_text(identity) if identity.is_file() else ''}".replace("'", "_")
 
 
-def _address(experiment: str, run: str) -> str:
+def run_address(experiment: str, run: str) -> str:
+    """Of a run in MLflow, as `pulseledger ui` serves it."""
     return f"http://127.0.0.1:{PORT}/#/experiments/{experiment}/runs/{run}"
 
 

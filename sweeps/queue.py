@@ -83,16 +83,21 @@ class Entry:
         self.study = study
         self.position = position
         self._id = id
+        self._last: StoredTrial | None = None  # as it was read, until something is written
 
     def read(self) -> StoredTrial:
-        """What is there now."""
+        """What is there now; nobody else writes."""
+        if self._last is not None:
+            return self._last
         # not through the study, which reads all of its trials that have not ended, also those that wait in its queue
         found = stored(self.study._storage.get_trial(self._id))
         assert found is not None, "a trial without a configuration never becomes an entry"
+        self._last = found
         return found
 
     def note(self, name: str, value: Any) -> None:
         """Writes one attribute; see `sweeps.stored`."""
+        self._last = None
         self.study._storage.set_trial_user_attr(self._id, name, value)
 
     def report(self, step: int, value: float) -> None:
@@ -109,13 +114,16 @@ class Entry:
 
     def complete(self, values: list[float]) -> None:
         """The end of a trial, with its objectives."""
+        self._last = None
         self.study.tell(self.position, values)
 
     def end(self, state: Literal["PRUNED", "FAIL"]) -> None:
         """The end of a trial without objectives."""
+        self._last = None
         self.study.tell(self.position, state=TrialState[state])
 
     def _trial(self) -> optuna.Trial:
+        self._last = None
         # Optuna has no public way to write to a trial that another process asked for
         return optuna.Trial(self.study, self._id)
 

@@ -151,6 +151,8 @@ def _warnings(material: Material) -> list[str]:
     said += [f"Privacy: {text}." for text in private]
     hidden = dict.fromkeys(trial.outcome.hidden for trial in material.trials if trial.outcome.hidden)
     said += [f"Secure aggregation: {text}." for text in hidden]
+    led = dict.fromkeys(trial.outcome.led for trial in material.trials if trial.outcome.led)
+    said += [f"Led by successors of the coordinator: {text}." for text in led]
     if material.study.tuned_on_test:
         said.insert(0, f"Warning: {TUNED_ON_TEST}.")
     if begun and not material.trials:
@@ -330,7 +332,7 @@ def _ledger(material: Material, looks: Looks) -> Section:
         f"From {exhibits.how_many(with_one)}, a point for each run. The critical path is the time that rounds wait for the ledger, with "
         "hashing and signing; its share is that of the rounds’ time. A tick is the median."
     )
-    heads = ["condition", "runs", "ms a round", "share %", "gas a round", "updates a run", "opening s"]
+    heads = ["condition", "runs", "ms a round", "share %", "gas a round", "updates a run", "opening s", "closing s"]
     lines = []
     for label in dict.fromkeys(t.condition for t in with_one):
         runs = [r.ledger for t in with_one if t.condition == label for r in t.results if r.ledger.rounds]
@@ -344,10 +346,11 @@ def _ledger(material: Material, looks: Looks) -> Section:
                     f"{_median(r.gas_per_round for r in runs):,.0f}",
                     f"{_median(r.updates for r in runs):,.0f}",
                     f"{_median(r.open_seconds for r in runs):.2f}",
+                    f"{_median(r.close_seconds for r in runs):.2f}",
                 ]
             )
         )
-    text = "Medians over all runs of a condition. Opening the ledger happens once, before the first round."
+    text = "Medians over all runs of a condition. The ledger is opened once, before the first round, and closed after the last."
     drawn = pictures("ledger", plots.ledger_cost(with_one, looks), caption)
     return Section(title, (Words(text, "lead"), Table(heads, lines, words=(0,)), *drawn))
 

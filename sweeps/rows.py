@@ -99,6 +99,7 @@ class Outcome:
         attack: who plays attackers, in a sentence; "" where nobody does.
         privacy: what must be known of its epsilon; "" where no account is kept.
         hidden: what masks hide and what not, in a sentence; "" without them.
+        led: which successors led after the coordinator, in a sentence; "" where none did.
         judged: how committees found the updates, in a sentence; "" where none sat.
         unit: what the samples are called, where they are no beats.
     """
@@ -119,6 +120,7 @@ class Outcome:
     attack: str = ""
     privacy: str = ""
     hidden: str = ""
+    led: str = ""
     judged: str = ""
     unit: str = "beats"
 
@@ -327,9 +329,15 @@ def outcome_of(results: Sequence[Result]) -> Outcome:
         attack="; ".join(dict.fromkeys(filter(None, map(_attack, results)))),
         privacy="; ".join(dict.fromkeys(filter(None, map(_privacy, results)))),
         hidden=first.config.aggregation.secure.says,
+        led="; ".join(dict.fromkeys(filter(None, map(_led, results)))),
         judged=verdicts_of(results),
         unit=first.cohort.unit,
     )
+
+
+def _led(result: Result) -> str:
+    terms = result.ledger.terms or ()
+    return ", ".join(f"{term.name} from round {term.round} on (term {term.term})" for term in terms)
 
 
 def _attack(result: Result) -> str:
@@ -466,6 +474,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "attack": outcome.attack,
         "privacy": outcome.privacy,
         "hidden": outcome.hidden,
+        "led": outcome.led,
         "judged": outcome.judged,
     }
 

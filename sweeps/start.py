@@ -168,6 +168,12 @@ def _only_one(folder: Path) -> Iterator[None]:
         )
     try:
         yield
+    except KeyboardInterrupt as stop:  # without a word: before the driver listens
+        begun = f"stopped; `pulseledger resume {folder}` goes on."
+        raise KeyboardInterrupt(
+            str(stop)
+            or (begun if is_study(folder) else "stopped before the study had begun; the same command begins it.")
+        ) from None
     finally:
         _ONE.release()
 

@@ -47,6 +47,8 @@ CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,
     "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
+# Revisions that Optuna has found to be those of this release: to look again reads all its migrations, ten times the rest.
+_OWN: set[str] = set()
 _READ_ONLY = "-c default_transaction_read_only=on"
 ANSWER_SECONDS = 60.0  # for one answer of PostgreSQL; one that is frozen keeps its connections
 
@@ -244,15 +246,20 @@ def _note_lock(context: Any) -> None:
 
 
 def _open(url: str, options: dict[str, Any] | None, skip_table_creation: bool = False) -> RDBStorage:
-    _require_optunas(url, options or {})
+    revision = _require_optunas(url, options or {})
     try:
-        return RDBStorage(url, options, skip_table_creation=skip_table_creation)
+        opened = RDBStorage(url, options, revision in _OWN, skip_table_creation=skip_table_creation)
     except RuntimeError as error:  # the tables are those of another release of Optuna
         raise StudyError(f"{url}: cannot be used ({first_line(error)}).") from None
+    _OWN.add(revision or opened.get_current_version())
+    return opened
 
 
-def _require_optunas(url: str, options: dict[str, Any]) -> None:
+def _require_optunas(url: str, options: dict[str, Any]) -> str:
     """Optuna would make its tables between another program's, and then take them for those of another release.
+
+    Returns:
+        The revision of its tables, "" where there are none yet.
 
     Raises:
         StudyError: the database has tables with names of Optuna's that are not its own.
@@ -261,12 +268,15 @@ def _require_optunas(url: str, options: dict[str, Any]) -> None:
     try:
         with engine.connect() as connection:
             found = set(sqlalchemy.inspect(connection).get_table_names())
+            wanted = sqlalchemy.text("SELECT version_num FROM alembic_version")
+            revision = connection.execute(wanted).scalar() if "alembic_version" in found else ""
     finally:
         engine.dispose()
     if foreign := sorted(found & _TABLES if "version_info" not in found else ()):
         raise StudyError(
             f"{url}: cannot be used (its table {foreign[0]} is another program's; Optuna wants a database of its own, as MLflow does)."
         )
+    return revision or ""
 
 
 @contextlib.contextmanager

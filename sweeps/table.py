@@ -134,6 +134,8 @@ def print_table(rows: Sequence[Row], console: Console, wide: bool = False) -> No
             _say(console, f"privacy: {text}", "yellow")
         for text in dict.fromkeys(outcome.hidden for outcome in outcomes if outcome.hidden):
             _say(console, f"secure aggregation: {text}")
+        for text in dict.fromkeys(outcome.led for outcome in outcomes if outcome.led):
+            _say(console, f"led by successors: {text}")
         for row in group:
             if row.outcome is not None and row.outcome.judged:
                 _say(console, f"trial {row.trial} {row.outcome.judged}")

@@ -1,9 +1,10 @@
 """Shared by all tests: a cache of their own, the real records where they are, a small simulated federation."""
 
-import ast
 import functools
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from engine.pools.config import ExecutionConfig
 from engine.settings import parse, set_key
 
 # How long one example takes says more about the machine than about the code.
-settings.register_profile("pulseledger", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The hundreds of examples of "thorough" are for `make test-long`.
+slow = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("pulseledger", max_examples=40, **slow)
+settings.register_profile("thorough", max_examples=300, **slow)
 settings.load_profile("pulseledger")
 
 
@@ -31,7 +35,12 @@ ROOM = 4 * 2**30  # bytes; a session writes a tenth of that
 
 
 def pytest_configure() -> None:
-    """Tests write into memory where there is room: a third of their time is a ledger's waiting for the disk."""
+    """Tests write into memory where there is room: a third of their time is a ledger's waiting for the disk.
+
+    Bytecode is kept, whatever is set around: to compile the tree again takes each of the commands half a second.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
@@ -52,7 +61,7 @@ class Together(LoadFileScheduling):
 
 
 # what takes long to make -> the fixtures that give it, to several files
-SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed"}}
+SHARED = {"ray": {"ray2", "done", "said"}, "studies": {"seen", "marked", "agreed"}, "ended": {"ended"}}
 
 
 @functools.cache
@@ -65,9 +74,9 @@ def source(file: str) -> str:
 def together(file: str) -> str:
     """What else must run in the process of a file: the name of something shared, or the file itself."""
     text = source(file)
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    asked = {argument.arg for function in functions for argument in function.args.args}
-    asked -= {function.name for function in functions}  # a fixture of its own
+    functions = re.findall(r"^def (\w+)\((.*?)\)(?: ->[^\n]*)?:$", text, re.MULTILINE | re.DOTALL)
+    asked = {name for _, given in functions for name in re.findall(r"\w+", given)}
+    asked -= {name for name, _ in functions}  # a fixture of its own
     for name, fixtures in SHARED.items():
         if file.startswith("tests/sweeps/") and asked & fixtures:
             return name

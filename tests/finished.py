@@ -270,9 +270,9 @@ def quality(near: int) -> dict[str, Any]:
 
 
 def change(folder: Path, *statements: str, arguments: tuple = ()) -> None:
-    """Change the journal, in tables that have lost their constraints, and write the bundle again from it."""
+    """Change the journal, in tables that lose their constraints first, and write the bundle again from it."""
     path = folder / "ledger" / RUN.file
-    loosen(path, RUN.tables)
+    loosen(path, {name: what for name, what in RUN.tables.items() if any(name in one for one in statements)})
     connection = sqlite3.connect(path)
     for one in statements:
         changed = connection.execute(one, arguments).rowcount
@@ -287,10 +287,13 @@ def change(folder: Path, *statements: str, arguments: tuple = ()) -> None:
 
 
 def loosen(path: Path, tables: Mapping[str, Any]) -> None:
-    """Take types, keys and constraints from all tables of a journal."""
+    """Take types, keys and constraints from tables of a journal."""
     connection = sqlite3.connect(path)
+    made = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
     for table, what in tables.items():
         columns = ", ".join(what.columns)
+        if made[table] == f'CREATE TABLE "{table}" ({columns})':
+            continue  # it has none
         connection.execute(f"CREATE TABLE loose ({columns})")
         connection.execute(f"INSERT INTO loose SELECT {columns} FROM {table} ORDER BY rowid")
         connection.execute(f"DROP TABLE {table}")
@@ -307,7 +310,7 @@ def set_value(folder: Path, table: str, rowid: int, column: str, value: Any) -> 
 def row_of(folder: Path, table: str, where: str = "1") -> tuple[int, dict[str, Any]]:
     """A row in the middle of a table, and its position."""
     path = folder / "ledger" / RUN.file
-    loosen(path, RUN.tables)
+    loosen(path, {table: RUN.tables[table]})
     connection = sqlite3.connect(path)
     columns = tuple(RUN.tables[table].columns)
     rows = connection.execute(f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE {where}").fetchall()

@@ -15,6 +15,7 @@ from typing import Any
 from engine.actors import imported_ray
 from engine.background import Background
 from engine.clock import JumpingClock
+from engine.homes import claim
 from engine.pools.config import ExecutionConfig
 from engine.tracking.config import TrackingConfig
 from engine.tracking.tracker import Tracker, start_tracker
@@ -141,7 +142,7 @@ def simulated(
     clock: JumpingClock | None = None,
     cluster: Callable[[JumpingClock], SimulatedRay] = SimulatedRay,
 ) -> Means:
-    """What a driver works with, without Ray; MLflow's tracker is a thread."""
+    """What a driver works with, without Ray and without pictures; MLflow's tracker is a thread."""
     clock, limits = clock or JumpingClock(), limits or Limits()
 
     @contextlib.contextmanager
@@ -155,4 +156,8 @@ def simulated(
     def tracker(config: TrackingConfig, folder: Path, actor: bool) -> Background[Tracker]:
         return start_tracker(config, folder, actor=False)
 
-    return Means(clock, ray, limits, runner, tracker, warm=lambda study, note: None)
+    def draw(folder: Path) -> None:
+        claim(folder / "report", "report", ("report.html",))
+        (folder / "report" / "report.html").write_text("a page", encoding="utf-8")
+
+    return Means(clock, ray, limits, runner, tracker, warm=lambda study, note: None, draw=draw)

@@ -99,8 +99,9 @@ def outcome(folder: Path) -> list[Any]:
 
 
 def store_of(done: Path, experiment: str) -> dict[str, str]:
-    """An experiment of its own in the store of `done`: making the tables of a store takes seconds."""
-    return {"backend": "mlflow", "uri": f"sqlite:///{done / 'mlflow.db'}", "experiment": experiment}
+    """An experiment of its own in the store of `done`; a model of its best trial is there, and to export one takes seconds."""
+    uri = f"sqlite:///{done / 'mlflow.db'}"
+    return {"backend": "mlflow", "uri": uri, "experiment": experiment, "models": "none"}
 
 
 def runs_of(done: Path, experiment: str) -> tuple[MlflowClient, list[Any]]:

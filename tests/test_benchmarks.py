@@ -148,7 +148,9 @@ def test_the_cost_table(costs: ModuleType, capsys: pytest.CaptureFixture[str]):
 
 def test_the_baseline_contracts_are_built_from_their_sources():
     if shutil.which("node") is None or not (BENCHMARKS.parent / "contracts/node_modules/solc").is_dir():
-        pytest.skip("needs Node and `npm ci` in contracts/")
+        pytest.skip(
+            "Node, or what it compiles with, is not installed: apt-get install nodejs, and run `npm ci` in contracts/"
+        )
     command = ["node", str(BENCHMARKS / "contracts/build.mjs"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -241,13 +241,25 @@ def generate() -> Any:
     return module
 
 
-@pytest.fixture(scope="module")
-def site(generate: Any, tmp_path_factory) -> Path:
-    """The built site; a link that leads nowhere, or any other warning, has failed it."""
+@pytest.fixture(scope="module", params=["basic", pytest.param("furo", marks=pytest.mark.long)])
+def site(generate: Any, tmp_path_factory, request: pytest.FixtureRequest) -> Path:
+    """The built site; a link that leads nowhere, or any other warning, has failed it. A plain theme takes less time than ours."""
     for name in ("myst_parser", "furo"):
         pytest.importorskip(name, reason=NO_SPHINX)
     folder = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(DOCS), str(folder)]
+    words = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        "-D",
+        f"html_theme={request.param}",
+    ]
+    words += [str(DOCS), str(folder)]
     done = subprocess.run(words, text=True, stdout=PIPE, stderr=STDOUT, timeout=300)
     assert done.returncode == 0, done.stdout
     return folder

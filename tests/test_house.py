@@ -125,10 +125,10 @@ MAY: dict[str, str] = {
     "engine/ledger/chain": "engine.ledger.chain.* engine.ledger.accounts engine.ledger.config engine.ledger.format "
     "engine.ledger.signing engine.ledger.typed engine.clock engine.encoding engine.errors engine.files",
     "engine/ledger/book.py": "engine.ledger.chain.* engine.ledger.config engine.ledger.delivery engine.ledger.format "
-    "engine.ledger.store engine.ledger.typed engine.clock engine.encoding engine.errors",
+    "engine.ledger.store engine.ledger.subject engine.ledger.typed engine.clock engine.encoding engine.errors",
     # a subject stands on the book; of what lies below it knows the chain's calls and answers
     "engine/ledger/subjects": "engine.ledger.subjects.* engine.ledger.book engine.ledger.chain.* engine.ledger.config "
-    "engine.ledger.delivery engine.ledger.format engine.ledger.signing engine.ledger.store engine.ledger.trees "
+    "engine.ledger.delivery engine.ledger.format engine.ledger.signing engine.ledger.store engine.ledger.subject engine.ledger.trees "
     "engine.ledger.typed engine.clock engine.data.config engine.encoding engine.errors engine.synthesis.config",
     "engine/audit": "engine.audit.* engine.ledger.format engine.ledger.chain.* engine.encoding engine.errors "
     "engine.data.config engine.files engine.clock",

@@ -24,7 +24,7 @@ from studies import ALONE, BASE
 from engine.audit.run import audit
 from engine.result import RESULT, Result
 from sweeps.checks import load_study
-from sweeps.folder import read_groups, read_progress, read_study, repeat_folder, trial_folder
+from sweeps.folder import is_study, read_groups, read_progress, read_study, repeat_folder, trial_folder
 from sweeps.rows import rows_of
 from sweeps.start import resume_study, start_study
 from sweeps.stored import begun
@@ -206,6 +206,63 @@ def test_a_second_signal_leaves_at_once(undisturbed: list[Any], ray2, store: Pat
     resume_study(folder, quiet=True)
     assert facts(folder) == undisturbed
     in_mlflow(store, "stopped", folder)
+
+
+def in_trial(name: str) -> Callable[[Path], bool]:
+    return lambda folder: any(folder.glob(f"trials/0000/{name}"))
+
+
+# From the driver's first file, before there is a Ray, to the last round's end.
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "the folder is taken": lambda folder: (folder / ".driver.json").exists(),
+    "Ray starts": is_study,
+    "a trial starts": in_trial(""),
+    "data are cut": in_trial("seed-0/config.yaml"),
+    "a ledger opens": in_trial("seed-0/ledger/*.sqlite"),
+    "a round is under way": lambda folder: rounds_done(folder) > 2,
+    "a trial closes": lambda folder: rounds_done(folder) >= ROUNDS,
+}
+SIGNALS = {"term": [signal.SIGTERM], "int twice": [signal.SIGINT, signal.SIGINT]}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[dict[str, Any], list[Any]]:
+    """A study of two trials, and its facts."""
+    values = {**STUDY, **FEW, "trials": 2, "tracking": {"backend": "none"}}
+    folder = tmp_path_factory.mktemp("alone") / "study"
+    start_study(load_study({**values, "execution": ALONE["execution"]}, "test"), folder, Heard(), means=simulated())
+    return values, facts(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("signals", SIGNALS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_signals_end_a_driver_at_any_moment_with_a_sentence(
+    alone: tuple[dict[str, Any], list[Any]], tmp_path: Path, moment: str, signals: str
+):
+    """Within 30 s, which a trial has that is not in a long round; and what is left goes on to the same numbers."""
+    values, wanted = alone
+    folder, file = tmp_path / "study", tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    with driver(folder, "sweep", str(file), "--out", str(folder)) as process:
+        until(lambda: MOMENTS[moment](folder), process)
+        for number in SIGNALS[signals]:
+            process.send_signal(number)
+            time.sleep(0.05)
+        began = time.monotonic()
+        # 130 to a shell, also where the second comes as the process has said its sentence and is all but gone
+        assert process.wait(60) in (130, -signal.SIGINT)
+    text = (tmp_path / "study.log").read_text()
+    print(f"{moment}, {signals}: {time.monotonic() - began:.1f} s\n{text}")
+    assert time.monotonic() - began < 40
+    assert "Traceback" not in text
+    if is_study(folder):
+        assert f"`pulseledger resume {folder}` goes on" in text
+        resume_study(folder, Heard(), means=simulated())
+    else:
+        assert "pulseledger: stopped before the study had begun; the same command begins it.\n" in text
+        start_study(load_study(values, "test"), folder, Heard(), means=simulated())
+    assert facts(folder) == wanted
 
 
 @pytest.mark.long

@@ -27,15 +27,17 @@ abstract contract Federations is IRoundLedger {
         bytes32 registryRoot;
         address coordinator;
         uint64 disputed;
-        uint32 staleness;
+        bool entrusted;
         uint64 finalized;
         uint64 marked;
         uint64 markedAt;
+        uint32 staleness;
         bytes32 finalHead;
         bytes32 markedHead;
         bytes32 disputedHead;
         BitMaps.BitMap voided;
         bytes32 closing;
+        address keeper;
         mapping(address coordinator => uint64 round) served;
     }
 

@@ -161,7 +161,7 @@ interface IRoundLedger {
         uint64 disputed;
         /// Digest of the record that closed the federation, zero while it runs.
         bytes32 closing;
-        /// Account that opened or sealed last.
+        /// Account that leads: that opened or sealed last, or was handed the federation.
         address coordinator;
         /// Rounds that the model of an update may be behind.
         uint32 staleness;
@@ -214,12 +214,20 @@ interface IRoundLedger {
     );
 
     /**
-     * @notice A coordinator took the federation over: its receipts count for the rounds from this one on.
+     * @notice A coordinator took the federation over: its receipts count from now on.
      * @param federation Identifier of the federation.
-     * @param round Number of the round that was opened or sealed, 0 for the federation itself.
+     * @param round Last round for which receipts of the one before it count: that was opened or sealed, or, where the
+     * federation was handed over, the last sealed one.
      * @param coordinator The account.
      */
     event CoordinatorChanged(bytes32 indexed federation, uint64 indexed round, address indexed coordinator);
+
+    /**
+     * @notice Only whoever leads the federation goes on with it from now on.
+     * @param federation Identifier of the federation.
+     * @param keeper Contract that alone can hand it to another account.
+     */
+    event FederationEntrusted(bytes32 indexed federation, address indexed keeper);
 
     /**
      * @notice A round was opened by itself, not by the seal of the one before.
@@ -440,6 +448,15 @@ interface IRoundLedger {
 
     /// @notice The round is not open beyond its deadline.
     error NothingToAbort(bytes32 federation, uint64 round);
+
+    /// @notice Somebody else leads the federation.
+    error NotLeader(bytes32 federation, address leader, address account);
+
+    /// @notice The federation is entrusted to another contract, or to none.
+    error NotKeeper(bytes32 federation, address account);
+
+    /// @notice The federation is entrusted already, or has begun, or somebody else leads it.
+    error NotEntrustable(bytes32 federation, address account);
 
     /// @notice The slot has already submitted an update for this round.
     error AlreadySubmitted(bytes32 federation, uint64 round, uint32 slot);

@@ -136,11 +136,16 @@ abstract contract Registry is Federations, AccessControlDefaultAdminRules, EIP71
      * and who gives roles away must not exercise them.
      */
     function _grantRole(bytes32 role, address account) internal override returns (bool) {
+        _requireApart(account, role);
+        return super._grantRole(role, account);
+    }
+
+    /// @dev Requires that an account holds no other role than this one.
+    function _requireApart(address account, bytes32 role) internal view {
         _requireWithout(account, DEFAULT_ADMIN_ROLE, role);
         _requireWithout(account, COORDINATOR_ROLE, role);
         _requireWithout(account, REVIEWER_ROLE, role);
         _requireWithout(account, AUDITOR_ROLE, role);
-        return super._grantRole(role, account);
     }
 
     function _requireHospital(

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Annex} from "./Annex.sol";
@@ -50,12 +49,9 @@ contract ReputationLedger is IReputationLedger {
 
     mapping(bytes32 federation => mapping(uint256 index => Word)) private _words;
 
-    /// @dev Roles are those of the RoundLedger, and so is the error.
-    modifier onlyCoordinator() {
-        bytes32 role = ROUNDS.COORDINATOR_ROLE();
-        if (!ROUNDS.hasRole(role, msg.sender)) {
-            revert IAccessControl.AccessControlUnauthorizedAccount(msg.sender, role);
-        }
+    /// @dev Who leads is known to the RoundLedger, and so is the error.
+    modifier onlyLeader(bytes32 federation) {
+        ROUNDS.requireLeader(federation, msg.sender);
         _;
     }
 
@@ -76,7 +72,7 @@ contract ReputationLedger is IReputationLedger {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role in the RoundLedger.
+     * - the caller must lead the federation in the RoundLedger.
      * - `header` must pass `requireSealed` of the RoundLedger.
      * - the masks must name slots that exist, and accept only slots that took part.
      * - the annex must hold the root of the verdicts as `SCORES`, and the verdicts must be a leaf of that root.
@@ -105,7 +101,7 @@ contract ReputationLedger is IReputationLedger {
         uint16 accepted,
         uint16 threshold,
         bytes32[] calldata proof
-    ) external onlyCoordinator {
+    ) external onlyLeader(federation) {
         _requireMasks(federation, _slotsOf(federation, header), index, participated, accepted, threshold);
         Annex.requireNamed(header.annex, SCORES, scoresRoot, annexProof);
         _requireLeaf(scoresRoot, keccak256(abi.encode(header.round, index, participated, accepted, threshold)), proof);

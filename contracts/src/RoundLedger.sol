@@ -71,6 +71,12 @@ contract RoundLedger is Registry, Pausable {
         _grantRole(AUDITOR_ROLE, auditor);
     }
 
+    /// @dev Role and term; see `requireLeader`.
+    modifier onlyLeader(bytes32 federation) {
+        requireLeader(federation, msg.sender);
+        _;
+    }
+
     // --- Rounds ------------------------------------------------------------------------------------------------------
 
     /**
@@ -123,7 +129,7 @@ contract RoundLedger is Registry, Pausable {
         for (uint256 i = 0; i < RING; ++i) {
             state.heads[i] = newHead;
         }
-        _serve(federation, state, 0);
+        _serve(federation, state, 0, msg.sender);
         emit FederationOpened(
             federation, configHash, registryRoot, genesisModel, slots, quorum, window, staleness, newHead
         );
@@ -135,7 +141,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role, and the contract must not be paused.
+     * - the caller must lead the federation, and the contract must not be paused.
      * - `round` must be the last sealed round plus one and must not be open.
      * - `parentModel` must be the model of the federation.
      * - `deadline` must be 0 or in the future.
@@ -150,7 +156,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function openRound(bytes32 federation, uint64 round, bytes32 parentModel, uint64 deadline)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         _requireNext(federation, round, progress);
@@ -159,7 +165,7 @@ contract RoundLedger is Registry, Pausable {
 
         _open(progress, deadline);
         _store(state, progress);
-        _serve(federation, state, round);
+        _serve(federation, state, round, msg.sender);
         emit RoundOpened(federation, round, parentModel, deadline);
     }
 
@@ -168,7 +174,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role.
+     * - the caller must lead the federation.
      * - the round of the header must be open: the last sealed round plus one, before its deadline, no dispute.
      * - `header.previousHead` and `header.parentModel` must be those of the federation.
      * - `header.count` must be at least the quorum and at most the number of slots.
@@ -185,7 +191,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function sealRound(bytes32 federation, Header calldata header, uint32 submissions, uint64 next)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         uint64 round = header.round;
@@ -202,7 +208,7 @@ contract RoundLedger is Registry, Pausable {
         bytes32 newHead = _headOf(federation, header);
         state.heads[round % RING] = newHead;
         state.model = header.model;
-        _serve(federation, state, round);
+        _serve(federation, state, round, msg.sender);
         progress.round = round;
         progress.sealedAt = uint40(block.timestamp);
         progress.submissions = 0;
@@ -276,7 +282,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role, and the round after the last sealed one must be open.
+     * - the caller must lead the federation, and the round after the last sealed one must be open.
      * - the slot must have submitted an update for this round and model, and it must not be refused yet.
      *
      * Emits an {UpdateRefused} event.
@@ -284,7 +290,7 @@ contract RoundLedger is Registry, Pausable {
      * @param federation Identifier of the federation.
      * @param slot Slot of the hospital.
      */
-    function refuseUpdate(bytes32 federation, uint32 slot) external onlyRole(COORDINATOR_ROLE) {
+    function refuseUpdate(bytes32 federation, uint32 slot) external onlyLeader(federation) {
         (Federation storage state, Progress memory progress) = _load(federation);
         uint64 round = progress.round + 1;
         _requireOpenNext(federation, round, progress);
@@ -309,6 +315,70 @@ contract RoundLedger is Registry, Pausable {
         returns (Submission memory)
     {
         return _submissions[_submissionKey(federation, round, parentModel, slot)];
+    }
+
+    // --- Who leads ---------------------------------------------------------------------------------------------------
+
+    /**
+     * @notice Binds a federation to whoever leads it, and to a contract that alone can hand it to somebody else: see
+     * `SuccessionLedger`. From then on an account that only has the coordinator role cannot go on with it.
+     *
+     * Requirements:
+     *
+     * - the caller must be the account that went on with the federation last.
+     * - no round must be sealed, and the federation not be entrusted yet.
+     *
+     * Emits a {FederationEntrusted} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param keeper The contract.
+     */
+    function entrust(bytes32 federation, address keeper) external {
+        Federation storage state = _federations[federation];
+        if (msg.sender != state.coordinator || state.entrusted || state.progress.round != 0) {
+            revert NotEntrustable(federation, msg.sender);
+        }
+        state.keeper = keeper;
+        state.entrusted = true;
+        emit FederationEntrusted(federation, keeper);
+    }
+
+    /**
+     * @notice Hands an entrusted federation to another account. Nothing that the one before it sends counts from then on:
+     * neither what waits to get into a block, nor a receipt for a round that is not sealed.
+     *
+     * Requirements:
+     *
+     * - the caller must be the contract that the federation is entrusted to.
+     * - the federation must not be closed, and no dispute be open.
+     * - `account` must be neither admin nor auditor nor reviewer.
+     *
+     * Emits a {CoordinatorChanged} event.
+     *
+     * @param federation Identifier of the federation.
+     * @param account The account.
+     */
+    function handOver(bytes32 federation, address account) external {
+        (Federation storage state, Progress memory progress) = _load(federation);
+        if (msg.sender != state.keeper) revert NotKeeper(federation, msg.sender);
+        _requireRunning(federation, state, progress);
+        _requireApart(account, COORDINATOR_ROLE);
+        _serve(federation, state, progress.round, account);
+    }
+
+    /**
+     * @notice Requires that an account may go on with a federation: the one that leads it, where it is entrusted, and
+     * otherwise any with the coordinator role.
+     * @param federation Identifier of the federation.
+     * @param account The account.
+     */
+    function requireLeader(bytes32 federation, address account) public view {
+        Federation storage state = _federations[federation];
+        if (!state.entrusted) {
+            _checkRole(COORDINATOR_ROLE, account);
+        } else if (account != state.coordinator) {
+            revert NotLeader(federation, state.coordinator, account);
+        }
     }
 
     // --- Disputes and finality ---------------------------------------------------------------------------------------
@@ -431,6 +501,8 @@ contract RoundLedger is Registry, Pausable {
     function resolveDispute(bytes32 federation, Header calldata header, bool voided) external onlyRole(AUDITOR_ROLE) {
         (Federation storage state, Progress memory progress) = _load(federation);
         if (progress.phase != Phase.DISPUTED) revert NoDispute(federation);
+        // Whoever was handed the federation has no role that would keep it apart from this one.
+        if (msg.sender == state.coordinator) revert RolesConflict(msg.sender, COORDINATOR_ROLE, AUDITOR_ROLE);
         uint64 round = state.disputed;
         if (header.round != round) revert RoundOutOfOrder(federation, round, header.round);
         bytes32 given = _headOf(federation, header);
@@ -552,7 +624,7 @@ contract RoundLedger is Registry, Pausable {
      *
      * Requirements:
      *
-     * - the caller must have the coordinator role.
+     * - the caller must lead the federation.
      * - the federation must not be closed, and no dispute must be open.
      * - `round` must be the last sealed round, and `lastHead` the head after it.
      * - `closing` must not be zero.
@@ -566,7 +638,7 @@ contract RoundLedger is Registry, Pausable {
      */
     function closeFederation(bytes32 federation, uint64 round, bytes32 lastHead, bytes32 closing)
         external
-        onlyRole(COORDINATOR_ROLE)
+        onlyLeader(federation)
     {
         (Federation storage state, Progress memory progress) = _load(federation);
         _requireRunning(federation, state, progress);
@@ -673,14 +745,15 @@ contract RoundLedger is Registry, Pausable {
         _federations[record.federation].progress.submissions += 1;
     }
 
-    /// @dev Binds the caller to the federation: its receipts count from now on, and after it has left, for the rounds
-    /// until another took over, that one's first included, for which it may have given some.
-    function _serve(bytes32 federation, Federation storage state, uint64 round) private {
-        if (state.coordinator == msg.sender) return;
+    /// @dev Binds an account to the federation: its receipts count from now on, and after it has left, for the rounds
+    /// until `round`. Where another opens or seals that is its own first one, for which the one before it may have given
+    /// some; where another was handed the federation it is the last sealed one.
+    function _serve(bytes32 federation, Federation storage state, uint64 round, address account) private {
+        if (state.coordinator == account) return;
         state.served[state.coordinator] = round;
-        state.coordinator = msg.sender;
-        state.served[msg.sender] = type(uint64).max;
-        emit CoordinatorChanged(federation, round, msg.sender);
+        state.coordinator = account;
+        state.served[account] = type(uint64).max;
+        emit CoordinatorChanged(federation, round, account);
     }
 
     /// @dev The leaf that the tree should hold; zero if nothing was promised.
@@ -693,7 +766,8 @@ contract RoundLedger is Registry, Pausable {
         if (receipt.leaf != 0) {
             address signer = _signerOf(RECEIPT_TYPEHASH, receipt, receipt.leaf, signature);
             // A receipt does not say who signed it.
-            if (!hasRole(COORDINATOR_ROLE, signer) && state.served[signer] < receipt.round) {
+            bool known = !state.entrusted && hasRole(COORDINATOR_ROLE, signer);
+            if (!known && state.served[signer] < receipt.round) {
                 revert SignatureInvalid(signer, _digestOf(RECEIPT_TYPEHASH, receipt, receipt.leaf));
             }
             return receipt.leaf;

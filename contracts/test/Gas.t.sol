@@ -7,6 +7,7 @@ import {IReputationLedger} from "../src/IReputationLedger.sol";
 import {IRoundLedger} from "../src/IRoundLedger.sol";
 import {MaskLedger} from "../src/MaskLedger.sol";
 import {StudyLedger} from "../src/StudyLedger.sol";
+import {SuccessionLedger} from "../src/SuccessionLedger.sol";
 import {Tree} from "./Base.sol";
 import {CommitteeBase} from "./CommitteeBase.sol";
 import {Paired} from "./Paired.sol";
@@ -98,6 +99,26 @@ contract GasSnapshot is SyntheticBase, ReputationBase, CommitteeBase {
         vm.prank(coordinator);
         ledger.closeFederation(FEDERATION, state.progress.round, state.head, keccak256("closing"));
         vm.snapshotGasLastCall("rare", "closeFederation");
+    }
+
+    function testSuccession() public {
+        SuccessionLedger line = new SuccessionLedger(ledger);
+        address[] memory order = new address[](2);
+        (order[0], order[1]) = (vm.addr(2001), vm.addr(2002));
+        vm.prank(coordinator);
+        ledger.entrust(FEDERATION, address(line));
+        vm.snapshotGasLastCall("rare", "entrust");
+        vm.prank(coordinator);
+        line.appoint(FEDERATION, order, 60);
+        vm.snapshotGasLastCall("rare", "appoint, two successors");
+        openRound();
+        vm.prank(coordinator);
+        line.reportAlive(FEDERATION);
+        vm.snapshotGasLastCall("rare", "reportAlive");
+        vm.warp(block.timestamp + 120);
+        vm.prank(order[1]);
+        line.takeOver(FEDERATION, 1);
+        vm.snapshotGasLastCall("rare", "takeOver");
     }
 
     /// @dev An update of round 4 that began before round 1, of a federation in which two rounds are allowed.

@@ -14,7 +14,7 @@ from engine.ledger.chain.base import EMBEDDED_CHAIN
 from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
 from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, PURPOSES, REWARDS, SCORES
 
-_OF_NO_ROUND = ("open", "grant", *GOVERNED)
+_OF_NO_ROUND = ("open", "grant", "entrust", "appoint", *GOVERNED)
 # The roles that this program gives to more accounts than it opens a ledger with; the contract keeps them apart from others.
 _AUDITOR, _REVIEWER = (spec.keccak256(role) for role in (b"AUDITOR_ROLE", b"REVIEWER_ROLE"))
 _WITH_HEADER = ("seal", "reputation", "claim", "judge", "resolve", "challenge")
@@ -54,7 +54,7 @@ def _round(transaction: Transaction, sealed: int) -> int | None:
         return 0
     if transaction.purpose in ("mark", "finalize"):
         return sealed
-    if transaction.purpose in ("refuse", "abort"):
+    if transaction.purpose in ("refuse", "abort", "alive", "take-over"):
         return sealed + 1
     arguments = transaction.arguments
     for name in ("header", "rotation", "record"):

@@ -210,6 +210,15 @@ class Rotation:
     new_signature: bytes
 
 
+class Term(NamedTuple):
+    """A time in which a successor led: `seq` of its takeover, number, account, its first round."""
+
+    seq: int
+    number: int
+    account: str
+    round: int
+
+
 @dataclass(frozen=True)
 class Step:
     """A step in the governance of synthetic data, as its row says but for the record.
@@ -382,6 +391,20 @@ class Case:
             if rotation.record["slot"] == slot and rotation.record["round"] <= number:
                 held = rotation.record["to"]
         return held
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """Of successors that took over, in order."""
+        return tuple(
+            Term(t.seq, t.arguments["place"] + 1, t.call.sender, sealed + 1)
+            for sealed, t in self.in_order
+            if t.purpose == "take-over" and self.taken(t) and t.call is not None and "place" in t.arguments
+        )
+
+    def leader(self, number: int = NO_ROUND) -> str:
+        """The account whose word counts as the coordinator's in a round, by default at the end."""
+        led = [term.account for term in self.terms if term.round <= number]
+        return led[-1] if led else self.coordinator
 
     @cached_property
     def coordinator(self) -> str:

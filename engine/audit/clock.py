@@ -165,7 +165,7 @@ def _check_words(case: Case, number: int, entry: Round) -> Iterator[Told]:
         yield Count("absences")
         values = {"round": number, "slot": slot, "job": job, "kind": ABSENCES.index(kind), "start": start}
         digest = spec.typed_digest("Absence", {"federation": case.federation.id, **values}, case.domain)
-        yield from check_signature(digest, signature, case.coordinator, "absence", "signature", where)
+        yield from check_signature(digest, signature, case.leader(number), "absence", "signature", where)
     if entry.absent and CLOCK not in entry.digests:
         yield finding(
             "absence", "clock", "a digest", None, "jobs came to nothing in a round without a clock", round=number

@@ -79,7 +79,7 @@ def _check_record(case: Case, closing: Closing) -> Iterator[Told]:
         yield finding("closing", "state", allowed, record["state"], "the run ended in no known way", round=number)
     yield Count("closings")
     digest = record.digest(case.domain)
-    yield from check_signature(digest, closing.signature, case.coordinator, "closing", "signature", {"round": number})
+    yield from check_signature(digest, closing.signature, case.leader(), "closing", "signature", {"round": number})
 
 
 def _check_complete(case: Case, closing: Closing) -> Iterator[Told]:

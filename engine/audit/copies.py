@@ -53,8 +53,8 @@ def _check_end(first: Case, second: Case) -> Iterator[Told]:
     ours, other = first.closing.record, second.closing.record
     if ours == other:
         return
-    ends, whose = ((first, first.closing), (second, second.closing)), {first.coordinator, second.coordinator}
-    signed = all(_signed(case, end.record, end.signature, case.coordinator) for case, end in ends)
+    ends, whose = ((first, first.closing), (second, second.closing)), {first.leader(), second.leader()}
+    signed = all(_signed(case, end.record, end.signature, case.leader()) for case, end in ends)
     record = "equivocation" if signed and len(whose) == 1 else "closing"
     message = "the run was closed in two versions"
     yield finding(record, "closing", ours.digest(first.domain), other.digest(second.domain), message)

@@ -14,6 +14,11 @@ def stream(seed: int, purpose: bytes, number: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, word, number, 0])))
 
 
+def drawn(of: Sequence[int], many: int, draw: np.random.Generator) -> set[int]:
+    """So many of these slots, without replacement."""
+    return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
+
+
 def initial(layout: Sequence[tuple[str, tuple[int, ...]]], seed: int) -> np.ndarray:
     """float32[P]: the model before round 1: He-uniform weights, biases of 0, norms of 1."""
     draw, parts = stream(seed, b"weights"), [np.zeros(0)]

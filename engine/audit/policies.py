@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from engine.audit.case import Case, Matrix
-from engine.audit.draws import stream
+from engine.audit.draws import drawn, stream
 
 Draw = np.random.Generator
 
@@ -60,7 +60,7 @@ def asked(case: Case, seed: int, number: int, free: Sequence[int], wanted: int) 
         return {*free}
     if policy in NAMES:
         return chosen(policy, known(case, free, number), number, wanted, _setting(case, "floor"), draw)
-    return {int(slot) for slot in draw.choice(np.array(free), wanted, replace=False)}
+    return drawn(free, wanted, draw)
 
 
 def _setting(case: Case, key: str) -> Any:
@@ -140,8 +140,7 @@ def _turns(facts: Mapping[int, Known], number: int, many: int, draw: Draw) -> li
 
 
 def _power(facts: Mapping[int, Known], number: int, many: int, draw: Draw) -> list[int]:
-    drawn = draw.choice(np.array([*facts]), min(2 * many, len(facts)), replace=False)
-    return _top({int(slot): facts[int(slot)].e for slot in drawn}, many)
+    return _top({slot: facts[slot].e for slot in drawn([*facts], min(2 * many, len(facts)), draw)}, many)
 
 
 def _oort(facts: Mapping[int, Known], number: int, many: int, draw: Draw) -> list[int]:

@@ -20,8 +20,7 @@ from engine.ledger.format import PRIVACY, PRIVACY_TERMS
 
 _UNITS = {"rate": 10**9, "sigma": 10**6, "clip": 10**6, "delta": 10**12}
 _COST = {"first-order": (2, 0), "difference": (2, 1)}  # samples of a meta-step: of one gradient, of two
-_METHODS = ("dp-sgd", "features")
-_LAPLACE = "features-laplace/1"
+_OF_METHOD = {"dp-sgd": "dp-sgd/1"}
 _SLACK, _LOOSE = 1e-5, 0.02  # of an epsilon: that it is below ours, by rounding; that it is above
 _STANDS, _VOIDED = "; its round stands: `pulseledger ledger dispute --overspent` voids it", "; its round was voided"
 _WORD = "that noise was added is each hospital's word, which nothing outside it can confirm"
@@ -35,7 +34,7 @@ def check(case: Case) -> Iterator[Told]:
         yield Note("what an own privacy mechanism says of its price is not recomputed")
         return
     signed = _signed(case)
-    if method not in _METHODS:
+    if method not in _OF_METHOD:
         if method == "none":
             yield from _check_none(case, signed)
         return
@@ -86,8 +85,6 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What every record must say, but for sigma where it follows from an epsilon."""
     try:
         privacy, federation = config["privacy"], config["federation"]
-        if privacy["method"] == "features":
-            return _of_features(privacy)
         values = {"rate": privacy["sampling_rate"], "clip": privacy["clip"], "delta": privacy["delta"]}
         terms = {name: round(value * _UNITS[name]) for name, value in values.items()}
         sigma = privacy["noise"] and round(privacy["noise"] * 1000) * 1000
@@ -96,7 +93,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return {
             **terms,
             "sigma": sigma,
-            "mechanism": "dp-sgd/1",
+            "mechanism": _OF_METHOD[privacy["method"]],
             "unit": privacy["unit"],
             "neighbours": "add-remove",
             "sampler": "poisson",
@@ -108,26 +105,8 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _of_features(privacy: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one release of all beats, each of whose vectors has length 1."""
-    return {
-        "rate": _UNITS["rate"],
-        "clip": 2 * _UNITS["clip"],
-        "delta": round(privacy["delta"] * _UNITS["delta"]),
-        "sigma": privacy["noise"] and round(privacy["noise"] * 1000) * 1000,
-        "mechanism": {"gaussian": "features-gaussian/1", "laplace": _LAPLACE}[privacy["release"]],
-        "unit": "beat",
-        "neighbours": "change",
-        "sampler": "all",
-        "secret": privacy["secret"],
-        "budget": [1, 0],
-    }
-
-
 def _planned(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """Samples of a round, of which one gradient is taken, and of which two are; and those of the adaptation."""
-    if config["privacy"]["method"] == "features":
-        return 1, 0, 0
     federation, adapting, steps = config["federation"], config["personalisation"], config["privacy"]["steps"]
     one, two = steps, 0
     if federation["algorithm"] == "perfedavg":
@@ -149,11 +128,12 @@ def _check_sigma(case: Case, signed: Mapping[int, Sequence[tuple[int, Any]]], te
     known = [record.get("sigma") for record in said if _is_count(record.get("sigma"))]
     if not known:
         return
-    terms["sigma"] = max(set(known), key=lambda sigma: (known.count(sigma), sigma))
+    sigma: int = max(set(known), key=lambda one: (known.count(one), one))
+    terms["sigma"] = sigma
     spent = _cost(terms, terms["budget"])
-    # where little noise costs much, the next smaller one that could be asked for would cost too much
-    is_least = _cost({**terms, "sigma": terms["sigma"] - 1000}, terms["budget"]) > wanted
-    if spent > wanted + _SLACK or (spent < wanted - _LOOSE and not is_least):
+    # sigma is in thousandths: where the next smaller one would cost too much, it is right
+    least = _cost({**terms, "sigma": sigma - 1000}, terms["budget"]) > wanted - _LOOSE
+    if spent > wanted + _SLACK or (spent < wanted - _LOOSE and not least):
         message = "the noise of the updates does not make the budget cost the epsilon of the configuration"
         yield finding("opening", "privacy.sigma", wanted, spent, message)
 
@@ -164,32 +144,14 @@ def _check_account(
     most = list(_planned(case.config)[:2])
     voided = min(_voids(case), default=math.inf)
     for slot in case.federation.slots:
-        before, said = [0, 0], list(signed.get(slot, ()))
-        once = terms["sampler"] == "all"  # the same release again and again
-        if once:
-            yield from _check_once(case, slot, said)
-        for number, record in said:
+        before = [0, 0]
+        for number, record in signed.get(slot, ()):
             where = {"round": number, "hospital": slot}
             fate = _VOIDED if number >= voided else _STANDS
             before = yield from _check_record(record, terms, before, most, "opening", where, fate)
-            before = [0, 0] if once else before
         one = case.results.get(slot)
         if one is not None and one.content is not None:
             yield from _check_record(one.content.privacy, terms, before, None, "hospital", {"hospital": slot})
-
-
-def _check_once(case: Case, slot: int, said: Sequence[tuple[int, Any]]) -> Iterator[Told]:
-    """A hospital names one release in all that it signs: another one would cost as much again."""
-    named = [(number, record.get("noise")) for number, record in said if record is not None]
-    one = case.results.get(slot)
-    last = one.content.privacy if one is not None and one.content is not None else None
-    named += [] if last is None else [(None, last.get("noise"))]
-    for number, noise in named:
-        if noise != named[0][1]:
-            message = "the features of a hospital were released a second time, with other noise"
-            where = {"hospital": slot} if number is None else {"round": number, "hospital": slot}
-            kind = "hospital" if number is None else "opening"
-            yield finding(kind, "privacy.noise", named[0][1], noise, message, **where)
 
 
 def _check_record(
@@ -341,8 +303,6 @@ def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) ->
 def _cost(terms: Mapping[str, Any], samples: Sequence[int], sharing: int = 1) -> float:
     rate, sigma, delta = (terms[name] / _UNITS[name] for name in ("rate", "sigma", "delta"))
     sigma /= math.sqrt(sharing)
-    if terms["mechanism"] == _LAPLACE:  # at any delta
-        return sum(samples) / sigma if sigma > 0 else math.inf
     if not (0 < rate <= 1 and 0.01 <= sigma <= 1e5 and 0 < delta < 1 and sum(samples) <= 10**9):
         return math.inf
     return epsilon([(rate, sigma, uses, many) for uses, many in enumerate(samples, 1)], delta)

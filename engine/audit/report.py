@@ -53,7 +53,7 @@ class Finding:
     Attributes:
         trial: number in the study, None if it concerns no single trial; as are round and hospital (a slot).
         record: where it is. In a run: meta, update, opening, receipt, head, rotation, scores, round, annex, synthetic,
-            transaction, chain, archive, bundle, model, result or equivocation. In a study: meta, design, begun, ended,
+            transaction, succession, chain, archive, bundle, model, result or equivocation. In a study: meta, design, begun, ended,
             transaction, chain, database, folder, study or mlflow.
         field: what of it.
         expected: the value that follows from everything else, as text.

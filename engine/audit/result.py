@@ -14,6 +14,7 @@ from engine.audit.closing import bound
 from engine.audit.records import read_tensors
 from engine.audit.report import Count, Note, Told, finding
 from engine.audit.reputation import standing_after
+from engine.audit.succession import named, successors
 from engine.audit.witnesses import checked_rounds
 from engine.encoding import read_json
 from engine.files import read_bytes
@@ -122,6 +123,11 @@ def _expected(case: Case) -> dict[str, Any]:
     }
     if case.closing is not None:
         expected["ledger.closing"] = case.closing.record.digest(case.domain)
+    if case.terms:
+        names = successors(case)
+        expected["ledger.terms"] = [
+            {"term": t.number, "name": named(names, t), "account": t.account, "round": t.round} for t in case.terms
+        ]
     if any(entry.verdicts for entry in case.rounds.values()):
         standing = standing_after(case)
         expected["ledger.hospitals"] = [

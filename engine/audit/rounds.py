@@ -158,4 +158,4 @@ def _check_receipts(case: Case, number: int, entry: Round) -> Iterator[Told]:
             yield Count("receipts")
             values = {"federation": case.federation.id, "round": number, "slot": slot, "leaf": update.leaf}
             digest = spec.typed_digest("Receipt", values, case.domain)
-            yield from check_signature(digest, update.receipt, case.coordinator, "receipt", "signature", where)
+            yield from check_signature(digest, update.receipt, case.leader(number), "receipt", "signature", where)

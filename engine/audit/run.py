@@ -21,6 +21,7 @@
     15        copies of a user's own parts are the sources whose digests were signed                        own.py
     16        privacy: mechanism, account and budget that were signed; epsilons computed again          privacy.py
     17        the virtual clock: who came in, who did not, in what time, from which models              clock.py
+    18        who led which round: takeovers in the order of before round 1, nothing of anybody else     succession.py
 
 Every link is held against its neighbours as they are recorded, so one changed value gives findings where it is and not in
 every round after it. Together the links reach from the signatures of the hospitals to the head on the chain and to the
@@ -55,6 +56,7 @@ from engine.audit import (
     secure,
     selection,
     state,
+    succession,
     synthetic,
     vectors,
     witnesses,
@@ -92,6 +94,7 @@ CHECKS: tuple[Check, ...] = (
     own.check,  # 15
     privacy.check,  # 16
     clock.check,  # 17
+    succession.check,  # 18
 )
 
 

@@ -1,13 +1,11 @@
 """Who was asked in a round: drawn again from the seed, and held against whose updates are there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from engine.audit import policies
 from engine.audit.case import Case, Round
-from engine.audit.draws import stream
+from engine.audit.draws import drawn, stream
 from engine.audit.report import Count, Note, Told, finding
 
 
@@ -56,12 +54,7 @@ def hostile(config: Mapping[str, Any]) -> set[int]:
         or not 0 < hospitals < 10**6
     ):
         return set()
-    return _drawn(range(hospitals), round(share * hospitals), seed, b"attack")
-
-
-def _drawn(of: Sequence[int], many: int, seed: int, purpose: bytes, number: int = 0) -> set[int]:
-    draw = stream(seed, purpose, number)
-    return {int(slot) for slot in draw.choice(np.array(of), many, replace=False)}
+    return drawn(range(hospitals), round(share * hospitals), stream(seed, b"attack"))
 
 
 def schedule_of(case: Case, told: Any = None) -> tuple[list[int], int, int]:

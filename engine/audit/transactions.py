@@ -24,7 +24,7 @@ class Call(NamedTuple):
         chain_id: that it is bound to, None if to none.
         to: the contract that it calls, None if it creates one.
         gas: limit.
-        sender: of one that creates a contract or opens a federation; of others it is not recovered.
+        sender: of one that creates a contract, opens a federation or takes it over; of others it is not recovered.
         created: address of the contract that it creates.
         function, arguments: of a call whose purpose is known, as the contract names them.
     """
@@ -119,7 +119,7 @@ def _call(position: int, purpose: Any, known: Purpose | None, raw: bytes, where:
     try:
         content = decode_transaction(raw)
         call = Call(content["chain_id"], content["to"], content["data"], content["gas"])
-        if creates or purpose == "open":
+        if creates or purpose in ("open", "take-over"):
             call = call._replace(sender=spec.sender(raw))
         if creates:
             return call._replace(created=created_contract(call.sender, raw))

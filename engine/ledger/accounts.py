@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.encoding import keccak
 from engine.errors import LedgerError
 from engine.files import whole
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.format import ADMIN, AUDITOR, COORDINATOR, DEPLOYER
 from engine.ledger.keyfiles import read_key_file, work_in, write_key_file
 from engine.ledger.signing import address
@@ -59,13 +59,19 @@ class Accounts:
 
 
 def open_accounts(
-    folder: Path, config: LedgerConfig, is_new: bool, sender: bytes | None, draw: Callable[[int], bytes] = os.urandom
+    folder: Path,
+    config: LedgerConfig,
+    is_new: bool,
+    sender: bytes | None,
+    leader: Leader = FIRST,
+    draw: Callable[[int], bytes] = os.urandom,
 ) -> Accounts:
     """The accounts of the ledger in a folder; draws and keeps what a new one lacks.
 
     Args:
         is_new: whether the folder holds no journal so far.
         sender: key of the coordinator; None draws it, too, and has contracts created by `EMBEDDED_DEPLOYER`.
+        leader: whose account is the coordinator's.
 
     Raises:
         LedgerError: a key that is wanted cannot be read, or two roles are one account.
@@ -76,7 +82,12 @@ def open_accounts(
         keys[ADMIN] = read_key_file(Path(config.admin_key_file))
     deployed = config.contract is not None  # its roles are held by whom its owner chose
     drawn = [role for role in (COORDINATOR, ADMIN, AUDITOR) if not (role in keys or role in named or deployed)]
+    drawn += [one for one in config.successors if one[0].isalpha()]
     files = {role: key_path(folder, role) for role in drawn}
+    if leader.name in files:
+        files[COORDINATOR] = files[leader.name]
+    elif leader.name:
+        keys[COORDINATOR] = leader.key
     for role in drawn if is_new else ():
         if not files[role].exists():
             keys[role] = _drawn(draw)

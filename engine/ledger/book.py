@@ -36,10 +36,11 @@ from engine.ledger.chain.base import (
 from engine.ledger.chain.connect import connect
 from engine.ledger.chain.contracts import query
 from engine.ledger.chain.transactions import created_contract, decode_transaction, sender_of
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.delivery import Contradiction, JournalTransaction, NoReceipt, NumberLost, Refused, settle
 from engine.ledger.format import Journal, Purpose
 from engine.ledger.store import Rows, Store
+from engine.ledger.subject import Subject
 from engine.ledger.typed import Domain, address_bytes, record_from_json, record_to_json
 
 _BEGINNINGS = 5  # times that a ledger begins anew whose contract lost its number
@@ -81,32 +82,12 @@ class Call:
         return _Key(self.purpose, self.round, (address_bytes(self.to) if self.to else b"") + self.data)
 
 
-class Subject:
-    """Something that a book keeps; one overrides what it needs."""
-
-    def reset(self) -> None:
-        """The book begins to go through its transactions: take up what the journal's rows say, and nothing of the chain."""
-
-    def settled(self, done: JournalTransaction, live: bool) -> None:
-        """The chain has taken a transaction of this account, of any purpose; `live`: just now, not in going through all.
-
-        Raises:
-            Contradiction: journal and contract then hold different things.
-        """
-
-    def restored(self) -> None:
-        """The book went through all transactions: hold the contract against the journal.
-
-        Raises:
-            Contradiction: they hold different things.
-        """
-
-
 class Book:
     """An open journal and its chain.
 
     Attributes:
         domain: chain and first contract.
+        inherit: makes a successor the one that leads, before it sends in its own name what was left.
     """
 
     domain: Domain
@@ -120,12 +101,14 @@ class Book:
         contract: str | None = None,
         clock: Clock = REAL,
         chain: Chain | None = None,
+        leader: Leader = FIRST,
     ) -> None:
         """Open the folder, which nobody else may be writing, and connect to the chain.
 
         Args:
             contract: one that is already deployed.
             chain: in place of the one of the settings.
+            leader: who works as coordinator.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, the journal is
@@ -142,12 +125,10 @@ class Book:
         self._open: _Key | None = None  # what was written down last, if the chain has not answered
         self._is_telling = False
         self._turn, self._unsent = ExitStack(), False  # held from the signing of a transaction until it is sent
-        self._numbers: dict[
-            str, dict[int, int]
-        ] = {}  # account -> nonce -> seq of the attempt that counts, or the newest
+        self._numbers: dict[str, dict[int, int]] = {}  # account -> nonce -> seq of what counts, or of the newest
         self._mined: dict[str, int] = {}  # account -> greatest nonce that the chain has, as far as is known
         self._chain: Chain | None = None
-        self._config, self._contract = config, contract
+        self._config, self._contract, self.inherit = config, contract, lambda: None
         if contract is not None:
             address_bytes(contract)
         self._store = Store(folder, journal, clock)
@@ -156,7 +137,8 @@ class Book:
                 self._require_settings()
             elif contract is not None and config.backend == "embedded":
                 raise LedgerError("ledger.contract names a contract on a node, the embedded chain deploys its own")
-            self._chain = chain or connect(config, folder, self.is_new)
+            self._chain = chain or connect(config, folder, self.is_new, leader)
+            self._succeeds = bool(leader.name) and self._chain.name != "embedded"  # which has what a journal has
             if not self.is_new:
                 self._load()
         except BaseException:
@@ -461,7 +443,8 @@ class Book:
     def _number(self, transaction: JournalTransaction) -> None:
         if self._purposes[transaction.purpose].foreign:
             return
-        account, nonce = self.account(transaction.purpose), decode_transaction(transaction.raw)["nonce"]
+        account = sender_of(transaction.raw) if self._succeeds else self.account(transaction.purpose)
+        nonce = decode_transaction(transaction.raw)["nonce"]
         known = self._numbers.setdefault(account, {})
         if transaction.receipt is not None or self._transactions[known.get(nonce, transaction.seq)].receipt is None:
             known[nonce] = transaction.seq
@@ -475,15 +458,8 @@ class Book:
     def _discard(self) -> None:
         """Delete the journal; another can be created."""
         self._store.discard()
-        for known in (
-            self._transactions,
-            self._attempts,
-            self._keys,
-            self._done,
-            self._created,
-            self._numbers,
-            self._mined,
-        ):
+        rows, counted = (self._transactions, self._attempts, self._keys), (self._numbers, self._mined)
+        for known in (*rows, self._done, self._created, *counted):
             known.clear()
         self._open = None
 
@@ -530,7 +506,7 @@ class Book:
     def _replay(self) -> None:
         self._turn.close()  # what waits to be sent is sent below, in its order
         self._open, self._unsent, self._done, self._created, self._mined = None, False, {}, {}, {}
-        refused: set[_Key] = set()
+        refused, left = set[_Key](), list[_Key]()
         for subject in self._subjects:
             subject.reset()
         for transaction in self.transactions:
@@ -538,7 +514,10 @@ class Book:
             if purpose.foreign:
                 self._pass_on(transaction)
                 continue
-            if key in self._done or key in refused:
+            if key in self._done or key in refused or key in left:
+                continue
+            if self._is_left(key):
+                left.append(key)
                 continue
             try:
                 self._settle(key, live=False)
@@ -546,6 +525,25 @@ class Book:
                 if purpose.required and not self._is_superseded(transaction):
                     raise
                 refused.add(key)  # the contract did not take it then, either
+        for key in left:
+            self._take_up(key)
+
+    def _is_left(self, key: _Key) -> bool:
+        """Whether a coordinator that was replaced wrote it down, and the chain does not have it: nobody here can sign it again."""
+        return self._succeeds and all(self._is_anothers(self._transactions[seq]) for seq in self._attempts[key])
+
+    def _is_anothers(self, one: JournalTransaction) -> bool:
+        return sender_of(one.raw) != self.account(one.purpose) and self.chain.receipt(one.hash) is None
+
+    def _take_up(self, key: _Key) -> None:
+        """Send in our own name what was left, once nothing of whoever wrote it down counts any more."""
+        self.inherit()
+        if self._is_left(key):
+            content = decode_transaction(self._transactions[self._attempts[key][-1]].raw)
+            self.write(Call(key.purpose, key.round, content["to"], content["data"]))
+            self._send_first()
+        with suppress(*[] if self._purposes[key.purpose].required else [Refused]):
+            self._settle(key, live=False)
 
     def _is_superseded(self, transaction: JournalTransaction) -> bool:
         """Whether the same was written down again later, with what the contract wanted by then."""
@@ -556,6 +554,8 @@ class Book:
     def _settle(self, key: _Key, live: bool) -> JournalTransaction:
         """Bring a transaction to an end on the chain, by another attempt if need be, and tell the subjects."""
         attempts = [self._transactions[seq] for seq in self._attempts[key]]
+        if self._succeeds:
+            attempts = [one for one in attempts if not self._is_anothers(one)] or attempts
         done = settle(self.chain, self, attempts, self._purposes[key.purpose].gas, self._clock)
         self._done[key] = done
         by, nonce = sender_of(done.raw), decode_transaction(done.raw)["nonce"]

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
 from engine.errors import LedgerError
 from engine.ledger.chain.address import refusal
+from engine.ledger.format import ADMIN, AUDITOR, COORDINATOR, DEPLOYER
 from engine.ledger.typed import address_bytes, checksum_address
 from engine.settings import Mistake, Name, Section
 
@@ -29,6 +30,27 @@ def _address_text(value: Any) -> Any:
 
 
 Address = Annotated[str, BeforeValidator(_address_text)]
+
+
+def _successor(value: Any) -> Any:
+    """Number of a hospital, name of a stand-in, or an address."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value):
+        value = int(value)  # 03 is 3: nobody is named twice
+    if type(value) is int and 0 <= value < 2**24:
+        return str(value)
+    if isinstance(value, str) and _STAND_IN.fullmatch(value) and value not in _TAKEN:
+        return value
+    try:
+        return _address_text(value)
+    except ValueError:
+        raise ValueError(
+            "must be the number of a hospital, an address, or a name of small letters, digits and - for a stand-in whose key is "
+            f"drawn here, other than {', '.join(_TAKEN)}"
+        ) from None
+
+
+_STAND_IN, _TAKEN = re.compile("[a-z][a-z0-9-]{0,31}"), (COORDINATOR, ADMIN, AUDITOR, DEPLOYER)
+Successor = Annotated[str, BeforeValidator(_successor)]
 
 
 class LedgerConfig(Section):
@@ -66,6 +88,17 @@ class LedgerConfig(Section):
     deadline: int = Field(
         86_400, ge=0, lt=2**32, description="seconds for a round, after which anybody may abort it; 0: no limit"
     )
+    successors: tuple[Successor, ...] = Field(
+        (),
+        max_length=16,
+        description="who leads, in this order, once the coordinator is gone: hospitals' numbers, stand-ins' names or addresses",
+    )
+    patience: int = Field(
+        3600,
+        ge=1,
+        lt=2**20,
+        description="seconds without a sign of the coordinator until the first of successors may take over; the second waits twice that",
+    )
     checks: int = Field(
         1, ge=0, le=1000, description="hospitals, drawn each round, that compute its model again; they see all updates"
     )
@@ -79,9 +112,23 @@ class LedgerConfig(Section):
         """What a back end needs."""
         if self.backend == "rpc" and not self.url:
             yield Mistake("backend 'rpc' needs ledger.url", ["backend", "url"])
+        if self.successors and self.backend == "none":
+            yield Mistake("successors need a ledger, but backend is 'none'", ["successors", "backend"])
+        if len(set(self.successors)) != len(self.successors):
+            yield Mistake("successors names somebody twice", ["successors"])
         if self.url is not None and (problem := refusal(self.url)):
             yield Mistake(f"url {problem}", ["url"])  # the value is not shown: it may hold a key
         if self.reputation != "none" and self.backend == "none":
             yield Mistake(
                 f"reputation '{self.reputation}' needs a ledger, but backend is 'none'", ["reputation", "backend"]
             )
+
+
+class Leader(NamedTuple):
+    """Who works as coordinator: one of `ledger.successors`, and its key where it is not drawn here; nobody named: the first one."""
+
+    name: str = ""
+    key: bytes = b""
+
+
+FIRST = Leader()

@@ -179,21 +179,24 @@ class _Delivery:
         return None, self._fill_gap()
 
     def _fill_gap(self) -> bool:
-        """Send what stands before the newest attempt again if the chain lost it; take a missing number that is not ours.
+        """Send what stands before the newest attempt again if the chain lost it; take a missing number that is nobody's here.
 
         Raises:
             Contradiction: something is lost that was in a block: others may depend on it, and have their order.
         """
         lost: list[JournalTransaction] = []
-        for one in self._journal.before(self._by, decode_transaction(self._attempts[-1].raw)["nonce"]):
+        number = _nonce(self._attempts[-1])
+        for one in self._journal.before(self._by, number):
             where = self._chain.where(one.raw)
             if where in ("mined", "pending"):
                 break  # and so is everything before it
             if where == "displaced" or one.receipt is not None:
                 raise self._lost(one.raw)
             lost.append(one)
-        if lost:
-            sent = [self._send(one.raw) for one in reversed(lost)]
+        own = {_nonce(one): one.raw for one in lost}
+        others = {decode_transaction(raw)["nonce"]: raw for raw in self._chain.lost(self._by, number)}
+        sent = [self._send(raw) for _, raw in sorted((others | own).items())]
+        if any(sent) or (own and self._attempts[-1].purpose != "deploy"):
             return any(sent)
         waited = self._clock.now() - self._since
         return waited >= min(_GAP_SECONDS, self._chain.timeout) and self._sign_again()
@@ -278,8 +281,13 @@ class _Delivery:
         chain, last = self._chain, self._attempts[-1]
         if to is None and (last.purpose == "deploy" or any(attempt.receipt for attempt in self._attempts)):
             if chain.where(last.raw) != "displaced":
+                if not any(attempt.receipt for attempt in self._attempts):  # nor can anything depend on it
+                    raise NumberLost(
+                        f"account {self._by} has sent nothing with the numbers before {nonce}, which the contract of {self._journal.path} "
+                        "was to be created with"
+                    )
                 # its number is still free, and waits for those before it
-                self._problem = f" (it has number {nonce}; what account {self._by} sent before it is neither there nor in this journal)"
+                self._problem = f" (it has number {nonce}; what account {self._by} sent before it is neither there nor known on this machine)"
                 return False
             raise NumberLost(
                 f"account {self._by} used nonce {nonce} for something else, so the contract that the journal "

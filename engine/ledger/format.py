@@ -247,6 +247,11 @@ PURPOSES = {
     "answer": Purpose("MaskLedger", "answerChallenge"),
     "decide": Purpose("MaskLedger", "decideChallenge", foreign=True),
     "expire-challenge": Purpose("MaskLedger", "expireChallenge"),
+    "deploy-succession": Purpose("SuccessionLedger", "", required=True, gas=3_000_000, by=DEPLOYER),
+    "entrust": Purpose("RoundLedger", "entrust", required=True),
+    "appoint": Purpose("SuccessionLedger", "appoint", required=True),
+    "alive": Purpose("SuccessionLedger", "reportAlive", repeats=True),
+    "take-over": Purpose("SuccessionLedger", "takeOver"),
     "deploy-synthetic": Purpose("SyntheticLedger", "", required=True, gas=7_000_000, by=DEPLOYER),
     **{
         kind: Purpose("SyntheticLedger", function, by=ADMIN if kind in _OF_ADMIN else COORDINATOR)
@@ -270,6 +275,7 @@ PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
 CHALLENGES = ("NONE", "CHALLENGED", "ANSWERED", "INNOCENT", "FRAUD")
 LONGEST_WINDOW = 2**24  # seconds
 ANSWER_TIME = 7 * 86_400  # seconds in which a hospital must open a masked update that was challenged
+LONGEST_PATIENCE, MOST_SUCCESSORS = 2**20 - 1, 16  # seconds without a sign of whoever leads, for each place; places
 RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.encoding import hexed, keccak, unhexed
 from engine.errors import LedgerError
+from engine.ledger.config import Leader
 from engine.ledger.keyfiles import (
     SCRYPT_N,
     decrypted,
@@ -21,7 +22,7 @@ from engine.ledger.keyfiles import (
     write_key_file,
     write_private_json,
 )
-from engine.ledger.signing import address, sign
+from engine.ledger.signing import address, hospital_key, sign
 from engine.ledger.subjects.registry import KeyRotation, SignedRotation, organisation
 from engine.ledger.typed import Domain, record_from_json, record_to_json
 
@@ -90,6 +91,16 @@ def load_key(folder: Path, slot: int, password: str | None = None) -> bytes:
         LedgerError: the file is missing or damaged, or the password is missing or wrong.
     """
     return decrypted(_key_path(Path(folder), slot), password)
+
+
+def with_key(leader: Leader, seed: int, federation: bytes, keystore: str | None) -> Leader:
+    """With the key of a hospital that leads, which is simulated or in the keystore; raises LedgerError as `load_key`."""
+    if leader.key or not leader.name.isdecimal():
+        return leader
+    slot = int(leader.name)
+    return leader._replace(
+        key=hospital_key(seed, federation, slot) if keystore is None else load_key(Path(keystore), slot)
+    )
 
 
 def rotate_key(

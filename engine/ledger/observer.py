@@ -20,7 +20,7 @@ from engine.errors import DataError, LedgerError
 from engine.ledger import archive, masking, sitting
 from engine.ledger.base import Again
 from engine.ledger.bundle import write_bundle
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.desk import LedgerDesk
 from engine.ledger.format import (
     BEFORE,
@@ -87,6 +87,7 @@ class LedgerObserver:
         clock: Clock = REAL,
         named: Mapping[str, bytes] = MappingProxyType({}),
         lasting: bool = False,
+        leader: Leader = FIRST,
     ) -> None:
         """Opens or creates the ledger in `folder`, for a run of `rounds` rounds.
 
@@ -94,6 +95,7 @@ class LedgerObserver:
             rule: how a round's model follows from its updates, see `format`.
             named: digests that the annex of every round names, such as that of privacy.
             lasting: hospitals remember what they sent when this begins anew.
+            leader: who works as coordinator.
 
         Raises:
             LedgerError: the node is unreachable, or journal, chain and this run contradict each other.
@@ -105,7 +107,7 @@ class LedgerObserver:
         self._named, self._lasting = named, lasting
         keystore = None if config.keystore is None else Path(config.keystore)
         self._rotations = read_rotations(keystore) if keystore is not None else []
-        self._ledger = Background(RunLedger, folder, federation, rule, config, actor=actor)
+        self._ledger = Background(RunLedger, folder, federation, rule, config, REAL, None, leader, actor=actor)
         try:
             opened = self._ledger.submit(RunLedger.opened).result()
         except BaseException:
@@ -115,16 +117,15 @@ class LedgerObserver:
         self._headers, self._decisions = list(opened.headers), opened.decisions
         self._found = dict(opened.found)
         self._standing = reputation.standing(self._found.values())
+        where = (federation.id, federation.config_hash, opened.domain, opened.coordinator)
         self.signing = Signing(
-            federation.id,
-            federation.config_hash,
-            opened.domain,
-            opened.coordinator,
+            *where,
             len(federation.hospitals),
             opened.headers[0].head,
             keystore,
             federation.checks,
             self._holders(opened.holders),
+            opened.led,
         )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._writing: Future[Path] | None = None
@@ -134,8 +135,7 @@ class LedgerObserver:
         self._open: list[_Submitted] = []
         self._last: dict[int, tuple[int, Levels]] = {}  # slot -> round of its last update and the tree
         self._receipts: dict[int, tuple[int, bytes]] = {}
-        self.open_seconds = clock.now() - started
-        self.seconds = 0.0
+        self.open_seconds, self.seconds = clock.now() - started, 0.0
 
     def desk(self, federation: bytes) -> LedgerDesk:
         """The desk of this ledger, which knows its federation."""

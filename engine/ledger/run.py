@@ -19,7 +19,7 @@ from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR
 from engine.ledger.book import Book
 from engine.ledger.chain.base import Chain
 from engine.ledger.chain.contracts import deploy_data
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.format import ADMIN_DELAY, BASE_REPUTATION, PURPOSES, RUN
 from engine.ledger.recount import drawn
 from engine.ledger.sitting import leader_of
@@ -37,6 +37,7 @@ from engine.ledger.subjects.registry import (
 )
 from engine.ledger.subjects.reputation import Found, Reputation
 from engine.ledger.subjects.rounds import Closed, RoundEntry, Rounds, Seal
+from engine.ledger.subjects.succession import Succession
 from engine.ledger.subjects.synthetic import Synthetic
 from engine.ledger.subjects.updates import Header
 from engine.ledger.typed import Domain
@@ -53,6 +54,7 @@ class Opened:
         headers: of all rounds so far, the opening of the federation (round 0) first.
         decisions: hash chain of the decisions on synthetic data.
         found: round -> what moves reputations, of the rounds that have verdicts.
+        led: accounts that have been coordinator so far.
     """
 
     domain: Domain
@@ -61,13 +63,14 @@ class Opened:
     headers: tuple[Header, ...]
     decisions: bytes
     found: Mapping[int, Found]
+    led: tuple[str, ...] = ()
 
 
 class RunLedger:
     """One federation's ledger in one folder; one writer at a time.
 
     Attributes:
-        book, registry, rounds, closing, disputes, challenges, reputation, committees, synthetic: its parts.
+        book, registry, rounds, closing, disputes, challenges, reputation, committees, synthetic, succession: its parts.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class RunLedger:
         config: LedgerConfig,
         clock: Clock = REAL,
         chain: Chain | None = None,
+        leader: Leader = FIRST,
     ) -> None:
         """Open or create the ledger; rebuild the chain or compare with it.
 
@@ -86,13 +90,15 @@ class RunLedger:
             federation: must equal that of the journal if there is one.
             rule: how a round's model follows from its updates, plain data, see `format`; must equal that of the journal.
             chain: in place of the one of the settings.
+            leader: who works as coordinator; one that does not lead so far takes over.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, or journal, chain
                 and arguments contradict each other; the message names both sides.
         """
         self._clock, self._federation, self._seconds = clock, federation, 0.0
-        self.book = book = Book(folder, RUN, PURPOSES, config, config.contract, clock, chain)
+        silent = _silence(folder)
+        self.book = book = Book(folder, RUN, PURPOSES, config, config.contract, clock, chain, leader)
         try:
             self.registry = Registry(book, federation)
             most_stale = rule.get("settings", {}).get("max_staleness", 0)
@@ -103,10 +109,12 @@ class RunLedger:
             self.challenges = Challenges(book, self.registry, self.rounds)
             self.committees = Committees(book, self.registry, self.rounds)
             self.synthetic = Synthetic(book, self.registry, self.rounds)
+            self.succession = Succession(book, federation, self.rounds, config, leader, silent)
             if not book.is_new:
                 self._require_same(rule)
-            book.keep(self.registry, self.rounds, self.closing)
+            book.keep(self.registry, self.succession, self.rounds, self.closing)
             book.begin(lambda: self._create(config.contract, rule), self.rounds.restore)
+            self.succession.settle()
         except BaseException:
             book.close()
             raise
@@ -125,7 +133,7 @@ class RunLedger:
         """Return what hospitals and loop must know to begin or to go on."""
         headers, found = tuple(self.rounds.headers), self.reputation.found()
         who = (self.book.chain.sender, self.registry.holders())
-        return Opened(self.domain, *who, headers, self.synthetic.decisions, found)
+        return Opened(self.domain, *who, headers, self.synthetic.decisions, found, self.succession.led)
 
     def append(self, entry: RoundEntry, closed: Closed | None = None) -> Seal:
         """As `Rounds.append`; the time that it takes is summed up."""
@@ -166,6 +174,7 @@ class RunLedger:
             "gas_per_round": sum(seal.gas for seal in seals) / len(seals) if seals else 0.0,
             "checked": len(self.checked()),
             **self._finality(),
+            **self.succession.summary(),
             "seconds": self._seconds,
         }
 
@@ -204,6 +213,7 @@ class RunLedger:
         accounts, federation = self.book.chain.accounts, self._federation
         if contract is not None:
             self.rounds.require_contract(contract)
+            self.rounds.require_coordinator(contract)
             state = self.rounds.state(contract)
             if any(state["head"]):
                 raise LedgerError(
@@ -231,6 +241,12 @@ class RunLedger:
             raise LedgerError(
                 f"the journal {path} was written with aggregation rule {kept}, this run has {canonical_json(rule)}"
             )
+
+
+def _silence(folder: Path) -> float:
+    """Seconds since anything was written into a journal; 0 where there is none."""
+    written = [path.stat().st_mtime for name in ("", "-wal") if (path := Path(folder) / (RUN.file + name)).exists()]
+    return max(0.0, time.time() - max(written)) if written else 0.0
 
 
 def reopened(folder: Path, config: LedgerConfig, clock: Clock = REAL, chain: Chain | None = None) -> RunLedger:

@@ -68,6 +68,7 @@ class Signing:
         keystore: folder of the encrypted keys; None derives the key from the seed of the run.
         checks: slots that are drawn for a round to compute its model again.
         holders: for each slot the accounts that may sign for it; what hospitals compare does not depend on them.
+        led: accounts that were coordinator before; receipts of earlier rounds are theirs.
     """
 
     federation: bytes
@@ -79,6 +80,7 @@ class Signing:
     keystore: Path | None = None
     checks: int = 0
     holders: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+    led: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -404,7 +406,7 @@ class Signer:
             signer = recover_digest(digest(record, self._signing.domain), signature)
         except LedgerError as error:
             raise LedgerError(f"the receipt of round {round} is damaged: {error}") from error
-        if signer != self._signing.coordinator:
+        if signer not in (self._signing.coordinator, *self._signing.led):
             raise LedgerError(f"the receipt of round {round} is not the coordinator's word on the update that was sent")
         self._promised = {r: leaf for r, leaf in self._promised.items() if r > round}
 

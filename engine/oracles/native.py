@@ -50,7 +50,7 @@ def compile_kernel(
     command = _find_compiler(compiler)
     source, sizes = _sizes(network)
     arguments = [*flags, *(f"-D{name}={size}" for name, size in sizes.items())]
-    version = _run([*command, "--version"])
+    version = _version(*command)
     # the product's source includes the other; it is a library of its own, as few runs need it
     text = source.read_text() + HESSIAN.read_text() * product
     source = HESSIAN if product else source
@@ -257,6 +257,12 @@ def _find_compiler(named: str | None) -> list[str]:
         if shutil.which(name):
             return [name]
     raise NativeUnavailable("There is no C++ compiler (g++, c++, clang++ or the one that CXX names) for the kernel.")
+
+
+@functools.cache
+def _version(*command: str) -> str:
+    """What a compiler says of itself; no process lives so long that it is replaced meanwhile."""
+    return _run([*command, "--version"])
 
 
 def _build(command: list[str], source: Path, path: Path) -> None:

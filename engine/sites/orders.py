@@ -126,6 +126,7 @@ class SigningTold(NamedTuple):
     genesis: bytes
     checks: int
     holders: tuple[tuple[str, ...], ...]
+    led: tuple[str, ...]
 
 
 class Build(NamedTuple):

@@ -170,6 +170,12 @@ class BalanceConfig(OwnSection):
             yield Mistake(
                 "balance.method public_weights needs balance.weights, such as {S: 5, V: 2}", ["method", "weights"]
             )
+        if self.method == "oversample" and self.policy.mode == "human" and self.policy.preview:
+            yield Mistake(
+                "balance.method oversample repeats real beats, which no reviewer of another organisation may see: with "
+                "balance.policy.mode human it needs balance.policy.preview 0",
+                ["method", "policy.mode", "policy.preview"],
+            )
         if any(not 0 <= weight <= 1e6 for weight in (self.weights or {}).values()):
             yield Mistake("balance.weights must be numbers from 0 to 1e6", ["weights"])
 

@@ -70,13 +70,19 @@ def variety_of(real: Batch, synthetic: Batch, space: Space) -> Variety:
 
 def near_duplicates(real: np.ndarray, x: np.ndarray) -> tuple[int, int]:
     """Windows of `x` that equal one of `real`, and those that are nearer to one than noise, exact ones included."""
+    exact, near = copies(real, x)
+    return int(exact.sum()), int(near.sum())
+
+
+def copies(real: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool[x] each: windows of `x` that equal one of `real`, and those that are nearer to one than noise."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(x, return_distance=False)
     # again, exactly: the search loses the last digits
     difference = np.asarray(x, np.float64) - real[nearest[:, 0]]
     limit = NEAR * np.asarray(real, np.float64).std(1)[nearest[:, 0]]
-    return int((difference == 0).all(1).sum()), int((np.sqrt((difference**2).mean(1)) <= limit).sum())
+    return (difference == 0).all(1), np.sqrt((difference**2).mean(1)) <= limit
 
 
 def membership(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:

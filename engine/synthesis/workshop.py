@@ -12,7 +12,10 @@ interrupted, makes the same beats again, and no file of accepted beats is believ
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from engine.config import RunConfig
 from engine.data.beats import Beats
@@ -27,6 +30,7 @@ from engine.result import SyntheticRow
 from engine.seeds import generator
 from engine.synthesis.balance import wanted_beats
 from engine.synthesis.config import NUMBERED, numbered
+from engine.synthesis.distances import copies
 from engine.synthesis.evidence import Measure, measured, nothing
 from engine.synthesis.files import (
     batch_digest,
@@ -41,7 +45,7 @@ from engine.synthesis.files import (
     save_provenance,
     save_synthetic,
 )
-from engine.synthesis.generators import Synthetic, generate, joined, settings_digest
+from engine.synthesis.generators import Synthetic, flat, generate, joined, settings_digest
 from engine.synthesis.picture import draw_alone
 from engine.synthesis.quality import Anatomy
 from engine.synthesis.timegan import interpreter
@@ -143,8 +147,9 @@ class Workshop:
         beats, pictures = page.with_suffix(".npz"), [picture_file(page, real) for real in (False, True)]
         for old in (beats, *pictures):
             old.unlink(missing_ok=True)
+        withheld = 0
         try:
-            made = self._for_preview(row)
+            made, withheld = self._for_preview(row)
         except SynthesisError as error:
             count, batch, evidence = 0, bytes(32), nothing(str(error))
         else:
@@ -154,7 +159,7 @@ class Workshop:
             draw_alone(made.batch(), self._anatomy, pictures[0])
             save_synthetic(beats, made.batch())
         drawn = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures if path.exists()}
-        report = {"quality": evidence.report, "numbers": evidence.numbers, "pictures": drawn}
+        report = {"quality": evidence.report, "numbers": evidence.numbers, "pictures": drawn, "withheld": withheld}
         write_text(page, json.dumps(report, indent=1, allow_nan=False))
         return signer.preview(terms, bytes.fromhex(row.request), count, batch, json_hash(report))
 
@@ -197,15 +202,27 @@ class Workshop:
     def _from_real(self, row: SyntheticRow) -> Synthetic:
         return self._generated(row, row.granted, self._seed_of(row.class_))
 
-    def _for_preview(self, row: SyntheticRow) -> Synthetic:
-        return self._generated(row, self._settings.policy.preview, self._seed_of(row.class_, "preview"))
+    def _for_preview(self, row: SyntheticRow) -> tuple[Synthetic, int]:
+        """The beats of a preview, and how many are withheld: others see it, so none may be a real beat but for noise.
+
+        Raises:
+            SynthesisError: none could be made, or all are withheld.
+        """
+        made = self._generated(row, self._settings.policy.preview, self._seed_of(row.class_, "preview"))
+        real = np.concatenate([flat(part.batch().x) for part in (self._train, self._held_out)])
+        fresh = ~copies(real, flat(made.x))[1]
+        if not fresh.any():
+            raise SynthesisError(
+                f"all {len(made)} beats of the preview are real beats but for noise, and are not shown."
+            )
+        return replace(made, x=made.x[fresh], rr=made.rr[fresh], parents=made.parents[fresh]), int((~fresh).sum())
 
     def _shown(self, row: SyntheticRow) -> Batch:
         """The beats of a preview: those of its file, or made once more."""
         path = preview_file(self._home, row.request).with_suffix(".npz")
         if row.preview is not None and hold_exactly(path, [(row.preview.generated, bytes.fromhex(row.preview.batch))]):
             return load_synthetic(path)
-        return self._for_preview(row).batch()
+        return self._for_preview(row)[0].batch()
 
     def _generated(self, row: SyntheticRow, wanted: int, seed: int) -> Synthetic:
         from threadpoolctl import threadpool_limits

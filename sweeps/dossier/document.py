@@ -236,7 +236,8 @@ def _model_card(facts: Facts) -> Section:
         Heading("Performance on test data, with intervals over seeds"),
         _performance(facts.best),
         Words(
-            "95 % intervals by Student’s t where there are two seeds or more; one seed has none. Test data chose nothing unless the study says so."
+            "95 % intervals by Student’s t where there are two seeds or more; one seed has none, and two give one that is wider than a share can be. "
+            "Test data chose nothing unless the study says so."
         ),
         Heading(groups.title),
         *(groups.parts or (Words(f"Nothing can be said: {groups.missing}.", "missing"),)),
@@ -252,14 +253,15 @@ def _performance(best: Sequence[Finished]) -> Table:
     lines = []
     for trial in best:
         where = "" if trial.condition == ONLY else trial.condition
-        numbers = []
         for path in paths:
             spread = trial.outcome.scores.get(path, NOTHING)
-            interval = spread.interval
-            tail = f" [{shown(path).number(interval[0])}, {shown(path).number(interval[1])}]" if interval else ""
-            numbers.append(shown(path).number(spread.mean, NONE) + tail)
-        lines.append(cells([where, trial.method, str(trial.outcome.repeats), *numbers]))
-    return Table(["condition", "method", "seeds", *(shown(path).title for path in paths)], lines, words=(0, 1))
+            if spread.mean is None:
+                continue
+            number = shown(path).number
+            between = NONE if spread.interval is None else " to ".join(number(end) for end in spread.interval)
+            told = [where, trial.method, str(trial.outcome.repeats), shown(path).title, number(spread.mean), between]
+            lines.append(cells(told))
+    return Table(["condition", "method", "seeds", "score", "mean", "95 % interval"], lines, words=(0, 1, 3))
 
 
 def _data_sheet(facts: Facts) -> Section:

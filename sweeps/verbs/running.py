@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
 from engine.errors import ConfigError, LedgerError, PulseLedgerError, ReviewPending, Stopped
+from engine.ledger.config import FIRST, Leader
+from engine.ledger.keyfiles import read_key_file
 from engine.paths import load_config
 from engine.settings import parse
 from sweeps.source import out_folder, read_file, with_flags
@@ -43,6 +45,14 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add("resume", resume, "go on with a killed study or run")
     sub.add_argument("folder", type=Path, help="of a study or run that was begun")
     sub.add_argument("--trials", type=int, metavar="N", help="of a study: have N trials in all from now on")
+    sub.add_argument(
+        "--as",
+        dest="leader",
+        default="",
+        metavar="NAME",
+        help="of a run whose coordinator is gone for good: go on as this one of ledger.successors",
+    )
+    sub.add_argument("--key", type=Path, metavar="FILE", help="with --as: its key, where none was drawn for it")
     sub = verbs.add(
         "ask", ask_driver, "ask a study under way to stop, to have more trials, or to prune one; or list what was asked"
     )
@@ -111,6 +121,8 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     if is_study(folder):
         from sweeps.start import resume_study
 
+        if options.leader:
+            raise ConfigError(f"{folder}: --as is for runs, and this is a study; name the folder of one of its runs.")
         resume_study(folder, trials=options.trials)
         return show_study(read_study(folder), folder)
     if options.trials is not None and folder.is_dir():
@@ -121,12 +133,19 @@ def resume(options: argparse.Namespace, rest: list[str]) -> int:
     if config.out is not None:
         config = config.model_copy(update={"out": str(folder.absolute())})  # wherever it was moved
     with RoundProgress(config) as progress:
-        result = _run_to_an_end(config, folder, progress)
+        result = _run_to_an_end(config, folder, progress, _leader(options))
     _print_result(result, folder)
     return 0
 
 
-def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -> "Result":
+def _leader(options: argparse.Namespace) -> Leader:
+    """Who goes on with a run."""
+    if options.key is not None and not options.leader:
+        raise ConfigError("--key goes with --as NAME.")
+    return Leader(options.leader, b"" if options.key is None else read_key_file(options.key))
+
+
+def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress", leader: Leader = FIRST) -> "Result":
     """Runs one federation; a signal ends it at its next checkpoint.
 
     Raises:
@@ -138,7 +157,7 @@ def _run_to_an_end(config: RunConfig, folder: Path, progress: "RoundProgress") -
 
     ending = Ending(folder, progress.note)
     place = progress.place()
-    place = replace(place, observers=(*place.observers, ending), stopping=lambda: ending.wanted)
+    place = replace(place, observers=(*place.observers, ending), stopping=lambda: ending.wanted, leader=leader)
     try:
         with listening(ending.heard):
             return run_tracked(config, folder, folder.parent, place)

@@ -57,8 +57,23 @@ def test_a_bundle_is_brought_and_judged_and_a_tampered_one_is_told(auditor: Visi
     first, second = (re.findall(r'href="/audit/(bundle-\d)"', auditor.get("/audit").text))[:2]
     compared = auditor.get("/audit/compare", params={"one": first, "other": second})
     assert compared.status_code == 200
-    assert "Verdict: " in compared.text
+    assert "Whether they are the same" in compared.text
     assert auditor.get("/audit/compare", params={"one": first}).status_code == 422
+
+
+def test_two_copies_that_are_clean_and_differ_are_not_called_the_same(ledgered: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("full", "again"):
+        shutil.copytree(ledgered / "full", home / name)
+    set_value(home / "again", "updates", 3, "leaf", b"\x01" * 32)
+    auditor = Visitor(desk_on(home), "auditor")
+    same = auditor.get("/audit/compare", params={"one": "full", "other": "full"}).text
+    assert "The same rounds, updates, transactions and steps." in same
+    assert '"verdict good"' in same
+    other = auditor.get("/audit/compare", params={"one": "full", "other": "again"}).text
+    assert '"verdict good"' not in other
+    assert "They differ: updates." in other
+    assert "1 of them not in the other" in other
 
 
 def test_a_proof_shows_that_a_hospital_was_in_a_round_or_was_not(auditor: Visitor, ledgered: Path) -> None:
@@ -71,6 +86,10 @@ def test_a_proof_shows_that_a_hospital_was_in_a_round_or_was_not(auditor: Visito
         checked = proofs.check(answer.json())
         assert (checked.round, checked.slot, checked.update is not None) == (round, hospital, there)
     assert auditor.get("/audit/full/proof?round=99&hospital=1").status_code == 422
+    for round, hospital in ((99, 1), (1, 99)):
+        page = auditor.get("/audit/full/journal", params={"round": round, "hospital": hospital}).text
+        assert "There is no such hospital, or no such round" in page
+        assert "/proof?" not in page
 
 
 def test_a_bundle_that_was_brought_gives_the_same_proofs_as_its_run(ledgered: Path) -> None:

@@ -1,10 +1,13 @@
 """The dashboard in a browser: Debian's Chromium, driven over its debugging protocol, against the command itself."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,12 +21,15 @@ from reference import TINY
 from studies import nested
 
 from dashboard.app import build
+from dashboard.desk import Desk
 from dashboard.serve import address_of, listen
 from engine.result import WAITS
 from engine.settings import yaml_text
 from engine.synthesis.reviews import read_state
-from sweeps.folder import read_study, read_trials
+from sweeps.commands import CommandTable, commands
+from sweeps.folder import Seen, read_study, read_trials, trial_folder, write_progress
 from sweeps.governance import status_of
+from sweeps.lock import OWNER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT = 60_000  # milliseconds: the machine may be busy
@@ -34,7 +40,9 @@ def browser() -> Iterator[Any]:
     """One Chromium; its sandbox needs a user of its own, which a container has not."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium to open pages in: install chromium or google-chrome")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install pulseledger[browser])"
+    )
     with sync_api.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
@@ -74,31 +82,93 @@ def entered(browser: Any, link: str, **how: Any) -> tuple[Any, list[str]]:
     return page, wrong
 
 
+def until_drawn(page: Any) -> None:
+    """Waits for all pictures of a page; not by `wait_for_function`, which the page's policy forbids."""
+    drawn = "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 100)"
+    while not page.evaluate(drawn):
+        page.wait_for_timeout(200)
+
+
+@contextmanager
+def served(desk: Desk) -> Iterator[str]:
+    """The pages of a desk, in this process; gives their address."""
+    with listen("127.0.0.1", 0) as bound:
+        where = address_of("127.0.0.1", bound.getsockname()[1], False)
+        server = uvicorn.Server(
+            uvicorn.Config(build(desk, where.origins), log_level="error", timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield where.shown
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 def test_it_is_entered_by_its_link_and_walked_through_with_the_keyboard(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "home" / "a run"
     (folder / "ledger").mkdir(parents=True)
     (folder / "config.yaml").write_text("name: x\n")
     desk = desk_on(folder.parent)
-    with listen("127.0.0.1", 0) as bound:
-        where = address_of("127.0.0.1", bound.getsockname()[1], False)
-        server = uvicorn.Server(uvicorn.Config(build(desk, where.origins), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
+    with served(desk) as where:
+        page, wrong = entered(browser, f"{where}/login?key={desk.doorman.link('owner')}")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "a run"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/runs/a-run")
+        assert "login" not in page.evaluate("document.referrer + location.href")
+        assert page.evaluate("document.cookie") == ""
+        assert wrong == []
+
+
+@pytest.mark.long
+def test_a_page_says_that_its_driver_has_gone_and_shows_the_next_one(browser: Any, small: Path, tmp_path: Path) -> None:
+    """The drivers are processes that do nothing but live; the page is never loaded anew."""
+    home = Path(shutil.copytree(small, tmp_path / "home"))
+    desk, study = desk_on(home), home / "small"
+
+    def driver() -> Any:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (study / OWNER).write_text(json.dumps({"pid": process.pid, "host": socket.gethostname()}))
+        return process
+
+    first = driver()
+    with served(desk) as where:
         try:
-            page, wrong = entered(browser, f"{where.shown}/login?key={desk.doorman.link('owner')}")
-            page.keyboard.press("Tab")
-            assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-            page.keyboard.press("Enter")
-            page.keyboard.press("Tab")
-            assert page.evaluate("document.activeElement.textContent") == "a run"
-            page.keyboard.press("Enter")
-            page.wait_for_url("**/runs/a-run")
-            assert "login" not in page.evaluate("document.referrer + location.href")
-            assert page.evaluate("document.cookie") == ""
+            page, wrong = entered(browser, f"{where}/login?key={desk.doorman.link('owner')}")
+            page.goto(f"{where}/studies/small")
+            page.get_by_text(f"process {first.pid} on this machine drives it").wait_for()
+            page.get_by_text("boom").first.wait_for()
+            page.get_by_text(re.compile("on this machine, [0-9]+ % busy")).wait_for()
+            page.evaluate("window.same = true")
+            first.kill()
+            first.wait()
+            page.get_by_text("nobody drives it now; pulseledger resume goes on").wait_for()
+            second = driver()
+            page.get_by_text(f"process {second.pid} on this machine drives it").wait_for()
+            running = next(t.number for t in read_trials(read_study(study), study) if t.state == "RUNNING")
+            write_progress(trial_folder(study, running), Seen(2, "", {"validation/personal/macro_f1": 0.625}))
+            page.get_by_text("validation macro-F1 0.625").wait_for()
+            page.get_by_text(
+                re.compile("^about .*")
+            ).wait_for()  # what is left, by what was done since this driver began
+            assert page.evaluate("window.same") is True
+            form = page.locator("form", has=page.get_by_role("button", name="Prune it"))
+            form.get_by_role("spinbutton").fill(str(running))
+            form.get_by_role("button", name="Prune it").click()
+            page.locator("#asked").get_by_text("asked", exact=True).wait_for()
+            (asked,) = commands(study)
+            CommandTable(study).answer(asked, "done", f"trial {running} is pruned")
+            page.get_by_text(f"trial {running} is pruned").wait_for()
+            second.kill()
+            second.wait()
             assert wrong == []
         finally:
-            server.should_exit = True
-            thread.join()
+            first.kill()
 
 
 # --- A reviewer -------------------------------------------------------------------------------------------------------
@@ -117,34 +187,116 @@ def parked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def command(*words: str) -> int:
+    """A command of the program; its exit code."""
+    return subprocess.run([sys.executable, "-m", "sweeps", *words], capture_output=True, check=False).returncode
+
+
 @pytest.mark.long
-def test_a_whole_approval_and_a_denial(browser: Any, parked: Path, tmp_path: Path) -> None:
-    run = parked / "run"
-    with dashboard(parked, "--role", "reviewer") as link:
+def test_a_whole_approval_and_a_denial_by_browser_and_commands(browser: Any, parked: Path, tmp_path: Path) -> None:
+    """Request, preview, approve fewer, withdraw, deny, approve again, one by the command; then used, and seen by audit and dossier."""
+    run = Path(shutil.copytree(parked / "run", tmp_path / "home/run"))
+    waiting = [row for row in read_state(run).requests if status_of(run, row) in WAITS]
+    assert len(waiting) >= 2
+    words = ("--role", "reviewer", "--role", "auditor")
+    with dashboard(run.parent, *words) as link:
         page, wrong = entered(browser, link("reviewer"), accept_downloads=True)
-        waiting = [row for row in read_state(run).requests if status_of(run, row) in WAITS]
         page.get_by_role("link", name=waiting[0].request[:16]).click()
-        form = page.locator("form", has=page.get_by_role("button", name="Approve"))
-        form.get_by_label("Beats to grant").fill("1")
-        form.get_by_label("Reason").fill("enough for a trial")
-        form.get_by_role("button", name="Approve").click()
-        page.get_by_text("Decided; the run takes it when it goes on").wait_for()
+        page.get_by_alt_text("Synthetic beats of the preview").scroll_into_view_if_needed()
+        until_drawn(page)
+        assert "real=1" not in page.content()
+        approve = page.locator("form", has=page.get_by_role("button", name="Approve"))
+        approve.get_by_label("Beats to grant").fill("2")
+        approve.get_by_label("Reason").fill("too hasty")
+        approve.get_by_role("button", name="Approve").click()
+        page.get_by_role("button", name="Withdraw the decision").click()
+        page.get_by_text("Waits for a decision").wait_for()
+        # by the keyboard alone: to the number, the reason, the button
+        approve.get_by_label("Beats to grant").focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.type("1")
+        page.keyboard.press("Tab")
+        page.keyboard.type("enough for a trial")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Approve"
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Enter")
+        page.get_by_text("the run takes it when it goes on").wait_for()
         with page.expect_download() as expected:
             page.get_by_role("link", name="The signed receipt").click()
         assert "enough for a trial" in Path(expected.value.path()).read_text()
+        assert command("governance", "deny", str(run), waiting[1].request, "--reason", "by the command") == 0
         page.get_by_role("link", name="All requests").click()
-        page.get_by_label("all", exact=True).check()
-        page.get_by_label("Reason").fill("no more")
-        page.get_by_role("button", name="Deny those").click()
-        page.get_by_role("heading", name="Decided").wait_for()
-        command = [sys.executable, "-m", "sweeps", "resume", str(run)]
-        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-        page.get_by_role("link", name="All requests").click()
+        if len(waiting) > 2:
+            page.get_by_label("all", exact=True).check()
+            page.get_by_label("Reason").fill("no more")
+            page.get_by_role("button", name="Deny those").click()
+            page.get_by_role("heading", name="Decided").wait_for()
+        assert command("resume", str(run)) == 0
+        page.goto(page.url.split("/requests")[0] + "/requests")
         page.get_by_text("Nothing waits.").wait_for()
+        page.get_by_text("by the command").wait_for()
         rows = {row.request: row for row in read_state(run).requests}
         assert rows[waiting[0].request].granted == 1
-        assert {rows[row.request].status for row in waiting[1:]} <= {"denied"}
+        assert {rows[row.request].status for row in waiting[1:]} == {"denied"}
         assert wrong == []
+        auditor, wrong = entered(browser, link("auditor"))
+        auditor.goto(auditor.url.rstrip("/") + "/run/governance")
+        auditor.get_by_text("approved, 1 beats").wait_for()
+        assert auditor.get_by_text("denied; digest of the reason").count() == len(waiting) - 1
+        assert auditor.get_by_text("beats were shown to reviewers").count() == len(waiting)
+        auditor.goto(auditor.url.replace("/governance", ""))
+        auditor.get_by_text("Verdict: clean (grade 0)").wait_for()
+        assert wrong == []
+    assert command("dossier", str(run), "--out", str(tmp_path / "dossier")) == 0
+    assert "membership inference" in (tmp_path / "dossier/dossier.md").read_text()
+
+
+CONTRAST = """() => {
+  const parse = (c) => { const m = c.match(/[0-9.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m };
+  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > 0) return c } return CANVAS };
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (!e.getClientRects().length || ![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    const style = getComputedStyle(e), svg = e instanceof SVGElement;
+    const [a, b] = [light(parse(svg ? style.fill : style.color)), light(ground(e))];
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.tagName, e.textContent.trim().slice(0, 30)]);
+  }
+  return found.sort((x, y) => x[0] - y[0]);
+}"""
+NAMELESS = """() => [...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, a, img, [role=region], svg[role=img]")].filter((e) =>
+  !(e.labels && e.labels.length) && !e.getAttribute("aria-label") && !e.getAttribute("alt") && !e.textContent.trim()).map((e) => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("scheme", "canvas"), [("light", "[255, 255, 255, 1]"), ("dark", "[20, 23, 26, 1]")])
+def test_pages_can_be_read_by_everybody(
+    browser: Any, ledgered: Path, small: Path, parked: Path, scheme: str, canvas: str
+) -> None:
+    """Contrast of at least 4.5 (WCAG 2.2, AA), a name for whatever is used, landmarks, and nothing that moves."""
+    homes = ((ledgered, "auditor", ("/audit", "/audit/full", "/audit/full/journal?round=1&hospital=1", "/audit/full/governance", "/audit/full/privacy", "/audit/nothing")),
+             (small, "owner", ("/", "/studies/small", "/studies/small/trials/1")),
+             (parked, "reviewer", ("/requests",)))  # fmt: skip
+    for home, role, paths in homes:
+        with dashboard(home, "--role", role) as link:
+            page, _ = entered(browser, link(role), color_scheme=scheme, reduced_motion="reduce")
+            base = "/".join(page.url.split("/")[:3])
+            if role == "reviewer":
+                paths = (*paths, page.locator("tbody a").first.get_attribute("href"))
+            for path in paths:
+                page.goto(base + path)
+                page.locator("h1", has_not_text="One moment").wait_for(timeout=3 * WAIT)
+                page.wait_for_load_state()  # with its style
+                lowest = page.evaluate(CONTRAST.replace("CANVAS", canvas))
+                assert lowest[0][0] >= 4.5, (path, lowest[:3])
+                assert page.evaluate(NAMELESS) == [], path
+                for role_, count in (("main", 1), ("banner", 1), ("navigation", 1)):
+                    assert page.get_by_role(role_).count() >= count, (path, role_)
+                assert page.locator("h1").count() == 1
+                assert page.evaluate("document.getAnimations().length") == 0
+                assert page.evaluate("document.documentElement.lang") == "en"
 
 
 # --- An owner ---------------------------------------------------------------------------------------------------------
@@ -192,14 +344,56 @@ def test_a_study_is_watched_to_its_end_and_its_audit_after_it(browser: Any, tmp_
         page.get_by_role("heading", name="What it costs").wait_for()
         for picture in page.locator("figure img").all():
             picture.scroll_into_view_if_needed()
-        drawn = "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 100)"
-        while not page.evaluate(drawn):
-            page.wait_for_timeout(200)
+        until_drawn(page)
         page.get_by_role("link", name="Audit this study").click()
         page.get_by_text("Verdict: clean (grade 0)").wait_for()
         for width, height in ((360, 740), (3840, 2160)):
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert wrong == []
+
+
+@pytest.mark.long
+def test_a_page_outlives_the_driver_and_shows_the_next_one(browser: Any, tmp_path: Path) -> None:
+    """Killed with the page open; resumed; a trial pruned, more asked for, and stopped, all from the page."""
+    home, study = tmp_path / "home", tmp_path / "home/watched"
+    home.mkdir()
+    longer = {**STUDY, "trials": 3, "federation": {"rounds": 400, "local_epochs": 1}}
+    (tmp_path / "study.yaml").write_text(yaml_text(longer))
+    begin = [sys.executable, "-m", "sweeps", "sweep", str(tmp_path / "study.yaml"), "--out", str(study)]
+    resume = [sys.executable, "-m", "sweeps", "resume", str(study)]
+    said = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with dashboard(home, "--role", "owner") as link:
+        driver = subprocess.Popen(begin, **said)  # type: ignore[call-overload]
+        while not (study / "study.yaml").exists():
+            assert driver.poll() is None
+            time.sleep(0.2)
+        page, wrong = entered(browser, link("owner"))
+        page.goto(page.url + "studies/watched")
+        page.get_by_text(f"process {driver.pid} on this machine drives it").wait_for()
+        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for(timeout=5 * WAIT)  # Ray starts
+        page.get_by_text(re.compile(r"\d+ on this machine, [0-9]+ % busy")).first.wait_for()
+        driver.kill()
+        driver.wait()
+        page.get_by_text("nobody drives it now; pulseledger resume goes on").wait_for()
+        second = subprocess.Popen(resume, **said)  # type: ignore[call-overload]
+        page.get_by_text(f"process {second.pid} on this machine drives it").wait_for()
+        page.locator("table", has_text="Under way").locator("tbody tr").first.wait_for(timeout=5 * WAIT)  # Ray starts
+        number = page.locator("table", has_text="Under way").locator("tbody a").first.inner_text()
+        form = page.locator("form", has=page.get_by_role("button", name="Prune it"))
+        form.get_by_role("spinbutton").fill(number)
+        form.get_by_role("button", name="Prune it").click()
+        page.get_by_text(re.compile("[1-9] PRUNED")).wait_for()
+        form = page.locator("form", has=page.get_by_role("button", name="Have so many"))
+        form.get_by_role("spinbutton").fill("6")
+        form.get_by_role("button", name="Have so many").click()
+        page.get_by_text(re.compile("of 6 have ended")).wait_for()
+        page.get_by_role("button", name="Stop").click()
+        assert second.wait(120) != 0
+        page.get_by_text("nobody drives it now; pulseledger resume goes on").wait_for()
+        answers = page.locator("#asked tbody tr")
+        assert answers.count() == 3
+        assert [answers.nth(n).locator("td").first.inner_text() for n in range(3)] == ["prune", "trials", "stop"]
         assert wrong == []
 
 

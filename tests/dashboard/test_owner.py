@@ -1,9 +1,13 @@
 """The owner's pages: a study and its trials, how it goes on, and what is asked of its driver."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import socket
+import sqlite3
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +16,15 @@ from typing import Any
 import pytest
 from browsed import Visitor, desk_on
 
-from dashboard import live, reading
+from dashboard import live, reading, tracked
 from dashboard.places import Place
 from engine.clock import JumpingClock
+from engine.settings import load_yaml, yaml_text
 from sweeps.answer import answers
 from sweeps.commands import CommandTable, ask, commands
-from sweeps.folder import Seen, trial_folder, write_progress
+from sweeps.folder import Seen, read_study, trial_folder, write_progress
 from sweeps.lock import OWNER
+from sweeps.places import key_of
 from sweeps.rows import rows_of
 
 
@@ -81,6 +87,70 @@ def test_a_trial_has_its_curves_hospitals_and_files(owner: Visitor, small: Path)
     assert owner.get("/studies/small/trials/99").status_code == 404
 
 
+def test_a_trial_without_a_global_model_has_no_curve_of_one(owner: Visitor, small: Path) -> None:
+    """What the loop of local-only carries along was never trained."""
+    row = next(row for row in rows_of(small / "small") if row.state == "COMPLETE" and row.method == "local-only")
+    page = owner.get(f"/studies/small/trials/{row.trial}").text
+    assert "<polyline" not in page
+    assert "There is no global model" in page
+
+
+def test_busy_cores_are_told_to_every_thread(small: Path) -> None:
+    """psutil keeps what it saw last for each thread by itself, and tells a new one 0 %."""
+    desk = desk_on(small)
+    place, end, told = desk.places.get("small"), threading.Event(), list[str]()
+    busy = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])
+    busy.start()
+    asking = threading.Thread(target=lambda: told.append(live.look(desk, place).cores))
+    asking.start()
+    asking.join()
+    end.set()
+    busy.join()
+    assert re.search(r"\b[1-9]\d* % busy", told[0])
+
+
+@pytest.mark.parametrize(
+    ("tracking", "href", "says"),
+    [
+        ({"backend": "none"}, "", "Not tracked in MLflow."),
+        ({"uri": "https://mlflow.example/x", "experiment": "<b>"}, "https://mlflow.example/x", "experiment <b>"),
+        ({"uri": "javascript:alert(1)"}, "", "an address that is not linked to"),
+        ({"uri": "file:///etc"}, "", "an address that is not linked to"),
+        ({"uri": "sqlite:////etc/passwd"}, "", "lies outside these folders"),
+        ({}, "", "Opened by"),
+    ],
+)
+def test_a_trial_links_to_mlflow_where_that_is_harmless(
+    tmp_path: Path, tracking: dict[str, str], href: str, says: str
+) -> None:
+    run = tmp_path / "home/run"
+    (run / "ledger").mkdir(parents=True)
+    (run / "config.yaml").write_text(json.dumps({"name": "run", "tracking": tracking}))
+    found = tracked.where(Visitor(desk_on(tmp_path / "home")).desk.places.get("run"), None)
+    assert found.href == href
+    assert says in found.says
+    page = Visitor(desk_on(tmp_path / "home"), "owner").get("/runs/run").text
+    assert ('rel="noreferrer"' in page) == bool(href)
+    assert "<b>" not in page.split("<main")[1]
+
+
+def test_a_trial_in_the_study_s_own_store_links_to_its_run(small: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(small, tmp_path / "home"))
+    study = home / "small"
+    values = load_yaml(study / "study.yaml")
+    (study / "study.yaml").write_text(yaml_text({**values, "tracking": {"backend": "mlflow"}}))
+    with contextlib.closing(sqlite3.connect(study / "mlflow.db")) as database, database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        database.execute("CREATE TABLE runs (run_uuid TEXT, experiment_id INTEGER, lifecycle_stage TEXT)")
+        database.execute("CREATE TABLE tags (key TEXT, value TEXT, run_uuid TEXT)")
+        key = key_of(read_study(study), study)
+        database.execute("INSERT INTO runs VALUES ('0123456789abcdef', 7, 'active')")
+        database.execute("INSERT INTO tags VALUES ('pulseledger.key', ?, '0123456789abcdef')", (f"{key}/1",))
+    place = Visitor(desk_on(home)).desk.places.get("small")
+    assert tracked.where(place, 1).href == "http://127.0.0.1:5000/#/experiments/7/runs/0123456789abcdef"
+    assert tracked.where(place, 2).href == ""
+
+
 def test_a_page_of_a_thousand_trials_and_a_thousand_hospitals_is_quick_and_small(owner: Visitor, small: Path) -> None:
     """The rows are given, as if they had been read."""
     place = place_of(owner)
@@ -103,6 +173,33 @@ def test_a_page_of_a_thousand_trials_and_a_thousand_hospitals_is_quick_and_small
         assert page.status_code == 200
         assert time.process_time() - began < 1.0, path
         assert len(page.content) < 1_000_000, path
+
+
+def test_the_benchmark_makes_a_study_of_many_trials_that_pages_read(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import pages
+
+    pages.many(small / "small", tmp_path / "home/many", 30)
+    rows = rows_of(tmp_path / "home/many")
+    assert len({row.trial for row in rows}) == len(rows) >= 30
+    lines = list(pages.pages(tmp_path / "home", [("owner", "/studies/many"), ("owner", "/studies/many/trials/29")]))
+    assert [one["status"] for one in lines] == [200, 200]
+    assert all(one["bytes"] < 1_000_000 for one in lines)
+
+
+def test_a_curve_of_thousands_of_rounds_is_drawn_whole_and_says_its_values(small: Path) -> None:
+    """A value is cut at 600 characters, a line is none."""
+    made = reading.curve("x", [[n / 10_000 for n in range(10_000)], [None, 0.5]])
+    html = desk_on(small).templates.from_string('{% import "parts.html" as p %}{{ p.chart(c) }}').render(c=made)
+    lines = re.findall(r'points="([^"]*)"', html)
+    assert all(re.fullmatch(r"[\d., -]*", line) for line in lines)
+    assert 1000 < lines[0].count(",") <= reading.DRAWN
+    assert lines[0].endswith("10.1") or lines[0].endswith("10.0") or float(lines[0].split(",")[-1]) < 11
+    assert "<title>seed 1, round 1: " not in html
+    assert "<title>seed 0, round 1: 0.000</title>" in html
+    assert html.count("<circle") <= 2 * reading.POINTS
 
 
 def test_what_takes_long_is_said_to_be_under_way_and_done_once(small: Path) -> None:

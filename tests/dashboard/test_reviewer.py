@@ -69,7 +69,7 @@ def test_an_approval_of_fewer_is_signed_kept_and_taken_by_the_run(reviewer: Visi
     assert f"at least {asked.real_floor} real beats of class {asked.class_} are there" in page
     assert form(reviewer, first, decision="approve", granted=2, reason="two <are> enough").status_code == 303
     page = reviewer.get(f"/requests/run/{first}").text
-    assert "Decided; the run takes it when it goes on" in page
+    assert "Decided: approved, 2 beats; the run takes it when it goes on" in page
     assert "two &lt;are&gt; enough" in page
     said = reviewer.get(f"/requests/run/{first}/receipt").json()
     state = read_state(run)
@@ -81,6 +81,8 @@ def test_an_approval_of_fewer_is_signed_kept_and_taken_by_the_run(reviewer: Visi
         "/requests/bulk", {"chosen": [f"run/{one}" for one in others], "decision": "deny", "reason": "no"}
     )
     assert sent.text.count(": denied") == len(others)
+    assert reviewer.get("/requests").text.count("<td>denied; not taken yet</td>") == len(others)
+    assert "<td>approved, 2 beats; not taken yet</td>" in reviewer.get("/requests").text
     flow(run)
     ended = {row.request: row for row in read_state(run).requests}
     assert (ended[first].status, ended[first].granted) == ("accepted", 2)
@@ -182,7 +184,9 @@ def test_a_preview_is_shown_before_the_decision_with_real_beats_for_the_own_orga
     page = other.get(address_).text
     assert f'src="{address_}/preview"' in page
     assert page.count("<meter") == 8
-    assert "12 beats by the same generator" in page
+    made = row["preview"]["generated"]
+    assert f"{made} beats by the same generator" in page
+    assert (f"{12 - made} more were real beats of the hospital but for noise, and are not shown" in page) == (made < 12)
     assert page.index("The preview") < page.index("Approve")
     assert "real=1" not in page
     assert other.get(f"{address_}/preview").content == (run / f"{stem}.png").read_bytes()

@@ -155,10 +155,10 @@ def test_a_journal_of_an_older_format_is_refused_in_one_sentence(tiny_config, tm
     connection.execute("UPDATE meta SET value = '3' WHERE key = 'format'")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerError, match=r"has format 3, expected 7") as refused:
+    with pytest.raises(LedgerError, match=r"has format 3, expected 8") as refused:
         run(config, tmp_path)
     assert "\n" not in str(refused.value)
-    with pytest.raises(LedgerError, match=r"the journal has format 3, this version reads 7"):
+    with pytest.raises(LedgerError, match=r"the journal has format 3, this version reads 8"):
         audit(tmp_path)
 
 

@@ -11,7 +11,7 @@ from nodes import Listener
 from engine.errors import ResourceError
 from engine.joining import chosen, found, lost, require_ray
 
-grpc = pytest.importorskip("grpc", reason="grpcio comes with ray[default]")
+grpc = pytest.importorskip("grpc", reason="grpcio is not installed (pip install pulseledger[cluster])")
 
 OWN, HEAD = "127.0.0.1:40001", "10.0.0.5:6379"
 

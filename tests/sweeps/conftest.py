@@ -33,6 +33,14 @@ def done(ray2, said: Heard, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def ended(tmp_path_factory) -> Path:
+    """The same study, for those who only read: made without Ray."""
+    folder = tmp_path_factory.mktemp("ended") / "tiny"
+    start_study(study_of({**TUNED, "execution": {"cpus": 2, "pool": "inprocess"}}), folder, Heard(), means=simulated())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def seen(tmp_path_factory) -> Study:
     """Two conditions, in each a baseline and a trial, two repeats; neither ledger nor MLflow."""
     folder = tmp_path_factory.mktemp("seen") / "study"

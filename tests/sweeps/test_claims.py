@@ -247,7 +247,7 @@ def test_other_beats_are_not_compared(made_up: Path):
 
 
 @pytest.mark.parametrize(
-    ("claims", "said"),
+    ("claims", "why"),
     [
         ([claim(), claim()], "C1 stands twice"),
         ([claim(endpoint="recall", classes=["S", "V"])], "endpoint recall is of one class; classes has 2"),
@@ -260,8 +260,8 @@ def test_other_beats_are_not_compared(made_up: Path):
         ([], "claims"),
     ],
 )
-def test_a_wrong_file_is_refused_in_a_sentence(tmp_path: Path, claims: list[dict[str, Any]], said: str):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_file_is_refused_in_a_sentence(tmp_path: Path, claims: list[dict[str, Any]], why: str):
+    with pytest.raises(ConfigError, match=why):
         read_claims(file_of(tmp_path, *claims))
     with pytest.raises(ConfigError, match="is not readable"):
         read_claims(tmp_path / "none.yaml")

@@ -64,7 +64,7 @@ def test_a_dossier_of_a_study_holds_its_figures_and_marks_what_people_must_add(s
     for trial in facts.best:
         spread = trial.outcome.scores["final/personal/macro_f1"]
         assert spread.interval is not None
-        assert f"{spread.mean:.3f} \\[{spread.interval[0]:.3f}, {spread.interval[1]:.3f}\\]" in said
+        assert f"| {spread.mean:.3f} | {spread.interval[0]:.3f} to {spread.interval[1]:.3f} |" in said
     assert "not bounded: no run used a privacy mechanism" in said
     for name, there in (("dp", False), ("signed", False), ("keys", False), ("data-stays", True), ("lost", True)):
         told = plain(measures()[name].does)

@@ -55,9 +55,9 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def study(done: Path, tmp_path_factory) -> Path:
+def study(ended: Path, tmp_path_factory) -> Path:
     """A finished study, one of whose runs waits for a reviewer, too."""
-    folder = Path(shutil.copytree(done, tmp_path_factory.mktemp("read") / "study"))
+    folder = Path(shutil.copytree(ended, tmp_path_factory.mktemp("read") / "study"))
     parked(folder / "trials/0001/seed-0")
     return folder
 

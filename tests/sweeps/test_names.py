@@ -41,7 +41,7 @@ conditions:
   cohort.groups:
     - [[04015, 010], [0001, 3141595_0001]]
     - [[010], [0001]]
-tracking: {{backend: mlflow}}
+tracking: {{backend: mlflow, models: none}}
 execution: {{cpus: 2, pool: inprocess}}
 federation: {{rounds: 1}}
 objectives: {{validation/personal/recall/pvc: maximize}}

@@ -5,7 +5,7 @@ import pytest
 from outcomes import condition, outcome
 
 from sweeps.hurt import ALONE, GLOBAL, hurts
-from sweeps.people import gap_of
+from sweeps.people import gap_of, levels
 
 
 def tables(*patients: list[list[int]]) -> np.ndarray:
@@ -39,6 +39,20 @@ def test_a_gap_without_beats_of_the_class_is_none():
     found = gap_of(tables([[4, 1], [0, 0]]), tables([[9, 1], [3, 3]]), 1)
     assert found.recall is None
     assert found.called is not None
+
+
+def test_a_group_by_itself_has_its_patients_intervals_and_one_patient_has_none():
+    """Two women with 8 and 6 of 9 beats right; 8 of 10 N, 6 of 8 V, of which one has all and one half."""
+    women, man = tables([[4, 1], [0, 4]], [[4, 1], [2, 2]]), tables([[9, 1], [3, 3]])
+    found = dict(levels(women, [(0, "N"), (1, "V")], 8))
+    assert found["accuracy"] == "77.8 [66.7, 88.9]"
+    assert found["recall of N"] == "80.0 [80.0, 80.0]"
+    assert found["recall of V"] == "75.0 [50.0, 100.0]"
+    assert found["macro-F1"].startswith("77.5 [")  # 2 * 8 / (10 + 10) and 2 * 6 / (8 + 8)
+    # F1 is 18 of 22 for N, 6 of 10 for V
+    alone = levels(man, [(0, "N"), (1, "V")], 8)
+    assert alone == [("accuracy", "75.0"), ("macro-F1", "(70.9)"), ("recall of N", "90.0"), ("recall of V", "(50.0)")]
+    assert levels(tables([[4, 1], [0, 0]]), [(1, "V")], 8)[-1] == ("recall of V", "–")
 
 
 def test_hurt_is_who_is_more_than_a_point_below_what_he_could_have():

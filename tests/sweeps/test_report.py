@@ -270,6 +270,8 @@ def test_the_ledger_and_the_cohorts(wide: Path, page: _Page):
         cohort = results[0].cohort
         (ledger,) = [row for row in page.rows if row[:2] == [condition, "12"]]
         assert [ledger[2], ledger[4]] == [f"{critical:.2f}", f"{gas:,.0f}"]
+        spent = [np.median([getattr(r.ledger, f"{what}_seconds") for r in results]) for what in ("open", "close")]
+        assert ledger[6:] == [f"{seconds:.2f}" for seconds in spent]
         (line,) = [row for row in page.rows if row[:2] == [condition, condition[-1]] and len(row) == 9]
         assert line[2:5] == [
             f"{cohort.beats:,}",
@@ -289,11 +291,12 @@ def test_what_did_not_finish_is_listed_with_its_reason(wide: Path, page: _Page):
     assert "The study is not finished: this is an interim state." in page.under["The answer"]
 
 
-def test_a_report_says_where_it_is_and_nothing_else(wide: Path, tmp_path: Path):
-    done = command("report", wide, "--out", tmp_path / "out", "--no-audit")
+def test_a_report_says_where_it_is_and_nothing_else(tmp_path: Path):
+    write_study(tmp_path / "study", PLAIN, [{"federation.learning_rate": 0.05}])
+    done = command("report", tmp_path / "study", "--out", tmp_path / "out", "--no-audit")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path / 'out' / PAGE} and 16 pictures beside it\n"
-    assert len(list((tmp_path / "out").glob("*.png"))) == 16
+    assert done.stdout == f"{tmp_path / 'out' / PAGE} and 5 pictures beside it\n"
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
 def test_names_cannot_break_the_page(text: str):
@@ -406,11 +409,24 @@ def test_a_slope_for_each_hospital_alone_global_and_personal(wide: Path):
     assert min(np.diff(heights)) >= 0.055 - 1e-9
 
 
-def test_links_lead_to_the_trials_files(wide: Path, tmp_path: Path):
-    page = write_report(wide, tmp_path / "elsewhere")[0]
-    links = [link for link in re.findall(r'href="([^"#][^"]*)"', page.read_text()) if not link.startswith("http")]
+@pytest.fixture(scope="module")
+def elsewhere(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page in another folder, with an audit's verdict."""
+    heard = []
+
+    def verdict(folder: Path) -> str:
+        heard.append(folder)
+        return "clean: 24 runs"
+
+    page = write_report(wide, tmp_path_factory.mktemp("pages") / "elsewhere", verdict)[0]
+    assert heard == [wide]
+    return page
+
+
+def test_links_lead_to_the_trials_files(elsewhere: Path):
+    links = [link for link in re.findall(r'href="([^"#][^"]*)"', elsewhere.read_text()) if not link.startswith("http")]
     assert len([link for link in links if link.endswith("bundle.plb")]) == 12 * 2
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link in links if not (elsewhere.parent / link).exists()] == []
 
 
 def test_the_page_says_how_to_get_the_study_again(wide: Path, page: _Page):
@@ -422,17 +438,9 @@ def test_the_page_says_how_to_get_the_study_again(wide: Path, page: _Page):
     assert digest in text
 
 
-def test_the_audit_s_verdict_is_on_the_page(wide: Path, tmp_path: Path, page: _Page):
+def test_the_audit_s_verdict_is_on_the_page(elsewhere: Path, page: _Page):
     assert page.row("audit")[1] == "not checked here: pulseledger audit DIR recomputes everything"
-    heard = []
-
-    def verdict(folder: Path) -> str:
-        heard.append(folder)
-        return "clean: 24 runs"
-
-    audited = _Page(write_report(wide, tmp_path, verdict)[0].read_text())
-    assert audited.row("audit")[1] == "clean: 24 runs"
-    assert heard == [wide]
+    assert _Page(elsewhere.read_text()).row("audit")[1] == "clean: 24 runs"
 
 
 # --- Studies with nothing to show, and folders that are none ----------------------------------------------------------

@@ -27,8 +27,8 @@ def test_the_baseline_of_calling_everything_n():
     assert all_of_class("N", {"N": 6, "V": 4}, ("V",)) == (0.6, 0.0)
 
 
-def test_every_objective_is_a_number_of_every_result(done: Path):
-    result = Result.read(repeat_folder(trial_folder(done, 0), 0))
+def test_every_objective_is_a_number_of_every_result(ended: Path):
+    result = Result.read(repeat_folder(trial_folder(ended, 0), 0))
     for name in objectives(CLASSES):
         value = result.score(name)
         assert value is None or isinstance(value, int | float), name
@@ -40,8 +40,8 @@ def test_every_objective_is_a_number_of_every_result(done: Path):
         result.score("validation/personal/f2")
 
 
-def test_the_table_is_sorted_best_first_in_each_condition(done: Path):
-    rows = rows_of(done)
+def test_the_table_is_sorted_best_first_in_each_condition(ended: Path):
+    rows = rows_of(ended)
     assert [row.condition for row in rows] == ["hospitals=2"] * 2 + ["hospitals=3"] * 2
     for label in ("hospitals=2", "hospitals=3"):
         scores = [r.objectives["validation/personal/macro_f1"] for r in rows if r.condition == label]
@@ -125,13 +125,13 @@ def test_repeats_are_taken_together_by_hand(seen: Study):
     )
 
 
-def test_a_run_by_itself_is_one_row(done: Path):
-    home = repeat_folder(trial_folder(done, 0), 0)
+def test_a_run_by_itself_is_one_row(ended: Path):
+    home = repeat_folder(trial_folder(ended, 0), 0)
     (row,) = rows_of(home)
     assert (row.condition, row.trial, row.state, row.round) == (Result.read(home).name, 0, "COMPLETE", 8)
     assert row.outcome == outcome_of([Result.read(home)])
     with pytest.raises(PulseLedgerError, match="holds neither a study"):
-        rows_of(done / "trials")
+        rows_of(ended / "trials")
 
 
 def test_a_row_is_plain_json(marked: Path):
@@ -150,9 +150,9 @@ def test_a_trial_carries_optuna_s_number_and_its_method(marked: Path):
     assert rows[11].method == method_of(RunConfig.model_validate(trials_of(marked)[-2].configs[0])).title
 
 
-def test_what_was_sent_is_counted_by_hand(done: Path, seen: Study):
+def test_what_was_sent_is_counted_by_hand(ended: Path, seen: Study):
     """Each round two models for each participant, one there and one back; the last model once to each hospital."""
-    result = Result.read(repeat_folder(trial_folder(done, 0), 0))
+    result = Result.read(repeat_folder(trial_folder(ended, 0), 0))
     rounds, hospitals = len(result.rounds), len(result.cohort.hospitals)
     assert outcome_of([result]).exchanged == 4 * result.parameters * (2 * rounds * hospitals + hospitals)
     (lone, *_) = [row.outcome for row in rows_of(seen.folder) if row.method == "local-only"]

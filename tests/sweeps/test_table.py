@@ -28,22 +28,22 @@ def printed(rows: list[Row], width: int = 170, wide: bool = False) -> str:
     return console.export_text()
 
 
-def test_compare_and_audit_speak_json_and_csv(done: Path, capsys):
-    assert main(["compare", str(done), "--json"]) == 0
+def test_compare_and_audit_speak_json_and_csv(ended: Path, capsys):
+    assert main(["compare", str(ended), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == [str(done)]
-    assert document[str(done)]["rows"] == [row.document() for row in rows_of(done)]
-    assert [a["condition"] for a in document[str(done)]["answers"]] == ["hospitals=2", "hospitals=3"]
-    assert main(["compare", str(done), "--csv"]) == 0
+    assert list(document) == [str(ended)]
+    assert document[str(ended)]["rows"] == [row.document() for row in rows_of(ended)]
+    assert [a["condition"] for a in document[str(ended)]["answers"]] == ["hospitals=2", "hospitals=3"]
+    assert main(["compare", str(ended), "--csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert "federation.learning_rate" in lines[0].split(",")
-    assert main(["compare", str(done)]) == 0
+    assert main(["compare", str(ended)]) == 0
     table = capsys.readouterr().out
     assert table.startswith("hospitals=2: ")
     assert "local majority" in table
-    assert main(["audit", str(done), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)[str(done)]
+    assert main(["audit", str(ended), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)[str(ended)]
     assert report["verdict"] == "clean"
     assert len(report["runs"]) == 4
     assert [row["state"] for row in report["trials"]] == ["COMPLETE"] * 4
@@ -229,8 +229,8 @@ def test_compare_takes_several_folders(seen, marked: Path, capsys):
     assert list(json.loads(capsys.readouterr().out)) == [str(seen.folder), str(marked)]
 
 
-def test_a_report_of_the_command_carries_the_audit_s_verdict(done: Path, tmp_path: Path, capsys):
-    assert main(["report", str(done), "--out", str(tmp_path / "report")]) == 0
+def test_a_report_of_the_command_carries_the_audit_s_verdict(ended: Path, tmp_path: Path, capsys):
+    assert main(["report", str(ended), "--out", str(tmp_path / "report")]) == 0
     assert "pictures beside it" in capsys.readouterr().out
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<td>audit</td><td>clean</td>" in page

@@ -105,6 +105,9 @@ class Chain(Protocol):
     def turn(self, account: str) -> AbstractContextManager[None]:
         """Alone with the next number of an account, among the programs of this machine that use the same node."""
 
+    def lost(self, account: str, end: int) -> list[bytes]:
+        """What programs of this machine sent from an account and the chain does not have: from the next number to before `end`."""
+
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         """Sign the next transaction of an account (the one `ahead` places after it); `to=None` creates a contract.
 
@@ -141,8 +144,11 @@ class Chain(Protocol):
     def where(self, raw: bytes) -> Whereabouts:
         """Tell what became of a transaction."""
 
-    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
-        """Call the contract without a transaction, as an account; None is the sender. Raises ContractRevert if it refuses."""
+    def call(self, to: str, data: bytes, by: str | None = None, answers: bool = False) -> bytes:
+        """Call the contract without a transaction, as an account; None is the sender. Raises ContractRevert if it refuses.
+
+        Where it `answers`, nothing is the word of a node that is behind, as long as code is at the address.
+        """
 
     def time(self) -> int:
         """Return the time of the last block, seconds since 1970."""

@@ -8,15 +8,16 @@ from engine.ledger.accounts import open_accounts
 from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, ChainTrouble
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
-from engine.ledger.config import LedgerConfig
+from engine.ledger.config import FIRST, Leader, LedgerConfig
 from engine.ledger.signing import address
 
 
-def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
+def connect(config: LedgerConfig, folder: Path, is_new: bool, leader: Leader = FIRST) -> Chain:
     """Connect to the chain of a back end, with the accounts of the ledger in a folder.
 
     Args:
         is_new: whether the folder holds no journal so far; accounts are then drawn.
+        leader: who works as coordinator.
 
     Raises:
         LedgerError: a setting is wrong, or the node is unreachable or of another kind.
@@ -24,8 +25,8 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
     if config.backend == "rpc":
         if not config.url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        key = read_key(config.key_file)
-        accounts = open_accounts(folder, config, is_new, key)
+        key = leader.key or read_key(config.key_file)
+        accounts = open_accounts(folder, config, is_new, key, leader)
         given = (config.url, config.chain_id, accounts, config.confirmations, config.timeout)
         node = RpcChain(*given, max_fee=config.max_fee_gwei)
         if node.chain_id == EMBEDDED_CHAIN:
@@ -38,7 +39,7 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool) -> Chain:
         raise LedgerError(f"ledger.backend: expected embedded or rpc, found {config.backend!r}")
     if config.chain_id not in (None, EMBEDDED_CHAIN):
         raise LedgerError(f"the embedded chain is chain {EMBEDDED_CHAIN}, ledger.chain_id is {config.chain_id}")
-    return EmbeddedChain(open_accounts(folder, config, is_new, None))
+    return EmbeddedChain(open_accounts(folder, config, is_new, None, leader))
 
 
 def read_key(key_file: str | Path | None) -> bytes:

@@ -12,7 +12,15 @@ from engine.errors import LedgerError
 from engine.ledger.chain.base import Chain, Log, NoContract
 from engine.ledger.typed import checksum_address
 
-CONTRACTS = ("RoundLedger", "ReputationLedger", "SyntheticLedger", "CommitteeLedger", "MaskLedger", "StudyLedger")
+CONTRACTS = (
+    "RoundLedger",
+    "ReputationLedger",
+    "SyntheticLedger",
+    "CommitteeLedger",
+    "MaskLedger",
+    "SuccessionLedger",
+    "StudyLedger",
+)
 
 _BUILDS = Path(__file__).parents[1] / "artefacts"
 
@@ -103,7 +111,7 @@ def query(chain: Chain, address: str, function: str, *arguments: Any, contract: 
         NoContract: nothing lives at the address.
         LedgerError: what lives at the address does not answer as this contract.
     """
-    answer = chain.call(address, call_data(function, *arguments, contract=contract))
+    answer = chain.call(address, call_data(function, *arguments, contract=contract), answers=True)
     try:
         values = _decode(_entry("function", function, contract)["outputs"], answer)
         return values if len(values) > 1 else next(iter(values.values()), None)
@@ -182,8 +190,8 @@ def _named(item: dict[str, Any], value: Any) -> Any:
     """A decoded value with structs as mappings and addresses in checksum form."""
     if item["type"] == "address":
         return checksum_address(bytes.fromhex(value[2:]))
-    if item["type"] == "tuple[]":
-        return tuple(_named({**item, "type": "tuple"}, one) for one in value)
+    if item["type"].endswith("[]"):
+        return tuple(_named({**item, "type": item["type"].removesuffix("[]")}, one) for one in value)
     if item["type"] == "tuple":
         return {part["name"]: _named(part, v) for part, v in zip(item["components"], value, strict=True)}
     return value

@@ -140,8 +140,9 @@ class Node:
         answer = self._answer(method, params, seconds)
         if not isinstance(answer, dict):
             raise _Passing(f"expected a JSON object, found {self._shown(answer)}")
-        if answer.get("error") is not None:
-            self._refuse(method, answer["error"])
+        problem = answer.get("error")
+        if problem or (problem is not None and "result" not in answer):  # some write an empty one beside a result
+            self._refuse(method, problem)
         if answer.get("id") is not None and str(answer["id"]) != str(self._adapter.asked):
             raise _Passing("an answer to another question")
         if "result" not in answer:

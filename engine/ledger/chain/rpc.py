@@ -28,6 +28,7 @@ from engine.ledger.chain.base import (
     NonceProblem,
     Whereabouts,
 )
+from engine.ledger.chain.sent import Sent
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import checksum_address
@@ -116,8 +117,7 @@ class RpcChain:
 
     @contextmanager
     def turn(self, account: str) -> Iterator[None]:
-        name = hashlib.sha256(f"{self.url} {self.chain_id} {account}".encode()).hexdigest()[:32]
-        lock = FileLock(cache_folder() / "senders" / f"{name}.lock")
+        lock = FileLock(self._of_sender(account, "lock"))
         try:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=self.timeout)
@@ -130,6 +130,9 @@ class RpcChain:
             yield
         finally:
             lock.release()
+
+    def lost(self, account: str, end: int) -> list[bytes]:
+        return Sent(self._of_sender(account, "sqlite")).between(self._count("pending", account), end)
 
     def sign(self, to: str | None, data: bytes, gas: int, ahead: int = 0, by: str | None = None) -> bytes:
         account = by or self.sender
@@ -168,6 +171,7 @@ class RpcChain:
         found = self._ask("eth_chainId", read=_quantity)
         if found != self.chain_id:
             raise ChainTrouble(f"the node at {self.url} is now on chain {found}, it was on {self.chain_id}")
+        Sent(self._of_sender(sender_of(raw), "sqlite")).note(decode_transaction(raw)["nonce"], raw)
         try:
             # Its answer may be lost each time, though the node took it.
             self._ask("eth_sendRawTransaction", "0x" + raw.hex(), read=_data, otherwise=lambda: self._arrived(raw))
@@ -210,11 +214,13 @@ class RpcChain:
             return "gap"
         return found
 
-    def call(self, to: str, data: bytes, by: str | None = None) -> bytes:
+    def call(self, to: str, data: bytes, by: str | None = None, answers: bool = False) -> bytes:
         call = {"to": to, "data": "0x" + data.hex()}
         if self._accounts is not None:
             call["from"] = by or self.sender
-        return self._ask("eth_call", call, "latest", read=_data)
+        if not answers:
+            return self._ask("eth_call", call, "latest", read=_data)
+        return self._ask("eth_call", call, "latest", read=_some, otherwise=lambda: None if self.code(to) else b"")
 
     def code(self, contract: str) -> bytes:
         return self._ask("eth_getCode", contract, "latest", read=_data)
@@ -244,6 +250,11 @@ class RpcChain:
             raise LedgerError(
                 f"the chain behind {self.url} does not follow the Cancun rules that the contracts are compiled for ({error})"
             ) from error
+
+    def _of_sender(self, account: str, kind: str) -> Path:
+        """A file that the programs of this machine share which send from an account to this node."""
+        name = hashlib.sha256(f"{self.url} {self.chain_id} {account}".encode()).hexdigest()[:32]
+        return cache_folder() / "senders" / f"{name}.{kind}"
 
     def _arrived(self, raw: bytes) -> bytes | None:
         """The hash of a transaction that the node knows; None of another."""
@@ -277,7 +288,7 @@ class RpcChain:
 
     def _count(self, block: str, account: str) -> int:
         """Number of transactions of an account, which is the next nonce; "pending" counts the pool's as well."""
-        return self._ask("eth_getTransactionCount", account, block, read=_quantity)
+        return self._ask("eth_getTransactionCount", account, block, read=_number)
 
     def _latest(self) -> Any:
         return self._ask("eth_getBlockByNumber", "latest", False, read=_block)
@@ -352,11 +363,25 @@ def _quantity(value: Any) -> int:
     return int(value, 16)
 
 
+def _number(value: Any) -> int:
+    """A number of transactions, which EIP-2681 keeps below 2**64 - 1."""
+    if (found := _quantity(value)) >= 2**64 - 1:
+        raise ValueError("a number of transactions")
+    return found
+
+
 def _data(value: Any) -> bytes:
     """Bytes as 0x hex."""
     if not isinstance(value, str) or not re.fullmatch("0x([0-9a-fA-F]{2})*", value):
         raise ValueError("bytes as 0x hex")
     return bytes.fromhex(value[2:])
+
+
+def _some(value: Any) -> bytes:
+    """Bytes, and not none."""
+    if not (found := _data(value)):
+        raise ValueError("an answer of the contract")
+    return found
 
 
 def _block(value: Any) -> dict[str, int | None]:
@@ -406,6 +431,8 @@ def _receipt(value: Any) -> _Receipt | None:
     if value is None or (isinstance(value, dict) and value.get("blockNumber", "") is None):
         return None
     numbers = _numbers(value, "blockNumber", "status", "gasUsed")
+    if numbers["status"] > 1:
+        raise ValueError("a receipt of status 0 or 1")
     try:
         logs = tuple(
             Log(checksum_address(unhexed(one["address"])), tuple(map(unhexed, one["topics"])), unhexed(one["data"]))

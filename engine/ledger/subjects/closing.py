@@ -12,11 +12,12 @@ from typing import Any
 
 from engine.encoding import canonical_json, hexed, json_hash, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.book import Book, Call, Subject
+from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data
 from engine.ledger.delivery import Contradiction
 from engine.ledger.format import ENDINGS, OF_LEDGER, UNBOUND, ZERO
 from engine.ledger.signing import require_signer
+from engine.ledger.subject import Subject
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.rounds import Rounds
 from engine.ledger.trees import EMPTY, root

@@ -5,10 +5,11 @@ from typing import Any
 
 from engine.encoding import canonical_json, hexed, keccak, unhexed
 from engine.errors import LedgerError
-from engine.ledger.book import Book, Call, Subject
+from engine.ledger.book import Book, Call
 from engine.ledger.chain.contracts import call_data
 from engine.ledger.format import NO_ROUND
 from engine.ledger.signing import require_signer
+from engine.ledger.subject import Subject
 from engine.ledger.trees import levels, path, root
 from engine.ledger.typed import (
     U32,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from engine.encoding import hexed, keccak
 from engine.errors import LedgerError
-from engine.ledger.book import Book, Call, Subject
+from engine.ledger.book import Book, Call
 from engine.ledger.chain.base import NoContract
 from engine.ledger.chain.contracts import call_arguments, call_data, is_deployed
 from engine.ledger.chain.transactions import decode_transaction
@@ -14,6 +14,7 @@ from engine.ledger.delivery import Contradiction, JournalTransaction, Refused
 from engine.ledger.format import ABSENCES, NO_ROUND, PHASES, PRIVACY, RING, ROUND_STATUS, SCHEMA, ZERO
 from engine.ledger.signing import require_digest_signer
 from engine.ledger.store import Rows
+from engine.ledger.subject import Subject
 from engine.ledger.subjects.privacy import require_spent
 from engine.ledger.subjects.registry import Registry
 from engine.ledger.subjects.updates import (
@@ -351,21 +352,18 @@ class Rounds(Subject):
             raise LedgerError(f"round {entry.round} was closed after another head than that of round {last}")
         book.finish()
         number = entry.round
-        receipts = [Receipt(federation.id, number, slot, leaf) for slot, leaf in leaves.items()]
         pairs = list(zip(entry.updates, entry.openings, strict=True))
         rows: dict[str, Sequence[tuple[Any, ...]]] = {
             "updates": [
                 (number, u.record.slot, record_to_json(u.record), u.signature, leaves[u.record.slot]) for u, _ in pairs
             ],
             "openings": [(number, u.record.slot, record_to_json(opening)) for u, opening in pairs],
-            "receipts": [(number, one.slot, book.chain.sign_digest(digest(one, domain))) for one in receipts],
+            "receipts": self._promises(number, leaves),
             "rounds": [
                 (number, header.parent_model, header.model, header.count, header.root, header.annex, header.head)
             ],
             "annexes": [(number, name, entry.digests[name]) for name in named(entry.digests)],
-            "absences": [
-                (*one, book.chain.sign_digest(digest(_absence(federation.id, one), domain))) for one in entry.absent
-            ],
+            "absences": self._words(entry.absent),
             **entry.rows,
         }
         direct = self._require_open(entry)
@@ -374,6 +372,25 @@ class Rounds(Subject):
         data = call_data("sealRound", federation.id, header.abi, direct, entry.next_deadline or self._until())
         book.write(Call("seal", number, domain.contract, data, rows))
         self.headers.append(header)
+
+    def promise_again(self) -> None:
+        """Sign what a coordinator that was replaced had signed of a round without a seal: its word on that counts no more."""
+        store, number = self._book.store, len(self.headers) - 1
+        if number == len(self.seals):
+            return
+        leaves = {row["slot"]: row["leaf"] for row in store.rows("updates", round=number)}
+        absent = [Absent(*tuple(row)[:-1]) for row in store.rows("absences", round=number)]
+        store.replace("receipts", {"round": number}, {"receipts": self._promises(number, leaves)})
+        store.replace("absences", {"round": number}, {"absences": self._words(absent)})
+
+    def _promises(self, number: int, leaves: Mapping[int, bytes]) -> list[tuple[int, int, bytes]]:
+        receipts = [Receipt(self._federation.id, number, slot, leaf) for slot, leaf in leaves.items()]
+        chain, domain = self._book.chain, self._book.domain
+        return [(number, one.slot, chain.sign_digest(digest(one, domain))) for one in receipts]
+
+    def _words(self, absent: Sequence[Absent]) -> list[tuple[Any, ...]]:
+        chain, domain = self._book.chain, self._book.domain
+        return [(*one, chain.sign_digest(digest(_absence(self._federation.id, one), domain))) for one in absent]
 
     def _require_open(self, entry: RoundEntry) -> int:
         """Open the round if a dispute or a pause left it closed; return the number of updates shown directly."""
@@ -466,16 +483,16 @@ class Rounds(Subject):
     # --- The contract -------------------------------------------------------------------------------------------------
 
     def require_contract(self, contract: str) -> None:
-        """Refuse an address without this version's contract, or where this account may not seal rounds.
-
-        Raises:
-            LedgerError: it is one of these; NoContract of an address without any.
-        """
+        """Refuse an address without this version's contract; raises NoContract of one without any, else LedgerError."""
         chain = self._book.chain
         code = chain.code(contract)
         if not is_deployed(code):
             kind = LedgerError if code else NoContract
             raise kind(f"the code at {contract} on the {chain.name} chain is not this version's RoundLedger")
+
+    def require_coordinator(self, contract: str) -> None:
+        """Refuse a contract where this account may not seal rounds; raises LedgerError."""
+        chain = self._book.chain
         if not self._book.query("RoundLedger", contract, "hasRole", keccak(b"COORDINATOR_ROLE"), chain.sender):
             raise LedgerError(f"account {chain.sender} is not a coordinator of contract {contract}")
 

@@ -14,12 +14,13 @@ from typing import Any
 from engine.clock import REAL, Clock
 from engine.encoding import canonical_json, hexed, json_hash, keccak, read_json
 from engine.errors import LedgerError
-from engine.ledger.book import Book, Call, Subject
+from engine.ledger.book import Book, Call
 from engine.ledger.chain.base import Chain, NoContract
 from engine.ledger.chain.contracts import call_data, deploy_data, is_deployed
 from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import Contradiction
 from engine.ledger.format import ADMIN, COORDINATOR, STAGES, STUDY, STUDY_PURPOSES
+from engine.ledger.subject import Subject
 from engine.ledger.typed import Domain, address_bytes, word
 
 _BEGUN, _ENDED = 1, 2  # kinds of records; every stage after BEGUN is an end

@@ -212,6 +212,17 @@ def test_noise_that_does_not_follow_from_the_epsilon_is_named_even_where_all_say
     assert (None, None, "opening", "privacy.sigma") in found(changed)
 
 
+@pytest.mark.parametrize(("sigma", "is_right"), [(381_000, False), (382_000, True), (384_000, False)])
+def test_noise_is_in_thousandths_which_cost_much_where_steps_are_few(case: Case, sigma: int, is_right: bool):
+    """Eight samples at rate 0.1 cost 20.07 at 0.381, 19.96 at 0.382 and 19.75 at 0.384: the second is what epsilon 20 asks for."""
+    changed = case
+    for number in case.rounds:
+        for slot in case.rounds[number].updates:
+            changed = with_record(changed, number, slot, lambda record: {**record, "sigma": sigma})
+    vars(changed)["config"] = {**case.config, "privacy": {**case.config["privacy"], "epsilon": 20.0}}
+    assert ((None, None, "opening", "privacy.sigma") not in found(changed)) is is_right
+
+
 def reported(case: Case, change: Callable[[dict[str, Any]], Any]) -> Case:
     document = json.loads(json.dumps(case.reported))
     change(document["privacy"])

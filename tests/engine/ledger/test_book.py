@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from simulators import CONFIG, COUNTER_CREATION, DOMAIN, FEDERATION_ID, Faults, Run, rule_of
 
 from engine.errors import LedgerError
-from engine.ledger.book import Book, Call, Subject
+from engine.ledger.book import Book, Call
 from engine.ledger.chain.base import Chain, ContractRevert, NodeUnreachable
 from engine.ledger.chain.contracts import call_data
 from engine.ledger.chain.embedded import EMBEDDED_AUDITOR, EmbeddedChain
@@ -20,6 +20,7 @@ from engine.ledger.config import LedgerConfig
 from engine.ledger.delivery import JournalTransaction, Refused
 from engine.ledger.format import INTEGER, STUDY, TEXT, Journal, Purpose, Table
 from engine.ledger.run import RunLedger
+from engine.ledger.subject import Subject
 
 COUNTING = Journal(
     "counts.sqlite",

@@ -1,13 +1,18 @@
 """Credentials in the address of a node: refused in settings, taken from the environment, and in no file or line afterwards."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browsed import Visitor, desk_on
 from faulty import Faulty, error, status
 from nodes import KEY, Node
 from studies import BASE
 
+from engine.actors import worker_logs
 from engine.errors import ConfigError, LedgerError
 from engine.experiment import run
 from engine.settings import yaml_text
@@ -56,10 +61,37 @@ def test_an_address_with_credentials_is_refused_in_settings(tiny_config, url: st
     assert not any(secret in str(told.value) for secret in SECRETS)
 
 
+PAGES = {
+    "owner": ["/", "/studies/study", "/studies/study/trials/0", "/studies/study/trials/3"],
+    "auditor": ["/audit", "/audit/study", "/audit/study/report", "/audit/study/registration"],
+}
+
+
+def pages(folder: Path) -> str:
+    """All that the dashboard shows of a study."""
+    desk, shown = desk_on(folder.parent), []
+    for role, paths in PAGES.items():
+        visitor = Visitor(desk, role)  # type: ignore[arg-type]
+        for path in paths:
+            page = visitor.get(path)
+            assert page.status_code == 200, path
+            shown.append(page.text)
+    return "\n".join(shown)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a Ray that begins in the test keeps what its processes say; short, as its sockets' names must be."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
 @pytest.mark.long
 def test_no_file_or_line_of_a_study_holds_them(
-    server: Faulty, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: Faulty, sessions: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    """Its databases, pages, what is handed on, what a flag refused, and what Ray's processes wrote are among them."""
     for name, value in OTHERS.items():
         monkeypatch.setenv(name, value)
     values = {
@@ -72,15 +104,34 @@ def test_no_file_or_line_of_a_study_holds_them(
         "concurrency": 2,
     }
     folder = tmp_path / "study"
-    study = tmp_path / "study.yaml"
+    study = tmp_path / "wanted.yaml"  # another name, or its folder is taken for a study
     study.write_text(yaml_text(values))
+    assert main(["sweep", str(study), "--out", str(folder), "--ledger.url", os.environ["NODE_URL"]]) == 2
+    assert not folder.exists()
     assert main(["sweep", str(study), "--out", str(folder)]) == 0
     server.fault("eth_sendRawTransaction", status(401, b"PATHKEY"))
     assert main(["resume", str(folder), "--trials", "4"]) == 2
     server.heal()
     assert main(["resume", str(folder)]) == 0
-    for words in (["report", str(folder)], ["compare", str(folder)], ["audit", str(folder), "--rpc", "env:NODE_URL"]):
-        assert main(words) == 0
+    trial, public = folder / "trials/0000/seed-0", tmp_path / "public.plb"
+    for words in (
+        ["report", str(folder)],
+        ["dossier", str(folder), "--no-audit"],
+        ["compare", str(folder), "--csv"],
+        ["compare", str(folder), "--json"],
+        ["ledger", "export", str(trial), "--public", "--out", str(public)],
+        ["audit", str(folder), "--rpc", "env:NODE_URL"],
+    ):
+        assert main(words) == 0, words
     server.fault("eth_getCode", status(403, b"s3cretPW is not the password of project PATHKEY"))
     assert main(["audit", str(folder), "--rpc", "env:NODE_URL"]) == 4
-    require_kept_out(tmp_path, "".join(capfd.readouterr()))
+    shown = pages(folder)
+    ray = Path(worker_logs()).parent if worker_logs() else sessions
+    shutil.copytree(ray, tmp_path / "ray", symlinks=True, copy_function=_of_text)
+    require_kept_out(tmp_path, "".join(capfd.readouterr()) + shown)
+
+
+def _of_text(source: str, target: str) -> None:
+    """Copies a file; not a socket."""
+    if Path(source).is_file():
+        shutil.copyfile(source, target)

@@ -12,8 +12,9 @@ from nodes import CHAIN_ID, KEY, Meanwhile, Node, height, mine, of_key, pending,
 from simulators import COUNTER_CREATION, COUNTER_GAS, Counter, Faults, Memory
 
 from engine.clock import JumpingClock
+from engine.encoding import hexed
 from engine.errors import LedgerError
-from engine.ledger.chain.base import NodeUnreachable
+from engine.ledger.chain.base import ChainReceipt, NodeUnreachable
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
@@ -216,8 +217,11 @@ def test_a_contract_whose_earlier_numbers_are_in_no_journal_says_what_it_waits_f
     """As after a node's empty restart, where another program had sent before us with the same account."""
     chain, journal = RpcChain(start("anvil").url, accounts=of_key(KEY), timeout=1.0), Memory()
     raw = chain.sign(None, COUNTER_CREATION, COUNTER_GAS, ahead=3)
-    journal.add_transaction("deploy", 0, keccak(raw), raw)
-    says = rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor in this journal\)"
+    row = journal.add_transaction("deploy", 0, keccak(raw), raw)
+    journal.set_receipt(row.seq, ChainReceipt(hexed(row.hash), 1, COUNTER_GAS))  # in a block that is gone
+    says = (
+        rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor known on this machine\)"
+    )
     with pytest.raises(NoReceipt, match=says):
         settle(chain, journal, journal.of(0), COUNTER_GAS)
 

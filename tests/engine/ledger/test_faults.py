@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faulty import ALWAYS, LASTING, PASSING, Fault, Faulty, answer_replaced, edited, error, result, status
-from nodes import KEY, Meanwhile, Node, of_key, pending, until
+from faulty import ALWAYS, LASTING, PASSING, Fault, Faulty, answer_replaced, edited, error, result, said, status
+from nodes import KEY, Meanwhile, Node, height, of_key, pending, until
 from simulators import Run
 
 from engine.errors import LedgerError
@@ -282,12 +282,61 @@ def test_a_ledger_whose_first_number_goes_elsewhere_begins_with_the_next(node: N
         assert [decode_transaction(t.raw)["nonce"] for t in ledger.book.transactions] == [1, 2, 3, 4]
 
 
+def test_a_ledger_that_was_told_a_number_far_ahead_begins_with_the_next(server: Faulty, tmp_path: Path):
+    """Nothing fills the numbers before it; one that no account can have is asked for again."""
+    for wrong in (0xFFFF, 2**64 - 1):
+        server.heal()
+        server.fault("eth_getTransactionCount", result(hex(wrong)), at={1})
+        assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_odd_answers_of_a_node_are_asked_for_again_or_read_over(server: Faulty, tmp_path: Path):
+    server.fault("eth_call", result("0x"), at=range(2, 20, 2))
+    server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt and receipt | {"status": "0x2"}), at={3})
+    server.fault("eth_gasPrice", lambda question, passed: said({**passed(), "error": False}))
+    assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
 def test_ledgers_of_one_account_at_the_same_time_lose_nothing(start: Callable[..., Node], tmp_path: Path):
     node = start("anvil", "--block-time", "1")
     with Faulty(node.url) as server:
         working = [Meanwhile(rounds, fresh(tmp_path), server) for _ in range(3)]
         for one in working:
             assert len(one.result()) == ROUNDS
+
+
+@pytest.mark.parametrize("reopen", [pytest.param(True, marks=pytest.mark.long), False])
+def test_what_other_ledgers_of_the_account_sent_comes_before_what_a_ledger_lost(
+    start: Callable[..., Node], tmp_path: Path, reopen: bool
+):
+    """A ledger is finished, and a study's and a second one are under way, as a node restarts empty: all three are there again."""
+    node, (done, run) = start("anvil"), (fresh(tmp_path), fresh(tmp_path))
+    config = LedgerConfig(backend="rpc", url=node.url, timeout=20.0)
+    study = StudyLedger(tmp_path, "study", config)
+    study.register({"a": 1}, 2)
+    study.record(0, "BEGUN", {})
+    with done.open(backend="rpc", url=node.url) as ledger:
+        ledger.append(done.entry(1, ledger.domain))
+        first = ledger.domain.contract
+    study.record(0, "COMPLETE", {})
+    ledger = run.open(backend="rpc", url=node.url)
+    ledger.append(run.entry(1, ledger.domain))
+    node.kill()
+    node.start()
+    if reopen:
+        ledger.close()
+        ledger = run.open(backend="rpc", url=node.url)
+    assert ledger.append(run.entry(2, ledger.domain)).head == run.heads(ledger.domain, 2)[2]
+    ledger.close()
+    sent = height(node)
+    study.record(1, "BEGUN", {})
+    assert height(node) == sent + 1
+    assert study.recorded() == {(0, False), (0, True), (1, False)}
+    study.close()
+    assert len(node("eth_getCode", first, "latest")) > 1000
+    with done.open(backend="rpc", url=node.url) as ledger:
+        assert [seal.head for seal in ledger.rounds.seals] == done.heads(ledger.domain, 1)[1:]
+        assert height(node) == sent + 1
 
 
 @pytest.mark.parametrize("depth", [2, 4])

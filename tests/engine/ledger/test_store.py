@@ -145,7 +145,7 @@ def test_another_format_is_refused(tmp_path: Path):
     connection.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerError, match="has format 2, expected 7"):
+    with pytest.raises(LedgerError, match="has format 2, expected 8"):
         Store(tmp_path, RUN)
     store.path.rename(tmp_path / STUDY.file)
     with pytest.raises(LedgerError, match="has format 2, expected 3"):

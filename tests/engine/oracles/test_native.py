@@ -104,11 +104,22 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
-@settings(PROFILE, max_examples=4)
-@given(networks())
-def test_any_network_agrees_with_torch(network: Network) -> None:
+def agrees(network: Network) -> None:
     for n in (1, 5):
         assert_agrees(oracle(network), network, parameters(network, n), beats(network, n, n))
+
+
+@settings(PROFILE, max_examples=2)  # to compile one takes a second
+@given(networks())
+def test_any_network_agrees_with_torch(network: Network) -> None:
+    agrees(network)
+
+
+@pytest.mark.long
+@settings(PROFILE, max_examples=30)
+@given(networks())
+def test_any_of_many_networks_agrees_with_torch(network: Network) -> None:
+    agrees(network)
 
 
 @settings(PROFILE, max_examples=40)
@@ -443,7 +454,7 @@ def test_key_depends_on_all_that_shapes_the_library(
     paths.append(compile_kernel(SMALL, product=True))
     monkeypatch.setattr(native, "_cpu", lambda: ["another"])
     paths.append(compile_kernel(SMALL))
-    monkeypatch.setattr(native, "_run", lambda command: "version 99")
+    monkeypatch.setattr(native, "_version", lambda *command: "version 99")
     paths.append(compile_kernel(SMALL))
     (tmp_path / "other.cpp").write_text("// changed")
     monkeypatch.setattr(native, "SOURCE", tmp_path / "other.cpp")

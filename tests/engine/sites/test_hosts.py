@@ -134,14 +134,16 @@ def sh(*line: str) -> None:
 def hosts() -> Iterator[list[str]]:
     """Names of four hosts, 10.87.21.1 to 4, on one bridge: the coordinator's, and three sites' behind slow lines that lose packets."""
     if shutil.which("ip") is None or shutil.which("tc") is None or os.geteuid() != 0:
-        pytest.skip("network namespaces need `ip`, `tc` and root")
+        pytest.skip("network namespaces need `ip`, `tc` and root: apt-get install iproute2, run as root")
     mark = f"p{os.getpid() % 10000}"
     names, bridge = [f"{mark}h{i}" for i in range(4)], f"{mark}b"
     try:
         try:
             sh("ip", "link", "add", bridge, "type", "bridge")
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"this machine allows no network of one's own: {error.stderr.decode().strip()}")
+            pytest.skip(
+                f"this machine allows no network of one's own, run in a container with CAP_SYS_ADMIN: {error.stderr.decode().strip()}"
+            )
         sh("ip", "link", "set", bridge, "up")
         for i, name in enumerate(names):
             sh("ip", "netns", "add", name)

@@ -237,3 +237,9 @@ def test_old_private_states_are_let_go_and_what_was_measured_stays(tmp_path):
     assert store.past((1, 2, 3, 4), 4).state["head"].tolist() == [4, 4, 4]
     with pytest.raises(DataError, match="too old"):
         store.past((1, 2), 2)
+
+
+def test_a_finished_run_started_again_opens_no_gate(tiny_config, tmp_path):
+    """Its result is there; a gate would want certificates, which are not."""
+    result = run(tiny_config(), tmp_path)
+    assert run(tiny_config(**{"execution.pool": "sites"}), tmp_path) == result

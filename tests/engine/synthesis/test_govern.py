@@ -126,6 +126,7 @@ def workshops(monkeypatch: pytest.MonkeyPatch, generate: Generate) -> None:
     monkeypatch.setattr("engine.hospital.Workshop", partial(Workshop, generate=generate))
 
 
+@pytest.mark.long  # classifiers are trained on each request; that near copies are told is shown by the quality alone
 def test_near_copies_are_rejected_at_quality_and_do_not_train(
     tiny_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -152,6 +152,7 @@ def apart(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPa
     return folder, int(ended.stdout)
 
 
+@pytest.mark.long  # with a Ray of its own, half a minute
 def test_a_coordinator_without_the_password_opens_no_key(apart: tuple[Path, int], done: tuple[Path, Result]):
     folder, _ = apart
     result = Result.read(folder / "smote")
@@ -162,6 +163,7 @@ def test_a_coordinator_without_the_password_opens_no_key(apart: tuple[Path, int]
     assert audit(folder / "smote").clean
 
 
+@pytest.mark.long
 def test_timegan_is_trained_where_hospitals_live_and_nowhere_else(
     apart: tuple[Path, int], tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

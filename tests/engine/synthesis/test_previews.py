@@ -18,9 +18,10 @@ from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.data.cohort import build_cohort
 from engine.encoding import json_hash
-from engine.errors import LedgerError, ReviewPending
+from engine.errors import ConfigError, LedgerError, ReviewPending
 from engine.oracles.base import Batch
 from engine.result import SyntheticRow
+from engine.settings import parse
 from engine.synthesis.files import FOLDER, batch_digest, hospital_file, load_synthetic, picture_file, preview_file
 from engine.synthesis.generators import Synthetic, generate
 from engine.synthesis.picture import draw_alone
@@ -59,11 +60,11 @@ def test_what_waits_was_previewed_and_everything_of_it_is_bound_by_hash(folder: 
     for row in waits:
         assert (row.status, row.blind, row.granted) == ("previewed", False, 0)
         assert row.preview is not None
-        assert row.preview.generated == WANTED
         page = preview_file(folder / FOLDER, row.request)
         assert row.preview.file == f"{FOLDER}/{page.name}"
         assert batch_digest(load_synthetic(page.with_suffix(".npz"))).hex() == row.preview.batch
         report = json.loads(page.read_text())
+        assert row.preview.generated + report["withheld"] == WANTED
         assert json_hash(report).hex() == row.preview.evidence
         pictures = [picture_file(page, real) for real in (False, True)]
         assert report["pictures"] == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures}
@@ -126,6 +127,55 @@ def test_a_generator_that_makes_the_preview_again_gets_nothing_accepted(flow: Fl
     assert {row.status for row in ended} <= {"rejected", "denied"}
     assert any("the generator made beats of the preview again" in row.reasons for row in ended)
     assert {name for name in beats_of(tmp_path) if name.startswith("hospital")} == set()
+
+
+def repeating(share: float, noise: float) -> Callable[..., Synthetic]:
+    """A generator that hands out real beats, moved by a constant of `noise`, as that share of what it makes."""
+
+    def made(method: str, real: Batch, label: int, wanted: int, settings: Any, seed: int, request: str) -> Synthetic:
+        new = generate("smote", real, label, wanted, settings, seed, request)
+        x, rows = np.array(new.x), np.flatnonzero(real.y == label)
+        count = round(share * wanted)
+        x[:count] = real.x[rows[np.arange(count) % len(rows)]] + np.float32(noise)
+        return replace(new, x=x)
+
+    return made
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_a_real_beat_never_leaves_as_a_preview(flow: Flow, tmp_path: Path, noise: float) -> None:
+    beats = flow.cohort.beats
+    with pytest.raises(ReviewPending):
+        flow(tmp_path, flow.hospitals(tmp_path, generate=repeating(0.5, noise)))
+    waits = read_state(tmp_path).pending()
+    assert waits
+    for row in waits:
+        assert row.preview is not None
+        shown = load_synthetic(preview_file(tmp_path / FOLDER, row.request).with_suffix(".npz")).x
+        report = json.loads((tmp_path / row.preview.file).read_text())
+        assert report["withheld"] >= WANTED // 2
+        assert len(shown) == row.preview.generated == WANTED - report["withheld"]
+        apart = np.abs(shown[:, None] - beats.x[None]).max((2, 3)).min()
+        assert apart > 1e-3
+
+
+def test_a_preview_of_nothing_but_real_beats_is_none(flow: Flow, tmp_path: Path) -> None:
+    with pytest.raises(ReviewPending):
+        flow(tmp_path, flow.hospitals(tmp_path, generate=repeating(1.0, 0.0)))
+    for row in read_state(tmp_path).pending():
+        assert row.preview is not None
+        assert (row.preview.generated, row.blind) == (0, True)
+        assert "are real beats but for noise" in (tmp_path / row.preview.file).read_text()
+        assert [path.suffix for path in (tmp_path / FOLDER).glob(f"preview-{row.request[:16]}*")] == [".json"]
+
+
+def test_oversampling_is_not_reviewed_by_previews() -> None:
+    policy: dict[str, Any] = {"mode": "human"}
+    with pytest.raises(ConfigError, match="oversample repeats real beats"):
+        parse(RunConfig, {"balance": {"method": "oversample", "policy": policy}}, "run.yaml")
+    for method, more in (("oversample", {"preview": 0}), ("smote", {}), ("none", {})):
+        config = parse(RunConfig, {"balance": {"method": method, "policy": policy | more}}, "run.yaml")
+        assert config.balance.policy.mode == "human"
 
 
 @pytest.mark.parametrize(("moment", "after"), [("make", 1), ("take", 4)])

@@ -238,7 +238,7 @@ def test_nobody_is_waited_for_a_while_and_not_for_ever():
     assert clock.now() == 20.0
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt-get install openssl)")
 def test_a_certificate_of_ones_own_wants_a_bundle(server: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=node -keyout key -out node.pem"
     command = ["openssl", *words.split(), "-addext", "subjectAltName=IP:127.0.0.1"]

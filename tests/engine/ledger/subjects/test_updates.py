@@ -28,7 +28,8 @@ def test_commitments_are_the_written_out_ones(tmp_path: Path):
     assert found["metrics"] == keccak(encode(["bytes32", "bytes32"], [opening.metrics_salt, metrics]))
     assert found["privacy"] == ZERO
     privacy = commitments(replace(opening, privacy={"noise": 1}))["privacy"]
-    assert privacy == hashlib.sha256(b'{"noise":1}').digest()
+    said = hashlib.sha256(b'{"noise":1}').digest()
+    assert privacy == keccak(encode(["bytes32", "uint64[2]"], [said, [0, 0]]))
 
 
 def test_a_head_is_the_written_out_one():

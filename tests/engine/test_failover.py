@@ -1,0 +1,225 @@
+"""A coordinator that is gone for good: the next in order goes on, with the same bits, and nothing of the old one counts."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from failing import dying, led_by, silent, steps_of
+from finished import change, names, other
+from reference import Interrupted
+
+from engine.audit import result as of_result
+from engine.audit import succession
+from engine.audit.run import audit
+from engine.config import RunConfig
+from engine.encoding import keccak
+from engine.errors import ConfigError, LedgerError
+from engine.experiment import run
+from engine.ledger.chain.transactions import decode_transaction, sign_transaction
+from engine.ledger.format import RUN
+from engine.ledger.keyfiles import read_key_file
+from engine.ledger.signing import address
+from engine.ledger.store import read_only, table_rows
+from engine.result import MODEL, PREDICTIONS, RESULT, Result
+
+PATIENCE = 60
+FAILOVER: dict[str, Any] = {
+    "ledger.backend": "embedded",
+    "ledger.successors": ["deputy", 1, "reserve"],
+    "ledger.patience": PATIENCE,
+}
+STEPS = 23  # of a run of two rounds: nine in each, five at its end
+MIDDLE, END = 14, 21  # before the second round's judges; before the ledger is closed
+
+
+class Whole(NamedTuple):
+    """An undisturbed run: its folder, its result, its steps."""
+
+    folder: Path
+    result: Result
+    steps: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    steps = steps_of(tiny_config(**FAILOVER), folder)
+    return Whole(folder, Result.read(folder), steps)
+
+
+@pytest.fixture(scope="module")
+def dead(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose coordinator was lost in the middle of the second round, a while ago."""
+    folder = tmp_path_factory.mktemp("dead")
+    with pytest.raises(Interrupted):
+        run(tiny_config(**FAILOVER), folder, dying(MIDDLE))
+    silent(folder, 3 * PATIENCE)
+    return folder
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    return Path(shutil.copytree(folder, place / "copy"))
+
+
+def same(folder: Path, whole: Whole) -> None:
+    """Model, predictions and the ledger's head are those of the undisturbed run, to the bit."""
+    for name in (MODEL, PREDICTIONS):
+        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    found = Result.read(folder)
+    assert (found.ledger.head, found.ledger.closing) == (whole.result.ledger.head, whole.result.ledger.closing)
+    assert [row.validation for row in found.rounds] == [row.validation for row in whole.result.rounds]
+
+
+def notes(folder: Path) -> str:
+    report = audit(folder)
+    assert report.findings == []
+    return "\n".join(report.notes)
+
+
+def test_the_steps_are_those_of_the_loop_and_of_the_end(whole: Whole):
+    a_round = ("schedule.ask", "pool.train", "schedule.take", "masking", "ledger.received", "judges", "rule.merge")
+    a_round = (*a_round, "pool.validate", "ledger.round_finished")
+    end = ("ledger.finish", "pool.finish", "ledger.summary", "ledger.close", "ledger.bundle")
+    assert whole.steps == (*a_round, *a_round, *end)
+    assert len(whole.steps) == STEPS
+    assert whole.result.ledger.terms is None
+
+
+def test_the_next_in_order_ends_the_run_with_the_same_bits_and_the_audit_says_who_led(
+    whole: Whole, dead: Path, tiny_config, tmp_path: Path
+):
+    folder, config = copy_of(dead, tmp_path), tiny_config(**FAILOVER)
+    silent(folder, PATIENCE)
+    result = run(config, folder, led_by("deputy"))
+    same(folder, whole)
+    [term] = result.ledger.terms
+    assert (term.term, term.name, term.round) == (1, "deputy", 2)
+    told = notes(folder)
+    assert f"deputy {term.account} (term 1) led round 2" in told
+    assert "led round 1" in told
+    assert "is the word of whoever did" in told
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", range(STEPS))
+@pytest.mark.parametrize("pool", ["inprocess", "ray"])
+def test_between_any_two_steps(whole: Whole, tiny_config, tmp_path: Path, moment: int, pool: str):
+    config = tiny_config(**FAILOVER, **{"execution.pool": pool})
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, dying(moment))
+    silent(tmp_path, PATIENCE)
+    run(config, tmp_path, led_by("deputy"))
+    same(tmp_path, whole)
+    assert audit(tmp_path).findings == []
+
+
+def test_a_hospital_takes_over_once_the_ones_before_it_are_gone_and_the_old_ones_are_refused(
+    whole: Whole, dead: Path, tiny_config, tmp_path: Path
+):
+    folder, config = copy_of(dead, tmp_path), tiny_config(**FAILOVER)
+    silent(folder, PATIENCE)
+    with pytest.raises(
+        LedgerError, match=r"it is too early for 1: .* less than ledger.patience \(60 s for each place\)"
+    ):
+        run(config, folder, led_by("1"))
+    silent(folder, 2 * PATIENCE)
+    with pytest.raises(Interrupted):
+        run(config, folder, dying(MIDDLE - 9, "1"))
+    with pytest.raises(LedgerError, match=r"1 leads this run since round 2 \(term 2\), nothing .* --as 1` goes on"):
+        run(config, folder)
+    with pytest.raises(LedgerError, match="1 took over already, which stands at or behind deputy"):
+        run(config, folder, led_by("deputy"))
+    silent(folder, PATIENCE)
+    result = run(config, folder, led_by("reserve"))  # the second died as well
+    same(folder, whole)
+    assert [(term.term, term.name) for term in result.ledger.terms] == [(2, "1"), (3, "reserve")]
+    assert "1 0x" in notes(folder)
+
+
+@pytest.mark.parametrize("named", [["3", "03"], ["deputy", "deputy"], ["16777216"], ["\u0663"], ["coordinator"]])
+def test_nobody_is_named_twice_and_no_number_in_another_script(named: list[str], tiny_config):
+    with pytest.raises(ConfigError, match="successors"):
+        tiny_config(**{**FAILOVER, "ledger.successors": named})
+
+
+def test_who_may_not_take_over_is_refused_in_a_sentence(dead: Path, tiny_config, tmp_path: Path):
+    config = tiny_config(**FAILOVER)
+    with pytest.raises(LedgerError, match=r"--as nobody: is none of ledger\.successors; allowed: deputy, 1, reserve"):
+        run(config, dead, led_by("nobody"))
+    with pytest.raises(LedgerError, match="has no journal, so there is nothing to take over"):
+        run(config, tmp_path / "new", led_by("deputy"))
+    with pytest.raises(LedgerError, match="there is no hospital 3, the run has 0 to 2"):
+        run(tiny_config(**{**FAILOVER, "ledger.successors": [3]}), tmp_path / "other")
+
+
+def test_a_coordinator_that_comes_back_in_time_goes_on(whole: Whole, dead: Path, tiny_config, tmp_path: Path):
+    folder = copy_of(dead, tmp_path)
+    assert run(tiny_config(**FAILOVER), folder).ledger.terms is None
+    same(folder, whole)
+
+
+def test_after_the_end_anybody_writes_down_what_it_came_to(whole: Whole, tiny_config, tmp_path: Path):
+    folder = copy_of(whole.folder, tmp_path)
+    (folder / RESULT).unlink()
+    run(tiny_config(**FAILOVER), folder, led_by("deputy"))
+    same(folder, whole)
+    assert Result.read(folder).ledger.terms is None
+
+
+def test_the_audit_names_another_order_and_an_order_that_is_missing(whole: Whole, tmp_path: Path):
+    folder = copy_of(whole.folder, tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(f"patience: {PATIENCE}", "patience: 61"))
+    assert ("succession", "patience") in {(one.record, one.field) for one in audit(folder).findings}
+    change(folder, "UPDATE transactions SET purpose = 'abort' WHERE purpose = 'appoint'")
+    assert ("succession", "successors") in {(one.record, one.field) for one in audit(folder).findings}
+
+
+def forged(folder: Path, purpose: str, round: int, key: bytes) -> None:
+    """Has somebody else send what a journal holds: as a node's journal may tell it, which is not executed again."""
+    seq, raw, receipt = journaled(folder, purpose, round)
+    content = decode_transaction(raw)
+    given = (content["chain_id"], content["nonce"], content["to"], content["data"], content["gas"], 0, 0)
+    other = sign_transaction(key, *given)
+    told = {**json.loads(receipt), "transaction": "0x" + keccak(other).hex()}
+    statement = "UPDATE transactions SET raw = ?, hash = ?, receipt = ? WHERE seq = ?"
+    change(folder, statement, arguments=(other, keccak(other), json.dumps(told), seq))
+
+
+def journaled(folder: Path, purpose: str, round: int) -> tuple[int, bytes, str]:
+    with read_only(folder / "ledger" / RUN.file) as journal:
+        rows = list(table_rows(journal, "transactions", RUN.tables["transactions"]))
+    [row] = [row for row in rows if (row["purpose"], row["round"]) == (purpose, round)]
+    return row["seq"], bytes(row["raw"]), row["receipt"]
+
+
+def accused(folder: Path) -> dict[str, str]:
+    return {one.field: one.message for one in audit(folder, [succession.check]).findings}
+
+
+def test_the_audit_names_a_usurper_and_what_the_old_one_sent_after_the_takeover(
+    dead: Path, tiny_config, tmp_path: Path
+):
+    folder = copy_of(dead, tmp_path)
+    old = read_key_file(folder / "ledger" / "coordinator.key")
+    silent(folder, PATIENCE)
+    run(tiny_config(**FAILOVER), folder, led_by("deputy"))
+    assert accused(folder) == {}
+    text = (folder / RESULT).read_text()
+    for name, value in json.loads(text)["ledger"]["terms"][0].items():
+        said = json.loads(text)
+        said["ledger"]["terms"][0][name] = other(value)
+        (folder / RESULT).write_text(json.dumps(said))
+        assert ("result", "ledger.terms") in names(audit(folder, [of_result.check])), name
+    (folder / RESULT).write_text(text)
+    aside = Path(shutil.copytree(folder, tmp_path / "aside"))
+    forged(aside, "seal", 2, old)
+    assert accused(aside) == {"sender": f"seal counts, and {address(old)} sent it, which did not lead then: a usurper"}
+    stranger = keccak(b"stranger")
+    forged(folder, "take-over", 2, stranger)
+    found = accused(folder)
+    assert found["account"].startswith(f"{address(stranger)} took over as a usurper")
+    assert {"account", "sender"} <= found.keys()  # and whoever sealed after it did not lead
