@@ -56,7 +56,7 @@ from engine.own.call import OwnPartError, is_of_own, told
 from engine.own.reference import is_own
 from engine.own.source import Source
 from engine.privacy.base import NONE
-from engine.privacy.build import Mechanisms, build_privacy
+from engine.privacy.build import Mechanisms, build_privacy, oracle_of
 from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
 from engine.secure.part import STAGE as MASK
@@ -184,7 +184,6 @@ class Hospital:
         self.state: State = {}
         self._task = task
         self._seed = task.config.seed
-        self._oracle = oracle
         self._layout, self._algorithm, self._rule, self._hostile, self._attack = common or common_of(task)
         self._is_hostile = data.id in self._hostile
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
@@ -198,6 +197,7 @@ class Hospital:
             Samples(beats.x, beats.rr, beats.y, index, patient=patients)
             for index in (data.train, data.validation, data.test)
         )
+        self._oracle = oracle_of(private, task.network, oracle, self._train)
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it

@@ -106,7 +106,7 @@ MAY: dict[str, str] = {
     "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors engine.metrics",
-    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors "
+    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base engine.settings engine.errors "
     "engine.encoding engine.seeds",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.secure.config engine.settings engine.errors",

@@ -147,9 +147,15 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
 
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
+    if privacy["method"] == "features":
+        read = ("method", "parameters", "epsilon", "noise", "release", "normalisation", "secret")
+        more = {"delta": privacy["release"] == "gaussian", "clip": privacy["normalisation"] == "none"}
+        more |= {"batch": privacy["normalisation"] == "batch"}
+        return {name: privacy[name] for name in (*read, *(name for name, reads in more.items() if reads))}
     if privacy["method"] != "dp-sgd":
         return {name: privacy[name] for name in ("method", "parameters")}
-    return {name: value for name, value in privacy.items() if name != "honest" or value is not None}
+    unread = ("release", "normalisation", "batch", *(("honest",) if privacy["honest"] is None else ()))
+    return {name: value for name, value in privacy.items() if name not in unread}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

@@ -38,7 +38,8 @@ class Privacy(NamedTuple):
     shown: Callable[[Samples], Samples] = lambda samples: samples
 
 
-def _plain(oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+def plain(oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+    """The gradient of the batch as the oracle has it."""
     return oracle.gradient(params, batch)
 
 
@@ -51,4 +52,4 @@ def _free(gradients: int) -> None:
     return None
 
 
-NONE = Privacy("none", passes, _plain, unchanged, _free)
+NONE = Privacy("none", passes, plain, unchanged, _free)

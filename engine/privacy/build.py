@@ -7,11 +7,12 @@ import numpy as np
 from engine.data.samples import Samples
 from engine.messages import State
 from engine.model import AnyNetwork, FeatureNetwork
+from engine.oracles.base import Oracle
 from engine.own.call import make
 from engine.privacy.base import NONE, Privacy
 from engine.privacy.config import PrivacyConfig
 from engine.privacy.dpsgd import dp_sgd
-from engine.privacy.features import of_features
+from engine.privacy.features import HeadOracle, normalisation_of, of_features
 from engine.privacy.plan import mechanism_of
 
 # (round, 0 for the adaptation; parameters that the work starts from; private state; train part) -> mechanism of this work
@@ -38,7 +39,8 @@ def build_privacy(
         return lambda round, params, state, samples: NONE
     if config.method == "features":
         assert isinstance(network, FeatureNetwork)  # the configuration requires it
-        return of_features(mechanism_of(config, budget), network, secret())
+        mechanism = mechanism_of(config, budget, network.features)
+        return of_features(mechanism, network, normalisation_of(config), secret())
     if config.noised:
         mechanism, own = mechanism_of(config, budget), secret()
         return lambda round, params, state, samples: dp_sgd(mechanism, _patients(samples), own, round, params, state)
@@ -48,6 +50,14 @@ def build_privacy(
         return one._replace(name=config.method)
 
     return made
+
+
+def oracle_of(config: PrivacyConfig, network: AnyNetwork, oracle: Oracle, train: Samples) -> Oracle:
+    """What a hospital takes gradients and scores with, given the network's oracle and its train part."""
+    if config.method != "features":
+        return oracle
+    assert isinstance(network, FeatureNetwork)  # the configuration requires it
+    return HeadOracle(network, normalisation_of(config), oracle, train)
 
 
 def _patients(samples: Samples) -> np.ndarray:

@@ -9,7 +9,10 @@ from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
 from engine.settings import Mistake
 
-OF_FEATURES = ("epsilon", "noise", "delta", "release", "secret")  # what the method features reads besides
+# what the method features reads besides: always, and where noise or normalisation is of one kind
+OF_FEATURES = ("epsilon", "noise", "release", "normalisation", "secret")
+OF_RELEASE, OF_NORMALISATION = {"gaussian": ("delta",)}, {"batch": ("batch",), "none": ("clip",)}
+ONLY_FEATURES = ("release", "normalisation", "batch")
 PLAIN = ("method", "parameters")  # all that is read where no mechanism of ours is named
 
 
@@ -44,9 +47,12 @@ class PrivacyConfig(OwnSection):
         le=10_000,
         description="dp-sgd, features: noise multiplier, in place of `epsilon`; read to thousandths",
     )
-    delta: float = Field(1e-5, ge=1e-10, le=0.01, description="dp-sgd, features: read to 1e-12")
+    delta: float = Field(1e-5, ge=1e-10, le=0.01, description="dp-sgd, features with Gaussian noise: read to 1e-12")
     clip: float = Field(
-        1.0, ge=1e-6, le=1e6, description="dp-sgd: largest norm of one beat's gradient; read to millionths"
+        1.0,
+        ge=1e-6,
+        le=1e6,
+        description="dp-sgd: largest norm of one beat's gradient; features without normalisation: of its features; read to millionths",
     )
     sampling_rate: float = Field(
         0.05,
@@ -65,7 +71,15 @@ class PrivacyConfig(OwnSection):
     )
     release: Literal["gaussian", "laplace"] = Field(
         "gaussian",
-        description="features: noise for a beat's vector, accounted at delta; or for each of its values, at delta 0",
+        description="features: noise for a beat's vector, accounted at delta; or for each of its values, all of them counted, at delta 0",
+    )
+    normalisation: Literal["beat", "batch", "none"] = Field(
+        "beat",
+        description="features: over the values of each beat by itself (Zhao et al.), over `batch` beats as batch norm does, or none, "
+        "shortened to `clip`",
+    )
+    batch: int = Field(
+        64, ge=2, le=100_000, description="features, normalisation batch: beats that are normalised together"
     )
     secret: Literal["simulated", "key"] = Field(
         "simulated",
@@ -82,9 +96,9 @@ class PrivacyConfig(OwnSection):
         """Only what the method reads."""
         values = self.model_dump(mode="json", exclude={"honest"} if self.honest is None else None)
         if self.method == "dp-sgd":
-            del values["release"]
-            return values
-        return {name: values[name] for name in ((*PLAIN, *OF_FEATURES) if self.noised else PLAIN)}
+            return {name: value for name, value in values.items() if name not in ONLY_FEATURES}
+        read = (*OF_FEATURES, *OF_RELEASE.get(self.release, ()), *OF_NORMALISATION.get(self.normalisation, ()))
+        return {name: values[name] for name in (*PLAIN, *(read if self.noised else ()))}
 
     def clashes(self) -> Iterator[Mistake]:
         """Noise that is said twice or not at all, or said where nothing reads it."""

@@ -12,10 +12,10 @@ from engine.privacy.accountant import epsilon as cost_of
 from engine.privacy.config import PrivacyConfig
 
 # A change of a mechanism needs a new name. Neighbours of one beat more or less, or of one that is another.
-NAME, GAUSSIAN, LAPLACE = "dp-sgd/1", "features-gaussian/1", "features-laplace/1"
+# Of the feature level "features-", normalisation and one of the endings.
+NAME, GAUSSIAN, LAPLACE = "dp-sgd/1", "-gaussian/1", "-laplace/1"
 ADDED, CHANGED = "add-remove", "change"
 POISSON, ALL = "poisson", "all"
-LENGTH = 2  # that two vectors of length 1 are apart at most
 RATE, SIGMA, CLIP, DELTA = 10**9, 10**6, 10**6, 10**12  # parts of one, in which records have these numbers
 USES = 2  # gradients of one sample, at most
 
@@ -32,7 +32,8 @@ class Mechanism(NamedTuple):
         budget: samples by uses, of all rounds and the adaptation.
         secret: where its random numbers come from, as configured.
         shares: hospitals of a masked sum whose noise together comes to sigma; 1: each one's does.
-        name, neighbours, sampler: of which kind it is. Of the feature level, `clip` is how far two vectors are apart.
+        name, neighbours, sampler: of which kind it is. Of the feature level, `clip` is how far two releases are apart at most, by the
+            length of the difference, with Laplace noise by the sum of its absolute values.
     """
 
     unit: str
@@ -56,14 +57,14 @@ class Mechanism(NamedTuple):
 
     def epsilon(self, counts: Counts) -> float:
         """What they cost."""
-        if self.name == LAPLACE:  # at any delta
+        if self.name.endswith(LAPLACE):  # at delta 0
             return sum(counts) * SIGMA / self.sigma
         return cost_of(self.events(counts), self.delta / DELTA)
 
     def bounds(self, counts: Counts) -> tuple[float, float]:
         """The two bounds of which that is the smaller one, by distributions of the loss and by Renyi divergences."""
         events = [event for event in self.events(counts) if event.times]
-        if self.name == LAPLACE or not events:
+        if self.name.endswith(LAPLACE) or not events:
             return self.epsilon(counts), self.epsilon(counts)
         return pld_epsilon(events, self.delta / DELTA), rdp_epsilon(events, self.delta / DELTA)
 
@@ -87,17 +88,18 @@ class Mechanism(NamedTuple):
         }
 
 
-def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
+def mechanism_of(privacy: PrivacyConfig, budget: Counts, features: int = 0) -> Mechanism:
     """The mechanism of a run.
 
     Args:
         budget: samples by uses, of all rounds and the adaptation.
+        features: values of a beat that are released, for the method features.
 
     Raises:
         ConfigError: no useful noise is enough for the epsilon.
     """
     if privacy.method == "features":
-        return _of_features(privacy)
+        return _of_features(privacy, features)
     plain = Mechanism(
         unit=privacy.unit,
         rate=round(privacy.sampling_rate * RATE),
@@ -114,14 +116,36 @@ def mechanism_of(privacy: PrivacyConfig, budget: Counts) -> Mechanism:
     return plain._replace(sigma=round(sigma * 1000) * (SIGMA // 1000))
 
 
-def _of_features(privacy: PrivacyConfig) -> Mechanism:
+def far(privacy: PrivacyConfig, features: int) -> float:
+    """How far the features of two data sets that differ in one beat are apart at most, in the norm that the noise goes by; see
+    `engine/privacy/features.py`."""
+    grouped = privacy.batch if privacy.normalisation == "batch" else 1
+    length = 2 * (privacy.clip if privacy.normalisation == "none" else math.sqrt(grouped))
+    return length * (math.sqrt(grouped * features) if privacy.release == "laplace" else 1)
+
+
+def _of_features(privacy: PrivacyConfig, features: int) -> Mechanism:
     """One release of all beats' features in the whole run."""
-    delta, budget = round(privacy.delta * DELTA), (1, 0)
-    name = GAUSSIAN if privacy.release == "gaussian" else LAPLACE
-    kind = {"name": name, "neighbours": CHANGED, "sampler": ALL, "secret": privacy.secret, "budget": budget}
-    plain = Mechanism("beat", RATE, 0, LENGTH * CLIP, delta, beats=1, steps=1, shares=1, **kind)  # type: ignore[arg-type]
-    wanted = privacy.epsilon or 0.0
-    if privacy.noise is None and name == LAPLACE:
-        return plain._replace(sigma=math.ceil(SIGMA / wanted))
-    sigma = privacy.noise or calibrated(plain.events(budget), wanted, delta / DELTA)
-    return plain._replace(sigma=round(sigma * 1000) * (SIGMA // 1000))
+    ending, delta = (LAPLACE, 0) if privacy.release == "laplace" else (GAUSSIAN, round(privacy.delta * DELTA))
+    plain = Mechanism(
+        unit="beat",
+        rate=RATE,
+        sigma=0,
+        clip=math.ceil(round(far(privacy, features) * CLIP, 3)),
+        delta=delta,
+        beats=1,
+        steps=1,
+        budget=(1, 0),
+        secret=privacy.secret,
+        shares=1,
+        name=f"features-{privacy.normalisation}{ending}",
+        neighbours=CHANGED,
+        sampler=ALL,
+    )
+    if privacy.noise is not None:
+        sigma = round(privacy.noise * 1000)
+    elif ending == LAPLACE:
+        sigma = math.ceil(round(1000 / (privacy.epsilon or 0.0), 6))
+    else:
+        sigma = round(1000 * calibrated(plain.events(plain.budget), privacy.epsilon or 0.0, delta / DELTA))
+    return plain._replace(sigma=sigma * (SIGMA // 1000))

@@ -14,6 +14,7 @@ _ALWAYS = (
 _SIMULATED = "everything, in truth: the secrets are simulated, noise and sampling follow from the run's seed"
 
 
+_MOMENTS = "mean and deviation of the train beats' features, by which a hospital looks at validation and test beats: without noise"
 _CLASSES = "that a beat is among the train beats, and its class: only its window and RR features have noise, and updates follow from true classes"
 _SHARED = "against all others of a sum together, or whoever is shown an update in a dispute: it has only a part of the noise (`alone` is the epsilon)"
 
@@ -58,6 +59,7 @@ def told(
             *[_SIMULATED] * simulated,
             *[_SHARED] * (mechanism.shares > 1),
             *[_CLASSES] * (mechanism.neighbours == CHANGED),
+            *[_MOMENTS] * mechanism.name.startswith("features-batch"),
             *_ALWAYS,
             *besides,
         ],

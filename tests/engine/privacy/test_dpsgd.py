@@ -274,7 +274,7 @@ REFUSED = {
     "privacy.secret key needs ledger.keystore": {"privacy.secret": "key"},
     "needs one of privacy.epsilon and privacy.noise, not both": {"privacy.epsilon": 1.0},
     "needs one of privacy.epsilon and privacy.noise, not none": {"privacy.noise": None},
-    "privacy.noise is for method dp-sgd": {"privacy.method": "none"},
+    "privacy.noise is for methods dp-sgd and features": {"privacy.method": "none"},
 }
 
 
