@@ -252,10 +252,6 @@ class RunConfig(Section):
             right = "none or public_weights" if samples else "none, public_weights, class_weighted or logit_adjustment"
             wrong = f"balance.method {titled(self.balance.method)} {says if samples else other}; {what} needs {right}"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
-        if samples and federation.algorithm in ("scaffold", "ditto", "fedper", "fedrep", "fedbn"):
-            says = f"algorithm {federation.algorithm} takes gradients that are not accounted for; {what} goes with "
-            says += "fedavg, fedprox, perfedavg, local and centralised"
-            yield Mistake(says, ["federation.algorithm", "privacy.method"])
         for key, chooses in (
             ("personalisation.method", adapting.method == "safeguarded"),
             ("personalisation.keep", adapting.keep == "best-on-validation"),

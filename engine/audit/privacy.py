@@ -139,7 +139,11 @@ def _planned(config: Mapping[str, Any]) -> tuple[int, int, int]:
         ones, twos = _COST[meta["variant"]]
         many = meta["tau"] or max(1, steps // (ones + 2 * twos))
         one, two = many * ones, many * twos
-    keeps = adapting["method"] == "none" or federation["algorithm"] == "local"
+    elif federation["algorithm"] == "ditto":  # of the global model, and of the hospital's own
+        one = 2 * steps
+    elif federation["algorithm"] == "fedrep":
+        one = steps + federation["fedrep"]["head_steps"]
+    keeps = adapting["method"] == "none" or federation["algorithm"] in ("local", "ditto")
     return one, two, 0 if keeps else adapting["steps"]
 
 
