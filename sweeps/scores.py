@@ -29,7 +29,8 @@ PLAIN = (
     *COSTS,
 )
 ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
-SPENT = ("privacy/epsilon", "privacy/delta")  # of runs whose privacy mechanism keeps an account
+# of runs whose privacy mechanism keeps an account; the last one of those whose hospitals share the noise
+SPENT = ("privacy/epsilon", "privacy/delta", "privacy/alone")
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
@@ -82,11 +83,11 @@ def impossible(name: str, config: RunConfig) -> str:
 
 
 class Shown(NamedTuple):
-    """How a score is printed: its heading, what it is multiplied by, and digits behind the point; and what it is."""
+    """How a score is printed: its heading, what it is multiplied by, and digits behind the point (None: as short as it goes); what it is."""
 
     title: str
     factor: float
-    digits: int
+    digits: int | None
     says: str
 
     def number(self, value: float | None, missing: str = "-") -> str:
@@ -95,7 +96,9 @@ class Shown(NamedTuple):
         >>> shown("final/personal/accuracy").number(0.98765), shown("ledger/gas_per_round").number(73328)
         ('98.77', '73,328')
         """
-        return missing if value is None else f"{self.factor * value:,.{self.digits}f}"
+        if value is None:
+            return missing
+        return f"{self.factor * value:g}" if self.digits is None else f"{self.factor * value:,.{self.digits}f}"
 
 
 _THESE = "the classes that have validation and test beats"
@@ -169,7 +172,10 @@ SHOWN = {
         "macro-F1 local majority", 1.0, 3, "macro-F1 of always saying each hospital's commonest train class"
     ),
     "epsilon": Shown("epsilon", 1.0, 2, "what the hospital that released most has spent of privacy, an upper bound"),
-    "delta": Shown("delta", 1.0, 6, "probability that epsilon does not speak of"),
+    "delta": Shown("delta", 1.0, None, "probability that epsilon does not speak of"),
+    "alone": Shown(
+        "epsilon alone", 1.0, 2, "epsilon at most where all others of each masked sum work together against a hospital"
+    ),
     "global_majority_accuracy": Shown(
         "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
     ),

@@ -422,3 +422,16 @@ def test_scores_with_intervals_over_patients_by_hand(monkeypatch: pytest.MonkeyP
     assert accuracy == "83.3 [0.0, 100.0]"
     assert macro_f1 == "45.5 [0.0, 100.0]"  # F1 of N is 20 / 22, of S nothing
     assert (normal, ectopic) == ("100.0 [100.0, 100.0]", "0.0 [0.0, 0.0]")
+
+
+def test_the_two_gradients_of_a_pair_take_turns_and_a_row_says_their_ratio(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import clipping
+
+    calls: list[str] = []
+    took = clipping.paired(lambda: calls.append("p"), lambda: calls.append("c"), pairs=2, calls=1)
+    assert "".join(calls) == "pccppc"  # the first pair is thrown away
+    assert took.shape == (2, 2)
+    assert took.min() > 0
+    row = clipping.row("cnn", "W2", np.array([[1e-3, 1.2e-3], [2e-3, 2.8e-3], [1e-3, 1.3e-3]]))
+    assert row == "| cnn | W2: 10 beats | 100.0 | 130.0 | 1.30 (1.21 to 1.39) |"
