@@ -44,7 +44,7 @@ from sweeps.page import (
 )
 from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
-from sweeps.scores import CLOCKED, shown
+from sweeps.scores import CLOCKED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST, conditions
 from sweeps.text import leads_read, listed, settings, short, spoken
 from sweeps.tuned import total_trials
@@ -60,6 +60,7 @@ ORDER = (
     "final/personal/accuracy",
     "final/global/macro_f1",
     "final/personal/hurt_share",
+    *SPENT,
     "timing/gradient_evaluations",
     *CLOCKED,
     "ledger/overhead_share",
@@ -246,8 +247,9 @@ def _how_to_read(material: Material) -> str:
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Looks, home: str) -> Table:
-    timed = [path for path in CLOCKED if any(trial.outcome.mean(path) is not None for trial in group)]
-    paths = [path for path in ORDER if path not in objectives and (path in timed or path not in CLOCKED)]
+    some = (*CLOCKED, *SPENT)  # of some runs only
+    there = [path for path in some if any(trial.outcome.mean(path) is not None for trial in group)]
+    paths = [path for path in ORDER if path not in objectives and (path in there or path not in some)]
     heads = ["trial", "method", "settings", *(shown(path).title for path in (*objectives, *paths))]
     lines = [_trial_line(trial, objectives, paths, looks, home) for trial in group[:ROWS]]
     outcome = group[0].outcome

@@ -445,3 +445,16 @@ def test_a_beat_is_made_of_its_gradient_and_not_of_one_with_noise(inversion: Mod
     bare, noised = (inversion.attack(beats, "1,000 random features", 1, epsilon, 0) for epsilon in (None, 8.0))
     assert bare.given_away > 0.6
     assert abs(noised.given_away) < 0.2
+
+
+def test_the_two_gradients_of_a_pair_take_turns_and_a_row_says_their_ratio(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import clipping
+
+    calls: list[str] = []
+    took = clipping.paired(lambda: calls.append("p"), lambda: calls.append("c"), pairs=2, calls=1)
+    assert "".join(calls) == "pccppc"  # the first pair is thrown away
+    assert took.shape == (2, 2)
+    assert took.min() > 0
+    row = clipping.row("cnn", "W2", np.array([[1e-3, 1.2e-3], [2e-3, 2.8e-3], [1e-3, 1.3e-3]]))
+    assert row == "| cnn | W2: 10 beats | 100.0 | 130.0 | 1.30 (1.21 to 1.39) |"

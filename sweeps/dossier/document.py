@@ -141,9 +141,10 @@ def _measured(facts: Facts) -> list[list[str]]:
         worst = max(private, key=lambda result: result.privacy.epsilon)  # type: ignore[union-attr]
         said = worst.privacy
         assert said is not None
+        alone = f" {said.alone:.2f} against all others of a masked sum together;" if said.alone is not None else ""
         text = (
             f"epsilon {said.epsilon:.2f} at delta {said.delta:g} for one {said.unit} of one hospital, the most of {len(private)} of "
-            f"{len(facts.results)} runs; secrets are {'simulated, so nothing is protected from whoever knows the seed' if said.secret == 'simulated' else 'the hospitals’'}. "
+            f"{len(facts.results)} runs;{alone} secrets are {'simulated, so nothing is protected from whoever knows the seed' if said.secret == 'simulated' else 'the hospitals’'}. "
             f"Not protected: {listed(said.not_protected)}."
         )
     else:
