@@ -99,7 +99,6 @@ class PrivacyConfig(OwnSection):
         key, secure, federation = "privacy.honest", run.aggregation.secure, run.federation
         for other, found, allowed, why in (
             ("aggregation.secure.method", secure.method, ("masks",), "shows each update by itself, with its own noise alone"),
-            ("aggregation.secure.buckets", secure.groups, (0, 1), "shows several sums, each with a part of the noise"),
             ("privacy.steps", self.steps, (1,), "goes on from a gradient that has only the hospital's own noise"),
             ("federation.algorithm", federation.algorithm, ("fedavg", "fedprox"), "sends more than one noised sum"),
             ("federation.weighting", federation.weighting, ("auto", "samples"), "weighs hospitals' noise unlike their beats"),
@@ -107,9 +106,9 @@ class PrivacyConfig(OwnSection):
             ("attack.method", run.attack.method, ("none",), "sends what has no noise"),
         ):  # fmt: skip
             if found not in allowed:
-                one = " or ".join(map(str, allowed[-1:] if other.endswith("buckets") else allowed))
+                one = " or ".join(map(str, allowed))
                 yield Mistake(f"{other} {found} {why}; with {key} it is {one}", [key, other])
-        in_a_round = max(1, round(federation.participation * run.cohort.hospitals))
-        if secure.method == "masks" and self.honest > secure.threshold_in(in_a_round):
-            says = f"a sum may have no more than {secure.threshold_in(in_a_round)} hospitals (aggregation.secure.threshold), whose noise would be too little"
+        in_a_sum = max(1, round(federation.participation * run.cohort.hospitals)) // max(1, secure.groups)
+        if secure.method == "masks" and self.honest > secure.threshold_in(in_a_sum):
+            says = f"a sum may have no more than {secure.threshold_in(in_a_sum)} hospitals (aggregation.secure.threshold), whose noise would be too little"
             yield Mistake(f"{key} is {self.honest}; {says}", [key, "aggregation.secure.threshold"])
