@@ -208,8 +208,20 @@ def said(kind: str, record: Mapping[str, Any]) -> str:
 def _mechanism(privacy: Any) -> list[tuple[str, str]]:
     if not isinstance(privacy, Mapping):
         return []
-    names = ("mechanism", "unit", "neighbours", "epsilon", "delta", "sigma", "clip", "sampling_rate", "secret")
-    return [(name, text(privacy.get(name))) for name in names]
+    names = (
+        "mechanism",
+        "unit",
+        "neighbours",
+        "epsilon",
+        "delta",
+        "alone",
+        "sigma",
+        "shares",
+        "clip",
+        "sampling_rate",
+        "secret",
+    )
+    return [(name, text(privacy.get(name))) for name in names if name != "alone" or privacy.get(name) is not None]
 
 
 def _spent(privacy: Any) -> list[Spent]:

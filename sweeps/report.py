@@ -14,6 +14,7 @@ import numpy as np
 
 import sweeps.edges as edges
 import sweeps.exhibits as exhibits
+import sweeps.guessed as guessed
 import sweeps.judged as judged
 import sweeps.people as people
 import sweeps.plots as plots
@@ -43,7 +44,7 @@ from sweeps.page import (
 )
 from sweeps.places import runs_section
 from sweeps.rows import NOTHING, Outcome, Row
-from sweeps.scores import CLOCKED, shown
+from sweeps.scores import CLOCKED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST, conditions
 from sweeps.text import leads_read, listed, settings, short, spoken
 from sweeps.tuned import total_trials
@@ -59,13 +60,14 @@ ORDER = (
     "final/personal/accuracy",
     "final/global/macro_f1",
     "final/personal/hurt_share",
+    *SPENT,
     "timing/gradient_evaluations",
     *CLOCKED,
     "ledger/overhead_share",
     "timing/total_seconds",
 )
 WITH_SD = (ORDER[0], ORDER[3])
-DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread abstention ledger".split()
+DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread abstention membership ledger".split()
 NO_AUDIT = "not checked here: pulseledger audit DIR recomputes everything"
 
 
@@ -103,6 +105,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.spread(material, looks),
         *people.sections(material.trials, looks),
         *judged.sections(material),
+        *guessed.sections(material.trials, looks),
         *edges.sections(material),
         _ledger(material, looks),
         _unfinished(material),
@@ -244,8 +247,9 @@ def _how_to_read(material: Material) -> str:
 
 
 def _trial_table(group: Sequence[Finished], objectives: Sequence[str], looks: Looks, home: str) -> Table:
-    timed = [path for path in CLOCKED if any(trial.outcome.mean(path) is not None for trial in group)]
-    paths = [path for path in ORDER if path not in objectives and (path in timed or path not in CLOCKED)]
+    some = (*CLOCKED, *SPENT)  # of some runs only
+    there = [path for path in some if any(trial.outcome.mean(path) is not None for trial in group)]
+    paths = [path for path in ORDER if path not in objectives and (path in there or path not in some)]
     heads = ["trial", "method", "settings", *(shown(path).title for path in (*objectives, *paths))]
     lines = [_trial_line(trial, objectives, paths, looks, home) for trial in group[:ROWS]]
     outcome = group[0].outcome

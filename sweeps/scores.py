@@ -29,11 +29,14 @@ PLAIN = (
     *COSTS,
 )
 ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
-SPENT = ("privacy/epsilon", "privacy/delta")  # of runs whose privacy mechanism keeps an account
+# of runs whose privacy mechanism keeps an account; the last one of those whose hospitals share the noise
+SPENT = ("privacy/epsilon", "privacy/delta", "privacy/alone")
+GUESSED = tuple(f"membership/{model}/{name}" for model in MODELS for name in ("auc", "advantage"))  # privacy.membership
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
 )
+UNTUNED = (*ASIDE, *MATCHED, *REACHED, *SPENT, *GUESSED, *TRIVIAL)
 
 
 def objectives(classes: Sequence[str]) -> tuple[str, ...]:
@@ -82,11 +85,11 @@ def impossible(name: str, config: RunConfig) -> str:
 
 
 class Shown(NamedTuple):
-    """How a score is printed: its heading, what it is multiplied by, and digits behind the point; and what it is."""
+    """How a score is printed: its heading, what it is multiplied by, and digits behind the point (None: as short as it goes); what it is."""
 
     title: str
     factor: float
-    digits: int
+    digits: int | None
     says: str
 
     def number(self, value: float | None, missing: str = "-") -> str:
@@ -95,7 +98,9 @@ class Shown(NamedTuple):
         >>> shown("final/personal/accuracy").number(0.98765), shown("ledger/gas_per_round").number(73328)
         ('98.77', '73,328')
         """
-        return missing if value is None else f"{self.factor * value:,.{self.digits}f}"
+        if value is None:
+            return missing
+        return f"{self.factor * value:g}" if self.digits is None else f"{self.factor * value:,.{self.digits}f}"
 
 
 _THESE = "the classes that have validation and test beats"
@@ -169,7 +174,22 @@ SHOWN = {
         "macro-F1 local majority", 1.0, 3, "macro-F1 of always saying each hospital's commonest train class"
     ),
     "epsilon": Shown("epsilon", 1.0, 2, "what the hospital that released most has spent of privacy, an upper bound"),
-    "delta": Shown("delta", 1.0, 6, "probability that epsilon does not speak of"),
+    "delta": Shown("delta", 1.0, None, "probability that epsilon does not speak of"),
+    "alone": Shown(
+        "epsilon alone", 1.0, 2, "epsilon at most where all others of each masked sum work together against a hospital"
+    ),
+    "auc": Shown(
+        "membership AUC",
+        1.0,
+        3,
+        "how well cross-entropy ranks train beats before test beats, area under the curve, mean over hospitals",
+    ),
+    "advantage": Shown(
+        "membership advantage %",
+        100.0,
+        1,
+        "train beats less test beats that a threshold takes for train beats, mean over hospitals",
+    ),
     "global_majority_accuracy": Shown(
         "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
     ),
@@ -194,6 +214,8 @@ def shown(path: str) -> Shown:
     if parts[0] in ("calibration", "fairness"):
         by = f" by {parts[2]}" if parts[0] == "fairness" else ""
         return plain._replace(title=f"{plain.title}{by}{' global' * (parts[1] == 'global')}")
+    if parts[0] == "membership":
+        return plain._replace(title=f"{plain.title}{' global' * (parts[1] == 'global')}")
     if parts[0] not in PARTS:
         return plain
     part = "test" if parts[0] == "final" else parts[0]

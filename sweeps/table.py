@@ -20,7 +20,7 @@ from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
 from sweeps.hurt import ALONE, GLOBAL, hurts
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import ASIDE, CLOCKED, SPENT, shown
+from sweeps.scores import ASIDE, CLOCKED, GUESSED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
@@ -51,6 +51,7 @@ ORDER = (
     "fairness/personal/age/worst",
     "timing/gradient_evaluations",
     *CLOCKED,
+    *GUESSED,
     "ledger/overhead_share",
     *ASIDE,
     "ledger/gas_per_round",
@@ -256,17 +257,17 @@ def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column
     for place, path in enumerate(objectives):
         cells = [shown(path).number(_objective(row, path), MISSING) for row in group]
         columns.append(column(shown(path).title, cells, 9 * (place > 0)))
-    spent = SPENT[:1] if any(outcome.privacy for outcome in outcomes) else ()
-    for path in (*spent, *ORDER):
+    for path in (*SPENT, *ORDER):
         classes = [""] if path not in OF_CLASSES else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives or (
-                name in CLOCKED and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
+                name in (*CLOCKED, *SPENT, *GUESSED)
+                and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
             ):
                 continue
             cells = [_cell(row.outcome, name) for row in group]
             ends = [shown(name).number(scores.get(name), "") for _, scores in lines]
-            rank = 0 if path in (ESSENTIAL, *spent) else 1 + RANKS.index(path) * 2 if path in RANKS else 12
+            rank = 0 if path in (ESSENTIAL, SPENT[0]) else 1 + RANKS.index(path) * 2 if path in RANKS else 12
             columns.append(Column(shown(name).title, (*cells, *ends), rank))
     sent = [
         MISSING if row.outcome is None or row.outcome.exchanged is None else megabytes(row.outcome.exchanged)

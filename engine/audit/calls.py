@@ -11,7 +11,7 @@ from engine.audit.case import Case
 from engine.audit.report import Note, Told, finding
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments
 from engine.ledger.chain.base import EMBEDDED_CHAIN
-from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
+from engine.ledger.chain.embedded import EMBEDDED_TIME, patience_of, seconds_to
 from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", "entrust", "appoint", *GOVERNED)
@@ -127,7 +127,7 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
     if type(promised) is not int:
         return
     embedded, opened = case.domain.chain_id == EMBEDDED_CHAIN, False
-    now, back = EMBEDDED_TIME if embedded else 0, []
+    now, patience, back = EMBEDDED_TIME if embedded else 0, 0, []
     for transaction in case.transactions:
         name = {"open-round": "deadline", "seal": "next"}.get(str(transaction.purpose), "")
         found = transaction.arguments.get(name)
@@ -142,7 +142,8 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
                 message = "the deadline is not what the configuration promises for the next round"
                 yield finding("transaction", name, earliest, found, message, round=transaction.round)
         if embedded and transaction.call is not None:
-            now += seconds_to(transaction.call.data)
+            now += seconds_to(transaction.call.data, patience)
+            patience = (case.taken(transaction) and patience_of(transaction.call.data)) or patience
     if back:
         yield Note(f"the chain's clock went back before the opening of round {', '.join(back)}, and deadlines with it")
 

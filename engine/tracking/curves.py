@@ -88,7 +88,12 @@ def final_metrics(result: Result) -> dict[str, float | None]:
                 f"hospital/{row.id:02d}/macro_f1": row.macro_f1,
             }
     if result.privacy is not None:
-        metrics |= {f"privacy/{name}": getattr(result.privacy, name) for name in ("epsilon", "delta", "pld", "rdp")}
+        spent = ("epsilon", "delta", "alone", "pld", "rdp")
+        metrics |= {f"privacy/{name}": getattr(result.privacy, name) for name in spent}
+    if result.membership is not None:
+        models = {"global": result.membership.global_, "personal": result.membership.personal}
+        for model, guess in models.items() if trained else [("personal", models["personal"])]:
+            metrics |= {f"membership/{model}/auc": guess.auc, f"membership/{model}/advantage": guess.advantage}
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics

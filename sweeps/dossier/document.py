@@ -141,14 +141,17 @@ def _measured(facts: Facts) -> list[list[str]]:
         worst = max(private, key=lambda result: result.privacy.epsilon)  # type: ignore[union-attr]
         said = worst.privacy
         assert said is not None
+        alone = f" {said.alone:.2f} against all others of a masked sum together;" if said.alone is not None else ""
         text = (
             f"epsilon {said.epsilon:.2f} at delta {said.delta:g} for one {said.unit} of one hospital, the most of {len(private)} of "
-            f"{len(facts.results)} runs; secrets are {'simulated, so nothing is protected from whoever knows the seed' if said.secret == 'simulated' else 'the hospitals’'}. "
+            f"{len(facts.results)} runs;{alone} secrets are {'simulated, so nothing is protected from whoever knows the seed' if said.secret == 'simulated' else 'the hospitals’'}. "
             f"Not protected: {listed(said.not_protected)}."
         )
     else:
-        text = "not bounded: no run used a privacy mechanism, and no attack on the models was measured"
-    lines = [["a patient is recognised by updates or models", text]]
+        text = "not bounded: no run used a privacy mechanism"
+    lines = [
+        ["a patient is recognised by updates or models", f"{text}{'' if text.endswith('.') else '.'} {_guessed(facts)}"]
+    ]
     if facts.attacks:
         lines += [
             [f"a patient is recognised in synthetic beats ({name})", f"AUC of membership inference {found}"]
@@ -164,6 +167,19 @@ def _measured(facts: Facts) -> list[list[str]]:
         ]
     )
     return lines
+
+
+def _guessed(facts: Facts) -> str:
+    """What membership inference found on the models of finished runs."""
+    measured = [result.membership for result in facts.results if result.membership is not None]
+    if not measured:
+        return "No attack on the models was measured (privacy.membership)."
+    of = [guess for found in measured for guess in (found.global_, found.personal)]
+    most = max(of, key=lambda guess: guess.auc)
+    return (
+        f"Membership inference against global and personal models, measured in {len(measured)} of {len(facts.results)} runs: "
+        f"AUC at most {most.auc:.3f}, advantage at most {100 * max(guess.advantage for guess in of):.1f} points (means over hospitals)."
+    )
 
 
 def _hipaa(facts: Facts) -> Section:

@@ -164,12 +164,14 @@ def test_what_each_hospital_has_spent_of_privacy_is_shown(ledgered: Path, tmp_pa
     result["privacy"] = {
         "mechanism": "<i>",
         "epsilon": 1.5,
+        "delta": 1e-7,
+        "alone": 9.5,
         "hospitals": [{"id": 0, "epsilon": 1.25, "told": True}, "x"],
     }
     path.write_text(json.dumps(result))
     page = Visitor(desk_on(tmp_path / "home"), "auditor").get("/audit/full/privacy").text
-    assert "1.25" in page
-    assert "&lt;i&gt;" in page
+    for value in ("1.25", "&lt;i&gt;", "1e-07", "9.5"):
+        assert f">{value}<" in page
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from browsed import Visitor, desk_on
+from outcomes import condition, outcome
 
 from dashboard import live, reading, tracked
 from dashboard.places import Place
@@ -25,7 +26,7 @@ from sweeps.commands import CommandTable, ask, commands
 from sweeps.folder import Seen, read_study, trial_folder, write_progress
 from sweeps.lock import OWNER
 from sweeps.places import key_of
-from sweeps.rows import rows_of
+from sweeps.rows import Spread, rows_of
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_a_study_says_what_compare_says(owner: Visitor, small: Path) -> None:
         assert len(answer.sentence) < 600 or answer.sentence[600:].split(";")[0].replace("'", "&#39;") in page.text
     assert "Macro-F1 by condition and method" in page.text
     assert "HospitalError: &lt;b&gt;boom&lt;/b&gt;" in page.text
+
+
+def test_what_was_spent_of_privacy_stands_among_the_costs() -> None:
+    spent = {"privacy/epsilon": Spread(3.25), "privacy/delta": Spread(1e-7), "privacy/alone": Spread(9.5)}
+    private, plain = outcome("fedavg", {0: 0.7}, common=0.6), outcome("local", {0: 0.8})
+    private = replace(private, scores={**private.scores, **spent})
+    heads, lines = reading.costs(answers([*condition(private), *condition(plain)]))
+    places = [heads.index(name) for name in ("epsilon", "delta", "epsilon alone")]
+    assert [[line[place] for place in places] for line in lines] == [["–"] * 3, ["3.25", "1e-07", "9.50"]]
 
 
 def test_the_grid_holds_each_method_against_being_alone(small: Path) -> None:

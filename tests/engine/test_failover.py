@@ -4,10 +4,9 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from failing import dying, led_by, silent, steps_of
+from failing import FAILOVER, PATIENCE, STEPS, Whole, dying, led_by, same, silent, undisturbed
 from finished import change, names, other
 from reference import Interrupted
 
@@ -23,31 +22,14 @@ from engine.ledger.format import RUN
 from engine.ledger.keyfiles import read_key_file
 from engine.ledger.signing import address
 from engine.ledger.store import read_only, table_rows
-from engine.result import MODEL, PREDICTIONS, RESULT, Result
+from engine.result import RESULT, Result
 
-PATIENCE = 60
-FAILOVER: dict[str, Any] = {
-    "ledger.backend": "embedded",
-    "ledger.successors": ["deputy", 1, "reserve"],
-    "ledger.patience": PATIENCE,
-}
-STEPS = 23  # of a run of two rounds: nine in each, five at its end
-MIDDLE, END = 14, 21  # before the second round's judges; before the ledger is closed
-
-
-class Whole(NamedTuple):
-    """An undisturbed run: its folder, its result, its steps."""
-
-    folder: Path
-    result: Result
-    steps: tuple[str, ...]
+MIDDLE = 14  # before the second round's judges
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    steps = steps_of(tiny_config(**FAILOVER), folder)
-    return Whole(folder, Result.read(folder), steps)
+    return undisturbed(tiny_config(**FAILOVER), tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +44,6 @@ def dead(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPat
 
 def copy_of(folder: Path, place: Path) -> Path:
     return Path(shutil.copytree(folder, place / "copy"))
-
-
-def same(folder: Path, whole: Whole) -> None:
-    """Model, predictions and the ledger's head are those of the undisturbed run, to the bit."""
-    for name in (MODEL, PREDICTIONS):
-        assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
-    found = Result.read(folder)
-    assert (found.ledger.head, found.ledger.closing) == (whole.result.ledger.head, whole.result.ledger.closing)
-    assert [row.validation for row in found.rounds] == [row.validation for row in whole.result.rounds]
 
 
 def notes(folder: Path) -> str:
@@ -101,19 +74,6 @@ def test_the_next_in_order_ends_the_run_with_the_same_bits_and_the_audit_says_wh
     assert f"deputy {term.account} (term 1) led round 2" in told
     assert "led round 1" in told
     assert "is the word of whoever did" in told
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("moment", range(STEPS))
-@pytest.mark.parametrize("pool", ["inprocess", "ray"])
-def test_between_any_two_steps(whole: Whole, tiny_config, tmp_path: Path, moment: int, pool: str):
-    config = tiny_config(**FAILOVER, **{"execution.pool": pool})
-    with pytest.raises(Interrupted):
-        run(config, tmp_path, dying(moment))
-    silent(tmp_path, PATIENCE)
-    run(config, tmp_path, led_by("deputy"))
-    same(tmp_path, whole)
-    assert audit(tmp_path).findings == []
 
 
 def test_a_hospital_takes_over_once_the_ones_before_it_are_gone_and_the_old_ones_are_refused(

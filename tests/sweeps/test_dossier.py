@@ -92,7 +92,7 @@ def test_a_dossier_of_a_run_tells_epsilon_and_membership_as_they_were_measured(s
     document = json.loads((run / RESULT).read_text())
     document["privacy"] = {
         "mechanism": "dp-sgd", "unit": "beat", "neighbours": "add or remove", "epsilon": 3.25, "delta": 1e-5, "pld": 3.25, "rdp": 3.5,
-        "alone": 3.25, "shares": 1, "sigma": 1.0, "clip": 1.0, "sampling_rate": 0.1, "budget": [10, 0], "secret": "simulated", "most_beats_of_a_patient": 7,
+        "alone": 9.5, "shares": 4, "sigma": 1.0, "clip": 1.0, "sampling_rate": 0.1, "budget": [10, 0], "secret": "simulated", "most_beats_of_a_patient": 7,
         "not_protected": ["test <tables>"], "hospitals": [{"id": 0, "samples": [10, 0], "epsilon": 3.25, "told": True}],
     }  # fmt: skip
     (run / RESULT).write_text(json.dumps(document))
@@ -107,6 +107,7 @@ def test_a_dossier_of_a_run_tells_epsilon_and_membership_as_they_were_measured(s
     assert Result.read(run).privacy is not None
     said = markdown("x", "", sections(facts_of(run), "x"))
     assert "epsilon 3.25 at delta 1e-05 for one beat of one hospital" in said
+    assert "9.50 against all others of a masked sum together" in said
     assert "so nothing is protected from whoever knows the seed" in said
     assert "test \\<tables\\>" in said
     for words in (

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from reference import command
+from results import whole
 from sklearn.metrics import f1_score
 from studies import ALONE, write_study
 
 from engine.errors import PulseLedgerError
-from engine.result import Result
+from engine.result import RESULT, PrivacyReport, Result
 from engine.settings import dump_yaml, parse
 from sweeps import plots
 from sweeps.__main__ import main
@@ -313,6 +314,9 @@ def test_names_cannot_break_the_page(text: str):
 
 def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
     write_study(tmp_path / "study", PLAIN, [{"federation.learning_rate": rate} for rate in (0.05, 0.1)])
+    spent = repeat_folder(trial_folder(tmp_path / "study", 1), 0) / RESULT
+    told = {**whole(PrivacyReport), "epsilon": 3.25, "delta": 1e-7, "alone": 9.5}
+    spent.write_text(json.dumps({**json.loads(spent.read_text()), "privacy": told}))
     page = _Page(write_report(tmp_path / "study")[0].read_text())
     left_out = "".join(page.under["Not shown"])
     for why in (
@@ -327,6 +331,10 @@ def test_a_study_of_one_condition_whose_hospitals_lack_classes(tmp_path: Path):
         assert why in left_out
         assert why.split(":")[0] not in page.headings  # what is shown is not listed as left out, and the reverse
     assert page.row("trials")[1] == "2 COMPLETE; 6 of 8 not begun"
+    heads = page.row("trial", "method", "settings")
+    columns = [heads.index(name) for name in ("epsilon", "delta", "epsilon alone")]
+    for trial, values in (("0 (0)", ["–"] * 3), ("1 (1)", ["3.25", "1e-07", "9.50"])):
+        assert [page.row(trial)[column] for column in columns] == values
     assert "The study is not finished: this is an interim state." in page.under["The answer"]
     assert len(page.images) == 5  # slopes, recalls, curves, spread, abstention
     result = Result.read(repeat_folder(trial_folder(tmp_path / "study", 0), 0))

@@ -74,11 +74,17 @@ def test_below_the_table_stands_how_each_trial_ended(marked: Path):
 
 def test_an_epsilon_stands_in_the_table_and_below_it_what_it_does_not_say():
     private = outcome("fedavg", {0: 0.7, 1: 0.6}, common=0.6, privacy="epsilon is of one beat; Secrets are simulated")
-    private = replace(private, scores={**private.scores, "privacy/epsilon": Spread(7.99)})
-    text = printed([*condition(private), *condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8))])
+    spent = {"privacy/epsilon": Spread(7.99), "privacy/delta": Spread(1e-7), "privacy/alone": Spread(31.5)}
+    private = replace(private, scores={**private.scores, **spent})
+    rows = [*condition(private), *condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8))]
+    text = printed(rows)
     assert "7.99" in text
+    head, first, second = [line for line in printed(rows, wide=True).splitlines() if re.match(r" *(trial|0) ", line)]
+    assert re.search(r"epsilon +delta +alone", head)
+    assert re.search(r" 7.99 +1e-07 +31.50 ", first)
+    assert re.search(r" - +- +- ", second)
     assert "privacy: epsilon is of one beat; Secrets are simulated" in text
-    assert "epsilon" not in printed(condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8)))
+    assert "epsilon" not in printed(condition(outcome("fedavg", {0: 0.8, 1: 0.8}, common=0.8)), wide=True)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 132, 170])

@@ -55,7 +55,7 @@ def test_final_scores_are_those_of_the_personal_models():
     assert metrics["hospital/01/macro_f1"] == 1.5
     assert metrics["ledger/gas_per_round"] == 1.5
     assert metrics["synthesis/requested"] == 1
-    assert (metrics["privacy/epsilon"], metrics["privacy/delta"]) == (1.5, 1.5)
+    assert [metrics[f"privacy/{name}"] for name in ("epsilon", "delta", "alone", "pld", "rdp")] == [1.5] * 5
     without = final_metrics(RESULT.model_copy(update={"privacy": None}))
     assert not any(name.startswith("privacy/") for name in without)  # a run that keeps no account has no epsilon
 
