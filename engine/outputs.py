@@ -21,6 +21,7 @@ from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.people.examine import examined, groups_of
 from engine.picture import confusion_svg
+from engine.privacy.membership import membership_report
 from engine.privacy.plan import Mechanism, mechanism_of
 from engine.privacy.report import told
 from engine.result import (
@@ -101,6 +102,7 @@ def assemble(
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        membership=membership_report({one.hospital: one.guessed for one in honest}),
         association=association,
         topology=_topology(config, network.size, rows, test, classes, scored),
         clock=clock_report(state.timeline, config.clock.target, rows),
@@ -213,6 +215,8 @@ def privacy_report(
     besides = []
     if config.ledger.reputation == "peers" or config.committee.method != "none":
         besides.append("scores that hospitals give each other on their validation beats")
+    if config.privacy.membership:
+        besides.append("how far the final models tell a hospital's train beats from its test beats")
     if cohort.report["patients_shared"]:
         besides.append("patients whose beats lie in several hospitals: each hospital's epsilon counts alone")
     return PrivacyReport.model_validate(told(_mechanism(config), counts, most, besides))

@@ -147,9 +147,10 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
 
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
-    if privacy["method"] != "dp-sgd":
-        return {name: privacy[name] for name in ("method", "parameters")}
-    return {name: value for name, value in privacy.items() if name != "honest" or value is not None}
+    given = {name: value for name, value in privacy.items() if name not in ("honest", "membership") or value}
+    if privacy["method"] == "dp-sgd":
+        return given
+    return {name: given[name] for name in ("method", "parameters", "membership") if name in given}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

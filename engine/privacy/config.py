@@ -9,7 +9,7 @@ from engine.own.call import OwnSection, Parameters, own_parameters
 from engine.own.reference import Own
 from engine.settings import Mistake
 
-PLAIN = ("method", "parameters")  # all that is read where no mechanism of ours is named
+PLAIN = ("method", "parameters", "membership")  # all that is read where no mechanism of ours is named
 
 
 class PrivacyConfig(OwnSection):
@@ -64,6 +64,11 @@ class PrivacyConfig(OwnSection):
         "(ledger.keystore)",
     )
 
+    membership: bool = Field(
+        False,
+        description="any method: each hospital measures how well the final models tell its train beats from its test beats",
+    )
+
     @property
     def noised(self) -> bool:
         """Whether a mechanism of ours works, and so an account is kept."""
@@ -71,8 +76,9 @@ class PrivacyConfig(OwnSection):
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads."""
-        values = self.model_dump(mode="json", exclude={"honest"} if self.honest is None else None)
-        return values if self.noised else {name: values[name] for name in PLAIN}
+        unset = {name for name in ("honest", "membership") if not getattr(self, name)}
+        values = self.model_dump(mode="json", exclude=unset)
+        return values if self.noised else {name: values[name] for name in PLAIN if name in values}
 
     def clashes(self) -> Iterator[Mistake]:
         """Noise that is said twice or not at all, or said where nothing reads it."""
