@@ -121,13 +121,13 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
     """Every round has the deadline that the configuration promises, by the clock of the chain; after the last none need come.
 
     The embedded chain's clock follows from its transactions, the first three of which are sent together. That of a node is
-    its own: there it must not go back.
+    its own, and goes back where blocks are replaced or a node restarts empty that was ahead of the time: said, and no finding.
     """
     promised, wanted = (_look(case.config, *key) for key in (("ledger", "deadline"), ("federation", "rounds")))
     if type(promised) is not int:
         return
     embedded, opened = case.domain.chain_id == EMBEDDED_CHAIN, False
-    now, patience = EMBEDDED_TIME if embedded else 0, 0
+    now, patience, back = EMBEDDED_TIME if embedded else 0, 0, []
     for transaction in case.transactions:
         name = {"open-round": "deadline", "seal": "next"}.get(str(transaction.purpose), "")
         found = transaction.arguments.get(name)
@@ -135,8 +135,8 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
             first, opened = not opened and embedded, True
             earliest = (EMBEDDED_TIME if first else now) + promised if promised else 0
             none = found == NO_ROUND and transaction.purpose == "seal" and transaction.round == wanted
-            later = not embedded and promised and earliest <= found < NO_ROUND
-            if later:
+            if not embedded and promised and promised <= found < NO_ROUND:
+                back += [str(transaction.round + (name == "next"))] if found < earliest else []
                 now = found - promised
             elif found != earliest and not none:
                 message = "the deadline is not what the configuration promises for the next round"
@@ -144,6 +144,8 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
         if embedded and transaction.call is not None:
             now += seconds_to(transaction.call.data, patience)
             patience = (case.taken(transaction) and patience_of(transaction.call.data)) or patience
+    if back:
+        yield Note(f"the chain's clock went back before the opening of round {', '.join(back)}, and deadlines with it")
 
 
 def _look(value: Any, *names: str) -> Any:
