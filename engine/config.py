@@ -164,8 +164,16 @@ class RunConfig(Section):
         """Levels that nothing counts the time of, or that cannot add up what they are sent."""
         if not self.topology.levels:
             return
+        secure, edges = self.aggregation.secure, self.topology.levels[0].nodes
+        masked = secure.groups > 0  # no clock knows the steps of masks: bytes are counted, time is not
         wanted = (
-            ("clock.fleet", self.clock.runs, "equal, stragglers, bpfish or listed"),
+            ("clock.fleet", self.clock.runs or masked, "equal, stragglers, bpfish or listed; none with masks"),
+            (
+                "aggregation.secure.buckets",
+                secure.groups in (0, edges),
+                f"{edges}, a masked sum for each edge",
+            ),
+            ("federation.participation", not masked or self.federation.participation == 1, "1 with masks"),
             (
                 "schedule.mode",
                 self.schedule.mode in ("synchronous", "semi-synchronous"),
@@ -179,7 +187,7 @@ class RunConfig(Section):
             ),
             (
                 "cohort.hospitals",
-                self.topology.levels[0].nodes <= self.cohort.hospitals,
+                edges <= self.cohort.hospitals,
                 "as many as there are edges, at least",
             ),
         )

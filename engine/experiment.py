@@ -415,7 +415,7 @@ def join(
         ),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
-        masking=build_masking(config, pool, ledger.signing, rule, per_round),
+        masking=build_masking(config, pool, ledger.signing, rule, trainers, per_round),
     )
     return Federation(
         config, hashed, folder, place, cohort, hospitals, network, place.parts(parts), requests, miners

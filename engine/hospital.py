@@ -57,6 +57,7 @@ from engine.own.reference import is_own
 from engine.own.source import Source
 from engine.privacy.base import NONE
 from engine.privacy.build import Mechanisms, build_privacy, oracle_of
+from engine.privacy.membership import LEAST, guesses
 from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
 from engine.secure.part import STAGE as MASK
@@ -538,7 +539,17 @@ class Hospital:
             gradient_evaluations=cost,
             privacy=self._privacy.price(cost),
             triggered=self._triggered(models),
+            guessed=self._guessed(models),
         )
+
+    def _guessed(self, models: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+        """How well each model tells the train part from the test part; nothing where that is not asked for, or a part is small."""
+        if not self._task.config.privacy.membership or min(len(self._train), len(self._test)) < LEAST:
+            return {}
+        return {
+            name: guesses(*(believed(self._oracle, model, part) for part in (self._train, self._test)))
+            for name, model in models.items()
+        }
 
     def _triggered(self, models: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
         """Of a simulated backdoor: test beats of other classes that each model calls the target under the trigger, and all such beats."""

@@ -326,12 +326,11 @@ class Outcome:
 
     Attributes:
         validation: confusion matrices of the validation part, under "global" and "personal".
-        rows: positions of the test beats in the beat arrays, int64[n].
-        true: int8[n].
+        rows, true: positions of the test beats in the beat arrays, int64[n], and their classes, int8[n].
         predicted, confidence: under "global" and "personal": int8[n], and its softmax in parts of 10,000, int32[n].
         gradient_evaluations: spent on personalisation.
         privacy: what the privacy mechanism says of all that was released; None where there is none.
-        triggered: of a simulated backdoor, by model: test beats that it led to its target, of how many.
+        triggered, guessed: by model: test beats that a backdoor led to its target, of how many; counts of membership inference.
         signed: the hospital's word on all this and on the last head; None without a ledger.
         sign_seconds: time that checking the ledger, hashing and signing took.
     """
@@ -345,6 +344,7 @@ class Outcome:
     gradient_evaluations: int
     privacy: Mapping[str, Any] | None = None
     triggered: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    guessed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     signed: Any = None
     sign_seconds: float = 0.0
 

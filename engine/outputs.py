@@ -16,11 +16,13 @@ from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
 from engine.levels.report import TopologyReport, topology_report
+from engine.levels.tree import DOWN
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
 from engine.people.examine import examined, groups_of
 from engine.picture import confusion_svg
+from engine.privacy.membership import membership_report
 from engine.privacy.plan import Mechanism, mechanism_of
 from engine.privacy.report import told
 from engine.result import (
@@ -101,6 +103,7 @@ def assemble(
         hostile=tuple(sorted(hostile)) or None,
         privacy=privacy,
         backdoor=_backdoor(config, classes, honest),
+        membership=membership_report({one.hospital: one.guessed for one in honest}),
         association=association,
         topology=_topology(config, network.size, rows, test, classes, scored),
         clock=clock_report(state.timeline, config.clock.target, rows),
@@ -115,8 +118,14 @@ def _topology(
     classes: Sequence[str],
     scored: Sequence[str],
 ) -> TopologyReport | None:
-    came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
-    return topology_report(config.topology.levels, config.cohort.hospitals, parameters, came, test, classes, scored)
+    secure, many = config.aggregation.secure, config.cohort.hospitals
+    if secure.groups:  # a round in which an edge has too few hospitals fails
+        came = [[*range(many)]] * len(rows)
+        own = round(sum(row.participants for row in rows) * secure.size(parameters))
+    else:
+        came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
+        own = sum(map(len, came)) * parameters * DOWN // 8
+    return topology_report(config.topology.levels, many, parameters, came, own, test, classes, scored)
 
 
 def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:
@@ -214,6 +223,8 @@ def privacy_report(
     besides = []
     if config.ledger.reputation == "peers" or config.committee.method != "none":
         besides.append("scores that hospitals give each other on their validation beats")
+    if config.privacy.membership:
+        besides.append("how far the final models tell a hospital's train beats from its test beats")
     if cohort.report["patients_shared"]:
         besides.append("patients whose beats lie in several hospitals: each hospital's epsilon counts alone")
     return PrivacyReport.model_validate(told(_mechanism(config), counts, most, besides))

@@ -31,6 +31,7 @@ from engine.files import read_text, write_text
 from engine.levels.report import TopologyReport
 from engine.part import Many, Part
 from engine.people.report import BothCalibration, BothFairness, Patient
+from engine.privacy.membership import Membership
 from engine.settings import sentence
 from engine.timing.report import ClockReport, Virtual
 
@@ -476,6 +477,7 @@ class Result(Part):
         hostile: hospitals that play attackers: no score and no trivial line is over them; None where none does.
         privacy: what was spent; None where no account is kept.
         backdoor: how often one opens; None where no attack plants one.
+        membership: how far the models tell train beats from others; None where nobody asked, or too few beats are there.
     """
 
     version: Literal[5]
@@ -501,6 +503,7 @@ class Result(Part):
     topology: TopologyReport | None = None
     privacy: PrivacyReport | None = None
     backdoor: Backdoor | None = None
+    membership: Membership | None = None
 
     def score(self, path: str) -> float | None:
         """The number at a path such as "validation/personal/recall/S" or "ledger/gas_per_round".

@@ -7,6 +7,7 @@ validation      "global" and "personal" -> confusion matrix on its validation pa
 predictions     SHA-256, hex, over its rows of predictions.parquet: record, sample, true and predicted class, confidence
 gradients       evaluations, of its updates in all `rounds`, and of its `personalisation`
 triggered       "global" and "personal" -> [test beats that a simulated backdoor led to its target, of how many]; else absent
+guessed         "global" and "personal" -> [wins, hits, members, alarms, others] of membership inference; else absent
 privacy         what its privacy mechanism says of the whole run; absent without one
 curve           (round, confusion matrix of the global model after it) of each round whose model it scored
 """
@@ -43,12 +44,13 @@ def statement(
     size = len(beats.classes)
     test = {model: confusion(outcome.true, predicted, size) for model, predicted in outcome.predicted.items()}
     priced = {} if outcome.privacy is None else {"privacy": dict(outcome.privacy)}
-    opened = (
-        {"triggered": {name: list(counts) for name, counts in outcome.triggered.items()}} if outcome.triggered else {}
-    )
+    counted = {"triggered": outcome.triggered, "guessed": outcome.guessed}
+    attacked = {
+        attack: {name: list(counts) for name, counts in models.items()} for attack, models in counted.items() if models
+    }
     return {
         **priced,
-        **opened,
+        **attacked,
         "data": beats_digest(parts),
         "classes": list(beats.classes),
         "counts": {name: np.bincount(part.labels(), minlength=size).tolist() for name, part in parts.items()},

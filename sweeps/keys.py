@@ -13,14 +13,10 @@ from engine.reads import read_with
 from engine.settings import bare, dotted_keys, near_key
 from sweeps.owners import not_varied
 from sweeps.scores import (
-    ASIDE,
-    MATCHED,
     MODELS,
     PARTS,
     PLAIN,
-    REACHED,
-    SPENT,
-    TRIVIAL,
+    UNTUNED,
     details,
     known_scores,
     objectives,
@@ -127,7 +123,7 @@ def _score(path: str) -> list[str]:
     part = path.rpartition("/")[0]
     of_class = part in [f"{beats}/{model}/recall" for beats in PARTS for model in MODELS]
     of_class |= part in [one.rpartition("/")[0] for one in details(CLASSES[:1]) if one.startswith("final/")]
-    if not of_class and path not in (*objectives(CLASSES), *details(()), *ASIDE, *MATCHED, *REACHED, *SPENT, *TRIVIAL):
+    if not of_class and path not in (*objectives(CLASSES), *details(()), *UNTUNED):
         raise ConfigError(f"keys: {path!r} is no score; {known_scores(CLASSES, path)}.")
     return [path, f"  {shown(path).says}", f"  heading in tables: {shown(path).title}"]
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import sweeps.edges as edges
 import sweeps.exhibits as exhibits
+import sweeps.guessed as guessed
 import sweeps.judged as judged
 import sweeps.people as people
 import sweeps.plots as plots
@@ -66,7 +67,7 @@ ORDER = (
     "timing/total_seconds",
 )
 WITH_SD = (ORDER[0], ORDER[3])
-DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread abstention ledger".split()
+DRAWN = "curves time recall hospitals skew pareto importance slices slopes spread abstention membership ledger".split()
 NO_AUDIT = "not checked here: pulseledger audit DIR recomputes everything"
 
 
@@ -104,6 +105,7 @@ def write_report(folder: Path, out: Path | None = None, verdict: Callable[[Path]
         exhibits.spread(material, looks),
         *people.sections(material.trials, looks),
         *judged.sections(material),
+        *guessed.sections(material.trials, looks),
         *edges.sections(material),
         _ledger(material, looks),
         _unfinished(material),

@@ -33,6 +33,7 @@ from sweeps.folder import (
 from sweeps.methods import Named, method_of
 from sweeps.scores import (
     ASIDE,
+    GUESSED,
     MATCHED,
     MODELS,
     OF_A_CLASS,
@@ -380,8 +381,9 @@ def _privacy(result: Result) -> str:
 
 def _paths(result: Result, method: Named) -> list[str]:
     spent = SPENT if result.privacy is not None else ()
+    guessed = GUESSED if result.membership is not None else ()
     classes = tuple(result.final.personal.recall)
-    every = (*objectives(classes), *details(classes), *REACHED, *MATCHED, *ASIDE, *spent, *TRIVIAL)
+    every = (*objectives(classes), *details(classes), *REACHED, *MATCHED, *ASIDE, *spent, *guessed, *TRIVIAL)
     untrained = ("/global/", "/hurt_share") if not method.trains_global else ()
     return [path for path in every if not any(part in path for part in untrained)]
 

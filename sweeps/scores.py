@@ -31,10 +31,12 @@ PLAIN = (
 ASIDE = ("ledger/open_seconds", "ledger/close_seconds")  # before the first round, and after the last one
 # of runs whose privacy mechanism keeps an account; the last one of those whose hospitals share the noise
 SPENT = ("privacy/epsilon", "privacy/delta", "privacy/alone")
+GUESSED = tuple(f"membership/{model}/{name}" for model in MODELS for name in ("auc", "advantage"))  # privacy.membership
 # what needs no model: each hospital's commonest train class, and that of all
 TRIVIAL = tuple(
     f"cohort/{name}" for name in ("local_majority_accuracy", "local_majority_macro_f1", "global_majority_accuracy")
 )
+UNTUNED = (*ASIDE, *MATCHED, *REACHED, *SPENT, *GUESSED, *TRIVIAL)
 
 
 def objectives(classes: Sequence[str]) -> tuple[str, ...]:
@@ -176,6 +178,18 @@ SHOWN = {
     "alone": Shown(
         "epsilon alone", 1.0, 2, "epsilon at most where all others of each masked sum work together against a hospital"
     ),
+    "auc": Shown(
+        "membership AUC",
+        1.0,
+        3,
+        "how well cross-entropy ranks train beats before test beats, area under the curve, mean over hospitals",
+    ),
+    "advantage": Shown(
+        "membership advantage %",
+        100.0,
+        1,
+        "train beats less test beats that a threshold takes for train beats, mean over hospitals",
+    ),
     "global_majority_accuracy": Shown(
         "accuracy % global majority", 100.0, 2, "accuracy of always saying the commonest train class of all hospitals"
     ),
@@ -200,6 +214,8 @@ def shown(path: str) -> Shown:
     if parts[0] in ("calibration", "fairness"):
         by = f" by {parts[2]}" if parts[0] == "fairness" else ""
         return plain._replace(title=f"{plain.title}{by}{' global' * (parts[1] == 'global')}")
+    if parts[0] == "membership":
+        return plain._replace(title=f"{plain.title}{' global' * (parts[1] == 'global')}")
     if parts[0] not in PARTS:
         return plain
     part = "test" if parts[0] == "final" else parts[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 CONFIG = "config.yaml"  # there once a run has begun
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IMPORTING, _MOMENT = "<frozen importlib", 0.01  # Python's own files that import; seconds
 ONCE_MORE = "stopping at the next checkpoint; once more leaves at once"
 
 
@@ -18,7 +19,8 @@ ONCE_MORE = "stopping at the next checkpoint; once more leaves at once"
 def listening(heard: Callable[[bool], None]) -> Iterator[None]:
     """Calls `heard` at every such signal, with whether it is the first. Only the main thread hears signals.
 
-    A signal that is ignored stays ignored: that is what nohup is for.
+    A signal that is ignored stays ignored: that is what nohup is for. One that comes in the middle of an import is heard a
+    moment later: raised there, it would leave Python's lock on imports taken for good, and every other thread would wait.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,6 +28,9 @@ def listening(heard: Callable[[bool], None]) -> Iterator[None]:
     seen: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
+        if frame is not None and frame.f_code.co_filename.startswith(_IMPORTING):
+            threading.Timer(_MOMENT, os.kill, (os.getpid(), number)).start()
+            return
         if number == signal.SIGHUP:
             leave_terminal()
         seen.append(number)

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from sweeps.text import first_line
 from sweeps.tuned import extension_problem, total_trials
 
 Found = TypeVar("Found")
+_LEAVING = 30.0  # seconds
 _ONE = threading.Lock()  # Ray, its signals and its actors belong to the whole process
 
 
@@ -130,14 +131,27 @@ def _drive(
 def _beside(entered: AbstractContextManager[Found]) -> Iterator[Callable[[], Found]]:
     """Enters something that takes seconds in a thread, and gives what waits for it; it is left at the end.
 
-    The thread ends last: Linux kills a Ray with the thread that started it, and leaving a dead Ray takes 15 seconds.
+    The thread ends last: Linux kills a Ray with the thread that started it, and leaving a dead Ray takes 15 seconds. Whatever
+    does not come within `_LEAVING` once it is not wanted any more ends with the process.
     """
-    with ThreadPoolExecutor(1) as thread, contextlib.ExitStack() as stack:
-        entering = thread.submit(stack.enter_context, entered)
+    stack, entering, left = contextlib.ExitStack(), Future[Found](), threading.Event()
+
+    def enter() -> None:
         try:
-            yield entering.result
+            entering.set_result(stack.enter_context(entered))
+        except BaseException as error:
+            entering.set_exception(error)
+        left.wait()
+
+    threading.Thread(target=enter, name="beside", daemon=True).start()
+    try:
+        yield entering.result
+    finally:
+        try:
+            if wait([entering], _LEAVING).done:
+                stack.close()
         finally:
-            wait([entering])
+            left.set()
 
 
 def _sayer(progress: StudyProgress | None, quiet: bool) -> Callable[[str], None]:

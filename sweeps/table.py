@@ -20,7 +20,7 @@ from engine.encoding import one_line
 from sweeps.answer import Answer, Standing, answers, between
 from sweeps.hurt import ALONE, GLOBAL, hurts
 from sweeps.rows import NOTHING, Outcome, Row, flat
-from sweeps.scores import ASIDE, CLOCKED, SPENT, shown
+from sweeps.scores import ASIDE, CLOCKED, GUESSED, SPENT, shown
 from sweeps.space import TUNED_ON_TEST
 from sweeps.text import megabytes, settings
 
@@ -51,6 +51,7 @@ ORDER = (
     "fairness/personal/age/worst",
     "timing/gradient_evaluations",
     *CLOCKED,
+    *GUESSED,
     "ledger/overhead_share",
     *ASIDE,
     "ledger/gas_per_round",
@@ -260,7 +261,7 @@ def columns_of(group: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Column
         classes = [""] if path not in OF_CLASSES else outcomes[0].support if outcomes else []
         for name in (f"{path}/{c}" if c else path for c in classes):
             if name in objectives or (
-                name in (*CLOCKED, *SPENT)
+                name in (*CLOCKED, *SPENT, *GUESSED)
                 and all(row.outcome is None or row.outcome.mean(name) is None for row in group)
             ):
                 continue

@@ -15,7 +15,8 @@ import pytest
 from results import whole
 
 from engine import seeds
-from engine.data.beats import open_beats
+from engine.data.beats import load_beats, open_beats
+from engine.data.config import DataConfig
 from engine.model import ModelConfig, build_network, initial_parameters
 from engine.oracles.base import Batch, Clipped
 from engine.oracles.torch import TorchOracle
@@ -422,6 +423,28 @@ def test_scores_with_intervals_over_patients_by_hand(monkeypatch: pytest.MonkeyP
     assert accuracy == "83.3 [0.0, 100.0]"
     assert macro_f1 == "45.5 [0.0, 100.0]"  # F1 of N is 20 / 22, of S nothing
     assert (normal, ectopic) == ("100.0 [100.0, 100.0]", "0.0 [0.0, 0.0]")
+
+
+@pytest.fixture
+def inversion(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/inversion.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("inversion")
+
+
+def test_what_a_made_beat_gives_away_is_what_the_usual_beat_does_not(inversion: ModuleType):
+    """Real is usual + own; a made beat of the own part alone, of any size and on any level, gives it all away; another part, nothing."""
+    usual, own, other = np.array([[1.0, 1, -1, -1]]), np.array([[1.0, -1, 1, -1]]), np.array([[1.0, -1, -1, 1]])
+    for made, away in ((3 * own + 7, 1.0), (usual + own, 1.0), (2 * usual - own, -1.0), (usual + other, 0.0)):
+        assert inversion.Found(usual + own, made, usual).given_away == pytest.approx(away, abs=1e-12)
+
+
+@pytest.mark.long
+def test_a_beat_is_made_of_its_gradient_and_not_of_one_with_noise(inversion: ModuleType):
+    beats = load_beats(DataConfig(source="simulated"))
+    bare, noised = (inversion.attack(beats, "1,000 random features", 1, epsilon, 0) for epsilon in (None, 8.0))
+    assert bare.given_away > 0.6
+    assert abs(noised.given_away) < 0.2
 
 
 def test_the_two_gradients_of_a_pair_take_turns_and_a_row_says_their_ratio(monkeypatch: pytest.MonkeyPatch):

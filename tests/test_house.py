@@ -107,7 +107,7 @@ MAY: dict[str, str] = {
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors engine.metrics",
     "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base engine.settings engine.errors "
-    "engine.encoding engine.seeds",
+    "engine.encoding engine.part engine.seeds",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.secure.config engine.settings engine.errors",
     "engine/schedule": "engine.schedule.* engine.own.* engine.result engine.messages engine.seeds engine.errors engine.settings engine.clock engine.timing.*",

@@ -11,7 +11,7 @@ from engine.audit.case import Case
 from engine.audit.report import Note, Told, finding
 from engine.audit.transactions import Transaction, check_transaction, compare_arguments
 from engine.ledger.chain.base import EMBEDDED_CHAIN
-from engine.ledger.chain.embedded import EMBEDDED_TIME, seconds_to
+from engine.ledger.chain.embedded import EMBEDDED_TIME, patience_of, seconds_to
 from engine.ledger.format import GOVERNED, MEAN, NO_ROUND, PURPOSES, REWARDS, SCORES
 
 _OF_NO_ROUND = ("open", "grant", "entrust", "appoint", *GOVERNED)
@@ -121,13 +121,13 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
     """Every round has the deadline that the configuration promises, by the clock of the chain; after the last none need come.
 
     The embedded chain's clock follows from its transactions, the first three of which are sent together. That of a node is
-    its own: there it must not go back.
+    its own, and goes back where blocks are replaced or a node restarts empty that was ahead of the time: said, and no finding.
     """
     promised, wanted = (_look(case.config, *key) for key in (("ledger", "deadline"), ("federation", "rounds")))
     if type(promised) is not int:
         return
     embedded, opened = case.domain.chain_id == EMBEDDED_CHAIN, False
-    now = EMBEDDED_TIME if embedded else 0
+    now, patience, back = EMBEDDED_TIME if embedded else 0, 0, []
     for transaction in case.transactions:
         name = {"open-round": "deadline", "seal": "next"}.get(str(transaction.purpose), "")
         found = transaction.arguments.get(name)
@@ -135,14 +135,17 @@ def _check_deadlines(case: Case) -> Iterator[Told]:
             first, opened = not opened and embedded, True
             earliest = (EMBEDDED_TIME if first else now) + promised if promised else 0
             none = found == NO_ROUND and transaction.purpose == "seal" and transaction.round == wanted
-            later = not embedded and promised and earliest <= found < NO_ROUND
-            if later:
+            if not embedded and promised and promised <= found < NO_ROUND:
+                back += [str(transaction.round + (name == "next"))] if found < earliest else []
                 now = found - promised
             elif found != earliest and not none:
                 message = "the deadline is not what the configuration promises for the next round"
                 yield finding("transaction", name, earliest, found, message, round=transaction.round)
         if embedded and transaction.call is not None:
-            now += seconds_to(transaction.call.data)
+            now += seconds_to(transaction.call.data, patience)
+            patience = (case.taken(transaction) and patience_of(transaction.call.data)) or patience
+    if back:
+        yield Note(f"the chain's clock went back before the opening of round {', '.join(back)}, and deadlines with it")
 
 
 def _look(value: Any, *names: str) -> Any:

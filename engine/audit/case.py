@@ -159,6 +159,7 @@ class Statement:
         curve: round -> confusion matrix of the model after it on the validation part.
         privacy: what its mechanism says of the whole run; None without one.
         triggered: model -> beats that a simulated backdoor led to its target, and of how many; empty without one.
+        guessed: model -> wins, hits, members, alarms and others of membership inference; empty where it was not measured.
     """
 
     data: str
@@ -172,6 +173,7 @@ class Statement:
     curve: Mapping[int, Matrix]
     privacy: Mapping[str, Any] | None = None
     triggered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    guessed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

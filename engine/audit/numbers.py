@@ -15,6 +15,7 @@ from engine.files import read_bytes
 from engine.ledger.format import RESULT_VERSION
 
 _ROWS = 20  # with more hospitals, a round does not list their scores one by one
+_LEAST_GUESSED = 10  # beats on either side for membership inference
 _PREDICTIONS = "predictions.parquet"
 _PATHS = (
     "out",
@@ -95,6 +96,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
         "hostile": sorted(enemies) or None,
         "backdoor": _backdoor(case, list(honest.values()), classes),
+        "membership": _membership(case, honest),
         "lost": [reason for _, reason in sorted(missing_of(case).items())],
         "timing.personalisation_gradient_evaluations": sum(one.personalised for one in own.values()),
         "timing.gradient_evaluations": _evaluations(case, stated) + sum(one.personalised for one in own.values()),
@@ -122,6 +124,30 @@ def _backdoor(case: Case, honest: Sequence[Statement], classes: Sequence[str]) -
         beats = sum(of for _, of in counts)
         found |= {"beats": beats, model: sum(hit for hit, _ in counts) / beats if beats else None}
     return found
+
+
+def _membership(case: Case, honest: Mapping[int, Statement]) -> dict[str, Any] | None:
+    """How far the models tell train beats from others, by the counts that the honest hospitals signed."""
+    if _look(case.config, "privacy", "membership") is not True:
+        return None
+    rows: list[dict[str, Any]] = []
+    for slot, one in sorted(honest.items()):
+        members, others = (sum(one.counts[part]) for part in ("train", "test"))
+        if min(members, others) < _LEAST_GUESSED:
+            continue
+        row: dict[str, Any] = {"id": slot, "members": members, "others": others}
+        for model, (wins, hits, n, alarms, m) in one.guessed.items():
+            if (n, m) == (members, others) and hits <= n and alarms <= m and wins <= 2 * n * m:
+                row[model] = {"auc": wins / (2 * members * others), "advantage": hits / members - alarms / others}
+        rows.append(row)
+    if not all(row.keys() > {"global", "personal"} for row in rows):
+        return {"hospitals": rows}  # somebody has not said what the configuration asks for, or what cannot be
+    means = {
+        model: {name: math.fsum(row[model][name] for row in rows) / len(rows) for name in ("auc", "advantage")}
+        for model in ("global", "personal")
+        if rows
+    }
+    return {**means, "hospitals": rows} if rows else None
 
 
 def _evaluations(case: Case, stated: Mapping[int, Statement]) -> int:

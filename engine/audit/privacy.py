@@ -276,10 +276,8 @@ def _voids(case: Case) -> dict[int, Transaction]:
 def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """Noise that is shared comes to what is accounted for where so many add it up."""
     for number, entry in sorted(case.rounds.items()) if "shares" in terms else ():
-        if len(entry.maskings) != 1 or len(entry.maskings[0].masked) < terms["shares"]:
-            message = (
-                "noise is shared, and the round is no sum of so many hospitals that it comes to what is accounted for"
-            )
+        if not entry.maskings or min(len(said.masked) for said in entry.maskings) < terms["shares"]:
+            message = "noise is shared, and a sum of the round is not of so many hospitals that it comes to what is accounted for"
             found = [len(said.masked) for said in entry.maskings]
             yield finding("opening", "privacy.shares", terms["shares"], found, message, round=number)
 

@@ -463,16 +463,15 @@ def _results(evidence: Evidence, slots: range) -> Reading[dict[int, Result]]:
 def _statement(text: Any) -> Statement:
     names = ("data", "classes", "counts", "validation", "test", "predictions", "gradients", "curve")
     said = read_object(text)
-    values = read_object(text, *names, *(name for name in ("privacy", "triggered") if name in said))
+    values = read_object(text, *names, *(name for name in ("privacy", "triggered", "guessed") if name in said))
     classes = values["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError("classes are names")
-    if not classes or len(set(classes)) != len(classes):
+    if not 0 < len(set(classes)) == len(classes):
         raise ValueError("classes are different names, one at least")
     if not all(isinstance(values[name], str) for name in ("data", "predictions")):
         raise ValueError("data and predictions are digests")
-    size = len(classes)
-    gradients = _members(values["gradients"], "rounds", "personalisation")
+    size, gradients = len(classes), _members(values["gradients"], "rounds", "personalisation")
     return Statement(
         values["data"],
         tuple(classes),
@@ -484,9 +483,11 @@ def _statement(text: Any) -> Statement:
         _number(gradients["personalisation"]),
         {_number(number): _matrix(table, size) for number, table in values["curve"]},
         _object(values.get("privacy", {})) or None,
-        {name: _numbers(row, 2) for name, row in _members(values["triggered"], "global", "personal").items()}
-        if "triggered" in values
-        else {},
+        **{
+            attack: {name: _numbers(row, size) for name, row in _members(values[attack], "global", "personal").items()}
+            for attack, size in (("triggered", 2), ("guessed", 5))
+            if attack in values
+        },
     )
 
 

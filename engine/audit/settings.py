@@ -147,15 +147,15 @@ def _committee(committee: Mapping[str, Any]) -> dict[str, Any]:
 
 def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
+    given = {name: value for name, value in privacy.items() if name not in ("honest", "membership") or value}
+    if privacy["method"] == "dp-sgd":
+        return {name: value for name, value in given.items() if name not in ("release", "normalisation", "batch")}
+    read: tuple[str, ...] = ("method", "parameters", "membership")
     if privacy["method"] == "features":
-        read = ("method", "parameters", "epsilon", "noise", "release", "normalisation", "secret")
-        more = {"delta": privacy["release"] == "gaussian", "clip": privacy["normalisation"] == "none"}
-        more |= {"batch": privacy["normalisation"] == "batch"}
-        return {name: privacy[name] for name in (*read, *(name for name, reads in more.items() if reads))}
-    if privacy["method"] != "dp-sgd":
-        return {name: privacy[name] for name in ("method", "parameters")}
-    unread = ("release", "normalisation", "batch", *(("honest",) if privacy["honest"] is None else ()))
-    return {name: value for name, value in privacy.items() if name not in unread}
+        read += ("epsilon", "noise", "release", "normalisation", "secret")
+        read += ("delta",) if privacy["release"] == "gaussian" else ()
+        read += {"none": ("clip",), "batch": ("batch",)}.get(privacy["normalisation"], ())
+    return {name: given[name] for name in read if name in given}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

@@ -84,10 +84,10 @@ def open_accounts(
     drawn = [role for role in (COORDINATOR, ADMIN, AUDITOR) if not (role in keys or role in named or deployed)]
     drawn += [one for one in config.successors if one[0].isalpha()]
     files = {role: key_path(folder, role) for role in drawn}
-    if leader.name in files:
-        files[COORDINATOR] = files[leader.name]
-    elif leader.name:
+    if leader.key:
         keys[COORDINATOR] = leader.key
+    elif leader.name in files:
+        files[COORDINATOR] = files[leader.name]
     for role in drawn if is_new else ():
         if not files[role].exists():
             keys[role] = _drawn(draw)
@@ -101,6 +101,11 @@ def open_accounts(
 def key_path(folder: Path, role: str) -> Path:
     """Where the drawn key of a role lies."""
     return Path(folder) / f"{role}.key"
+
+
+def drawn_key(folder: Path, role: str) -> bytes:
+    """The key that was drawn for a role when the ledger in a folder began; raises LedgerError where it is not there."""
+    return _read(key_path(folder, role), role)
 
 
 def _read(path: Path, role: str) -> bytes:

@@ -275,7 +275,7 @@ PHASES = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")
 CHALLENGES = ("NONE", "CHALLENGED", "ANSWERED", "INNOCENT", "FRAUD")
 LONGEST_WINDOW = 2**24  # seconds
 ANSWER_TIME = 7 * 86_400  # seconds in which a hospital must open a masked update that was challenged
-LONGEST_PATIENCE, MOST_SUCCESSORS = 2**20 - 1, 16  # seconds without a sign of whoever leads, for each place; places
+MOST_SUCCESSORS = 16
 RING = 4  # heads that the RoundLedger keeps; older rounds are shown by the headers after them
 ENDINGS = ("none", "complete", "pruned")  # how a run ended, `state` of a RunClosing
 

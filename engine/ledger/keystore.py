@@ -98,9 +98,14 @@ def with_key(leader: Leader, seed: int, federation: bytes, keystore: str | None)
     if leader.key or not leader.name.isdecimal():
         return leader
     slot = int(leader.name)
-    return leader._replace(
-        key=hospital_key(seed, federation, slot) if keystore is None else load_key(Path(keystore), slot)
-    )
+    if keystore is None:
+        return leader._replace(key=hospital_key(seed, federation, slot))
+    try:
+        return leader._replace(key=load_key(Path(keystore), slot))
+    except LedgerError as error:
+        raise LedgerError(
+            f"--as {slot}: {error}; where that hospital keeps its key, give its file with --key"
+        ) from None
 
 
 def rotate_key(

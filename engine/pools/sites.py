@@ -29,6 +29,7 @@ from engine.messages import (
     Update,
     Vote,
 )
+from engine.privacy.membership import LEAST, fits
 from engine.result import SyntheticRow
 from engine.secure.part import Hidden
 from engine.secure.protocol import Transcript
@@ -199,6 +200,13 @@ class SitesPool:
             return "its confusion matrix is not one of the validation beats that it has told of"
         return ""
 
+    def _fit_guesses(self, hospital: int, guessed: Mapping[str, Sequence[int]]) -> bool:
+        """Whether membership inference was counted over the beats that it has told of, where there are enough."""
+        members, others = (len(part) for part in (self._data[hospital].train, self._data[hospital].test))
+        if not self._task.config.privacy.membership or min(members, others) < LEAST:
+            return not guessed
+        return guessed.keys() == MODELS and all(fits(counts, members, others) for counts in guessed.values())
+
     def _fit_outcome(self, hospital: int, answer: Outcome) -> str:
         tested, classes = len(self._data[hospital].test), self._classes
         labels = [answer.true, *answer.predicted.values()]
@@ -206,6 +214,7 @@ class SitesPool:
             answer.hospital == hospital
             and answer.predicted.keys() == answer.confidence.keys() == answer.validation.keys() == MODELS
             and not answer.triggered
+            and self._fit_guesses(hospital, answer.guessed)
             and all(_is_array(one, np.int8, (tested,)) and ((one >= 0) & (one < classes)).all() for one in labels)
             and all(
                 _is_array(one, np.int32, (tested,)) and ((one >= 0) & (one <= SURE)).all()

@@ -13,7 +13,7 @@ from engine.settings import Mistake
 OF_FEATURES = ("epsilon", "noise", "release", "normalisation", "secret")
 OF_RELEASE, OF_NORMALISATION = {"gaussian": ("delta",)}, {"batch": ("batch",), "none": ("clip",)}
 ONLY_FEATURES = ("release", "normalisation", "batch")
-PLAIN = ("method", "parameters")  # all that is read where no mechanism of ours is named
+PLAIN = ("method", "parameters", "membership")  # all that is read where no mechanism of ours is named
 
 
 class PrivacyConfig(OwnSection):
@@ -87,6 +87,11 @@ class PrivacyConfig(OwnSection):
         "(ledger.keystore)",
     )
 
+    membership: bool = Field(
+        False,
+        description="any method: each hospital measures how well the final models tell its train beats from its test beats",
+    )
+
     @property
     def noised(self) -> bool:
         """Whether a mechanism of ours works, and so an account is kept."""
@@ -94,11 +99,13 @@ class PrivacyConfig(OwnSection):
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads."""
-        values = self.model_dump(mode="json", exclude={"honest"} if self.honest is None else None)
+        unset = {name for name in ("honest", "membership") if not getattr(self, name)}
+        values = self.model_dump(mode="json", exclude=unset)
         if self.method == "dp-sgd":
             return {name: value for name, value in values.items() if name not in ONLY_FEATURES}
-        read = (*OF_FEATURES, *OF_RELEASE.get(self.release, ()), *OF_NORMALISATION.get(self.normalisation, ()))
-        return {name: values[name] for name in (*PLAIN, *(read if self.noised else ()))}
+        of_features = (*OF_FEATURES, *OF_RELEASE.get(self.release, ()), *OF_NORMALISATION.get(self.normalisation, ()))
+        read = (*PLAIN, *(of_features if self.noised else ()))
+        return {name: values[name] for name in read if name in values}
 
     def clashes(self) -> Iterator[Mistake]:
         """Noise that is said twice or not at all, or said where nothing reads it."""
@@ -122,7 +129,6 @@ class PrivacyConfig(OwnSection):
         key, secure, federation = "privacy.honest", run.aggregation.secure, run.federation
         for other, found, allowed, why in (
             ("aggregation.secure.method", secure.method, ("masks",), "shows each update by itself, with its own noise alone"),
-            ("aggregation.secure.buckets", secure.groups, (0, 1), "shows several sums, each with a part of the noise"),
             ("privacy.steps", self.steps, (1,), "goes on from a gradient that has only the hospital's own noise"),
             ("federation.algorithm", federation.algorithm, ("fedavg", "fedprox"), "sends more than one noised sum"),
             ("federation.weighting", federation.weighting, ("auto", "samples"), "weighs hospitals' noise unlike their beats"),
@@ -130,11 +136,11 @@ class PrivacyConfig(OwnSection):
             ("attack.method", run.attack.method, ("none",), "sends what has no noise"),
         ):  # fmt: skip
             if found not in allowed:
-                one = " or ".join(map(str, allowed[-1:] if other.endswith("buckets") else allowed))
+                one = " or ".join(map(str, allowed))
                 yield Mistake(f"{other} {found} {why}; with {key} it is {one}", [key, other])
-        in_a_round = max(1, round(federation.participation * run.cohort.hospitals))
-        if secure.method == "masks" and self.honest > secure.threshold_in(in_a_round):
-            says = f"a sum may have no more than {secure.threshold_in(in_a_round)} hospitals (aggregation.secure.threshold), whose noise would be too little"
+        in_a_sum = max(1, round(federation.participation * run.cohort.hospitals)) // max(1, secure.groups)
+        if secure.method == "masks" and self.honest > secure.threshold_in(in_a_sum):
+            says = f"a sum may have no more than {secure.threshold_in(in_a_sum)} hospitals (aggregation.secure.threshold), whose noise would be too little"
             yield Mistake(f"{key} is {self.honest}; {says}", [key, "aggregation.secure.threshold"])
 
     def _features_clash(self, run: Any) -> Iterator[Mistake]:

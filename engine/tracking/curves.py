@@ -90,6 +90,10 @@ def final_metrics(result: Result) -> dict[str, float | None]:
     if result.privacy is not None:
         spent = ("epsilon", "delta", "alone", "pld", "rdp")
         metrics |= {f"privacy/{name}": getattr(result.privacy, name) for name in spent}
+    if result.membership is not None:
+        models = {"global": result.membership.global_, "personal": result.membership.personal}
+        for model, guess in models.items() if trained else [("personal", models["personal"])]:
+            metrics |= {f"membership/{model}/auc": guess.auc, f"membership/{model}/advantage": guess.advantage}
     if result.synthesis is not None:
         metrics |= synthesis_metrics(result.synthesis)
     return metrics

@@ -148,8 +148,10 @@ def _measured(facts: Facts) -> list[list[str]]:
             f"Not protected: {listed(said.not_protected)}."
         )
     else:
-        text = "not bounded: no run used a privacy mechanism, and no attack on the models was measured"
-    lines = [["a patient is recognised by updates or models", text]]
+        text = "not bounded: no run used a privacy mechanism"
+    lines = [
+        ["a patient is recognised by updates or models", f"{text}{'' if text.endswith('.') else '.'} {_guessed(facts)}"]
+    ]
     if facts.attacks:
         lines += [
             [f"a patient is recognised in synthetic beats ({name})", f"AUC of membership inference {found}"]
@@ -165,6 +167,19 @@ def _measured(facts: Facts) -> list[list[str]]:
         ]
     )
     return lines
+
+
+def _guessed(facts: Facts) -> str:
+    """What membership inference found on the models of finished runs."""
+    measured = [result.membership for result in facts.results if result.membership is not None]
+    if not measured:
+        return "No attack on the models was measured (privacy.membership)."
+    of = [guess for found in measured for guess in (found.global_, found.personal)]
+    most = max(of, key=lambda guess: guess.auc)
+    return (
+        f"Membership inference against global and personal models, measured in {len(measured)} of {len(facts.results)} runs: "
+        f"AUC at most {most.auc:.3f}, advantage at most {100 * max(guess.advantage for guess in of):.1f} points (means over hospitals)."
+    )
 
 
 def _hipaa(facts: Facts) -> Section:

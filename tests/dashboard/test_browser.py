@@ -89,6 +89,19 @@ def until_drawn(page: Any) -> None:
         page.wait_for_timeout(200)
 
 
+def too_wide(page: Any, width: int) -> list[str]:
+    """What reaches beyond a window of that width, once the page has its style."""
+    page.wait_for_load_state()
+    page.set_viewport_size({"width": width, "height": width * 3 // 2})
+    if page.evaluate("document.documentElement.scrollWidth") <= width:
+        return []
+    beyond = (
+        "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+        " && !e.closest('.scroll')).map(e => `${e.tagName} ${e.textContent.slice(0, 60)}`)"
+    )
+    return [page.url, *page.evaluate(beyond)]
+
+
 @contextmanager
 def served(desk: Desk) -> Iterator[str]:
     """The pages of a desk, in this process; gives their address."""
@@ -304,7 +317,7 @@ def test_pages_can_be_read_by_everybody(
 STUDY = nested({key: value for key, value in TINY.items() if key.startswith(("data.", "model."))}) | {
     "name": "watched",
     "cohort": {"hospitals": 3},
-    "federation": {"rounds": 20, "local_epochs": 2},
+    "federation": {"rounds": 150, "local_epochs": 2},  # long enough for a page to ask for more
     "tracking": {"backend": "none"},
     "execution": {"cpus": 2, "pool": "inprocess"},
     "baselines": [{"federation.algorithm": "local"}],
@@ -330,7 +343,8 @@ def test_a_study_is_watched_to_its_end_and_its_audit_after_it(browser: Any, tmp_
             if line.startswith("trial 0"):
                 break
         page, wrong = entered(browser, link("owner"))
-        page.goto(page.url + "studies/watched")
+        base = page.url
+        page.goto(base + "studies/watched")
         page.get_by_text("on this machine drives it").wait_for()
         form = page.locator("form", has=page.get_by_role("button", name="Have so many"))
         form.get_by_role("spinbutton").fill("5")
@@ -347,9 +361,10 @@ def test_a_study_is_watched_to_its_end_and_its_audit_after_it(browser: Any, tmp_
         until_drawn(page)
         page.get_by_role("link", name="Audit this study").click()
         page.get_by_text("Verdict: clean (grade 0)").wait_for()
-        for width, height in ((360, 740), (3840, 2160)):
-            page.set_viewport_size({"width": width, "height": height})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert [too_wide(page, width) for width in (360, 1280, 3840)] == [[], [], []]
+        for path in ("studies/watched", "studies/watched/trials/0", "audit/watched.0000.0/journal", "audit"):
+            page.goto(base + path)
+            assert [too_wide(page, width) for width in (360, 1280, 3840)] == [[], [], []]
         assert wrong == []
 
 

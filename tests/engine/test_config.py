@@ -568,7 +568,10 @@ def test_the_hash_holds_the_balancing_that_is_used_and_no_other(method: str) -> 
 
 
 def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> None:
-    for key in (k for k in LEAVES if k.startswith("privacy.") and k not in ("privacy.method", "privacy.parameters")):
+    measured = parse(RunConfig, {"privacy": {"membership": True}}, "measured")
+    assert config_hash(measured) != config_hash(RunConfig())
+    always = ("privacy.method", "privacy.parameters", "privacy.membership")
+    for key in (k for k in LEAVES if k.startswith("privacy.") and k not in always):
         if (value := another(key)) is None:
             continue
         if key.split(".")[1] in ONLY_FEATURES:

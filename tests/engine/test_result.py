@@ -178,6 +178,7 @@ def may_be_absent(path: tuple[str | int, ...]) -> bool:
         "privacy",
         "committee",
         "backdoor",
+        "membership",
         "clock",
         "virtual",
         "leader",

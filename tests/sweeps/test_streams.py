@@ -1,9 +1,13 @@
 """Output that is closed or lacks a letter, signals at any moment, and a package of our name where a study is started."""
 
+import _imp
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +89,39 @@ def test_a_run_is_left_at_once_before_a_round_is_over_and_at_a_checkpoint_after_
         os.kill(os.getpid(), signal.SIGTERM)
     assert ending.wanted
     until(lambda: notes == [ONCE_MORE])
+
+
+def test_a_signal_in_the_middle_of_an_import_leaves_no_lock_on_imports():
+    """As Ray is imported in a thread: raised where the lock was just taken, it would stay taken, and that thread wait for ever."""
+    taken = threading.Event()
+    heard: list[bool] = []
+
+    def other() -> None:
+        _imp.acquire_lock()
+        taken.set()
+        until(lambda: "frozen importlib" in sys._current_frames()[threading.main_thread().ident].f_code.co_filename)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)  # the main thread waits for the lock, and hears of the signal as it gets it
+        _imp.release_lock()
+
+    def raising(first: bool) -> None:
+        heard.append(first)
+        raise KeyboardInterrupt
+
+    def importing() -> None:
+        with listening(raising):
+            taken.wait()
+            with pytest.raises(ModuleNotFoundError):
+                importlib.import_module("there_is_no_such_module")
+            until(lambda: heard)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        importing()
+    thread.join(10)
+    assert heard == [True]
+    assert not _imp.lock_held()
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from engine.errors import LedgerError
-from engine.ledger.accounts import open_accounts
+from engine.ledger.accounts import drawn_key, open_accounts
 from engine.ledger.chain.base import EMBEDDED_CHAIN, Chain, ChainTrouble
 from engine.ledger.chain.embedded import EmbeddedChain
 from engine.ledger.chain.rpc import KEY_VARIABLE, RpcChain
@@ -25,7 +25,7 @@ def connect(config: LedgerConfig, folder: Path, is_new: bool, leader: Leader = F
     if config.backend == "rpc":
         if not config.url:
             raise LedgerError("ledger.backend rpc needs ledger.url")
-        key = leader.key or read_key(config.key_file)
+        key = leader.key or (drawn_key(folder, leader.name) if leader.name else read_key(config.key_file))
         accounts = open_accounts(folder, config, is_new, key, leader)
         given = (config.url, config.chain_id, accounts, config.confirmations, config.timeout)
         node = RpcChain(*given, max_fee=config.max_fee_gwei)

@@ -11,7 +11,7 @@ from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, EMBEDD
 from engine.ledger.chain.base import EMBEDDED_CHAIN, ChainReceipt, ContractRevert, Log, Whereabouts
 from engine.ledger.chain.contracts import explain_revert, selector
 from engine.ledger.chain.transactions import decode_transaction, require_chain_id, sender_of, sign_transaction
-from engine.ledger.format import ANSWER_TIME, LONGEST_PATIENCE, LONGEST_WINDOW, MOST_SUCCESSORS
+from engine.ledger.format import ANSWER_TIME, LONGEST_WINDOW, MOST_SUCCESSORS
 from engine.ledger.signing import address, sign_digest
 from engine.ledger.typed import address_bytes, checksum_address
 
@@ -25,21 +25,29 @@ WELL_KNOWN = Accounts(
 EMBEDDED_TIME = 1_700_000_000  # of the first block, seconds since 1970; no hash of ours depends on it
 
 
-def seconds_to(data: bytes) -> int:
-    """From one block to the next, which holds a call."""
+def seconds_to(data: bytes, patience: int = 0) -> int:
+    """From one block to the next, which holds a call; `patience` is that with whoever leads.
+
+    A takeover comes as late as the silence before it must have lasted, and no later: what else has a deadline keeps it.
+    """
     if data[:4] == selector("expireChallenge", "MaskLedger"):
         return ANSWER_TIME
     if data[:4] == selector("takeOver", "SuccessionLedger"):
-        return LONGEST_PATIENCE * MOST_SUCCESSORS
+        return patience * min(int.from_bytes(data[36:68], "big") + 1, MOST_SUCCESSORS) + 1
     return LONGEST_WINDOW if data[:4] == selector("finalizeRound") else 1
+
+
+def patience_of(data: bytes) -> int:
+    """What a call that fixes the successors says of the patience with whoever leads; 0 of any other call."""
+    return int.from_bytes(data[68:100], "big") if data[:4] == selector("appoint", "SuccessionLedger") else 0
 
 
 class EmbeddedChain:
     """py-evm in this process: empty each time, filled by replaying the raw transactions of the journal.
 
     Gas costs nothing, so no account needs money. Its clock is no wall clock, so that a replay gives the same blocks: each
-    comes a second after the one before, but one that makes rounds final comes after the longest window there is. Whether the
-    window has passed for people is for the command to say that does it.
+    comes a second after the one before, but one that makes rounds final comes after the longest window there is, and a takeover
+    after the patience with whoever led. Whether that time has passed for people is for the command to say that does it.
     """
 
     name = "embedded"
@@ -73,6 +81,7 @@ class EmbeddedChain:
         self._chain: Any = backend.chain
         self._receipts: dict[bytes, ChainReceipt] = {}
         self._logs: dict[bytes, tuple[Log, ...]] = {}
+        self._patience = 0  # with whoever leads, seconds
         self._nonces: dict[str, int] = {}  # of every account that sent something
         self._answers: dict[
             tuple[str, str, bytes], bytes
@@ -121,6 +130,7 @@ class EmbeddedChain:
             self._chain.mine_block()
         except Exception as error:  # the machine's libraries have no common base of their errors
             raise LedgerError(f"the embedded chain does not take the transaction: {error}") from error
+        self._patience = (computation.is_success and patience_of(transaction.data)) or self._patience
         self._nonces[checksum_address(transaction.sender)] = transaction.nonce + 1
         identity = keccak(raw)
         self._logs[identity] = tuple(_log(*one) for one in receipt.logs)
@@ -159,7 +169,7 @@ class EmbeddedChain:
 
     def _time_of(self, data: bytes) -> int:
         """Time of the block of a call that comes next."""
-        return self.time() + seconds_to(data)
+        return self.time() + seconds_to(data, self._patience)
 
     def _execute(self, transaction: Any) -> bytes:
         # As the chain's own method, but at the time of the next block: that one takes the time of day, and deadlines pass.

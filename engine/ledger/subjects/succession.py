@@ -88,6 +88,8 @@ class Succession(Subject):
             LedgerError: another one stands before it, or whoever leads has time left.
         """
         place = self._names.index(self._leader.name)
+        self._require_account(place)
+        self._require_peace()
         self._require_time(place)
         rounds, what = self._rounds, (self._federation.id, place)
         data = call_data("takeOver", *what, contract="SuccessionLedger")
@@ -147,6 +149,25 @@ class Succession(Subject):
         if name.isdecimal():
             return self._federation.hospitals[int(name)]
         return name if name.startswith("0x") else self._book.chain.accounts.address(name)
+
+    def _require_account(self, place: int) -> None:
+        """Refuse a key that is not of whoever was appointed: of somebody else, or of a hospital that has changed it since."""
+        book, name = self._book, self._names[place]
+        question = ("SuccessionLedger", self._contract, "succession", self._federation.id)
+        wanted, own = book.settled(lambda: book.query(*question))["successors"][place], book.chain.sender
+        if own != wanted:
+            raise LedgerError(
+                f"--as {name}: the key here is of account {own}, and the chain knows {name} as {wanted}; that one's key takes over"
+            )
+
+    def _require_peace(self) -> None:
+        """Refuse to lead what is disputed: the dispute may be about whoever would."""
+        round = self._rounds.state(self._book.domain.contract)["disputed"]
+        if round and self._rounds.status(round) == "DISPUTED":
+            raise LedgerError(
+                f"round {round} is disputed: an auditor must decide (`pulseledger ledger resolve`) before {self._leader.name} can "
+                "take over"
+            )
 
     def _require_time(self, place: int) -> None:
         """Refuse what the contract would, in a sentence; on the embedded chain, whose clock stands still, by that on the wall."""

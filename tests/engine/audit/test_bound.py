@@ -95,6 +95,7 @@ ASIDE = {
     "config",
     "hostile",
     "backdoor",
+    "membership",
     "committee",
     "privacy",
     "clock",
@@ -110,7 +111,7 @@ def test_no_field_of_a_result_lacks_coverage(original: Path):
     """All fields of the model are in the run of this test: what one adds is changed above.
 
     Nobody plays an attacker in it; `hostile` and `backdoor` are changed where somebody does, in test_attacked_runs, what committees found in
-    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, the virtual clock in tests/engine/schedule/test_late, miners in tests/engine/association,
+    tests/engine/committee, what was spent of privacy in tests/engine/audit/test_privacy, membership inference in tests/engine/privacy, the virtual clock in tests/engine/schedule/test_late, miners in tests/engine/association,
     previews in test_previews, and terms of successors in tests/engine/test_failover.
     """
     covered = {general(path).split(".config.")[0] for path in leaves(document(original))}

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty import Faulty, Passed, Question, Reply, pass_on
+from finished import audit
 from nodes import CHAIN_ID, KEY, Meanwhile, Node, as_embedded, height, mine, of_key
 from simulated_ray import simulated
-from simulators import DOMAIN, Faults, Run
+from simulators import DOMAIN, SETTINGS, Faults, Run
 from studies import ALONE, study_of
 
+from engine.audit import calls
 from engine.errors import LedgerError
 from engine.ledger.chain.base import ContractRevert
 from engine.ledger.chain.contracts import call_data
@@ -23,6 +25,7 @@ from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.signing import sign
 from engine.ledger.typed import abi_tuple
+from engine.settings import dump_yaml
 from sweeps.rows import rows_of
 from sweeps.start import start_study
 
@@ -87,6 +90,22 @@ def test_a_node_that_was_killed_gets_back_what_it_lost(run: Run, start: Callable
         node.start()
         assert ledger.append(run.entry(4, domain)).head == heads[4]
         assert [seal.head for seal in ledger.rounds.seals] == heads[1:]
+
+
+def test_a_clock_that_goes_back_with_a_node_that_restarts_is_told_and_no_finding(run: Run, start: Callable[..., Node]):
+    """A node that makes a block for each transaction runs ahead of the time when there are several in a second."""
+    node = start("anvil")
+    node("evm_increaseTime", 7200)
+    with opened(run, node) as ledger:
+        ledger.append(run.entry(1, ledger.domain))
+        node.kill()
+        node.start()
+        for number in (2, 3):
+            ledger.append(run.entry(number, ledger.domain))
+    (run.folder / "config.yaml").write_text(dump_yaml(SETTINGS))
+    report = audit(run.folder, [calls.check])
+    assert report.findings == []
+    assert "the chain's clock went back before the opening of round 3, and deadlines with it" in report.notes
 
 
 def test_a_node_that_kept_its_state_is_only_compared(run: Run, tmp_path: Path, start: Callable[..., Node]):

@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from failing import led_by, silent
 from finished import audit
 from reference import ROOT
 from sited import PASSWORD, Federation, made
 
 from engine.data.beats import open_beats
 from engine.data.cohort import build_cohort
-from engine.errors import ConfigError, DataError, HospitalError, Stopped
+from engine.errors import ConfigError, DataError, HospitalError, LedgerError, Stopped
 from engine.experiment import HERE, run
+from engine.ledger.keyfiles import read_key_file
 from engine.ledger.signer import Memory
 from engine.result import Result
 from engine.sites.coordinate import told_config
@@ -94,6 +96,26 @@ def test_sites_that_are_killed_again_and_again_and_a_coordinator_that_is_come_to
     assert fresh.kills >= 4
     assert numbers(there) == numbers(here)
     assert not fresh.troubles
+
+
+@pytest.mark.long
+def test_a_run_of_sites_is_taken_over_by_a_hospital_with_the_same_bits_and_not_without_its_key(
+    fresh, config, here, tmp_path
+):
+    keys = config.ledger.model_copy(update={"successors": ("deputy", "1"), "patience": 60})
+    wanted, folder = fresh.sited(config.model_copy(update={"ledger": keys})), tmp_path / "there"
+    rounds = iter([False, True])
+    with pytest.raises(Stopped):
+        fresh.run(wanted, folder, replace(HERE, stopping=lambda: next(rounds)))
+    silent(folder, 120)
+    with pytest.raises(LedgerError, match=r"--as 1: cannot read .*hospital-0001\.json.*; .* give its file with --key$"):
+        fresh.run(wanted, folder, led_by("1"))
+    fresh.troubles.clear()  # of sites that found no coordinator any more
+    there = fresh.run(wanted, folder, led_by("1", read_key_file(fresh.site(1) / "keys/hospital-0001.json")))
+    assert numbers(there) == numbers(here)
+    assert [(term.name, term.round) for term in there.ledger.terms] == [("1", 3)]
+    assert not fresh.troubles
+    assert audit(folder).findings == []
 
 
 def test_what_leaves_a_site_is_what_the_page_lists_and_nothing_else(federation, fresh, config, tmp_path):
