@@ -3,9 +3,8 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ import pytest
 from failing import led_by, silent
 from finished import audit
 from lines import BadLine
-from reference import ROOT
+from reference import ROOT, Watch
 from sited import PASSWORD, Federation, made
 
 from engine.data.beats import open_beats
@@ -22,7 +21,6 @@ from engine.errors import ConfigError, DataError, HospitalError, LedgerError, St
 from engine.experiment import HERE, run
 from engine.ledger.keyfiles import read_key_file
 from engine.ledger.signer import Memory
-from engine.messages import RoundRecord
 from engine.result import Result
 from engine.sites.coordinate import told_config
 from engine.sites.orders import ORDERS, Welcome, identity_of
@@ -133,26 +131,15 @@ def test_lines_with_delay_loss_breaks_and_a_cut_change_no_bit(fresh, config, her
                 lines[hospital] = stack.enter_context(BadLine(port, breaks=0.01, seed=hospital))
             return lines[hospital].port
 
-        def cut(record: RoundRecord) -> None:
-            if record.round == 1:  # in the midst of the second round
-                lines[1].cut(8.0)
-
         fresh.way, fresh.patience = way, 60.0
-        there = fresh.run(fresh.sited(config), tmp_path / "there", replace(HERE, observers=(Heard(cut),)))
+        there = fresh.run(
+            fresh.sited(config), tmp_path / "there", replace(HERE, observers=(Watch(1, lambda: lines[1].cut(8.0)),))
+        )
     assert numbers(there) == numbers(here)
     assert not fresh.troubles
     assert there.lost == ()
     assert sum(line.broken for line in lines.values()) >= 1
     assert min(line.pieces for line in lines.values()) > 20
-
-
-class Heard(NamedTuple):
-    """Hears of each round."""
-
-    heard: Callable[[RoundRecord], None]
-
-    def round_finished(self, record: RoundRecord) -> None:
-        self.heard(record)
 
 
 def test_what_leaves_a_site_is_what_the_page_lists_and_nothing_else(federation, fresh, config, tmp_path):
