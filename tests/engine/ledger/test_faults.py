@@ -122,8 +122,9 @@ def test_a_node_that_takes_transactions_and_loses_them_is_not_asked_for_ever(ser
     assert len(sent) < 60  # a few times each of the dearer ones
 
 
-def test_a_transaction_whose_every_answer_is_lost_is_found_on_the_node(server: Faulty, tmp_path: Path):
-    server.fault("eth_sendRawTransaction", PASSING["answer lost"])
+@pytest.mark.parametrize("fault", [PASSING["answer lost"], SENDING["known after all"]], ids=["lost", "already known"])
+def test_a_transaction_whose_every_answer_is_lost_is_found_on_the_node(server: Faulty, tmp_path: Path, fault: Fault):
+    server.fault("eth_sendRawTransaction", fault)
     assert len(rounds(fresh(tmp_path), server, timeout=5.0)) == ROUNDS
     assert server.asked["eth_sendRawTransaction"] < 12  # each about once
 
