@@ -32,7 +32,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,19 +302,26 @@ def predicted(round_seconds: float, rounds: int, block: float, prepare: float, c
 
 
 @contextmanager
-def anvil(block: float) -> Iterator[Any]:
-    """A node with this block time (0: a block for each transaction)."""
+def chain(block: float, nodes: int) -> Iterator[Any]:
+    """anvil with this block time (0: a block for each transaction), or the first of several clients that check each other."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from nodes import KEY, Node
+    from validators import Validators
 
     os.environ[KEY_VARIABLE] = KEY.hex()
-    with Node("anvil", *(["--block-time", f"{block:g}"] if block else [])) as node:
-        yield node
+    if nodes == 1:
+        with Node("anvil", *(["--block-time", f"{block:g}"] if block else [])) as node:
+            yield node
+    else:
+        with Validators(nodes, block) as network:
+            yield network.nodes[0]
 
 
-def measure(block: float, train: float, rounds: int, delay: float, confirmations: int = 0) -> dict[str, float]:
+def measure(
+    block: float, train: float, rounds: int, delay: float, confirmations: int = 0, nodes: int = 1
+) -> dict[str, float]:
     """A run of three hospitals on a node, with sleep for training, that begins `delay` seconds after a block."""
-    with tempfile.TemporaryDirectory() as folder, anvil(block) as node:
+    with tempfile.TemporaryDirectory() as folder, chain(block, nodes) as node:
         run = Run(Path(folder), 3, backend="rpc", url=node.url, confirmations=confirmations)
         before, last = node("eth_blockNumber"), time.perf_counter()
         while block and node("eth_blockNumber") == before:
@@ -338,18 +345,32 @@ def measure(block: float, train: float, rounds: int, delay: float, confirmations
     }
 
 
-def latency(full: bool) -> None:
+# nodes, seconds between blocks, confirmations, seconds that a round trains
+CHAINS = (
+    (1, 1, 0, 0.3),
+    (1, 1, 0, 1.5),
+    (1, 1, 2, 0.3),
+    (1, 2, 0, 0.5),
+    (1, 2, 0, 2.5),
+    (1, 5, 0, 6.0),
+    (2, 1, 0, 1.5),
+    (2, 2, 0, 2.5),
+    (2, 5, 0, 6.0),
+)
+
+
+def latency(full: bool, rounds: int, chains: Sequence[tuple[int, int, int, float]]) -> None:
     """Compare prediction and measurement; prints as it goes."""
-    repeats, rounds = (5, 20) if full else (2, 10)
+    repeats = 5 if full else 2
     at_once = [measure(0, 0.05, rounds, 0.0) for _ in range(repeats)]
     prepare = statistics.median(run["sealing"] for run in at_once)
     print(f"T_prepare (node that seals at once): {1000 * prepare:.1f} ms a round, 3 hospitals, {rounds} rounds")
     print(
-        "| block s | confirmations | training s a round | predicted s | measured s | error | wait: predicted s | measured s | opening s |"
+        "| nodes | block s | confirmations | training s a round | predicted s | measured s | error | wait: predicted s | measured s | opening s |"
     )
-    print("|" + "---|" * 9)
-    for block, confirmations, train in ((1, 0, 0.3), (1, 0, 1.5), (1, 2, 0.3), (2, 0, 0.5), (2, 0, 2.5)):
-        taken = [measure(block, train, rounds, block * i / repeats, confirmations) for i in range(repeats)]
+    print("|" + "---|" * 10)
+    for nodes, block, confirmations, train in chains:
+        taken = [measure(block, train, rounds, block * i / repeats, confirmations, nodes) for i in range(repeats)]
         expected = [predict(t["round"], rounds, block, prepare, t["phase"], confirmations) for t in taken]
         found = [t["seconds"] for t in taken]
         error = max((f / e - 1 for f, e in zip(found, expected, strict=True)), key=abs)
@@ -357,7 +378,7 @@ def latency(full: bool) -> None:
             [s - rounds * t["round"] for s, t in zip(seconds, taken, strict=True)] for seconds in (expected, found)
         ]
         opening = Spread([t["opening"] for t in taken])
-        cells = [block, confirmations, train, Spread(expected), Spread(found), f"{100 * error:+.1f} %"]
+        cells = [nodes, block, confirmations, train, Spread(expected), Spread(found), f"{100 * error:+.1f} %"]
         print("| " + " | ".join(map(str, [*cells, *map(Spread, waits), opening])) + " |", flush=True)
     print_outlook(prepare)
 
@@ -381,7 +402,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What the ledger costs.")
     parser.add_argument("--parts", default="table,latency")
     parser.add_argument("--hospitals", default="3,10,100,1000")
-    parser.add_argument("--rounds", type=int, help="measured rounds of the table (a third of them for 1,000 hospitals)")
+    parser.add_argument(
+        "--rounds", type=int, help="measured rounds of the table (a third of them for 1,000 hospitals), or of a run"
+    )
+    parser.add_argument(
+        "--nodes", default="1,2", help="of the chains that runs are measured on: 1 is anvil, 2 check each other"
+    )
+    parser.add_argument("--blocks", default="1,2,5", help="of these chains: seconds between blocks")
     parser.add_argument("--steps", type=int, default=100, help="gradient steps of each hospital in a round")
     parser.add_argument("--full", action="store_true", help="more repetitions")
     given = parser.parse_args()
@@ -392,7 +419,9 @@ def main() -> int:
         print()
     if "latency" in given.parts:
         try:
-            latency(given.full)
+            nodes, blocks = ({int(one) for one in text.split(",")} for text in (given.nodes, given.blocks))
+            chains = [one for one in CHAINS if one[0] in nodes and one[1] in blocks]
+            latency(given.full, given.rounds or (20 if given.full else 10), chains)
         except LedgerError as error:
             print(f"latency: {error}", file=sys.stderr)
             return 2

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from reference import Interrupted
 
 from engine.config import RunConfig
 from engine.experiment import Place, run
 from engine.ledger.config import Leader
 from engine.ledger.format import RUN
+from engine.messages import LoopState
 from engine.pools.build import build_pool
 from engine.result import MODEL, PREDICTIONS, Result
 from engine.rounds import Parts
@@ -108,6 +110,25 @@ def dying_within(call: str, times: int) -> Place:
                 raise Interrupted
 
     return Place(pool=lambda hospitals, task: _Part("pool", build_pool(hospitals, task), step))  # type: ignore[arg-type, return-value]
+
+
+def cheating(round: int, name: str = "", **more: Any) -> Place:
+    """Where the coordinator, or a successor, moves the model of a round by a little more than its updates say.
+
+    Args:
+        more: of the place.
+    """
+
+    def parts(parts: Parts) -> Parts:
+        honest = parts.rule.direction
+
+        def direction(state: LoopState, *given: Any) -> np.ndarray | None:
+            found = honest(state, *given)
+            return found + np.float32(1e-3) if state.round + 1 == round else found
+
+        return replace(parts, rule=replace(parts.rule, direction=direction))
+
+    return Place(parts=parts, leader=Leader(name), **more)
 
 
 def led_by(name: str, key: bytes = b"") -> Place:

@@ -14,11 +14,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from reference import ROOT
+from servers import free_port
 
 from engine.ledger.accounts import ADMIN, AUDITOR, COORDINATOR, DEPLOYER, Accounts
 from engine.ledger.chain.embedded import EMBEDDED_ADMIN, EMBEDDED_AUDITOR, EmbeddedChain
@@ -32,13 +35,13 @@ _PLACE = str(ROOT / "contracts/node_modules/.bin")
 class Node:
     """A node on a free port of this machine. `kill` takes its memory; `start` begins again on the same port."""
 
+    _place: Path | None = None  # where its process stands
+
     def __init__(self, program: str, *options: str, chain_id: int = CHAIN_ID) -> None:
         found = (shutil.which("node") and shutil.which(program, path=_PLACE)) or shutil.which(program)
         if not found:
             pytest.skip(f"{program} is not installed: run `npm ci` in contracts/ (needs Node)")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._states = tempfile.TemporaryDirectory(
             prefix="node-"
@@ -52,7 +55,7 @@ class Node:
         silent = subprocess.DEVNULL
         # A session of its own: what npm installs is a script that starts the node, and both must end.
         self._process = subprocess.Popen(
-            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True
+            self._command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True, cwd=self._place
         )
         deadline = time.monotonic() + 30
         while True:
@@ -76,7 +79,8 @@ class Node:
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
-        os.killpg(self._process.pid, how)
+        with suppress(ProcessLookupError):  # it did not start
+            os.killpg(self._process.pid, how)
         self._process.wait(20)
         self._process = None
         # The port is free when the node itself has gone.
@@ -91,12 +95,7 @@ class Node:
 
     def __call__(self, method: str, *params: Any) -> Any:
         """Ask the node something, without any code of the engine."""
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as response:
-            answer = json.load(response)
-        assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer["result"]
+        return ask(self.url, method, *params)
 
     def __enter__(self) -> "Node":
         return self
@@ -104,6 +103,16 @@ class Node:
     def __exit__(self, *error: object) -> None:
         self.kill()
         self._states.cleanup()
+
+
+def ask(url: str, method: str, *params: Any) -> Any:
+    """Ask whoever answers JSON-RPC at an address."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        answer = json.load(response)
+    assert "error" not in answer, f"{method}: {answer['error']}"
+    return answer["result"]
 
 
 def _identity(program: str, chain_id: int, states: str) -> Sequence[str]:

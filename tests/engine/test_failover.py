@@ -1,21 +1,22 @@
 """A coordinator that is gone for good: the next in order goes on, with the same bits, and nothing of the old one counts."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from failing import FAILOVER, PATIENCE, STEPS, Whole, dying, led_by, same, silent, undisturbed
+from failing import FAILOVER, PATIENCE, STEPS, Whole, cheating, dying, led_by, same, silent, undisturbed
 from finished import change, names, other
-from reference import Interrupted
+from reference import Interrupted, StopAfter
 
 from engine.audit import result as of_result
 from engine.audit import succession
 from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.encoding import keccak
-from engine.errors import ConfigError, LedgerError
+from engine.errors import ConfigError, HospitalError, LedgerError, Stopped
 from engine.experiment import run
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import RUN
@@ -183,3 +184,52 @@ def test_the_audit_names_a_usurper_and_what_the_old_one_sent_after_the_takeover(
     found = accused(folder)
     assert found["account"].startswith(f"{address(stranger)} took over as a usurper")
     assert {"account", "sender"} <= found.keys()  # and whoever sealed after it did not lead
+
+
+# --- A leader that lies about the sum ---------------------------------------------------------------------------------
+
+ROBUST = {**FAILOVER, "aggregation.rule": "median", "ledger.checks": 3, "federation.rounds": 3}
+
+
+def test_hospitals_refuse_a_wrong_aggregate_of_a_new_leader(tiny_config, tmp_path: Path):
+    config = tiny_config(**ROBUST)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, dying(MIDDLE))
+    silent(tmp_path, PATIENCE)
+    with pytest.raises(HospitalError) as refused:
+        run(config, tmp_path, cheating(2, "deputy"))
+    assert (refused.value.round, refused.value.stage) == (3, "ledger")
+    assert re.search(r"the updates of round 2 give model .* \(so say hospitals 0, 1 and 2\)", refused.value.cause)
+    silent(tmp_path, 3 * PATIENCE)
+    with pytest.raises(HospitalError, match="the updates of round 2 give model"):
+        run(config, tmp_path, led_by("reserve"))  # who comes after it passes it on to nobody
+    assert not (tmp_path / RESULT).exists()
+
+
+def test_nobody_takes_what_the_old_leader_left_behind(tiny_config, tmp_path: Path):
+    config, sealed, saved = tiny_config(**ROBUST), tmp_path / "sealed", tmp_path / "saved"
+    with pytest.raises(Interrupted):
+        run(
+            config, sealed, cheating(1, observers=(StopAfter(1),))
+        )  # before its checkpoint: the round is added up again
+    silent(sealed, PATIENCE)
+    with pytest.raises(LedgerError, match="round 1 is already recorded with another model"):
+        run(config, sealed, led_by("deputy"))
+    with pytest.raises(Stopped):
+        run(config, saved, cheating(1, stopping=lambda: True))
+    silent(saved, PATIENCE)
+    with pytest.raises(HospitalError) as refused:
+        run(config, saved, led_by("deputy"))
+    assert (refused.value.round, refused.value.stage) == (2, "ledger")
+    assert "the updates of round 1 give model" in refused.value.cause
+
+
+def test_where_hospitals_do_not_look_the_audit_names_the_round_and_who_led_it(tiny_config, tmp_path: Path):
+    config = tiny_config(**{**ROBUST, "ledger.checks": 0})
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, dying(MIDDLE))
+    silent(tmp_path, PATIENCE)
+    [term] = run(config, tmp_path, cheating(2, "deputy")).ledger.terms
+    report = audit(tmp_path)
+    assert ("round", "model", 2) in {(one.record, one.field, one.round) for one in report.findings}
+    assert f"deputy {term.account} (term 1) led rounds 2 to 3" in report.notes

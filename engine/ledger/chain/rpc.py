@@ -46,9 +46,11 @@ _OLD_STATE = 2.0  # seconds for a question about an earlier block, which a node 
 # Copies no bytes from 0 to 0: an instruction that came with Cancun.
 _MCOPY = bytes.fromhex("6000600060005e00")
 
-# Words of geth, Besu, anvil, hardhat and ganache: for a price below what the pool or the next block asks; for a number that is
+# Words of geth, Besu, anvil, hardhat, ganache and EthereumJS: for a price below what the pool or the next block asks; for a number that is
 # used, or a transaction that is there; for a transaction that ended in the contract's refusal as it was sent.
-_FEE_PROBLEM = re.compile(r"underpriced|fee ?per ?gas|fee cap less|max fee|base ?fee|gas ?price", re.IGNORECASE)
+_FEE_PROBLEM = re.compile(
+    r"underpriced|replacement gas|fee ?per ?gas|fee cap less|max fee|base ?fee|gas ?price", re.IGNORECASE
+)
 _NONCE_PROBLEM = re.compile(r"nonce|already (known|imported|in)|known transaction|AlreadyKnown", re.IGNORECASE)
 _REVERTED = re.compile(r"revert|VM Exception", re.IGNORECASE)
 

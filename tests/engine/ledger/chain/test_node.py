@@ -272,6 +272,8 @@ def test_an_address_in_ipv6_is_asked():
         ("Known transaction", NonceProblem),
         ("VM Exception while processing transaction: reverted with custom error", NonceProblem),
         ("replacement transaction underpriced", FeeTooLow),
+        ("replacement gas too low, got tip 1, min: 1, got fee 15, min: 16", FeeTooLow),
+        ("0x35ab: this transaction is already in the TxPool", NonceProblem),
         ("max fee per gas less than block base fee", FeeTooLow),
         ("transaction underpriced", FeeTooLow),
         ("tx fee (1.40 ether) exceeds the configured cap (1.00 ether)", NodeRefuses),
