@@ -137,7 +137,7 @@ def placed(config: RunConfig, folder: Path, place: Place) -> Iterator[Place]:
 
 def _steps(config: RunConfig, folder: Path, place: Place, rungs: Sequence[int]) -> Generator[Result, None, Result]:
     hashed = config_hash(config)
-    if rungs and config.privacy.noised:
+    if rungs and config.privacy.method == "dp-sgd":
         raise ConfigError(
             f"privacy.method {config.privacy.method} does not go with pruning: each look at a model on the way is a release that "
             "no budget has room for; take sampler settings without a pruner."
@@ -418,7 +418,7 @@ def join(
         ),
         judges=_judges(config, pool, validators if config.committee.method == "others" else seats, ledger),
         ledger=ledger,
-        masking=build_masking(config, pool, ledger.signing, rule, per_round),
+        masking=build_masking(config, pool, ledger.signing, rule, trainers, per_round),
     )
     return Federation(
         config, hashed, folder, place, cohort, hospitals, network, place.parts(parts), requests, miners

@@ -16,6 +16,7 @@ from engine.encoding import json_hash
 from engine.errors import DataError
 from engine.files import whole, write_text
 from engine.levels.report import TopologyReport, topology_report
+from engine.levels.tree import DOWN
 from engine.messages import LoopState, Outcome, Timeline
 from engine.metrics import confusion, federation_scores
 from engine.model import AnyNetwork, unflatten, vector_hash
@@ -117,8 +118,14 @@ def _topology(
     classes: Sequence[str],
     scored: Sequence[str],
 ) -> TopologyReport | None:
-    came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
-    return topology_report(config.topology.levels, config.cohort.hospitals, parameters, came, test, classes, scored)
+    secure, many = config.aggregation.secure, config.cohort.hospitals
+    if secure.groups:  # a round in which an edge has too few hospitals fails
+        came = [[*range(many)]] * len(rows)
+        own = round(sum(row.participants for row in rows) * secure.size(parameters))
+    else:
+        came = [[one.id for one in row.virtual.arrived] for row in rows if row.virtual is not None]
+        own = sum(map(len, came)) * parameters * DOWN // 8
+    return topology_report(config.topology.levels, many, parameters, came, own, test, classes, scored)
 
 
 def _timing(rows: Sequence[RoundSummary], adapting: int, total_seconds: float) -> Timing:
@@ -193,7 +200,8 @@ def privacy_terms(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _mechanism(config: RunConfig) -> Mechanism:
-    return mechanism_of(config.privacy, noised_samples(config.federation, config.personalisation, config.privacy.steps))
+    budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
+    return mechanism_of(config.privacy, budget, config.model.features)
 
 
 def privacy_report(

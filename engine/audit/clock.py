@@ -34,7 +34,8 @@ def check(case: Case) -> Iterator[Told]:
         if number in beats:
             yield from _check_round(case, number, entry, beats[number])
     if case.reported and case.ending == "complete" and len(beats) == len(case.rounds):
-        yield from levels.check(case, {number: [*beat.came] for number, beat in beats.items()}, _parameters(case))
+        parameters = _parameters(case)
+        yield from levels.check(case, {n: [*beat.came] for n, beat in beats.items()}, parameters, 4 * parameters)
         yield from _check_report(case, beats)
 
 

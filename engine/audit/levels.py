@@ -1,6 +1,6 @@
 """Levels between hospitals and coordinator, a second time: what they send and add to a round, and the scores of each edge."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.audit.case import Case
@@ -21,8 +21,14 @@ def hops(levels: Sequence[Mapping[str, Any]], parameters: int) -> list[float]:
     return [parameters * 32 / level["downlink"] + parameters * 64 / level["uplink"] for level in levels]
 
 
-def check(case: Case, came: Mapping[int, Sequence[int]], parameters: int) -> Iterator[Told]:
-    """Check what the result says; `came` are the hospitals of each round on the clock."""
+def edges_of(case: Case, slots: Iterable[int]) -> list[list[int]]:
+    """Of these slots those at each edge, ascending."""
+    nodes, many = levels_of(case)[0]["nodes"], int(case.config["cohort"]["hospitals"])
+    return [[slot for slot in sorted(slots) if slot * nodes // many == edge] for edge in range(nodes)]
+
+
+def check(case: Case, came: Mapping[int, Sequence[int]], parameters: int, update: int) -> Iterator[Told]:
+    """Check what the result says; `came` are the hospitals of each round, and an update of theirs has so many bytes."""
     levels = levels_of(case)
     if not levels or not case.reported or any(one.content is None for one in case.results.values()):
         return
@@ -44,7 +50,7 @@ def check(case: Case, came: Mapping[int, Sequence[int]], parameters: int) -> Ite
     ]
     expected = {
         "levels": rows,
-        "hospital_bytes": sum(map(len, came.values())) * parameters * 4,
+        "hospital_bytes": sum(map(len, came.values())) * update,
         "edges": [_edge(case, paths, edge) for edge in range(levels[0]["nodes"])],
     }
     said = case.reported.get("topology")

@@ -3,11 +3,12 @@
 The sums themselves are computed in `vectors.py`, from what is archived and what `lifted` finds here.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from engine.audit import challenges, masks, spec
+from engine.audit import challenges, levels, masks, spec
 from engine.audit.case import Case, Round
 from engine.audit.masks import Said
 from engine.audit.records import check_signature
@@ -54,6 +55,10 @@ def check(case: Case) -> Iterator[Told]:
             yield from _check_sets(number, said)
             yield from _check_signed(case, number, said, context)
             yield from _check_shares(number, said, context)
+    if settings and case.ending == "complete":
+        parameters = sum(math.prod(shape) for _, shape in case.federation.layout)
+        came = {number: [*entry.updates] for number, entry in case.rounds.items()}
+        yield from levels.check(case, came, parameters, 8 * (parameters + 1))
     yield from challenges.check(case)
 
 
@@ -70,19 +75,22 @@ def _check_groups(case: Case, number: int, entry: Round, settings: Mapping[str, 
         yield finding("masks", "buckets", wanted, len(entry.maskings), message, round=number)
         return
     asked = sorted(slot for said in entry.maskings for slot in said.members)
-    drawn = masks.drawn(case.model_before(number), number, asked, int(wanted))
-    if [list(said.members) for said in entry.maskings] != drawn:
+    if levels.levels_of(case):
+        right, message = levels.edges_of(case, asked), "the groups of masked sums are not the hospitals of each edge"
+    else:
+        right = masks.drawn(case.model_before(number), number, asked, int(wanted))
         message = "the groups of masked sums are not those that are drawn from the model"
-        yield finding("masks", "members", drawn, [list(s.members) for s in entry.maskings], message, round=number)
+    if [list(said.members) for said in entry.maskings] != right:
+        yield finding("masks", "members", right, [list(s.members) for s in entry.maskings], message, round=number)
     summed = sorted(slot for said in entry.maskings for slot in said.masked)
     if summed != sorted(entry.updates):
         message = "the hospitals in masked sums are not those whose updates are in the round"
         yield finding("masks", "masked", sorted(entry.updates), summed, message, round=number)
     for said in entry.maskings:
-        right = 2 * len(said.members) // 3 + 1 if threshold == "auto" else threshold
-        if said.threshold != right:
+        needed = 2 * len(said.members) // 3 + 1 if threshold == "auto" else threshold
+        if said.threshold != needed:
             message = "the threshold of a masked sum is not that of the configuration"
-            yield finding("masks", "threshold", right, said.threshold, message, round=number)
+            yield finding("masks", "threshold", needed, said.threshold, message, round=number)
         if type(least) is int and len(said.masked) < least:
             message = "a masked sum has fewer updates than the configuration allows"
             yield finding("masks", "min_summands", least, len(said.masked), message, round=number)

@@ -14,29 +14,46 @@ from engine.ledger.format import MASKS
 from engine.ledger.signer import Notice, Signing
 from engine.ledger.store import Rows
 from engine.ledger.subjects.masks import StepVoice, masks_digest
-from engine.messages import Rule
+from engine.levels.tree import above, members
+from engine.messages import Asked, Rule
 from engine.secure import protocol
 from engine.secure.config import SecureConfig
-from engine.secure.part import Place, terms_of
+from engine.secure.part import Place, drawn, terms_of
 from engine.secure.protocol import Dealt, Keys, Masked, Revealed, Terms, Transcript
 from engine.secure.round import Masking, Masks, plain
 
 
-def build_masking(config: RunConfig, pool: Any, signing: Signing | None, rule: Rule, per_round: int) -> Masking:
+def build_masking(
+    config: RunConfig, pool: Any, signing: Signing | None, rule: Rule, trainers: Sequence[int], per_round: int
+) -> Masking:
     """What hides the updates of a run.
 
     Args:
-        per_round: hospitals of a round.
+        trainers: hospitals that may train.
+        per_round: how many of them do, in a round.
 
     Raises:
         ConfigError: too few hospitals train.
     """
-    secure = config.aggregation.secure
+    secure, levels = config.aggregation.secure, config.topology.levels
     if not secure.groups:
         return plain
     if problem := secure.problem(per_round):
         raise ConfigError(f"{problem}. So many have train beats here.")
     assert signing is not None  # no masks without a ledger
+    edge_of = [path[0] for path in above(config.cohort.hospitals, levels)] if levels else []
+
+    def groups(asked: Asked) -> Sequence[tuple[int, ...]]:
+        if levels:
+            return members(edge_of, asked.hospitals, secure.groups)
+        return drawn(asked.model, asked.round, asked.hospitals, secure.groups)
+
+    if levels and (
+        few := [i for i, one in enumerate(members(edge_of, trainers, secure.groups)) if len(one) < secure.least]
+    ):
+        raise ConfigError(
+            f"aggregation.secure.method masks needs at least {secure.least} hospitals at each edge; edge {few[0]} has fewer with train beats."
+        )
 
     def place(notice: Notice) -> Place:
         return Place(signing.federation, notice.headers[-1].round + 1, notice.headers[-1].head)
@@ -44,7 +61,7 @@ def build_masking(config: RunConfig, pool: Any, signing: Signing | None, rule: R
     def voice(at: Place) -> StepVoice:
         return StepVoice(signing.domain, at.federation, at.round, at.head, signing.holders)
 
-    return Masks(pool, secure, place, voice, weights(rule.spec["weighting"]), config.federation.min_hospitals)
+    return Masks(pool, secure, groups, place, voice, weights(rule.spec["weighting"]), config.federation.min_hospitals)
 
 
 def text_of(said: Transcript) -> str:

@@ -49,6 +49,7 @@ def topology_report(
     hospitals: int,
     parameters: int,
     rounds: Sequence[Sequence[int]],
+    hospital_bytes: int,
     tables: Tables,
     classes: Sequence[str],
     scored: Sequence[str],
@@ -57,13 +58,13 @@ def topology_report(
 
     Args:
         rounds: hospitals that came in, by round.
+        hospital_bytes: that they sent.
         tables: model -> hospital -> confusion matrix of its test beats.
     """
     if not levels:
         return None
     paths = above(hospitals, levels)
-    *up, own = sent(paths, rounds, parameters)
-    rows = zip(levels, up, seconds(levels, parameters), strict=True)
+    rows = zip(levels, sent(paths, rounds, parameters), seconds(levels, parameters), strict=True)
     edges = []
     for edge in range(levels[0].nodes):
         mine = tuple(hospital for hospital, path in enumerate(paths) if path[0] == edge)
@@ -75,6 +76,6 @@ def topology_report(
         edges.append(EdgeReport.model_validate({"id": edge, "hospitals": mine, **found}))
     return TopologyReport(
         levels=tuple(LevelReport(nodes=level.nodes, up_bytes=sends, seconds=takes) for level, sends, takes in rows),
-        hospital_bytes=own,
+        hospital_bytes=hospital_bytes,
         edges=tuple(edges),
     )

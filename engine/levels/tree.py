@@ -28,17 +28,24 @@ def above(hospitals: int, levels: Sequence[LevelConfig]) -> list[tuple[int, ...]
     return found
 
 
+def members(edge_of: Sequence[int], hospitals: Collection[int], edges: int) -> tuple[tuple[int, ...], ...]:
+    """Of these hospitals those at each edge, ascending.
+
+    >>> members([0, 0, 1, 1, 1], [4, 0, 2], 2)
+    ((0,), (2, 4))
+    """
+    return tuple(tuple(h for h in sorted(hospitals) if edge_of[h] == edge) for edge in range(edges))
+
+
 def seconds(levels: Iterable[LevelConfig], parameters: int) -> list[float]:
     """What each level adds to a round: the model comes down before the work, the sum goes up after it."""
     return [parameters * DOWN / level.downlink + parameters * UP / level.uplink for level in levels]
 
 
 def sent(paths: Sequence[tuple[int, ...]], rounds: Iterable[Collection[int]], parameters: int) -> list[int]:
-    """Bytes that each level sends up, and at the end the hospitals themselves; by who came in, round by round."""
-    levels = len(paths[0])
-    counts, updates = [0] * levels, 0
+    """Bytes that each level sends up, by who came in, round by round."""
+    counts = [0] * len(paths[0])
     for arrived in rounds:
-        updates += len(arrived)
-        for level in range(levels):
+        for level in range(len(counts)):
             counts[level] += len({paths[hospital][level] for hospital in arrived})
-    return [*(count * parameters * UP // 8 for count in counts), updates * parameters * DOWN // 8]
+    return [count * parameters * UP // 8 for count in counts]

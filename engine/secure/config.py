@@ -25,13 +25,19 @@ class SecureConfig(Section):
     buckets: int | None = Field(
         None,
         ge=1,
-        description="masks: so many sums of drawn hospitals each, over whose means a rule may decide; null: one",
+        description="masks: so many sums of drawn hospitals each, over whose means a rule may decide, or one for each edge of "
+        "topology.levels; null: one",
     )
 
     @property
     def groups(self) -> int:
         """How many sums a round has; 0 without masks."""
         return 0 if self.method == "none" else self.buckets or 1
+
+    @property
+    def least(self) -> int:
+        """Hospitals that a sum must have."""
+        return max(FEWEST, self.min_summands)
 
     def used(self) -> dict[str, Any]:
         """Only what the method reads; nothing without one."""
@@ -60,7 +66,7 @@ class SecureConfig(Section):
         """Why so many hospitals in a round cannot be summed like this; "" if they can."""
         if self.method == "none":
             return ""
-        least, what = max(FEWEST, self.min_summands), "aggregation.secure.method masks"
+        least, what = self.least, "aggregation.secure.method masks"
         smallest, largest = hospitals // self.groups, -(-hospitals // self.groups)
         if smallest < least:
             parts = f" in each of {self.groups} buckets" if self.groups > 1 else ""

@@ -11,7 +11,7 @@ from engine.messages import Asked, Taken, Update, survivors
 from engine.secure import protocol
 from engine.secure.config import SecureConfig
 from engine.secure.form import alone, require_form
-from engine.secure.part import STAGE, STEPS, Hidden, Place, drawn, terms_of
+from engine.secure.part import STAGE, STEPS, Hidden, Place, terms_of
 from engine.secure.protocol import Masked, Transcript, Voice
 
 Masking = Callable[[Asked, Taken, Any], tuple[Taken, tuple[Transcript, ...]]]
@@ -36,6 +36,7 @@ class Masks:
     """Goes through the steps with the hospitals whose updates were taken.
 
     Attributes:
+        groups: the hospitals of each sum of a round, ascending.
         place: of a round, from what the ledger tells hospitals.
         voice: checks what hospitals sign in a round.
         weights: hospitals' updates -> the sum of their weights.
@@ -44,6 +45,7 @@ class Masks:
 
     pool: MaskingPool
     config: SecureConfig
+    groups: Callable[[Asked], Sequence[tuple[int, ...]]]
     place: Callable[[Any], Place]
     voice: Callable[[Place], Voice]
     weights: Callable[[Sequence[Update]], int]
@@ -60,7 +62,7 @@ class Masks:
         voice, trained = self.voice(place), {update.hospital: update for update in taken.updates}
         groups = tuple(
             Transcript(terms_of(self.config, place, group, len(members)), group, members)
-            for group, members in enumerate(drawn(asked.model, asked.round, asked.hospitals, self.config.groups))
+            for group, members in enumerate(self.groups(asked))
         )
         hidden: dict[int, Hidden] = {}
         left, lost = tuple(trained), list(taken.lost)

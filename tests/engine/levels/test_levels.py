@@ -1,6 +1,7 @@
 """Edges between hospitals and coordinator: the same bits as without, other bytes and times, and scores of each edge."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import Path_, at, changed, general, leaves
 from results import whole
+from safetensors.numpy import load_file
 
 from engine.aggregation.mean import partial, total
 from engine.audit.clock import check
@@ -21,6 +23,7 @@ from engine.audit.evidence import Evidence
 from engine.audit.reading import read
 from engine.audit.report import Finding, collected
 from engine.audit.run import audit
+from engine.audit.secure import check as secure_check
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.experiment import run
@@ -39,6 +42,32 @@ LEVELS: dict[str, Any] = {
     "schedule.first": 3,
     "topology.levels": [{"nodes": 2, "uplink": 1e6, "downlink": 2e6}, {"nodes": 1, "uplink": 1e7, "downlink": 1e7}],
 }
+
+
+# two edges of three hospitals, each with a masked sum
+MASKED: dict[str, Any] = {
+    "cohort.hospitals": 6,
+    "ledger.backend": "embedded",
+    "ledger.window": 0,
+    "clock.fleet": "none",
+    "schedule.mode": "synchronous",
+    "schedule.first": None,
+    "topology.levels": LEVELS["topology.levels"],
+    "aggregation.secure.method": "masks",
+    "aggregation.secure.buckets": 2,
+    "privacy.method": "dp-sgd",
+    "privacy.noise": 1.0,
+    "privacy.steps": 1,
+    "privacy.honest": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def masked(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rounds whose samples are empty: the model moves by the noise of the edges' sums alone."""
+    folder = tmp_path_factory.mktemp("edges") / "run"
+    run(tiny_config(**{**MASKED, "privacy.sampling_rate": 1e-6, "federation.rounds": 1}), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +104,7 @@ def test_bytes_and_seconds_of_a_level_by_hand():
     # ten entries: 320 bits down and 640 up
     assert seconds(levels, 10) == [2.0, 0.02]
     # round 1: hospitals 0, 1 and 3 by way of both edges; round 2: hospital 2 by way of the second
-    assert sent(above(4, levels), [(0, 1, 3), (2,)], 10) == [3 * 80, 2 * 80, 4 * 40]
+    assert sent(above(4, levels), [(0, 1, 3), (2,)], 10) == [3 * 80, 2 * 80]
 
 
 def test_levels_add_their_time_to_every_round_and_change_no_bit_of_the_learning(
@@ -124,6 +153,51 @@ def test_every_value_that_a_result_says_of_its_levels_is_held_against_the_audito
             assert any(".".join(map(str, place)).startswith(field) for field in fields), name
 
 
+def test_each_edge_has_a_masked_sum_of_its_hospitals_with_all_of_the_noise(masked: Path):
+    """Two sums, each with N(0, sigma^2 clip^2) of three thirds, over q times all beats: sqrt(2) lr / (q n)."""
+    result = Result.read(masked)
+    before = load_file(masked / "ledger" / "updates" / "00000.safetensors")["genesis"]
+    after = np.concatenate([tensor.ravel() for tensor in load_file(masked / "model.safetensors").values()])
+    beats = sum(one.train for one in result.cohort.hospitals)
+    expected = math.sqrt(2) * result.config.federation.learning_rate / (1e-6 * beats)
+    assert (after.astype(float) - before).std() == pytest.approx(expected, rel=0.05)
+    with Evidence(masked) as evidence:
+        case, _ = collected(read(evidence))
+        assert case is not None
+        assert [list(said.masked) for said in case.rounds[1].maskings] == [[0, 1, 2], [3, 4, 5]]
+    assert result.topology is not None
+    assert result.topology.hospital_bytes == 6 * 8 * (result.parameters + 1)
+    assert [level.up_bytes for level in result.topology.levels] == [2 * 8 * result.parameters, 8 * result.parameters]
+    assert [edge.hospitals for edge in result.topology.edges] == [(0, 1, 2), (3, 4, 5)]
+    report = audit(masked)
+    assert (report.findings, report.clean) == ([], True)
+
+
+def test_masked_sums_of_edges_change_no_bit_of_the_learning(tiny_config: Callable[..., RunConfig], tmp_path: Path):
+    plain = {**MASKED, "privacy.method": "none", "privacy.noise": None, "privacy.honest": None}
+    flat = {**plain, "aggregation.secure.method": "none", "topology.levels": [], "ledger.backend": "none"}
+    edges, without = (run(tiny_config(**keys), tmp_path / name) for name, keys in (("edges", plain), ("flat", flat)))
+    assert edges.model_hash == without.model_hash
+    assert edges.final == without.final
+
+
+def test_the_audit_names_sums_of_others_than_an_edges_hospitals(masked: Path):
+    with Evidence(masked) as evidence:
+        case, _ = collected(read(evidence))
+    assert case is not None
+    levels = [{**LEVELS["topology.levels"][0], "nodes": 3}, LEVELS["topology.levels"][1]]
+    other_edges = replace(case)
+    vars(other_edges)["config"] = {**case.config, "topology": {"levels": levels}}
+    found = [one for one in secure_check(other_edges) if isinstance(one, Finding)]
+    assert "the groups of masked sums are not the hospitals of each edge" in {one.message for one in found}
+    assert not [one for one in secure_check(case) if isinstance(one, Finding)]
+
+
+def test_an_edge_with_too_few_hospitals_is_named(tiny_config: Callable[..., RunConfig], tmp_path: Path):
+    with pytest.raises(ConfigError, match="in each of 2 buckets, not 5"):
+        tiny_config(**{**MASKED, "cohort.hospitals": 5})
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -132,6 +206,9 @@ def test_every_value_that_a_result_says_of_its_levels_is_held_against_the_audito
         ({"aggregation.rule": "median"}, "allowed with them: aggregation.rule mean"),
         ({"topology.levels": [{"nodes": 5}]}, "allowed with them: cohort.hospitals as many as there are edges"),
         ({"topology.levels": [{"nodes": 1}, {"nodes": 2}]}, "none may have more than the one below"),
+        ({**MASKED, "aggregation.secure.buckets": None}, "aggregation.secure.buckets 2, a masked sum for each edge"),
+        ({**MASKED, "federation.participation": 0.9, "cohort.hospitals": 8}, "federation.participation 1 with masks"),
+        ({**MASKED, "privacy.honest": 4}, "privacy.honest is 4; a sum may have no more than 3 hospitals"),
     ],
 )
 def test_levels_that_cannot_be_are_refused(tiny_config: Callable[..., RunConfig], keys: dict[str, Any], message: str):

@@ -59,7 +59,15 @@ def summed(pool: Pool, min_hospitals: int | None = 4) -> tuple[Taken, list[str]]
     def weight(updates: Sequence[Update]) -> int:
         return sum(int(group.updates[one.hospital][-1]) for one in updates)
 
-    masks = Masks(pool, config, lambda notice: place, lambda at: KeyedVoice(0), weight, min_hospitals)
+    masks = Masks(
+        pool,
+        config,
+        lambda asked: (asked.hospitals,),
+        lambda notice: place,
+        lambda at: KeyedVoice(0),
+        weight,
+        min_hospitals,
+    )
     taken, _ = masks(asked, Taken(updates, (), None), None)
     return taken, [str(error) for error in taken.lost]
 
