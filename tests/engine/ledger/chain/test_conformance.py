@@ -41,8 +41,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "anvil": {},
     # says at once what became of a transaction, and keeps none for later
     "hardhat": {"refused": "NonceProblem 0", "number ahead": "NonceProblem"},
-    # takes what is too cheap and lets it lie; two blocks came meanwhile
-    "ethereumjs": {"too cheap": "", "one block deep": [False, True]},
+    # takes what is too cheap and lets it lie
+    "ethereumjs": {"too cheap": ""},
     # older rules; says nothing of what it has, and nothing at all while a number is missing; looks at numbers first
     "ganache": {"rules": "LedgerError", "again": "", "too cheap": "NonceProblem", "number ahead": "NodeUnreachable"},
 }
