@@ -249,14 +249,17 @@ class RunConfig(Section):
         if not self.privacy.noised:
             return
         federation, adapting, what = self.federation, self.personalisation, f"privacy.method {self.privacy.method}"
-        if self.balance.method not in ("none", "public_weights"):
+        samples = self.privacy.method == "dp-sgd"  # and each gradient costs; of features, all follow from one release
+        if self.balance.method not in (
+            "none",
+            "public_weights",
+            *(() if samples else ("class_weighted", "logit_adjustment")),
+        ):
             says = "follows from the classes that a hospital counts, which every beat moves without noise"
-            wrong = f"balance.method {titled(self.balance.method)} {says}; {what} needs none or public_weights"
+            other = "makes or repeats beats beside those whose features are released"
+            right = "none or public_weights" if samples else "none, public_weights, class_weighted or logit_adjustment"
+            wrong = f"balance.method {titled(self.balance.method)} {says if samples else other}; {what} needs {right}"
             yield Mistake(wrong, ["balance.method", "privacy.method"])
-        if federation.algorithm in ("scaffold", "ditto", "fedper", "fedrep", "fedbn"):
-            says = f"algorithm {federation.algorithm} takes gradients that are not accounted for; {what} goes with "
-            says += "fedavg, fedprox, perfedavg, local and centralised"
-            yield Mistake(says, ["federation.algorithm", "privacy.method"])
         for key, chooses in (
             ("personalisation.method", adapting.method == "safeguarded"),
             ("personalisation.keep", adapting.keep == "best-on-validation"),
@@ -272,16 +275,16 @@ class RunConfig(Section):
             ("federation.local_epochs", "privacy.steps", federation.local_epochs != 1),
             ("personalisation.epochs", "personalisation.steps", adapting.epochs is not None),
         ):
-            if counts:
+            if samples and counts:
                 says = (
                     f"{key} counts passes over shuffled batches, and {what} samples each anew; say how many in {right}"
                 )
                 yield Mistake(says, [key, "privacy.method"])
-        if federation.algorithm == "perfedavg" and federation.perfedavg.stratified:
+        if samples and federation.algorithm == "perfedavg" and federation.perfedavg.stratified:
             key = "federation.perfedavg.stratified"
             says = f"{key} draws evenly over the classes, so that a rare beat comes more often than told; {what} needs false"
             yield Mistake(says, [key, "privacy.method"])
-        if federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
+        if samples and federation.algorithm == "perfedavg" and federation.perfedavg.variant == "exact":
             key = "federation.perfedavg.variant"
             says = f"{key} exact takes a Hessian-vector product that nothing clips; with {what} it is first-order or difference"
             yield Mistake(says, [key, "privacy.method"])

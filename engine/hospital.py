@@ -56,7 +56,7 @@ from engine.own.call import OwnPartError, is_of_own, told
 from engine.own.reference import is_own
 from engine.own.source import Source
 from engine.privacy.base import NONE
-from engine.privacy.build import Mechanisms, build_privacy
+from engine.privacy.build import Mechanisms, build_privacy, oracle_of
 from engine.privacy.membership import LEAST, guesses
 from engine.privacy.secret import simulated_secret
 from engine.result import SyntheticRow
@@ -185,7 +185,6 @@ class Hospital:
         self.state: State = {}
         self._task = task
         self._seed = task.config.seed
-        self._oracle = oracle
         self._layout, self._algorithm, self._rule, self._hostile, self._attack = common or common_of(task)
         self._is_hostile = data.id in self._hostile
         self._signer = None if task.signing is None else Signer(self.id, task.signing, task.config.seed)
@@ -199,6 +198,7 @@ class Hospital:
             Samples(beats.x, beats.rr, beats.y, index, patient=patients)
             for index in (data.train, data.validation, data.test)
         )
+        self._oracle = oracle_of(private, task.network, oracle, self._train)
         self._balanced: Samples | None = None  # the train part as it is trained on
         self._gradients: dict[int, int] = {}  # round -> evaluations of the update that was sent
         self._curve: dict[int, np.ndarray] = {}  # round -> confusion matrix of the global model after it
@@ -458,9 +458,8 @@ class Hospital:
         alter = alter_of(config.augment, drawn, 1 if config.data.template == "none" else 2)
         samples = replace(self._to_train_on(), alter=alter)
         self._privacy = self._mechanisms(round, params, self.state, samples)
-        return Work(
-            self._oracle, self._layout, params, self.state, samples, draw, round, self._privacy, self._validation
-        )
+        shown = self._privacy.shown(samples)
+        return Work(self._oracle, self._layout, params, self.state, shown, draw, round, self._privacy, self._validation)
 
     def _conduct(self, round: int) -> Conduct:
         """Honest, but in a simulated attack."""
@@ -480,7 +479,7 @@ class Hospital:
 
         budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
         draw = functools.partial(generator, self._seed, "privacy", hospital=self.id)
-        return build_privacy(config.privacy, budget, draw, secret)
+        return build_privacy(config.privacy, self._task.network, budget, draw, secret)
 
     def _to_train_on(self) -> Samples:
         if self._balanced is None:

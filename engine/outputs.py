@@ -200,7 +200,8 @@ def privacy_terms(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _mechanism(config: RunConfig) -> Mechanism:
-    return mechanism_of(config.privacy, noised_samples(config.federation, config.personalisation, config.privacy.steps))
+    budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
+    return mechanism_of(config.privacy, budget, config.model.features)
 
 
 def privacy_report(

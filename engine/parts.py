@@ -10,6 +10,7 @@ from engine.algorithms.budget import noised_samples
 from engine.attacks.own import build_attack
 from engine.config import RunConfig
 from engine.data.samples import Samples
+from engine.model import FeatureNetwork
 from engine.own.call import found, require_signature
 from engine.own.reference import reference
 from engine.privacy.build import build_privacy
@@ -24,7 +25,8 @@ def require_parts(config: RunConfig) -> None:
     rule_of(config)  # and with it the algorithm
     build_attack(config.attack)
     budget = noised_samples(config.federation, config.personalisation, config.privacy.steps)
-    mechanisms = build_privacy(config.privacy, budget, np.random.default_rng, lambda: bytes(32))
+    features = FeatureNetwork(1, 1, 0, 2, 1, 0)  # any will do
+    mechanisms = build_privacy(config.privacy, features, budget, np.random.default_rng, lambda: bytes(32))
     none = np.zeros(0, np.int64)
     mechanisms(0, np.zeros(1, np.float32), {}, Samples(none, none, none, none))
     trainers = tuple(range(config.cohort.hospitals))

@@ -13,7 +13,7 @@ from engine.config import OWN_KEYS, RunConfig
 from engine.data.config import OF_RECORDS, Source
 from engine.model import ModelConfig
 from engine.own.reference import FORMS, is_own
-from engine.privacy.config import PLAIN, PrivacyConfig
+from engine.privacy.config import OF_FEATURES, OF_NORMALISATION, OF_RELEASE, ONLY_FEATURES, PLAIN, PrivacyConfig
 from engine.schedule.config import ASYNCHRONOUS, FLOORED, SCHEDULE_KEYS
 from engine.settings import dotted_keys
 from engine.synthesis.config import BALANCE_KEYS, BalanceConfig
@@ -42,7 +42,18 @@ _PLAIN_FLEET = ("cycles", "frequency", "uplink", "downlink", "sinr", "bandwidth"
 _RPC: Clause = {"ledger.backend": ("rpc",)}
 _LEDGER: Clause = {"ledger.backend": ("embedded", "rpc")}
 
-_PASSES: Clause = {"privacy.method": ("none", OWN)}  # batches are passes over the beats, and no samples
+_PASSES: Clause = {"privacy.method": ("none", "features", OWN)}  # batches are passes over the beats, and no samples
+
+
+def _of_privacy(key: str) -> tuple[Clause, ...]:
+    """Where a key of privacy is read by a mechanism of ours."""
+    features: Clause = {"privacy.method": ("features",)}
+    found: list[Clause] = [] if key in (*ONLY_FEATURES, *PLAIN) else [{"privacy.method": ("dp-sgd",)}]
+    found += [features] if key in OF_FEATURES else []
+    found += [{**features, "privacy.release": (kind,)} for kind, keys in OF_RELEASE.items() if key in keys]
+    found += [{**features, "privacy.normalisation": (kind,)} for kind, keys in OF_NORMALISATION.items() if key in keys]
+    return tuple(found)
+
 
 # a key, or a whole section -> it is read where one of the clauses holds: each of their keys has one of the values
 READ: dict[str, tuple[Clause, ...]] = {
@@ -115,7 +126,7 @@ READ: dict[str, tuple[Clause, ...]] = {
     "attack.start": ({"attack.method": _ATTACKS},),
     "attack.strength": ({"attack.method": tuple(STRENGTH)},),
     "attack.target": ({"attack.method": ("backdoor",)},),
-    **{f"privacy.{key}": ({"privacy.method": ("dp-sgd",)},) for key in PrivacyConfig.model_fields if key not in PLAIN},
+    **{f"privacy.{key}": clauses for key in PrivacyConfig.model_fields if (clauses := _of_privacy(key))},
     "privacy.beats": ({"privacy.method": ("dp-sgd",), "privacy.unit": ("patient",)},),
     "update.share": ({"update.compression": ("top-k",)},),
     "selection.floor": ({"selection.policy": FLOORED},),

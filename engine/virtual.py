@@ -55,7 +55,7 @@ def load_of(config: RunConfig, beats: int, parameters: int) -> Load:
     whole = federation.local_epochs * beats
     if federation.local_steps is not None:
         batches, whole = federation.local_steps, federation.local_steps * min(federation.batch_size, beats)
-    if config.privacy.noised:
+    if config.privacy.method == "dp-sgd":
         return Load(config.privacy.steps * min(federation.batch_size, beats), config.privacy.steps, bits)
     if federation.algorithm == "perfedavg":
         cost, tau = COST[federation.perfedavg.variant], federation.perfedavg.tau

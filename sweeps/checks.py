@@ -277,7 +277,7 @@ def _unread_tuned(study: StudyConfig, place: Condition, where: str, used: set[st
 
 
 def _pruned(study: StudyConfig, where: str, config: RunConfig) -> Iterator[str]:
-    if config.privacy.noised:
+    if config.privacy.method == "dp-sgd":
         yield (
             f"{where}pruner.method {study.pruner.method} looks at models on the way, and with privacy.method "
             f"{config.privacy.method} each look is a release that no budget has room for; use none"

@@ -53,6 +53,8 @@ def _privacy(config: RunConfig) -> list[str]:
     if own is not None:
         return [own.brief]
     asked = f"epsilon {private.epsilon:g}" if private.epsilon is not None else f"noise {private.noise:g}"
+    if private.method == "features":
+        return [f"{asked} of features by {private.normalisation}, {private.release}"]
     return [asked if private.unit == "beat" else f"{asked} a {private.unit}"]
 
 

@@ -370,6 +370,8 @@ def _privacy(result: Result) -> str:
         if said.shares > 1
         else ""
     )
+    if said.neighbours == "change":
+        shared = "It is of a beat's window and RR features, released once; its class is not protected. "
     return (
         f"epsilon is of one {said.unit} of one hospital at delta {said.delta:g}; of a patient, who has up to "
         f"{said.most_beats_of_a_patient} train beats there, it says nothing. {shared}Secrets are {secret}. Validation and test scores, "

@@ -19,7 +19,7 @@ from engine.algorithms.perfedavg import COST
 from engine.attacks.config import AttackConfig
 from engine.attacks.poison import conduct
 from engine.config import RunConfig
-from engine.model import ModelConfig, build_network
+from engine.model import FeatureNetwork, ModelConfig, build_network
 from engine.privacy.build import build_privacy
 from engine.privacy.config import PrivacyConfig
 from engine.schedule.build import build_schedule
@@ -106,7 +106,7 @@ MAY: dict[str, str] = {
     "engine/own": "engine.own.* engine.errors engine.encoding engine.files engine.settings",
     "engine/algorithms": "engine.algorithms.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base "
     "engine.privacy.base engine.settings engine.errors engine.metrics",
-    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.oracles.base engine.settings engine.errors "
+    "engine/privacy": "engine.privacy.* engine.own.* engine.data.samples engine.messages engine.model engine.oracles.base engine.settings engine.errors "
     "engine.encoding engine.part engine.seeds",
     "engine/aggregation": "engine.aggregation.* engine.algorithms.build engine.config engine.messages engine.own.* "
     "engine.ledger.format engine.secure.config engine.settings engine.errors",
@@ -311,6 +311,7 @@ BUILDERS: dict[str, Callable[[str], object]] = {
     "schedule.mode": lambda name: build_schedule(ScheduleConfig(mode=name), SelectionConfig(), 0, (0, 1), 1, None),
     "privacy.method": lambda name: build_privacy(
         PrivacyConfig(method=name, noise=None if name == "none" else 1.0),
+        FeatureNetwork(1, 1, 0, 2, 1, 0),
         (9, 0),
         np.random.default_rng,
         lambda: bytes(32),

@@ -16,5 +16,9 @@ def noised_samples(federation: FederationConfig, adapting: PersonalisationConfig
         meta_steps = meta.tau or max(1, steps // COST[meta.variant])
         # support and query are samples of their own; both ends of the difference are taken on a third one
         ones, twos = 2 * meta_steps, meta_steps if meta.variant == "difference" else 0
-    is_kept = adapting.method == "none" or federation.algorithm == "local"
+    elif federation.algorithm == "ditto":
+        ones = 2 * steps  # of the global model and of the hospital's own, each over samples of its own
+    elif federation.algorithm == "fedrep":
+        ones = federation.fedrep.head_steps + steps
+    is_kept = adapting.method == "none" or federation.algorithm in ("local", "ditto")
     return federation.rounds * ones + (0 if is_kept else adapting.steps), federation.rounds * twos

@@ -20,7 +20,7 @@ from engine.ledger.format import PRIVACY, PRIVACY_TERMS
 
 _UNITS = {"rate": 10**9, "sigma": 10**6, "clip": 10**6, "delta": 10**12}
 _COST = {"first-order": (2, 0), "difference": (2, 1)}  # samples of a meta-step: of one gradient, of two
-_OF_METHOD = {"dp-sgd": "dp-sgd/1"}
+_METHODS = ("dp-sgd", "features")
 _SLACK, _LOOSE = 1e-5, 0.02  # of an epsilon: that it is below ours, by rounding; that it is above
 _STANDS, _VOIDED = "; its round stands: `pulseledger ledger dispute --overspent` voids it", "; its round was voided"
 _WORD = "that noise was added is each hospital's word, which nothing outside it can confirm"
@@ -34,7 +34,7 @@ def check(case: Case) -> Iterator[Told]:
         yield Note("what an own privacy mechanism says of its price is not recomputed")
         return
     signed = _signed(case)
-    if method not in _OF_METHOD:
+    if method not in _METHODS:
         if method == "none":
             yield from _check_none(case, signed)
         return
@@ -85,6 +85,8 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What every record must say, but for sigma where it follows from an epsilon."""
     try:
         privacy, federation = config["privacy"], config["federation"]
+        if privacy["method"] == "features":
+            return _of_features(privacy, config["model"]["features"])
         values = {"rate": privacy["sampling_rate"], "clip": privacy["clip"], "delta": privacy["delta"]}
         terms = {name: round(value * _UNITS[name]) for name, value in values.items()}
         sigma = privacy["noise"] and round(privacy["noise"] * 1000) * 1000
@@ -93,7 +95,7 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return {
             **terms,
             "sigma": sigma,
-            "mechanism": _OF_METHOD[privacy["method"]],
+            "mechanism": "dp-sgd/1",
             "unit": privacy["unit"],
             "neighbours": "add-remove",
             "sampler": "poisson",
@@ -105,8 +107,31 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def _of_features(privacy: Mapping[str, Any], values: int) -> dict[str, Any]:
+    """Of one release of all train beats' features, `values` a beat: how far those of two neighbours are apart at most follows from how they
+    are normalised, and bounds what noise is needed."""
+    laplace, how = privacy["release"] == "laplace", privacy["normalisation"]
+    moved = privacy["batch"] if how == "batch" else 1  # beats whose features one beat moves
+    apart = 2 * privacy["clip"] if how == "none" else 2 * math.sqrt(moved)
+    apart *= math.sqrt(moved * values) if laplace else 1  # from a length to a sum of absolute values
+    return {
+        "rate": _UNITS["rate"],
+        "clip": math.ceil(round(apart * _UNITS["clip"], 3)),
+        "delta": 0 if laplace else round(privacy["delta"] * _UNITS["delta"]),
+        "sigma": privacy["noise"] and round(privacy["noise"] * 1000) * 1000,
+        "mechanism": f"features-{how}-{privacy['release']}/1",
+        "unit": "beat",
+        "neighbours": "change",
+        "sampler": "all",
+        "secret": privacy["secret"],
+        "budget": [1, 0],
+    }
+
+
 def _planned(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """Samples of a round, of which one gradient is taken, and of which two are; and those of the adaptation."""
+    if config["privacy"]["method"] == "features":
+        return 1, 0, 0
     federation, adapting, steps = config["federation"], config["personalisation"], config["privacy"]["steps"]
     one, two = steps, 0
     if federation["algorithm"] == "perfedavg":
@@ -114,7 +139,11 @@ def _planned(config: Mapping[str, Any]) -> tuple[int, int, int]:
         ones, twos = _COST[meta["variant"]]
         many = meta["tau"] or max(1, steps // (ones + 2 * twos))
         one, two = many * ones, many * twos
-    keeps = adapting["method"] == "none" or federation["algorithm"] == "local"
+    elif federation["algorithm"] == "ditto":  # of the global model, and of the hospital's own
+        one = 2 * steps
+    elif federation["algorithm"] == "fedrep":
+        one = steps + federation["fedrep"]["head_steps"]
+    keeps = adapting["method"] == "none" or federation["algorithm"] in ("local", "ditto")
     return one, two, 0 if keeps else adapting["steps"]
 
 
@@ -144,14 +173,30 @@ def _check_account(
     most = list(_planned(case.config)[:2])
     voided = min(_voids(case), default=math.inf)
     for slot in case.federation.slots:
-        before = [0, 0]
-        for number, record in signed.get(slot, ()):
+        before, said = [0, 0], list(signed.get(slot, ()))
+        once = terms["sampler"] == "all"  # the same release again and again
+        if once:
+            yield from _check_once(case, slot, said)
+        for number, record in said:
             where = {"round": number, "hospital": slot}
             fate = _VOIDED if number >= voided else _STANDS
             before = yield from _check_record(record, terms, before, most, "opening", where, fate)
+            before = [0, 0] if once else before
         one = case.results.get(slot)
         if one is not None and one.content is not None:
             yield from _check_record(one.content.privacy, terms, before, None, "hospital", {"hospital": slot})
+
+
+def _check_once(case: Case, slot: int, said: Sequence[tuple[int, Any]]) -> Iterator[Told]:
+    """A hospital names one release in all that it signs: another one would cost as much again."""
+    named = [("opening", {"round": number, "hospital": slot}, record) for number, record in said]
+    one = case.results.get(slot)
+    named += [] if one is None or one.content is None else [("hospital", {"hospital": slot}, one.content.privacy)]
+    noises = [(kind, where, record.get("noise")) for kind, where, record in named if record is not None]
+    for kind, where, noise in noises:
+        if noise != noises[0][2]:
+            message = "the features of a hospital were released a second time, with other noise"
+            yield finding(kind, "privacy.noise", noises[0][2], noise, message, **where)
 
 
 def _check_record(
@@ -232,9 +277,7 @@ def _check_sums(case: Case, terms: Mapping[str, Any]) -> Iterator[Told]:
     """Noise that is shared comes to what is accounted for where so many add it up."""
     for number, entry in sorted(case.rounds.items()) if "shares" in terms else ():
         if not entry.maskings or min(len(said.masked) for said in entry.maskings) < terms["shares"]:
-            message = (
-                "noise is shared, and a sum of the round is not of so many hospitals that it comes to what is accounted for"
-            )
+            message = "noise is shared, and a sum of the round is not of so many hospitals that it comes to what is accounted for"
             found = [len(said.masked) for said in entry.maskings]
             yield finding("opening", "privacy.shares", terms["shares"], found, message, round=number)
 
@@ -303,6 +346,8 @@ def _check_epsilon(found: Any, cost: float, name: str, where: dict[str, int]) ->
 def _cost(terms: Mapping[str, Any], samples: Sequence[int], sharing: int = 1) -> float:
     rate, sigma, delta = (terms[name] / _UNITS[name] for name in ("rate", "sigma", "delta"))
     sigma /= math.sqrt(sharing)
+    if terms["mechanism"].endswith("-laplace/1"):  # at any delta
+        return sum(samples) / sigma if sigma > 0 else math.inf
     if not (0 < rate <= 1 and 0.01 <= sigma <= 1e5 and 0 < delta < 1 and sum(samples) <= 10**9):
         return math.inf
     return epsilon([(rate, sigma, uses, many) for uses, many in enumerate(samples, 1)], delta)

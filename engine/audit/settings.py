@@ -149,8 +149,13 @@ def _privacy(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """What a mechanism reads of its section."""
     given = {name: value for name, value in privacy.items() if name not in ("honest", "membership") or value}
     if privacy["method"] == "dp-sgd":
-        return given
-    return {name: given[name] for name in ("method", "parameters", "membership") if name in given}
+        return {name: value for name, value in given.items() if name not in ("release", "normalisation", "batch")}
+    read: tuple[str, ...] = ("method", "parameters", "membership")
+    if privacy["method"] == "features":
+        read += ("epsilon", "noise", "release", "normalisation", "secret")
+        read += ("delta",) if privacy["release"] == "gaussian" else ()
+        read += {"none": ("clip",), "batch": ("batch",)}.get(privacy["normalisation"], ())
+    return {name: given[name] for name in read if name in given}
 
 
 def rule(config: Mapping[str, Any]) -> Rule | None:

@@ -200,7 +200,9 @@ def _losses(rate: float, sigma: float, step: float, removed: bool, tail: float) 
 
     reach = -float(ndtri(tail / 2)) * sigma
     ends = np.array([-reach, 1 + reach])
-    lowest, highest = np.log1p(rate * np.expm1(np.minimum((2 * ends - 1) / (2 * sigma**2), 700)))
+    lowest, highest = np.minimum((2 * ends - 1) / (2 * sigma**2), 700)
+    if rate < 1:  # else the loss is that itself, which may be far below zero
+        lowest, highest = np.log1p(rate * np.expm1([lowest, highest]))
     first, last = math.floor(lowest / step), math.ceil(highest / step)
     edges = np.arange(first, last + 1) * step
     x = _outcome(edges, rate, sigma)
@@ -220,6 +222,8 @@ def _losses(rate: float, sigma: float, step: float, removed: bool, tail: float) 
 
 def _outcome(loss: np.ndarray, rate: float, sigma: float) -> np.ndarray:
     """Where the loss has these values; minus infinity where it never falls so low."""
+    if rate == 1:
+        return sigma**2 * loss + 0.5
     inside = np.expm1(loss) / rate + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(inside > 0, sigma**2 * np.log(inside) + 0.5, -np.inf)

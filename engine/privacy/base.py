@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.data.samples import passes
+from engine.data.samples import Samples, passes
 from engine.messages import State
 from engine.oracles.base import Batch, Oracle
 
@@ -25,6 +25,7 @@ class Privacy(NamedTuple):
         price: number of gradients taken -> what a signed update says of the mechanism and its cost; None: nothing.
         steps: gradients of a round, in place of passes over the beats; None: as many as these have batches.
         memory: what joins the hospital's private state after the work.
+        shown: the train beats as all of the work sees them.
     """
 
     name: str
@@ -34,13 +35,16 @@ class Privacy(NamedTuple):
     price: Callable[[int], dict[str, Any] | None]
     steps: int | None = None
     memory: Callable[[], State] = dict
+    shown: Callable[[Samples], Samples] = lambda samples: samples
 
 
-def _plain(oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+def plain(oracle: Oracle, params: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+    """The gradient of the batch as the oracle has it."""
     return oracle.gradient(params, batch)
 
 
-def _unchanged(gradient: np.ndarray) -> np.ndarray:
+def unchanged(gradient: np.ndarray) -> np.ndarray:
+    """The gradient as it is."""
     return gradient
 
 
@@ -48,4 +52,4 @@ def _free(gradients: int) -> None:
     return None
 
 
-NONE = Privacy("none", passes, _plain, _unchanged, _free)
+NONE = Privacy("none", passes, plain, unchanged, _free)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.privacy.accountant import pld_epsilon, rdp_epsilon
-from engine.privacy.plan import CLIP, DELTA, NAME, NEIGHBOURS, RATE, SIGMA, Counts, Mechanism
+from engine.privacy.plan import CHANGED, CLIP, DELTA, RATE, SIGMA, Counts, Mechanism
 
 _ALWAYS = (
     "validation and test beats: their confusion matrices after every round and at the end, and each prediction",
@@ -15,6 +14,8 @@ _ALWAYS = (
 _SIMULATED = "everything, in truth: the secrets are simulated, noise and sampling follow from the run's seed"
 
 
+_MOMENTS = "mean and deviation of the train beats' features, by which a hospital looks at validation and test beats: without noise"
+_CLASSES = "that a beat is among the train beats, and its class: only its window and RR features have noise, and updates follow from true classes"
 _SHARED = "against all others of a sum together, or whoever is shown an update in a dispute: it has only a part of the noise (`alone` is the epsilon)"
 
 
@@ -36,16 +37,16 @@ def told(
         for hospital, one in counts.items()
     ]
     largest = max(counts.values(), key=mechanism.epsilon)
-    events = [event for event in mechanism.events(largest) if event.times]
+    pld, rdp = mechanism.bounds(largest)
     simulated = mechanism.secret == "simulated"
     return {
-        "mechanism": NAME,
+        "mechanism": mechanism.name,
         "unit": mechanism.unit,
-        "neighbours": NEIGHBOURS,
+        "neighbours": mechanism.neighbours,
         "epsilon": max(costs.values()),
         "delta": delta,
-        "pld": pld_epsilon(events, delta) if events else 0.0,
-        "rdp": rdp_epsilon(events, delta) if events else 0.0,
+        "pld": pld,
+        "rdp": rdp,
         "alone": max(mechanism.alone(one) for one in counts.values()) if mechanism.shares > 1 else None,
         "shares": mechanism.shares,
         "sigma": mechanism.sigma / SIGMA,
@@ -54,6 +55,13 @@ def told(
         "budget": list(mechanism.budget),
         "secret": mechanism.secret,
         "most_beats_of_a_patient": of_patient,
-        "not_protected": [*[_SIMULATED] * simulated, *[_SHARED] * (mechanism.shares > 1), *_ALWAYS, *besides],
+        "not_protected": [
+            *[_SIMULATED] * simulated,
+            *[_SHARED] * (mechanism.shares > 1),
+            *[_CLASSES] * (mechanism.neighbours == CHANGED),
+            *[_MOMENTS] * mechanism.name.startswith("features-batch"),
+            *_ALWAYS,
+            *besides,
+        ],
         "hospitals": rows,
     }

@@ -57,10 +57,20 @@ def sampled(seed: bytes, stream: int, batch: int, n: int, rate: int, parts: int)
     return np.flatnonzero(drawn(seed, b"sample", (stream, batch), n) < np.uint64((rate << 64) // parts))
 
 
+def laplace(seed: bytes, block: int, count: int) -> np.ndarray:
+    """float64[count], Laplace of scale 1, for one block of a release."""
+    centred = _uniform(drawn(seed, b"laplace", (block,), count)) - 0.5
+    return -np.sign(centred) * np.log1p(-2 * np.abs(centred))
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    """float64, above 0 and below 1."""
+    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
 def normal(seed: bytes, gradient: int, count: int) -> np.ndarray:
-    """float64[count], standard normal (Box and Muller 1958), for one gradient of a release."""
+    """float64[count], standard normal (Box and Muller 1958), for one gradient, or block, of a release."""
     pairs = (count + 1) // 2
-    words = drawn(seed, b"noise", (gradient,), 2 * pairs) >> np.uint64(11)
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-53
+    uniform = _uniform(drawn(seed, b"noise", (gradient,), 2 * pairs))
     radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

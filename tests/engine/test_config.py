@@ -17,6 +17,7 @@ from engine.config import OWN_KEYS, RunConfig, config_hash
 from engine.data.config import DataConfig
 from engine.errors import ConfigError
 from engine.ledger.typed import checksum_address
+from engine.privacy.config import ONLY_FEATURES
 from engine.reads import why_unread
 from engine.settings import dotted_keys, dump_yaml, load_yaml, parse, set_key, words, yaml_value
 from engine.synthesis.config import BALANCE_KEYS
@@ -125,6 +126,12 @@ def with_key(key: str, value: Any) -> RunConfig:
         values["privacy"]["noise"] = 1.0
     elif key.startswith("privacy.") and key != "privacy.parameters":
         values["privacy"] = {"noise": 1.0, "method": "dp-sgd"} | values["privacy"]
+        if key.split(".")[1] in ONLY_FEATURES:
+            values["privacy"] |= {
+                "method": "features",
+                **({"normalisation": "batch"} if key == "privacy.batch" else {}),
+            }
+            set_key(values, "model.network", "features")
         if key == "privacy.epsilon":
             values["privacy"]["noise"] = None
         if key == "privacy.beats":
@@ -567,6 +574,8 @@ def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> Non
     for key in (k for k in LEAVES if k.startswith("privacy.") and k not in always):
         if (value := another(key)) is None:
             continue
+        if key.split(".")[1] in ONLY_FEATURES:
+            continue
         private = {"method": "dp-sgd", "noise": 3.0, key.split(".")[1]: value}
         if key == "privacy.epsilon":
             del private["noise"]
@@ -581,6 +590,23 @@ def test_the_hash_holds_what_a_privacy_mechanism_reads_and_nothing_else() -> Non
         assert config_hash(RunConfig()) == config_hash(RunConfig(ledger=changed.ledger)), key
         unread = "privacy.method is none" + (" and privacy.unit is beat" if key == "privacy.beats" else "")
         assert (why_unread(RunConfig(), key), why_unread(changed, key)) == (unread, "")
+
+
+@pytest.mark.parametrize("release", ["gaussian", "laplace"])
+@pytest.mark.parametrize("normalisation", ["beat", "batch", "none"])
+def test_the_hash_holds_what_a_release_of_features_reads_and_nothing_else(release: str, normalisation: str) -> None:
+    private = {"method": "features", "noise": 3.0, "release": release, "normalisation": normalisation}
+    base = parse(RunConfig, {"model": {"network": "features"}, "privacy": private}, "base")
+    read = {"release", "normalisation", "noise", "secret", "epsilon"}
+    read |= {"delta"} if release == "gaussian" else set()
+    read |= {"batch": {"batch"}, "none": {"clip"}}.get(normalisation, set())
+    for key in ("delta", "clip", "batch", "steps", "sampling_rate", "beats", "noise"):
+        changed = parse(
+            RunConfig, {**base.model_dump(), "privacy": {**private, key: another(f"privacy.{key}")}}, "changed"
+        )
+        assert (config_hash(changed) != config_hash(base)) == (key in read), key
+        assert (why_unread(base, f"privacy.{key}") == "") == (key in read), key
+    assert set(base.privacy.used()) == {"method", "parameters", *read}
 
 
 @pytest.mark.parametrize("method", get_args(Method))

@@ -54,7 +54,7 @@ def sampled(rate: float, sigma: float) -> float:
     return max(smallest(lambda e: delta(e, p, q), high=30), smallest(lambda e: delta(e, q, p), high=30))
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5, 1.0, 2.0, 5.0])
 def test_one_gaussian_costs_what_its_formula_says(sigma: float):
     exact = gaussian(sigma)
     assert exact <= pld_epsilon([Event(1.0, sigma, 1, 1)], DELTA) <= exact + 1e-4

@@ -167,6 +167,11 @@ def test_three_gradients_of_one_sample_are_refused():
         ({"algorithm": "fedprox"}, (8, 0), 3),
         ({"algorithm": "local"}, (8, 0), 0),
         ({"algorithm": "centralised"}, (8, 0), 3),
+        ({"algorithm": "scaffold"}, (8, 0), 3),
+        ({"algorithm": "ditto"}, (16, 0), 0),
+        ({"algorithm": "fedper"}, (8, 0), 3),
+        ({"algorithm": "fedrep", "fedrep": {"head_steps": 5}}, (13, 0), 3),
+        ({"algorithm": "fedbn"}, (8, 0), 3),
         ({"algorithm": "perfedavg", "perfedavg": {"variant": "first-order", "stratified": False}}, (8, 0), 3),
         ({"algorithm": "perfedavg", "perfedavg": {"variant": "difference", "stratified": False}}, (4, 2), 3),
         (
@@ -186,7 +191,7 @@ def test_the_budget_is_what_an_algorithm_takes(settings: dict[str, Any], round: 
     nobody: Any = Ones()
     for number in (1, 2):
         privacy = dp_sgd(one, np.zeros(10), SECRET, number, f32(number), state)
-        work = Work(nobody, (("w", (1,)),), f32(number), state, samples([1.0] * 10), seed(), number, privacy)
+        work = Work(nobody, (("norm.w", (1,)),), f32(number), state, samples([1.0] * 10), seed(), number, privacy)
         result = algorithm.local(work)
         assert privacy.price(0)["steps"] == list(round)
         assert result.gradient_evaluations == round[0] + 2 * round[1]
@@ -274,7 +279,7 @@ REFUSED = {
     "privacy.secret key needs ledger.keystore": {"privacy.secret": "key"},
     "needs one of privacy.epsilon and privacy.noise, not both": {"privacy.epsilon": 1.0},
     "needs one of privacy.epsilon and privacy.noise, not none": {"privacy.noise": None},
-    "privacy.noise is for method dp-sgd": {"privacy.method": "none"},
+    "privacy.noise is for methods dp-sgd and features": {"privacy.method": "none"},
 }
 
 

@@ -17,6 +17,8 @@ ALGORITHMS = [
     {"algorithm": "fedprox"},
     {"algorithm": "local"},
     {"algorithm": "centralised"},
+    {"algorithm": "scaffold"},
+    {"algorithm": "ditto"},
     {"algorithm": "perfedavg", "perfedavg": {"variant": "first-order", "stratified": False}},
     {"algorithm": "perfedavg", "perfedavg": {"variant": "difference", "stratified": False}},
 ]
