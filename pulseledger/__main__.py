@@ -1,8 +1,6 @@
 """`python -m pulseledger VERB ...`, the same as the command."""
 
-import sys
-
-from sweeps.__main__ import main
+from sweeps.__main__ import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

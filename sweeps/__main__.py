@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from engine import __version__
 from engine.errors import PulseLedgerError, ReviewPending
-from sweeps.signals import ended_in_a_sentence
+from sweeps.signals import ended_in_a_sentence, leave
 from sweeps.streams import say, usable_streams
 from sweeps.trust import trusting
 from sweeps.verbs import auditing, data, governing, ledger, looking, running, serving, sites, supply
@@ -49,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISTAKE
 
 
+def program() -> NoReturn:
+    """The command line as a process of its own."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # once more, as it was being said
+        code = INTERRUPTED
+    leave(code)
+
+
 def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(
@@ -64,4 +74,4 @@ def build_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -22,7 +22,7 @@ from engine.ledger.chain.base import (
     NodeUnreachable,
     NonceProblem,
 )
-from engine.ledger.chain.transactions import decode_transaction, sender_of
+from engine.ledger.chain.transactions import created_contract, decode_transaction, sender_of
 
 ATTEMPTS = 5  # signatures with another nonce, and as many with a higher fee: at most 1.8 times the network's own price
 FIRST_PAUSE, LAST_PAUSE = 0.01, 0.25  # seconds between two looks at the chain; each doubles the one before
@@ -287,7 +287,17 @@ class _Delivery:
                         "was to be created with"
                     )
                 # its number is still free, and waits for those before it
-                self._problem = f" (it has number {nonce}; what account {self._by} sent before it is neither there nor known on this machine)"
+                self._problem = (
+                    f" (it has number {nonce}; what account {self._by} sent before it is neither there nor known on this machine: "
+                    "unless the node gets its state back, begin in an empty folder)"
+                )
+                return False
+            contract = created_contract(self._by, last.raw)
+            if any(attempt.receipt for attempt in self._attempts) and chain.code(contract):
+                self._problem = (
+                    f" (there is a contract at {contract}, and the node knows nothing of the transaction that made it: the ledger "
+                    "wants a node that keeps its transactions)"
+                )
                 return False
             raise NumberLost(
                 f"account {self._by} used nonce {nonce} for something else, so the contract that the journal "

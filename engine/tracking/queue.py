@@ -319,10 +319,11 @@ class Queue:
         try:
             work(what)
         except Exception as error:
-            if self._store.passes(error):
-                waiting[0].tries += 1
-                if waiting[0].tries < TRIES or not self._store.answers():
-                    raise Away(first_line(error)) from None
+            passes = self._store.passes(error)
+            waiting[0].tries += passes
+            # a refusal counts where the store is there: a password that has run out, or a proxy's own page, refuses everything
+            if (passes and waiting[0].tries < TRIES) or not self._store.answers():
+                raise Away(first_line(error)) from None
             self._problems.append(f"{type(error).__name__}: {first_line(error)}")
         for each in waiting:
             each.done = True

@@ -1,11 +1,15 @@
 """Whether an address is that of an MLflow server: one question, answered within seconds and in a sentence."""
 
 import os
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from engine.encoding import read_json
 
@@ -18,8 +22,22 @@ _LARGEST = 1 << 20  # bytes of an answer
 def problem(uri: str, seconds: float = PATIENCE, environment: Mapping[str, str] = os.environ) -> str:
     """What is wrong with a server at http://... or https://...; "" if it is MLflow and takes us.
 
-    Name and password, token and certificates come from where MLflow itself takes them.
+    Name and password, token and certificates come from where MLflow itself takes them. Whoever sends his headers byte by byte, or
+    whose name is not found, is left to a thread.
     """
+    answer = Future[str]()
+
+    def ask() -> None:
+        answer.set_result(_asked(uri, seconds, environment))
+
+    threading.Thread(target=ask, name="mlflow", daemon=True).start()
+    try:
+        return answer.result(2 * seconds)
+    except TimeoutError:
+        return f"what listens there does not answer within {seconds:g} s"
+
+
+def _asked(uri: str, seconds: float, environment: Mapping[str, str]) -> str:
     name = environment.get("MLFLOW_TRACKING_USERNAME")
     both = f"{name}:{environment.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
     token, headers = environment.get("MLFLOW_TRACKING_TOKEN"), {}
@@ -37,6 +55,7 @@ def problem(uri: str, seconds: float = PATIENCE, environment: Mapping[str, str] 
             verify=verify,
             timeout=seconds,
             stream=True,
+            allow_redirects=False,
         ) as response:
             return _meaning(response, seconds)
     except requests.exceptions.SSLError:
@@ -47,7 +66,7 @@ def problem(uri: str, seconds: float = PATIENCE, environment: Mapping[str, str] 
         return f"what listens there does not answer within {seconds:g} s"
     except requests.exceptions.ConnectionError as error:
         return "Connection refused" if "refused" in str(error) else "no connection, or one that breaks"
-    except (requests.exceptions.RequestException, OSError, ValueError):
+    except (requests.exceptions.RequestException, HTTPError, OSError, ValueError):
         return "what listens there is no MLflow"
 
 
@@ -57,6 +76,11 @@ def _meaning(response: requests.Response, seconds: float) -> str:
         return f"it wants a name and a password, in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: {status}"
     if response.status_code >= 500:
         return status
+    if response.is_redirect:
+        # the client would go there without what it has to say
+        to = urlsplit(response.headers["Location"])
+        where = f" to {to.scheme}://{to.netloc.rpartition('@')[2]}" if to.scheme and to.netloc else ""
+        return f"it sends everybody on{where}, which would have to be the address: {status}"
     until, body = time.monotonic() + seconds, bytearray()
     while part := response.raw.read1(65536, decode_content=True):
         body += part

@@ -1,5 +1,6 @@
 """Studies whose trials are in PostgreSQL and whose runs are on an MLflow server: real ones, which also go away."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -113,6 +114,26 @@ def test_a_server_that_is_not_there_ends_in_one_sentence(tmp_path: Path):
     with pytest.raises(StudyError) as error:
         start_study(study_of(storage="postgresql+psycopg://me@127.0.0.1:1/db"), tmp_path, quiet=True)
     assert str(error.value).startswith("postgresql+psycopg://me@127.0.0.1:1/db: cannot be used (connection failed")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / STUDY_FILE).exists()
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"N" * 100])
+def test_what_listens_and_is_no_postgresql_ends_in_one_sentence(tmp_path: Path, said: bytes):
+    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install pulseledger[postgres])")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listening.accept()[0] as connection:
+                        connection.recv(100)
+                        connection.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        where = f"postgresql+psycopg://me@127.0.0.1:{listening.getsockname()[1]}/db"
+        with pytest.raises(StudyError, match="cannot be used") as error:
+            start_study(study_of(storage=where), tmp_path, quiet=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / STUDY_FILE).exists()
 

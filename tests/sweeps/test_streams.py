@@ -124,6 +124,23 @@ def test_a_signal_in_the_middle_of_an_import_leaves_no_lock_on_imports():
     assert not _imp.lock_held()
 
 
+@pytest.mark.parametrize("late", ["", "raise KeyboardInterrupt"])
+def test_a_signal_after_the_last_word_says_nothing(late: str):
+    """A second Ctrl-C while a process is being taken down, which waits for its threads; or as the sentence is being said."""
+    code = (
+        "import os, signal, threading, time\n"
+        "import sweeps.__main__ as cli\n"
+        "def main():\n"
+        f"    {late}\n"
+        "    threading.Thread(target=lambda: (time.sleep(0.2), os.kill(os.getpid(), signal.SIGINT), time.sleep(60))).start()\n"
+        "    return cli.INTERRUPTED\n"
+        "cli.main = main\n"
+        "cli.program()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_ignored_signal_stays_ignored():
     """As under nohup."""
     heard: list[bool] = []

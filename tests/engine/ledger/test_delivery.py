@@ -220,7 +220,8 @@ def test_a_contract_whose_earlier_numbers_are_in_no_journal_says_what_it_waits_f
     row = journal.add_transaction("deploy", 0, keccak(raw), raw)
     journal.set_receipt(row.seq, ChainReceipt(hexed(row.hash), 1, COUNTER_GAS))  # in a block that is gone
     says = (
-        rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor known on this machine\)"
+        rf"\(it has number 3; what account {chain.sender} sent before it is neither there nor known on this machine: "
+        r"unless the node gets its state back, begin in an empty folder\)"
     )
     with pytest.raises(NoReceipt, match=says):
         settle(chain, journal, journal.of(0), COUNTER_GAS)

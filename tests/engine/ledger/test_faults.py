@@ -18,6 +18,7 @@ from engine.ledger.chain.base import ChainTrouble, NodeRefuses, NodeUnreachable
 from engine.ledger.chain.rpc import RpcChain
 from engine.ledger.chain.transactions import decode_transaction
 from engine.ledger.config import LedgerConfig
+from engine.ledger.delivery import NoReceipt
 from engine.ledger.subjects.study import StudyLedger
 
 METHODS = (
@@ -122,8 +123,9 @@ def test_a_node_that_takes_transactions_and_loses_them_is_not_asked_for_ever(ser
     assert len(sent) < 60  # a few times each of the dearer ones
 
 
-def test_a_transaction_whose_every_answer_is_lost_is_found_on_the_node(server: Faulty, tmp_path: Path):
-    server.fault("eth_sendRawTransaction", PASSING["answer lost"])
+@pytest.mark.parametrize("fault", [PASSING["answer lost"], SENDING["known after all"]], ids=["lost", "already known"])
+def test_a_transaction_whose_every_answer_is_lost_is_found_on_the_node(server: Faulty, tmp_path: Path, fault: Fault):
+    server.fault("eth_sendRawTransaction", fault)
     assert len(rounds(fresh(tmp_path), server, timeout=5.0)) == ROUNDS
     assert server.asked["eth_sendRawTransaction"] < 12  # each about once
 
@@ -295,6 +297,18 @@ def test_odd_answers_of_a_node_are_asked_for_again_or_read_over(server: Faulty, 
     server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt and receipt | {"status": "0x2"}), at={3})
     server.fault("eth_gasPrice", lambda question, passed: said({**passed(), "error": False}))
     assert len(rounds(fresh(tmp_path), server)) == ROUNDS
+
+
+def test_a_node_that_keeps_no_old_transactions_is_told(server: Faulty, tmp_path: Path):
+    """Its contract is there, so its number did not go to anything else."""
+    run = fresh(tmp_path)
+    rounds(run, server)
+    for method in ("eth_getTransactionByHash", "eth_getTransactionReceipt"):
+        server.fault(method, result(None))
+    with pytest.raises(NoReceipt, match=r"there is a contract at 0x\w+, and the node knows nothing of the transaction"):
+        rounds(run, server, timeout=1.0)
+    server.heal()
+    assert len(rounds(run, server)) == ROUNDS
 
 
 def test_ledgers_of_one_account_at_the_same_time_lose_nothing(start: Callable[..., Node], tmp_path: Path):

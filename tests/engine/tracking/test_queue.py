@@ -134,6 +134,19 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(shelf):
     queue.work()  # it is said once
 
 
+def test_what_is_refused_by_a_store_that_is_not_there_waits(shelf, clock):
+    """As by a proxy before it, or for a password that has run out."""
+    queue = Queue(shelf, clock=clock)
+    call = Tags("a", 17, {})
+    put(queue, call)
+    shelf.refuses, shelf.answers = {"a"}, lambda: False
+    queue.work()
+    assert queue.state() == "the store is away (not a); 1 entries are not written"
+    shelf.refuses = set()
+    queue.work(now=True)
+    assert shelf.taken == [call]
+
+
 def test_a_caller_who_is_not_to_hear_of_it_leaves_it_to_the_next(shelf):
     queue = Queue(shelf)
     shelf.refuses = {"a"}

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gzip
 import http.server
 import re
 import socket
@@ -18,7 +19,9 @@ MOMENT = 0.3  # seconds
 
 
 @contextlib.contextmanager
-def serving(status: int, body: bytes, seen: list[Any] | None = None, pause: float = 0.0) -> Iterator[str]:
+def serving(
+    status: int, body: bytes, seen: list[Any] | None = None, pause: float = 0.0, **headers: str
+) -> Iterator[str]:
     """A server that answers so to everything, byte by byte if there is a pause."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -27,6 +30,8 @@ def serving(status: int, body: bytes, seen: list[Any] | None = None, pause: floa
             (seen if seen is not None else []).append(self.headers)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             with contextlib.suppress(OSError):
                 for start in range(0, len(body), 1 if pause else len(body)):
@@ -76,6 +81,40 @@ def test_nobody_and_somebody_who_says_nothing_are_told_in_time():
     began = time.monotonic()
     with serving(200, b'{"experiments": []}' + b" " * 500, pause=0.05) as uri:
         assert problem(uri, MOMENT, {}) == "what listens there is no MLflow"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("status", [302, 308])
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [("https://a:b@mlflow.example:8443/login?x", " to https://mlflow.example:8443"), ("/login", "")],
+)
+def test_a_server_that_sends_everybody_on_is_told(status: int, location: str, where: str):
+    with serving(status, b"", Location=location) as uri:
+        said = problem(uri, MOMENT, {})
+    assert said.startswith(f"it sends everybody on{where}, which would have to be the address: HTTP {status}")
+
+
+@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b"[" + b" " * 2**24)])
+def test_what_is_packed_wrongly_or_beyond_measure_is_told(body: bytes):
+    with serving(200, body, Content_Encoding="gzip") as uri:
+        assert problem(uri, 5.0, {}) == "what listens there is no MLflow"
+
+
+def test_headers_that_trickle_end_with_the_time():
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                connection = listening.accept()[0]
+                for sign in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
+                    connection.send(bytes([sign]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        said = problem(f"http://127.0.0.1:{listening.getsockname()[1]}", MOMENT, {})
+    assert said == "what listens there does not answer within 0.3 s"
     assert time.monotonic() - began < 5
 
 
