@@ -35,7 +35,7 @@ from engine.ledger.observer import LedgerObserver
 from engine.ledger.signing import address, hospital_key
 from engine.ledger.subjects.privacy import terms_digest
 from engine.ledger.subjects.registry import Federation as LedgerFederation
-from engine.ledger.subjects.succession import require_successors
+from engine.ledger.subjects.succession import require_named, require_successors
 from engine.messages import Asked, Ending, Judges, LoopState, Observer, Outcome, Pool, Rule, survivors
 from engine.model import SHORTEST, AnyNetwork, build_network, initial_parameters, vector_hash
 from engine.oracles.build import choose_oracle
@@ -142,9 +142,12 @@ def _steps(config: RunConfig, folder: Path, place: Place, rungs: Sequence[int]) 
             f"privacy.method {config.privacy.method} does not go with pruning: each look at a model on the way is a release that "
             "no budget has room for; take sampler settings without a pruner."
         )
+    require_named(config.ledger, place.leader)
     claim_run(folder, config)
     if (folder / RESULT).exists():
         result = Result.read(folder, hashed)
+        if place.leader.name:
+            place.note(f"{folder} is finished: {place.leader.name} has nothing to lead")
         draw_picture(folder, result, place.note)
         return result
     spent = _Spent()

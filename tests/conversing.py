@@ -144,7 +144,7 @@ def started(name: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """A node of a maker: its address, and what makes it mine."""
     if name == "ethereumjs":
         with Validators(count=2) as network:
-            yield network.url, lambda: [network.propose() for _ in network.nodes]  # what one has it does not pass on
+            yield network.url, network.propose
     elif name == "hardhat":
         with tempfile.TemporaryDirectory() as home, hardhat(Path(home)) as node:
             yield node.url, lambda: None

@@ -38,6 +38,8 @@ class Federation:
         troubles: what ended a site before the run was over.
         dies: hospital and number of messages that have left it -> whether its process is killed before the next one; it is
             started again, with what lies in its folder.
+        patience: seconds that a site waits for a coordinator.
+        way: hospital and port of the coordinator -> the port that its site connects to.
     """
 
     home: Path
@@ -48,6 +50,8 @@ class Federation:
     troubles: list[BaseException] = field(default_factory=list)
     dies: Callable[[int, int], bool] = lambda hospital, messages: False
     kills: int = 0
+    patience: float = 1.0
+    way: Callable[[int, int], int] = lambda hospital, port: port
 
     def site(self, hospital: int) -> Path:
         """The folder of a site: records, keys and what it keeps are in it."""
@@ -99,7 +103,7 @@ class Federation:
         while port and not stop.is_set():
             try:
                 with self.line(hospital, port) as line:
-                    serve(line, self.at(hospital), patience=1.0, note=self.note)
+                    serve(line, self.at(hospital), patience=self.patience, note=self.note)
                 return
             except Killed:
                 self.kills += 1
@@ -123,7 +127,7 @@ class Federation:
                 raise Killed
             self.sent.append((hospital, name, data))
 
-        line = Line(f"127.0.0.1:{port}", own, seen)
+        line = Line(f"127.0.0.1:{self.way(hospital, port)}", own, seen)
         try:
             yield line
         finally:

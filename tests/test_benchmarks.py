@@ -410,6 +410,8 @@ def test_what_the_page_says_of_other_chains_is_what_the_model_gives(monkeypatch:
     # four blocks of 30 million gas for 1,000 updates in a contract: three more to wait for
     assert model.waits(by_clock, 1000) == pytest.approx(0.078 + 2.725 + 3 * 5)
     assert model.change(by_clock, by_timer, 3, 0.0) == pytest.approx(2.303 / 2.803 - 1)
+    for _, least, mean, most in (*model.MEASURED, *model.TWO_NODES):
+        assert f"{mean} s ({least}..{most})" in page or f"{mean} ({least}..{most})" in page
     for block, least, _, most in model.MEASURED:
         assert least <= model.PREPARE + model.Network("", block, after=model.LOOK).latency() <= most
 

@@ -5,7 +5,8 @@ with Validators(block=1.0) as network:               # a block a second; 0: at `
     network.nodes[1].kill()                           # the others go on; started again, it is told what it has missed
 
 Which block comes next is for a consensus client to say, over the Engine API. This module stands in its place: it asks one
-client after the other to build a block, shows it to all, and has all follow it. One that finds a block wrong does not follow.
+client after the other to build a block, shows it to all, and has all follow it. One that finds a block wrong does not follow. What a client
+is sent it passes on to no other before it thinks itself in step with a wider network, so that one that has something is asked first.
 """
 
 import json
@@ -75,8 +76,13 @@ class Validator(Program):
     def alive(self) -> bool:
         return self._process is not None
 
+    @property
+    def pending(self) -> bool:
+        """Whether it has been sent what is in no block."""
+        return bool(self("txpool_content")["pending"])
+
     def meet(self, other: "Validator") -> None:
-        """Connects it with another one, to which it passes on what it is sent."""
+        """Connects it with another one; without a peer it complains of what it is sent."""
         self("admin_addPeer", {"address": "127.0.0.1", "tcpPort": other.peer, "udpPort": other.peer})
         until(lambda: any(int(one("net_peerCount"), 16) for one in (self, other)))
 
@@ -110,7 +116,8 @@ class Validators:
         with self._lock:
             alive = [node for node in self.nodes if node.alive]
             self._turn += 1
-            by = alive[self._turn % len(alive)]
+            turns = [alive[(self._turn + i) % len(alive)] for i in range(len(alive))]
+            by = next((one for one in turns if one.pending), turns[0])
             kept, left = self.blocks[: len(self.blocks) - ahead], self.blocks[len(self.blocks) - ahead :]
             # later than what it follows, and than what it takes the place of: that would be the same block
             moment = max([int(time.time()), *(int(one["timestamp"], 16) + 1 for one in (kept[-1], *left[:1]))])

@@ -134,7 +134,7 @@ class Chain:
 
     def state(self) -> dict[str, Any] | None:
         """What is asked after each call."""
-        head, model, config, registry, progress, final, disputed, closing, coordinator = (
+        head, model, config, registry, progress, final, disputed, closing, coordinator, staleness = (
             self.contract.functions.federationState(FEDERATION).call()
         )
         if not progress[3]:
@@ -155,6 +155,7 @@ class Chain:
                 "disputed": str(disputed),
                 "closing": hexed(closing),
                 "coordinator": coordinator.lower(),
+                "staleness": str(staleness),
             },
             **told,
             "phase": phase,
@@ -274,7 +275,7 @@ class Story:
 
 def opened(story: Story) -> None:
     call, root = story.chain.call, story.registry[-1][0]
-    good = (FEDERATION, CONFIG, root, GENESIS, SLOTS, 2, 100)
+    good = (FEDERATION, CONFIG, root, GENESIS, SLOTS, 2, 100, 3)
     call("stranger", "openFederation", *good, why="no coordinator")
     call("coordinator", "openRound", FEDERATION, 1, GENESIS, 0, why="no federation")
     for place, wrong in ((2, ZERO), (3, ZERO), (5, 0), (5, SLOTS + 1)):

@@ -54,7 +54,7 @@ class Accounts:
         if role not in self._keys:
             if role not in self._files:
                 raise LedgerError(f"the {role} of this ledger must sign this, but its key is not here")
-            self._keys[role] = _read(self._files[role], role)
+            self._keys[role] = _read(self._files[role], self._files[role].stem)  # a successor's own name
         return self._keys[role]
 
 

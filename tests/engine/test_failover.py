@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from failing import FAILOVER, PATIENCE, STEPS, Whole, cheating, dying, led_by, same, silent, undisturbed
 from finished import change, names, other
-from reference import Interrupted, StopAfter
+from reference import Interrupted, StopAfter, Watch
 
 from engine.audit import result as of_result
 from engine.audit import succession
@@ -17,7 +19,7 @@ from engine.audit.run import audit
 from engine.config import RunConfig
 from engine.encoding import keccak
 from engine.errors import ConfigError, HospitalError, LedgerError, Stopped
-from engine.experiment import run
+from engine.experiment import Place, run, steps
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import RUN
 from engine.ledger.keyfiles import read_key_file
@@ -184,6 +186,84 @@ def test_the_audit_names_a_usurper_and_what_the_old_one_sent_after_the_takeover(
     found = accused(folder)
     assert found["account"].startswith(f"{address(stranger)} took over as a usurper")
     assert {"account", "sender"} <= found.keys()  # and whoever sealed after it did not lead
+
+
+# --- Who has no business there ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_and_one_without_a_ledger_are_led_by_nobody_new(whole: Whole, tiny_config, tmp_path: Path):
+    heard: list[str] = []
+    folder, config = copy_of(whole.folder, tmp_path), tiny_config(**FAILOVER)
+    before = (folder / RESULT).read_bytes()
+    run(config, folder, replace(led_by("reserve"), note=heard.append))
+    assert heard == [f"{folder} is finished: reserve has nothing to lead"]
+    assert (folder / RESULT).read_bytes() == before
+    with pytest.raises(LedgerError, match=r"--as nobody: is none of ledger\.successors"):
+        run(config, folder, led_by("nobody"))
+    with pytest.raises(LedgerError, match=r"--as deputy: is none of ledger\.successors; the run names none"):
+        run(tiny_config(), tmp_path / "plain", led_by("deputy"))
+
+
+def test_a_run_that_was_pruned_is_not_gone_on_with(tiny_config, tmp_path: Path):
+    config = tiny_config(**FAILOVER)
+    chunks = steps(config, tmp_path, Place(pruned=lambda: True), rungs=[1])
+    next(chunks)
+    chunks.close()
+    for leader in ("", "deputy"):
+        silent(tmp_path, 9 * PATIENCE)
+        with pytest.raises(LedgerError, match=r"the run has ended after round 1 .* nothing can follow"):
+            run(config, tmp_path, led_by(leader))
+    assert not (tmp_path / RESULT).exists()
+
+
+def test_a_stand_in_without_its_key_or_with_another_one_is_refused(dead: Path, tiny_config, tmp_path: Path):
+    folder, config = copy_of(dead, tmp_path), tiny_config(**FAILOVER)
+    silent(folder, PATIENCE)
+    with pytest.raises(
+        LedgerError, match=r"^--as deputy: the key here is of account 0x.*, and the chain knows deputy as"
+    ):
+        run(config, folder, led_by("deputy", keccak(b"stranger")))
+    key = folder / "ledger" / "deputy.key"
+    key.rename(tmp_path / "elsewhere")
+    silent(folder, PATIENCE)
+    with pytest.raises(LedgerError, match=r"deputy\.key is missing: it holds the key of this ledger's deputy"):
+        run(config, folder, led_by("deputy"))
+    silent(folder, PATIENCE)
+    run(config, folder, led_by("deputy", read_key_file(tmp_path / "elsewhere")))
+
+
+def test_a_second_one_waits_for_nobody_and_a_journal_of_another_format_is_refused(
+    whole: Whole, dead: Path, tiny_config, tmp_path: Path
+):
+    folder, config = copy_of(dead, tmp_path), tiny_config(**FAILOVER)
+    silent(folder, 2 * PATIENCE)
+
+    def second() -> None:
+        with pytest.raises(LedgerError, match="one writer at a time"):
+            run(config, folder, led_by("1"))
+
+    run(config, folder, replace(led_by("deputy"), observers=(Watch(2, second),)))
+    same(folder, whole)
+    old = copy_of(dead, tmp_path / "old")
+    with sqlite3.connect(old / "ledger" / RUN.file) as journal:
+        journal.execute("UPDATE meta SET value = '7' WHERE key = 'format'")
+    silent(old, PATIENCE)
+    with pytest.raises(LedgerError, match="format 7"):
+        run(config, old, led_by("deputy"))
+
+
+def test_a_checkpoint_that_is_a_round_behind_its_journal_is_caught_up_with(whole: Whole, tiny_config, tmp_path: Path):
+    """As of a copy that was made while the round was sealed."""
+    config = tiny_config(**FAILOVER)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, dying(MIDDLE))
+    kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(Interrupted):
+        run(config, tmp_path, Place(observers=(StopAfter(2),)))
+    (tmp_path / "checkpoint.safetensors").write_bytes(kept)
+    silent(tmp_path, PATIENCE)
+    run(config, tmp_path, led_by("deputy"))
+    same(tmp_path, whole)
 
 
 # --- A leader that lies about the sum ---------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from reference import ROOT
@@ -120,7 +122,10 @@ def test_licences_that_reach_what_is_combined_with_them_are_refused():
 
 def test_what_is_installed_here_goes_with_our_licence(tmp_path, capsys):
     assert main(["sbom", "--out", str(tmp_path / "bom.json")]) == 0
-    document = json.loads((tmp_path / "bom.json").read_text())
+    text = (tmp_path / "bom.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text.replace('"library"', '"book"', 1)) is not None
+    document = json.loads(text)
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
     names = {one["name"] for one in document["components"]}
     assert {"ray", "torch", "numpy", "mlflow", "optuna", "web3"} <= names

@@ -72,18 +72,18 @@ class RoundLedger extends Contract {
 
   // --- Rounds --------------------------------------------------------------------------------------------------------------
 
-  async openFederation(ctx, federation, configHash, registryRoot, genesisModel, slots, quorum, window) {
+  async openFederation(ctx, federation, configHash, registryRoot, genesisModel, slots, quorum, window, staleness) {
     const caller = await this._requireRole(ctx, "COORDINATOR_ROLE");
     await this._requireNotPaused(ctx);
     const id = bytes32(federation);
-    [slots, quorum, window] = [slots, quorum, window].map((one) => uint(one, 32));
+    [slots, quorum, window, staleness] = [slots, quorum, window, staleness].map((one) => uint(one, 32));
     if (await this._get(ctx, `federation:${id}`)) refuse("FederationAlreadyOpen", id);
     if (bytes32(registryRoot) === ZERO) refuse("RegistryIsZero", id);
     if (bytes32(genesisModel) === ZERO) refuse("ModelIsZero", id, 0n);
     if (quorum === 0n || quorum > slots) refuse("QuorumOutOfRange", id, quorum, slots);
     for (const one of [slots, window]) if (one >> 24n) refuse("SafeCastOverflowedUintDowncast", 24n, one);
     const state = {
-      configHash: bytes32(configHash), registryRoot: bytes32(registryRoot), model: bytes32(genesisModel), slots, quorum, window,
+      configHash: bytes32(configHash), registryRoot: bytes32(registryRoot), model: bytes32(genesisModel), slots, quorum, window, staleness,
       round: 0n, deadline: 0n, sealedAt: 0n, submissions: 0n, phase: "IDLE", coordinator: NOBODY, served: {}, disputed: 0n,
       disputedHead: ZERO, finalized: 0n, finalHead: ZERO, marked: 0n, markedAt: 0n, markedHead: ZERO, voided: [], closing: ZERO, heads: [] };
     state.heads = Array(Number(RING)).fill(records.genesisHead(this._domain(ctx), id, state));
@@ -278,7 +278,7 @@ class RoundLedger extends Contract {
   async federationState(ctx, federation) {
     const [, state] = await this._load(ctx, federation);
     const names = ["model", "configHash", "registryRoot", "finalized", "disputed", "closing", "coordinator"];
-    const moving = ["round", "deadline", "sealedAt", "slots", "quorum", "window", "submissions", "phase"];
+    const moving = ["round", "deadline", "sealedAt", "slots", "quorum", "window", "submissions", "phase", "staleness"];
     const told = Object.fromEntries([...names, ...moving].map((name) => [name, String(state[name])]));
     return JSON.stringify({ head: headAt(state, state.round), ...told });
   }

@@ -341,6 +341,10 @@ class Rounds(Subject):
         """Write the round and its transaction in one durable step."""
         book, federation, domain = self._book, self._federation, self._book.domain
         last = len(self.headers) - 1
+        if any(one.purpose == "close" and one.receipt and one.receipt.status for one in book.transactions):
+            raise LedgerError(
+                f"{book.path.parent}: the run has ended after round {last} and is closed, nothing can follow"
+            )
         if last > len(self.seals):
             raise LedgerError(f"round {last} is recorded but not sealed: append it again before round {entry.round}")
         if entry.parent_model != self._model:

@@ -197,6 +197,16 @@ def _number(terms: Sequence[Term]) -> int:
     return terms[-1].number if terms else 0
 
 
+def require_named(config: LedgerConfig, leader: Leader) -> None:
+    """
+    Raises:
+        LedgerError: whoever is to lead is no successor of the run.
+    """
+    if leader.name and leader.name not in config.successors:
+        known = f"allowed: {', '.join(config.successors)}" if config.successors else "the run names none"
+        raise LedgerError(f"--as {leader.name}: is none of ledger.successors; {known}")
+
+
 def require_successors(config: LedgerConfig, hospitals: int, folder: Path, leader: Leader) -> None:
     """Before any long work.
 
@@ -208,9 +218,6 @@ def require_successors(config: LedgerConfig, hospitals: int, folder: Path, leade
             raise LedgerError(f"ledger.successors: there is no hospital {name}, the run has 0 to {hospitals - 1}")
     if not leader.name:
         return
-    if leader.name not in config.successors:
-        known = f"allowed: {', '.join(config.successors)}" if config.successors else "the run names none"
-        raise LedgerError(f"--as {leader.name}: is none of ledger.successors; {known}")
     if not (folder / RUN.file).exists():
         raise LedgerError(
             f"--as {leader.name}: {folder} has no journal, so there is nothing to take over; resume without it"

@@ -1,5 +1,6 @@
 """Hospitals at sites: runs over mutually authenticated TLS on this machine's loopback, with the bits of one in this process."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from failing import led_by, silent
 from finished import audit
-from reference import ROOT
+from lines import BadLine
+from reference import ROOT, Watch
 from sited import PASSWORD, Federation, made
 
 from engine.data.beats import open_beats
@@ -52,7 +54,12 @@ def fresh(federation) -> Iterator[Federation]:
 @pytest.fixture(scope="module")
 def config(federation, tiny_config):
     """A run with a ledger, whose algorithm has every hospital keep a head of its own."""
-    keys = {"ledger.backend": "embedded", "ledger.keystore": str(federation.home / "keys"), **KEEPS_STATE}
+    keys = {
+        "ledger.backend": "embedded",
+        "ledger.keystore": str(federation.home / "keys"),
+        "privacy.membership": True,
+        **KEEPS_STATE,
+    }
     return federation.config(tiny_config, **keys)
 
 
@@ -66,7 +73,10 @@ def here(config, tmp_path_factory) -> Result:
 def numbers(result: Result) -> dict:
     """What a result says, without times, and without the digest of all records together."""
     told = result.document()
-    kept = {key: told[key] for key in ("model_hash", "final", "validation", "fairness", "calibration", "patients")}
+    kept = {
+        key: told[key]
+        for key in ("model_hash", "final", "validation", "fairness", "calibration", "patients", "membership")
+    }
     rounds = [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in told["rounds"]]
     return {**kept, "rounds": rounds, "cohort": {k: v for k, v in told["cohort"].items() if k != "digest"}}
 
@@ -116,6 +126,28 @@ def test_a_run_of_sites_is_taken_over_by_a_hospital_with_the_same_bits_and_not_w
     assert [(term.name, term.round) for term in there.ledger.terms] == [("1", 3)]
     assert not fresh.troubles
     assert audit(folder).findings == []
+
+
+@pytest.mark.long
+def test_lines_with_delay_loss_breaks_and_a_cut_change_no_bit(fresh, config, here, tmp_path):
+    """Where no network of one's own is allowed; with namespaces in test_hosts.py."""
+    with contextlib.ExitStack() as stack:
+        lines: dict[int, BadLine] = {}
+
+        def way(hospital: int, port: int) -> int:
+            if hospital not in lines:
+                lines[hospital] = stack.enter_context(BadLine(port, breaks=0.01, seed=hospital))
+            return lines[hospital].port
+
+        fresh.way, fresh.patience = way, 60.0
+        there = fresh.run(
+            fresh.sited(config), tmp_path / "there", replace(HERE, observers=(Watch(1, lambda: lines[1].cut(8.0)),))
+        )
+    assert numbers(there) == numbers(here)
+    assert not fresh.troubles
+    assert there.lost == ()
+    assert sum(line.broken for line in lines.values()) >= 1
+    assert min(line.pieces for line in lines.values()) > 20
 
 
 def test_what_leaves_a_site_is_what_the_page_lists_and_nothing_else(federation, fresh, config, tmp_path):
