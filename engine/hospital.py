@@ -547,7 +547,7 @@ class Hospital:
         if not self._task.config.privacy.membership or min(len(self._train), len(self._test)) < LEAST:
             return {}
         return {
-            name: guesses(*(believed(self._oracle, model, part) for part in (self._train, self._test)))
+            name: (*guesses(*(believed(self._oracle, model, part) for part in (self._train, self._test))),)
             for name, model in models.items()
         }
 

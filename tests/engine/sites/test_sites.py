@@ -54,7 +54,12 @@ def fresh(federation) -> Iterator[Federation]:
 @pytest.fixture(scope="module")
 def config(federation, tiny_config):
     """A run with a ledger, whose algorithm has every hospital keep a head of its own."""
-    keys = {"ledger.backend": "embedded", "ledger.keystore": str(federation.home / "keys"), **KEEPS_STATE}
+    keys = {
+        "ledger.backend": "embedded",
+        "ledger.keystore": str(federation.home / "keys"),
+        "privacy.membership": True,
+        **KEEPS_STATE,
+    }
     return federation.config(tiny_config, **keys)
 
 
@@ -68,7 +73,10 @@ def here(config, tmp_path_factory) -> Result:
 def numbers(result: Result) -> dict:
     """What a result says, without times, and without the digest of all records together."""
     told = result.document()
-    kept = {key: told[key] for key in ("model_hash", "final", "validation", "fairness", "calibration", "patients")}
+    kept = {
+        key: told[key]
+        for key in ("model_hash", "final", "validation", "fairness", "calibration", "patients", "membership")
+    }
     rounds = [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in told["rounds"]]
     return {**kept, "rounds": rounds, "cohort": {k: v for k, v in told["cohort"].items() if k != "digest"}}
 
