@@ -15,7 +15,7 @@ from reference import Interrupted, StopAfter, Watch
 
 from engine.audit import result as of_result
 from engine.audit import succession
-from engine.audit.run import audit
+from engine.audit.run import audit, compare
 from engine.config import RunConfig
 from engine.encoding import keccak
 from engine.errors import ConfigError, HospitalError, LedgerError, Stopped
@@ -266,6 +266,18 @@ def test_a_checkpoint_that_is_a_round_behind_its_journal_is_caught_up_with(whole
     silent(tmp_path, PATIENCE)
     run(config, tmp_path, led_by("deputy"))
     same(tmp_path, whole)
+
+
+def test_two_copies_that_both_went_on_are_told_by_who_led_them(dead: Path, tiny_config, tmp_path: Path):
+    """Embedded, where nothing but a second look can know; the bits are the same."""
+    config, one, other = tiny_config(**FAILOVER), copy_of(dead, tmp_path / "one"), copy_of(dead, tmp_path / "other")
+    before = copy_of(dead, tmp_path / "before")
+    run(config, one)
+    silent(other, PATIENCE)
+    [term] = run(config, other, led_by("deputy")).ledger.terms
+    [found] = compare(one, other).findings
+    assert (found.record, found.field, found.round, found.found) == ("succession", "leader", 2, term.account)
+    assert compare(before, other).findings == []  # of an earlier day
 
 
 def test_a_dispute_is_decided_under_a_successor_too_and_its_run_goes_on(
