@@ -1,6 +1,8 @@
 "use strict";
 // What the peer starts.
 const { RoundLedger } = require("./lib/ledger");
+const { SuccessionLedger } = require("./lib/succession");
 
 module.exports.RoundLedger = RoundLedger;
-module.exports.contracts = [RoundLedger];
+module.exports.SuccessionLedger = SuccessionLedger;
+module.exports.contracts = [RoundLedger, SuccessionLedger];

@@ -1,26 +1,18 @@
-"""Writes test/vectors.json: calls of RoundLedger, what the Solidity contract answered to each, and the state after it.
+"""Writes test/vectors.json: calls of RoundLedger and SuccessionLedger, what the Solidity contracts answered to each, and the state after it.
 
     python contracts/fabric/vectors.py
 
-The contract is executed in py-evm; the chaincode must give the same heads, states and refusals for the same calls at the same times.
+The contracts are executed in py-evm; the chaincode must give the same heads, states and refusals for the same calls at the same times.
 """
 
-import ast
-import datetime
 import json
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from eth_tester import EthereumTester, PyEVMBackend
-from eth_tester.exceptions import TransactionFailed
-from web3 import EthereumTesterProvider, Web3
+from solidity import CALLS, KEYS, NOBODY, WHO, Chain, Role, certificate
 
-from engine.encoding import hexed, keccak
+from engine.encoding import keccak
 from engine.ledger.signing import address, sign
 from engine.ledger.subjects.registry import KeyRotation
 from engine.ledger.subjects.updates import (
@@ -32,180 +24,21 @@ from engine.ledger.subjects.updates import (
     head_of,
     update_leaf,
 )
-from engine.ledger.trees import EMPTY, levels, path
-from engine.ledger.typed import Domain
+from engine.ledger.trees import EMPTY, annex_path, annex_root, levels, path
 
 HERE = Path(__file__).parent
-ARTEFACT = HERE.parents[1] / "engine/ledger/artefacts/RoundLedger.json"
-ZERO, KEEP_CLOSED, SLOTS = b"\0" * 32, 2**64 - 1, 5
+ZERO, SLOTS = b"\0" * 32, 5
 FEDERATION, CONFIG, GENESIS = (keccak(name) for name in (b"federation", b"config", b"genesis"))
-WHO = ("admin", "coordinator", "auditor", "second", "stranger")
-KEYS = {name: keccak(b"fabric vector " + name.encode()) for name in WHO}
 HOSPITALS = [keccak(b"fabric hospital %d" % slot) for slot in range(SLOTS)]
 NEW_KEY = keccak(b"fabric hospital 1, second key")
 ORGANISATIONS = [keccak(b"organisation %d" % slot) for slot in range(SLOTS)]
-ATTRIBUTES = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")  # where Fabric's authority puts them
-CALLS: list[dict[str, Any]] = []
-
-
-def plain(value: Any) -> Any:
-    """As the chaincode takes it: text, or JSON text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, bytes):
-        return hexed(value)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list):
-        return json.dumps([json.loads(plain(one)) if not isinstance(one, bytes) else hexed(one) for one in value])
-    if isinstance(value, str):
-        return value
-    names = {
-        field.name: _camel(field.name)
-        for field in fields(value)
-        if not (isinstance(value, Header) and field.name == "head")
-    }
-    said = {camel: plain(getattr(value, name)) for name, camel in names.items()}
-    return json.dumps({{"fromAddress": "from", "toAddress": "to"}.get(name, name): one for name, one in said.items()})
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.rstrip("_").split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
-def solid(value: Any) -> Any:
-    """As the contract takes it."""
-    if isinstance(value, Header):
-        return value.abi
-    if isinstance(value, list):
-        return [solid(one) for one in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return tuple(getattr(value, field.name) for field in fields(value))
-    return value
-
-
-class Chain:
-    """The contract in py-evm."""
-
-    def __init__(self) -> None:
-        self.tester = EthereumTester(PyEVMBackend())
-        self.web3 = Web3(EthereumTesterProvider(self.tester))
-        for key in KEYS.values():
-            self.tester.add_account(hexed(key))
-            self.web3.eth.send_transaction({"from": self.tester.get_accounts()[0], "to": address(key), "value": 10**20})
-        artefact = json.loads(ARTEFACT.read_text())
-        made = self.web3.eth.contract(abi=artefact["abi"], bytecode=artefact["bytecode"])
-        roles = [address(KEYS[name]) for name in ("admin", "coordinator", "auditor")]
-        done = made.constructor(*roles, 0).transact({"from": address(KEYS["admin"])})
-        where = self.web3.eth.get_transaction_receipt(done)["contractAddress"]
-        self.contract = self.web3.eth.contract(where, abi=artefact["abi"])
-        self.domain = Domain(self.web3.eth.chain_id, where)
-        self.errors = {keccak(_signature(one).encode())[:4]: one for one in artefact["abi"] if one["type"] == "error"}
-        role = keccak(b"COORDINATOR_ROLE")
-        self.contract.functions.grantRole(role, address(KEYS["second"])).transact({"from": address(KEYS["admin"])})
-
-    def call(self, caller: str, name: str, *values: Any, why: str = "") -> None:
-        """One call, written down with its answer; `why` is said by the test."""
-        function = getattr(self.contract.functions, name)(*map(solid, values))
-        sender = {"from": address(KEYS[caller]), "gas": 3_000_000}
-        step = {"caller": caller, "call": name, "args": [plain(value) for value in values], "why": why}
-        step["time"] = int(self.tester.get_block_by_number("pending")["timestamp"])
-        try:
-            function.call(sender, "pending")
-        except TransactionFailed as error:
-            step["refused"] = self.named(ast.literal_eval(str(error).partition(": ")[2]))
-        else:
-            done = function.transact(sender)
-            block = self.web3.eth.get_transaction_receipt(done)["blockNumber"]
-            step["time"] = int(self.web3.eth.get_block(block)["timestamp"])
-        step["state"] = self.state()
-        CALLS.append(step)
-
-    def named(self, data: bytes) -> str:
-        """A refusal as the chaincode writes it."""
-        error = self.errors[data[:4]]
-        types = [one["type"] for one in error["inputs"]]
-        values = self.web3.codec.decode(types, data[4:])
-        if error["name"] in ("AccessControlUnauthorizedAccount", "EnforcedPause"):
-            return error["name"]
-        shown = [hexed(v) if isinstance(v, bytes) else v.lower() if isinstance(v, str) else str(v) for v in values]
-        return f"{error['name']}({','.join(shown)})"
-
-    def state(self) -> dict[str, Any] | None:
-        """What is asked after each call."""
-        head, model, config, registry, progress, final, disputed, closing, coordinator, staleness = (
-            self.contract.functions.federationState(FEDERATION).call()
-        )
-        if not progress[3]:
-            return None
-        last = progress[0]
-        now = int(self.web3.eth.get_block("latest")["timestamp"])
-        status = {str(r): self.contract.functions.roundStatus(FEDERATION, r).call() for r in range(last + 3)}
-        names = ("round", "deadline", "sealedAt", "slots", "quorum", "window", "submissions")
-        told = {name: str(value) for name, value in zip(names, progress[:7], strict=True)}
-        phase = ("IDLE", "OPEN", "DISPUTED", "CLOSED", "ABORTED")[progress[7]]
-        return {
-            **{
-                k: hexed(v)
-                for k, v in (("head", head), ("model", model), ("configHash", config), ("registryRoot", registry))
-            },
-            **{
-                "finalized": str(final),
-                "disputed": str(disputed),
-                "closing": hexed(closing),
-                "coordinator": coordinator.lower(),
-                "staleness": str(staleness),
-            },
-            **told,
-            "phase": phase,
-            "status": status,
-            "asked": now,
-        }
-
-    def later(self, seconds: int) -> None:
-        """Time passes."""
-        self.tester.time_travel(int(self.tester.get_block_by_number("pending")["timestamp"]) + seconds)
-
-    @property
-    def now(self) -> int:
-        return int(self.tester.get_block_by_number("pending")["timestamp"])
-
-
-def certificate(name: str) -> str:
-    """A client's certificate as Fabric's authority issues it, PEM: its account, and whether it is the admin, are attributes."""
-    attributes = {
-        "pulseledger.account": address(KEYS[name]).lower(),
-        **({"pulseledger.admin": "true"} if name == "admin" else {}),
-    }
-    key = ec.derive_private_key(int.from_bytes(keccak(KEYS[name]), "big") >> 1, ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(who)
-        .issuer_name(who)
-        .public_key(key.public_key())
-        .serial_number(1 + WHO.index(name))
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=36_500))
-        .add_extension(
-            x509.UnrecognizedExtension(ATTRIBUTES, json.dumps({"attrs": attributes}).encode()), critical=False
-        )
-    )
-    return made.sign(key, hashes.SHA256(), ecdsa_deterministic=True).public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _signature(one: dict[str, Any]) -> str:
-    return f"{one['name']}({','.join(value['type'] for value in one['inputs'])})"
 
 
 class Story:
     """Rounds of a federation with everything that can go right and wrong in them."""
 
-    def __init__(self) -> None:
-        self.chain = Chain()
-        self.domain = self.chain.domain
+    def __init__(self, chain: Chain, federation: bytes = FEDERATION) -> None:
+        self.chain, self.domain, self.federation = chain, chain.domain, federation
         leaves = [
             keccak(b"\0" + slot.to_bytes(4, "big") + bytes.fromhex(address(key)[2:]) + ORGANISATIONS[slot])
             for slot, key in enumerate(HOSPITALS)
@@ -215,12 +48,15 @@ class Story:
         self.trees: dict[int, Any] = {}
         self.headers: dict[int, Header] = {}
 
+    def call(self, caller: str, name: str, *values: Any, why: str = "") -> None:
+        self.chain.call(self.federation, caller, name, *values, why=why)
+
     def proof(self, slot: int) -> list[bytes]:
         return list(path(self.registry, slot))
 
     def update(self, slot: int, **changes: Any) -> tuple[ModelUpdate, bytes]:
         record = ModelUpdate(
-            federation=FEDERATION,
+            federation=self.federation,
             round=self.round + 1,
             slot=slot,
             parent_model=self.model,
@@ -235,11 +71,13 @@ class Story:
         record = replace(record, **changes)
         return record, sign(record, self.domain, HOSPITALS[slot])
 
-    def leaf(self, slot: int) -> bytes:
-        return update_leaf(SignedUpdate(*self.update(slot)), self.domain)
+    def leaf(self, slot: int, **changes: Any) -> bytes:
+        return update_leaf(SignedUpdate(*self.update(slot, **changes)), self.domain)
 
-    def header(self, slots: tuple[int, ...], **changes: Any) -> Header:
-        tree = levels([self.leaf(slot) if slot in slots else EMPTY for slot in range(SLOTS)])
+    def header(self, slots: tuple[int, ...], own: dict[int, dict[str, Any]] | None = None, **changes: Any) -> Header:
+        """A header over the updates of these slots; `own` has what is special about a slot's."""
+        special = own or {}
+        tree = levels([self.leaf(at, **special.get(at, {})) if at in slots else EMPTY for at in range(SLOTS)])
         self.trees[self.round + 1] = tree
         made = Header(
             self.round + 1,
@@ -252,16 +90,21 @@ class Story:
         )
         return replace(made, **changes)
 
-    def seal(self, *slots: int, next: int = 0, submissions: int = 0, caller: str = "coordinator") -> None:
-        header = self.header(slots)
-        self.chain.call(caller, "sealRound", FEDERATION, header, submissions, next)
+    def seal(self, *slots: int, submissions: int = 0, caller: str = "coordinator", **special: Any) -> None:
+        header = self.header(slots, **special)
+        self.call(caller, "sealRound", self.federation, header, submissions, 0)
         self.headers[header.round] = header
-        self.head, self.model, self.round = head_of(header, self.domain, FEDERATION), header.model, header.round
+        self.head, self.model, self.round = head_of(header, self.domain, self.federation), header.model, header.round
+
+    def open(self, staleness: int = 0) -> None:
+        root = self.registry[-1][0]
+        self.call("coordinator", "openFederation", self.federation, CONFIG, root, GENESIS, SLOTS, 2, 100, staleness)
+        self.head = bytes(self.chain.rounds.functions.head(self.federation).call())
 
     def submit(self, slot: int, why: str = "", signature: bytes | None = None, **changes: Any) -> None:
         record, own = self.update(slot, **changes)
         account = address(HOSPITALS[slot])
-        self.chain.call(
+        self.call(
             "stranger",
             "submitUpdate",
             record,
@@ -274,14 +117,14 @@ class Story:
 
 
 def opened(story: Story) -> None:
-    call, root = story.chain.call, story.registry[-1][0]
+    call, root = story.call, story.registry[-1][0]
     good = (FEDERATION, CONFIG, root, GENESIS, SLOTS, 2, 100, 3)
     call("stranger", "openFederation", *good, why="no coordinator")
     call("coordinator", "openRound", FEDERATION, 1, GENESIS, 0, why="no federation")
     for place, wrong in ((2, ZERO), (3, ZERO), (5, 0), (5, SLOTS + 1)):
         call("coordinator", "openFederation", *good[:place], wrong, *good[place + 1 :], why=f"argument {place}")
     call("coordinator", "openFederation", *good)
-    story.head = bytes(story.chain.contract.functions.head(FEDERATION).call())
+    story.head = bytes(story.chain.rounds.functions.head(FEDERATION).call())
     call("coordinator", "openFederation", *good, why="twice")
     call("coordinator", "openRound", FEDERATION, 2, GENESIS, 0, why="another number")
     call("coordinator", "openRound", FEDERATION, 1, CONFIG, 0, why="another model")
@@ -292,7 +135,7 @@ def opened(story: Story) -> None:
 
 
 def sealed(story: Story) -> None:
-    call = story.chain.call
+    call = story.call
     for changes in (
         {"round": 2},
         {"previous_head": CONFIG},
@@ -342,7 +185,7 @@ def sealed(story: Story) -> None:
 
 
 def disputed(story: Story) -> None:
-    call = story.chain.call
+    call = story.call
     record, signature = story.update(3)
     tree, header = story.trees[2], story.headers[2]
     nothing = Receipt(FEDERATION, 2, 3, ZERO)
@@ -401,7 +244,7 @@ def disputed(story: Story) -> None:
 
 
 def final(story: Story) -> None:
-    call = story.chain.call
+    call = story.call
     tree, header = story.trees[3], story.headers[3]
     receipt = Receipt(FEDERATION, 3, 1, story.leaf(4))
     proof = list(path(tree, 1))
@@ -491,16 +334,257 @@ def update_leaf_of(story: Story, round: int, slot: int) -> bytes:
     return leaf
 
 
+@dataclass(frozen=True)
+class Account:
+    """As the contract's `Budget.Account`."""
+
+    terms: bytes
+    budget: list[int]
+    said: bytes
+    spent: list[int]
+
+    @property
+    def named(self) -> bytes:
+        return keccak(self.terms + _words(self.budget))
+
+    @property
+    def signed(self) -> bytes:
+        return keccak(self.said + _words(self.spent))
+
+
+@dataclass(frozen=True)
+class Overspent:
+    """As the contract's."""
+
+    record: ModelUpdate
+    signature: bytes
+    account: Account
+    proof: list[bytes]
+    annex_proof: list[bytes]
+
+
+def _words(numbers: list[int]) -> bytes:
+    return b"".join(number.to_bytes(32, "big") for number in numbers)
+
+
+def appointed(story: Story) -> None:
+    call, of = story.call, story.federation
+    second, heir, auditor, admin = (address(KEYS[name]) for name in ("second", "heir", "auditor", "admin"))
+    coordinator = address(KEYS["coordinator"])
+    call("coordinator", "entrust", of, story.chain.succession.address, why="no federation")
+    story.open()
+    for who in ("stranger", "second"):
+        call(who, "entrust", of, story.chain.succession.address, why=f"the {who}")
+    call("coordinator", "handOver", of, heir, why="not entrusted")
+    call("stranger", "SuccessionLedger:appoint", of, [second], 100, why="the stranger")
+    call("coordinator", "entrust", of, story.chain.succession.address)
+    call("coordinator", "entrust", of, coordinator, why="twice")
+    call("coordinator", "handOver", of, heir, why="no keeper")
+    call("second", "openRound", of, 1, GENESIS, 0, why="a coordinator that does not lead")
+    call("second", "SuccessionLedger:appoint", of, [second], 100, why="a coordinator that does not lead")
+    call("coordinator", "SuccessionLedger:reportAlive", of, why="no order")
+    call("second", "SuccessionLedger:takeOver", of, 0, why="no order")
+    for successors, patience in (
+        ([], 100),
+        ([second, heir] * 8 + [second], 100),
+        ([], 0),
+        ([second], 0),
+        ([second], 2**20),
+        ([coordinator], 100),
+        ([second, heir, heir], 100),
+        ([second, NOBODY], 100),
+    ):
+        why = f"{len(successors)} successors, patience {patience}"
+        call("coordinator", "SuccessionLedger:appoint", of, successors, patience, why=why)
+    call("coordinator", "SuccessionLedger:appoint", of, [second, auditor, heir, admin], 100)
+    call("coordinator", "SuccessionLedger:appoint", of, [heir], 100, why="twice")
+    call("coordinator", "openRound", of, 1, GENESIS, 0)
+    story.chain.later(90)
+    call("second", "SuccessionLedger:reportAlive", of, why="it does not lead")
+    call("coordinator", "SuccessionLedger:reportAlive", of)
+    story.chain.later(50)
+    call("second", "SuccessionLedger:takeOver", of, 0, why="it was heard")
+    story.seal(0, 1)
+    call("coordinator", "entrust", of, heir, why="a round is sealed")
+    story.chain.later(60)
+    call("second", "SuccessionLedger:takeOver", of, 0, why="it has sealed")
+
+
+def succeeded(story: Story) -> None:
+    call, of = story.call, story.federation
+    heir = address(KEYS["heir"])
+    story.chain.later(100)
+    call("heir", "SuccessionLedger:takeOver", of, 2, why="behind two that have their time")
+    call("heir", "SuccessionLedger:takeOver", of, 0, why="another's place")
+    call("heir", "SuccessionLedger:takeOver", of, 4, why="no place")
+    story.chain.later(60)
+    call("auditor", "SuccessionLedger:takeOver", of, 1, why="it is the auditor")
+    call("second", "SuccessionLedger:takeOver", of, 0)
+    call("second", "SuccessionLedger:takeOver", of, 0, why="twice")
+    call("coordinator", "sealRound", of, story.header((0, 1)), 0, 0, why="its term is over")
+    call("coordinator", "refuseUpdate", of, 0, why="its term is over")
+    call("coordinator", "closeFederation", of, 1, story.head, CONFIG, why="its term is over")
+    call("coordinator", "SuccessionLedger:reportAlive", of, why="its term is over")
+    story.seal(0, 1, caller="second")
+    until = story.chain.succession.functions.takeoverFrom(of, 3).call()
+    story.chain.later(until - 1 - story.chain.now)
+    call("admin", "SuccessionLedger:takeOver", of, 3, why="a second too early")
+    story.chain.later(until - story.chain.now)
+    call("admin", "SuccessionLedger:takeOver", of, 3, why="it is the admin")
+    call("heir", "SuccessionLedger:takeOver", of, 2)
+    call("auditor", "SuccessionLedger:takeOver", of, 1, why="it was passed")
+    story.submit(3)
+    call("heir", "refuseUpdate", of, 3)
+    story.seal(0, 1, submissions=1, caller="heir")
+    receipt = Receipt(of, 3, 1, story.leaf(4))
+    tree, header = story.trees[3], story.headers[3]
+    evidence = tree[0][1], list(path(tree, 1))
+    for who in ("coordinator", "second"):
+        signature = sign(receipt, story.domain, KEYS[who])
+        call("stranger", "dispute", of, [header], receipt, signature, *evidence, why=f"a receipt of the {who}")
+    call("stranger", "dispute", of, [header], receipt, sign(receipt, story.domain, KEYS["heir"]), *evidence)
+    story.chain.later(250)
+    call("admin", "SuccessionLedger:takeOver", of, 3, why="disputed")
+    call("stranger", "grantRole", Role("AUDITOR_ROLE"), heir, why="no admin")
+    call("admin", "grantRole", Role("AUDITOR_ROLE"), address(KEYS["second"]), why="a coordinator")
+    call("admin", "grantRole", Role("AUDITOR_ROLE"), address(KEYS["admin"]), why="the admin")
+    call("admin", "grantRole", Role("AUDITOR_ROLE"), heir)
+    call("heir", "resolveDispute", of, header, False, why="it leads")
+    call("auditor", "resolveDispute", of, header, False)
+    call("heir", "closeFederation", of, 3, story.head, CONFIG)
+    story.chain.later(250)
+    call("admin", "SuccessionLedger:takeOver", of, 3, why="over")
+
+
+def handed(story: Story) -> None:
+    """A keeper that is an account, and hands a federation to and fro."""
+    call, of = story.call, story.federation
+    second, heir, auditor = (address(KEYS[name]) for name in ("second", "heir", "auditor"))
+    call("coordinator", "SuccessionLedger:appoint", of, [second], 1)
+    story.open()
+    call("coordinator", "entrust", of, address(KEYS["stranger"]))
+    story.chain.later(10)
+    call("second", "SuccessionLedger:takeOver", of, 0, why="entrusted to another")
+    call("stranger", "handOver", of, auditor, why="the auditor")
+    call("stranger", "handOver", of, heir, why="an auditor by now")
+    call("stranger", "handOver", of, second)
+    call("coordinator", "openRound", of, 1, GENESIS, 0, why="handed over")
+    call("second", "openRound", of, 1, GENESIS, 0)
+
+
+def overspent(story: Story) -> None:
+    call, of = story.call, story.federation
+    story.open()
+    call("coordinator", "openRound", of, 1, GENESIS, 0)
+    story.seal(0, 1)
+    account = Account(keccak(b"terms"), [7, 3], keccak(b"said"), [6, 5])
+    frugal, greedy = (Account(account.terms, [7, 3], account.said, spent) for spent in ([7, 3], [8, 3]))
+    # with one sibling on either side in the annex
+    named = {"decisions": GENESIS, "privacy": account.named, "scores": CONFIG}
+    own = {at: {"privacy": one.signed} for at, one in enumerate((account, frugal, greedy))}
+    signed = {at: story.update(at, **changes) for at, changes in own.items()}
+    story.seal(0, 1, 2, own=own, annex=annex_root(named))
+    header, tree = story.headers[2], story.trees[2]
+
+    def evidence(at: int, of_account: Account, **changes: Any) -> Overspent:
+        made = Overspent(*signed[at], of_account, list(path(tree, at)), list(annex_path(named, "privacy")))
+        return replace(made, **changes)
+
+    def void(why: str, shown: Overspent, headers: list[Header] | None = None) -> None:
+        call("stranger", "voidOverspent", of, headers or [header], shown, why=why)
+
+    good = evidence(0, account)
+    void("not sealed", good, [replace(header, round=3)])
+    void("another header", good, [replace(header, count=2)])
+    void("another round's tree", good, [story.headers[1], header])
+    void("another's signature", replace(good, signature=signed[1][1]))
+    void("another slot's proof", replace(good, proof=list(path(tree, 1))))
+    void("another record", replace(good, record=replace(good.record, samples=ZERO)))
+    void("a short proof in the annex", replace(good, annex_proof=good.annex_proof[:-1]))
+    void("another name in the annex", replace(good, annex_proof=list(annex_path(named, "scores"))))
+    void("another budget", evidence(0, replace(account, budget=[6, 3])))
+    void("another account", evidence(0, greedy))
+    void("all of the budget", evidence(1, frugal))
+    story.seal(3, 4)
+    story.submit(2)
+    void("", good)
+    void("it is void", good)
+    # more of one gradient than is left, and more of two than there are while the sum is within the budget
+    for at, shown in ((2, greedy), (0, replace(account, spent=[0, 4]))):
+        story.model = header.parent_model
+        call("coordinator", "openRound", of, story.round + 1, story.model, 0)
+        own[at] = {"privacy": shown.signed}
+        signed[at] = story.update(at, **own[at])
+        story.seal(0, 1, 2, own=own, annex=annex_root(named))
+        header, tree = story.headers[story.round], story.trees[story.round]
+        void("", evidence(at, shown))
+
+
+def outdated(story: Story) -> None:
+    call, of = story.call, story.federation
+    story.open(staleness=1)
+    call("coordinator", "openRound", of, 1, GENESIS, 0)
+    story.seal(0, 1)
+    first = story.model
+    call("coordinator", "entrust", of, address(KEYS["heir"]), why="a round is sealed")
+    story.seal(0, 1)
+    old, late = story.update(0, parent_model=GENESIS), story.update(1, parent_model=first)
+    story.seal(0, 1, 2, own={0: {"parent_model": GENESIS}, 1: {"parent_model": first}})
+    tree, headers = story.trees[3], [story.headers[number] for number in (1, 2, 3)]
+    proof = list(path(tree, 0))
+
+    def contest(why: str, shown: list[Header], record: ModelUpdate, signature: bytes, siblings: list[bytes]) -> None:
+        call("stranger", "disputeUpdate", of, shown, record, signature, siblings, why=why)
+
+    contest("not sealed", headers, replace(old[0], round=4), old[1], proof)
+    contest("headers of one round", headers[2:], *old, proof)
+    contest("headers before the round", headers[:2], *old, proof)
+    contest("a gap", headers[::2], *old, proof)
+    contest("another header", [replace(headers[1], count=3), headers[2]], *old, proof)
+    contest("as old as it may be", headers[1:], *late, list(path(tree, 1)))
+    contest("of the last model", headers, *story_update(story, 2), list(path(tree, 2)))
+    contest("another's signature", headers[1:], old[0], late[1], proof)
+    contest("another slot's proof", headers[1:], *old, list(path(tree, 1)))
+    contest("", headers[1:], *old, proof)
+    contest("disputed", headers[1:], *old, proof)
+    call("auditor", "resolveDispute", of, headers[2], True)
+    contest("it is void", headers[1:], *old, proof)
+    story.model = headers[2].parent_model
+    call("coordinator", "openRound", of, 4, story.model, 0)
+    foreign = story.update(0, parent_model=CONFIG)
+    story.seal(0, 1, own={0: {"parent_model": CONFIG}})
+    shown, tree = [*headers, story.headers[4]], story.trees[4]
+    contest("", shown, *foreign, list(path(tree, 0)))
+    call("auditor", "resolveDispute", of, shown[-1], False)
+    contest("it is final", shown, *foreign, list(path(tree, 0)))
+
+
+def story_update(story: Story, slot: int) -> tuple[ModelUpdate, bytes]:
+    """What a slot signed for the last sealed round."""
+    header = story.headers[story.round]
+    before = story.head, story.model, story.round
+    story.head, story.model, story.round = header.previous_head, header.parent_model, story.round - 1
+    signed = story.update(slot)
+    story.head, story.model, story.round = before
+    return signed
+
+
 def main() -> None:
     """Plays the story and writes it down."""
-    story = Story()
+    chain = Chain()
+    story = Story(chain)
     for part in (opened, sealed, disputed, final):
         part(story)
+    story = Story(chain, keccak(b"a federation with successors"))
+    for part in (appointed, succeeded):
+        part(story)
+    for part in (handed, overspent, outdated):
+        part(Story(chain, keccak(part.__name__.encode())))
     accounts = {name: address(key).lower() for name, key in KEYS.items()}
-    domain = {"chainId": str(story.domain.chain_id), "contract": story.domain.contract.lower()}
+    keeper = chain.succession.address.lower()
+    domain = {"chainId": str(chain.domain.chain_id), "contract": chain.domain.contract.lower(), "keeper": keeper}
     document = {
         "domain": domain,
-        "federation": hexed(FEDERATION),
         "accounts": accounts,
         "certificates": {name: certificate(name) for name in WHO},
         "calls": CALLS,

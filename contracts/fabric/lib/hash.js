@@ -84,6 +84,13 @@ function inTree(root, slot, leaf, slots, proof) {
   return node === root;
 }
 
+/** Whether an annex holds a digest under a name, whose hash is given: pairs are sorted, leaves hashed twice. */
+function annexHolds(annex, name, digest, proof) {
+  let node = keccak(bytes(keccak(word(name), word(digest))));
+  for (const sibling of proof) node = keccak(...[node, sibling].sort().map(bytes));
+  return node === annex;
+}
+
 /** The leaf of a signed update: version, slot, digest, signature. */
 function updateLeaf(schema, slot, digest, signature) {
   const place = Buffer.alloc(7);
@@ -99,4 +106,4 @@ function hospitalLeaf(slot, holder, organisation) {
   return keccak(place, bytes(holder), bytes(organisation));
 }
 
-module.exports = { EMPTY, ZERO, account, bytes32, hospitalLeaf, inTree, keccak, signer, text, typedDigest, uint, updateLeaf, word };
+module.exports = { EMPTY, ZERO, account, annexHolds, bytes, bytes32, hospitalLeaf, inTree, keccak, signer, text, typedDigest, uint, updateLeaf, word };

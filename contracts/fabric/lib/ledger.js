@@ -7,7 +7,7 @@
 //
 // State: one JSON document for each federation under `federation:<id>`, one for each direct submission, each slot and each account.
 const { Contract } = require("fabric-contract-api");
-const { ZERO, account, bytes32, hospitalLeaf, inTree, keccak, signer, text, uint, updateLeaf, word } = require("./hash");
+const { ZERO, account, annexHolds, bytes32, hospitalLeaf, inTree, keccak, signer, text, uint, updateLeaf, word } = require("./hash");
 const records = require("./records");
 
 const SCHEMA = 2n;
@@ -41,7 +41,7 @@ const parsed = (json) => JSON.parse(json, (_, one) => (typeof one === "string" &
 class RoundLedger extends Contract {
   #fixed;
 
-  /** Args: domain: as of `domainOf`; by default that of the channel and of this name. */
+  /** Args: domain: as of `domainOf`, and the succession's account as `keeper`; by default those of the channel and of the names. */
   constructor(domain) {
     super("RoundLedger");
     this.#fixed = domain;
@@ -52,11 +52,8 @@ class RoundLedger extends Contract {
   async grantRole(ctx, role, holder) {
     this._requireAdmin(ctx);
     if (!ROLES.includes(role)) throw new Error(`no such role: ${role}`);
-    const key = `account:${account(holder)}`;
-    const held = (await this._get(ctx, key)) ?? [];
-    const other = held.find((one) => one !== role);
-    if (other) refuse("RolesConflict", account(holder), other, role);
-    await this._put(ctx, key, [role]);
+    await this._requireApart(ctx, account(holder), role);
+    await this._put(ctx, `account:${account(holder)}`, [role]);
   }
 
   async revokeRole(ctx, role, holder) {
@@ -84,7 +81,7 @@ class RoundLedger extends Contract {
     for (const one of [slots, window]) if (one >> 24n) refuse("SafeCastOverflowedUintDowncast", 24n, one);
     const state = {
       configHash: bytes32(configHash), registryRoot: bytes32(registryRoot), model: bytes32(genesisModel), slots, quorum, window, staleness,
-      round: 0n, deadline: 0n, sealedAt: 0n, submissions: 0n, phase: "IDLE", coordinator: NOBODY, served: {}, disputed: 0n,
+      round: 0n, deadline: 0n, sealedAt: 0n, submissions: 0n, phase: "IDLE", coordinator: NOBODY, keeper: NOBODY, entrusted: false, served: {}, disputed: 0n,
       disputedHead: ZERO, finalized: 0n, finalHead: ZERO, marked: 0n, markedAt: 0n, markedHead: ZERO, voided: [], closing: ZERO, heads: [] };
     state.heads = Array(Number(RING)).fill(records.genesisHead(this._domain(ctx), id, state));
     this._serve(state, caller, 0n);
@@ -92,8 +89,7 @@ class RoundLedger extends Contract {
   }
 
   async openRound(ctx, federation, round, parentModel, deadline) {
-    const caller = await this._requireRole(ctx, "COORDINATOR_ROLE");
-    const [id, state] = await this._load(ctx, federation);
+    const [caller, id, state] = await this._loadLed(ctx, federation);
     [round, deadline] = [round, deadline].map((one) => uint(one, 64));
     requireNext(id, state, round);
     if (this._isOpen(ctx, state)) refuse("RoundAlreadyOpen", id, round);
@@ -104,8 +100,7 @@ class RoundLedger extends Contract {
   }
 
   async sealRound(ctx, federation, headerJson, submissions, next) {
-    const caller = await this._requireRole(ctx, "COORDINATOR_ROLE");
-    const [id, state] = await this._load(ctx, federation);
+    const [caller, id, state] = await this._loadLed(ctx, federation);
     const header = records.header(headerJson);
     [submissions, next] = [uint(submissions, 32), uint(next, 64)];
     const round = header.round;
@@ -154,14 +149,35 @@ class RoundLedger extends Contract {
   }
 
   async refuseUpdate(ctx, federation, slot) {
-    await this._requireRole(ctx, "COORDINATOR_ROLE");
-    const [id, state] = await this._load(ctx, federation);
+    const [, id, state] = await this._loadLed(ctx, federation);
     const round = state.round + 1n;
     this._requireOpenNext(ctx, id, state, round);
     const key = submissionKey(id, round, state.model, uint(slot, 32));
     const kept = await this._get(ctx, key);
     if (!kept || kept.refused) refuse("NothingToRefuse", id, round, uint(slot, 32));
     await this._put(ctx, key, { ...kept, refused: true });
+  }
+
+  // --- Who leads -----------------------------------------------------------------------------------------------------------
+
+  async entrust(ctx, federation, keeper) {
+    const caller = this._caller(ctx);
+    const id = bytes32(federation);
+    const state = await this._get(ctx, `federation:${id}`);
+    if (!state || caller !== state.coordinator || state.entrusted || state.round !== 0n) refuse("NotEntrustable", id, caller);
+    Object.assign(state, { keeper: account(keeper), entrusted: true });
+    await this._keep(ctx, id, state, "FederationEntrusted");
+  }
+
+  /** For a keeper with a certificate of its own; nobody's certificate makes it that of lib/succession.js. */
+  async handOver(ctx, federation, heir) {
+    const caller = this._caller(ctx);
+    await this._handOver(ctx, caller === this._keeper(ctx) ? NOBODY : caller, federation, account(heir), "CoordinatorChanged");
+  }
+
+  async requireLeader(ctx, federation, holder) {
+    const id = bytes32(federation);
+    await this._requireLeader(ctx, id, await this._get(ctx, `federation:${id}`), account(holder));
   }
 
   // --- Disputes and finality -----------------------------------------------------------------------------------------------
@@ -171,9 +187,7 @@ class RoundLedger extends Contract {
     const headers = JSON.parse(headersJson).map(records.header);
     const receipt = records.receipt(receiptJson);
     const first = headers[0];
-    const status = this._status(ctx, state, first.round);
-    if (status !== "SEALED") refuse("RoundNotSealed", id, first.round, STATUS.indexOf(status));
-    requireUndisputed(id, state);
+    this._requireDisputable(ctx, id, state, first.round);
     const disputedHead = this._requireHeaders(ctx, id, state, headers);
     if (receipt.federation !== id || receipt.round !== first.round) {
       refuse("ReceiptMismatch", id, first.round, receipt.federation, receipt.round);
@@ -185,22 +199,48 @@ class RoundLedger extends Contract {
     await this._keep(ctx, id, state, "RoundDisputed");
   }
 
+  async disputeUpdate(ctx, federation, headersJson, recordJson, signature, proofJson) {
+    const [id, state] = await this._load(ctx, federation);
+    const headers = JSON.parse(headersJson).map(records.header);
+    const record = records.update(recordJson);
+    this._requireDisputable(ctx, id, state, record.round);
+    this._requireHeaders(ctx, id, state, headers);
+    const header = requireTooOld(id, state.staleness, headers, record);
+    this._requireSealedIn(ctx, state, header, record, signature, proofOf(proofJson));
+    Object.assign(state, { phase: "DISPUTED", disputed: header.round, disputedHead: records.headOf(this._domain(ctx), id, header) });
+    await this._keep(ctx, id, state, "RoundDisputed");
+  }
+
+  async voidOverspent(ctx, federation, headersJson, evidenceJson) {
+    const [id, state] = await this._load(ctx, federation);
+    const headers = JSON.parse(headersJson).map(records.header);
+    const { record, signature, account: spending, proof, annexProof } = records.overspent(evidenceJson);
+    const first = headers[0];
+    this._requireDisputable(ctx, id, state, first.round);
+    this._requireHeaders(ctx, id, state, headers);
+    this._requireSealedIn(ctx, state, first, record, signature, proof);
+    const [name, terms] = [keccak(text("privacy")), records.budgetTerms(spending)];
+    if (!annexHolds(first.annex, name, terms, annexProof)) refuse("AnnexProofInvalid", first.annex, name, terms);
+    if (!records.isOverspent(spending, record.privacy)) refuse("EvidenceInconclusive", id, first.round, record.slot);
+    voidFrom(state, first);
+    await this._keep(ctx, id, state, "BudgetExceeded");
+  }
+
   async resolveDispute(ctx, federation, headerJson, voided) {
-    await this._requireRole(ctx, "AUDITOR_ROLE");
+    const caller = await this._requireRole(ctx, "AUDITOR_ROLE");
     const [id, state] = await this._load(ctx, federation);
     const header = records.header(headerJson);
     if (state.phase !== "DISPUTED") refuse("NoDispute", id);
+    // Whoever was handed the federation has no role that would keep it apart from this one.
+    if (caller === state.coordinator) refuse("RolesConflict", caller, "COORDINATOR_ROLE", "AUDITOR_ROLE");
     const round = state.disputed;
     if (header.round !== round) refuse("RoundOutOfOrder", id, round, header.round);
     const given = records.headOf(this._domain(ctx), id, header);
     if (given !== state.disputedHead) refuse("HeadMismatch", id, round, state.disputedHead, given);
-    state.phase = state.closing === ZERO ? "IDLE" : "CLOSED";
     if (voided === "true") {
-      state.voided.push([round, state.round]);
-      if (state.model !== header.parentModel) state.submissions = 0n;
-      state.model = header.parentModel;
+      voidFrom(state, header);
     } else {
-      Object.assign(state, { finalized: round, finalHead: given });
+      Object.assign(state, { phase: phaseAfter(state), finalized: round, finalHead: given });
     }
     await this._keep(ctx, id, state, "DisputeResolved");
   }
@@ -228,8 +268,7 @@ class RoundLedger extends Contract {
   }
 
   async closeFederation(ctx, federation, round, lastHead, closing) {
-    await this._requireRole(ctx, "COORDINATOR_ROLE");
-    const [id, state] = await this._load(ctx, federation);
+    const [, id, state] = await this._loadLed(ctx, federation);
     requireRunning(id, state);
     if (uint(round, 64) !== state.round) refuse("RoundOutOfOrder", id, state.round, uint(round, 64));
     requireHead(id, state, state.round, bytes32(lastHead));
@@ -324,8 +363,63 @@ class RoundLedger extends Contract {
     return [id, state];
   }
 
+  /** As `_load`, for whoever leads the federation, who comes first in what is returned. */
+  async _loadLed(ctx, federation) {
+    const caller = this._caller(ctx);
+    const id = bytes32(federation);
+    const state = await this._get(ctx, `federation:${id}`);
+    await this._requireLeader(ctx, id, state, caller);
+    if (!state) refuse("FederationUnknown", id);
+    return [caller, id, state];
+  }
+
+  /** The caller's account; a certificate without one, or with that of nobody, calls nothing that asks who calls. */
+  _caller(ctx) {
+    const caller = this._account(ctx);
+    if (caller === NOBODY) refuse("AccessControlUnauthorizedAccount", NOBODY);
+    return caller;
+  }
+
+  _account(ctx) {
+    return account(ctx.clientIdentity.getAttributeValue("pulseledger.account") ?? NOBODY);
+  }
+
+  /** The account of lib/succession.js on this channel, to which federations can be entrusted. */
+  _keeper(ctx) {
+    return this.#fixed?.keeper ?? domainOf(ctx.stub.getChannelID(), "SuccessionLedger").contract;
+  }
+
+  async _handOver(ctx, caller, federation, heir, event) {
+    const [id, state] = await this._load(ctx, federation);
+    if (caller === NOBODY || caller !== state.keeper) refuse("NotKeeper", id, caller);
+    requireRunning(id, state);
+    await this._requireApart(ctx, heir, "COORDINATOR_ROLE");
+    this._serve(state, heir, state.round);
+    await this._keep(ctx, id, state, event);
+  }
+
+  async _requireLeader(ctx, id, state, holder) {
+    if (!state?.entrusted) {
+      if (!(await this._hasRole(ctx, "COORDINATOR_ROLE", holder))) refuse("AccessControlUnauthorizedAccount", "COORDINATOR_ROLE");
+    } else if (holder !== state.coordinator) {
+      refuse("NotLeader", id, state.coordinator, holder);
+    }
+  }
+
+  /** No account has two roles. Who is admin stands in certificates, so that can be seen of the caller alone. */
+  async _requireApart(ctx, holder, role) {
+    if (this._isAdmin(ctx) && holder === this._account(ctx)) refuse("RolesConflict", holder, "DEFAULT_ADMIN_ROLE", role);
+    const held = (await this._get(ctx, `account:${holder}`)) ?? [];
+    const other = held.find((one) => one !== role);
+    if (other) refuse("RolesConflict", holder, other, role);
+  }
+
+  _isAdmin(ctx) {
+    return ctx.clientIdentity.getAttributeValue("pulseledger.admin") === "true";
+  }
+
   _requireAdmin(ctx) {
-    if (ctx.clientIdentity.getAttributeValue("pulseledger.admin") !== "true") refuse("AccessControlUnauthorizedAccount", "DEFAULT_ADMIN_ROLE");
+    if (!this._isAdmin(ctx)) refuse("AccessControlUnauthorizedAccount", "DEFAULT_ADMIN_ROLE");
   }
 
   async _hasRole(ctx, role, holder) {
@@ -333,9 +427,9 @@ class RoundLedger extends Contract {
   }
 
   async _requireRole(ctx, role) {
-    const holder = ctx.clientIdentity.getAttributeValue("pulseledger.account");
-    if (!holder || !(await this._hasRole(ctx, role, account(holder)))) refuse("AccessControlUnauthorizedAccount", role);
-    return account(holder);
+    const caller = this._caller(ctx);
+    if (!(await this._hasRole(ctx, role, caller))) refuse("AccessControlUnauthorizedAccount", role);
+    return caller;
   }
 
   async _requireNotPaused(ctx) {
@@ -382,6 +476,18 @@ class RoundLedger extends Contract {
     state.served[caller] = KEEP_CLOSED;
   }
 
+  _requireDisputable(ctx, id, state, round) {
+    const status = this._status(ctx, state, round);
+    if (status !== "SEALED") refuse("RoundNotSealed", id, round, STATUS.indexOf(status));
+    requireUndisputed(id, state);
+  }
+
+  /** Requires that the tree of a round holds a record with its signature. */
+  _requireSealedIn(ctx, state, header, record, signature, proof) {
+    const leaf = updateLeaf(record.schema, record.slot, records.updateDigest(this._domain(ctx), record), signature);
+    if (!inTree(header.root, record.slot, leaf, state.slots, proof)) refuse("ProofInvalid", header.root, leaf);
+  }
+
   _requireHeaders(ctx, id, state, headers) {
     const domain = this._domain(ctx);
     const first = records.headOf(domain, id, headers[0]);
@@ -403,7 +509,8 @@ class RoundLedger extends Contract {
     if (receipt.leaf !== ZERO) {
       const digest = records.receiptDigest(domain, receipt);
       const who = signer(digest, signature);
-      if (!(await this._hasRole(ctx, "COORDINATOR_ROLE", who)) && (state.served[who] ?? 0n) < receipt.round) {
+      const known = !state.entrusted && (await this._hasRole(ctx, "COORDINATOR_ROLE", who));
+      if (!known && (state.served[who] ?? 0n) < receipt.round) {
         refuse("SignatureInvalid", who, digest);
       }
       return receipt.leaf;
@@ -440,6 +547,30 @@ function submissionKey(id, round, parentModel, slot) {
   return `submission:${keccak(...[id, round, parentModel, slot].map(word))}`;
 }
 
+/** Requires that a record's model is none that work could begin from, and returns the header of its round. */
+function requireTooOld(id, staleness, headers, record) {
+  const first = headers[0].round;
+  const oldest = record.round > staleness ? record.round - staleness : 1n;
+  if (first > oldest) refuse("RoundOutOfOrder", id, oldest, first);
+  if (record.round - first >= BigInt(headers.length)) refuse("HeadNotKept", id, record.round);
+  for (let round = oldest; round <= record.round; round += 1n) {
+    if (headers[Number(round - first)].parentModel === record.parentModel) refuse("EvidenceInconclusive", id, record.round, record.slot);
+  }
+  return headers[Number(record.round - first)];
+}
+
+/** What is over stays over: who voids the last round of a closed federation voids what it came to. */
+function phaseAfter(state) {
+  return state.closing === ZERO ? "IDLE" : "CLOSED";
+}
+
+/** Voids a round with those after it; the next one starts from the model before it. */
+function voidFrom(state, header) {
+  state.voided.push([header.round, state.round]);
+  if (state.model !== header.parentModel) state.submissions = 0n;
+  Object.assign(state, { model: header.parentModel, phase: phaseAfter(state) });
+}
+
 function requireUndisputed(id, state) {
   if (state.phase === "DISPUTED") refuse("FederationDisputed", id, state.disputed);
 }
@@ -467,4 +598,4 @@ function requireSignature(holder, digest, signature) {
   if (signer(digest, signature) !== holder || holder === NOBODY) refuse("SignatureInvalid", holder, digest);
 }
 
-module.exports = { RoundLedger, Refusal, domainOf };
+module.exports = { NOBODY, RoundLedger, Refusal, domainOf, refuse };
