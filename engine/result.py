@@ -416,6 +416,7 @@ class PrivacyReport(Part):
         alone: epsilon at most where all others of each masked sum work together; None where no noise is shared.
         shares: hospitals of a masked sum whose noise together has the multiplier; 1: each one's.
         sigma: noise multiplier.
+        clip: what it multiplies: largest norm of one unit's gradient; of released features how far two neighbours are apart at most.
         budget: samples that each hospital may take, as `PrivacySpent.samples`.
         secret: "simulated" or "key": where noise and sampling come from.
         most_beats_of_a_patient: train beats of one patient in one hospital; what protects a beat protects none of so many.

@@ -86,6 +86,8 @@ def audit_study(folder: Path, checks: Sequence[Check] = CHECKS, known: Known = N
         _check_design(study, kept, recorded, report)
         if trials is not None:
             _check_trials(study, folder, trials, recorded, report)
+    elif study.ledger.backend != "none" and trials == {} and not any(folder.glob("trials/*")):
+        report.add(Note("the study has no ledger of its own so far, and no trial has begun"))
     elif study.ledger.backend != "none":
         message = "the study has no ledger of its own: it was never registered, or its record is gone"
         report.find(None, "study", "ledger", f"ledger/{STUDY.file}", None, message)

@@ -124,7 +124,7 @@ def status(code: int, body: bytes = b"<html>no</html>", *headers: tuple[str, str
     return lambda question, passed: Reply(body, code, headers)
 
 
-def error(code: int, message: str, data: Any = None) -> Fault:
+def error(code: Any, message: str, data: Any = None) -> Fault:
     """An error in the words of JSON-RPC."""
     problem = {"code": code, "message": message, **({} if data is None else {"data": data})}
     return lambda question, passed: said({"jsonrpc": "2.0", "id": question["id"], "error": problem})

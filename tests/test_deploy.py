@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -107,7 +108,10 @@ def test_the_image_is_of_the_versions_that_are_pinned():
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.findall(r"^FROM rayproject/ray:([\d.]+)-py311", text, re.MULTILINE) == [ray.__version__]
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
-    assert all((ROOT / name).exists() for line in copied for name in line.split())
+    names = {name for line in copied for name in line.split()}
+    assert all((ROOT / name).exists() for name in names)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name.rstrip("*") for name in packages} <= names  # each of them is in the image
     assert "[cluster]" in text
 
 
@@ -268,7 +272,8 @@ def at_home(folder: Path, token: str) -> dict[str, str]:
         (folder / ".ray/auth_token").write_text(token)
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     rest = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**rest, "HOME": str(folder), "PYTHONPATH": str(ROOT), "PATH": programs}
+    own = {"HOME": str(folder), "PYTHONPATH": str(ROOT), "PATH": programs, "RAY_worker_niceness": "0"}
+    return {**rest, **own}
 
 
 @pytest.mark.long

@@ -51,6 +51,11 @@ def normalisation_of(config: PrivacyConfig) -> Normalisation:
     return Normalisation(config.normalisation, config.batch, config.clip)
 
 
+def product(names: str, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """By numpy's own loops, on one thread: the same bits wherever a hospital lives, which a BLAS with threads does not promise."""
+    return np.asarray(np.einsum(names, one, other, optimize=False))
+
+
 # --- Features ---------------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +67,7 @@ def raised(network: FeatureNetwork, x: np.ndarray, rr: np.ndarray) -> np.ndarray
         here = slice(start, start + _BLOCK)
         rows = np.concatenate([x[here].reshape(len(x[here]), -1), rr[here]], 1).astype(np.float64)
         whole = np.isfinite(rows).all(1, keepdims=True)
-        found[here] = whole * np.maximum(np.where(whole, rows, 0) @ frozen[:-1] + frozen[-1], 0)
+        found[here] = whole * np.maximum(product("ni,im->nm", np.where(whole, rows, 0), frozen[:-1]) + frozen[-1], 0)
     return found
 
 
@@ -120,8 +125,9 @@ class _Release:
         if not self.named or not np.array_equal(self.of, samples.index):
             bare = samples.plain().batch()
             clean = normalised(raised(self.network, bare.x, bare.rr), self.how)
-            # with other beats the noise is another, so that no two releases can be subtracted from each other
-            seed = release_seed(self.secret, 0, [frozen_features(self.network), clean])
+            # with other beats the noise is another, so that no two releases can be subtracted from each other; it follows from what goes
+            # in, whose bits are the same everywhere
+            seed = release_seed(self.secret, 0, [frozen_features(self.network), bare.x, bare.rr])
             self.of, self.named = samples.index, commitment(seed)
             self.noised = (clean + noise(self.mechanism, seed, *clean.shape)).astype(np.float32)
         if NAMED in state and state[NAMED].tobytes() != self.named:
@@ -180,7 +186,7 @@ class HeadOracle:
         error = chance.copy()
         error[own] -= 1
         error *= each
-        return float(loss), np.concatenate([(error.T @ z).ravel(), error.sum(0)]).astype(np.float32)
+        return float(loss), np.concatenate([product("nc,nm->cm", error, z).ravel(), error.sum(0)]).astype(np.float32)
 
     def scores(self, params: np.ndarray, x: np.ndarray, rr: np.ndarray) -> np.ndarray:
         """Logits, float32[n, classes], of windows [n, leads, window] with RR features, or of features [n, m]."""
@@ -201,7 +207,7 @@ class HeadOracle:
         z, chance, each = self._seen(params, batch)
         moved = self._logits(vector, z)
         moved = chance * (moved - (chance * moved).sum(1, keepdims=True)) * each
-        return np.concatenate([(moved.T @ z).ravel(), moved.sum(0)]).astype(np.float32)
+        return np.concatenate([product("nc,nm->cm", moved, z).ravel(), moved.sum(0)]).astype(np.float32)
 
     def _seen(self, params: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, probabilities of the classes, and what each beat's loss counts in the mean, float64[n, 1]."""
@@ -220,4 +226,4 @@ class HeadOracle:
     def _logits(self, params: np.ndarray, z: np.ndarray) -> np.ndarray:
         classes, m = self._network.classes, self._network.features
         weight = params[: classes * m].reshape(classes, m).astype(np.float64)
-        return z @ weight.T + params[classes * m :]
+        return product("nm,cm->nc", z, weight) + params[classes * m :]

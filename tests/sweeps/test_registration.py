@@ -1,8 +1,11 @@
 """A study that registers itself: nothing is recorded twice, and whatever is changed after the fact is named."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from reference import TINY
 from simulated_ray import simulated
 
 from engine.audit.report import Verdict
+from engine.errors import ResourceError
 from engine.ledger.format import STUDY
+from engine.pools.config import ExecutionConfig
 from engine.settings import set_key
 from sweeps import registration
 from sweeps.__main__ import main
@@ -204,6 +209,20 @@ def test_without_a_ledger_nothing_is_registered(tmp_path: Path):
         "trial 1: repeat 0 kept no ledger, nothing of it is signed",  # trial 0 failed
     ]
     assert (report.findings, report.unchecked, report.verdict.code) == ([], notes, 4)
+
+
+def test_a_study_whose_ray_never_came_is_unfinished_and_has_nothing_wrong(tmp_path: Path):
+    @contextlib.contextmanager
+    def ray(execution: ExecutionConfig) -> Iterator[Any]:
+        raise ResourceError("none")
+        yield
+
+    with pytest.raises(ResourceError, match="none"):
+        start_study(study_of(trials=2), tmp_path / "s", quiet=True, means=replace(simulated(), ray=ray))
+    report = audit_study(tmp_path / "s")
+    assert (report.findings, report.unchecked, report.verdict.code) == ([], [], 5)
+    (tmp_path / "s" / "trials" / "0000").mkdir(parents=True)
+    assert places(tmp_path / "s") == {(None, "study", "ledger")}
 
 
 def test_times_are_left_out_and_all_else_is_not():

@@ -204,7 +204,7 @@ class Node:
         if method == "eth_call" and (data is not None or _REVERT_WORDS.search(text)):
             raise ContractRevert(hidden(explain_revert(data), self._url) if data else text)
         lasting = _LASTING_WORDS.search(text) or _REVERT_WORDS.search(text)
-        if not lasting and (code in _PASSING_CODES or _PASSING_WORDS.search(text)):
+        if not lasting and ((type(code) is int and code in _PASSING_CODES) or _PASSING_WORDS.search(text)):
             raise _Passing(text)
         raise NodeRefuses(f"the node at {self.name} refuses {method}: {text}")
 

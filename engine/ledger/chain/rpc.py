@@ -35,7 +35,7 @@ from engine.ledger.typed import checksum_address
 
 KEY_VARIABLE = "PULSELEDGER_LEDGER_KEY"
 FIRST_ANSWER = 20.0  # seconds for a node that has never answered: its address may be wrong
-_LAST_TIME = 2**40  # seconds since 1970; a deadline has 64 bits
+_LAST_TIME = 2**39  # seconds since 1970; the contract keeps a deadline in 40 bits
 _GWEI = 10**9  # wei
 _HIGH_SECONDS, _HIGH_PAUSE = (
     2.0,

@@ -80,6 +80,20 @@ def test_the_second_accountant_composes_kinds_too():
     assert accountant.epsilon([], DELTA) == accountant.epsilon([(0.1, 1.0, 1, 0)], DELTA) == 0
 
 
+@pytest.mark.parametrize("case", [(0.05, 1.0, 1, 40), (0.3, 2.0, 2, 5), (1.0, 3.0, 1, 2)])
+def test_the_second_accountant_says_more_for_more_of_anything_that_tells(case: tuple[float, float, int, int]):
+    rate, sigma, uses, times = case
+    cost = accountant.epsilon([case], DELTA)
+    more = [(rate, sigma / 1.2, uses, times), (rate, sigma, uses + 1, times), (rate, sigma, uses, times + 3)]
+    more += [(rate * 1.3, sigma, uses, times)] if rate < 0.5 else []
+    assert all(accountant.epsilon([one], DELTA) > cost for one in more)
+    assert accountant.epsilon([case], DELTA / 10) > cost
+    other = (0.1, 2.0, 1, 30)
+    assert accountant.epsilon([case, other], DELTA) > cost
+    one_by_one = cost + accountant.epsilon([other], DELTA)
+    assert accountant.epsilon([case, other], 2 * DELTA) <= one_by_one
+
+
 def test_releases_that_hardly_ever_hold_a_record_cost_nothing():
     """Of 11 samples at a rate of 1e-6, what differs has a probability of less than delta."""
     assert accountant.epsilon([(1e-6, 1.0, 1, 11)], 1e-5) == 0.0

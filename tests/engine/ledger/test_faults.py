@@ -294,6 +294,8 @@ def test_a_ledger_that_was_told_a_number_far_ahead_begins_with_the_next(server: 
 
 def test_odd_answers_of_a_node_are_asked_for_again_or_read_over(server: Faulty, tmp_path: Path):
     server.fault("eth_call", result("0x"), at=range(2, 20, 2))
+    late = edited(lambda block: block | {"timestamp": hex(2**40)})  # no deadline could come after it
+    server.fault("eth_getBlockByNumber", late, at={1, 4})
     server.fault("eth_getTransactionReceipt", edited(lambda receipt: receipt and receipt | {"status": "0x2"}), at={3})
     server.fault("eth_gasPrice", lambda question, passed: said({**passed(), "error": False}))
     assert len(rounds(fresh(tmp_path), server)) == ROUNDS

@@ -13,9 +13,12 @@ import pytest
 from reference import f32
 from scipy.stats import beta
 
+from engine.data.samples import Samples
+from engine.model import FeatureNetwork
 from engine.oracles.base import Batch, Clipped
 from engine.privacy.config import PrivacyConfig
 from engine.privacy.dpsgd import dp_sgd
+from engine.privacy.features import Normalisation, normalised, of_features, raised
 from engine.privacy.plan import SIGMA, Mechanism, mechanism_of
 from engine.privacy.secret import normal, release_seed, simulated_secret
 
@@ -73,6 +76,31 @@ def attack(mechanism: Mechanism, secret: bytes, subtract: bytes | None = None) -
 def test_a_canary_finds_less_than_the_account_says():
     found = attack(MECHANISM, hashlib.sha256(b"of the hospital").digest())
     assert 0.5 < found <= claimed()  # and something, or the attack would prove nothing
+
+
+@pytest.mark.parametrize(("sigma", "is_caught"), [(1.0, False), (0.2, True), (0.0, True)])
+def test_a_canary_among_released_features_finds_less_than_the_account_says(sigma: float, is_caught: bool):
+    """Which of two beats it is, by the direction in which their features differ most: each of many copies has noise of its own."""
+    network = FeatureNetwork(leads=1, window=8, rr=0, classes=2, features=12, seed=0)
+    windows = np.random.default_rng(3).standard_normal((2, 1, 8)).astype(np.float32) * np.float32(10)
+    windows[1] = -windows[0]
+    how, rr, claim = (
+        Normalisation("beat", 2, 1.0),
+        np.zeros((2, 0), np.float32),
+        PrivacyConfig(method="features", noise=1.0),
+    )
+    said = mechanism_of(claim, (0, 0), network.features)
+    real = said._replace(sigma=round(sigma * SIGMA))  # what is claimed, and what is done
+    z = normalised(raised(network, windows, rr), how)
+    seen = []
+    for beat in (0, 1):
+        x = np.repeat(windows[beat : beat + 1], TRIALS, 0)
+        copies = Samples(x, np.zeros((TRIALS, 0), np.float32), np.zeros(TRIALS, np.int8), np.arange(TRIALS))
+        made = of_features(real, network, how, hashlib.sha256(b"of the hospital").digest())(1, f32(0), {}, copies)
+        seen.append(made.shown(copies).x @ (z[0] - z[1]))
+    found = least_epsilon(seen[0], seen[1])
+    assert (found > said.epsilon((1, 0))) == is_caught
+    assert found > 0.5  # or the attack would prove nothing
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.2])

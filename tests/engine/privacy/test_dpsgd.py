@@ -252,6 +252,15 @@ def test_a_run_of_patients_is_audited(tiny_config, tmp_path: Path):
     assert audit(tmp_path / "run").lines()[-1].endswith("clean")
 
 
+@pytest.mark.parametrize(("algorithm", "each"), [("ditto", 2 * 3), ("fedrep", 5 + 3)])
+def test_the_true_number_of_gradients_is_signed_and_audited(tiny_config, tmp_path: Path, algorithm: str, each: int):
+    keys = {**PRIVATE, "federation.algorithm": algorithm, "federation.fedrep.head_steps": 5, "federation.rounds": 1}
+    result = run(tiny_config(**keys, **{"ledger.backend": "embedded"}), tmp_path / "run")
+    adapting = 0 if algorithm == "ditto" else 2
+    assert {row.samples for row in result.privacy.hospitals} == {(each + adapting, 0)}
+    assert audit(tmp_path / "run").lines()[-1].endswith("clean")
+
+
 # --- The whole run ----------------------------------------------------------------------------------------------------
 
 

@@ -24,8 +24,8 @@ from engine.audit.report import Finding, collected
 from engine.audit.run import audit
 from engine.data.samples import Samples
 from engine.encoding import canonical_json
-from engine.errors import ConfigError, PrivacyError
-from engine.experiment import run
+from engine.errors import ConfigError, PrivacyError, Stopped
+from engine.experiment import HERE, run
 from engine.model import FeatureNetwork, frozen_features
 from engine.oracles.base import Batch
 from engine.oracles.torch import TorchOracle
@@ -358,6 +358,14 @@ def test_noise_that_does_not_follow_from_the_epsilon_is_named(case: Case):
     less = replace(case)
     vars(less)["config"] = {**case.config, "privacy": private}
     assert (None, None, "privacy.sigma") in found(less)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(folder: Path, tiny_config, tmp_path: Path):
+    settings = tiny_config(**KEYS, **{"privacy.normalisation": "batch"})
+    with pytest.raises(Stopped):
+        run(settings, tmp_path / "run", replace(HERE, stopping=lambda: True))
+    again = run(settings, tmp_path / "run")
+    assert (again.model_hash, again.privacy) == (Result.read(folder).model_hash, Result.read(folder).privacy)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,9 @@ def test_a_refusal_of_the_contract_is_told_from_a_trouble_of_the_node(server: Fa
 OTHERS = [fault for name, fault in PASSING.items() if not name.startswith(("answer", "cut", "word"))]
 
 
-@pytest.mark.parametrize("problem", [*OTHERS, *LASTING.values(), error(-32000, "gas limit too low"), error(-1, "?")])
+@pytest.mark.parametrize(
+    "problem", [*OTHERS, *LASTING.values(), error(-32000, "gas limit too low"), error(-1, "?"), error([], "?")]
+)
 def test_a_trouble_of_the_node_is_never_a_refusal_of_the_contract(server: Faulty, problem: Any):
     server.fault("eth_call", problem)
     with pytest.raises(LedgerError) as told:
