@@ -30,6 +30,10 @@ def _check_round(number: int, first: Case, second: Case) -> Iterator[Told]:
         if _sent(first, number, slot, one) and _sent(second, number, slot, two):
             message = "the hospital signed two different updates for one round"
             yield finding("equivocation", "update", one.leaf, two.leaf, message, round=number, hospital=slot)
+    led = first.leader(number), second.leader(number)
+    if led[0] != led[1]:
+        message = "the round was led by one account in one copy and by another in the other: two went on with one run"
+        yield finding("succession", "leader", *led, message, round=number)
     if a.head != b.head:
         message = "the coordinator sealed the round in two versions"
         yield finding("equivocation", "head", a.head, b.head, message, round=number)

@@ -82,6 +82,7 @@ class RunLedger:
         clock: Clock = REAL,
         chain: Chain | None = None,
         leader: Leader = FIRST,
+        leads: bool = True,
     ) -> None:
         """Open or create the ledger; rebuild the chain or compare with it.
 
@@ -91,6 +92,7 @@ class RunLedger:
             rule: how a round's model follows from its updates, plain data, see `format`; must equal that of the journal.
             chain: in place of the one of the settings.
             leader: who works as coordinator; one that does not lead so far takes over.
+            leads: whether to lead, at all; else disputes, decisions and claims go on, whoever does.
 
         Raises:
             LedgerError: a setting is wrong, the node is unreachable, another process writes here, or journal, chain
@@ -114,7 +116,8 @@ class RunLedger:
                 self._require_same(rule)
             book.keep(self.registry, self.succession, self.rounds, self.closing)
             book.begin(lambda: self._create(config.contract, rule), self.rounds.restore)
-            self.succession.settle()
+            if leads:
+                self.succession.settle()
         except BaseException:
             book.close()
             raise
@@ -250,7 +253,7 @@ def _silence(folder: Path) -> float:
 
 
 def reopened(folder: Path, config: LedgerConfig, clock: Clock = REAL, chain: Chain | None = None) -> RunLedger:
-    """Open the ledger that a folder holds, for whatever federation and rule its journal names.
+    """Open the ledger that a folder holds, for whatever federation and rule its journal names, without leading it.
 
     Raises:
         LedgerError: there is none; else as `RunLedger`.
@@ -259,7 +262,7 @@ def reopened(folder: Path, config: LedgerConfig, clock: Clock = REAL, chain: Cha
     with read_only(path) as journal:
         meta = read_meta(journal, RUN, path)
     federation, rule = federation_of(meta, path)
-    return RunLedger(folder, federation, read_json(rule), config, clock, chain)
+    return RunLedger(folder, federation, read_json(rule), config, clock, chain, leads=False)
 
 
 def federation_of(meta: Mapping[str, str], path: Path) -> tuple[Federation, str]:

@@ -15,7 +15,7 @@ from reference import Interrupted, StopAfter, Watch
 
 from engine.audit import result as of_result
 from engine.audit import succession
-from engine.audit.run import audit
+from engine.audit.run import audit, compare
 from engine.config import RunConfig
 from engine.encoding import keccak
 from engine.errors import ConfigError, HospitalError, LedgerError, Stopped
@@ -23,9 +23,11 @@ from engine.experiment import Place, run, steps
 from engine.ledger.chain.transactions import decode_transaction, sign_transaction
 from engine.ledger.format import RUN
 from engine.ledger.keyfiles import read_key_file
-from engine.ledger.signing import address
+from engine.ledger.signing import address, sign
 from engine.ledger.store import read_only, table_rows
+from engine.ledger.subjects.updates import Receipt
 from engine.result import RESULT, Result
+from sweeps.ledger import opened, resolve
 
 MIDDLE = 14  # before the second round's judges
 
@@ -264,6 +266,39 @@ def test_a_checkpoint_that_is_a_round_behind_its_journal_is_caught_up_with(whole
     silent(tmp_path, PATIENCE)
     run(config, tmp_path, led_by("deputy"))
     same(tmp_path, whole)
+
+
+def test_two_copies_that_both_went_on_are_told_by_who_led_them(dead: Path, tiny_config, tmp_path: Path):
+    """Embedded, where nothing but a second look can know; the bits are the same."""
+    config, one, other = tiny_config(**FAILOVER), copy_of(dead, tmp_path / "one"), copy_of(dead, tmp_path / "other")
+    before = copy_of(dead, tmp_path / "before")
+    run(config, one)
+    silent(other, PATIENCE)
+    [term] = run(config, other, led_by("deputy")).ledger.terms
+    [found] = compare(one, other).findings
+    assert (found.record, found.field, found.round, found.found) == ("succession", "leader", 2, term.account)
+    assert compare(before, other).findings == []  # of an earlier day
+
+
+def test_a_dispute_is_decided_under_a_successor_too_and_its_run_goes_on(
+    whole: Whole, dead: Path, tiny_config, tmp_path: Path
+):
+    """Whoever disputes or decides leads nothing."""
+    folder, config = copy_of(dead, tmp_path), tiny_config(**FAILOVER)
+    silent(folder, PATIENCE)
+    with pytest.raises(Interrupted):
+        run(config, folder, dying(MIDDLE - 9, "deputy"))
+    promised = b"\x77" * 32
+    with opened(folder) as ledger:
+        receipt = Receipt(ledger.registry.federation.id, 1, 0, promised)
+        signed = sign(receipt, ledger.domain, read_key_file(folder / "ledger" / "coordinator.key"))
+        ledger.disputes.dispute(1, 0, promised, signed)
+    silent(folder, 2 * PATIENCE)
+    with pytest.raises(LedgerError, match="round 1 is disputed: an auditor must decide"):
+        run(config, folder, led_by("reserve"))
+    assert resolve(folder, 1, False, None)["status"] == "FINAL"
+    run(config, folder, led_by("deputy"))
+    same(folder, whole)
 
 
 # --- A leader that lies about the sum ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -202,7 +203,7 @@ def test_slither_finds_nothing_in_the_contracts():
     command = str(own) if own.exists() else shutil.which("slither")
     if command is None or not (ROOT / "contracts/node_modules").is_dir():
         pytest.skip("slither or the contracts' packages are not installed: `make slither` does both.")
-    done = subprocess.run(
-        ["npm", "run", "slither"], cwd=ROOT / "contracts", capture_output=True, text=True, timeout=280
-    )
+    found = {**os.environ, "PATH": f"{Path(command).parent}{os.pathsep}{os.environ['PATH']}"}
+    words = ["npm", "run", "slither"]
+    done = subprocess.run(words, cwd=ROOT / "contracts", capture_output=True, text=True, timeout=280, env=found)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,12 +1,15 @@
 """Successors on a node: what the old coordinator had in the pool of the node, races, and who is too early."""
 
+import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Node
+from nodes import Meanwhile, Node
 from simulators import Run, receipt_signature, rule_of
 
 from engine.encoding import keccak
@@ -96,3 +99,51 @@ def test_of_two_that_race_the_other_one_has_been_passed(tmp_path: Path, start: C
     later(node, 9 * PATIENCE)
     with pytest.raises(LedgerError, match=f"{SECOND} took over already, which stands at or behind {FIRST}"):
         as_leader(run, node, 0)
+
+
+def copy_of(run: Run, place: Path) -> Run:
+    """The same federation, with the folder as it is now."""
+    shutil.copytree(run.folder, place)
+    return replace(run, folder=place)
+
+
+def test_a_folder_that_is_a_round_behind_is_refused_and_the_whole_one_goes_on(
+    tmp_path: Path, start: Callable[..., Node]
+):
+    node, run = start("anvil"), Run(tmp_path / "run")
+    with run.open(**settings(node)) as ledger:
+        domain = ledger.domain
+        ledger.append(run.entry(1, domain))
+    stale = copy_of(run, tmp_path / "stale")
+    with run.open(**settings(node)) as ledger:
+        ledger.append(run.entry(2, domain))
+    later(node, PATIENCE)
+    with pytest.raises(
+        LedgerError, match=r"journal and chain contradict each other: .* in .*stale.* and 2 in contract"
+    ):
+        as_leader(stale, node, 0)
+    with as_leader(run, node, 0) as ledger:
+        assert ledger.append(run.entry(3, domain)).head == run.heads(domain, 3)[-1]
+
+
+@pytest.mark.long
+def test_of_two_takeovers_at_once_one_leads_and_the_other_is_told(tmp_path: Path, start: Callable[..., Node]):
+    node, run = start("anvil", "--block-time", "1"), Run(tmp_path / "run")
+    with run.open(**settings(node)) as ledger:
+        domain = ledger.domain
+        ledger.append(run.entry(1, domain))
+    other = copy_of(run, tmp_path / "other")
+    later(node, 2 * PATIENCE)
+    both = [Meanwhile(as_leader, one, node, place) for place, one in enumerate((run, other))]
+    ended = []
+    for one in both:
+        try:
+            ended.append(one.result())
+        except LedgerError as error:
+            ended.append(error)
+    [leads] = [one for one in ended if isinstance(one, RunLedger)]
+    [told] = [str(one) for one in ended if isinstance(one, LedgerError)]
+    assert re.search(r"too early|TakeoverTooEarly|took over already|SuccessorPassed", told)
+    assert "\n" not in told
+    with leads as ledger:
+        assert ledger.append(run.entry(2, domain)).head == run.heads(domain, 2)[-1]
