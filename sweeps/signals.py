@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 CONFIG = "config.yaml"  # there once a run has begun
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_IMPORTING, _MOMENT = "<frozen importlib", 0.01  # Python's own files that import; seconds
+_IMPORTING = "<frozen importlib"  # Python's own files that import
+_MOMENT, _MOMENTS = 0.01, 1000  # seconds until a signal is heard again, and how often it is put off
 ONCE_MORE = "stopping at the next checkpoint; once more leaves at once"
 
 
@@ -27,9 +28,12 @@ def listening(heard: Callable[[bool], None]) -> Iterator[None]:
         yield
         return
     seen: list[int] = []
+    put_off = 0
 
     def handler(number: int, frame: Any) -> None:
-        if frame is not None and frame.f_code.co_filename.startswith(_IMPORTING):
+        nonlocal put_off
+        if put_off < _MOMENTS and frame is not None and frame.f_code.co_filename.startswith(_IMPORTING):
+            put_off += 1
             again = threading.Timer(_MOMENT, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
