@@ -5,7 +5,8 @@
 // State: one JSON document for each federation under `line:<id>`.
 const { Contract } = require("fabric-contract-api");
 const { account, bytes32, uint } = require("./hash");
-const { NOBODY, RoundLedger, refuse } = require("./ledger");
+const { RoundLedger } = require("./ledger");
+const { NOBODY, refuse } = require("./rules");
 
 const MOST = 16n;
 const LONGEST = (1n << 20n) - 1n;
