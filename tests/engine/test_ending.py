@@ -111,7 +111,7 @@ def test_a_pruned_run_is_closed_as_such_and_one_that_pauses_is_not(tiny_config, 
     assert not (tmp_path / "pruned" / RESULT).exists()
     [closing] = rows(tmp_path / "pruned", "closings")
     assert json.loads(closing["record"])["state"] == 2
-    with pytest.raises(LedgerError, match="FederationOver"):
+    with pytest.raises(LedgerError, match="is closed, nothing can follow"):
         run(config, tmp_path / "pruned")
     at_rung(config, tmp_path / "paused", Place())
     report = audit(tmp_path / "paused")
