@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         with ended_in_a_sentence(), trusting(getattr(options, "trust", ())):
-            return options.run(options, rest)
+            code = options.run(options, rest)
+            sys.stdout.flush()  # what cannot be written is told, and is not lost to a signal at the end
+            return code
     except ReviewPending as error:
         say(f"pulseledger: {error}")
         return WAITING

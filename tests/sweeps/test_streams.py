@@ -48,6 +48,12 @@ def test_letters_that_cannot_be_shown_are_replaced(tmp_path: Path):
     assert shell("", "compare", str(tmp_path / "run"), PYTHONIOENCODING="ascii").returncode == 0
 
 
+def test_a_few_words_that_cannot_be_written_are_told():
+    """They wait in a buffer until the command has ended."""
+    done = shell("> /dev/full", "keys", "federation.rounds")
+    assert (done.returncode, done.stderr) == (2, "pulseledger: No space left on device.\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_a_run_at_a_checkpoint(number: signal.Signals, tmp_path: Path):
     folder = tmp_path / "run"
