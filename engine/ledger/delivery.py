@@ -237,7 +237,7 @@ class _Delivery:
         except FeeTooLow as error:
             self._problem = f" ({error})"
             if raw != self._attempts[-1].raw:
-                raise self._lost(raw) from error
+                return False  # somebody's dearer one has its number, who ends by taking it, or by being lost
             # Once at once. After that its nonce is held by a dearer transaction from elsewhere, and we wait.
             return (self._raised == 0 or self._is_stuck()) and self._raise_fee()
         except NonceProblem as error:

@@ -169,6 +169,23 @@ def test_a_number_that_an_unsent_transaction_of_ours_holds_is_filled_first(start
     assert [row.receipt.status for row in counter.journal.of(1) if row.receipt] == [0, 1]
 
 
+def test_a_dearer_foreign_transaction_in_the_place_of_an_older_attempt_is_waited_for(start: Callable[..., Node]):
+    """The pool refuses the older attempt for its price, as another transaction has its number: that is no contradiction."""
+    node, counter = manual(start)
+    node("eth_sendRawTransaction", "0x" + counter.transfer(1, fee=10**12).hex())
+    older, newer = (
+        sign_transaction(KEY, CHAIN_ID, number, counter.address, (1).to_bytes(32, "big"), COUNTER_GAS, 10**9, 10**10)
+        for number in (1, 2)
+    )
+    counter.write(1, older)
+    counter.write(1, newer)
+    settling = Meanwhile(counter.settle, 1)
+    time.sleep(0.5)  # it has been refused by then
+    until(lambda: (mine(node), any(row.receipt for row in counter.journal.of(1)))[1])
+    assert settling.result().hash == keccak(newer)
+    assert counted(node, counter) == 1
+
+
 def test_a_missing_number_that_is_not_ours_is_not_waited_for(start: Callable[..., Node]):
     node = start("anvil")
     counter = Counter(RpcChain(node.url, accounts=of_key(KEY), timeout=10.0), KEY)
