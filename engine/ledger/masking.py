@@ -48,11 +48,15 @@ def build_masking(
             return members(edge_of, asked.hospitals, secure.groups)
         return drawn(asked.model, asked.round, asked.hospitals, secure.groups)
 
-    if levels and (
-        few := [i for i, one in enumerate(members(edge_of, trainers, secure.groups)) if len(one) < secure.least]
-    ):
+    at_edges = [len(one) for one in members(edge_of, trainers, secure.groups)] if levels else []
+    if few := [edge for edge, many in enumerate(at_edges) if many < secure.least]:
         raise ConfigError(
             f"aggregation.secure.method masks needs at least {secure.least} hospitals at each edge; edge {few[0]} has fewer with train beats."
+        )
+    smallest, shares = min(at_edges, default=per_round // secure.groups), config.privacy.honest or 0
+    if config.privacy.noised and shares > (most := secure.threshold_in(smallest)):
+        raise ConfigError(
+            f"privacy.honest is {shares}; of the hospitals with train beats here a sum may have no more than {most}, whose noise would be too little."
         )
 
     def place(notice: Notice) -> Place:

@@ -17,6 +17,7 @@ from paths import Path_, at, changed, general, leaves
 from results import whole
 from safetensors.numpy import load_file
 
+from engine.aggregation.build import rule_of
 from engine.aggregation.mean import partial, total
 from engine.audit.clock import check
 from engine.audit.evidence import Evidence
@@ -27,6 +28,7 @@ from engine.audit.secure import check as secure_check
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.experiment import run
+from engine.ledger.masking import build_masking
 from engine.levels.config import LevelConfig
 from engine.levels.tree import above, seconds, sent
 from engine.messages import Update
@@ -196,6 +198,25 @@ def test_the_audit_names_sums_of_others_than_an_edges_hospitals(masked: Path):
 def test_an_edge_with_too_few_hospitals_is_named(tiny_config: Callable[..., RunConfig], tmp_path: Path):
     with pytest.raises(ConfigError, match="in each of 2 buckets, not 5"):
         tiny_config(**{**MASKED, "cohort.hospitals": 5})
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ([0, 1, 2], "at least 3 hospitals at each edge; edge 0 has fewer with train beats"),
+        ([7], "privacy.honest is 4; of the hospitals with train beats here a sum may have no more than 3"),
+    ],
+)
+def test_hospitals_without_train_beats_are_not_counted_on(
+    tiny_config: Callable[..., RunConfig], without: list[int], message: str
+):
+    """Of ten hospitals at two edges: sums of five have four at least, which honest may be; of four, three."""
+    anything: Any = object()
+    config = tiny_config(**{**MASKED, "cohort.hospitals": 10, "privacy.honest": 4})
+    build_masking(config, anything, anything, rule_of(config), range(10), 10)
+    trainers = [hospital for hospital in range(10) if hospital not in without]
+    with pytest.raises(ConfigError, match=message):
+        build_masking(config, anything, anything, rule_of(config), trainers, len(trainers))
 
 
 @pytest.mark.parametrize(
