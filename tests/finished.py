@@ -21,9 +21,12 @@ from simulators import DATA, FEDERATION_ID, LAYOUT, POLICY, REVIEWER, SETTINGS, 
 
 from engine.audit import outcomes, state
 from engine.audit import run as audit_run
+from engine.audit.case import Case
+from engine.audit.evidence import Evidence
 from engine.audit.execution import Executed, RunState, execute_run
 from engine.audit.known import NOTHING, Known
-from engine.audit.report import Report
+from engine.audit.reading import read
+from engine.audit.report import Report, collected
 from engine.audit.run import CHECKS, Check
 from engine.encoding import canonical_json, hexed, json_hash
 from engine.errors import LedgerError
@@ -64,6 +67,17 @@ NEW_KEY = b"\x07" * 32
 REAL, SALT = 33, b"\x0a" * 32  # behind every request for synthetic beats
 # Without executing the transactions again, which finds much of the rest a second time and takes most of an audit.
 OFFLINE = tuple(check for check in CHECKS if check not in (state.check, outcomes.check))
+
+
+def case_of(folder: Path) -> Case:
+    """What an audit reads of a folder that contradicts itself nowhere, with what is read only while its evidence is open."""
+    with Evidence(folder) as evidence:
+        found, told = collected(read(evidence))
+        assert told == []
+        assert found is not None
+        assert found.config
+        assert found.reported
+    return found
 
 
 def finish(

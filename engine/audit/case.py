@@ -4,6 +4,7 @@ Zeros stand in the place of a hash that cannot be read, which is told when the c
 what is missing. What more than one check needs and what follows from the rows alone is a property here.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,11 @@ class Federation:
     def slots(self) -> range:
         """All slots."""
         return range(len(self.hospitals))
+
+    @property
+    def parameters(self) -> int:
+        """Of the model."""
+        return sum(math.prod(shape) for _, shape in self.layout)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def check(case: Case) -> Iterator[Told]:
         if number in beats:
             yield from _check_round(case, number, entry, beats[number])
     if case.reported and case.ending == "complete" and len(beats) == len(case.rounds):
-        parameters = _parameters(case)
+        parameters = case.federation.parameters
         yield from levels.check(case, {n: [*beat.came] for n, beat in beats.items()}, parameters, 4 * parameters)
         yield from _check_report(case, beats)
 
@@ -66,7 +66,7 @@ def rounds_of(case: Case) -> Mapping[int, Beat] | None:
             places,
             _hospitals(case),
             rates=rates,
-            hops=sum(levels.hops(levels.levels_of(case), _parameters(case))),
+            hops=sum(levels.hops(levels.levels_of(case), case.federation.parameters)),
             chosen=functools.partial(policies.asked, case, seed),
         )
         for number in range(1, case.last + 1):
@@ -121,7 +121,7 @@ def _hospitals(case: Case) -> int:
 def _sizes(case: Case, trainers: list[int]) -> dict[int, Size]:
     """Work of a job of each trainer: gradients that its algorithm is configured to take on its real train beats."""
     federation, train = case.config["federation"], _train(case)
-    bits = 32 * _parameters(case)
+    bits = 32 * case.federation.parameters
     found, epochs, size = {}, int(federation["local_epochs"]), int(federation["batch_size"])
     for slot in trainers:
         batches, beats = epochs * -(-train[slot] // size), epochs * train[slot]
@@ -146,17 +146,6 @@ def _train(case: Case) -> dict[int, int]:
     train[len(rows)] = sum(int(row["train"]) for row in rows if row["trains"])
     # a pruned run has no result, but what its hospitals have signed
     return train | {s: sum(one.content.counts["train"]) for s, one in case.results.items() if one.content is not None}
-
-
-def _parameters(case: Case) -> int:
-    return sum(_product(shape) for _, shape in case.federation.layout)
-
-
-def _product(shape: Any) -> int:
-    whole = 1
-    for one in shape:
-        whole *= one
-    return whole
 
 
 def _check_words(case: Case, number: int, entry: Round) -> Iterator[Told]:

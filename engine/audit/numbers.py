@@ -93,7 +93,7 @@ def _expected(case: Case, stated: Mapping[int, Statement], own: Mapping[int, Sta
         "version": RESULT_VERSION,
         **{f"config.{name}": value for name, value in _settings(case.config).items()},
         "name": case.config.get("name"),
-        "parameters": sum(math.prod(shape) for _, shape in case.federation.layout),
+        "parameters": case.federation.parameters,
         "hostile": sorted(enemies) or None,
         "backdoor": _backdoor(case, list(honest.values()), classes),
         "membership": _membership(case, honest),

@@ -3,7 +3,6 @@
 The sums themselves are computed in `vectors.py`, from what is archived and what `lifted` finds here.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -56,7 +55,7 @@ def check(case: Case) -> Iterator[Told]:
             yield from _check_signed(case, number, said, context)
             yield from _check_shares(number, said, context)
     if settings and case.ending == "complete":
-        parameters = sum(math.prod(shape) for _, shape in case.federation.layout)
+        parameters = case.federation.parameters
         came = {number: [*entry.updates] for number, entry in case.rounds.items()}
         yield from levels.check(case, came, parameters, 8 * (parameters + 1))
     yield from challenges.check(case)

@@ -1,6 +1,5 @@
 """Vectors: what hospitals sent against what they signed, and every round's model computed again from it."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -201,7 +200,7 @@ def _slot(name: str) -> int | None:
 
 
 def _tensors(case: Case, number: int) -> Reading[Mapping[str, np.ndarray] | None]:
-    entries = sum(math.prod(shape) for _, shape in case.federation.layout)
+    entries = case.federation.parameters
     data = case.evidence.vectors(number, 8 * (entries + 1) * max(len(case.federation.hospitals), 1) + limits.HEADER)
     if data is None and case.evidence.lost(number):
         words = "are not there (`pulseledger ledger blobs DIR get PLACE` brings back what was put somewhere)"
@@ -236,7 +235,7 @@ def _check_files(case: Case) -> Iterator[Told]:
 
 def _masked_hash(case: Case, vector: np.ndarray) -> bytes:
     """SHA-256 of a masked update; b"" if it does not have the form of one."""
-    entries = sum(math.prod(shape) for _, shape in case.federation.layout)
+    entries = case.federation.parameters
     right = vector.ndim == 1 and vector.dtype == np.int64 and len(vector) == entries + 1
     return masks.digest_of(vector) if right else b""
 

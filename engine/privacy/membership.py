@@ -21,7 +21,6 @@ from pydantic import Field
 from engine.part import Many, Part
 
 LEAST = 10  # beats on either side; fewer say nothing
-COUNTS = ("wins", "hits", "members", "alarms", "others")
 
 
 class Guesses(NamedTuple):
@@ -59,7 +58,7 @@ def guesses(members: np.ndarray, others: np.ndarray) -> Guesses:
 
 def fits(counts: Sequence[int], members: int, others: int) -> bool:
     """Whether counts can be `Guesses` over so many beats."""
-    if len(counts) != len(COUNTS) or not all(type(count) is int for count in counts):
+    if len(counts) != len(Guesses._fields) or not all(type(count) is int for count in counts):
         return False
     of = Guesses(*counts)
     most = Guesses(2 * members * others, members, members, others, others)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished import other
+from finished import case_of, other
 from simulators import Run
 
 from engine.algorithms.base import Work
@@ -118,12 +118,7 @@ def folder(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def case(folder: Path) -> Case:
-    with Evidence(folder) as evidence:
-        found, told = collected(read(evidence))
-        assert not told
-        assert found.config
-        assert found.reported  # both are read while the evidence is open
-    return found
+    return case_of(folder)
 
 
 def found(case: Case) -> list[tuple[int | None, int | None, str, str]]:

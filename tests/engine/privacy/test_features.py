@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished import case_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
@@ -18,9 +19,7 @@ from engine.algorithms.build import build_algorithm
 from engine.algorithms.config import METHODS, FederationConfig, PersonalisationConfig
 from engine.audit import accountant, privacy
 from engine.audit.case import Case
-from engine.audit.evidence import Evidence
-from engine.audit.reading import read
-from engine.audit.report import Finding, collected
+from engine.audit.report import Finding
 from engine.audit.run import audit
 from engine.data.samples import Samples
 from engine.encoding import canonical_json
@@ -297,12 +296,7 @@ def folder(tiny_config, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def case(folder: Path) -> Case:
-    with Evidence(folder) as evidence:
-        found, told = collected(read(evidence))
-        assert not told
-        assert found.config
-        assert found.reported
-    return found
+    return case_of(folder)
 
 
 def found(case: Case) -> set[tuple[int | None, int | None, str]]:
